@@ -1,0 +1,42 @@
+# Every target makes what it needs: the system's packages where it may install them, then .venv (tools/environment.sh).
+# The second time nothing is left to do, and it costs a fraction of a second.
+
+PYTHON := .venv/bin/python
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-all-pythons bench lint clean
+
+help:
+	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
+	@echo "make test              the whole suite        (PYTEST_ARGS='-k name -x' is passed on)"
+	@echo "make test-all-pythons  the suite on every CPython 3.10-3.14 found here"
+	@echo "make bench             the benchmarks' ratio tables"
+	@echo "make lint              ruff, mypy --strict, import-linter"
+	@echo "make clean             removes .venv, caches and results"
+
+demo:
+	@tools/environment.sh demo
+	@$(PYTHON) -m examples.demo
+
+test:
+	@tools/environment.sh test
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-all-pythons:
+	@tools/environment.sh test
+	@tools/test-all-pythons.sh $(PYTEST_ARGS)
+
+bench:
+	@tools/environment.sh bench
+	@$(PYTHON) -m benchmarks
+
+lint:
+	@tools/environment.sh lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+clean:
+	rm -rf .venv .venvs out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Makes .venv fit for one of the Makefile's targets; does nothing when it already is.
+# usage: tools/environment.sh demo|test|bench|lint
+#
+# GStreamer's Python bindings come from the distribution, so the environment is made with --system-site-packages from an
+# interpreter that sees them: Debian's own /usr/bin/python3 where there is one. LIFECYCLE_PYTHON names another.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=.venv
+
+case ${1:?usage: tools/environment.sh demo|test|bench|lint} in
+  demo) extras=demo parts=(python gstreamer) ;;
+  test) extras=dev parts=(python gstreamer) ;;
+  bench) extras=dev parts=(python gstreamer) ;;
+  lint) extras=dev parts=(python) ;;
+  *) echo "environment: no target named '$1'" >&2; exit 2 ;;
+esac
+
+tools/system-packages.sh "${parts[@]}"
+
+usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+python=
+for candidate in ${LIFECYCLE_PYTHON:-} /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+  if path=$(command -v "$candidate") && usable "$path"; then python=$path; break; fi
+done
+[ -n "$python" ] || { echo "environment: no CPython 3.10 or newer with the venv module was found" >&2; exit 1; }
+
+# One stamp per set of extras; what it hashes is what the environment depends on.
+key=$({ "$python" -c 'import sys; print(sys.version, sys.executable)'; cat pyproject.toml tools/environment.sh; pwd; } | cksum | tr ' ' -)
+stamp=$venv/stamp-$extras-$key
+if [ ! -e "$stamp" ] && [ ! -e "$venv/stamp-dev-$key" ]; then  # dev holds everything
+  if ! ls $venv/stamp-*-"$key" >/dev/null 2>&1; then
+    echo "environment: making $venv from $python" >&2
+    rm -rf $venv
+    "$python" -m venv --system-site-packages $venv
+  fi
+  echo "environment: installing native-lifecycle[$extras]" >&2
+  $venv/bin/python -m pip install -qq --disable-pip-version-check --editable ".[$extras]" </dev/null >&2
+  : > "$stamp"
+fi
+
+[ "$1" != test ] || tools/prometheus-server.sh "$venv"

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that a part of the project needs, only those that are missing.
+# usage: tools/system-packages.sh PART...     parts: python, gstreamer, gstreamer-build
+# Without root, or without apt, it installs nothing: it prints the line to run and ends with 0, so that what can run does.
+set -euo pipefail
+
+wanted=()
+for part in "$@"; do
+  case $part in
+    python) wanted+=(python3-venv) ;;
+    gstreamer)
+      wanted+=(python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
+        gstreamer1.0-plugins-base gstreamer1.0-plugins-good python3-gst-1.0) ;;
+    gstreamer-build) # PyGObject for an interpreter that is not Debian's own
+      wanted+=(libcairo2-dev pkg-config gcc)
+      if apt-cache show libgirepository-2.0-dev >/dev/null 2>&1; then
+        wanted+=(libgirepository-2.0-dev)
+      else
+        wanted+=(libgirepository1.0-dev)
+      fi ;;
+    *) echo "system-packages: no part named '$part'" >&2; exit 2 ;;
+  esac
+done
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+  echo "system-packages: this is no Debian or Ubuntu; with your system's packages, install what is named here as: ${wanted[*]}" >&2
+  exit 0
+fi
+
+missing=()
+for package in "${wanted[@]}"; do
+  status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+  [ "$status" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+line="apt-get install --no-install-recommends ${missing[*]}"
+if [ "$(id -u)" -ne 0 ]; then
+  echo "system-packages: not root, going on without these. To have them, run: sudo $line" >&2
+  exit 0
+fi
+
+install() { DEBIAN_FRONTEND=noninteractive $line --yes -qq </dev/null >&2; }
+echo "system-packages: $line" >&2
+# A package list that is missing or out of date is the usual reason to fail, so that alone is mended and tried again.
+install || { apt-get update -qq </dev/null >&2 && install; }
