@@ -1,0 +1,159 @@
+"""Fixtures for the whole suite, and the rule that on CI nothing is skipped because a part is missing.
+
+A test that needs something which may not be installed says so with ``@pytest.mark.needs("gstreamer")``. On a developer's machine
+it is skipped where that part is missing, with the line that installs it; where the environment has ``CI=true`` it fails. A skip
+for any other reason (a platform, an interpreter's version) stays a skip.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Generator, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from tests import support
+
+if TYPE_CHECKING:
+    from lifecycle import SafetyManager
+
+SYSTEM_PACKAGES = "run tools/system-packages.sh gstreamer"
+MAKE = "run the tests with `make test`, which installs it"
+
+
+def tool(name: str) -> str | None:
+    """The path of a program on PATH or beside this interpreter (where `make test` puts Prometheus), None if there is none."""
+    beside = os.path.dirname(sys.executable)
+    return shutil.which(name, path=f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
+
+
+def _module(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _gstreamer() -> bool:
+    if not _module("gi"):
+        return False
+    import gi
+
+    try:
+        for namespace in ("Gst", "GstApp", "GstVideo"):
+            gi.require_version(namespace, "1.0")
+    except ValueError:
+        return False
+    return True
+
+
+def _gst_overrides() -> bool:
+    return _gstreamer() and importlib.util.find_spec("gi.overrides.Gst") is not None
+
+
+PARTS: dict[str, tuple[Callable[[], bool], str]] = {
+    "gstreamer": (_gstreamer, SYSTEM_PACKAGES),
+    "gst-overrides": (_gst_overrides, SYSTEM_PACKAGES),
+    "numpy": (lambda: _module("numpy"), MAKE),
+    "prometheus_client": (lambda: _module("prometheus_client"), MAKE),
+    "promtool": (lambda: tool("promtool") is not None, MAKE),
+    "prometheus": (lambda: tool("prometheus") is not None, MAKE),
+}
+
+
+@cache
+def missing(part: str) -> str | None:
+    """Why tests that need `part` cannot run here, None if they can."""
+    found, remedy = PARTS[part]
+    return None if found() else f"needs {part}: {remedy}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for part in marker.args:
+            if part not in PARTS:
+                raise pytest.UsageError(f"{item.nodeid}: needs({part!r}): the parts are {', '.join(PARTS)}")
+            if reason := missing(part):
+                pytest.skip(reason)
+
+
+AnyReport = TypeVar("AnyReport", pytest.TestReport, pytest.CollectReport)
+
+
+def _no_missing_part_on_ci(report: AnyReport) -> AnyReport:
+    if os.environ.get("CI") == "true" and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if reason.startswith("needs "):
+            report.outcome = "failed"
+            report.longrepr = f"on CI every part is installed, but this test {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _no_missing_part_on_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _no_missing_part_on_ci((yield))
+
+
+@pytest.fixture
+def run_python() -> Callable[..., support.Finished]:
+    """`support.run_python`, for tests that would rather not import it."""
+    return support.run_python
+
+
+@pytest.fixture
+def promtool() -> str:
+    """The path of `promtool`."""
+    if reason := missing("promtool"):
+        pytest.skip(reason)
+    return str(tool("promtool"))
+
+
+@pytest.fixture
+def prometheus_server() -> str:
+    """The path of the Prometheus server."""
+    if reason := missing("prometheus"):
+        pytest.skip(reason)
+    return str(tool("prometheus"))
+
+
+@pytest.fixture
+def manager(request: pytest.FixtureRequest) -> Iterator[SafetyManager]:
+    """A `SafetyManager` named after the test, closed at the end.
+
+    At the end nothing may be live in it any more: a test that means to leave something live is marked ``leaves_live``.
+    """
+    from lifecycle import SafetyManager
+
+    with SafetyManager(name=request.node.name) as made:
+        yield made
+        if request.node.get_closest_marker("leaves_live") is None and not made.closed:
+            gc.collect()
+            support.eventually(lambda: made.stats().active_objects == 0)
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the repository."""
+    return support.ROOT
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What this run has and has not, at the top of its output."""
+    absent = [part for part in PARTS if missing(part)]
+    return [
+        f"parts: {', '.join(part for part in PARTS if part not in absent)}; missing: {', '.join(absent) or 'none'}"
+    ]

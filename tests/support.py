@@ -1,0 +1,70 @@
+"""What tests of every kind share: a snippet in a real process of its own, and waiting for something to become true."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@attrs.frozen
+class Finished:
+    """How a process ended. `rc` is negative where a signal killed it (-11 is SIGSEGV)."""
+
+    rc: int
+    stdout: str
+    stderr: str
+
+    def check(self) -> str:
+        """Its standard output; fails the test, showing everything, unless the process ended with 0."""
+        assert self.rc == 0, f"exit code {self.rc}\n-- stdout\n{self.stdout}\n-- stderr\n{self.stderr}"
+        return self.stdout
+
+
+def run_python(
+    code: str, *, env: Mapping[str, str] | None = None, timeout: float = 30, args: tuple[str, ...] = ()
+) -> Finished:
+    """Run `code` (dedented) with this interpreter in a process of its own, the repository importable.
+
+    `env` is added to this process's environment, `args` go before the code, as in ``("-X", "dev")``. A process that is still
+    running after `timeout` seconds is made to print every thread's stack, ended, and fails the test with that.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **(env or {})}
+    source = (
+        f"import faulthandler as _f; _f.dump_traceback_later({timeout!r}, exit=True); del _f\n"
+        f"{textwrap.dedent(code)}"
+    )
+    done = subprocess.run(
+        [sys.executable, *args, "-c", source],
+        env=environment,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout + 10,
+        check=False,
+    )
+    finished = Finished(done.returncode, done.stdout, done.stderr)
+    assert "Timeout (" not in finished.stderr, (
+        f"still running after {timeout} s\n{finished.stdout}\n{finished.stderr}"
+    )
+    return finished
+
+
+def eventually(condition: Callable[[], object], *, timeout: float = 5.0, every: float = 0.005) -> None:
+    """Wait until `condition()` is true; fail the test after `timeout` seconds, with every thread's stack on stderr."""
+    until = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > until:
+            faulthandler.dump_traceback(all_threads=True)
+            raise AssertionError(f"not true within {timeout} s: {condition!r}")
+        time.sleep(every)
