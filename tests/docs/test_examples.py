@@ -1,0 +1,85 @@
+"""Every Python example that is shown runs, each document in a process of its own, as a reader would run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import missing
+from tests.support import ROOT
+
+EXAMPLE = re.compile(r"^\s*(```python|>>> )", re.MULTILINE)
+GSTREAMER = re.compile(r"integrations\.gstreamer|gi\.repository")
+
+
+def documents() -> list[str]:
+    files = [ROOT / "README.md"]
+    files += sorted((ROOT / "docs").glob("**/*.md"))
+    for package in ("lifecycle", "integrations", "examples"):
+        files += sorted((ROOT / package).glob("**/*.py"))
+    return [
+        str(file.relative_to(ROOT)) for file in files if file.exists() and EXAMPLE.search(file.read_text())
+    ]
+
+
+def run_document(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What the examples write lands in `folder`."""
+    return subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-W",
+            "default::ResourceWarning",
+            "-m",
+            "tests.docs.document",
+            str(path),
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("document", documents())
+def test_the_examples_run(document: str, tmp_path: Path) -> None:
+    if GSTREAMER.search((ROOT / document).read_text()) and (reason := missing("gstreamer")):
+        pytest.skip(reason)
+    done = run_document(ROOT / document, tmp_path)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert re.search(r"^[1-9]\d* examples ran$", done.stdout, re.MULTILINE), done.stdout
+
+
+WRONG = {
+    "raises": ("```python\nassert 1 == 2, 'planted'\n```\n", "planted"),
+    "prints-otherwise": ("```python\nprint('one')\n```\n\n```text\ntwo\n```\n", "Expected:\ntwo"),
+    "doctest": ("```python\nx = 1\n```\n\n>>> x\n2\n", "Expected:\n    2"),
+    "not-python": ("```python\nreturn\n```\n", "SyntaxError"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_example_is_found(name: str, tmp_path: Path) -> None:
+    text, shown = WRONG[name]
+    (tmp_path / "wrong.md").write_text(text)
+    done = run_document(tmp_path / "wrong.md", tmp_path)
+    assert done.returncode != 0
+    assert shown in done.stdout + done.stderr
+
+
+def test_right_examples_pass(tmp_path: Path) -> None:
+    (tmp_path / "right.md").write_text(
+        "```python\nx = 1\nprint('one')\n```\n\n```text\no...\n```\n\nText of its own:\n\n```text\nfree\n```\n\n"
+        "<!-- skip: next -->\n\n```python\nraise AssertionError('skipped')\n```\n\n>>> x\n1\n"
+    )
+    done = run_document(tmp_path / "right.md", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
