@@ -1,0 +1,419 @@
+"""Prometheus figures, by pull: a scrape asks each manager for one snapshot, and between scrapes nothing costs anything.
+
+The problem: metric objects that are touched where things happen take a lock there, and things happen here inside the collector,
+in signal handlers and on streaming threads, where a lock deadlocks against itself. So no metric object exists. A scrape asks
+`SafetyManager.stats()`, which is exact and costs by the number of types, and turns the answer into families by the tables below:
+one row per family, one table per kind of thing (`_PER_TYPE`, `_PER_QUEUE`, …). A new kind is a new table.
+
+Guaranteed: no user code runs in a scrape; a scrape takes no lock of ours, so it may happen on any thread at any moment; every
+family is given once, however many managers there are; counters stand at 0 for every known type; a closed manager is still
+scraped and shows its final figures. Labels are never ids, objects' names or sites. Past `MAX_TYPES` types of one manager, the
+rest share the label ``_other_``.
+
+Relied on: a manager's types keep their order and never vanish, so that the same ones keep labels of their own.
+
+prometheus-client's multi-process mode takes no custom collectors: give every worker process a port of its own there.
+"""
+
+from __future__ import annotations
+
+import bisect
+import platform
+import sysconfig
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from math import inf
+from typing import Any, TypeVar
+
+import attrs
+from lifecycle.stats import Histogram, TypeStats
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from lifecycle import RegistrationError, SafetyManager
+
+__all__ = ["MAX_TYPES", "OTHER", "LifecycleCollector"]
+
+MAX_TYPES = 200
+"""How many types of one manager have a label of their own."""
+OTHER = "_other_"
+"""The type label that the types beyond `MAX_TYPES` share."""
+
+
+class LifecycleCollector(Collector):
+    """A prometheus_client collector for any number of managers.
+
+    ``registry.register(LifecycleCollector(manager))`` as with any custom collector, or, as prometheus_client's own collectors
+    do it, ``LifecycleCollector(manager, registry=registry)``. The second way may be used several times with one registry (an
+    application and a library in it, each with a manager): such collectors share their families, as the exposition format
+    asks, and so tell their managers apart by name.
+
+    A collector keeps its managers alive until they are removed. All methods may be called on any thread.
+
+    Raises `RegistrationError` when two managers have the same name; then nothing was added or registered.
+    """
+
+    def __init__(self, *managers: SafetyManager, registry: CollectorRegistry | None = None) -> None:
+        _refuse_duplicates({}, managers)
+        self._managers: dict[str, SafetyManager] = {}
+        if registry is not None:
+            self._join(registry, managers)
+        self._managers.update((manager.name, manager) for manager in managers)
+
+    def _join(self, registry: CollectorRegistry, managers: Sequence[SafetyManager]) -> None:
+        """Register this collector, or share the managers of the one that is registered already."""
+        try:
+            registry.register(self)
+        except ValueError as error:
+            present = _managers_of.get(registry)
+            if present is None:
+                raise RegistrationError(
+                    "this registry has families of these names already; if they are of a LifecycleCollector that it was "
+                    "given by hand, make that one with registry=, or give it this manager with its add()"
+                ) from error
+            _refuse_duplicates(present, managers)
+            self._managers = present
+        else:
+            _managers_of[registry] = self._managers
+
+    def add(self, manager: SafetyManager) -> None:
+        """Collect `manager` too, from the next scrape on. Raises `RegistrationError` when its name is taken."""
+        _refuse_duplicates(self._managers, (manager,))
+        self._managers[manager.name] = manager
+
+    def remove(self, manager: SafetyManager) -> None:
+        """Collect `manager` no more, and let go of it; its series end. Nothing happens if it is not collected here."""
+        if self._managers.get(manager.name) is manager:
+            del self._managers[manager.name]
+
+    def describe(self) -> Iterable[Metric]:
+        """Every family, without samples. Asks no manager."""
+        return _families(_Scrape())
+
+    def collect(self) -> Iterable[Metric]:
+        """Every family with the figures of now, from one exact snapshot of each manager."""
+        return _families(_scrape(list(self._managers.values())))
+
+
+_managers_of: weakref.WeakKeyDictionary[CollectorRegistry, dict[str, SafetyManager]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Whom each registry's own collector collects, for those that join it."""
+
+
+def _refuse_duplicates(present: Mapping[str, SafetyManager], managers: Sequence[SafetyManager]) -> None:
+    names = set(present)
+    for manager in managers:
+        if manager.name in names:
+            raise RegistrationError(
+                f'a manager named "{manager.name}" is already collected here, and figures are told apart by the manager\'s name; '
+                f"give each its own, as in SafetyManager(name=...)"
+            )
+        names.add(manager.name)
+
+
+# -- families: one row each -------------------------------------------------------------------------------------------------
+
+Reading = float | None | Mapping[str, float] | Histogram
+"""A value, nothing (a limit that is not set), values by one more label, or a distribution."""
+
+
+Sources = list[tuple[tuple[str, ...], Any]]
+"""Label values, and the figures that stand under them."""
+
+
+@attrs.frozen
+class _Row:
+    """One family: how a reading of it is got from the figures of one type, queue, manager or capture."""
+
+    make: Callable[..., Any]
+    """The family's class: gauge, counter or histogram."""
+    name: str
+    help: str
+    read: Callable[[Any], Reading]
+    label: str = ""
+    """The further label of a reading that is a mapping."""
+    known: Iterable[str] = ()
+    """The values of that label that are given even where nothing was counted."""
+
+    def family(self, labels: tuple[str, ...], sources: Sources) -> Any:
+        """The family, with what `sources` (label values, figures) have to say about it."""
+        family = self.make(
+            f"lifecycle_{self.name}", self.help, labels=labels + ((self.label,) if self.label else ())
+        )
+        for values, figures in sources:
+            reading = self.read(figures)
+            if isinstance(reading, Histogram):
+                family.add_metric(values, list(_cumulative(reading)), reading.sum)
+            elif isinstance(reading, Mapping):
+                for key in dict.fromkeys((*self.known, *reading)):
+                    family.add_metric((*values, str(key)), reading.get(key, 0))
+            elif reading is not None:
+                family.add_metric(values, reading)
+        return family
+
+
+def _cumulative(histogram: Histogram) -> Iterator[tuple[str, float]]:
+    total = 0
+    for bound, count in zip((*histogram.bounds, inf), histogram.counts, strict=True):
+        total += count
+        yield "+Inf" if bound == inf else repr(float(bound)), total
+
+
+_STATES = ("valid", "invalid", "closing", "releasing")
+_ENDS = ("released", "failed", "stuck", "detached", "orphaned")
+_CAUSES = ("close", "unregister", "invalidate", "drop", "exit", "parent")
+_REFUSERS = ("invalid", "closing", "releasing", *_ENDS)
+_REASONS = ("error", "timeout", "not_released")
+_RESULTS = ("ok", "error", "panic", "dropped")
+
+_gauge, _counter, _histogram = GaugeMetricFamily, CounterMetricFamily, HistogramMetricFamily
+
+_PER_TYPE: tuple[_Row, ...] = (
+    _Row(_gauge, "objects", "Objects not ended, by state.", lambda t: t.states, "state", _STATES),
+    _Row(_gauge, "object_bytes", "Native bytes registered with size= and not ended.", lambda t: t.bytes),
+    _Row(_gauge, "object_bytes_limit", "Budget of native bytes, where one is set.", lambda t: t.bytes_limit),
+    _Row(
+        _gauge, "objects_limit", "Most live objects allowed, where a limit is set.", lambda t: t.objects_limit
+    ),
+    _Row(
+        _gauge,
+        "oldest_object_timestamp_seconds",
+        "Unix time at which the oldest live object was registered, 0 when there is none.",
+        lambda t: t.oldest,
+    ),
+    _Row(_counter, "registered", "Registrations.", lambda t: t.registered),
+    _Row(_counter, "ended", "Ends of objects.", lambda t: t.ended, "end", _ENDS),
+    _Row(_counter, "closed", "What shut the door of objects.", lambda t: t.closed, "cause", _CAUSES),
+    _Row(
+        _counter,
+        "refused",
+        "Accesses refused, by the state that refused.",
+        lambda t: t.refused,
+        "state",
+        _REFUSERS,
+    ),
+    _Row(_counter, "panics", "Panics contained by safe_access and callbacks.", lambda t: t.panics),
+    _Row(_counter, "errors", "Declared errors that passed the boundary.", lambda t: t.errors),
+    _Row(_counter, "leaks", "Handles collected unclosed.", lambda t: t.leaks),
+    _Row(_gauge, "held_too_long", "Objects held longer than max_age now.", lambda t: t.held_too_long),
+    _Row(_histogram, "release_duration_seconds", "The release call alone.", lambda t: t.release_duration),
+    _Row(
+        _histogram,
+        "release_wait_seconds",
+        "From the door shut until the release began: holders and queue.",
+        lambda t: t.release_wait,
+    ),
+    _Row(
+        _counter,
+        "release_failures",
+        "Releases that failed.",
+        lambda t: t.release_failures,
+        "reason",
+        _REASONS,
+    ),
+    _Row(_counter, "release_retries", "Retries after NotReleased or retry_on.", lambda t: t.retries),
+)
+
+_PER_QUEUE: tuple[_Row, ...] = (
+    _Row(_gauge, "release_queue_entries", "Tickets that wait for their place.", lambda q: q.entries),
+    _Row(
+        _gauge,
+        "release_queue_oldest_timestamp_seconds",
+        "Unix time of the oldest waiting ticket, 0 when the queue is empty.",
+        lambda q: q.oldest,
+    ),
+    _Row(
+        _gauge,
+        "release_queue_last_drain_timestamp_seconds",
+        "Unix time of the last drain.",
+        lambda q: q.last_drain,
+    ),
+    _Row(
+        _counter,
+        "release_queue_orphaned",
+        "Entries forgotten because their context was lost.",
+        lambda q: q.orphaned,
+    ),
+    _Row(_gauge, "fences_pending", "Entries that wait for a fence.", lambda q: q.fences_pending),
+)
+
+_PER_MANAGER: tuple[_Row, ...] = (
+    _Row(_gauge, "stuck_workers", "Workers written off.", lambda m: m.stuck_workers),
+    _Row(
+        _gauge,
+        "stuck_workers_limit",
+        "How many workers may be written off (max_stuck_finalizers).",
+        lambda m: m.stuck_workers_limit,
+    ),
+    _Row(
+        _gauge,
+        "quarantined_releases",
+        "Releases not started because that limit is reached.",
+        lambda m: m.quarantined,
+    ),
+    _Row(
+        _gauge,
+        "keeper_last_run_timestamp_seconds",
+        "Unix time of the keeper's last pass.",
+        lambda m: m.keeper_last_run,
+    ),
+    _Row(_gauge, "events_pending", "Length of the keeper's mailbox.", lambda m: m.events_pending),
+    _Row(
+        _counter,
+        "observer_events_dropped",
+        "Log and hook events dropped because an observer was slow.",
+        lambda m: m.observer_events_dropped,
+    ),
+)
+
+_PER_CAPTURE: tuple[_Row, ...] = (
+    _Row(
+        _counter, "capture_frames", "Frames, by what became of them.", lambda c: c.results, "result", _RESULTS
+    ),
+    _Row(
+        _gauge,
+        "capture_last_frame_timestamp_seconds",
+        "Unix time of the last frame, 0 before the first.",
+        lambda c: c.last_frame,
+    ),
+    _Row(
+        _histogram,
+        "capture_callback_duration_seconds",
+        "The user's callback.",
+        lambda c: c.callback_duration,
+    ),
+    _Row(_gauge, "capture_frames_held", "Frames alive beyond their callback.", lambda c: c.frames_held),
+)
+
+
+# -- a scrape: every snapshot, sorted by what it is about -----------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Scrape:
+    builds: frozenset[str] = frozenset()
+    """The leak levels in use."""
+    types: Sources = attrs.field(factory=list)
+    queues: Sources = attrs.field(factory=list)
+    managers: Sources = attrs.field(factory=list)
+    captures: Sources = attrs.field(factory=list)
+
+
+def _scrape(managers: Sequence[SafetyManager]) -> _Scrape:
+    snapshots = [manager.stats() for manager in managers]
+    components = [component for manager in managers for component in manager.components()]
+    return _Scrape(
+        builds=frozenset(manager.config.leak_level for manager in managers),
+        types=[
+            ((stats.manager, label), figures)
+            for stats in snapshots
+            for label, figures in _capped(stats.types).items()
+        ],
+        queues=_by_name([(queue.queue, queue) for stats in snapshots for queue in stats.queues]),
+        managers=[((stats.manager,), stats) for stats in snapshots],
+        captures=_by_name([(c.name, c.stats()) for c in components if c.kind == "capture"]),
+    )
+
+
+def _families(scrape: _Scrape) -> list[Metric]:
+    return [
+        _build_info(scrape.builds),
+        *(row.family(("manager", "type"), scrape.types) for row in _PER_TYPE),
+        *(row.family(("queue",), scrape.queues) for row in _PER_QUEUE),
+        *(row.family(("manager",), scrape.managers) for row in _PER_MANAGER),
+        *(row.family(("capture",), scrape.captures) for row in _PER_CAPTURE),
+    ]
+
+
+def _build_info(leak_levels: Iterable[str]) -> Metric:
+    family = InfoMetricFamily("lifecycle_build", "What runs here.", labels=("leak_level",))
+    for level in sorted(leak_levels):
+        family.add_metric((level,), _BUILD)
+    return family
+
+
+def _version() -> str:
+    try:
+        return version("native-lifecycle")
+    except PackageNotFoundError:  # run from a source tree
+        return "unknown"
+
+
+_BUILD = {
+    "version": _version(),
+    "python": platform.python_version(),
+    "free_threaded": "yes" if sysconfig.get_config_var("Py_GIL_DISABLED") else "no",
+}
+
+
+# -- several figures under one label --------------------------------------------------------------------------------------------
+
+Figures = TypeVar("Figures", bound=attrs.AttrsInstance)
+
+
+def _capped(types: Mapping[str, TypeStats]) -> dict[str, TypeStats]:
+    """`types` by label: the first `MAX_TYPES` under their own names, all others together."""
+    own = dict(list(types.items())[:MAX_TYPES])
+    rest = list(types.values())[MAX_TYPES:]
+    if OTHER in own:  # a type that somebody has named so
+        rest.append(own.pop(OTHER))
+    if rest:
+        own[OTHER] = _together(rest)
+    return own
+
+
+def _by_name(named: Iterable[tuple[str, Figures]]) -> list[tuple[tuple[str, ...], Figures]]:
+    groups: dict[str, list[Figures]] = {}
+    for name, figures in named:
+        groups.setdefault(name, []).append(figures)
+    return [((name,), _together(group)) for name, group in groups.items()]
+
+
+def _together(group: Sequence[Figures]) -> Figures:
+    """The figures of several things that share a label, as one."""
+    first = group[0]
+    if len(group) == 1:
+        return first
+    changes = {
+        field.name: _combine(field.name, [getattr(figures, field.name) for figures in group])
+        for field in attrs.fields(type(first))
+    }
+    return type(first)(**changes)
+
+
+def _combine(name: str, values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, str):
+        return first
+    if isinstance(first, Mapping):
+        return {
+            key: sum(value.get(key, 0) for value in values)
+            for key in dict.fromkeys(k for v in values for k in v)
+        }
+    if isinstance(first, Histogram):
+        return _sum_of_histograms(values)
+    if name == "oldest":
+        return min((value for value in values if value), default=0.0)
+    if name.startswith("last_"):
+        return max(values)
+    if name.endswith("_limit"):
+        return None  # each has its own; a sum would be nobody's
+    return sum(values)
+
+
+def _sum_of_histograms(histograms: Sequence[Histogram]) -> Histogram:
+    """Exact at the bounds that all of them have; the others are left out."""
+    bounds = tuple(sorted(set(histograms[0].bounds).intersection(*(set(h.bounds) for h in histograms[1:]))))
+    counts = [0] * (len(bounds) + 1)
+    for histogram in histograms:
+        for bound, count in zip((*histogram.bounds, inf), histogram.counts, strict=True):
+            counts[bisect.bisect_left(bounds, bound)] += count
+    return Histogram(bounds=bounds, counts=tuple(counts), sum=sum(h.sum for h in histograms))
