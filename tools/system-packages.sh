@@ -40,7 +40,12 @@ if [ "$(id -u)" -ne 0 ]; then
   exit 0
 fi
 
-install() { DEBIAN_FRONTEND=noninteractive $line --yes -qq </dev/null >&2; }
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+install() { DEBIAN_FRONTEND=noninteractive $line --yes -qq </dev/null >"$log" 2>&1; }
 echo "system-packages: $line" >&2
 # A package list that is missing or out of date is the usual reason to fail, so that alone is mended and tried again.
-install || { apt-get update -qq </dev/null >&2 && install; }
+install || { apt-get update -qq </dev/null >&2 && install; } || {
+  cat "$log" >&2
+  exit 1
+}
