@@ -1,0 +1,75 @@
+"""Native objects made safe under garbage collection.
+
+Register an object of another library and it is released exactly once, at the right place, never while anything still uses it.
+"""
+
+from lifecycle._world import never_wait
+from lifecycle.config import SafetyConfig
+from lifecycle.errors import (
+    AccessError,
+    AccessPanicError,
+    AccessRefusedError,
+    CallbackError,
+    ClosedAccessError,
+    ClosedError,
+    ConfigError,
+    DuplicateError,
+    ForeignHandleError,
+    HeldError,
+    LeaseEndedError,
+    LifecycleError,
+    LimitError,
+    NotReleased,
+    RegistrationError,
+    UnknownObjectError,
+    WrongThreadError,
+)
+from lifecycle.events import Event
+from lifecycle.finalizers import SafeFinalizer
+from lifecycle.handle import Handle, Lease, WeakHandle
+from lifecycle.manager import SafetyManager
+from lifecycle.queues import ANY_THREAD, BACKGROUND, ReleaseQueue
+from lifecycle.states import Cause, ObjectState
+from lifecycle.stats import Health, Histogram, ObjectInfo, QueueStats, SafetyStats, ShutdownReport, TypeStats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ANY_THREAD",
+    "BACKGROUND",
+    "AccessError",
+    "AccessPanicError",
+    "AccessRefusedError",
+    "CallbackError",
+    "Cause",
+    "ClosedAccessError",
+    "ClosedError",
+    "ConfigError",
+    "DuplicateError",
+    "Event",
+    "ForeignHandleError",
+    "Handle",
+    "Health",
+    "HeldError",
+    "Histogram",
+    "Lease",
+    "LeaseEndedError",
+    "LifecycleError",
+    "LimitError",
+    "NotReleased",
+    "ObjectInfo",
+    "ObjectState",
+    "QueueStats",
+    "RegistrationError",
+    "ReleaseQueue",
+    "SafeFinalizer",
+    "SafetyConfig",
+    "SafetyManager",
+    "SafetyStats",
+    "ShutdownReport",
+    "TypeStats",
+    "UnknownObjectError",
+    "WeakHandle",
+    "WrongThreadError",
+    "never_wait",
+]

@@ -1,0 +1,216 @@
+"""The one door to threads, time, fork, process exit and the collector.
+
+Nothing else in the package imports `threading`, `time`, `gc`, `os.fork` hooks or `atexit`. So a test can replace any of them in
+one place, and a reader can see everything the library asks of the process.
+
+**Collector context.** Code that runs inside a garbage collection (`__del__` of a cycle, weakref callbacks) must not wait for
+anything. `gc.callbacks` tells: `collecting` holds the identity of the thread in which a collection runs, 0 when none does. An
+interrupt inside that callback is printed and lost by CPython, and would leave the mark standing; `in_collector` therefore asks
+for a young collection when it sees the mark of its own thread: inside a collection that does nothing, outside it sets the mark
+right.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import itertools
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from types import CodeType, FrameType
+from typing import Any
+
+__all__ = ["Empty", "SimpleQueue"]
+
+if sys.implementation.name != "cpython":  # pragma: no cover - needs another interpreter
+    raise ImportError(
+        f"lifecycle needs CPython: it stands on reference counts, which {sys.implementation.name} does not have; "
+        "use explicit `with` blocks there"
+    )
+
+
+def _refuse_subinterpreter() -> None:
+    """CPython has no public question for this before 3.14, so the private modules behind `concurrent.interpreters` are asked."""
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        try:
+            interpreters = importlib.import_module(name)
+        except ImportError:
+            continue
+        if interpreters.get_current() != interpreters.get_main():
+            raise ImportError(
+                "lifecycle cannot run in a subinterpreter: releases, fork and exit are matters of the whole process; "
+                "import it in the main interpreter"
+            )
+        return
+
+
+_refuse_subinterpreter()
+
+monotonic = time.monotonic
+wall_time = time.time
+get_ident = threading.get_ident
+Lock = threading.Lock
+RLock = threading.RLock
+sleep = time.sleep
+
+free_threaded: bool = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+next_id: Callable[[], int] = itertools.count(1).__next__
+"""Object ids: one sequence for the whole process, so an id names its object for ever and in every manager."""
+
+collecting: int = 0
+no_wait_threads: set[int] = set()
+
+
+def _on_collection(phase: str, info: dict[str, Any]) -> None:
+    global collecting
+    collecting = get_ident() if phase == "start" else 0
+
+
+gc.callbacks.append(_on_collection)
+
+
+def in_collector() -> bool:
+    """Whether this thread is inside a garbage collection right now."""
+    if collecting != get_ident():
+        return False
+    gc.collect(0)
+    return collecting == get_ident()
+
+
+def must_not_wait() -> bool:
+    """Whether this thread may not block: it is in collector context, or was marked (a streaming thread, an audio callback)."""
+    return (collecting != 0 and in_collector()) or (bool(no_wait_threads) and get_ident() in no_wait_threads)
+
+
+def on_main_thread() -> bool:
+    """Whether this is the thread that signal handlers run on."""
+    return get_ident() == threading.main_thread().ident
+
+
+COLLECTION_WAIT = 1.0
+"""Seconds for which a drain holds back while another thread collects (a second net for resurrected cycles, so it is bounded)."""
+
+
+def await_collection() -> None:
+    """Hold back until the collection that runs on another thread is over, at most `COLLECTION_WAIT` seconds."""
+    if not collecting or collecting == get_ident():
+        return
+    until = monotonic() + COLLECTION_WAIT
+    while collecting and monotonic() < until:
+        sleep(0.0002)
+
+
+@contextlib.contextmanager
+def never_wait() -> Iterator[None]:
+    """Mark this thread, for a block, as one on which closing only posts and never waits. Callable on any thread."""
+    ident = get_ident()
+    already = ident in no_wait_threads
+    no_wait_threads.add(ident)
+    try:
+        yield
+    finally:
+        if not already:
+            no_wait_threads.discard(ident)
+
+
+def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    """Start a daemon thread; raises `RuntimeError` where the interpreter no longer starts any."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+Site = tuple[CodeType, int]
+"""A place in a program, as cheap to take as can be: turned into ``file:line`` only when somebody reads it."""
+
+
+def site_of(frame: FrameType | None) -> Site | None:
+    """Where `frame` stands now."""
+    return None if frame is None else (frame.f_code, frame.f_lasti)
+
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def caller(depth: int = 2) -> FrameType | None:
+    """The nearest frame, from `depth` up, that is not this package's own nor contextlib's."""
+    try:
+        frame: FrameType | None = sys._getframe(depth)
+    except ValueError:
+        return None
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not filename.startswith(_PACKAGE) and not filename.endswith("contextlib.py"):
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def describe_site(site: Site | None) -> str:
+    """``file.py:31``, or an empty string where nothing is known."""
+    if site is None:
+        return ""
+    code, lasti = site
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= lasti < end and number is not None:
+            line = number
+            break
+    return f"{os.path.basename(code.co_filename)}:{line}"
+
+
+# -- fork and exit ----------------------------------------------------------------------------------------------------------
+
+_fork_hooks: list[weakref.WeakMethod[Callable[[], None]]] = []
+_exit_hooks: list[Callable[[], None]] = []
+
+
+def at_fork_in_child(method: Callable[[], None]) -> None:
+    """Call the bound `method` in every forked child, as long as its object lives."""
+    _fork_hooks[:] = [hook for hook in _fork_hooks if hook() is not None]
+    _fork_hooks.append(weakref.WeakMethod(method))
+
+
+def _after_fork_in_child() -> None:
+    global collecting
+    collecting = 0
+    no_wait_threads.clear()
+    for hook in list(_fork_hooks):
+        method = hook()
+        if method is not None:
+            method()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def at_exit(function: Callable[[], None]) -> None:
+    """Run `function` at interpreter exit, the latest registered first, and before `weakref.finalize`'s own exit pass."""
+    if not _exit_hooks:
+        weakref.finalize(_on_collection, int).detach()  # registers finalize's exit pass, so that ours, later, runs earlier
+        atexit.register(_run_exit_hooks)
+    _exit_hooks.append(function)
+
+
+def not_at_exit(function: Callable[[], None]) -> None:
+    """Take `function` back."""
+    if function in _exit_hooks:
+        _exit_hooks.remove(function)
+
+
+def _run_exit_hooks() -> None:
+    while _exit_hooks:
+        function = _exit_hooks.pop()
+        try:
+            function()
+        except BaseException:  # an exit pass goes on whatever happens: the rest must be closed as well
+            sys.excepthook(*sys.exc_info())

@@ -1,0 +1,112 @@
+"""`safe_access`: a lease that is also the panic boundary.
+
+In the languages this comes from, an error is a returned value and a panic is not. In Python both are exceptions, so there is one
+rule: inside `safe_access` an exception that nobody declared is a panic. Declared errors pass unchanged; control flow (Ctrl-C,
+`sys.exit`, a generator's end, task cancellation) passes; everything else, also a `BaseException` of an extension's own, shuts the
+object as `INVALID` and comes out as `AccessPanicError`.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from lifecycle.cell import Kind, Pin, Record, describe
+from lifecycle.config import exception_types
+from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError
+from lifecycle.handle import invalidate_record
+from lifecycle.states import Cause
+
+if TYPE_CHECKING:
+    from lifecycle.manager import SafetyManager
+
+T = TypeVar("T")
+
+DEFERRED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
+"""What a function returns instead of running its body."""
+
+
+def refuse_deferred(result: Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | AsyncGenerator[Any, Any], record: Record, fn: object) -> None:
+    """Refuse a coroutine or generator that came out of `safe_access`: its body would run after the lease."""
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
+    raise CallbackError(
+        f"safe_access on {describe(record)} got a {type(result).__name__} from {fn!r}: its body would run after the lease has ended; "
+        "give a plain function, or use `with handle.lease()` inside the coroutine or generator"
+    )
+
+
+def is_control_flow(error: BaseException) -> bool:
+    """Whether `error` is not about the object at all: an interrupt, an exit, a cancellation."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return True
+    for module, name in (("asyncio", "CancelledError"), ("trio", "Cancelled")):
+        cancelled = getattr(sys.modules.get(module), name, None)
+        if isinstance(cancelled, type) and isinstance(error, cancelled):
+            return True
+    return False
+
+
+def declared(kind: Kind, errors: Any) -> tuple[type[BaseException], ...]:
+    """The declared errors in force: nearest wins (the call, the type's policy, the configuration)."""
+    if errors:
+        return exception_types(errors, "safe_access(errors=)")
+    return kind.errors or kind.registry.config.errors
+
+
+def escaped(record: Record, error: BaseException, errors: Any) -> None:
+    """Decide about an exception that left an access: return to let it pass, or raise `AccessPanicError`. The caller's own
+    reference to the pin is gone by now, so a poisoned object that nobody else holds is released in here."""
+    kind = record.kind
+    registry = kind.registry
+    if is_control_flow(error):
+        return
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, declared(kind, errors)):
+        registry.events.append(("error", kind, record, reason))
+        return
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    registry.events.append(("panic", kind, record, reason, trace))
+    fate = "state checking is off, so it stays open"
+    if registry.config.enable_state_checking:
+        invalidate_record(record, Cause.PANIC, f"panic: {reason}", None)
+        record.place.settle(record, 0)
+        fate = "it is invalid now and will be released"
+    raise AccessPanicError(
+        f"panic during object access: {reason}, in an access to {describe(record)}; {fate}. If {type(error).__name__} is an expected "
+        f"error, declare it: safe_access(..., errors=({type(error).__name__},)) or policy({kind.type_name!r}, errors=...)"
+    ) from error
+
+
+class AccessBlock(Generic[T]):
+    """``with manager.safe_access(handle) as obj``: the boundary around a block."""
+
+    __slots__ = ("_errors", "_manager", "_pin", "_target")
+
+    def __init__(self, manager: SafetyManager, target: Any, errors: Any) -> None:
+        self._manager = manager
+        self._target = target
+        self._errors = errors
+        self._pin: Pin | None = manager._enter(target)
+
+    def __enter__(self) -> T:
+        pin = self._pin
+        try:
+            if pin is None:
+                raise LeaseEndedError("this access has ended; call safe_access again")
+            return pin.record.obj  # type: ignore[no-any-return]
+        finally:
+            pin = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pin = self._pin
+        self._pin = None
+        if error is None or pin is None:
+            return
+        record = pin.record
+        pin = None
+        escaped(record, error, self._errors)

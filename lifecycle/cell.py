@@ -1,0 +1,404 @@
+"""The cell: one registered object, its door, and the reference count that decides everything.
+
+**The problem.** A native object must be released once, by one party, when nobody uses it any more, while users come and go on
+many threads, interrupts strike between any two bytecodes and the collector runs whenever it likes.
+
+**The idea.** A lease is a reference. Each object has a private `Pin`; whoever needs the native object holds the pin, and
+CPython's own count says when the last is gone. ::
+
+    Handle ─► Cell (the door) ─► Pin ◄─ lease, view, child's record, fence entry
+                                  │
+                                  ▼
+                                 Core ···weakref··· Record (facts, the raw object)
+
+Access is one load (``pin = cell.pin``), closing one store (``cell.pin = None``).
+
+**From death to ticket without a bytecode.** `Record` is itself a weak reference on the core, and its callback is the C method
+that appends it to its place's mailbox: the ticket *is* the record. Nothing can interrupt that.
+
+**Why pin and core.** In a garbage cycle the collector fires weakref callbacks *before* the cycle's ``__del__`` methods, which may
+still read a view. So the core is never part of garbage: a `HoldRef` in `Registry.roots` refers to it until the pin is garbage
+or dead, the pin refers to it until it is really taken apart. The core dies by count alone, after the last ``__del__``.
+
+**One claim.** A release belongs to whoever wins ``claims.setdefault(id, me)``. (Not ``live.pop(id)``: an interrupt between the
+pop's return and the store of its result loses the object for good, and no handler can know whether it won. After an interrupted
+`setdefault` the handler still can: it asks whether the entry is its own.)
+
+**Shares.** An object that was never shared has no entry in `Registry.shared`, and its only handle closes it by entering `SHUT`
+there: one indivisible step. Otherwise the entry lists one positive token for each open share. A new share is first announced
+by its negative token and becomes positive only if a share that it came from is still open *after* the announcement; whoever
+takes the last token out shuts the door. So no share can be born into a shutting door, and none is shut with it, without a lock.
+
+Relied on: dict, list, set and deque methods on ints and on objects with C comparison are indivisible, with and without the GIL;
+CPython checks for signals after calls and on backward jumps, not between a ``FOR_ITER`` or a load and the store that follows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lifecycle import _world
+from lifecycle._world import Site
+from lifecycle.config import SafetyConfig
+from lifecycle.errors import LimitError
+from lifecycle.states import ENDED, POISONED, Cause, ObjectState
+
+if TYPE_CHECKING:
+    from lifecycle.stats import TypeCount
+
+
+class Core:
+    """Dies by reference count alone; its death is the object's."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Pin:
+    """What every holder holds. Refers to the core, and to the record for the raw object."""
+
+    __slots__ = ("__weakref__", "core", "record")
+    core: Core
+    record: Record
+
+
+class HoldRef(weakref.ref[Pin]):
+    """Keeps the core out of every garbage cycle its pin gets into. Lives in `Registry.roots`; its callback takes it out."""
+
+    __slots__ = ("core",)
+    core: Core
+
+
+class Cell:
+    """The door. `pin` is None once it is shut, and never anything else again (I1)."""
+
+    __slots__ = ("__weakref__", "pin")
+    pin: Pin | None
+
+
+class DoorRef(weakref.ref[Cell]):
+    """How an id finds its door; its callback posts it as an event, when the last handle is gone and nobody had closed."""
+
+    __slots__ = ("id",)
+    id: int
+
+
+SHUT_CELL = Cell()
+"""The door of every closed handle."""
+SHUT_CELL.pin = None
+
+
+class Extra:
+    """The facts that few objects need."""
+
+    __slots__ = ("attempts", "cleanups", "error", "fence", "fence_polls", "parent_id", "reason", "retry_on", "trace")
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.cleanups: list[Callable[[], object]] = []
+        self.error: BaseException | None = None
+        self.fence: Any = None
+        self.fence_polls = 0
+        self.parent_id = 0
+        self.reason = ""
+        self.retry_on: tuple[type[BaseException], ...] = ()
+        self.trace = ""
+
+
+class Record(weakref.ref[Core]):
+    """The facts of one object and the library's only reference to it. As a weak reference on the core it is also the ticket."""
+
+    __slots__ = (
+        "begun",
+        "born",
+        "cause",
+        "counted",
+        "door",
+        "ended",
+        "extra",
+        "id",
+        "kind",
+        "name",
+        "native",
+        "obj",
+        "outcome",
+        "owning",
+        "parent",
+        "phase",
+        "place",
+        "release",
+        "shut",
+        "shut_site",
+        "site",
+        "size",
+    )
+    id: int
+    kind: Kind
+    obj: Any  # moved out, and its last reference dropped, by the place alone (I4)
+    release: Callable[[Any], object] | None
+    place: Any  # queues.Place
+    parent: Pin | None  # held until the release is done, so that no parent goes before its children (I2)
+    door: DoorRef | None
+    cause: Cause | None
+    phase: ObjectState | None  # what was decided; None while the core and the door decide
+    outcome: ObjectState | None  # how the release itself came out, before anything is tidied
+    owning: bool  # it has, or had, a release: to forget it would have leaked
+    born: float
+    shut: float
+    begun: float
+    ended: float
+    site: Site | None
+    shut_site: Site | None
+    name: str | None
+    native: Any
+    size: int
+    extra: Extra | None
+    counted: int  # written by the keeper alone: 0 not yet, 1 registered, 2 its end as well
+
+    def more(self) -> Extra:
+        """The record's `Extra`, made when first needed."""
+        extra = self.extra
+        if extra is None:
+            extra = self.extra = Extra()
+        return extra
+
+
+class Kind:
+    """A type's name within one manager, with its policy. Written by the manager, read on every access."""
+
+    __slots__ = ("alive", "budget", "count", "errors", "max_age", "max_bytes", "max_live", "registry", "sampled", "type_name", "validate")
+
+    def __init__(self, registry: Registry, type_name: str, count: TypeCount) -> None:
+        self.registry = registry
+        self.type_name = type_name
+        self.count = count
+        self.errors: tuple[type[BaseException], ...] = ()
+        self.validate: Callable[[Any], object] | None = None
+        self.max_age: float | None = None
+        self.max_live: int | None = None
+        self.max_bytes: int | None = None
+        self.alive: dict[int, int] | None = None  # id -> bytes, kept only while a limit is set
+        self.budget = _world.RLock()
+        self.sampled = 0
+
+    def reserve(self, id: int, size: int) -> None:
+        """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they were."""
+        alive = self.alive
+        if alive is None:
+            return
+        with self.budget:
+            alive[id] = size
+            over_live = self.max_live is not None and len(alive) > self.max_live
+            over_bytes = self.max_bytes is not None and sum(alive.values()) > self.max_bytes
+            if over_live or over_bytes:
+                del alive[id]
+                held = sum(alive.values())
+                limit = f"max_live={self.max_live}" if over_live else f"max_bytes={self.max_bytes}"
+                raise LimitError(
+                    f"type {self.type_name!r} is at its limit {limit}: {len(alive)} objects with {held} bytes are not released "
+                    f"yet and {size} more were asked for; close some (the oldest is object {next(iter(alive), 0)}) or raise the "
+                    "limit with policy(). The object was not taken"
+                )
+
+
+SHUT: list[int] = []
+"""The share list of an object whose only share was closed. Never changed."""
+
+FIRST_SHARE = 1
+next_share: Callable[[], int] = itertools.count(FIRST_SHARE + 1).__next__
+
+
+class Registry:
+    """The tables of one manager. Data only: what acts on them stands in the layers above."""
+
+    def __init__(self, name: str, config: SafetyConfig) -> None:
+        self.name = name
+        self.config = config
+        self.records: dict[int, Record] = {}  # live and, until retention ends, ended ones
+        self.claims: dict[int, object] = {}
+        self.roots: set[HoldRef] = set()
+        self.shared: dict[int, list[int]] = {}
+        self.kinds: dict[str, Kind] = {}
+        self.waiters: dict[int, list[Any]] = {}
+        self.events: deque[Any] = deque()
+        self.delayed: deque[tuple[float, Record]] = deque()  # retries and unsignalled fences, put back by the keeper
+        self.closed = False
+        self.wake: Callable[[], None] = _nothing
+        self.relieve: Callable[[], None] = _nothing
+
+
+def _nothing() -> None:
+    """There is no keeper to wake yet."""
+
+
+HIGH_WATER = 4096
+"""Events waiting to be counted above which whoever posts one calls `Registry.relieve`."""
+
+owners: dict[object, Record] = {}
+"""Who owns a native object, in this process: by identity of the Python object, and by (place, type, native name)."""
+
+
+def admit(
+    kind: Kind,
+    id: int,
+    place: Any,
+    obj: Any,
+    release: Callable[[Any], object] | None,
+    name: str | None,
+    native: Any,
+    size: int,
+    parent: Pin | None,
+    extra: Extra | None,
+    site: Site | None,
+) -> tuple[Cell, Record]:
+    """Enter an object: from the moment its record is in the table it will be released, whatever happens in here (I3).
+
+    An exception takes the pin down with this frame's locals, which makes the object due at its place.
+    """
+    registry = kind.registry
+    events = registry.events
+    now = _world.monotonic()
+    core = Core()
+    record = Record(core, place.put)
+    # From here to the table nothing is called, so nothing can interrupt: there is no ticket without facts.
+    record.id = id
+    record.kind = kind
+    record.obj = obj
+    record.release = release
+    record.owning = release is not None
+    record.place = place
+    record.parent = parent
+    record.door = record.cause = record.phase = record.outcome = record.shut_site = None
+    record.born = now
+    record.shut = record.begun = record.ended = 0.0
+    record.site = site
+    record.name = name
+    record.native = native
+    record.size = size
+    record.extra = extra
+    record.counted = 0
+    registry.records[id] = record
+    pin = hold = cell = None
+    try:
+        pin = Pin()
+        pin.core = core
+        pin.record = record
+        hold = HoldRef(pin, registry.roots.discard)
+        hold.core = core
+        registry.roots.add(hold)
+        cell = Cell()
+        cell.pin = pin
+        door = DoorRef(cell, events.append)
+        door.id = id
+        record.door = door
+        events.append(record)
+        return cell, record
+    except BaseException:
+        record.cause = Cause.CLOSE
+        raise
+    finally:
+        core = pin = hold = cell = parent = obj = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+
+def shut(record: Record, cell: Cell, cause: Cause, site: Site | None) -> None:
+    """Shut the door: no access starts from here on (I1). The first cause stays; calling again changes nothing."""
+    if record.cause is None:
+        record.shut = _world.monotonic()
+        record.cause = cause
+    if record.shut_site is None:
+        record.shut_site = site
+    record.door = None  # the cell's death tells nothing new now
+    cell.pin = None
+
+
+def give_back(record: Record, token: int) -> bool:
+    """Take one share out; True when it was the last, and the door is the caller's to shut. Giving back twice is giving back once."""
+    tokens = record.kind.registry.shared.setdefault(record.id, SHUT)
+    if tokens is SHUT:
+        return True
+    if token in tokens:
+        try:
+            tokens.remove(token)
+        except ValueError:  # another thread closed the same handle in between
+            return not tokens
+    return not tokens
+
+
+def add_share(record: Record, cell: Cell, parent: int | None) -> int | None:
+    """Enter one more share, made from the share `parent` (None: from any that is open); its token, or None if none was open."""
+    shared = record.kind.registry.shared
+    tokens = shared.get(record.id)
+    if tokens is None:
+        tokens = shared.setdefault(record.id, [FIRST_SHARE])
+    if tokens is SHUT or cell.pin is None:
+        return None
+    token = next_share()
+    try:
+        tokens.append(-token)
+        if parent in tokens if parent is not None else max(tokens) > 0:
+            tokens.append(token)
+            tokens.remove(-token)
+            return token
+        tokens.remove(-token)
+    except BaseException:
+        for left in (-token, token):
+            if left in tokens:
+                tokens.remove(left)
+        raise
+    if not tokens:
+        shut(record, cell, Cause.CLOSE, None)  # the closer saw our announcement and left the door to us
+    return None
+
+
+def state_of(record: Record) -> ObjectState:
+    """The state as decided (`Record.phase`) or else as core and door tell it now."""
+    phase = record.phase
+    if phase is not None:
+        return phase
+    if record() is None:
+        return ObjectState.DUE
+    door = record.door
+    if record.cause is None and door is not None:
+        cell = door()
+        if cell is not None and cell.pin is not None:
+            return ObjectState.VALID
+    return ObjectState.INVALID if record.cause in POISONED else ObjectState.CLOSING
+
+
+def describe(record: Record) -> str:
+    """``object 7 (gst.Sample "capture", native 0x7f3a10)``: how every message names an object."""
+    name = f' "{record.name}"' if record.name else ""
+    native = record.native
+    shown = "" if native is None else f", native {native:#x}" if type(native) is int else f", native {native!r}"
+    return f"object {record.id} ({record.kind.type_name}{name}{shown})"
+
+
+def ago(since: float) -> str:
+    """A monotonic time as «3 ms ago»."""
+    seconds = max(0.0, _world.monotonic() - since)
+    if seconds < 1.0:
+        return f"{seconds * 1000:.0f} ms ago"
+    return f"{seconds:.1f} s ago"
+
+
+def fate(record: Record) -> str:
+    """What became of an object, when, why and where: «released 3 ms ago by close() at app.py:31»."""
+    state = state_of(record)
+    if state is ObjectState.VALID:
+        return "valid"
+    site = _world.describe_site(record.shut_site)
+    cause = record.cause or Cause.DROP
+    by = "as its last handle was dropped" if cause is Cause.DROP else f"by {cause}()" if cause in _CALLS else f"by {cause}"
+    text = f"{state} {ago(record.ended if state in ENDED and record.ended else record.shut or record.born)} {by}"
+    if site:
+        text += f" at {site}"
+    extra = record.extra
+    if extra is not None and extra.reason:
+        text += f" ({extra.reason})"
+    return text
+
+
+_CALLS = frozenset({Cause.CLOSE, Cause.UNREGISTER, Cause.INVALIDATE})

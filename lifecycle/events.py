@@ -1,0 +1,50 @@
+"""What observers are told: one small frozen value per event.
+
+Events are made by the keeper only, after it has counted them, and reach observers on the observer thread (`keeper.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen
+class Event:
+    """Something that happened to an object (or, with `id` 0, to the manager itself)."""
+
+    kind: str
+    """``registered``, ``closed``, ``released``, ``failed``, ``stuck``, ``orphaned``, ``detached``, ``late``, ``panic``, ``error``,
+    ``leak``, ``retry``, ``types_capped``, ``observer_failed``."""
+    manager: str
+    id: int
+    type_name: str
+    name: str | None
+    time: float
+    """Unix time in seconds at which the keeper counted it."""
+    fields: Mapping[str, Any] = attrs.field(factory=dict)
+    """What else is known: ``cause``, ``reason``, ``error``, ``site``, ``duration`` (seconds), …"""
+
+
+LEVELS: Mapping[str, str] = {
+    "registered": "debug",
+    "closed": "debug",
+    "released": "debug",
+    "detached": "debug",
+    "error": "info",
+    "retry": "info",
+    "orphaned": "warning",
+    "late": "warning",
+    "leak": "warning",
+    "types_capped": "warning",
+    "observer_failed": "error",
+    "panic": "error",
+    "failed": "error",
+    "stuck": "error",
+}
+"""The log level of each kind; ``warning`` and above are always logged, the rest as the configuration says."""
+
+FINALIZER_KINDS = frozenset({"released", "retry", "late"})
+"""What `SafetyConfig.log_finalizers` switches on; `log_state_changes` switches on every other kind below ``warning``."""

@@ -1,0 +1,121 @@
+"""Safe finalizers: a timed, counted, contained action at the death of any Python object.
+
+`weakref.finalize` watches the object, and that is all it does: its callback drops one handle. The action itself is the release of
+an ordinary record, so it runs on a timed worker, never in the collector and never on the thread that happened to drop the
+object; it has a deadline, is counted, and runs in the exit pass if nothing ended it before. When the callback was interrupted
+(CPython prints the interrupt and forgets the callback) the keeper's sweep finds the watch dead and drops the handle itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from lifecycle.cell import Record, describe
+from lifecycle.errors import RegistrationError
+from lifecycle.handle import Handle
+from lifecycle.queues import end_without_release
+from lifecycle.states import Cause, ObjectState
+
+FINALIZER_TYPE = "safe_finalizer"
+REACH_LIMIT = 2000
+"""Objects looked at, at most, for a path from a finalizer to its object."""
+
+
+class SafeFinalizer:
+    """What `SafetyManager.set_safe_finalizer` returns. Callable on any thread."""
+
+    __slots__ = ("__weakref__", "_record", "_table", "_watch")
+
+    def __init__(self, table: dict[int, tuple[weakref.finalize[..., Any], Handle[Any]]], record: Record, watch: weakref.finalize[..., Any]) -> None:
+        self._table = table
+        self._record = record
+        self._watch = watch
+
+    @property
+    def alive(self) -> bool:
+        """Whether the finalizer is still to come."""
+        return self._record.id in self._table
+
+    @property
+    def state(self) -> ObjectState:
+        """How far the action is: `VALID` while its object lives, then as for any release."""
+        from lifecycle.cell import state_of
+
+        return state_of(self._record)
+
+    def cancel(self) -> bool:
+        """Take the finalizer back: it will not run. False when it has fallen due already."""
+        entry = self._table.pop(self._record.id, None)
+        self._watch.detach()
+        if entry is None:
+            return False
+        return end_without_release(self._record, ObjectState.DETACHED, Cause.CLOSE, "cancelled")
+
+    def __repr__(self) -> str:
+        return f"<SafeFinalizer {describe(self._record)}: {self.state}>"
+
+
+def reaches(start: object, target: object) -> bool:
+    """Whether `target` can be reached from the callable `start` through what it keeps alive (not through modules, types and a
+    function's globals). Looks at `REACH_LIMIT` objects at most."""
+    seen = {id(start)}
+    queue = [start]
+    for item in queue:
+        if item is target:
+            return True
+        if len(queue) > REACH_LIMIT:
+            return False
+        for referent in _referents(item):
+            if id(referent) not in seen:
+                seen.add(id(referent))
+                queue.append(referent)
+    return False
+
+
+def _referents(item: object) -> list[object]:
+    if isinstance(item, types.FunctionType):
+        cells = [cell.cell_contents for cell in item.__closure__ or () if _filled(cell)]
+        return [*cells, *(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
+    if isinstance(item, types.MethodType):
+        return [item.__self__, item.__func__]
+    if isinstance(item, functools.partial):
+        return [item.func, *item.args, *item.keywords.values()]
+    if isinstance(item, types.BuiltinMethodType):
+        return [item.__self__] if not isinstance(item.__self__, types.ModuleType) else []
+    if isinstance(item, (type, types.ModuleType, types.CodeType, types.FrameType, str, bytes, int, float)):
+        return []
+    return [found for found in gc.get_referents(item) if not isinstance(found, (type, types.ModuleType))]
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - the access is the question
+    except ValueError:
+        return False
+    return True
+
+
+def check_target(obj: object, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+    """Refuse what could never work: an object that cannot be watched, an action that keeps its object alive."""
+    if isinstance(obj, Handle):
+        raise RegistrationError(
+            f"set_safe_finalizer takes a Python object, not a handle ({obj!r}): use add_cleanup(handle, fn) or release= for those"
+        )
+    try:
+        weakref.ref(obj)
+    except TypeError:
+        raise RegistrationError(
+            f"a {type(obj).__name__} cannot be weakly referenced, so its end cannot be seen: put it into an object of a class of yours "
+            "(with __weakref__ among its slots), or register() it with a release"
+        ) from None
+    for part in (fn, *args):
+        if part is obj or reaches(part, obj):
+            raise RegistrationError(
+                f"the finalizer {fn!r} keeps its own {type(obj).__name__} object alive (through its closure, arguments or as a bound "
+                "method), so it would never run: give it what it needs, not the object"
+            )

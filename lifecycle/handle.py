@@ -1,0 +1,426 @@
+"""Handles, leases and views: how users touch an object.
+
+A `Handle` is one share of ownership. It knows the cell (the door) and the record (the facts); a `Lease` and a view know the pin
+and nothing else, so that what they keep alive is the object and never the door.
+
+A lease takes the pin when it is made, before its block begins, and gives it up in ``__exit__`` *or* when it dies: CPython 3.14
+may skip an ``__exit__`` when a signal handler raises at the wrong moment. No lock, no counter, nothing to unbalance.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, NoReturn, TypeVar
+
+from lifecycle import _world
+from lifecycle.cell import (
+    FIRST_SHARE,
+    HIGH_WATER,
+    SHUT_CELL,
+    Cell,
+    HoldRef,
+    Pin,
+    Record,
+    add_share,
+    describe,
+    fate,
+    give_back,
+    shut,
+    state_of,
+)
+from lifecycle.errors import (
+    AccessRefusedError,
+    ClosedAccessError,
+    HeldError,
+    LeaseEndedError,
+    LifecycleError,
+)
+from lifecycle.queues import DEFAULT, WhenDue
+from lifecycle.states import ENDED, Cause, ObjectState
+
+T = TypeVar("T")
+
+_new_object = object.__new__
+_getframe = sys._getframe
+
+
+class Lease(Generic[T]):
+    """The right to use an object until the block ends. Made by `Handle.lease`; usable in one ``with`` block, on any thread."""
+
+    __slots__ = ("_pin",)
+    _pin: Pin | None
+
+    def __enter__(self) -> T:
+        try:
+            return self._pin.record.obj  # type: ignore[union-attr, no-any-return]
+        except AttributeError:
+            raise LeaseEndedError("this lease has ended; take a new one with handle.lease()") from None
+
+    def __exit__(self, *_: object) -> None:
+        self._pin = None
+
+    def close(self) -> None:
+        """End the lease early. Ending twice is ending once."""
+        self._pin = None
+
+    def __repr__(self) -> str:
+        pin = self._pin
+        try:
+            return "<Lease: ended>" if pin is None else f"<Lease of {describe(pin.record)}>"
+        finally:
+            pin = None
+
+
+class Handle(Generic[T]):
+    """One share of ownership of a registered object.
+
+    Made by `SafetyManager.register` and `share`. ``with handle:`` closes it at the end. All methods may be called on any thread
+    and at any moment, also from ``__del__``, callbacks and signal handlers. A handle that is dropped without `close` gives its
+    share back too, and is reported as a leak.
+
+    Handles cannot be copied or pickled: use `share`.
+    """
+
+    __slots__ = ("__weakref__", "_cell", "_record", "_token")
+    _cell: Cell
+    _record: Record
+    _token: int
+
+    # -- facts --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int:
+        """The object's id: a whole number that is never used again in this process."""
+        return self._record.id
+
+    @property
+    def type_name(self) -> str:
+        """The type's name, as registered."""
+        return self._record.kind.type_name
+
+    @property
+    def name(self) -> str | None:
+        """The object's own name, if it was given one."""
+        return self._record.name
+
+    @property
+    def native(self) -> Any:
+        """The native name (address, GL name, file descriptor) given at registration, or None."""
+        return self._record.native
+
+    @property
+    def size(self) -> int:
+        """Native bytes, as given at registration."""
+        return self._record.size
+
+    @property
+    def state(self) -> ObjectState:
+        """Where the object is in its life; for the object, not for this share of it."""
+        return state_of(self._record)
+
+    @property
+    def valid(self) -> bool:
+        """Whether a lease through this handle would be granted right now. By the time you look it may have changed: ask for the
+        lease instead where it matters."""
+        return self._cell.pin is not None
+
+    # -- access -------------------------------------------------------------------------------------------------------------
+
+    def lease(self) -> Lease[T]:
+        """The right to use the object: ``with handle.lease() as obj``. Exceptions of the block pass unchanged.
+
+        Raises `AccessRefusedError` once the door is shut or when the type's validator refuses the object.
+        """
+        pin = self._cell.pin
+        if pin is None:
+            refuse(self._record, self)
+        if pin.record.kind.validate is not None:
+            pin = checked(pin)
+        lease: Lease[T] = _new_object(Lease)
+        lease._pin = pin
+        return lease
+
+    def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
+        """`nbytes` bytes of the object's memory from `address` on, without a copy: a one-dimensional memoryview of unsigned
+        bytes. Every slice, cast and NumPy array made from it keeps the object alive, beyond this handle's `close`.
+
+        `address` must be the object's own memory; that cannot be checked. Raises `AccessRefusedError` once the door is shut and
+        `LifecycleError` for a NULL address or a negative size. A size of 0 gives an empty view that holds nothing.
+        """
+        pin = self._cell.pin
+        if pin is None:
+            refuse(self._record, self)
+        try:
+            return make_view(pin, address, nbytes, readonly)
+        finally:
+            pin = None
+
+    # -- sharing ------------------------------------------------------------------------------------------------------------
+
+    def share(self) -> Handle[T]:
+        """Another share of the same object, to be closed on its own. Raises `AccessRefusedError` when this one is closed."""
+        record = self._record
+        cell = self._cell
+        try:
+            token = add_share(record, cell, self._token)
+            if token is None:
+                refuse(record, self)
+            return new_handle(cell, record, token)
+        finally:
+            cell = None  # type: ignore[assignment]
+
+    def weak(self) -> WeakHandle[T]:
+        """A reference that keeps nothing alive: calling it gives a new share, or None once the object is shut."""
+        weak: WeakHandle[T] = _new_object(WeakHandle)
+        weak._record = self._record
+        return weak
+
+    # -- closing ------------------------------------------------------------------------------------------------------------
+
+    def close(self, *, timeout: float | None | WhenDue = DEFAULT, held: str = "defer", after: Any = None) -> bool:
+        """Give this share back; True means that the object is released. Closing twice gives the same answer.
+
+        If this was the last share the door is shut. If nobody else holds the object, its release has run when this returns (on a
+        timed place it waits up to ``finalizer_timeout``, then the object is `STUCK` and the answer False). If somebody does, the
+        release follows when the last of them lets go, and the answer is False.
+
+        Parameters
+        ----------
+        timeout:
+            Also wait up to so many seconds for the others; None for ever, 0 for nothing at all.
+        held:
+            ``"refuse"``: when others hold the object leave the door open and raise `HeldError` with their names.
+        after:
+            A fence (an object whose ``signalled()`` turns True): the release waits for it.
+
+        Inside a garbage collection, and on threads marked with `never_wait`, it only posts.
+        """
+        record = self._record
+        if held != "defer" or after is not None:
+            self._prepare(held, after)
+        frame = _getframe(1)
+        return self._give_back(record, timeout, frame.f_code, frame.f_lasti)
+
+    def _give_back(self, record: Record, timeout: float | None | WhenDue, code: Any, lasti: int) -> bool:
+        cell = self._cell
+        last = False
+        if cell is not SHUT_CELL:
+            if give_back(record, self._token):
+                last = True
+                shut(record, cell, Cause.CLOSE, (code, lasti))
+            self._cell = cell = SHUT_CELL
+        if record.phase in ENDED:
+            return record.phase is ObjectState.RELEASED
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        released: bool = record.place.settle(record, timeout)
+        if last and record.phase not in ENDED:
+            record.kind.registry.events.append(("shut", record))
+        return released
+
+    def _prepare(self, held: str, after: Any) -> None:
+        """The rarer ways of closing: see that they are possible before anything is changed."""
+        record = self._record
+        if held not in ("defer", "refuse"):
+            raise LifecycleError(f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}")
+        if after is not None:
+            if not callable(getattr(after, "signalled", None)):
+                raise LifecycleError(f"close(after=) of {describe(record)} takes a fence with a signalled() method, not {after!r}")
+            record.more().fence = after
+        if held == "refuse" and self._cell is not SHUT_CELL:
+            self._shut_unless_held(record)
+
+    def _shut_unless_held(self, record: Record) -> None:
+        """Shut the door, find out whether the pin died with that, and open it again if it did not."""
+        cell = self._cell
+        pin = cell.pin
+        if pin is None:
+            return
+        try:
+            tokens = record.kind.registry.shared.get(record.id)
+            if tokens is not None and len(tokens) > 1:
+                raise held_error(record, pin, f"{len(tokens) - 1} other shares")
+            alive = weakref.ref(pin)
+            record.shut = _world.monotonic()
+            record.cause = Cause.CLOSE
+            cell.pin = pin = None
+            pin = alive()
+            if pin is not None:
+                cell.pin = pin
+                record.cause = None
+                record.shut = 0.0
+                raise held_error(record, pin, "")
+        finally:
+            pin = None
+
+    def __enter__(self) -> Handle[T]:
+        if self._cell.pin is None:
+            refuse(self._record, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        frame = _getframe(1)
+        self._give_back(self._record, DEFAULT, frame.f_code, frame.f_lasti)
+
+    # -- what a handle is not -----------------------------------------------------------------------------------------------
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(f"a handle cannot be copied ({describe(self._record)}): use handle.share() for another share")
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__copy__()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"a handle cannot be pickled ({describe(self._record)}): a native object belongs to its process; send its data instead"
+        )
+
+    def __repr__(self) -> str:
+        record = self._record
+        closed = ", this share closed" if self._cell is SHUT_CELL and state_of(record) is ObjectState.VALID else ""
+        return f"<Handle of {describe(record)}: {fate(record)}{closed}>"
+
+
+class WeakHandle(Generic[T]):
+    """What `Handle.weak` gives: call it for a new share, or None."""
+
+    __slots__ = ("_record",)
+    _record: Record
+
+    def __call__(self) -> Handle[T] | None:
+        record = self._record
+        door = record.door
+        cell = door() if door is not None else None
+        try:
+            if cell is None or record.cause is not None:
+                return None
+            token = add_share(record, cell, None)
+            return None if token is None else new_handle(cell, record, token)
+        finally:
+            cell = None
+
+    def __repr__(self) -> str:
+        return f"<WeakHandle of {describe(self._record)}: {fate(self._record)}>"
+
+
+def new_handle(cell: Cell, record: Record, token: int = FIRST_SHARE) -> Handle[Any]:
+    """A handle for the share `token`."""
+    handle: Handle[Any] = _new_object(Handle)
+    handle._cell = cell
+    handle._record = record
+    handle._token = token
+    return handle
+
+
+def refuse(record: Record, handle: Handle[Any] | None = None) -> NoReturn:
+    """Count and raise the refusal of an access."""
+    registry = record.kind.registry
+    state = state_of(record)
+    if state is ObjectState.VALID and handle is not None:
+        raise AccessRefusedError(
+            f"this share of {describe(record)} is closed; the object itself is still valid through its other shares: "
+            "call share() before closing, or keep the handle open"
+        )
+    registry.events.append(("refused", record.kind, state if state is not ObjectState.VALID else ObjectState.CLOSING))
+    if len(registry.events) > HIGH_WATER:
+        registry.relieve()
+    error = ClosedAccessError if record.cause in (Cause.EXIT, Cause.FORK) else AccessRefusedError
+    raise error(f"{describe(record)} is not valid for access: {fate(record)}; take a lease or share() the handle before it is closed")
+
+
+def checked(pin: Pin) -> Pin:
+    """Ask the type's validator; a refusal invalidates the object, with the reason, and raises `AccessRefusedError`."""
+    record = pin.record
+    try:
+        validate = record.kind.validate
+        if validate is None or not record.kind.registry.config.enable_state_checking:
+            return pin
+        try:
+            reason = "" if validate(record.obj) is not False else "its validator refused it"
+        except Exception as error:
+            reason = f"its validator raised {type(error).__name__}: {error}"
+        if not reason:
+            return pin
+        invalidate_record(record, Cause.INVALIDATE, reason, None)
+    finally:
+        pin = None  # type: ignore[assignment]
+    refuse(record)
+
+
+def invalidate_record(record: Record, cause: Cause, reason: str, site: Any) -> bool:
+    """Shut the door of an object for everybody; False when it was shut already. The release follows when nobody holds it."""
+    door = record.door
+    cell = door() if door is not None else None
+    if cell is None or cell.pin is None:
+        return False
+    if record.cause is None and reason:
+        record.more().reason = reason
+    shut(record, cell, cause, site)
+    cell = None
+    record.kind.registry.events.append(("shut", record))
+    return True
+
+
+def check_timeout(timeout: Any) -> None:
+    """A timeout is None or a number of seconds, 0 or more."""
+    if timeout is None or (isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0):
+        return
+    raise LifecycleError(f"timeout= takes seconds, 0 or more, or None for ever, not {timeout!r}")
+
+
+# -- views ------------------------------------------------------------------------------------------------------------------
+
+_array_types: dict[int, Any] = {}
+
+
+def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview:
+    """A memoryview of native memory that holds `pin`. The array types are few: lengths are rounded up to a power of two and the
+    view is sliced, since each ctypes array type costs 10 µs and leaves cyclic garbage."""
+    if nbytes == 0:
+        empty = memoryview(bytearray())
+        return empty.toreadonly() if readonly else empty
+    if not isinstance(address, int) or not isinstance(nbytes, int) or address <= 0 or nbytes < 0:
+        raise LifecycleError(
+            f"a view of {describe(pin.record)} needs an address above 0 and a size of 0 or more bytes, not ({address!r}, {nbytes!r})"
+        )
+    bits = (nbytes - 1).bit_length()
+    array_type = _array_types.get(bits)
+    if array_type is None:
+        array_type = _array_types.setdefault(bits, ctypes.c_ubyte * (1 << bits))
+    array = array_type.from_address(address)
+    array.pin = pin
+    view = memoryview(array).cast("B")[:nbytes]
+    return view.toreadonly() if readonly else view
+
+
+# -- who holds an object ----------------------------------------------------------------------------------------------------
+
+
+def holders_of(pin: Pin) -> tuple[str, ...]:
+    """Who refers to `pin`, in words. Looks through the whole heap: for errors and reports."""
+    found: list[str] = []
+    for referrer in gc.get_referrers(pin):
+        if isinstance(referrer, Lease):
+            found.append("a lease")
+        elif isinstance(referrer, Record):
+            found.append(f"its child {describe(referrer)}")
+        elif isinstance(referrer, dict) and referrer.get("pin") is pin:
+            found.append("a view")
+        elif not isinstance(referrer, (Cell, HoldRef)) and not hasattr(referrer, "f_code"):
+            found.append(f"a {type(referrer).__name__}")
+    return tuple(found)
+
+
+def held_error(record: Record, pin: Pin, shares: str) -> HeldError:
+    """The refusal of ``close(held="refuse")``."""
+    holders = (*((shares,) if shares else ()), *holders_of(pin))
+    return HeldError(
+        f"{describe(record)} is still held by {', '.join(holders) or 'a holder that cannot be named'}; it stays open: end those "
+        'first, or close(held="defer")',
+        holders,
+    )

@@ -1,0 +1,523 @@
+"""The keeper: one thread per manager that counts, watches deadlines, retries, sweeps and answers.
+
+**One writer.** Everything that is to be counted goes as an event into one mailbox (`Registry.events`, a deque that any thread,
+callback or handler can append to), and the keeper alone counts. An object's record is itself the event of its registration and
+of its end: the keeper reads from it what has happened, so a lost or doubled event changes no figure (I7). A scrape is an event
+too: it is answered in its turn, after everything that was counted before it.
+
+**Nothing slow in here.** Releases that nobody ran go to the timed workers, logging and hooks to the `Observer` thread behind a
+bounded queue that drops and counts. So an observer that blocks for ever stops neither counts, nor sweeps, nor deadlines.
+
+**Back-pressure.** `HIGH_WATER` events wake the keeper early; above `FULL` a registering thread yields to it, for a bounded time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from lifecycle import _world
+from lifecycle.cell import DoorRef, Kind, Record, Registry
+from lifecycle.events import FINALIZER_KINDS, LEVELS, Event
+from lifecycle.queues import AnyThread, ReleaseQueue
+from lifecycle.states import ENDED, POISONED, Cause, ObjectState
+from lifecycle.stats import HistogramCount, QueueStats, SafetyStats, TypeStats
+from lifecycle.workers import Workers
+
+TICK = 0.05
+"""Seconds between two passes while there is work."""
+IDLE_TICK = 0.25
+"""Seconds between two passes once nothing has happened for a while."""
+FULL = 100_000
+OBSERVER_LIMIT = 1000
+ANSWER_WAIT = 30.0
+"""Seconds a scrape waits for the keeper before it takes the last known figures."""
+LEAK_REPORT_EVERY = 1.0
+"""Seconds between two reports of leaks from the same place."""
+
+
+class Observer:
+    """Runs hooks and the log on a thread of its own. The keeper alone puts events in."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hooks: list[Callable[[Event], object]] = []
+        self.dropped = 0
+        self.queue: _world.SimpleQueue[Event | None] = _world.SimpleQueue()
+        self.thread: threading.Thread | None = None
+        self.log = structlog.get_logger("lifecycle")
+
+    def tell(self, event: Event) -> None:
+        """Queue `event`, or drop and count it when the observers are too slow."""
+        if self.queue.qsize() >= OBSERVER_LIMIT:
+            self.dropped += 1
+            return
+        if self.thread is None:
+            try:
+                self.thread = _world.start_thread(self._run, f"lifecycle-observer-{self.name}")
+            except RuntimeError:
+                self.dropped += 1
+                return
+        self.queue.put(event)
+
+    def _run(self) -> None:
+        while (event := self.queue.get()) is not None:
+            for hook in [self._log, *self.hooks]:
+                try:
+                    hook(event)
+                except BaseException as error:  # a failing hook costs nobody else an event (I6)
+                    self._report(event, hook, error)
+
+    def _log(self, event: Event) -> None:
+        fields = {"manager": event.manager, "id": event.id, "type": event.type_name, "name": event.name, **event.fields}
+        log = getattr(self.log, LEVELS.get(event.kind, "info"))
+        log(f"lifecycle.{event.kind}", **{key: value for key, value in fields.items() if value not in (None, "", 0)})
+
+    def _report(self, event: Event, hook: object, error: BaseException) -> None:
+        try:
+            self.log.error("lifecycle.observer_failed", hook=repr(hook), event_kind=event.kind, error=repr(error))
+        except Exception:
+            self.dropped += 1  # the log itself is what fails
+
+    def stop(self, timeout: float) -> None:
+        """Let it finish what is queued, for `timeout` seconds."""
+        thread, self.thread = self.thread, None
+        if thread is not None:
+            self.queue.put(None)
+            if thread.ident != _world.get_ident():
+                thread.join(timeout)
+
+
+class Question:
+    """A scrape waiting for its answer."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self) -> None:
+        self.answer: _world.SimpleQueue[SafetyStats] = _world.SimpleQueue()
+
+
+class Keeper:
+    """Counts for one manager. Everything but `ask`, `wake` and the counters' readers runs on the keeper's thread."""
+
+    def __init__(self, registry: Registry, any_thread: AnyThread, workers: Workers) -> None:
+        self.registry = registry
+        self.any_thread = any_thread
+        self.workers = workers
+        self.observer = Observer(registry.name)
+        self.queues: set[ReleaseQueue] = set()
+        self.sweeps: list[Callable[[], None]] = []
+        self.last_run = 0.0
+        self.late = 0
+        self.other_failures = 0
+        self._bell: _world.SimpleQueue[None] = _world.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._role = _world.Lock()  # who counts once the thread is gone
+        self._stop = False
+        self._lingering = False
+        self._expiring: deque[tuple[float, int]] = deque()
+        self._next_sweep = _world.monotonic() + registry.config.cleanup_interval
+        self._leak_reports: dict[Any, tuple[float, int]] = {}
+        self._idle = 0
+        self._last: SafetyStats | None = None
+
+    # -- from any thread ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; callable again after `after_fork`."""
+        if self._thread is None:
+            self._stop = False
+            self.registry.wake = self.wake
+            self.registry.relieve = self.relieve
+            self._thread = _world.start_thread(self._run, f"lifecycle-keeper-{self.registry.name}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wake(self) -> None:
+        """Have the next pass at once."""
+        self._bell.put(None)
+
+    def relieve(self) -> None:
+        """Called by a registering thread that sees `HIGH_WATER` events waiting: wake the keeper, and yield when it is `FULL`."""
+        events = self.registry.events
+        if not self._bell.qsize():
+            self._bell.put(None)
+        if len(events) >= FULL and not _world.must_not_wait() and self.alive:
+            until = _world.monotonic() + 0.05
+            while len(events) >= FULL // 2 and _world.monotonic() < until:
+                _world.sleep(0.001)
+
+    def ask(self) -> SafetyStats:
+        """Exact figures: everything that happened before this call is in them. Callable on any thread; inside a collection or on
+        the keeper itself it answers with the last figures taken."""
+        thread = self._thread
+        if thread is not None and thread.is_alive() and not self._stop:
+            if thread.ident == _world.get_ident() or (_world.collecting and _world.in_collector()):
+                return self._last or self._figures()
+            question = Question()
+            self.registry.events.append(question)
+            self._bell.put(None)
+            try:
+                return question.answer.get(timeout=ANSWER_WAIT)
+            except _world.Empty:
+                return self._last or self._figures()
+        if not self._role.acquire(blocking=not (_world.collecting and _world.in_collector())):
+            return self._last or self._figures()
+        try:
+            self._count_all()
+            return self._figures()
+        finally:
+            self._role.release()
+
+    def stop(self, timeout: float) -> None:
+        """End the thread; who asks from now on counts."""
+        self._stop = True
+        self._bell.put(None)
+        thread = self._thread
+        if thread is not None and thread.ident != _world.get_ident():
+            thread.join(timeout)
+        self.observer.stop(timeout)
+
+    def linger(self) -> None:
+        """End the threads when the last object that is still held has ended."""
+        self._lingering = True
+        self.wake()
+
+    def after_fork(self) -> None:
+        """In the child: no thread, fresh locks; what the parent had not counted stays to be counted by the child's keeper."""
+        self._thread = None
+        self._bell = _world.SimpleQueue()
+        self._role = _world.Lock()
+        hooks = self.observer.hooks
+        self.observer = Observer(self.registry.name)
+        self.observer.hooks = hooks
+        self.registry.wake = self.wake
+        self.registry.relieve = self.relieve
+
+    # -- the thread ---------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        fine = min(TICK, self.registry.config.finalizer_timeout / 4)
+        while not self._stop:
+            pause = fine if self._idle < 20 or self.workers.running else max(fine, IDLE_TICK)
+            delayed = self.registry.delayed
+            if delayed:
+                pause = min(pause, max(0.0005, min(when for when, _ in list(delayed)) - _world.monotonic()))
+            try:
+                self._bell.get(timeout=pause)
+                while self._bell.qsize():
+                    self._bell.get()
+            except _world.Empty:
+                self._idle += 1
+            self._pass()
+            if self._lingering and not self._live():
+                self._stop = True
+                self.workers.stop(0)
+                self.observer.stop(0)
+        self._pass()
+
+    def _live(self) -> int:
+        return sum(kind.count.live for kind in list(self.registry.kinds.values()))
+
+    def _pass(self) -> None:
+        self.last_run = _world.wall_time()
+        if self._count_all():
+            self._idle = 0
+        self._post_delayed()
+        self._hand_over()
+        self.workers.watch()
+        if _world.monotonic() >= self._next_sweep:
+            self._next_sweep = _world.monotonic() + self.registry.config.cleanup_interval
+            for sweep in self.sweeps:
+                sweep()
+        self._expire()
+
+    def _post_delayed(self) -> None:
+        delayed = self.registry.delayed
+        now = _world.monotonic()
+        for _ in range(len(delayed)):
+            when, record = delayed.popleft()
+            if when <= now:
+                record.place.put(record)
+            else:
+                delayed.append((when, record))
+
+    def _hand_over(self) -> None:
+        """Tickets that nobody ran go to the timed workers; those of lost queues are orphaned."""
+        mailbox = self.any_thread.mailbox
+        while mailbox:
+            try:
+                record = mailbox.popleft()
+            except IndexError:
+                break
+            if record is not None and record.phase not in ENDED:
+                self.workers.put(record)
+        for queue in list(self.queues):
+            queue.sweep_lost()
+
+    # -- counting -----------------------------------------------------------------------------------------------------------
+
+    def _count_all(self) -> int:
+        events = self.registry.events
+        counted = 0
+        for counted in range(1, len(events) + 1):
+            event = events.popleft()
+            if type(event) is Record:
+                self._count_record(event)
+            elif type(event) is DoorRef:
+                record = self.registry.records.get(event.id)
+                if record is not None and record.cause is None and record.phase not in ENDED:
+                    record.shut = record.shut or _world.monotonic()
+                    record.cause = Cause.DROP
+                    self._note_shut(record)
+            elif type(event) is Question:
+                event.answer.put(self._figures())
+            else:
+                getattr(self, f"_on_{event[0]}")(*event[1:])
+        return counted
+
+    def _count_record(self, record: Record) -> None:
+        count = record.kind.count
+        config = self.registry.config
+        if record.counted == 0:
+            record.counted = 1
+            count.registered += 1
+            count.bytes += record.size
+            count.order.append(record)
+            if config.log_state_changes or self.observer.hooks:
+                self._tell("registered", record)
+        phase = record.phase
+        if record.counted == 2 or phase not in ENDED:
+            return
+        record.counted = 2
+        count.ended[phase] += 1  # type: ignore[index]
+        count.bytes -= record.size
+        cause = record.cause or Cause.DROP
+        if record.id in count.shut:
+            count.invalid -= count.shut.pop(record.id)
+        else:
+            count.closed[cause] += 1
+            if cause is Cause.DROP:
+                self._leaked(record)
+        if record.begun:
+            if record.shut:
+                count.wait.add(max(0.0, record.begun - record.shut))
+            count.duration.add(record.ended - record.begun)
+        if phase is ObjectState.STUCK:
+            count.failures["timeout"] += 1
+        self._expiring.append((record.ended, record.id))
+        if len(count.order) > 2 * count.live + 256:
+            count.compact()
+        if phase is not ObjectState.RELEASED or config.log_finalizers or self.observer.hooks:
+            self._tell(str(phase), record, **self._ending(record))
+
+    @staticmethod
+    def _ending(record: Record) -> dict[str, Any]:
+        fields: dict[str, Any] = {"cause": str(record.cause or Cause.DROP), "duration": record.ended - record.begun if record.begun else 0.0}
+        if record.extra is not None:
+            fields["reason"] = record.extra.reason
+        return fields
+
+    def _note_shut(self, record: Record) -> None:
+        """A door was shut and the object has not ended yet."""
+        count = record.kind.count
+        self._count_record(record)
+        if record.counted == 2 or record.id in count.shut:
+            return
+        cause = record.cause or Cause.DROP
+        poisoned = cause in POISONED
+        count.shut[record.id] = poisoned
+        count.invalid += poisoned
+        count.closed[cause] += 1
+        if cause is Cause.DROP:
+            self._leaked(record)
+        if self.registry.config.log_state_changes or self.observer.hooks:
+            self._tell("closed", record, cause=str(cause))
+
+    def _leaked(self, record: Record) -> None:
+        if self.registry.config.leak_level == "off" or not record.owning:
+            return
+        record.kind.count.leaks += 1
+        site = record.site
+        key = site or record.kind.type_name
+        now = _world.monotonic()
+        last, missed = self._leak_reports.get(key, (-LEAK_REPORT_EVERY, 0))
+        if now - last < LEAK_REPORT_EVERY:
+            self._leak_reports[key] = (last, missed + 1)
+            return
+        self._leak_reports[key] = (now, 0)
+        where = _world.describe_site(site)
+        self._tell("leak", record, site=where, count=missed + 1)
+        warnings.warn(
+            f"{record.kind.type_name} object {record.id} was never closed{f' (made at {where})' if where else ''}: its last handle was "
+            f"garbage-collected; use `with handle:` or handle.close(){f' ({missed + 1} like it)' if missed else ''}",
+            ResourceWarning,
+            stacklevel=1,
+        )
+
+    # Events that are tuples: the name after `_on_` is their first item.
+
+    def _on_shut(self, record: Record) -> None:
+        self._note_shut(record)
+
+    def _on_refused(self, kind: Kind, state: ObjectState) -> None:
+        kind.count.refused[state] += 1
+
+    def _on_panic(self, kind: Kind, record: Record | None, reason: str, trace: str) -> None:
+        kind.count.panics += 1
+        self._tell("panic", record, kind=kind, reason=reason, traceback=trace)
+
+    def _on_error(self, kind: Kind, record: Record | None, reason: str) -> None:
+        kind.count.errors += 1
+        if self.registry.config.log_state_changes or self.observer.hooks:
+            self._tell("error", record, kind=kind, reason=reason)
+
+    def _on_retry(self, record: Record, reason: str) -> None:
+        record.kind.count.retries += 1
+        if self.registry.config.log_finalizers or self.observer.hooks:
+            self._tell("retry", record, reason=reason)
+
+    def _on_release_failed(self, record: Record, reason: str, trace: str) -> None:
+        record.kind.count.failures[reason] += 1
+        record.more().trace = trace
+
+    def _on_cleanup_failed(self, record: Record, reason: str) -> None:
+        self.other_failures += 1
+        self._tell("failed", record, reason=f"a cleanup raised {reason}")
+
+    def _on_finalizer_failed(self, type_name: str, reason: str) -> None:
+        self.other_failures += 1
+        self._tell("failed", None, type_name=type_name, reason=f"a safe finalizer raised {reason}")
+
+    def _on_late(self, record: Record, reason: str) -> None:
+        self.late += 1
+        self._tell("late", record, reason=reason)
+
+    def _on_told(self, kind: str, fields: dict[str, Any]) -> None:
+        self._tell(kind, None, **fields)
+
+    def _tell(self, event: str, record: Record | None, *, kind: Kind | None = None, type_name: str = "", **fields: Any) -> None:
+        if LEVELS[event] in ("debug", "info") and not self.observer.hooks:
+            config = self.registry.config
+            if not (config.log_finalizers if event in FINALIZER_KINDS else config.log_state_changes):
+                return
+        kind = record.kind if record is not None else kind
+        self.observer.tell(
+            Event(
+                event,
+                self.registry.name,
+                record.id if record is not None else 0,
+                kind.type_name if kind is not None else type_name,
+                record.name if record is not None else None,
+                _world.wall_time(),
+                fields,
+            )
+        )
+
+    # -- retention and figures ----------------------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        expiring = self._expiring
+        config = self.registry.config
+        old = _world.monotonic() - config.state_retention
+        while expiring and (expiring[0][0] < old or len(expiring) > config.max_retained):
+            self.registry.records.pop(expiring.popleft()[1], None)
+
+    def _figures(self) -> SafetyStats:
+        registry = self.registry
+        releasing: dict[Kind, int] = {}
+        for id in list(registry.claims):
+            record = registry.records.get(id)
+            if record is not None and record.phase is ObjectState.RELEASING:
+                releasing[record.kind] = releasing.get(record.kind, 0) + 1
+        types = {kind.type_name: self._type_figures(kind, releasing.get(kind, 0)) for kind in list(registry.kinds.values())}
+        ends = {end: sum(t.ended[end] for t in types.values()) for end in ("released", "failed", "stuck", "detached", "orphaned")}
+        total = sum(t.registered for t in types.values())
+        self._last = SafetyStats(
+            manager=registry.name,
+            total_objects=total,
+            active_objects=total - sum(ends.values()),
+            late=self.late,
+            panics=sum(t.panics for t in types.values()),
+            errors=sum(t.errors for t in types.values()),
+            leaks=sum(t.leaks for t in types.values()),
+            refused=sum(sum(t.refused.values()) for t in types.values()),
+            finalizer_failures=ends["failed"] + ends["stuck"] + self.other_failures,
+            types=types,
+            queues=self.queue_figures(),
+            stuck_workers=len(self.workers.stuck),
+            stuck_workers_limit=registry.config.max_stuck_finalizers,
+            quarantined=self.workers.quarantined,
+            keeper_last_run=self.last_run,
+            events_pending=len(registry.events),
+            observer_events_dropped=self.observer.dropped,
+            **ends,
+        )
+        return self._last
+
+    def _type_figures(self, kind: Kind, releasing: int) -> TypeStats:
+        count = kind.count
+        live = count.live
+        closing = max(0, len(count.shut) - count.invalid - releasing)
+        oldest = count.oldest()
+        return TypeStats(
+            type_name=kind.type_name,
+            registered=count.registered,
+            live=live,
+            states={
+                "valid": max(0, live - closing - count.invalid - releasing),
+                "invalid": count.invalid,
+                "closing": closing,
+                "releasing": releasing,
+            },
+            bytes=count.bytes,
+            bytes_limit=kind.max_bytes,
+            objects_limit=kind.max_live,
+            oldest=0.0 if oldest is None else _world.wall_time() - (_world.monotonic() - oldest.born),
+            ended=dict(count.ended),
+            closed=dict(count.closed),
+            refused=dict(count.refused),
+            panics=count.panics,
+            errors=count.errors,
+            leaks=count.leaks,
+            held_too_long=self._held_too_long(kind),
+            release_duration=count.duration.snapshot(),
+            release_wait=count.wait.snapshot(),
+            release_failures=dict(count.failures),
+            retries=count.retries,
+        )
+
+    @staticmethod
+    def _held_too_long(kind: Kind) -> int:
+        if kind.max_age is None:
+            return 0
+        before = _world.monotonic() - kind.max_age
+        aged = itertools.takewhile(lambda record: record.born < before, list(kind.count.order))
+        return sum(record.counted != 2 for record in aged)
+
+    def queue_figures(self) -> tuple[QueueStats, ...]:
+        """The places that releases wait at. Callable on any thread."""
+        places: list[QueueStats] = []
+        fences: dict[str, int] = {}
+        for _, record in list(self.registry.delayed):
+            if record.extra is not None and record.extra.fence is not None:
+                fences[record.place.name] = fences.get(record.place.name, 0) + 1
+        for place in (self.any_thread, self.workers):
+            places.append(QueueStats(place.name, len(place), 0.0, self.last_run, 0, fences.get(place.name, 0)))
+        for queue in list(self.queues):
+            places.append(
+                QueueStats(queue.name, queue.backlog, queue.oldest(), queue.last_drain, queue.orphaned, fences.get(queue.name, 0))
+            )
+        return tuple(places)
+
+
+__all__ = ["Keeper", "Observer"]

@@ -1,0 +1,808 @@
+"""The manager: registry, policies, guarded access, statistics, the end of it all."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from lifecycle import _world
+from lifecycle.access import DEFERRED, AccessBlock, escaped, refuse_deferred
+from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, admit, describe, owners, shut
+from lifecycle.config import SafetyConfig, exception_types
+from lifecycle.errors import (
+    CallbackError,
+    ClosedError,
+    DuplicateError,
+    ForeignHandleError,
+    LifecycleError,
+    LimitError,
+    RegistrationError,
+    UnknownObjectError,
+)
+from lifecycle.events import Event
+from lifecycle.finalizers import FINALIZER_TYPE, SafeFinalizer, check_target
+from lifecycle.handle import Handle, check_timeout, checked, invalidate_record, new_handle, refuse
+from lifecycle.keeper import Keeper
+from lifecycle.queues import (
+    ANY_THREAD,
+    BACKGROUND,
+    DEFAULT,
+    DRAIN_STEPS,
+    NO_IDENTITY,
+    AnyThread,
+    Place,
+    PlaceLike,
+    ReleaseQueue,
+    WhenDue,
+    process,
+)
+from lifecycle.shutdown import await_holders, info_of, open_records, orphan_inherited, release_all, report_on, shut_doors
+from lifecycle.states import ENDED, Cause, ObjectState
+from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport, TypeCount, bounds_with
+from lifecycle.workers import Workers
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SITES_PER_TYPE = 16
+"""At leak level ``simple`` the sites of a type's first registrations are kept, and of one in `SITE_SAMPLE` after that."""
+SITE_SAMPLE = 64
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "unchanged"
+
+
+UNSET = _Unset()
+
+_managers: weakref.WeakSet[SafetyManager] = weakref.WeakSet()
+
+
+class SafetyManager:
+    """Registers native objects of other libraries, guards access to them, and releases each exactly once, at its place.
+
+    Parameters
+    ----------
+    config:
+        A `SafetyConfig`; None takes the defaults.
+    name:
+        The label of this manager in metrics, events and messages.
+
+    A context manager that closes itself. Every method may be called on any thread and at any moment: from ``__del__``, weakref
+    callbacks, signal handlers, finalizers and cleanups. No thread starts before the first registration.
+    """
+
+    def __init__(self, config: SafetyConfig | None = None, *, name: str = "default") -> None:
+        if config is not None and not isinstance(config, SafetyConfig):
+            raise LifecycleError(f"SafetyManager(config=) takes a SafetyConfig, not {config!r}")
+        if not isinstance(name, str) or not name:
+            raise LifecycleError(f"SafetyManager(name=) takes a name, not {name!r}")
+        self._registry = Registry(name, config or SafetyConfig())
+        self._bounds = bounds_with(self.config.finalizer_timeout)
+        self._any_thread = AnyThread("ANY_THREAD")
+        self._workers = Workers(self._registry)
+        self._keeper = Keeper(self._registry, self._any_thread, self._workers)
+        self._background: Place = self._workers if self.config.enable_finalizer_safety else self._any_thread
+        self._kept: dict[int, Handle[Any]] = {}
+        self._safe: dict[int, tuple[weakref.finalize[..., Any], Handle[Any]]] = {}
+        self._close_callbacks: dict[int, Callable[[], object]] = {}
+        self._components: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._type_names: dict[type, str] = {}
+        self._sampled: dict[str, int] = {}
+        self._all_sites = self.config.leak_level in ("detailed", "paranoid")
+        self._some_sites = self.config.leak_level == "simple"
+        self._started = False
+        self._report: ShutdownReport | None = None
+        self._keeper.sweeps.append(self._sweep_finalizers)
+        _managers.add(self)
+        _world.at_fork_in_child(self._after_fork)
+        _world.at_exit(self._at_exit)
+
+    # -- facts --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The manager's name."""
+        return self._registry.name
+
+    @property
+    def config(self) -> SafetyConfig:
+        """The configuration it was made with."""
+        return self._registry.config
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._registry.closed
+
+    def __repr__(self) -> str:
+        return f"<SafetyManager {self.name!r}: {'closed' if self.closed else 'open'}>"
+
+    # -- registering --------------------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        obj: T,
+        type_name: str | None = None,
+        *,
+        name: str | None = None,
+        release: Callable[[T], object] | None = None,
+        release_on: PlaceLike = BACKGROUND,
+        native: Any = None,
+        parent: Any = None,
+        size: int = 0,
+        retry_on: Any = (),
+        keep: bool = False,
+    ) -> Handle[T]:
+        """Take ownership of `obj`; the handle returned is the first share of it.
+
+        Parameters
+        ----------
+        obj:
+            Any Python object that stands for the native one.
+        type_name:
+            The type in metrics and policies; None takes the class's qualified name.
+        name:
+            The object's own name, for messages.
+        release:
+            Called exactly once as ``release(obj)``, at the place `release_on`; a bound method of `obj` is fine. It may raise
+            `NotReleased` to be called again. None: nothing is called (a borrowed object).
+        release_on:
+            `BACKGROUND` (timed workers), `ANY_THREAD` (inline), or a `ReleaseQueue`.
+        native:
+            The native name (address, GL name, file descriptor), hashable. Shown in messages; a second live owner of the same
+            (place, type, native) is refused.
+        parent:
+            A handle whose object must not be released before this one.
+        size:
+            Native bytes, for statistics and budgets.
+        retry_on:
+            Exception types of an idempotent `release` that mean «call again», like `NotReleased`.
+        keep:
+            The manager keeps the handle until `unregister`, so that the id alone is enough.
+
+        Raises `RegistrationError` (`DuplicateError`, `CallbackError`, `LimitError`, `ForeignHandleError`) for what it cannot
+        take; the object is then still yours. After `close` it raises `ClosedError`, and the object, which had become the
+        manager's, has been released. An interrupt in here releases it too.
+        """
+        registry = self._registry
+        kind = registry.kinds.get(type_name) if type_name is not None else None  # type: ignore[arg-type]
+        if kind is None:
+            kind = self._kind(self._type_name(obj) if type_name is None else type_name)
+        place = self._any_thread if release_on is ANY_THREAD else self._place(release_on)
+        if release is not None:
+            check_callback(release, "release")
+        if name is not None or size or retry_on:
+            _check_facts(name, size)
+        extra = None
+        parent_pin = None
+        if retry_on:
+            extra = Extra()
+            extra.retry_on = exception_types(retry_on, "register(retry_on=)")
+        if parent is not None:
+            extra = extra or Extra()
+            extra.parent_id, parent_pin = self._parent(parent)
+        try:
+            return self._register(kind, place, obj, release, name, native, size, parent_pin, extra, keep)
+        finally:
+            parent_pin = None
+
+    def registrar(
+        self,
+        type_name: str,
+        *,
+        release: Callable[[Any], object] | None,
+        release_on: PlaceLike = BACKGROUND,
+    ) -> Callable[[Any, Any, int], Handle[Any]]:
+        """`register` with everything that is the same for each object checked once: ``register(obj, native, size) -> Handle``.
+        For adapters that register per frame. The adapter vouches that no object has two owners: duplicates are not looked for."""
+        kind = self._kind(type_name)
+        place = self._place(release_on)
+        if release is not None:
+            check_callback(release, "release")
+        enter = self._register
+
+        def register(obj: Any, native: Any = None, size: int = 0) -> Handle[Any]:
+            return enter(kind, place, obj, release, None, native, size, None, None, False, False)
+
+        return register
+
+    def _register(
+        self,
+        kind: Kind,
+        place: Any,
+        obj: Any,
+        release: Callable[[Any], object] | None,
+        name: str | None,
+        native: Any,
+        size: int,
+        parent: Pin | None,
+        extra: Extra | None,
+        keep: bool,
+        unique: bool = True,
+    ) -> Handle[Any]:
+        registry = self._registry
+        id = 0
+        cell = None
+        try:
+            if self._any_thread.mailbox:
+                self._any_thread.run_some(DRAIN_STEPS)
+            if not self._started:
+                self._start()
+            if len(registry.events) > HIGH_WATER:
+                registry.relieve()
+            owning = unique and release is not None
+            if owning:
+                self._refuse_second_owner(kind, place, obj, native)
+            id = _world.next_id()
+            site = None
+            if self._all_sites or (self._some_sites and self._sample(kind, id)):
+                site = _world.site_of(_world.caller())
+            if kind.alive is not None:
+                kind.reserve(id, size)
+            cell, record = admit(kind, id, place, obj, release, name, native, size, parent, extra, site)
+            if owning:
+                self._own(record, native)
+            handle = new_handle(cell, record)
+            if keep:
+                self._kept[id] = handle
+            if registry.closed:
+                shut(record, cell, Cause.EXIT, None)
+                cell = None
+                self._refuse_closed(record)
+            return handle
+        except LifecycleError:
+            raise
+        except BaseException:
+            self._kept.pop(id, None)
+            if id not in registry.records:  # interrupted before the object was entered: enter it, and let it fall due at once
+                admit(kind, _world.next_id(), place, obj, release, name, native, size, parent, extra, None)[1].cause = Cause.CLOSE
+            raise
+        finally:
+            cell = parent = obj = None
+
+    def _start(self) -> None:
+        """Start the threads, before the first object, since 3.12 starts none once the interpreter shuts down."""
+        if self._registry.closed:
+            return
+        self._started = True
+        try:
+            self._workers.start()
+            self._keeper.start()
+        except RuntimeError:
+            self._started = False
+
+    def _sample(self, kind: Kind, id: int) -> bool:
+        if not id % SITE_SAMPLE:
+            return True
+        if kind.sampled < SITES_PER_TYPE:
+            kind.sampled += 1
+            return True
+        return False
+
+    def _refuse_second_owner(self, kind: Kind, place: Any, obj: Any, native: Any) -> None:
+        first = owners.get(id(obj)) if type(obj) not in NO_IDENTITY else None
+        if first is None and native is not None:
+            try:
+                first = owners.get((id(place), kind.type_name, native))
+            except TypeError:
+                raise RegistrationError(f"native= must be hashable, such as an address or a GL name, not {native!r}") from None
+        if first is None or first.phase in ENDED:
+            return
+        if first.cause is not None or first() is None:  # on its way out: let it go, if that can be done here
+            first.place.serve(first)
+            if first.phase in ENDED:
+                return
+        what = "this Python object" if first.obj is obj else f"native {native!r}"
+        raise DuplicateError(
+            f"{what} already has an owner: {describe(first)}; two releases of one native object would be a double free. Use "
+            "share() on its handle, or register without release= to borrow it (parent=its handle)"
+        )
+
+    def _own(self, record: Record, native: Any) -> None:
+        keys: tuple[object, ...] = () if type(record.obj) in NO_IDENTITY else (id(record.obj),)
+        if native is not None:
+            keys += ((id(record.place), record.kind.type_name, native),)
+        for key in keys:
+            first = owners.setdefault(key, record)
+            if first is not record:
+                if first.phase not in ENDED:  # another thread came between our look and this
+                    record.release = None
+                    raise DuplicateError(f"{describe(first)} was registered at the same moment and owns the native object")
+                owners[key] = record
+
+    def _refuse_closed(self, record: Record) -> None:
+        if record.place is self._workers or record.place is self._any_thread:
+            process(record)
+        text = f"manager {self.name!r} is closed: {describe(record)} was not taken"
+        ended = "released" if record.phase is ObjectState.RELEASED else "shut, and waits for its queue"
+        raise ClosedError(f"{text}, and has been {ended}; register before close(), or make a new manager")
+
+    def _kind(self, type_name: Any) -> Kind:
+        kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
+        if kind is None:
+            if not isinstance(type_name, str) or not type_name:
+                raise RegistrationError(f"a type name is a text of one letter or more, not {type_name!r}")
+            kind = Kind(self._registry, type_name, TypeCount(self._bounds))
+            kind = self._registry.kinds.setdefault(type_name, kind)
+        return kind
+
+    def _type_name(self, obj: Any) -> str:
+        cls = type(obj)
+        name = self._type_names.get(cls)
+        if name is None:
+            name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+            self._type_names[cls] = name
+        return name
+
+    def _place(self, release_on: Any) -> Any:
+        if release_on is BACKGROUND:
+            return self._background
+        if release_on is ANY_THREAD:
+            return self._any_thread
+        if isinstance(release_on, ReleaseQueue):
+            generation = release_on.generation
+            if release_on not in self._keeper.queues:
+                self._keeper.queues.add(release_on)
+            generation.registries.add(self._registry)
+            return generation
+        raise RegistrationError(f"release_on= takes BACKGROUND, ANY_THREAD or a ReleaseQueue, not {release_on!r}")
+
+    def _parent(self, parent: Any) -> tuple[int, Pin]:
+        handle = parent if isinstance(parent, Handle) else getattr(parent, "handle", None)
+        if not isinstance(handle, Handle):
+            raise RegistrationError(f"parent= takes a handle of this manager, not {parent!r}")
+        self._check_mine(handle._record)
+        pin = handle._cell.pin
+        if pin is None:
+            refuse(handle._record, handle)
+        return handle.id, pin
+
+    def factory(
+        self,
+        make: Callable[..., T],
+        type_name: str | None = None,
+        *,
+        release: Callable[[T], object] | None,
+        release_on: PlaceLike = BACKGROUND,
+        limit: int | None = None,
+    ) -> Callable[..., Handle[T]]:
+        """A function that calls ``make(*args, **kwargs)`` and registers what it returns, with no moment in between at which an
+        interrupt could lose it. For constructors and for helpers that return something the caller owns.
+
+        With `limit`, more than so many unreleased objects at a time are refused with `LimitError`, before `make` is called.
+        """
+        check_callback(make, "make")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise RegistrationError(f"factory(limit=) takes a whole number above 0 or None, not {limit!r}")
+        if release is not None:
+            check_callback(release, "release")
+        self._place(release_on)
+        free: deque[None] | None = None if limit is None else deque([None] * limit)
+
+        def made(*args: Any, **kwargs: Any) -> Handle[T]:
+            box: list[T] = []
+            took = False
+            try:
+                if free is not None:
+                    if not free:
+                        raise LimitError(
+                            f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; close one first"
+                        )
+                    free.pop()
+                    took = True
+                box.extend(itertools.starmap(functools.partial(make, **kwargs), (args,)))  # made and stored in one step
+                extra = None
+                if free is not None:
+                    extra = Extra()
+                    extra.cleanups.append(lambda: free.append(None))
+                kind = self._kind(self._type_name(box[0]) if type_name is None else type_name)
+                handle = self._register(kind, self._place(release_on), box[0], release, None, None, 0, None, extra, False)
+                box.clear()
+                return handle
+            except DuplicateError:
+                box.clear()
+                raise
+            except BaseException:
+                if not box and took and free is not None:
+                    free.append(None)
+                raise
+            finally:
+                box.clear()
+
+        return made
+
+    # -- access -------------------------------------------------------------------------------------------------------------
+
+    @overload
+    def safe_access(self, target: Handle[T], fn: None = None, /, *, errors: Any = ()) -> AccessBlock[T]: ...
+    @overload
+    def safe_access(self, target: int, fn: None = None, /, *, errors: Any = ()) -> AccessBlock[Any]: ...
+    @overload
+    def safe_access(self, target: Handle[T], fn: Callable[..., R], /, *args: Any, errors: Any = ()) -> R: ...
+    @overload
+    def safe_access(self, target: Any, fn: Callable[..., R], /, *args: Any, errors: Any = ()) -> R: ...
+
+    def safe_access(self, target: Any, fn: Any = None, /, *args: Any, errors: Any = ()) -> Any:
+        """Use an object inside the panic boundary: ``safe_access(handle_or_id, fn, *args)`` returns ``fn(obj, *args)``;
+        ``with safe_access(handle_or_id) as obj`` does the same for a block.
+
+        An exception of a type in `errors` (else in the type's policy, else in the configuration) passes unchanged. Control flow
+        passes. Any other is a panic: the object becomes `INVALID` and `AccessPanicError` is raised from it. Raises
+        `AccessRefusedError` when the door is shut, `UnknownObjectError` for an id that names nothing here, `CallbackError` for a
+        coroutine or generator function.
+        """
+        if fn is None:
+            return AccessBlock(self, target, errors)
+        try:
+            pin = target._cell.pin
+        except AttributeError:
+            pin = self._enter(target)
+        try:
+            if pin is None:
+                refuse(target._record, target)
+            record = pin.record
+            kind = record.kind
+            if kind.registry is not self._registry:
+                self._check_mine(record)
+            if kind.validate is not None:
+                checked(pin)
+            try:
+                result = fn(record.obj, *args)
+            except BaseException as error:
+                pin = None
+                escaped(record, error, errors)
+                raise
+            if type(result) in DEFERRED:
+                refuse_deferred(result, record, fn)
+            return result
+        finally:
+            pin = None
+
+    def _enter(self, target: Any) -> Pin:
+        """The pin behind a handle, an id or something with a `handle`; refused, counted and raised otherwise."""
+        record = self._record_of(target)
+        handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
+        if isinstance(handle, Handle):
+            pin = handle._cell.pin
+        else:
+            handle = None
+            door = record.door
+            cell = door() if door is not None else None
+            pin = cell.pin if cell is not None else None
+            cell = None
+        try:
+            if pin is None:
+                refuse(record, handle)
+            return checked(pin) if record.kind.validate is not None else pin
+        finally:
+            pin = None
+
+    def _record_of(self, target: Any) -> Record:
+        if type(target) is int:
+            record = self._registry.records.get(target)
+            if record is None:
+                self._refuse_unknown(target)
+            return record  # type: ignore[return-value]
+        handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
+        if not isinstance(handle, Handle):
+            raise UnknownObjectError(f"{target!r} is neither a handle nor an id of manager {self.name!r}")
+        self._check_mine(handle._record)
+        return handle._record
+
+    def _check_mine(self, record: Record) -> None:
+        other = record.kind.registry
+        if other is not self._registry:
+            raise ForeignHandleError(
+                f"{describe(record)} belongs to manager {other.name!r}, not to {self.name!r}: use that manager, or register the object here"
+            )
+
+    def _refuse_unknown(self, id: int) -> None:
+        for manager in list(_managers):
+            record = manager._registry.records.get(id)
+            if record is not None:
+                self._check_mine(record)
+        raise UnknownObjectError(
+            f"manager {self.name!r} knows no object {id}: it was never registered here, or it ended and its record has expired "
+            f"(state_retention is {self.config.state_retention:g} s, max_retained {self.config.max_retained})"
+        )
+
+    def is_valid(self, target: Any) -> bool:
+        """Whether an access to the handle's or id's object would be granted now. False for what is not known."""
+        try:
+            record = self._record_of(target)
+        except UnknownObjectError:
+            return False
+        door = record.door
+        cell = door() if door is not None else None
+        return cell is not None and cell.pin is not None
+
+    def invalidate(self, target: Any, reason: str) -> bool:
+        """Shut the object's door for everybody, for `reason`: it reports `INVALID` and is released when nobody holds it any more.
+        False when it was shut already."""
+        record = self._record_of(target)
+        site = _world.site_of(_world.caller())
+        done = invalidate_record(record, Cause.INVALIDATE, str(reason), site)
+        record.place.settle(record, 0)
+        return done
+
+    def unregister(self, target: Any, *, timeout: float | None | WhenDue = DEFAULT) -> bool:
+        """Shut the object's door for everybody and release it, as `Handle.close` does for the last share. True means released."""
+        record = self._record_of(target)
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        self._kept.pop(record.id, None)
+        invalidate_record(record, Cause.UNREGISTER, "", _world.site_of(_world.caller()))
+        if record.phase in ENDED:
+            return record.phase is ObjectState.RELEASED
+        return bool(record.place.settle(record, timeout))
+
+    # -- policies and hooks -------------------------------------------------------------------------------------------------
+
+    def policy(
+        self,
+        type_name: str,
+        *,
+        errors: Any = UNSET,
+        max_age: float | None | _Unset = UNSET,
+        max_live: int | None | _Unset = UNSET,
+        max_bytes: int | None | _Unset = UNSET,
+        validate: Callable[[Any], object] | None | _Unset = UNSET,
+    ) -> None:
+        """Set rules for a type; what is not given stays as it was, None takes a rule away.
+
+        Parameters
+        ----------
+        errors:
+            Exceptions that are errors, not panics, in accesses to objects of the type.
+        max_age:
+            Seconds after which a live object counts as held too long.
+        max_live, max_bytes:
+            Objects, and bytes as registered with ``size=``, that may be unreleased at a time; more are refused (`LimitError`).
+        validate:
+            Called with the object before each access; False or an exception invalidates the object and refuses the access.
+
+        Raises `RegistrationError` for a rule that makes no sense, and changes nothing then.
+        """
+        kind = self._kind(type_name)
+        if not isinstance(errors, _Unset):
+            errors = exception_types(errors or (), "policy(errors=)")
+        for rule, value, types in (("max_age", max_age, (int, float)), ("max_live", max_live, int), ("max_bytes", max_bytes, int)):
+            if value is None or isinstance(value, _Unset):
+                continue
+            if isinstance(value, bool) or not isinstance(value, types) or not value > 0:
+                raise RegistrationError(f"policy({rule}=) of type {type_name!r} takes a number above 0 or None, not {value!r}")
+        if validate is not None and not isinstance(validate, _Unset):
+            check_callback(validate, "validate")
+        for rule, value in (("errors", errors), ("max_age", max_age), ("max_live", max_live), ("max_bytes", max_bytes), ("validate", validate)):
+            if not isinstance(value, _Unset):
+                setattr(kind, rule, value)
+        if kind.max_live is None and kind.max_bytes is None:
+            kind.alive = None
+        elif kind.alive is None:
+            kind.alive = {}
+            for record in reversed(open_records(self._registry)):
+                if record.kind is kind:
+                    kind.alive[record.id] = record.size
+
+    def add_cleanup(self, target: Any, fn: Callable[..., object], *args: Any) -> None:
+        """Have ``fn(*args)`` called at the object's place before its release; the last added runs first. One that raises is
+        counted and reported, and the next one runs. Raises `AccessRefusedError` when the object is shut."""
+        check_callback(fn, "cleanup")
+        pin = self._enter(target)
+        try:
+            pin.record.more().cleanups.append(lambda: fn(*args))
+        finally:
+            pin = None  # type: ignore[assignment]
+
+    def set_safe_finalizer(self, obj: object, fn: Callable[..., object], *args: Any) -> SafeFinalizer:
+        """Have ``fn(*args)`` called on a timed worker once `obj`, any object that can be weakly referenced, is gone: exactly once, with
+        a deadline, at exit too if `obj` lives until then. `SafeFinalizer.cancel` takes it back.
+
+        Raises `RegistrationError` when `obj` cannot be weakly referenced or `fn` keeps it alive, in which case it would never run.
+        """
+        check_callback(fn, "finalizer")
+        check_target(obj, fn, args)
+        handle = self.register(
+            (fn, args), FINALIZER_TYPE, name=type(obj).__qualname__, release=_call_finalizer, release_on=BACKGROUND
+        )
+        record = handle._record
+        record.owning = False  # it is meant to be dropped
+        table = self._safe
+        watch = weakref.finalize(obj, table.pop, record.id, None)
+        watch.atexit = False  # our own exit pass runs it, with a deadline
+        table[record.id] = (watch, handle)
+        return SafeFinalizer(table, record, watch)
+
+    def _sweep_finalizers(self) -> None:
+        for id, (watch, _) in list(self._safe.items()):
+            if not watch.alive:
+                self._safe.pop(id, None)
+
+    def on_close(self, fn: Callable[[], object]) -> Callable[[], None]:
+        """Have ``fn()`` called when the manager begins to close: producers stop there. Called at once on a closed manager. The
+        latest added is called first. Returns a function that takes it back."""
+        check_callback(fn, "on_close callback")
+        key = _world.next_id()
+        self._close_callbacks[key] = fn
+        if self.closed and self._close_callbacks.pop(key, None) is not None:
+            fn()
+
+        def remove() -> None:
+            self._close_callbacks.pop(key, None)
+
+        return remove
+
+    def add_observer(self, fn: Callable[[Event], object]) -> Callable[[], None]:
+        """Have ``fn(event)`` called, on the observer thread, for every event. A slow observer loses events, which are counted; it
+        holds up nothing else. Returns a function that takes it back."""
+        check_callback(fn, "observer")
+        hooks = self._keeper.observer.hooks
+        hooks.append(fn)
+
+        def remove() -> None:
+            if fn in hooks:
+                hooks.remove(fn)
+
+        return remove
+
+    def add_component(self, component: Any) -> None:
+        """Let `component` (weakly kept) appear in metrics: it has ``kind``, ``name`` and ``stats()``."""
+        self._components.add(component)
+
+    def components(self) -> tuple[Any, ...]:
+        """The components that live."""
+        return tuple(self._components)
+
+    def report_panic(self, component: str, error: BaseException, *, type_name: str | None = None) -> None:
+        """Count and report an exception that was contained outside `safe_access`, such as in a callback."""
+        kind = self._kind(type_name or component)
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        self._registry.events.append(("panic", kind, None, f"{component}: {type(error).__name__}: {error}", trace))
+
+    # -- knowing ------------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> SafetyStats:
+        """Exact figures of this moment. Costs what types exist, not objects."""
+        return self._keeper.ask()
+
+    def objects(self) -> Sequence[ObjectInfo]:
+        """Every object that has not ended, oldest first. Costs what objects exist."""
+        return tuple(info_of(record) for record in reversed(open_records(self._registry)))
+
+    def health(self) -> Health:
+        """Whether the manager's own threads are well; answers even when they are not."""
+        keeper, workers = self._keeper, self._workers
+        problems = []
+        if self._started and not self.closed and not keeper.alive:
+            problems.append("the keeper thread is gone: nothing is counted, retried or watched")
+        if keeper.alive and keeper.last_run and _world.wall_time() - keeper.last_run > 5:
+            problems.append(f"the keeper has not run for {_world.wall_time() - keeper.last_run:.0f} s")
+        if workers.stuck:
+            problems.append(f"{len(workers.stuck)} release worker(s) are stuck")
+        if workers.quarantined:
+            problems.append(f"{workers.quarantined} release(s) are quarantined: every worker that may exist is stuck")
+        if keeper.observer.dropped:
+            problems.append(f"{keeper.observer.dropped} event(s) were not told to observers, which are too slow")
+        return Health(
+            ok=not problems,
+            closed=self.closed,
+            keeper_alive=keeper.alive,
+            keeper_last_run=keeper.last_run,
+            events_pending=len(self._registry.events),
+            stuck_workers=len(workers.stuck),
+            stuck_workers_limit=self.config.max_stuck_finalizers,
+            quarantined=workers.quarantined,
+            backlog={queue.queue: queue.entries for queue in keeper.queue_figures()},
+            observer_events_dropped=keeper.observer.dropped,
+            problems=tuple(problems),
+        )
+
+    # -- the end ------------------------------------------------------------------------------------------------------------
+
+    def close(self, *, timeout: float | None | WhenDue = DEFAULT) -> ShutdownReport:
+        """Stop producers, shut every door, release everything nobody holds, newest first, within the budget (`shutdown_timeout`
+        unless `timeout` is given). With `timeout`, those who still hold something are waited for as well.
+
+        Nothing is freed under a user: what is still held when the budget ends is `leaked` in the report, stays shut, and is
+        released when its last holder lets go, by threads that end after it. Closing twice gives the same report.
+        """
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        if self._report is not None:
+            return self._report
+        began = _world.monotonic()
+        budget = self.config.shutdown_timeout if timeout is DEFAULT or timeout is None else float(timeout)  # type: ignore[arg-type]
+        self._registry.closed = True
+        errors = self._run_close_callbacks()
+        records = open_records(self._registry)
+        shut_doors(records)
+        self._kept.clear()
+        for watch, _ in list(self._safe.values()):
+            watch.detach()
+        self._safe.clear()
+        if not _world.must_not_wait():
+            release_all(records, self._workers, began + budget)
+            if timeout is not DEFAULT:
+                await_holders(records, began + budget if timeout is not None else float("inf"))
+        self._report = report = report_on(records, errors, began)
+        self._wind_down(bool(report.leaked) or bool(report.stuck))
+        _world.not_at_exit(self._at_exit)
+        return report
+
+    def _run_close_callbacks(self) -> list[str]:
+        errors = []
+        while self._close_callbacks:
+            try:
+                fn = self._close_callbacks.popitem()[1]
+            except KeyError:
+                break
+            try:
+                fn()
+            except BaseException as error:
+                errors.append(f"{fn!r}: {type(error).__name__}: {error}")
+        return errors
+
+    def _wind_down(self, lingering: bool) -> None:
+        """End the threads, or, while somebody still holds something, let them end after it."""
+        if not self._started:
+            return
+        if lingering:
+            self._keeper.linger()
+        else:
+            self._keeper.stop(1.0)
+            self._workers.stop(1.0)
+
+    def _at_exit(self) -> None:
+        self.close()
+
+    def _after_fork(self) -> None:
+        registry = self._registry
+        registry.waiters.clear()
+        registry.delayed.clear()
+        self._any_thread.after_fork()
+        self._workers.after_fork()
+        self._keeper.after_fork()
+        self._kept.clear()
+        for watch, _ in list(self._safe.values()):
+            watch.detach()
+        self._safe.clear()
+        orphan_inherited(registry)
+        self._started = False
+
+    def __enter__(self) -> SafetyManager:
+        if self.closed:
+            raise ClosedError(f"manager {self.name!r} is closed; make a new one")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _call_finalizer(action: tuple[Callable[..., object], tuple[Any, ...]]) -> None:
+    fn, args = action
+    fn(*args)
+
+
+def check_callback(fn: Any, what: str) -> None:
+    """Refuse what is not a plain callable: the body of a coroutine or generator function would run at another time."""
+    if not callable(fn):
+        raise RegistrationError(f"{what} must be callable, not {fn!r}")
+    code = getattr(fn, "__code__", None)
+    if code is not None and code.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        raise CallbackError(f"{what} {fn!r} is a coroutine or generator function: its body would not run when it is called; give a plain function")
+
+
+def _check_facts(name: Any, size: Any) -> None:
+    if name is not None and not isinstance(name, str):
+        raise RegistrationError(f"name= is a text, not {name!r}")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise RegistrationError(f"size= is a number of native bytes, 0 or more, not {size!r}")

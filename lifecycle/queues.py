@@ -1,0 +1,566 @@
+"""Places: where releases run, and what the native names are valid in.
+
+A place has a mailbox, and `put`, the C method that is the death callback of its records: a ticket arrives there without any
+Python code in between. Taking a ticket, claiming it and running the release is `process`, the same for every place.
+
+**What may interrupt.** Signal handlers run on the main thread after any call. `process` therefore is resumable: whatever it did
+is written on the record before the next call, and on any exception the claim is given up and the ticket put back, in an order
+that leaves no gap. A release that had begun is never begun again (I3): it ends as `FAILED`, "interrupted".
+
+**What may nest.** A release may close other handles, and those releases run inside it on the same thread. What falls free
+meanwhile (parents) goes through its own place's mailbox, so nothing recurses however deep the family (I5).
+"""
+
+from __future__ import annotations
+
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lifecycle import _world
+from lifecycle.cell import Record, Registry, owners, shut
+from lifecycle.errors import LifecycleError, NotReleased, RegistrationError, WrongThreadError
+from lifecycle.states import ENDED, Cause, ObjectState
+
+DRAIN_STEPS = 32
+"""How many waiting tickets one `register` or `close` runs at most on behalf of others."""
+
+RETRY_FIRST = 0.01
+"""Seconds before the first retry of a release that said `NotReleased`; doubled each time."""
+
+FENCE_POLL = 0.001
+"""Seconds between two looks at a fence that has not signalled."""
+
+
+class WhenDue:
+    """The type of `DEFAULT`: wait for the release if nobody else holds the object, and for nothing more."""
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT = WhenDue()
+
+
+# -- running one release ----------------------------------------------------------------------------------------------------
+
+
+def process(record: Record, timed: Timed | None = None) -> bool:
+    """Claim a ticket and run its release on this thread; False when it was not ours to run. Raises `KeyboardInterrupt` only."""
+    if record.phase in ENDED or record() is not None:
+        return False
+    if _world.collecting:
+        _world.await_collection()
+    id = record.id
+    claims = record.kind.registry.claims
+    me = [_world.get_ident()]
+    try:
+        if claims.setdefault(id, me) is not me:
+            return False
+        if record.phase in ENDED:  # it ended between our look and our claim, which came too late to mean anything
+            claims.pop(id, None)
+            return False
+        _perform(record, timed)
+        return True
+    except BaseException:
+        if id in claims and claims[id] is me:
+            del claims[id]
+        record.place.put(record)
+        raise
+
+
+class Timed:
+    """Who watches a release with a deadline (`workers.py`): told before it begins, and decides whether it came back in time."""
+
+    __slots__ = ()
+
+    def begins(self, record: Record) -> None:
+        """The release starts now."""
+        raise NotImplementedError
+
+    def came_back(self, record: Record) -> bool:
+        """True when it came back before it was declared stuck; decided once."""
+        raise NotImplementedError
+
+
+def _perform(record: Record, timed: Timed | None) -> None:
+    """The release, from the claim to the end; called again after an interrupt it goes on where it was."""
+    if record.phase is ObjectState.RELEASING:
+        if record.outcome is None:
+            record.more().reason = "interrupted while its release ran"
+            record.outcome = ObjectState.FAILED
+    elif record.place.lost_reason is not None:
+        record.more().reason = record.place.lost_reason
+        record.outcome = ObjectState.ORPHANED
+    elif record.extra is None or record.extra.fence is None or _fence_signalled(record):
+        if record.outcome is None and not _run(record, timed):
+            return
+    else:
+        return
+    finish(record)
+
+
+def _run(record: Record, timed: Timed | None) -> bool:
+    """Call the release, watched where the place is timed; False when there is nothing to finish (yet)."""
+    record.begun = _world.monotonic()
+    record.phase = ObjectState.RELEASING
+    if timed is not None:
+        timed.begins(record)
+    called = _call(record)
+    if timed is not None and not timed.came_back(record):
+        _came_back_late(record, called)
+        return False
+    if not called:
+        _retry_later(record)
+    return called
+
+
+def _call(record: Record) -> bool:
+    """Run cleanups and the release; False when it said that nothing was released and may be called again."""
+    obj = record.obj
+    try:
+        extra = record.extra
+        if extra is not None and extra.cleanups:
+            _run_cleanups(record, extra.cleanups)
+        release = record.release
+        if release is not None:
+            release(obj)
+        record.outcome = ObjectState.RELEASED
+        return True
+    except BaseException as error:
+        obj = None
+        return _call_failed(record, error)
+    finally:
+        obj = None
+
+
+def _run_cleanups(record: Record, cleanups: list[Callable[[], object]]) -> None:
+    while cleanups:
+        cleanup = cleanups.pop()
+        try:
+            cleanup()
+        except Exception as error:  # one failing cleanup changes nothing for the next (I6)
+            record.kind.registry.events.append(("cleanup_failed", record, _text(error)))
+
+
+def _call_failed(record: Record, error: BaseException) -> bool:
+    """Decide what an exception of the release means."""
+    extra = record.more()
+    retryable = isinstance(error, (NotReleased, *extra.retry_on))
+    extra.reason = _text(error)
+    registry = record.kind.registry
+    if retryable and extra.attempts < registry.config.max_finalizer_retries:
+        extra.attempts += 1
+        return False
+    registry.events.append(("release_failed", record, "not_released" if isinstance(error, NotReleased) else "error", _trace(error)))
+    extra.error = error.with_traceback(None)  # its frames would keep the object
+    record.outcome = ObjectState.FAILED
+    if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
+        finish(record)
+        raise error  # Ctrl-C, or a handler of the user's: it struck here, but it was not meant for us
+    return True
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+
+def _retry_later(record: Record) -> None:
+    extra = record.more()
+    registry = record.kind.registry
+    registry.events.append(("retry", record, extra.reason))
+    _again(record, RETRY_FIRST * 2 ** (extra.attempts - 1))
+
+
+def _again(record: Record, delay: float) -> None:
+    """Put the ticket aside: the keeper posts it again after `delay` seconds. The claim ends before the ticket is visible."""
+    registry = record.kind.registry
+    record.phase = None
+    registry.claims.pop(record.id, None)
+    registry.delayed.append((_world.monotonic() + delay, record))
+    registry.wake()
+
+
+def _fence_signalled(record: Record) -> bool:
+    """Ask the fence; False also puts the ticket aside. A fence that raises is lost: the object is orphaned, never released."""
+    extra = record.more()
+    try:
+        signalled = extra.fence.signalled()
+    except Exception as error:
+        extra.reason = f"its fence is lost: {_text(error)}"
+        record.outcome = ObjectState.ORPHANED
+        return True
+    if signalled is True:
+        return True
+    extra.fence_polls += 1
+    _again(record, min(FENCE_POLL * 2 ** min(extra.fence_polls, 5), 0.02))
+    return False
+
+
+def own_keys(record: Record) -> tuple[object, ...]:
+    """Under what a record owns its native object in `owners`."""
+    if record.release is None:
+        return ()
+    obj = record.obj
+    keys: tuple[object, ...] = () if type(obj) in NO_IDENTITY else (id(obj),)
+    if record.native is not None:
+        keys += ((id(record.place), record.kind.type_name, record.native),)
+    return keys
+
+
+NO_IDENTITY = frozenset({int, str, bytes, float, bool, complex, type(None), tuple, frozenset, range})
+"""Types whose equal values may be one object: being the same object says nothing about being the same native."""
+
+
+def finish(record: Record) -> None:
+    """Tidy up after a release and announce its end. Every step may be repeated, so an interrupted one is simply done again."""
+    registry = record.kind.registry
+    outcome = record.outcome
+    for key in own_keys(record):
+        if owners.get(key) is record:
+            owners.pop(key, None)
+    record.release = None
+    record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
+    record.parent = None
+    alive = record.kind.alive
+    if alive is not None:
+        alive.pop(record.id, None)
+    record.ended = _world.monotonic()
+    record.phase = outcome
+    if registry.shared:
+        registry.shared.pop(record.id, None)
+    registry.events.append(record)
+    registry.claims.pop(record.id, None)
+    if registry.waiters:
+        notify(registry, record.id)
+
+
+def notify(registry: Registry, id: int) -> None:
+    """Wake whoever waits for the end of object `id`."""
+    for waiter in registry.waiters.pop(id, ()):
+        waiter.put(None)
+
+
+def _came_back_late(record: Record, called: bool) -> None:
+    """The release returned after it was declared stuck. A success ends in `RELEASED`; a failure changes nothing."""
+    registry = record.kind.registry
+    if called and record.outcome is ObjectState.RELEASED:
+        registry.events.append(("late", record, ""))
+        finish(record)
+    else:
+        record.outcome = ObjectState.STUCK
+        registry.events.append(("late", record, record.more().reason))
+
+
+def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reason: str) -> bool:
+    """End an object without touching its native; False when its end has begun already."""
+    registry = record.kind.registry
+    me = [_world.get_ident()]
+    if record.phase in ENDED or registry.claims.setdefault(record.id, me) is not me or record.phase in ENDED:
+        return False
+    door = record.door
+    cell = door() if door is not None else None
+    if cell is not None:
+        shut(record, cell, cause, None)
+        cell = None
+    elif record.cause is None:
+        record.cause = cause
+    if reason:
+        record.more().reason = reason
+    record.outcome = outcome
+    finish(record)
+    return True
+
+
+# -- waiting for an end -----------------------------------------------------------------------------------------------------
+
+
+def wait_for_end(record: Record, until: float | None, step: float | None) -> bool:
+    """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its ticket every `step`
+    seconds at most, for places that nobody else serves. Returns whether it was released."""
+    registry = record.kind.registry
+    waiter: _world.SimpleQueue[None] = _world.SimpleQueue()
+    registry.waiters.setdefault(record.id, []).append(waiter)
+    try:
+        while record.phase not in ENDED:
+            left = None if until is None else until - _world.monotonic()
+            if left is not None and left <= 0:
+                break
+            pause = left if step is None else step if left is None else min(step, left)
+            try:
+                waiter.get(timeout=pause)
+            except _world.Empty:
+                if step is not None:
+                    record.place.serve(record)
+    finally:
+        if record.phase in ENDED:
+            notify(registry, record.id)
+    return record.phase is ObjectState.RELEASED
+
+
+def _inside_release(registry: Registry) -> bool:
+    """Whether this thread is itself running a release of `registry`: then it must not wait for another's."""
+    ident = _world.get_ident()
+    return any(claim[0] == ident for claim in list(registry.claims.values()))
+
+
+# -- places -----------------------------------------------------------------------------------------------------------------
+
+
+class Place:
+    """What all places share. `put` is set once and is a C method: it is the death callback of every record of the place."""
+
+    name: str
+    inline = True
+    lost_reason: str | None = None
+    put: Callable[[Record], None]
+
+    def settle(self, record: Record, timeout: float | None | WhenDue) -> bool:
+        """Called by whoever just closed `record`: run or await its release as the place allows. True means released."""
+        raise NotImplementedError
+
+    def serve(self, record: Record) -> None:
+        """Run the ticket of `record` if this thread may."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class DequePlace(Place):
+    """A place whose mailbox nobody blocks on: whoever may drains it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.last_drain = 0.0
+        self.orphaned = 0
+        self._make_mailbox()
+
+    def _make_mailbox(self) -> None:
+        self.mailbox: deque[Record | None] = deque()
+        self.put = self.mailbox.append
+        self._takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)  # taking and storing is one FOR_ITER step
+
+    def __len__(self) -> int:
+        return len(self.mailbox)
+
+    def run_some(self, limit: int | None) -> int:
+        """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran."""
+        mailbox = self.mailbox
+        if not mailbox:
+            return 0
+        done = taken = 0
+        record = None
+        try:
+            for record in self._takes:
+                if record is not None and process(record):
+                    done += 1
+                record = None
+                taken += 1
+                if not mailbox or (limit is not None and taken >= limit):
+                    break
+        except IndexError:
+            if record is not None:
+                raise
+        except BaseException:
+            mailbox.appendleft(record)
+            raise
+        return done
+
+    def after_fork(self) -> None:
+        """In the child: forget the parent's tickets."""
+        self._make_mailbox()
+
+
+class AnyThread(DequePlace):
+    """`ANY_THREAD`: quick releases that are safe anywhere run inline, by the closer or by the next register or close."""
+
+    def settle(self, record: Record, timeout: float | None | WhenDue) -> bool:
+        if _world.collecting and _world.in_collector():
+            return False
+        if record() is None:
+            process(record)
+        if self.mailbox:
+            self.run_some(DRAIN_STEPS)
+        if record.phase in ENDED:
+            return record.phase is ObjectState.RELEASED
+        if timeout is DEFAULT:
+            if record() is not None or record.id not in record.kind.registry.claims or _inside_release(record.kind.registry):
+                return False  # somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves
+            timeout = record.kind.registry.config.finalizer_timeout
+        if timeout == 0 or _world.must_not_wait():
+            return False
+        assert not isinstance(timeout, WhenDue)
+        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, 0.001)
+
+    def serve(self, record: Record) -> None:
+        self.run_some(DRAIN_STEPS)
+        process(record)
+
+
+class Generation(DequePlace):
+    """One life of a `ReleaseQueue`: from its start, or its last loss, to its next. Records refer to the generation, so a native
+    name of a lost one can never reach an object of the next."""
+
+    def __init__(self, name: str, thread: int | None) -> None:
+        super().__init__(name)
+        self.thread = thread
+        self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+
+    def may_run_here(self) -> bool:
+        return self.lost_reason is not None or (self.thread is not None and self.thread == _world.get_ident())
+
+    def settle(self, record: Record, timeout: float | None | WhenDue) -> bool:
+        if _world.collecting and _world.in_collector():
+            return False
+        here = self.may_run_here()
+        if here:
+            self.serve(record)
+        if record.phase in ENDED or timeout is DEFAULT or timeout == 0 or _world.must_not_wait():
+            return record.phase is ObjectState.RELEASED
+        assert not isinstance(timeout, WhenDue)
+        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, 0.001 if here else None)
+
+    def serve(self, record: Record) -> None:
+        if self.may_run_here():
+            if record() is None:
+                process(record)
+            self.run_some(DRAIN_STEPS)
+
+    def lose(self, reason: str) -> int:
+        """Orphan everything registered here and not ended. Callable on any thread."""
+        self.lost_reason = reason
+        count = 0
+        for registry in list(self.registries):
+            for record in list(registry.records.values()):
+                if record.place is self and end_without_release(
+                    record, ObjectState.ORPHANED, Cause.INVALIDATE, f"queue {self.name!r} was lost: {reason}"
+                ):
+                    count += 1
+        self.orphaned += count
+        return count
+
+
+class ReleaseQueue:
+    """A place that its owner drains: a GL thread, a main loop, anything that alone may touch the native objects.
+
+    Parameters
+    ----------
+    name:
+        Shown in metrics, messages and reports.
+    thread:
+        The thread that owns the queue (a `threading.Thread`, an identity as of `threading.get_ident()`, or ``"current"``). On
+        it closing releases at once, and `drain` anywhere else raises `WrongThreadError`. None: closing only posts, and any
+        thread may drain.
+
+    ``register(..., release_on=queue)`` chooses it. All methods may be called on any thread, `drain` where the owner allows.
+    """
+
+    def __init__(self, name: str, *, thread: Any = None) -> None:
+        if not isinstance(name, str) or not name:
+            raise RegistrationError(f"a ReleaseQueue needs a name, not {name!r}")
+        self.name = name
+        self._thread = _ident_of(thread)
+        self._lost: deque[Generation] = deque(maxlen=64)
+        self._orphaned = 0
+        self.generation = Generation(name, self._thread)
+        _world.at_fork_in_child(self._after_fork)
+
+    @property
+    def backlog(self) -> int:
+        """Tickets that wait for a drain."""
+        return len(self.generation)
+
+    @property
+    def last_drain(self) -> float:
+        """Unix time of the last drain, 0.0 before the first."""
+        return self.generation.last_drain
+
+    @property
+    def orphaned(self) -> int:
+        """Objects forgotten because the queue was lost."""
+        return self._orphaned
+
+    def oldest(self) -> float:
+        """Unix time at which the oldest waiting ticket was shut, 0.0 when none waits."""
+        for record in list(self.generation.mailbox):
+            if record is not None and record.phase not in ENDED:
+                return _world.wall_time() - (_world.monotonic() - (record.shut or _world.monotonic()))
+        return 0.0
+
+    def drain(self, limit: int | None = None) -> int:
+        """Run up to `limit` waiting releases on this thread (None: all); how many ran. A release that fails is counted and
+        reported, and the next one runs. Raises `WrongThreadError` on a thread that does not own the queue."""
+        if self._thread is not None and self._thread != _world.get_ident():
+            raise WrongThreadError(
+                f"queue {self.name!r} belongs to thread {self._thread} and cannot be drained on thread {_world.get_ident()}: its "
+                "native names are valid there only; call drain() from its owner"
+            )
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise LifecycleError(f"drain(limit) of queue {self.name!r} takes a whole number above 0 or None, not {limit!r}")
+        generation = self.generation
+        generation.last_drain = _world.wall_time()
+        return generation.run_some(limit)
+
+    def lost(self, reason: str) -> int:
+        """The native world behind the queue is gone (a context died): every object of it is orphaned – shut, never released,
+        counted. New registrations start a new generation. Returns how many were orphaned. Callable on any thread."""
+        old = self.generation
+        self.generation = Generation(self.name, self._thread)
+        self.generation.last_drain = old.last_drain
+        self._lost.append(old)
+        count = old.lose(reason)
+        self._orphaned += count
+        return count
+
+    def sweep_lost(self) -> None:
+        """Drop what still arrives from lost generations. Touches no native object, so any thread may."""
+        for generation in list(self._lost):
+            generation.run_some(None)
+
+    def _after_fork(self) -> None:
+        old, self.generation = self.generation, Generation(self.name, self._thread)
+        old.after_fork()
+
+    def __repr__(self) -> str:
+        return f"<ReleaseQueue {self.name!r}: {self.backlog} waiting>"
+
+
+def _ident_of(thread: Any) -> int | None:
+    if thread is None or isinstance(thread, int):
+        return thread
+    if thread == "current":
+        return _world.get_ident()
+    ident = getattr(thread, "ident", None)
+    if isinstance(ident, int):
+        return ident
+    raise RegistrationError(f"thread= takes a started Thread, an identity or 'current', not {thread!r}")
+
+
+class _Named:
+    """A place that each manager has one of; the constant names it."""
+
+    def __init__(self, name: str, meaning: str) -> None:
+        self.name = name
+        self.meaning = meaning
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+BACKGROUND = _Named("BACKGROUND", "timed workers")
+"""The default place: worker threads of the manager, each release with a deadline."""
+ANY_THREAD = _Named("ANY_THREAD", "inline")
+"""For quick releases that are safe on every thread, such as an unmap: they run inline."""
+
+PlaceLike = ReleaseQueue | _Named
+

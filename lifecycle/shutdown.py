@@ -1,0 +1,113 @@
+"""Closing a manager: doors shut, releases newest first, everything within one budget, every failure collected.
+
+Also what a forked child does with what it inherited: nothing, said openly.
+"""
+
+from __future__ import annotations
+
+from lifecycle import _world
+from lifecycle.cell import Record, Registry, shut, state_of
+from lifecycle.queues import Generation, end_without_release, process, wait_for_end
+from lifecycle.states import ENDED, Cause, ObjectState
+from lifecycle.stats import ObjectInfo, ShutdownReport
+from lifecycle.workers import Batch, Workers
+
+
+def open_records(registry: Registry) -> list[Record]:
+    """The records that have not ended, newest first: children before their parents."""
+    return [record for record in reversed(list(registry.records.values())) if record.phase not in ENDED]
+
+
+def shut_doors(records: list[Record]) -> None:
+    """No access from here on, through any of them."""
+    for record in records:
+        door = record.door
+        cell = door() if door is not None else None
+        if cell is not None:
+            shut(record, cell, Cause.EXIT, None)
+            record.kind.registry.events.append(("shut", record))
+        cell = None
+
+
+def release_all(records: list[Record], workers: Workers, until: float) -> None:
+    """Release `records` in their order, as far as nobody holds them, until the clock says `until`.
+
+    What may run anywhere runs on a timed worker, so that one that hangs is written off and the rest goes on; what belongs to an
+    owner's thread runs here if this is it, and is waited for otherwise.
+    """
+    free = [record for record in records if not isinstance(record.place, Generation)]
+    if workers.healthy:
+        batch = Batch(free[::-1])
+        workers.mailbox.put(batch)
+        left = until - _world.monotonic()
+        try:
+            batch.done.get(timeout=max(0.001, left))
+        except _world.Empty:
+            batch.records.clear()
+    else:  # no thread to be had (the interpreter shuts down and none was started before): inline, without deadlines
+        for record in free:
+            if _world.monotonic() >= until:
+                break
+            process(record)
+    for record in records:
+        if record.phase in ENDED:
+            continue
+        if isinstance(record.place, Generation) and record() is None:
+            if record.place.may_run_here():
+                process(record)
+            elif record.place.thread is not None:
+                wait_for_end(record, until, None)
+
+
+def await_holders(records: list[Record], until: float) -> None:
+    """Wait for those who still hold an object, until the clock says `until`."""
+    for record in records:
+        if record.phase not in ENDED and _world.monotonic() < until:
+            wait_for_end(record, until, 0.005)
+
+
+def info_of(record: Record) -> ObjectInfo:
+    """What is known of an object now."""
+    extra = record.extra
+    return ObjectInfo(
+        id=record.id,
+        type_name=record.kind.type_name,
+        name=record.name,
+        native=record.native,
+        state=state_of(record),
+        cause=str(record.cause or ""),
+        reason=extra.reason if extra is not None else "",
+        size=record.size,
+        parent=extra.parent_id if extra is not None else 0,
+        registered_at=_world.wall_time() - (_world.monotonic() - record.born),
+        site=_world.describe_site(record.site),
+    )
+
+
+def report_on(records: list[Record], errors: list[str], began: float) -> ShutdownReport:
+    """How it went with `records`."""
+    by_end: dict[ObjectState, list[Record]] = {}
+    leaked = []
+    for record in records:
+        phase = record.phase
+        if phase in ENDED:
+            by_end.setdefault(phase, []).append(record)  # type: ignore[arg-type]
+        else:
+            leaked.append(info_of(record))
+    return ShutdownReport(
+        released=len(by_end.get(ObjectState.RELEASED, ())),
+        failed=tuple(info_of(record) for record in by_end.get(ObjectState.FAILED, ())),
+        stuck=tuple(info_of(record) for record in by_end.get(ObjectState.STUCK, ())),
+        leaked=tuple(leaked),
+        errors=tuple(errors),
+        duration=_world.monotonic() - began,
+    )
+
+
+def orphan_inherited(registry: Registry) -> None:
+    """In a forked child: every object belongs to the parent process. Doors are shut, nothing is released."""
+    registry.claims.clear()
+    for record in open_records(registry):
+        record.phase = None
+        record.place.put  # noqa: B018 - still the parent's mailbox, which nobody drains here
+        end_without_release(record, ObjectState.ORPHANED, Cause.FORK, "it belongs to the parent process")

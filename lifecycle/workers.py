@@ -1,0 +1,216 @@
+"""`BACKGROUND`: releases on worker threads, each with a deadline.
+
+Workers share one mailbox. A release that passes its deadline is `STUCK`: its worker is written off, another takes its place, and
+the object is quarantined – never run again, its parent kept. Who decides is one pop from `running`: the worker that comes back,
+or `watch`, which the keeper calls. Up to ``max_stuck_finalizers`` workers are replaced; when the last healthy one is gone,
+releases are not started any more (quarantined) until a stuck one comes back.
+
+A spare worker exists from the start, since 3.12 starts no thread once the interpreter shuts down. More are started while all
+are busy and tickets wait.
+
+A release that closes further timed objects runs them on its own worker, nested, each with its own deadline: handed to another
+worker the two could wait for each other.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from lifecycle import _world
+from lifecycle.cell import Record, Registry
+from lifecycle.queues import Place, Timed, WhenDue, notify, process, wait_for_end
+from lifecycle.states import ENDED, ObjectState
+
+INITIAL_WORKERS = 2
+BUSY_BEFORE_GROWTH = 0.1
+"""Seconds for which all workers must have been busy, with tickets waiting, before another is started."""
+SLACK = 0.5
+"""Seconds that a closer waits past the deadline for the verdict of the watch."""
+
+
+class Batch:
+    """Releases to run one after the other on one worker, newest first: the exit pass. Taken over by the next worker when the
+    one that runs it is written off."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.records = records
+        self.done: _world.SimpleQueue[None] = _world.SimpleQueue()
+
+
+class Worker(Timed):
+    """One worker thread. `stack` holds the releases it is in, the innermost last, as (record, deadline)."""
+
+    __slots__ = ("batch", "busy_since", "ident", "stack", "thread", "workers", "written_off")
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self.stack: list[tuple[Record, float]] = []
+        self.batch: Batch | None = None
+        self.busy_since = 0.0
+        self.ident = 0
+        self.written_off = False
+        self.thread: threading.Thread | None = None
+
+    def begins(self, record: Record) -> None:
+        workers = self.workers
+        self.stack.append((record, _world.monotonic() + workers.timeout))
+        workers.running[record.id] = self
+
+    def came_back(self, record: Record) -> bool:
+        self.stack.pop()
+        return self.workers.running.pop(record.id, None) is not None
+
+    def run(self) -> None:
+        """The thread: take a ticket, run it, until told to stop or written off."""
+        self.ident = _world.get_ident()
+        workers = self.workers
+        workers.by_ident[self.ident] = self
+        try:
+            while not self.written_off:
+                ticket = workers.mailbox.get()
+                if ticket is None:
+                    break
+                self.busy_since = _world.monotonic()
+                if isinstance(ticket, Batch):
+                    self._run_batch(ticket)
+                else:
+                    process(ticket, self)
+                ticket = None
+                self.busy_since = 0.0
+        finally:
+            workers.by_ident.pop(self.ident, None)
+            workers.ended(self)
+
+    def _run_batch(self, batch: Batch) -> None:
+        self.batch = batch
+        while batch.records and not self.written_off:
+            process(batch.records.pop(), self)
+        if not self.written_off:
+            self.batch = None
+            batch.done.put(None)
+
+
+class Workers(Place):
+    """The timed workers of one manager. Made without threads; `start` makes them."""
+
+    inline = False
+
+    def __init__(self, registry: Registry) -> None:
+        self.name = "BACKGROUND"
+        self.registry = registry
+        self.timeout = registry.config.finalizer_timeout
+        self.last_run = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.mailbox: _world.SimpleQueue[Record | Batch | None] = _world.SimpleQueue()
+        self.put = self.mailbox.put
+        self.running: dict[int, Worker] = {}
+        self.by_ident: dict[int, Worker] = {}
+        self.healthy: list[Worker] = []
+        self.stuck: list[Worker] = []
+        self.stopping = False
+
+    def start(self) -> None:
+        """Start the initial workers."""
+        for _ in range(INITIAL_WORKERS - len(self.healthy)):
+            self._start_one()
+
+    def _start_one(self) -> bool:
+        worker = Worker(self)
+        self.healthy.append(worker)
+        try:
+            worker.thread = _world.start_thread(worker.run, f"lifecycle-release-{self.registry.name}")
+        except RuntimeError:  # the interpreter shuts down: what is there must do
+            self.healthy.remove(worker)
+            return False
+        return True
+
+    def ended(self, worker: Worker) -> None:
+        """Called by a worker thread as its last act."""
+        for group in (self.healthy, self.stuck):
+            if worker in group:
+                group.remove(worker)
+        if worker.written_off and not self.stopping and not self.healthy:
+            self._start_one()
+
+    def __len__(self) -> int:
+        return self.mailbox.qsize()
+
+    @property
+    def quarantined(self) -> int:
+        """Releases that are not started because every worker that may exist is stuck."""
+        return len(self) if self.stuck and not self.healthy else 0
+
+    def settle(self, record: Record, timeout: float | None | WhenDue) -> bool:
+        if _world.collecting and _world.in_collector():
+            return False
+        worker = self.by_ident.get(_world.get_ident())
+        if worker is not None:
+            process(record, worker)
+            if isinstance(timeout, WhenDue):
+                timeout = 0
+        if record.phase in ENDED or timeout == 0 or _world.must_not_wait():
+            return record.phase is ObjectState.RELEASED
+        if isinstance(timeout, WhenDue):
+            if record() is not None or self.quarantined:
+                return False
+            timeout = self.timeout + SLACK
+        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, None)
+
+    def serve(self, record: Record) -> None:
+        worker = self.by_ident.get(_world.get_ident())
+        if worker is not None:
+            process(record, worker)
+
+    # -- called by the keeper -----------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Declare stuck what is past its deadline, and see that tickets find a worker."""
+        now = _world.monotonic()
+        for worker in [*self.healthy, *self.stuck]:
+            for record, deadline in list(worker.stack):
+                if now >= deadline and self.running.pop(record.id, None) is not None:
+                    self._declare_stuck(worker, record, now)
+        waiting = self.mailbox.qsize()
+        if waiting and not self.stopping and len(self.healthy) + len(self.stuck) < self.limit:
+            since = [worker.busy_since for worker in list(self.healthy)]
+            if all(busy and now - busy > BUSY_BEFORE_GROWTH for busy in since):
+                self._start_one()
+
+    @property
+    def limit(self) -> int:
+        """How many worker threads there may be at most, stuck ones included."""
+        return INITIAL_WORKERS + self.registry.config.max_stuck_finalizers
+
+    def _declare_stuck(self, worker: Worker, record: Record, now: float) -> None:
+        extra = record.more()
+        extra.reason = f"its release did not return within {self.timeout:g} s"
+        record.ended = now
+        record.phase = ObjectState.STUCK
+        self.registry.events.append(record)
+        notify(self.registry, record.id)
+        if not worker.written_off:
+            worker.written_off = True
+            if worker in self.healthy:
+                self.healthy.remove(worker)
+            self.stuck.append(worker)
+            if worker.batch is not None:
+                self.mailbox.put(worker.batch)
+            if len(self.healthy) + len(self.stuck) < self.limit:
+                self._start_one()
+
+    def stop(self, timeout: float) -> None:
+        """Let the workers run out and join the healthy ones for `timeout` seconds."""
+        self.stopping = True
+        threads = [worker.thread for worker in list(self.healthy)]
+        for _ in threads:
+            self.mailbox.put(None)
+        until = _world.monotonic() + timeout
+        for thread in threads:
+            if thread is not None and thread.ident != _world.get_ident():
+                thread.join(max(0.0, until - _world.monotonic()))
+
+    def after_fork(self) -> None:
+        """In the child: no thread of the parent's is here, and its tickets are not ours."""
+        self._reset()
