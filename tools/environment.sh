@@ -25,8 +25,8 @@ for candidate in ${LIFECYCLE_PYTHON:-} /usr/bin/python3 python3 python3.14 pytho
 done
 [ -n "$python" ] || { echo "environment: no CPython 3.10 or newer with the venv module was found" >&2; exit 1; }
 
-# One stamp per set of extras; what it hashes is what the environment depends on.
-key=$({ "$python" -c 'import sys; print(sys.version, sys.executable)'; cat pyproject.toml tools/environment.sh; pwd; } | cksum | tr ' ' -)
+# One stamp per set of extras; what it hashes is what the environment depends on: interpreter, dependencies, place.
+key=$({ "$python" -c 'import sys; print(sys.version, sys.executable)'; sed '/^\[tool\./q' pyproject.toml; cat tools/environment.sh; pwd; } | cksum | tr ' ' -)
 stamp=$venv/stamp-$extras-$key
 if [ ! -e "$stamp" ] && [ ! -e "$venv/stamp-dev-$key" ]; then  # dev holds everything
   if ! ls $venv/stamp-*-"$key" >/dev/null 2>&1; then
