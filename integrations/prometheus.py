@@ -22,12 +22,10 @@ import platform
 import sysconfig
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from typing import Any, TypeVar
 
 import attrs
-from lifecycle.stats import Histogram, TypeStats
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -37,7 +35,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lifecycle import RegistrationError, SafetyManager
+from lifecycle import Histogram, RegistrationError, SafetyManager, TypeStats, __version__
 
 __all__ = ["MAX_TYPES", "OTHER", "LifecycleCollector"]
 
@@ -63,6 +61,7 @@ class LifecycleCollector(Collector):
     def __init__(self, *managers: SafetyManager, registry: CollectorRegistry | None = None) -> None:
         _refuse_duplicates({}, managers)
         self._managers: dict[str, SafetyManager] = {}
+        self._announced: dict[str, object] = {}
         if registry is not None:
             self._join(registry, managers)
         self._managers.update((manager.name, manager) for manager in managers)
@@ -99,7 +98,16 @@ class LifecycleCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Every family with the figures of now, from one exact snapshot of each manager."""
-        return _families(_scrape(list(self._managers.values())))
+        scrape = _scrape(list(self._managers.values()))
+        for manager in scrape.capped:
+            self._announce(manager)
+        return _families(scrape)
+
+    def _announce(self, manager: SafetyManager) -> None:
+        """Say once that types of `manager` share a label."""
+        mine = object()
+        if self._announced.setdefault(manager.name, mine) is mine:
+            manager._registry.events.append(("told", "types_capped", {"limit": MAX_TYPES}))
 
 
 _managers_of: weakref.WeakKeyDictionary[CollectorRegistry, dict[str, SafetyManager]] = (
@@ -301,6 +309,8 @@ _PER_CAPTURE: tuple[_Row, ...] = (
 class _Scrape:
     builds: frozenset[str] = frozenset()
     """The leak levels in use."""
+    capped: Sequence[SafetyManager] = ()
+    """The managers some of whose types share a label."""
     types: Sources = attrs.field(factory=list)
     queues: Sources = attrs.field(factory=list)
     managers: Sources = attrs.field(factory=list)
@@ -312,6 +322,7 @@ def _scrape(managers: Sequence[SafetyManager]) -> _Scrape:
     components = [component for manager in managers for component in manager.components()]
     return _Scrape(
         builds=frozenset(manager.config.leak_level for manager in managers),
+        capped=[m for m, stats in zip(managers, snapshots, strict=True) if len(stats.types) > MAX_TYPES],
         types=[
             ((stats.manager, label), figures)
             for stats in snapshots
@@ -340,15 +351,8 @@ def _build_info(leak_levels: Iterable[str]) -> Metric:
     return family
 
 
-def _version() -> str:
-    try:
-        return version("native-lifecycle")
-    except PackageNotFoundError:  # run from a source tree
-        return "unknown"
-
-
 _BUILD = {
-    "version": _version(),
+    "version": __version__,
     "python": platform.python_version(),
     "free_threaded": "yes" if sysconfig.get_config_var("Py_GIL_DISABLED") else "no",
 }

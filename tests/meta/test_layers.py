@@ -1,0 +1,72 @@
+"""The design's layers hold, and the contracts that say so (pyproject.toml) do notice when they are broken."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+pytest.importorskip(
+    "importlinter", reason="needs import-linter: run the tests with `make test`, which installs it"
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the packages and of the contracts, to be spoilt."""
+    for package in ("lifecycle", "integrations"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def lint(tree: Path) -> tuple[int, str]:
+    code = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run(
+        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", code, "--no-cache"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_layers_hold(tree: Path) -> None:
+    status, output = lint(tree)
+    assert status == 0, output
+    assert "2 kept, 0 broken" in output
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        (
+            "lifecycle/cell.py",
+            "from lifecycle import manager",
+            "lifecycle.cell is not allowed to import lifecycle.manager",
+        ),
+        (
+            "lifecycle/states.py",
+            "from lifecycle import cell",
+            "lifecycle.states is not allowed to import lifecycle.cell",
+        ),
+        (
+            "lifecycle/manager.py",
+            "import integrations.prometheus",
+            "lifecycle is not allowed to import integrations",
+        ),
+    ],
+)
+def test_a_planted_import_is_found(tree: Path, module: str, line: str, broken: str) -> None:
+    path = tree / module
+    path.write_text(f"{path.read_text()}\n\n{line}  # planted\n")
+    status, output = lint(tree)
+    assert status != 0
+    assert broken in output, output

@@ -1,0 +1,75 @@
+"""What the tests register, and reading what a collector says about it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+
+import attrs
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+
+from lifecycle import Histogram
+
+
+class Native:
+    """Stands for a native object: something with an identity of its own."""
+
+
+def released(obj: object) -> None:
+    """A release with nothing to do."""
+
+
+@attrs.frozen
+class CaptureFigures:
+    name: str
+    results: dict[str, int]
+    last_frame: float
+    callback_duration: Histogram
+    frames_held: int
+
+
+class Camera:
+    """A component as a Capture is one."""
+
+    kind = "capture"
+
+    def __init__(self, name: str, frames: int) -> None:
+        self.name = name
+        self.frames = frames
+
+    def stats(self) -> CaptureFigures:
+        durations = Histogram(bounds=(0.001, 5.0), counts=(self.frames, 0, 0), sum=self.frames / 1000)
+        return CaptureFigures(self.name, {"ok": self.frames}, 1000.0 + self.frames, durations, 1)
+
+
+def family(metrics: Iterable[Metric], name: str) -> Metric:
+    """The one family called `name` (without ``_total`` or ``_info``)."""
+    (found,) = [metric for metric in metrics if metric.name == name]
+    return found
+
+
+def value(metrics: Iterable[Metric], sample: str, **labels: str) -> float:
+    """The value of the one sample that has this name and these labels among its own; ``type_`` stands for ``type``."""
+    wanted = {key.rstrip("_"): text for key, text in labels.items()}
+    found = [
+        s.value
+        for metric in metrics
+        for s in metric.samples
+        if s.name == sample and wanted.items() <= s.labels.items()
+    ]
+    assert len(found) == 1, f"{sample}{wanted} is there {len(found)} times"
+    return found[0]
+
+
+def check_metrics(promtool: str, exposition: bytes) -> None:
+    """Have promtool read and judge the text; it must have no objection whatsoever."""
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=exposition, capture_output=True, timeout=30, check=False
+    )
+    said = (done.stdout + done.stderr).decode()
+    assert (done.returncode, said) == (0, ""), said
+
+
+def exposed(registry: CollectorRegistry) -> str:
+    """The text of a scrape."""
+    return generate_latest(registry).decode()
