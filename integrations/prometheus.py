@@ -6,9 +6,9 @@ in signal handlers and on streaming threads, where a lock deadlocks against itse
 one row per family, one table per kind of thing (`_PER_TYPE`, `_PER_QUEUE`, …). A new kind is a new table.
 
 Guaranteed: no user code runs in a scrape; a scrape takes no lock of ours, so it may happen on any thread at any moment; every
-family is given once, however many managers there are; counters stand at 0 for every known type; a closed manager is still
-scraped and shows its final figures. Labels are never ids, objects' names or sites. Past `MAX_TYPES` types of one manager, the
-rest share the label ``_other_``.
+family is given once, however many managers there are; counters stand at 0 for every known type (the snapshots have every key
+from the start); a closed manager is still scraped and shows its final figures. Labels are never ids, objects' names or sites.
+Past `MAX_TYPES` types of one manager, the rest share the label ``_other_``.
 
 Relied on: a manager's types keep their order and never vanish, so that the same ones keep labels of their own.
 
@@ -129,10 +129,6 @@ def _refuse_duplicates(present: Mapping[str, SafetyManager], managers: Sequence[
 
 # -- families: one row each -------------------------------------------------------------------------------------------------
 
-Reading = float | None | Mapping[str, float] | Histogram
-"""A value, nothing (a limit that is not set), values by one more label, or a distribution."""
-
-
 Sources = list[tuple[tuple[str, ...], Any]]
 """Label values, and the figures that stand under them."""
 
@@ -145,11 +141,11 @@ class _Row:
     """The family's class: gauge, counter or histogram."""
     name: str
     help: str
-    read: Callable[[Any], Reading]
+    field: str
+    """The attribute of the figures that has the reading: a value, None (a limit that is not set), a distribution, or values
+    by one more label."""
     label: str = ""
-    """The further label of a reading that is a mapping."""
-    known: Iterable[str] = ()
-    """The values of that label that are given even where nothing was counted."""
+    """That label."""
 
     def family(self, labels: tuple[str, ...], sources: Sources) -> Any:
         """The family, with what `sources` (label values, figures) have to say about it."""
@@ -157,12 +153,12 @@ class _Row:
             f"lifecycle_{self.name}", self.help, labels=labels + ((self.label,) if self.label else ())
         )
         for values, figures in sources:
-            reading = self.read(figures)
+            reading = getattr(figures, self.field)
             if isinstance(reading, Histogram):
                 family.add_metric(values, list(_cumulative(reading)), reading.sum)
             elif isinstance(reading, Mapping):
-                for key in dict.fromkeys((*self.known, *reading)):
-                    family.add_metric((*values, str(key)), reading.get(key, 0))
+                for key, value in reading.items():
+                    family.add_metric((*values, key), value)
             elif reading is not None:
                 family.add_metric(values, reading)
         return family
@@ -175,130 +171,84 @@ def _cumulative(histogram: Histogram) -> Iterator[tuple[str, float]]:
         yield "+Inf" if bound == inf else repr(float(bound)), total
 
 
-_STATES = ("valid", "invalid", "closing", "releasing")
-_ENDS = ("released", "failed", "stuck", "detached", "orphaned")
-_CAUSES = ("close", "unregister", "invalidate", "drop", "exit", "parent")
-_REFUSERS = ("invalid", "closing", "releasing", *_ENDS)
-_REASONS = ("error", "timeout", "not_released")
-_RESULTS = ("ok", "error", "panic", "dropped")
-
 _gauge, _counter, _histogram = GaugeMetricFamily, CounterMetricFamily, HistogramMetricFamily
 
 _PER_TYPE: tuple[_Row, ...] = (
-    _Row(_gauge, "objects", "Objects not ended, by state.", lambda t: t.states, "state", _STATES),
-    _Row(_gauge, "object_bytes", "Native bytes registered with size= and not ended.", lambda t: t.bytes),
-    _Row(_gauge, "object_bytes_limit", "Budget of native bytes, where one is set.", lambda t: t.bytes_limit),
-    _Row(
-        _gauge, "objects_limit", "Most live objects allowed, where a limit is set.", lambda t: t.objects_limit
-    ),
+    _Row(_gauge, "objects", "Objects not ended, by state.", "states", "state"),
+    _Row(_gauge, "object_bytes", "Native bytes registered with size= and not ended.", "bytes"),
+    _Row(_gauge, "object_bytes_limit", "Budget of native bytes, where one is set.", "bytes_limit"),
+    _Row(_gauge, "objects_limit", "Most live objects allowed, where a limit is set.", "objects_limit"),
     _Row(
         _gauge,
         "oldest_object_timestamp_seconds",
         "Unix time at which the oldest live object was registered, 0 when there is none.",
-        lambda t: t.oldest,
+        "oldest",
     ),
-    _Row(_counter, "registered", "Registrations.", lambda t: t.registered),
-    _Row(_counter, "ended", "Ends of objects.", lambda t: t.ended, "end", _ENDS),
-    _Row(_counter, "closed", "What shut the door of objects.", lambda t: t.closed, "cause", _CAUSES),
-    _Row(
-        _counter,
-        "refused",
-        "Accesses refused, by the state that refused.",
-        lambda t: t.refused,
-        "state",
-        _REFUSERS,
-    ),
-    _Row(_counter, "panics", "Panics contained by safe_access and callbacks.", lambda t: t.panics),
-    _Row(_counter, "errors", "Declared errors that passed the boundary.", lambda t: t.errors),
-    _Row(_counter, "leaks", "Handles collected unclosed.", lambda t: t.leaks),
-    _Row(_gauge, "held_too_long", "Objects held longer than max_age now.", lambda t: t.held_too_long),
-    _Row(_histogram, "release_duration_seconds", "The release call alone.", lambda t: t.release_duration),
+    _Row(_counter, "registered", "Registrations.", "registered"),
+    _Row(_counter, "ended", "Ends of objects.", "ended", "end"),
+    _Row(_counter, "closed", "What shut the door of objects.", "closed", "cause"),
+    _Row(_counter, "refused", "Accesses refused, by the state that refused.", "refused", "state"),
+    _Row(_counter, "panics", "Panics contained by safe_access and callbacks.", "panics"),
+    _Row(_counter, "errors", "Declared errors that passed the boundary.", "errors"),
+    _Row(_counter, "leaks", "Handles collected unclosed.", "leaks"),
+    _Row(_gauge, "held_too_long", "Objects held longer than max_age now.", "held_too_long"),
+    _Row(_histogram, "release_duration_seconds", "The release call alone.", "release_duration"),
     _Row(
         _histogram,
         "release_wait_seconds",
         "From the door shut until the release began: holders and queue.",
-        lambda t: t.release_wait,
+        "release_wait",
     ),
-    _Row(
-        _counter,
-        "release_failures",
-        "Releases that failed.",
-        lambda t: t.release_failures,
-        "reason",
-        _REASONS,
-    ),
-    _Row(_counter, "release_retries", "Retries after NotReleased or retry_on.", lambda t: t.retries),
+    _Row(_counter, "release_failures", "Releases that failed.", "release_failures", "reason"),
+    _Row(_counter, "release_retries", "Retries after NotReleased or retry_on.", "retries"),
 )
 
 _PER_QUEUE: tuple[_Row, ...] = (
-    _Row(_gauge, "release_queue_entries", "Tickets that wait for their place.", lambda q: q.entries),
+    _Row(_gauge, "release_queue_entries", "Tickets that wait for their place.", "entries"),
     _Row(
         _gauge,
         "release_queue_oldest_timestamp_seconds",
         "Unix time of the oldest waiting ticket, 0 when the queue is empty.",
-        lambda q: q.oldest,
+        "oldest",
     ),
-    _Row(
-        _gauge,
-        "release_queue_last_drain_timestamp_seconds",
-        "Unix time of the last drain.",
-        lambda q: q.last_drain,
-    ),
-    _Row(
-        _counter,
-        "release_queue_orphaned",
-        "Entries forgotten because their context was lost.",
-        lambda q: q.orphaned,
-    ),
-    _Row(_gauge, "fences_pending", "Entries that wait for a fence.", lambda q: q.fences_pending),
+    _Row(_gauge, "release_queue_last_drain_timestamp_seconds", "Unix time of the last drain.", "last_drain"),
+    _Row(_counter, "release_queue_orphaned", "Entries forgotten because their context was lost.", "orphaned"),
+    _Row(_gauge, "fences_pending", "Entries that wait for a fence.", "fences_pending"),
 )
 
 _PER_MANAGER: tuple[_Row, ...] = (
-    _Row(_gauge, "stuck_workers", "Workers written off.", lambda m: m.stuck_workers),
+    _Row(_gauge, "stuck_workers", "Workers written off.", "stuck_workers"),
     _Row(
         _gauge,
         "stuck_workers_limit",
         "How many workers may be written off (max_stuck_finalizers).",
-        lambda m: m.stuck_workers_limit,
+        "stuck_workers_limit",
     ),
     _Row(
-        _gauge,
-        "quarantined_releases",
-        "Releases not started because that limit is reached.",
-        lambda m: m.quarantined,
+        _gauge, "quarantined_releases", "Releases not started because that limit is reached.", "quarantined"
     ),
     _Row(
-        _gauge,
-        "keeper_last_run_timestamp_seconds",
-        "Unix time of the keeper's last pass.",
-        lambda m: m.keeper_last_run,
+        _gauge, "keeper_last_run_timestamp_seconds", "Unix time of the keeper's last pass.", "keeper_last_run"
     ),
-    _Row(_gauge, "events_pending", "Length of the keeper's mailbox.", lambda m: m.events_pending),
+    _Row(_gauge, "events_pending", "Length of the keeper's mailbox.", "events_pending"),
     _Row(
         _counter,
         "observer_events_dropped",
         "Log and hook events dropped because an observer was slow.",
-        lambda m: m.observer_events_dropped,
+        "observer_events_dropped",
     ),
 )
 
 _PER_CAPTURE: tuple[_Row, ...] = (
-    _Row(
-        _counter, "capture_frames", "Frames, by what became of them.", lambda c: c.results, "result", _RESULTS
-    ),
+    _Row(_counter, "capture_frames", "Frames, by what became of them.", "results", "result"),
     _Row(
         _gauge,
         "capture_last_frame_timestamp_seconds",
         "Unix time of the last frame, 0 before the first.",
-        lambda c: c.last_frame,
+        "last_frame",
     ),
-    _Row(
-        _histogram,
-        "capture_callback_duration_seconds",
-        "The user's callback.",
-        lambda c: c.callback_duration,
-    ),
-    _Row(_gauge, "capture_frames_held", "Frames alive beyond their callback.", lambda c: c.frames_held),
+    _Row(_histogram, "capture_callback_duration_seconds", "The user's callback.", "callback_duration"),
+    _Row(_gauge, "capture_frames_held", "Frames alive beyond their callback.", "frames_held"),
 )
 
 

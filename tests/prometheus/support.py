@@ -39,7 +39,13 @@ class Camera:
 
     def stats(self) -> CaptureFigures:
         durations = Histogram(bounds=(0.001, 5.0), counts=(self.frames, 0, 0), sum=self.frames / 1000)
-        return CaptureFigures(self.name, {"ok": self.frames}, 1000.0 + self.frames, durations, 1)
+        return CaptureFigures(
+            name=self.name,
+            results={"ok": self.frames, "error": 0, "panic": 0, "dropped": 0},
+            last_frame=1000.0 + self.frames,
+            callback_duration=durations,
+            frames_held=1,
+        )
 
 
 def family(metrics: Iterable[Metric], name: str) -> Metric:
