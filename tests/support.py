@@ -31,12 +31,18 @@ class Finished:
 
 
 def run_python(
-    code: str, *, env: Mapping[str, str] | None = None, timeout: float = 30, args: tuple[str, ...] = ()
+    code: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 30,
+    args: tuple[str, ...] = (),
+    argv: tuple[str, ...] = (),
 ) -> Finished:
     """Run `code` (dedented) with this interpreter in a process of its own, the repository importable.
 
-    `env` is added to this process's environment, `args` go before the code, as in ``("-X", "dev")``. A process that is still
-    running after `timeout` seconds is made to print every thread's stack, ended, and fails the test with that.
+    `env` is added to this process's environment, `args` go before the code, as in ``("-X", "dev")``, `argv` become
+    ``sys.argv[1:]``. A process that is still running after `timeout` seconds is made to print every thread's stack, ended, and
+    fails the test with that.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **(env or {})}
     source = (
@@ -44,7 +50,7 @@ def run_python(
         f"{textwrap.dedent(code)}"
     )
     done = subprocess.run(
-        [sys.executable, *args, "-c", source],
+        [sys.executable, *args, "-c", source, *argv],
         env=environment,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
