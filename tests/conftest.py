@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+import structlog
 
 from tests import support
 
@@ -84,6 +85,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 raise pytest.UsageError(f"{item.nodeid}: needs({part!r}): the parts are {', '.join(PARTS)}")
             if reason := missing(part):
                 pytest.skip(reason)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have our log shown with the test that failed, instead of between the dots."""
+    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
 
 
 AnyReport = TypeVar("AnyReport", pytest.TestReport, pytest.CollectReport)
