@@ -45,7 +45,7 @@ from lifecycle import _world
 from lifecycle._world import Site
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import LimitError
-from lifecycle.states import ENDED, POISONED, Cause, ObjectState
+from lifecycle.states import BY_CLOSE, BY_DROP, CLOSING, Cause, DUE, ENDED, INVALID, ObjectState, POISONED, VALID
 
 if TYPE_CHECKING:
     from lifecycle.stats import TypeCount
@@ -145,7 +145,7 @@ class Record(weakref.ref[Core]):
     cause: Cause | None
     phase: ObjectState | None  # what was decided; None while the core and the door decide
     outcome: ObjectState | None  # how the release itself came out, before anything is tidied
-    owning: bool  # it has, or had, a release: to forget it would have leaked
+    owning: int  # 0 borrowed, 1 it has (or had) a release, so to forget it leaks, 2 it is in `owners` as well
     born: float
     shut: float
     begun: float
@@ -169,7 +169,7 @@ class Record(weakref.ref[Core]):
 class Kind:
     """A type's name within one manager, with its policy. Written by the manager, read on every access."""
 
-    __slots__ = ("alive", "budget", "count", "errors", "max_age", "max_bytes", "max_live", "registry", "sampled", "type_name", "validate")
+    __slots__ = ("alive", "budget", "count", "errors", "max_age", "max_bytes", "max_live", "plain", "registry", "sampled", "first_sites", "site_mask", "type_name", "validate")
 
     def __init__(self, registry: Registry, type_name: str, count: TypeCount) -> None:
         self.registry = registry
@@ -182,7 +182,10 @@ class Kind:
         self.max_bytes: int | None = None
         self.alive: dict[int, int] | None = None  # id -> bytes, kept only while a limit is set
         self.budget = _world.RLock()
-        self.sampled = 0
+        self.sampled = 0  # registrations seen, as far as sampling cares: not exact
+        self.site_mask = -1
+        self.first_sites = 0
+        self.plain: Registry | None = registry  # the registry while no validator is set: one comparison clears an access
 
     def reserve(self, id: int, size: int) -> None:
         """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they were."""
@@ -225,13 +228,17 @@ class Registry:
         self.waiters: dict[int, list[Any]] = {}
         self.events: deque[Any] = deque()
         self.delayed: deque[tuple[float, Record]] = deque()  # retries and unsignalled fences, put back by the keeper
+        self.waiting: deque[Record | None] = deque()  # tickets that any thread may run
+        self.started = False
         self.closed = False
+        self.tend: Callable[[], None] = _nothing  # called by a registration that sees work waiting, see `enter`
+        self.refuse_closed: Callable[[Any], None] = _nothing
         self.wake: Callable[[], None] = _nothing
         self.relieve: Callable[[], None] = _nothing
 
 
-def _nothing() -> None:
-    """There is no keeper to wake yet."""
+def _nothing(*_: object) -> None:
+    """Nobody to call yet."""
 
 
 HIGH_WATER = 4096
@@ -240,67 +247,13 @@ HIGH_WATER = 4096
 owners: dict[object, Record] = {}
 """Who owns a native object, in this process: by identity of the Python object, and by (place, type, native name)."""
 
+NO_IDENTITY = frozenset({int, str, bytes, float, bool, complex, type(None), tuple, frozenset, range})
+"""Types whose equal values may be one object: being the same object says nothing about being the same native."""
 
-def admit(
-    kind: Kind,
-    id: int,
-    place: Any,
-    obj: Any,
-    release: Callable[[Any], object] | None,
-    name: str | None,
-    native: Any,
-    size: int,
-    parent: Pin | None,
-    extra: Extra | None,
-    site: Site | None,
-) -> tuple[Cell, Record]:
-    """Enter an object: from the moment its record is in the table it will be released, whatever happens in here (I3).
 
-    An exception takes the pin down with this frame's locals, which makes the object due at its place.
-    """
-    registry = kind.registry
-    events = registry.events
-    now = _world.monotonic()
-    core = Core()
-    record = Record(core, place.put)
-    # From here to the table nothing is called, so nothing can interrupt: there is no ticket without facts.
-    record.id = id
-    record.kind = kind
-    record.obj = obj
-    record.release = release
-    record.owning = release is not None
-    record.place = place
-    record.parent = parent
-    record.door = record.cause = record.phase = record.outcome = record.shut_site = None
-    record.born = now
-    record.shut = record.begun = record.ended = 0.0
-    record.site = site
-    record.name = name
-    record.native = native
-    record.size = size
-    record.extra = extra
-    record.counted = 0
-    registry.records[id] = record
-    pin = hold = cell = None
-    try:
-        pin = Pin()
-        pin.core = core
-        pin.record = record
-        hold = HoldRef(pin, registry.roots.discard)
-        hold.core = core
-        registry.roots.add(hold)
-        cell = Cell()
-        cell.pin = pin
-        door = DoorRef(cell, events.append)
-        door.id = id
-        record.door = door
-        events.append(record)
-        return cell, record
-    except BaseException:
-        record.cause = Cause.CLOSE
-        raise
-    finally:
-        core = pin = hold = cell = parent = obj = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+def native_key(record: Record) -> tuple[int, str, Any]:
+    """Under what, beside the Python object's identity, a record with a native name owns it in `owners`."""
+    return (id(record.place), record.kind.type_name, record.native)
 
 
 def shut(record: Record, cell: Cell, cause: Cause, site: Site | None) -> None:
@@ -314,11 +267,9 @@ def shut(record: Record, cell: Cell, cause: Cause, site: Site | None) -> None:
     cell.pin = None
 
 
-def give_back(record: Record, token: int) -> bool:
-    """Take one share out; True when it was the last, and the door is the caller's to shut. Giving back twice is giving back once."""
-    tokens = record.kind.registry.shared.setdefault(record.id, SHUT)
-    if tokens is SHUT:
-        return True
+def give_back(tokens: list[int], token: int) -> bool:
+    """Take one share out of an object's open ones; True when none is left, and the door is the caller's to shut. Giving back
+    twice is giving back once."""
     if token in tokens:
         try:
             tokens.remove(token)
@@ -349,7 +300,7 @@ def add_share(record: Record, cell: Cell, parent: int | None) -> int | None:
                 tokens.remove(left)
         raise
     if not tokens:
-        shut(record, cell, Cause.CLOSE, None)  # the closer saw our announcement and left the door to us
+        shut(record, cell, BY_CLOSE, None)  # the closer saw our announcement and left the door to us
     return None
 
 
@@ -359,13 +310,13 @@ def state_of(record: Record) -> ObjectState:
     if phase is not None:
         return phase
     if record() is None:
-        return ObjectState.DUE
+        return DUE
     door = record.door
     if record.cause is None and door is not None:
         cell = door()
         if cell is not None and cell.pin is not None:
-            return ObjectState.VALID
-    return ObjectState.INVALID if record.cause in POISONED else ObjectState.CLOSING
+            return VALID
+    return INVALID if record.cause in POISONED else CLOSING
 
 
 def describe(record: Record) -> str:
@@ -387,11 +338,11 @@ def ago(since: float) -> str:
 def fate(record: Record) -> str:
     """What became of an object, when, why and where: «released 3 ms ago by close() at app.py:31»."""
     state = state_of(record)
-    if state is ObjectState.VALID:
+    if state is VALID:
         return "valid"
     site = _world.describe_site(record.shut_site)
-    cause = record.cause or Cause.DROP
-    by = "as its last handle was dropped" if cause is Cause.DROP else f"by {cause}()" if cause in _CALLS else f"by {cause}"
+    cause = record.cause or BY_DROP
+    by = "as its last handle was dropped" if cause is BY_DROP else f"by {cause}()" if cause in _CALLS else f"by {cause}"
     text = f"{state} {ago(record.ended if state in ENDED and record.ended else record.shut or record.born)} {by}"
     if site:
         text += f" at {site}"
@@ -401,4 +352,4 @@ def fate(record: Record) -> str:
     return text
 
 
-_CALLS = frozenset({Cause.CLOSE, Cause.UNREGISTER, Cause.INVALIDATE})
+_CALLS = frozenset({BY_CLOSE, Cause.UNREGISTER, Cause.INVALIDATE})

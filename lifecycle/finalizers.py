@@ -19,7 +19,7 @@ from lifecycle.cell import Record, describe
 from lifecycle.errors import RegistrationError
 from lifecycle.handle import Handle
 from lifecycle.queues import end_without_release
-from lifecycle.states import Cause, ObjectState
+from lifecycle.states import BY_CLOSE, DETACHED, ObjectState
 
 FINALIZER_TYPE = "safe_finalizer"
 REACH_LIMIT = 2000
@@ -54,7 +54,7 @@ class SafeFinalizer:
         self._watch.detach()
         if entry is None:
             return False
-        return end_without_release(self._record, ObjectState.DETACHED, Cause.CLOSE, "cancelled")
+        return end_without_release(self._record, DETACHED, BY_CLOSE, "cancelled")
 
     def __repr__(self) -> str:
         return f"<SafeFinalizer {describe(self._record)}: {self.state}>"

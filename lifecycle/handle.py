@@ -14,13 +14,14 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle import _world
 from lifecycle.cell import (
     FIRST_SHARE,
     HIGH_WATER,
+    SHUT,
     SHUT_CELL,
     Cell,
     HoldRef,
@@ -41,7 +42,7 @@ from lifecycle.errors import (
     LifecycleError,
 )
 from lifecycle.queues import DEFAULT, WhenDue
-from lifecycle.states import ENDED, Cause, ObjectState
+from lifecycle.states import BY_CLOSE, CLOSING, Cause, ENDED, ObjectState, RELEASED, VALID
 
 T = TypeVar("T")
 
@@ -200,22 +201,23 @@ class Handle(Generic[T]):
 
         Inside a garbage collection, and on threads marked with `never_wait`, it only posts.
         """
-        record = self._record
         if held != "defer" or after is not None:
             self._prepare(held, after)
-        frame = _getframe(1)
-        return self._give_back(record, timeout, frame.f_code, frame.f_lasti)
+        return self._give_back(timeout, _getframe(1))
 
-    def _give_back(self, record: Record, timeout: float | None | WhenDue, code: Any, lasti: int) -> bool:
+    def _give_back(self, timeout: float | None | WhenDue, frame: FrameType) -> bool:
+        record = self._record
         cell = self._cell
         last = False
         if cell is not SHUT_CELL:
-            if give_back(record, self._token):
+            registry = record.kind.registry
+            tokens = registry.shared.setdefault(record.id, SHUT)
+            if tokens is SHUT or give_back(tokens, self._token):
                 last = True
-                shut(record, cell, Cause.CLOSE, (code, lasti))
+                shut(record, cell, BY_CLOSE, (frame.f_code, frame.f_lasti))
             self._cell = cell = SHUT_CELL
         if record.phase in ENDED:
-            return record.phase is ObjectState.RELEASED
+            return record.phase is RELEASED
         if timeout is not DEFAULT:
             check_timeout(timeout)
         released: bool = record.place.settle(record, timeout)
@@ -247,7 +249,7 @@ class Handle(Generic[T]):
                 raise held_error(record, pin, f"{len(tokens) - 1} other shares")
             alive = weakref.ref(pin)
             record.shut = _world.monotonic()
-            record.cause = Cause.CLOSE
+            record.cause = BY_CLOSE
             cell.pin = pin = None
             pin = alive()
             if pin is not None:
@@ -264,8 +266,7 @@ class Handle(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        frame = _getframe(1)
-        self._give_back(self._record, DEFAULT, frame.f_code, frame.f_lasti)
+        self._give_back(DEFAULT, _getframe(1))
 
     # -- what a handle is not -----------------------------------------------------------------------------------------------
 
@@ -282,7 +283,7 @@ class Handle(Generic[T]):
 
     def __repr__(self) -> str:
         record = self._record
-        closed = ", this share closed" if self._cell is SHUT_CELL and state_of(record) is ObjectState.VALID else ""
+        closed = ", this share closed" if self._cell is SHUT_CELL and state_of(record) is VALID else ""
         return f"<Handle of {describe(record)}: {fate(record)}{closed}>"
 
 
@@ -321,12 +322,12 @@ def refuse(record: Record, handle: Handle[Any] | None = None) -> NoReturn:
     """Count and raise the refusal of an access."""
     registry = record.kind.registry
     state = state_of(record)
-    if state is ObjectState.VALID and handle is not None:
+    if state is VALID and handle is not None:
         raise AccessRefusedError(
             f"this share of {describe(record)} is closed; the object itself is still valid through its other shares: "
             "call share() before closing, or keep the handle open"
         )
-    registry.events.append(("refused", record.kind, state if state is not ObjectState.VALID else ObjectState.CLOSING))
+    registry.events.append(("refused", record.kind, state if state is not VALID else CLOSING))
     if len(registry.events) > HIGH_WATER:
         registry.relieve()
     error = ClosedAccessError if record.cause in (Cause.EXIT, Cause.FORK) else AccessRefusedError

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import threading
 import warnings
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +27,8 @@ from lifecycle import _world
 from lifecycle.cell import DoorRef, Kind, Record, Registry
 from lifecycle.events import FINALIZER_KINDS, LEVELS, Event
 from lifecycle.queues import AnyThread, ReleaseQueue
-from lifecycle.states import ENDED, POISONED, Cause, ObjectState
-from lifecycle.stats import HistogramCount, QueueStats, SafetyStats, TypeStats
+from lifecycle.states import BY_DROP, ENDED, ObjectState, POISONED, RELEASED, RELEASING, STUCK
+from lifecycle.stats import QueueStats, SafetyStats, TypeStats
 from lifecycle.workers import Workers
 
 TICK = 0.05
@@ -121,10 +122,11 @@ class Keeper:
         self._role = _world.Lock()  # who counts once the thread is gone
         self._stop = False
         self._lingering = False
-        self._expiring: deque[tuple[float, int]] = deque()
+        self._expiring: deque[Record] = deque()
         self._next_sweep = _world.monotonic() + registry.config.cleanup_interval
         self._leak_reports: dict[Any, tuple[float, int]] = {}
         self._idle = 0
+        self._telling = False
         self._last: SafetyStats | None = None
 
     # -- from any thread ----------------------------------------------------------------------------------------------------
@@ -268,16 +270,19 @@ class Keeper:
 
     def _count_all(self) -> int:
         events = self.registry.events
+        self._telling = bool(self.observer.hooks)
+        take = events.popleft
         counted = 0
         for counted in range(1, len(events) + 1):
-            event = events.popleft()
+            event = take()
             if type(event) is Record:
-                self._count_record(event)
+                if event.counted != 2:
+                    self._count_record(event)
             elif type(event) is DoorRef:
                 record = self.registry.records.get(event.id)
                 if record is not None and record.cause is None and record.phase not in ENDED:
                     record.shut = record.shut or _world.monotonic()
-                    record.cause = Cause.DROP
+                    record.cause = BY_DROP
                     self._note_shut(record)
             elif type(event) is Question:
                 event.answer.put(self._figures())
@@ -287,42 +292,53 @@ class Keeper:
 
     def _count_record(self, record: Record) -> None:
         count = record.kind.count
-        config = self.registry.config
-        if record.counted == 0:
-            record.counted = 1
-            count.registered += 1
-            count.bytes += record.size
-            count.order.append(record)
-            if config.log_state_changes or self.observer.hooks:
-                self._tell("registered", record)
         phase = record.phase
-        if record.counted == 2 or phase not in ENDED:
+        ended = phase is not None and phase is not RELEASING
+        if record.counted == 0:
+            count.registered += 1
+            if self._telling or self.registry.config.log_state_changes:
+                self._tell("registered", record)
+            if not ended:
+                record.counted = 1
+                count.bytes += record.size
+                count.order.append(record)
+                if len(count.order) > count.compact_at:
+                    count.compact()
+        else:
+            count.bytes -= record.size if ended else 0
+        if not ended:
             return
         record.counted = 2
         count.ended[phase] += 1  # type: ignore[index]
-        count.bytes -= record.size
-        cause = record.cause or Cause.DROP
-        if record.id in count.shut:
+        cause = record.cause
+        if count.shut and record.id in count.shut:
             count.invalid -= count.shut.pop(record.id)
+        elif cause is None or cause is BY_DROP:
+            count.closed[BY_DROP] += 1
+            self._leaked(record)
         else:
             count.closed[cause] += 1
-            if cause is Cause.DROP:
-                self._leaked(record)
-        if record.begun:
-            if record.shut:
-                count.wait.add(max(0.0, record.begun - record.shut))
-            count.duration.add(record.ended - record.begun)
-        if phase is ObjectState.STUCK:
+        begun = record.begun
+        if begun:
+            shut = record.shut
+            if shut:
+                waited = begun - shut
+                wait = count.wait
+                wait.counts[bisect_left(wait.bounds, waited)] += 1
+                wait.sum += waited
+            took = record.ended - begun
+            duration = count.duration
+            duration.counts[bisect_left(duration.bounds, took)] += 1
+            duration.sum += took
+        if phase is STUCK:
             count.failures["timeout"] += 1
-        self._expiring.append((record.ended, record.id))
-        if len(count.order) > 2 * count.live + 256:
-            count.compact()
-        if phase is not ObjectState.RELEASED or config.log_finalizers or self.observer.hooks:
+        self._expiring.append(record)
+        if self._telling or phase is not RELEASED or self.registry.config.log_finalizers:
             self._tell(str(phase), record, **self._ending(record))
 
     @staticmethod
     def _ending(record: Record) -> dict[str, Any]:
-        fields: dict[str, Any] = {"cause": str(record.cause or Cause.DROP), "duration": record.ended - record.begun if record.begun else 0.0}
+        fields: dict[str, Any] = {"cause": str(record.cause or BY_DROP), "duration": record.ended - record.begun if record.begun else 0.0}
         if record.extra is not None:
             fields["reason"] = record.extra.reason
         return fields
@@ -330,15 +346,16 @@ class Keeper:
     def _note_shut(self, record: Record) -> None:
         """A door was shut and the object has not ended yet."""
         count = record.kind.count
-        self._count_record(record)
+        if record.counted != 2:
+            self._count_record(record)
         if record.counted == 2 or record.id in count.shut:
             return
-        cause = record.cause or Cause.DROP
+        cause = record.cause or BY_DROP
         poisoned = cause in POISONED
         count.shut[record.id] = poisoned
         count.invalid += poisoned
         count.closed[cause] += 1
-        if cause is Cause.DROP:
+        if cause is BY_DROP:
             self._leaked(record)
         if self.registry.config.log_state_changes or self.observer.hooks:
             self._tell("closed", record, cause=str(cause))
@@ -429,15 +446,16 @@ class Keeper:
         expiring = self._expiring
         config = self.registry.config
         old = _world.monotonic() - config.state_retention
-        while expiring and (expiring[0][0] < old or len(expiring) > config.max_retained):
-            self.registry.records.pop(expiring.popleft()[1], None)
+        records = self.registry.records
+        while expiring and (len(expiring) > config.max_retained or expiring[0].ended < old):
+            records.pop(expiring.popleft().id, None)
 
     def _figures(self) -> SafetyStats:
         registry = self.registry
         releasing: dict[Kind, int] = {}
         for id in list(registry.claims):
             record = registry.records.get(id)
-            if record is not None and record.phase is ObjectState.RELEASING:
+            if record is not None and record.phase is RELEASING:
                 releasing[record.kind] = releasing.get(record.kind, 0) + 1
         types = {kind.type_name: self._type_figures(kind, releasing.get(kind, 0)) for kind in list(registry.kinds.values())}
         ends = {end: sum(t.ended[end] for t in types.values()) for end in ("released", "failed", "stuck", "detached", "orphaned")}

@@ -9,12 +9,12 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, TypeVar, overload
 
 from lifecycle import _world
 from lifecycle.access import DEFERRED, AccessBlock, escaped, refuse_deferred
-from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, admit, describe, owners, shut
+from lifecycle.cell import HIGH_WATER, SHUT_CELL, Extra, Kind, Pin, Record, Registry, describe, shut
 from lifecycle.config import SafetyConfig, exception_types
 from lifecycle.errors import (
     CallbackError,
@@ -35,7 +35,6 @@ from lifecycle.queues import (
     BACKGROUND,
     DEFAULT,
     DRAIN_STEPS,
-    NO_IDENTITY,
     AnyThread,
     Place,
     PlaceLike,
@@ -43,17 +42,17 @@ from lifecycle.queues import (
     WhenDue,
     process,
 )
+from lifecycle.registration import enter
 from lifecycle.shutdown import await_holders, info_of, open_records, orphan_inherited, release_all, report_on, shut_doors
-from lifecycle.states import ENDED, Cause, ObjectState
+from lifecycle.states import Cause, ENDED, RELEASED
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport, TypeCount, bounds_with
 from lifecycle.workers import Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-SITES_PER_TYPE = 16
-"""At leak level ``simple`` the sites of a type's first registrations are kept, and of one in `SITE_SAMPLE` after that."""
-SITE_SAMPLE = 64
+SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0, 0)}
+"""By leak level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all after that."""
 
 
 class _Unset:
@@ -96,10 +95,9 @@ class SafetyManager:
         self._close_callbacks: dict[int, Callable[[], object]] = {}
         self._components: weakref.WeakSet[Any] = weakref.WeakSet()
         self._type_names: dict[type, str] = {}
-        self._sampled: dict[str, int] = {}
-        self._all_sites = self.config.leak_level in ("detailed", "paranoid")
-        self._some_sites = self.config.leak_level == "simple"
-        self._started = False
+        self._registry.waiting = self._any_thread.mailbox
+        self._registry.tend = self._tend
+        self._registry.refuse_closed = self._refuse_closed
         self._report: ShutdownReport | None = None
         self._keeper.sweeps.append(self._sweep_finalizers)
         _managers.add(self)
@@ -178,7 +176,7 @@ class SafetyManager:
         if kind is None:
             kind = self._kind(self._type_name(obj) if type_name is None else type_name)
         place = self._any_thread if release_on is ANY_THREAD else self._place(release_on)
-        if release is not None:
+        if release is not None and (type(release) is not FunctionType or release.__code__.co_flags & DEFERRED_BODY):
             check_callback(release, "release")
         if name is not None or size or retry_on:
             _check_facts(name, size)
@@ -191,7 +189,10 @@ class SafetyManager:
             extra = extra or Extra()
             extra.parent_id, parent_pin = self._parent(parent)
         try:
-            return self._register(kind, place, obj, release, name, native, size, parent_pin, extra, keep)
+            handle = enter(kind, place, obj, release, name, native, size, parent_pin, extra, True)
+            if keep:
+                self._kept[handle._record.id] = handle
+            return handle
         finally:
             parent_pin = None
 
@@ -208,122 +209,41 @@ class SafetyManager:
         place = self._place(release_on)
         if release is not None:
             check_callback(release, "release")
-        enter = self._register
 
         def register(obj: Any, native: Any = None, size: int = 0) -> Handle[Any]:
-            return enter(kind, place, obj, release, None, native, size, None, None, False, False)
+            return enter(kind, place, obj, release, None, native, size, None, None, False)
 
         return register
 
-    def _register(
-        self,
-        kind: Kind,
-        place: Any,
-        obj: Any,
-        release: Callable[[Any], object] | None,
-        name: str | None,
-        native: Any,
-        size: int,
-        parent: Pin | None,
-        extra: Extra | None,
-        keep: bool,
-        unique: bool = True,
-    ) -> Handle[Any]:
-        registry = self._registry
-        id = 0
-        cell = None
-        try:
-            if self._any_thread.mailbox:
-                self._any_thread.run_some(DRAIN_STEPS)
-            if not self._started:
-                self._start()
-            if len(registry.events) > HIGH_WATER:
-                registry.relieve()
-            owning = unique and release is not None
-            if owning:
-                self._refuse_second_owner(kind, place, obj, native)
-            id = _world.next_id()
-            site = None
-            if self._all_sites or (self._some_sites and self._sample(kind, id)):
-                site = _world.site_of(_world.caller())
-            if kind.alive is not None:
-                kind.reserve(id, size)
-            cell, record = admit(kind, id, place, obj, release, name, native, size, parent, extra, site)
-            if owning:
-                self._own(record, native)
-            handle = new_handle(cell, record)
-            if keep:
-                self._kept[id] = handle
-            if registry.closed:
-                shut(record, cell, Cause.EXIT, None)
-                cell = None
-                self._refuse_closed(record)
-            return handle
-        except LifecycleError:
-            raise
-        except BaseException:
-            self._kept.pop(id, None)
-            if id not in registry.records:  # interrupted before the object was entered: enter it, and let it fall due at once
-                admit(kind, _world.next_id(), place, obj, release, name, native, size, parent, extra, None)[1].cause = Cause.CLOSE
-            raise
-        finally:
-            cell = parent = obj = None
+    def _tend(self) -> None:
+        """Called by a registration that sees work waiting: a bounded share of it is done here."""
+        if self._any_thread.mailbox:
+            self._any_thread.run_some(DRAIN_STEPS)
+        if not self._registry.started:
+            self._start()
+        if len(self._registry.events) > HIGH_WATER:
+            self._registry.relieve()
 
     def _start(self) -> None:
         """Start the threads, before the first object, since 3.12 starts none once the interpreter shuts down."""
         if self._registry.closed:
             return
-        self._started = True
+        self._registry.started = True
         try:
             self._workers.start()
             self._keeper.start()
         except RuntimeError:
-            self._started = False
+            self._registry.started = False
 
-    def _sample(self, kind: Kind, id: int) -> bool:
-        if not id % SITE_SAMPLE:
-            return True
-        if kind.sampled < SITES_PER_TYPE:
-            kind.sampled += 1
-            return True
-        return False
-
-    def _refuse_second_owner(self, kind: Kind, place: Any, obj: Any, native: Any) -> None:
-        first = owners.get(id(obj)) if type(obj) not in NO_IDENTITY else None
-        if first is None and native is not None:
-            try:
-                first = owners.get((id(place), kind.type_name, native))
-            except TypeError:
-                raise RegistrationError(f"native= must be hashable, such as an address or a GL name, not {native!r}") from None
-        if first is None or first.phase in ENDED:
-            return
-        if first.cause is not None or first() is None:  # on its way out: let it go, if that can be done here
-            first.place.serve(first)
-            if first.phase in ENDED:
-                return
-        what = "this Python object" if first.obj is obj else f"native {native!r}"
-        raise DuplicateError(
-            f"{what} already has an owner: {describe(first)}; two releases of one native object would be a double free. Use "
-            "share() on its handle, or register without release= to borrow it (parent=its handle)"
-        )
-
-    def _own(self, record: Record, native: Any) -> None:
-        keys: tuple[object, ...] = () if type(record.obj) in NO_IDENTITY else (id(record.obj),)
-        if native is not None:
-            keys += ((id(record.place), record.kind.type_name, native),)
-        for key in keys:
-            first = owners.setdefault(key, record)
-            if first is not record:
-                if first.phase not in ENDED:  # another thread came between our look and this
-                    record.release = None
-                    raise DuplicateError(f"{describe(first)} was registered at the same moment and owns the native object")
-                owners[key] = record
-
-    def _refuse_closed(self, record: Record) -> None:
+    def _refuse_closed(self, handle: Handle[Any]) -> None:
+        record, cell = handle._record, handle._cell
+        handle._cell = SHUT_CELL
+        shut(record, cell, Cause.EXIT, None)
+        cell = None  # type: ignore[assignment]
         if record.place is self._workers or record.place is self._any_thread:
             process(record)
         text = f"manager {self.name!r} is closed: {describe(record)} was not taken"
-        ended = "released" if record.phase is ObjectState.RELEASED else "shut, and waits for its queue"
+        ended = "released" if record.phase is RELEASED else "shut, and waits for its queue"
         raise ClosedError(f"{text}, and has been {ended}; register before close(), or make a new manager")
 
     def _kind(self, type_name: Any) -> Kind:
@@ -332,6 +252,7 @@ class SafetyManager:
             if not isinstance(type_name, str) or not type_name:
                 raise RegistrationError(f"a type name is a text of one letter or more, not {type_name!r}")
             kind = Kind(self._registry, type_name, TypeCount(self._bounds))
+            kind.site_mask, kind.first_sites = SITES[self.config.leak_level]
             kind = self._registry.kinds.setdefault(type_name, kind)
         return kind
 
@@ -405,7 +326,7 @@ class SafetyManager:
                     extra = Extra()
                     extra.cleanups.append(lambda: free.append(None))
                 kind = self._kind(self._type_name(box[0]) if type_name is None else type_name)
-                handle = self._register(kind, self._place(release_on), box[0], release, None, None, 0, None, extra, False)
+                handle = enter(kind, self._place(release_on), box[0], release, None, None, 0, None, extra, True)
                 box.clear()
                 return handle
             except DuplicateError:
@@ -450,10 +371,8 @@ class SafetyManager:
             if pin is None:
                 refuse(target._record, target)
             record = pin.record
-            kind = record.kind
-            if kind.registry is not self._registry:
+            if record.kind.plain is not self._registry:
                 self._check_mine(record)
-            if kind.validate is not None:
                 checked(pin)
             try:
                 result = fn(record.obj, *args)
@@ -542,7 +461,7 @@ class SafetyManager:
         self._kept.pop(record.id, None)
         invalidate_record(record, Cause.UNREGISTER, "", _world.site_of(_world.caller()))
         if record.phase in ENDED:
-            return record.phase is ObjectState.RELEASED
+            return record.phase is RELEASED
         return bool(record.place.settle(record, timeout))
 
     # -- policies and hooks -------------------------------------------------------------------------------------------------
@@ -585,6 +504,7 @@ class SafetyManager:
         for rule, value in (("errors", errors), ("max_age", max_age), ("max_live", max_live), ("max_bytes", max_bytes), ("validate", validate)):
             if not isinstance(value, _Unset):
                 setattr(kind, rule, value)
+        kind.plain = self._registry if kind.validate is None else None
         if kind.max_live is None and kind.max_bytes is None:
             kind.alive = None
         elif kind.alive is None:
@@ -682,7 +602,7 @@ class SafetyManager:
         """Whether the manager's own threads are well; answers even when they are not."""
         keeper, workers = self._keeper, self._workers
         problems = []
-        if self._started and not self.closed and not keeper.alive:
+        if self._registry.started and not self.closed and not keeper.alive:
             problems.append("the keeper thread is gone: nothing is counted, retried or watched")
         if keeper.alive and keeper.last_run and _world.wall_time() - keeper.last_run > 5:
             problems.append(f"the keeper has not run for {_world.wall_time() - keeper.last_run:.0f} s")
@@ -753,7 +673,7 @@ class SafetyManager:
 
     def _wind_down(self, lingering: bool) -> None:
         """End the threads, or, while somebody still holds something, let them end after it."""
-        if not self._started:
+        if not self._registry.started:
             return
         if lingering:
             self._keeper.linger()
@@ -769,6 +689,7 @@ class SafetyManager:
         registry.waiters.clear()
         registry.delayed.clear()
         self._any_thread.after_fork()
+        registry.waiting = self._any_thread.mailbox
         self._workers.after_fork()
         self._keeper.after_fork()
         self._kept.clear()
@@ -776,7 +697,7 @@ class SafetyManager:
             watch.detach()
         self._safe.clear()
         orphan_inherited(registry)
-        self._started = False
+        registry.started = False
 
     def __enter__(self) -> SafetyManager:
         if self.closed:
@@ -792,12 +713,15 @@ def _call_finalizer(action: tuple[Callable[..., object], tuple[Any, ...]]) -> No
     fn(*args)
 
 
+DEFERRED_BODY = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
 def check_callback(fn: Any, what: str) -> None:
     """Refuse what is not a plain callable: the body of a coroutine or generator function would run at another time."""
     if not callable(fn):
         raise RegistrationError(f"{what} must be callable, not {fn!r}")
     code = getattr(fn, "__code__", None)
-    if code is not None and code.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+    if code is not None and code.co_flags & DEFERRED_BODY:
         raise CallbackError(f"{what} {fn!r} is a coroutine or generator function: its body would not run when it is called; give a plain function")
 
 

@@ -13,6 +13,8 @@ meanwhile (parents) goes through its own place's mailbox, so nothing recurses ho
 
 from __future__ import annotations
 
+import builtins
+import sys
 import traceback
 import weakref
 from collections import deque
@@ -20,9 +22,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lifecycle import _world
-from lifecycle.cell import Record, Registry, owners, shut
+from lifecycle._world import monotonic
+from lifecycle.cell import Record, Registry, native_key, owners, shut
 from lifecycle.errors import LifecycleError, NotReleased, RegistrationError, WrongThreadError
-from lifecycle.states import ENDED, Cause, ObjectState
+from lifecycle.states import Cause, ENDED, FAILED, ORPHANED, ObjectState, RELEASED, RELEASING, STUCK
 
 DRAIN_STEPS = 32
 """How many waiting tickets one `register` or `close` runs at most on behalf of others."""
@@ -49,20 +52,36 @@ DEFAULT = WhenDue()
 
 def process(record: Record, timed: Timed | None = None) -> bool:
     """Claim a ticket and run its release on this thread; False when it was not ours to run. Raises `KeyboardInterrupt` only."""
-    if record.phase in ENDED or record() is not None:
+    if record() is not None or record.phase in ENDED:
         return False
     if _world.collecting:
         _world.await_collection()
     id = record.id
     claims = record.kind.registry.claims
-    me = [_world.get_ident()]
+    me: list[object] = []
     try:
         if claims.setdefault(id, me) is not me:
             return False
-        if record.phase in ENDED:  # it ended between our look and our claim, which came too late to mean anything
+        phase = record.phase
+        if phase is None and record.extra is None and timed is None and record.outcome is None and record.place.lost_reason is None:
+            # The common case of `_perform`, without its calls.
+            record.begun = monotonic()
+            record.phase = RELEASING
+            try:
+                release = record.release
+                if release is not None:
+                    release(record.obj)
+                record.outcome = RELEASED
+            except BaseException as error:
+                if not _call_failed(record, error):
+                    _retry_later(record)
+                    return True
+            finish(record)
+        elif phase in ENDED:  # it ended between our look and our claim, which came too late to mean anything
             claims.pop(id, None)
             return False
-        _perform(record, timed)
+        else:
+            _perform(record, timed)
         return True
     except BaseException:
         if id in claims and claims[id] is me:
@@ -87,13 +106,13 @@ class Timed:
 
 def _perform(record: Record, timed: Timed | None) -> None:
     """The release, from the claim to the end; called again after an interrupt it goes on where it was."""
-    if record.phase is ObjectState.RELEASING:
+    if record.phase is RELEASING:
         if record.outcome is None:
             record.more().reason = "interrupted while its release ran"
-            record.outcome = ObjectState.FAILED
+            record.outcome = FAILED
     elif record.place.lost_reason is not None:
         record.more().reason = record.place.lost_reason
-        record.outcome = ObjectState.ORPHANED
+        record.outcome = ORPHANED
     elif record.extra is None or record.extra.fence is None or _fence_signalled(record):
         if record.outcome is None and not _run(record, timed):
             return
@@ -105,7 +124,7 @@ def _perform(record: Record, timed: Timed | None) -> None:
 def _run(record: Record, timed: Timed | None) -> bool:
     """Call the release, watched where the place is timed; False when there is nothing to finish (yet)."""
     record.begun = _world.monotonic()
-    record.phase = ObjectState.RELEASING
+    record.phase = RELEASING
     if timed is not None:
         timed.begins(record)
     called = _call(record)
@@ -127,7 +146,7 @@ def _call(record: Record) -> bool:
         release = record.release
         if release is not None:
             release(obj)
-        record.outcome = ObjectState.RELEASED
+        record.outcome = RELEASED
         return True
     except BaseException as error:
         obj = None
@@ -156,7 +175,7 @@ def _call_failed(record: Record, error: BaseException) -> bool:
         return False
     registry.events.append(("release_failed", record, "not_released" if isinstance(error, NotReleased) else "error", _trace(error)))
     extra.error = error.with_traceback(None)  # its frames would keep the object
-    record.outcome = ObjectState.FAILED
+    record.outcome = FAILED
     if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
         finish(record)
         raise error  # Ctrl-C, or a handler of the user's: it struck here, but it was not meant for us
@@ -194,7 +213,7 @@ def _fence_signalled(record: Record) -> bool:
         signalled = extra.fence.signalled()
     except Exception as error:
         extra.reason = f"its fence is lost: {_text(error)}"
-        record.outcome = ObjectState.ORPHANED
+        record.outcome = ORPHANED
         return True
     if signalled is True:
         return True
@@ -203,42 +222,36 @@ def _fence_signalled(record: Record) -> bool:
     return False
 
 
-def own_keys(record: Record) -> tuple[object, ...]:
-    """Under what a record owns its native object in `owners`."""
-    if record.release is None:
-        return ()
-    obj = record.obj
-    keys: tuple[object, ...] = () if type(obj) in NO_IDENTITY else (id(obj),)
-    if record.native is not None:
-        keys += ((id(record.place), record.kind.type_name, record.native),)
-    return keys
-
-
-NO_IDENTITY = frozenset({int, str, bytes, float, bool, complex, type(None), tuple, frozenset, range})
-"""Types whose equal values may be one object: being the same object says nothing about being the same native."""
-
-
 def finish(record: Record) -> None:
     """Tidy up after a release and announce its end. Every step may be repeated, so an interrupted one is simply done again."""
-    registry = record.kind.registry
-    outcome = record.outcome
-    for key in own_keys(record):
-        if owners.get(key) is record:
-            owners.pop(key, None)
+    kind = record.kind
+    registry = kind.registry
+    id = record.id
+    if record.owning == 2:
+        disown(record)
     record.release = None
     record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
     record.parent = None
-    alive = record.kind.alive
-    if alive is not None:
-        alive.pop(record.id, None)
-    record.ended = _world.monotonic()
-    record.phase = outcome
-    if registry.shared:
-        registry.shared.pop(record.id, None)
+    if kind.alive is not None:
+        kind.alive.pop(id, None)
+    record.ended = monotonic()
+    record.phase = record.outcome
     registry.events.append(record)
-    registry.claims.pop(record.id, None)
+    registry.shared.pop(id, None)
+    registry.claims.pop(id, None)
     if registry.waiters:
-        notify(registry, record.id)
+        notify(registry, id)
+
+
+def disown(record: Record) -> None:
+    """Take a record out of `owners`, before its object may go and the identity be used again."""
+    key = builtins.id(record.obj)
+    if owners.get(key) is record:
+        owners.pop(key, None)
+    if record.native is not None:
+        native = native_key(record)
+        if owners.get(native) is record:
+            owners.pop(native, None)
 
 
 def notify(registry: Registry, id: int) -> None:
@@ -250,18 +263,18 @@ def notify(registry: Registry, id: int) -> None:
 def _came_back_late(record: Record, called: bool) -> None:
     """The release returned after it was declared stuck. A success ends in `RELEASED`; a failure changes nothing."""
     registry = record.kind.registry
-    if called and record.outcome is ObjectState.RELEASED:
+    if called and record.outcome is RELEASED:
         registry.events.append(("late", record, ""))
         finish(record)
     else:
-        record.outcome = ObjectState.STUCK
+        record.outcome = STUCK
         registry.events.append(("late", record, record.more().reason))
 
 
 def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reason: str) -> bool:
     """End an object without touching its native; False when its end has begun already."""
     registry = record.kind.registry
-    me = [_world.get_ident()]
+    me: list[object] = []
     if record.phase in ENDED or registry.claims.setdefault(record.id, me) is not me or record.phase in ENDED:
         return False
     door = record.door
@@ -301,13 +314,17 @@ def wait_for_end(record: Record, until: float | None, step: float | None) -> boo
     finally:
         if record.phase in ENDED:
             notify(registry, record.id)
-    return record.phase is ObjectState.RELEASED
+    return record.phase is RELEASED
 
 
-def _inside_release(registry: Registry) -> bool:
-    """Whether this thread is itself running a release of `registry`: then it must not wait for another's."""
-    ident = _world.get_ident()
-    return any(claim[0] == ident for claim in list(registry.claims.values()))
+def _inside_release() -> bool:
+    """Whether this thread is itself running a release: then waiting for another's could be waiting for itself."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is process.__code__:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 # -- places -----------------------------------------------------------------------------------------------------------------
@@ -362,7 +379,7 @@ class DequePlace(Place):
         record = None
         try:
             for record in self._takes:
-                if record is not None and process(record):
+                if record is not None and record.phase not in ENDED and process(record):
                     done += 1
                 record = None
                 taken += 1
@@ -392,9 +409,9 @@ class AnyThread(DequePlace):
         if self.mailbox:
             self.run_some(DRAIN_STEPS)
         if record.phase in ENDED:
-            return record.phase is ObjectState.RELEASED
+            return record.phase is RELEASED
         if timeout is DEFAULT:
-            if record() is not None or record.id not in record.kind.registry.claims or _inside_release(record.kind.registry):
+            if record() is not None or record.id not in record.kind.registry.claims or _inside_release():
                 return False  # somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves
             timeout = record.kind.registry.config.finalizer_timeout
         if timeout == 0 or _world.must_not_wait():
@@ -426,7 +443,7 @@ class Generation(DequePlace):
         if here:
             self.serve(record)
         if record.phase in ENDED or timeout is DEFAULT or timeout == 0 or _world.must_not_wait():
-            return record.phase is ObjectState.RELEASED
+            return record.phase is RELEASED
         assert not isinstance(timeout, WhenDue)
         return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, 0.001 if here else None)
 
@@ -443,7 +460,7 @@ class Generation(DequePlace):
         for registry in list(self.registries):
             for record in list(registry.records.values()):
                 if record.place is self and end_without_release(
-                    record, ObjectState.ORPHANED, Cause.INVALIDATE, f"queue {self.name!r} was lost: {reason}"
+                    record, ORPHANED, Cause.INVALIDATE, f"queue {self.name!r} was lost: {reason}"
                 ):
                     count += 1
         self.orphaned += count

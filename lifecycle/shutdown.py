@@ -8,7 +8,7 @@ from __future__ import annotations
 from lifecycle import _world
 from lifecycle.cell import Record, Registry, shut, state_of
 from lifecycle.queues import Generation, end_without_release, process, wait_for_end
-from lifecycle.states import ENDED, Cause, ObjectState
+from lifecycle.states import Cause, ENDED, FAILED, ORPHANED, ObjectState, RELEASED, STUCK
 from lifecycle.stats import ObjectInfo, ShutdownReport
 from lifecycle.workers import Batch, Workers
 
@@ -95,9 +95,9 @@ def report_on(records: list[Record], errors: list[str], began: float) -> Shutdow
         else:
             leaked.append(info_of(record))
     return ShutdownReport(
-        released=len(by_end.get(ObjectState.RELEASED, ())),
-        failed=tuple(info_of(record) for record in by_end.get(ObjectState.FAILED, ())),
-        stuck=tuple(info_of(record) for record in by_end.get(ObjectState.STUCK, ())),
+        released=len(by_end.get(RELEASED, ())),
+        failed=tuple(info_of(record) for record in by_end.get(FAILED, ())),
+        stuck=tuple(info_of(record) for record in by_end.get(STUCK, ())),
         leaked=tuple(leaked),
         errors=tuple(errors),
         duration=_world.monotonic() - began,
@@ -110,4 +110,4 @@ def orphan_inherited(registry: Registry) -> None:
     for record in open_records(registry):
         record.phase = None
         record.place.put  # noqa: B018 - still the parent's mailbox, which nobody drains here
-        end_without_release(record, ObjectState.ORPHANED, Cause.FORK, "it belongs to the parent process")
+        end_without_release(record, ORPHANED, Cause.FORK, "it belongs to the parent process")

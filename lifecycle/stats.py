@@ -6,7 +6,6 @@ user gets is a frozen copy.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -55,11 +54,6 @@ class HistogramCount:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum += seconds
-
     def snapshot(self) -> Histogram:
         """A frozen copy."""
         return Histogram(self.bounds, tuple(self.counts), self.sum)
@@ -71,6 +65,7 @@ class TypeCount:
     __slots__ = (
         "bytes",
         "closed",
+        "compact_at",
         "duration",
         "ended",
         "errors",
@@ -96,6 +91,7 @@ class TypeCount:
         self.panics = self.errors = self.leaks = self.retries = 0
         self.invalid = 0
         self.shut: dict[int, bool] = {}  # shut and not ended: id -> poisoned
+        self.compact_at = 256
         self.order: deque[Record] = deque()  # oldest first; ended ones are dropped when they pile up
         self.duration = HistogramCount(bounds)
         self.wait = HistogramCount(bounds)
@@ -114,8 +110,8 @@ class TypeCount:
 
     def compact(self) -> None:
         """Forget ended objects once they are the larger part."""
-        if len(self.order) > 2 * self.live + 256:
-            self.order = deque(record for record in self.order if record.counted != 2)
+        self.order = deque(record for record in self.order if record.counted != 2)
+        self.compact_at = 2 * len(self.order) + 256
 
 
 @attrs.frozen

@@ -19,7 +19,7 @@ import threading
 from lifecycle import _world
 from lifecycle.cell import Record, Registry
 from lifecycle.queues import Place, Timed, WhenDue, notify, process, wait_for_end
-from lifecycle.states import ENDED, ObjectState
+from lifecycle.states import ENDED, RELEASED, STUCK
 
 INITIAL_WORKERS = 2
 BUSY_BEFORE_GROWTH = 0.1
@@ -151,7 +151,7 @@ class Workers(Place):
             if isinstance(timeout, WhenDue):
                 timeout = 0
         if record.phase in ENDED or timeout == 0 or _world.must_not_wait():
-            return record.phase is ObjectState.RELEASED
+            return record.phase is RELEASED
         if isinstance(timeout, WhenDue):
             if record() is not None or self.quarantined:
                 return False
@@ -187,7 +187,7 @@ class Workers(Place):
         extra = record.more()
         extra.reason = f"its release did not return within {self.timeout:g} s"
         record.ended = now
-        record.phase = ObjectState.STUCK
+        record.phase = STUCK
         self.registry.events.append(record)
         notify(self.registry, record.id)
         if not worker.written_off:

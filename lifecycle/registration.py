@@ -1,0 +1,180 @@
+"""Entering an object: from the moment its record is in the table it will be released, whatever happens after (I3).
+
+One function, since every frame of a camera comes through it. Its order is its correctness:
+
+1. The record is made on the core and filled in. Nothing is called in between, so no interrupt falls there and there is no ticket
+   without facts.
+2. It becomes the owner of its native object in one step, or the registration is refused with nothing entered.
+3. It enters the table. From here on every exception, in this function or in its caller, takes the pin down with the frame's
+   locals, which makes the object due at its place.
+4. Pin, hold, door, handle; and the event that counts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lifecycle._world import caller, monotonic, next_id, site_of
+from lifecycle.cell import (
+    FIRST_SHARE,
+    HIGH_WATER,
+    NO_IDENTITY,
+    Cell,
+    Core,
+    DoorRef,
+    Extra,
+    HoldRef,
+    Kind,
+    Pin,
+    Record,
+    describe,
+    native_key,
+    owners,
+)
+from lifecycle.errors import DuplicateError, LifecycleError, RegistrationError
+from lifecycle.handle import Handle
+from lifecycle.states import BY_CLOSE, ENDED
+
+_new_object = object.__new__
+
+
+def enter(
+    kind: Kind,
+    place: Any,
+    obj: Any,
+    release: Callable[[Any], object] | None,
+    name: str | None,
+    native: Any,
+    size: int,
+    parent: Pin | None,
+    extra: Extra | None,
+    unique: bool,
+) -> Handle[Any]:
+    """Enter `obj` and return the first share of it. `unique`: see that nobody owns it already. Raises `DuplicateError` and
+    `LimitError`, and then has not taken the object; whatever else is raised in here, the object is released."""
+    registry = kind.registry
+    events = registry.events
+    core = record = pin = hold = cell = handle = site = None
+    try:
+        if registry.waiting or not registry.started or len(events) > HIGH_WATER:
+            registry.tend()
+        kind.sampled = sampled = kind.sampled + 1
+        if not sampled & kind.site_mask or sampled <= kind.first_sites:
+            site = site_of(caller())
+        id = next_id()
+        now = monotonic()
+        if kind.alive is not None:
+            kind.reserve(id, size)
+        core = Core()
+        record = Record(core, place.put)
+        record.id = id
+        record.kind = kind
+        record.obj = obj
+        record.release = release
+        record.place = place
+        record.parent = parent
+        record.door = record.cause = record.phase = record.outcome = record.shut_site = None
+        record.born = now
+        record.shut = record.begun = record.ended = 0.0
+        record.site = site
+        record.name = name
+        record.native = native
+        record.size = size
+        record.extra = extra
+        record.counted = 0
+        if release is None:
+            record.owning = 0
+        elif unique:
+            record.owning = 2
+            if type(obj) not in NO_IDENTITY and owners.setdefault(_identity(obj), record) is not record:
+                _supersede(_identity(obj), record)
+            if native is not None and owners.setdefault(native_key(record), record) is not record:
+                _supersede(native_key(record), record)
+        else:
+            record.owning = 1
+        registry.records[id] = record
+        pin = Pin()
+        pin.core = core
+        pin.record = record
+        hold = HoldRef(pin, registry.roots.discard)
+        hold.core = core
+        registry.roots.add(hold)
+        cell = Cell()
+        cell.pin = pin
+        door = DoorRef(cell, events.append)
+        door.id = id
+        record.door = door
+        events.append(record)
+        handle = _new_object(Handle)
+        handle._cell = cell
+        handle._record = record
+        handle._token = FIRST_SHARE
+        if registry.closed:
+            registry.refuse_closed(handle)
+        return handle
+    except BaseException as error:
+        handle = cell = pin = hold = core = None
+        if record is None or record.id not in registry.records:
+            _not_entered(kind, place, obj, release, name, native, size, parent, extra, record, error)
+        else:
+            record.cause = BY_CLOSE
+        raise
+    finally:
+        core = pin = hold = cell = handle = parent = obj = None  # a kept traceback must keep nothing alive
+
+
+_identity = id
+
+
+def _supersede(key: object, record: Record) -> None:
+    """Somebody is in `owners` under `key`: take the place of one that has ended or can be let go here, refuse otherwise."""
+    first = owners.get(key)
+    if first is not None and first.phase not in ENDED and (first.cause is not None or first() is None):
+        first.place.serve(first)
+    if first is None or first.phase in ENDED:
+        owners[key] = record
+        return
+    what = "this Python object" if first.obj is record.obj else f"native {record.native!r}"
+    raise DuplicateError(
+        f"{what} already has an owner: {describe(first)}; two releases of one native object would be a double free. Use "
+        "share() on its handle, or register without release= to borrow it (parent=its handle)"
+    )
+
+
+def _not_entered(
+    kind: Kind,
+    place: Any,
+    obj: Any,
+    release: Callable[[Any], object] | None,
+    name: str | None,
+    native: Any,
+    size: int,
+    parent: Pin | None,
+    extra: Extra | None,
+    record: Record | None,
+    error: BaseException,
+) -> None:
+    """Something was raised before the object was entered. A refusal leaves it to the caller; an interrupt may not lose it."""
+    if record is not None:
+        for key in (_identity(obj), *(() if native is None else (native_key(record),))):
+            if owners.get(key) is record:
+                owners.pop(key, None)
+        if kind.alive is not None:
+            kind.alive.pop(record.id, None)
+    if isinstance(error, TypeError) and native is not None and not _hashable(native):
+        raise RegistrationError(f"native= must be hashable, such as an address or a GL name, not {native!r}") from None
+    if not isinstance(error, LifecycleError):
+        record = enter(kind, place, obj, release, name, native, size, parent, extra, False)._record
+        record.cause = BY_CLOSE
+
+
+def _hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+__all__ = ["enter"]
