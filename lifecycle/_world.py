@@ -137,21 +137,18 @@ def site_of(frame: FrameType | None) -> Site | None:
     return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = ("lifecycle.", "integrations.", "contextlib")
 
 
 def caller(depth: int = 2) -> FrameType | None:
-    """The nearest frame, from `depth` up, that is not this package's own nor contextlib's."""
+    """The nearest frame, from `depth` up, that is neither this library's own nor contextlib's."""
     try:
         frame: FrameType | None = sys._getframe(depth)
     except ValueError:
         return None
-    while frame is not None:
-        filename = frame.f_code.co_filename
-        if not filename.startswith(_PACKAGE) and not filename.endswith("contextlib.py"):
-            return frame
+    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith(_OURS):
         frame = frame.f_back
-    return None
+    return frame
 
 
 def describe_site(site: Site | None) -> str:

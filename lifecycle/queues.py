@@ -228,7 +228,10 @@ def finish(record: Record) -> None:
     registry = kind.registry
     id = record.id
     if record.owning == 2:
-        disown(record)
+        record.owning = 1
+        owners.pop(builtins.id(record.obj), None)  # before the object may go and its identity be used again
+        if record.native is not None:
+            owners.pop(native_key(record), None)
     record.release = None
     record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
     record.parent = None
@@ -241,17 +244,6 @@ def finish(record: Record) -> None:
     registry.claims.pop(id, None)
     if registry.waiters:
         notify(registry, id)
-
-
-def disown(record: Record) -> None:
-    """Take a record out of `owners`, before its object may go and the identity be used again."""
-    key = builtins.id(record.obj)
-    if owners.get(key) is record:
-        owners.pop(key, None)
-    if record.native is not None:
-        native = native_key(record)
-        if owners.get(native) is record:
-            owners.pop(native, None)
 
 
 def notify(registry: Registry, id: int) -> None:
@@ -407,9 +399,12 @@ class AnyThread(DequePlace):
         if record() is None:
             process(record)
         if self.mailbox:
-            self.run_some(DRAIN_STEPS)
-        if record.phase in ENDED:
-            return record.phase is RELEASED
+            self._clear_up_after(record)
+        phase = record.phase
+        if phase is RELEASED:
+            return True
+        if phase in ENDED:
+            return False
         if timeout is DEFAULT:
             if record() is not None or record.id not in record.kind.registry.claims or _inside_release():
                 return False  # somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves
@@ -418,6 +413,19 @@ class AnyThread(DequePlace):
             return False
         assert not isinstance(timeout, WhenDue)
         return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, 0.001)
+
+    def _clear_up_after(self, record: Record) -> None:
+        """Take the ticket of a record that was just released, and run a bounded number of others that wait."""
+        ticket = None
+        try:
+            for ticket in self._takes:
+                break
+        except IndexError:
+            return
+        if ticket is not record:
+            self.mailbox.appendleft(ticket)
+        if self.mailbox:
+            self.run_some(DRAIN_STEPS)
 
     def serve(self, record: Record) -> None:
         self.run_some(DRAIN_STEPS)
