@@ -193,7 +193,9 @@ if hasattr(os, "register_at_fork"):
 def at_exit(function: Callable[[], None]) -> None:
     """Run `function` at interpreter exit, the latest registered first, and before `weakref.finalize`'s own exit pass."""
     if not _exit_hooks:
-        weakref.finalize(_on_collection, int).detach()  # registers finalize's exit pass, so that ours, later, runs earlier
+        weakref.finalize(
+            _on_collection, int
+        ).detach()  # registers finalize's exit pass, so that ours, later, runs earlier
         atexit.register(_run_exit_hooks)
     _exit_hooks.append(function)
 

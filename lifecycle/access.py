@@ -29,13 +29,18 @@ DEFERRED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 """What a function returns instead of running its body."""
 
 
-def refuse_deferred(result: Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | AsyncGenerator[Any, Any], record: Record, fn: object) -> None:
+def refuse_deferred(
+    result: Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | AsyncGenerator[Any, Any],
+    record: Record,
+    fn: object,
+) -> None:
     """Refuse a coroutine or generator that came out of `safe_access`: its body would run after the lease."""
     close = getattr(result, "close", None)
     if close is not None:
         close()
     raise CallbackError(
-        f"safe_access on {describe(record)} got a {type(result).__name__} from {fn!r}: its body would run after the lease has ended; "
+        f"safe_access on {describe(record)} got a {type(result).__name__} from {fn!r}: its body would "
+        "run after the lease has ended; "
         "give a plain function, or use `with handle.lease()` inside the coroutine or generator"
     )
 
@@ -77,7 +82,8 @@ def escaped(record: Record, error: BaseException, errors: Any) -> None:
         record.place.settle(record, 0)
         fate = "it is invalid now and will be released"
     raise AccessPanicError(
-        f"panic during object access: {reason}, in an access to {describe(record)}; {fate}. If {type(error).__name__} is an expected "
+        f"panic during object access: {reason}, in an access to {describe(record)}; {fate}. If {type(error).__name__} is "
+        f"an expected "
         f"error, declare it: safe_access(..., errors=({type(error).__name__},)) or policy({kind.type_name!r}, errors=...)"
     ) from error
 
@@ -102,7 +108,9 @@ class AccessBlock(Generic[T]):
         finally:
             pin = None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pin = self._pin
         self._pin = None
         if error is None or pin is None:

@@ -45,7 +45,18 @@ from lifecycle import _world
 from lifecycle._world import Site
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import LimitError
-from lifecycle.states import BY_CLOSE, BY_DROP, CLOSING, Cause, DUE, ENDED, INVALID, ObjectState, POISONED, VALID
+from lifecycle.states import (
+    BY_CLOSE,
+    BY_DROP,
+    CLOSING,
+    DUE,
+    ENDED,
+    INVALID,
+    POISONED,
+    VALID,
+    Cause,
+    ObjectState,
+)
 
 if TYPE_CHECKING:
     from lifecycle.stats import TypeCount
@@ -94,7 +105,17 @@ SHUT_CELL.pin = None
 class Extra:
     """The facts that few objects need."""
 
-    __slots__ = ("attempts", "cleanups", "error", "fence", "fence_polls", "parent_id", "reason", "retry_on", "trace")
+    __slots__ = (
+        "attempts",
+        "cleanups",
+        "error",
+        "fence",
+        "fence_polls",
+        "parent_id",
+        "reason",
+        "retry_on",
+        "trace",
+    )
 
     def __init__(self) -> None:
         self.attempts = 0
@@ -156,7 +177,7 @@ class Record(weakref.ref[Core]):
     native: Any
     size: int
     extra: Extra | None
-    counted: int  # written by the keeper alone: 0 not yet, 1 registered, 2 its end as well
+    counted: int  # written by the keeper alone; 0 not yet
 
     def more(self) -> Extra:
         """The record's `Extra`, made when first needed."""
@@ -169,7 +190,22 @@ class Record(weakref.ref[Core]):
 class Kind:
     """A type's name within one manager, with its policy. Written by the manager, read on every access."""
 
-    __slots__ = ("alive", "budget", "count", "errors", "max_age", "max_bytes", "max_live", "plain", "registry", "sampled", "first_sites", "site_mask", "type_name", "validate")
+    __slots__ = (
+        "alive",
+        "budget",
+        "count",
+        "errors",
+        "first_sites",
+        "max_age",
+        "max_bytes",
+        "max_live",
+        "plain",
+        "registry",
+        "sampled",
+        "site_mask",
+        "type_name",
+        "validate",
+    )
 
     def __init__(self, registry: Registry, type_name: str, count: TypeCount) -> None:
         self.registry = registry
@@ -185,7 +221,9 @@ class Kind:
         self.sampled = 0  # registrations seen, as far as sampling cares: not exact
         self.site_mask = -1
         self.first_sites = 0
-        self.plain: Registry | None = registry  # the registry while no validator is set: one comparison clears an access
+        self.plain: Registry | None = (
+            registry  # the registry while no validator is set: one comparison clears an access
+        )
 
     def reserve(self, id: int, size: int) -> None:
         """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they were."""
@@ -226,15 +264,27 @@ class Registry:
         self.shared: dict[int, list[int]] = {}
         self.kinds: dict[str, Kind] = {}
         self.waiters: dict[int, list[Any]] = {}
+        self.entered: deque[Record] = (
+            deque()
+        )  # registrations and ends to be counted, and whatever else happens
+        self.ended: deque[Record] = deque()
         self.events: deque[Any] = deque()
-        self.delayed: deque[tuple[float, Record]] = deque()  # retries and unsignalled fences, put back by the keeper
+        self.delayed: deque[tuple[float, Record]] = (
+            deque()
+        )  # retries and unsignalled fences, put back by the keeper
         self.waiting: deque[Record | None] = deque()  # tickets that any thread may run
         self.started = False
         self.closed = False
-        self.tend: Callable[[], None] = _nothing  # called by a registration that sees work waiting, see `enter`
+        self.tend: Callable[[], None] = (
+            _nothing  # called by a registration that sees work waiting, see `enter`
+        )
         self.refuse_closed: Callable[[Any], None] = _nothing
         self.wake: Callable[[], None] = _nothing
         self.relieve: Callable[[], None] = _nothing
+
+    def pending(self) -> int:
+        """Events that wait to be counted."""
+        return len(self.entered) + len(self.ended) + len(self.events)
 
 
 def _nothing(*_: object) -> None:
@@ -323,7 +373,9 @@ def describe(record: Record) -> str:
     """``object 7 (gst.Sample "capture", native 0x7f3a10)``: how every message names an object."""
     name = f' "{record.name}"' if record.name else ""
     native = record.native
-    shown = "" if native is None else f", native {native:#x}" if type(native) is int else f", native {native!r}"
+    shown = (
+        "" if native is None else f", native {native:#x}" if type(native) is int else f", native {native!r}"
+    )
     return f"object {record.id} ({record.kind.type_name}{name}{shown})"
 
 
@@ -342,8 +394,16 @@ def fate(record: Record) -> str:
         return "valid"
     site = _world.describe_site(record.shut_site)
     cause = record.cause or BY_DROP
-    by = "as its last handle was dropped" if cause is BY_DROP else f"by {cause}()" if cause in _CALLS else f"by {cause}"
-    text = f"{state} {ago(record.ended if state in ENDED and record.ended else record.shut or record.born)} {by}"
+    by = (
+        "as its last handle was dropped"
+        if cause is BY_DROP
+        else f"by {cause}()"
+        if cause in _CALLS
+        else f"by {cause}"
+    )
+    text = (
+        f"{state} {ago(record.ended if state in ENDED and record.ended else record.shut or record.born)} {by}"
+    )
     if site:
         text += f" at {site}"
     extra = record.extra

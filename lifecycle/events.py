@@ -16,8 +16,8 @@ class Event:
     """Something that happened to an object (or, with `id` 0, to the manager itself)."""
 
     kind: str
-    """``registered``, ``closed``, ``released``, ``failed``, ``stuck``, ``orphaned``, ``detached``, ``late``, ``panic``, ``error``,
-    ``leak``, ``retry``, ``types_capped``, ``observer_failed``."""
+    """``registered``, ``closed``, ``released``, ``failed``, ``stuck``, ``orphaned``, ``detached``, ``late``, ``panic``,
+    ``error``, ``leak``, ``retry``, ``types_capped``, ``observer_failed``."""
     manager: str
     id: int
     type_name: str

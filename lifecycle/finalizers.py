@@ -31,7 +31,12 @@ class SafeFinalizer:
 
     __slots__ = ("__weakref__", "_record", "_table", "_watch")
 
-    def __init__(self, table: dict[int, tuple[weakref.finalize[..., Any], Handle[Any]]], record: Record, watch: weakref.finalize[..., Any]) -> None:
+    def __init__(
+        self,
+        table: dict[int, tuple[weakref.finalize[..., Any], Handle[Any]]],
+        record: Record,
+        watch: weakref.finalize[..., Any],
+    ) -> None:
         self._table = table
         self._record = record
         self._watch = watch
@@ -110,12 +115,14 @@ def check_target(obj: object, fn: Callable[..., object], args: tuple[Any, ...]) 
         weakref.ref(obj)
     except TypeError:
         raise RegistrationError(
-            f"a {type(obj).__name__} cannot be weakly referenced, so its end cannot be seen: put it into an object of a class of yours "
+            f"a {type(obj).__name__} cannot be weakly referenced, so its end cannot be seen: put it into an object "
+            "of a class of yours "
             "(with __weakref__ among its slots), or register() it with a release"
         ) from None
     for part in (fn, *args):
         if part is obj or reaches(part, obj):
             raise RegistrationError(
-                f"the finalizer {fn!r} keeps its own {type(obj).__name__} object alive (through its closure, arguments or as a bound "
+                f"the finalizer {fn!r} keeps its own {type(obj).__name__} object alive (through its closure, "
+                "arguments or as a bound "
                 "method), so it would never run: give it what it needs, not the object"
             )

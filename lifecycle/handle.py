@@ -13,7 +13,6 @@ import ctypes
 import gc
 import sys
 import weakref
-from collections.abc import Callable
 from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -42,7 +41,7 @@ from lifecycle.errors import (
     LifecycleError,
 )
 from lifecycle.queues import DEFAULT, WhenDue
-from lifecycle.states import BY_CLOSE, CLOSING, Cause, ENDED, ObjectState, RELEASED, VALID
+from lifecycle.states import BY_CLOSE, CLOSING, ENDED, RELEASED, VALID, Cause, ObjectState
 
 T = TypeVar("T")
 
@@ -183,7 +182,9 @@ class Handle(Generic[T]):
 
     # -- closing ------------------------------------------------------------------------------------------------------------
 
-    def close(self, *, timeout: float | None | WhenDue = DEFAULT, held: str = "defer", after: Any = None) -> bool:
+    def close(
+        self, *, timeout: float | WhenDue | None = DEFAULT, held: str = "defer", after: Any = None
+    ) -> bool:
         """Give this share back; True means that the object is released. Closing twice gives the same answer.
 
         If this was the last share the door is shut. If nobody else holds the object, its release has run when this returns (on a
@@ -205,7 +206,7 @@ class Handle(Generic[T]):
             self._prepare(held, after)
         return self._give_back(timeout, _getframe(1))
 
-    def _give_back(self, timeout: float | None | WhenDue, frame: FrameType) -> bool:
+    def _give_back(self, timeout: float | WhenDue | None, frame: FrameType) -> bool:
         record = self._record
         cell = self._cell
         last = False
@@ -229,10 +230,14 @@ class Handle(Generic[T]):
         """The rarer ways of closing: see that they are possible before anything is changed."""
         record = self._record
         if held not in ("defer", "refuse"):
-            raise LifecycleError(f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}")
+            raise LifecycleError(
+                f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}"
+            )
         if after is not None:
             if not callable(getattr(after, "signalled", None)):
-                raise LifecycleError(f"close(after=) of {describe(record)} takes a fence with a signalled() method, not {after!r}")
+                raise LifecycleError(
+                    f"close(after=) of {describe(record)} takes a fence with a signalled() method, not {after!r}"
+                )
             record.more().fence = after
         if held == "refuse" and self._cell is not SHUT_CELL:
             self._shut_unless_held(record)
@@ -271,14 +276,17 @@ class Handle(Generic[T]):
     # -- what a handle is not -----------------------------------------------------------------------------------------------
 
     def __copy__(self) -> NoReturn:
-        raise TypeError(f"a handle cannot be copied ({describe(self._record)}): use handle.share() for another share")
+        raise TypeError(
+            f"a handle cannot be copied ({describe(self._record)}): use handle.share() for another share"
+        )
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         self.__copy__()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(
-            f"a handle cannot be pickled ({describe(self._record)}): a native object belongs to its process; send its data instead"
+            f"a handle cannot be pickled ({describe(self._record)}): a native object belongs to its "
+            "process; send its data instead"
         )
 
     def __repr__(self) -> str:
@@ -294,6 +302,7 @@ class WeakHandle(Generic[T]):
     _record: Record
 
     def __call__(self) -> Handle[T] | None:
+        """A new share, or None once the object is shut or its last handle gone. Callable on any thread."""
         record = self._record
         door = record.door
         cell = door() if door is not None else None
@@ -331,7 +340,9 @@ def refuse(record: Record, handle: Handle[Any] | None = None) -> NoReturn:
     if len(registry.events) > HIGH_WATER:
         registry.relieve()
     error = ClosedAccessError if record.cause in (Cause.EXIT, Cause.FORK) else AccessRefusedError
-    raise error(f"{describe(record)} is not valid for access: {fate(record)}; take a lease or share() the handle before it is closed")
+    raise error(
+        f"{describe(record)} is not valid for access: {fate(record)}; take a lease or share() the handle before it is closed"
+    )
 
 
 def checked(pin: Pin) -> Pin:
@@ -369,7 +380,9 @@ def invalidate_record(record: Record, cause: Cause, reason: str, site: Any) -> b
 
 def check_timeout(timeout: Any) -> None:
     """A timeout is None or a number of seconds, 0 or more."""
-    if timeout is None or (isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0):
+    if timeout is None or (
+        isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0
+    ):
         return
     raise LifecycleError(f"timeout= takes seconds, 0 or more, or None for ever, not {timeout!r}")
 
@@ -387,7 +400,8 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
         return empty.toreadonly() if readonly else empty
     if not isinstance(address, int) or not isinstance(nbytes, int) or address <= 0 or nbytes < 0:
         raise LifecycleError(
-            f"a view of {describe(pin.record)} needs an address above 0 and a size of 0 or more bytes, not ({address!r}, {nbytes!r})"
+            f"a view of {describe(pin.record)} needs an address above 0 and a size of 0 or more bytes, "
+            f"not ({address!r}, {nbytes!r})"
         )
     bits = (nbytes - 1).bit_length()
     array_type = _array_types.get(bits)

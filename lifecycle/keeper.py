@@ -1,9 +1,9 @@
 """The keeper: one thread per manager that counts, watches deadlines, retries, sweeps and answers.
 
 **One writer.** Everything that is to be counted goes as an event into one mailbox (`Registry.events`, a deque that any thread,
-callback or handler can append to), and the keeper alone counts. An object's record is itself the event of its registration and
-of its end: the keeper reads from it what has happened, so a lost or doubled event changes no figure (I7). A scrape is an event
-too: it is answered in its turn, after everything that was counted before it.
+callback or handler can append to), and the keeper alone counts. Registrations and ends have a mailbox each (`entered`, `ended`),
+into which the record itself goes: the keeper marks it as counted, so a lost or doubled event changes no figure (I7). A scrape
+is an event too: it is answered in its turn, after everything that was counted before it.
 
 **Nothing slow in here.** Releases that nobody ran go to the timed workers, logging and hooks to the `Observer` thread behind a
 bounded queue that drops and counts. So an observer that blocks for ever stops neither counts, nor sweeps, nor deadlines.
@@ -16,9 +16,9 @@ from __future__ import annotations
 import itertools
 import threading
 import warnings
-from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -27,7 +27,7 @@ from lifecycle import _world
 from lifecycle.cell import DoorRef, Kind, Record, Registry
 from lifecycle.events import FINALIZER_KINDS, LEVELS, Event
 from lifecycle.queues import AnyThread, ReleaseQueue
-from lifecycle.states import BY_DROP, ENDED, ObjectState, POISONED, RELEASED, RELEASING, STUCK
+from lifecycle.states import BY_DROP, ENDED, POISONED, RELEASED, RELEASING, STUCK, ObjectState
 from lifecycle.stats import QueueStats, SafetyStats, TypeStats
 from lifecycle.workers import Workers
 
@@ -41,6 +41,19 @@ ANSWER_WAIT = 30.0
 """Seconds a scrape waits for the keeper before it takes the last known figures."""
 LEAK_REPORT_EVERY = 1.0
 """Seconds between two reports of leaks from the same place."""
+
+
+REGISTERED, ENDED_TOO, LISTED = 1, 2, 3
+"""What `Record.counted` says: registration counted; its end too; registration counted, and listed among the live ones."""
+
+_kind_of = attrgetter("kind")
+_end_of = attrgetter("kind", "phase", "cause")
+
+
+def _take_all(mailbox: deque[Record]) -> list[Record]:
+    """What is in `mailbox` now. Others go on appending; only the one who counts takes."""
+    take = mailbox.popleft
+    return [take() for _ in range(len(mailbox))]
 
 
 class Observer:
@@ -76,13 +89,24 @@ class Observer:
                     self._report(event, hook, error)
 
     def _log(self, event: Event) -> None:
-        fields = {"manager": event.manager, "id": event.id, "type": event.type_name, "name": event.name, **event.fields}
+        fields = {
+            "manager": event.manager,
+            "id": event.id,
+            "type": event.type_name,
+            "name": event.name,
+            **event.fields,
+        }
         log = getattr(self.log, LEVELS.get(event.kind, "info"))
-        log(f"lifecycle.{event.kind}", **{key: value for key, value in fields.items() if value not in (None, "", 0)})
+        log(
+            f"lifecycle.{event.kind}",
+            **{key: value for key, value in fields.items() if value not in (None, "", 0)},
+        )
 
     def _report(self, event: Event, hook: object, error: BaseException) -> None:
         try:
-            self.log.error("lifecycle.observer_failed", hook=repr(hook), event_kind=event.kind, error=repr(error))
+            self.log.error(
+                "lifecycle.observer_failed", hook=repr(hook), event_kind=event.kind, error=repr(error)
+            )
         except Exception:
             self.dropped += 1  # the log itself is what fails
 
@@ -150,7 +174,7 @@ class Keeper:
 
     def relieve(self) -> None:
         """Called by a registering thread that sees `HIGH_WATER` events waiting: wake the keeper, and yield when it is `FULL`."""
-        events = self.registry.events
+        events = self.registry.entered
         if not self._bell.qsize():
             self._bell.put(None)
         if len(events) >= FULL and not _world.must_not_wait() and self.alive:
@@ -269,76 +293,101 @@ class Keeper:
     # -- counting -----------------------------------------------------------------------------------------------------------
 
     def _count_all(self) -> int:
-        events = self.registry.events
+        """Count everything that had happened when this began; how much that was."""
+        registry = self.registry
         self._telling = bool(self.observer.hooks)
-        take = events.popleft
-        counted = 0
-        for counted in range(1, len(events) + 1):
-            event = take()
-            if type(event) is Record:
-                if event.counted != 2:
-                    self._count_record(event)
-            elif type(event) is DoorRef:
-                record = self.registry.records.get(event.id)
+        counted = self._count_records()
+        events = registry.events
+        for _ in range(len(events)):
+            event = events.popleft()
+            counted += 1
+            if type(event) is DoorRef:
+                record = registry.records.get(event.id)
                 if record is not None and record.cause is None and record.phase not in ENDED:
                     record.shut = record.shut or _world.monotonic()
                     record.cause = BY_DROP
                     self._note_shut(record)
             elif type(event) is Question:
+                self._count_records()  # what came in since, but before the question
                 event.answer.put(self._figures())
             else:
                 getattr(self, f"_on_{event[0]}")(*event[1:])
         return counted
 
-    def _count_record(self, record: Record) -> None:
-        count = record.kind.count
-        phase = record.phase
-        ended = phase is not None and phase is not RELEASING
-        if record.counted == 0:
-            count.registered += 1
-            if self._telling or self.registry.config.log_state_changes:
-                self._tell("registered", record)
-            if not ended:
-                record.counted = 1
-                count.bytes += record.size
+    def _count_records(self) -> int:
+        """Count registrations and ends. Both come in bulk: what can be done for all of them in C is done there. Ends are taken
+        first, so that the registration of each of them is at hand."""
+        ended = _take_all(self.registry.ended)
+        entered = _take_all(self.registry.entered)
+        if entered:
+            self._count_entered([record for record in entered if not record.counted])
+        if ended:
+            self._count_ended(ended)
+        return len(ended) + len(entered)
+
+    def _count_entered(self, records: list[Record]) -> None:
+        for kind, number in Counter(map(_kind_of, records)).items():
+            kind.count.registered += number
+        for record in records:
+            if record.phase is None:
+                record.counted = LISTED
+                count = record.kind.count
                 count.order.append(record)
+                count.bytes += record.size
                 if len(count.order) > count.compact_at:
                     count.compact()
-        else:
-            count.bytes -= record.size if ended else 0
-        if not ended:
-            return
-        record.counted = 2
-        count.ended[phase] += 1  # type: ignore[index]
-        cause = record.cause
-        if count.shut and record.id in count.shut:
-            count.invalid -= count.shut.pop(record.id)
-        elif cause is None or cause is BY_DROP:
-            count.closed[BY_DROP] += 1
-            self._leaked(record)
-        else:
-            count.closed[cause] += 1
-        begun = record.begun
-        if begun:
-            shut = record.shut
-            if shut:
-                waited = begun - shut
-                wait = count.wait
-                wait.counts[bisect_left(wait.bounds, waited)] += 1
-                wait.sum += waited
-            took = record.ended - begun
-            duration = count.duration
-            duration.counts[bisect_left(duration.bounds, took)] += 1
-            duration.sum += took
-        if phase is STUCK:
-            count.failures["timeout"] += 1
-        self._expiring.append(record)
-        if self._telling or phase is not RELEASED or self.registry.config.log_finalizers:
-            self._tell(str(phase), record, **self._ending(record))
+            else:  # it has ended, or is about to: it never appears among the live ones
+                record.counted = REGISTERED
+        if self._telling or self.registry.config.log_state_changes:
+            for record in records:
+                self._tell("registered", record)
+
+    def _count_ended(self, records: list[Record]) -> None:
+        fresh = []
+        for record in records:
+            counted = record.counted
+            if counted != ENDED_TOO:
+                if counted == LISTED:
+                    record.kind.count.bytes -= record.size
+                elif not counted:  # its registration was interrupted before it was told
+                    self._count_entered([record])
+                record.counted = ENDED_TOO
+                fresh.append(record)
+        for (kind, phase, cause), number in Counter(map(_end_of, fresh)).items():
+            kind.count.ended[phase] += number
+            kind.count.closed[cause or BY_DROP] += number
+            if phase is not RELEASED or cause is None or cause is BY_DROP or kind.count.shut:
+                self._look_closer([record for record in fresh if _end_of(record) == (kind, phase, cause)])
+        for kind in set(map(_kind_of, fresh)):
+            begun = [record for record in fresh if record.kind is kind and record.begun]
+            kind.count.wait.add_all([record.begun - record.shut for record in begun if record.shut])
+            kind.count.duration.add_all([record.ended - record.begun for record in begun])
+        self._expiring.extend(fresh)
+        if self._telling or self.registry.config.log_finalizers:
+            for record in fresh:
+                if record.phase is RELEASED:
+                    self._tell("released", record, **self._ending(record))
+
+    def _look_closer(self, records: list[Record]) -> None:
+        """Ends that are not a plain release after a plain close."""
+        for record in records:
+            count = record.kind.count
+            if record.id in count.shut:
+                count.invalid -= count.shut.pop(record.id)
+                count.closed[record.cause or BY_DROP] -= 1  # that was counted when the door was shut
+            elif record.cause is None or record.cause is BY_DROP:
+                self._leaked(record)
+            if record.phase is STUCK:
+                count.failures["timeout"] += 1
+            if record.phase is not RELEASED:
+                self._tell(str(record.phase), record, **self._ending(record))
 
     @staticmethod
     def _ending(record: Record) -> dict[str, Any]:
-        fields: dict[str, Any] = {"cause": str(record.cause or BY_DROP), "duration": record.ended - record.begun if record.begun else 0.0}
+        fields: dict[str, Any] = {
+            "cause": str(record.cause or BY_DROP),
+            "duration": record.ended - record.begun if record.begun else 0.0,
+        }
         if record.extra is not None:
             fields["reason"] = record.extra.reason
         return fields
@@ -346,9 +395,9 @@ class Keeper:
     def _note_shut(self, record: Record) -> None:
         """A door was shut and the object has not ended yet."""
         count = record.kind.count
-        if record.counted != 2:
-            self._count_record(record)
-        if record.counted == 2 or record.id in count.shut:
+        if not record.counted:
+            self._count_entered([record])
+        if record.counted == ENDED_TOO or record.id in count.shut:
             return
         cause = record.cause or BY_DROP
         poisoned = cause in POISONED
@@ -375,7 +424,8 @@ class Keeper:
         where = _world.describe_site(site)
         self._tell("leak", record, site=where, count=missed + 1)
         warnings.warn(
-            f"{record.kind.type_name} object {record.id} was never closed{f' (made at {where})' if where else ''}: its last handle was "
+            f"{record.kind.type_name} object {record.id} was never closed{f' (made at {where})' if where else ''}: its "
+            f"last handle was "
             f"garbage-collected; use `with handle:` or handle.close(){f' ({missed + 1} like it)' if missed else ''}",
             ResourceWarning,
             stacklevel=1,
@@ -422,7 +472,15 @@ class Keeper:
     def _on_told(self, kind: str, fields: dict[str, Any]) -> None:
         self._tell(kind, None, **fields)
 
-    def _tell(self, event: str, record: Record | None, *, kind: Kind | None = None, type_name: str = "", **fields: Any) -> None:
+    def _tell(
+        self,
+        event: str,
+        record: Record | None,
+        *,
+        kind: Kind | None = None,
+        type_name: str = "",
+        **fields: Any,
+    ) -> None:
         if LEVELS[event] in ("debug", "info") and not self.observer.hooks:
             config = self.registry.config
             if not (config.log_finalizers if event in FINALIZER_KINDS else config.log_state_changes):
@@ -457,8 +515,14 @@ class Keeper:
             record = registry.records.get(id)
             if record is not None and record.phase is RELEASING:
                 releasing[record.kind] = releasing.get(record.kind, 0) + 1
-        types = {kind.type_name: self._type_figures(kind, releasing.get(kind, 0)) for kind in list(registry.kinds.values())}
-        ends = {end: sum(t.ended[end] for t in types.values()) for end in ("released", "failed", "stuck", "detached", "orphaned")}
+        types = {
+            kind.type_name: self._type_figures(kind, releasing.get(kind, 0))
+            for kind in list(registry.kinds.values())
+        }
+        ends = {
+            end: sum(t.ended[end] for t in types.values())
+            for end in ("released", "failed", "stuck", "detached", "orphaned")
+        }
         total = sum(t.registered for t in types.values())
         self._last = SafetyStats(
             manager=registry.name,
@@ -476,7 +540,7 @@ class Keeper:
             stuck_workers_limit=registry.config.max_stuck_finalizers,
             quarantined=self.workers.quarantined,
             keeper_last_run=self.last_run,
-            events_pending=len(registry.events),
+            events_pending=registry.pending(),
             observer_events_dropped=self.observer.dropped,
             **ends,
         )
@@ -520,7 +584,7 @@ class Keeper:
             return 0
         before = _world.monotonic() - kind.max_age
         aged = itertools.takewhile(lambda record: record.born < before, list(kind.count.order))
-        return sum(record.counted != 2 for record in aged)
+        return sum(record.counted != ENDED_TOO for record in aged)
 
     def queue_figures(self) -> tuple[QueueStats, ...]:
         """The places that releases wait at. Callable on any thread."""
@@ -530,10 +594,19 @@ class Keeper:
             if record.extra is not None and record.extra.fence is not None:
                 fences[record.place.name] = fences.get(record.place.name, 0) + 1
         for place in (self.any_thread, self.workers):
-            places.append(QueueStats(place.name, len(place), 0.0, self.last_run, 0, fences.get(place.name, 0)))
+            places.append(
+                QueueStats(place.name, len(place), 0.0, self.last_run, 0, fences.get(place.name, 0))
+            )
         for queue in list(self.queues):
             places.append(
-                QueueStats(queue.name, queue.backlog, queue.oldest(), queue.last_drain, queue.orphaned, fences.get(queue.name, 0))
+                QueueStats(
+                    queue.name,
+                    queue.backlog,
+                    queue.oldest(),
+                    queue.last_drain,
+                    queue.orphaned,
+                    fences.get(queue.name, 0),
+                )
             )
         return tuple(places)
 

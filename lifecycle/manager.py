@@ -28,7 +28,7 @@ from lifecycle.errors import (
 )
 from lifecycle.events import Event
 from lifecycle.finalizers import FINALIZER_TYPE, SafeFinalizer, check_target
-from lifecycle.handle import Handle, check_timeout, checked, invalidate_record, new_handle, refuse
+from lifecycle.handle import Handle, check_timeout, checked, invalidate_record, refuse
 from lifecycle.keeper import Keeper
 from lifecycle.queues import (
     ANY_THREAD,
@@ -43,8 +43,16 @@ from lifecycle.queues import (
     process,
 )
 from lifecycle.registration import enter
-from lifecycle.shutdown import await_holders, info_of, open_records, orphan_inherited, release_all, report_on, shut_doors
-from lifecycle.states import Cause, ENDED, RELEASED
+from lifecycle.shutdown import (
+    await_holders,
+    info_of,
+    open_records,
+    orphan_inherited,
+    release_all,
+    report_on,
+    shut_doors,
+)
+from lifecycle.states import ENDED, RELEASED, Cause
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport, TypeCount, bounds_with
 from lifecycle.workers import Workers
 
@@ -172,11 +180,13 @@ class SafetyManager:
         manager's, has been released. An interrupt in here releases it too.
         """
         registry = self._registry
-        kind = registry.kinds.get(type_name) if type_name is not None else None  # type: ignore[arg-type]
+        kind = registry.kinds.get(type_name) if isinstance(type_name, str) else None
         if kind is None:
             kind = self._kind(self._type_name(obj) if type_name is None else type_name)
         place = self._any_thread if release_on is ANY_THREAD else self._place(release_on)
-        if release is not None and (type(release) is not FunctionType or release.__code__.co_flags & DEFERRED_BODY):
+        if release is not None and (
+            type(release) is not FunctionType or release.__code__.co_flags & DEFERRED_BODY
+        ):
             check_callback(release, "release")
         if name is not None or size or retry_on:
             _check_facts(name, size)
@@ -221,7 +231,7 @@ class SafetyManager:
             self._any_thread.run_some(DRAIN_STEPS)
         if not self._registry.started:
             self._start()
-        if len(self._registry.events) > HIGH_WATER:
+        if len(self._registry.entered) > HIGH_WATER:
             self._registry.relieve()
 
     def _start(self) -> None:
@@ -260,7 +270,9 @@ class SafetyManager:
         cls = type(obj)
         name = self._type_names.get(cls)
         if name is None:
-            name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+            name = (
+                cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+            )
             self._type_names[cls] = name
         return name
 
@@ -275,7 +287,9 @@ class SafetyManager:
                 self._keeper.queues.add(release_on)
             generation.registries.add(self._registry)
             return generation
-        raise RegistrationError(f"release_on= takes BACKGROUND, ANY_THREAD or a ReleaseQueue, not {release_on!r}")
+        raise RegistrationError(
+            f"release_on= takes BACKGROUND, ANY_THREAD or a ReleaseQueue, not {release_on!r}"
+        )
 
     def _parent(self, parent: Any) -> tuple[int, Pin]:
         handle = parent if isinstance(parent, Handle) else getattr(parent, "handle", None)
@@ -320,13 +334,17 @@ class SafetyManager:
                         )
                     free.pop()
                     took = True
-                box.extend(itertools.starmap(functools.partial(make, **kwargs), (args,)))  # made and stored in one step
+                box.extend(
+                    itertools.starmap(functools.partial(make, **kwargs), (args,))
+                )  # made and stored in one step
                 extra = None
                 if free is not None:
                     extra = Extra()
                     extra.cleanups.append(lambda: free.append(None))
                 kind = self._kind(self._type_name(box[0]) if type_name is None else type_name)
-                handle = enter(kind, self._place(release_on), box[0], release, None, None, 0, None, extra, True)
+                handle = enter(
+                    kind, self._place(release_on), box[0], release, None, None, 0, None, extra, True
+                )
                 box.clear()
                 return handle
             except DuplicateError:
@@ -421,7 +439,8 @@ class SafetyManager:
         other = record.kind.registry
         if other is not self._registry:
             raise ForeignHandleError(
-                f"{describe(record)} belongs to manager {other.name!r}, not to {self.name!r}: use that manager, or register the object here"
+                f"{describe(record)} belongs to manager {other.name!r}, not to {self.name!r}: use that manager, or "
+                "register the object here"
             )
 
     def _refuse_unknown(self, id: int) -> None:
@@ -453,7 +472,7 @@ class SafetyManager:
         record.place.settle(record, 0)
         return done
 
-    def unregister(self, target: Any, *, timeout: float | None | WhenDue = DEFAULT) -> bool:
+    def unregister(self, target: Any, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
         """Shut the object's door for everybody and release it, as `Handle.close` does for the last share. True means released."""
         record = self._record_of(target)
         if timeout is not DEFAULT:
@@ -471,10 +490,10 @@ class SafetyManager:
         type_name: str,
         *,
         errors: Any = UNSET,
-        max_age: float | None | _Unset = UNSET,
-        max_live: int | None | _Unset = UNSET,
-        max_bytes: int | None | _Unset = UNSET,
-        validate: Callable[[Any], object] | None | _Unset = UNSET,
+        max_age: float | _Unset | None = UNSET,
+        max_live: int | _Unset | None = UNSET,
+        max_bytes: int | _Unset | None = UNSET,
+        validate: Callable[[Any], object] | _Unset | None = UNSET,
     ) -> None:
         """Set rules for a type; what is not given stays as it was, None takes a rule away.
 
@@ -494,14 +513,27 @@ class SafetyManager:
         kind = self._kind(type_name)
         if not isinstance(errors, _Unset):
             errors = exception_types(errors or (), "policy(errors=)")
-        for rule, value, types in (("max_age", max_age, (int, float)), ("max_live", max_live, int), ("max_bytes", max_bytes, int)):
+        for rule, value, types in (
+            ("max_age", max_age, (int, float)),
+            ("max_live", max_live, int),
+            ("max_bytes", max_bytes, int),
+        ):
             if value is None or isinstance(value, _Unset):
                 continue
             if isinstance(value, bool) or not isinstance(value, types) or not value > 0:
-                raise RegistrationError(f"policy({rule}=) of type {type_name!r} takes a number above 0 or None, not {value!r}")
+                raise RegistrationError(
+                    f"policy({rule}=) of type {type_name!r} takes a number above 0 or None, not {value!r}"
+                )
         if validate is not None and not isinstance(validate, _Unset):
             check_callback(validate, "validate")
-        for rule, value in (("errors", errors), ("max_age", max_age), ("max_live", max_live), ("max_bytes", max_bytes), ("validate", validate)):
+        rules: tuple[tuple[str, Any], ...] = (
+            ("errors", errors),
+            ("max_age", max_age),
+            ("max_live", max_live),
+            ("max_bytes", max_bytes),
+            ("validate", validate),
+        )
+        for rule, value in rules:
             if not isinstance(value, _Unset):
                 setattr(kind, rule, value)
         kind.plain = self._registry if kind.validate is None else None
@@ -524,15 +556,20 @@ class SafetyManager:
             pin = None  # type: ignore[assignment]
 
     def set_safe_finalizer(self, obj: object, fn: Callable[..., object], *args: Any) -> SafeFinalizer:
-        """Have ``fn(*args)`` called on a timed worker once `obj`, any object that can be weakly referenced, is gone: exactly once, with
-        a deadline, at exit too if `obj` lives until then. `SafeFinalizer.cancel` takes it back.
+        """Have ``fn(*args)`` called on a timed worker once `obj`, any object that can be weakly referenced, is gone:
+        exactly once, with a deadline, at exit too if `obj` lives until then. `SafeFinalizer.cancel` takes it back.
 
-        Raises `RegistrationError` when `obj` cannot be weakly referenced or `fn` keeps it alive, in which case it would never run.
+        Raises `RegistrationError` when `obj` cannot be weakly referenced or `fn` keeps it alive and so would
+        never run.
         """
         check_callback(fn, "finalizer")
         check_target(obj, fn, args)
         handle = self.register(
-            (fn, args), FINALIZER_TYPE, name=type(obj).__qualname__, release=_call_finalizer, release_on=BACKGROUND
+            (fn, args),
+            FINALIZER_TYPE,
+            name=type(obj).__qualname__,
+            release=_call_finalizer,
+            release_on=BACKGROUND,
         )
         record = handle._record
         record.owning = False  # it is meant to be dropped
@@ -586,7 +623,9 @@ class SafetyManager:
         """Count and report an exception that was contained outside `safe_access`, such as in a callback."""
         kind = self._kind(type_name or component)
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        self._registry.events.append(("panic", kind, None, f"{component}: {type(error).__name__}: {error}", trace))
+        self._registry.events.append(
+            ("panic", kind, None, f"{component}: {type(error).__name__}: {error}", trace)
+        )
 
     # -- knowing ------------------------------------------------------------------------------------------------------------
 
@@ -609,15 +648,19 @@ class SafetyManager:
         if workers.stuck:
             problems.append(f"{len(workers.stuck)} release worker(s) are stuck")
         if workers.quarantined:
-            problems.append(f"{workers.quarantined} release(s) are quarantined: every worker that may exist is stuck")
+            problems.append(
+                f"{workers.quarantined} release(s) are quarantined: every worker that may exist is stuck"
+            )
         if keeper.observer.dropped:
-            problems.append(f"{keeper.observer.dropped} event(s) were not told to observers, which are too slow")
+            problems.append(
+                f"{keeper.observer.dropped} event(s) were not told to observers, which are too slow"
+            )
         return Health(
             ok=not problems,
             closed=self.closed,
             keeper_alive=keeper.alive,
             keeper_last_run=keeper.last_run,
-            events_pending=len(self._registry.events),
+            events_pending=self._registry.pending(),
             stuck_workers=len(workers.stuck),
             stuck_workers_limit=self.config.max_stuck_finalizers,
             quarantined=workers.quarantined,
@@ -628,7 +671,7 @@ class SafetyManager:
 
     # -- the end ------------------------------------------------------------------------------------------------------------
 
-    def close(self, *, timeout: float | None | WhenDue = DEFAULT) -> ShutdownReport:
+    def close(self, *, timeout: float | WhenDue | None = DEFAULT) -> ShutdownReport:
         """Stop producers, shut every door, release everything nobody holds, newest first, within the budget (`shutdown_timeout`
         unless `timeout` is given). With `timeout`, those who still hold something are waited for as well.
 
@@ -704,7 +747,9 @@ class SafetyManager:
             raise ClosedError(f"manager {self.name!r} is closed; make a new one")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -722,7 +767,9 @@ def check_callback(fn: Any, what: str) -> None:
         raise RegistrationError(f"{what} must be callable, not {fn!r}")
     code = getattr(fn, "__code__", None)
     if code is not None and code.co_flags & DEFERRED_BODY:
-        raise CallbackError(f"{what} {fn!r} is a coroutine or generator function: its body would not run when it is called; give a plain function")
+        raise CallbackError(
+            f"{what} {fn!r} is a coroutine or generator function: its body would not run when it is called; give a plain function"
+        )
 
 
 def _check_facts(name: Any, size: Any) -> None:

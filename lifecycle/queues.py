@@ -19,13 +19,14 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from lifecycle import _world
 from lifecycle._world import monotonic
 from lifecycle.cell import Record, Registry, native_key, owners, shut
 from lifecycle.errors import LifecycleError, NotReleased, RegistrationError, WrongThreadError
-from lifecycle.states import Cause, ENDED, FAILED, ORPHANED, ObjectState, RELEASED, RELEASING, STUCK
+from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
 
 DRAIN_STEPS = 32
 """How many waiting tickets one `register` or `close` runs at most on behalf of others."""
@@ -63,7 +64,13 @@ def process(record: Record, timed: Timed | None = None) -> bool:
         if claims.setdefault(id, me) is not me:
             return False
         phase = record.phase
-        if phase is None and record.extra is None and timed is None and record.outcome is None and record.place.lost_reason is None:
+        if (
+            phase is None
+            and record.extra is None
+            and timed is None
+            and record.outcome is None
+            and record.place.lost_reason is None
+        ):
             # The common case of `_perform`, without its calls.
             record.begun = monotonic()
             record.phase = RELEASING
@@ -173,7 +180,14 @@ def _call_failed(record: Record, error: BaseException) -> bool:
     if retryable and extra.attempts < registry.config.max_finalizer_retries:
         extra.attempts += 1
         return False
-    registry.events.append(("release_failed", record, "not_released" if isinstance(error, NotReleased) else "error", _trace(error)))
+    registry.events.append(
+        (
+            "release_failed",
+            record,
+            "not_released" if isinstance(error, NotReleased) else "error",
+            _trace(error),
+        )
+    )
     extra.error = error.with_traceback(None)  # its frames would keep the object
     record.outcome = FAILED
     if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
@@ -239,7 +253,7 @@ def finish(record: Record) -> None:
         kind.alive.pop(id, None)
     record.ended = monotonic()
     record.phase = record.outcome
-    registry.events.append(record)
+    registry.ended.append(record)
     registry.shared.pop(id, None)
     registry.claims.pop(id, None)
     if registry.waiters:
@@ -311,11 +325,11 @@ def wait_for_end(record: Record, until: float | None, step: float | None) -> boo
 
 def _inside_release() -> bool:
     """Whether this thread is itself running a release: then waiting for another's could be waiting for itself."""
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code is process.__code__:
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 
@@ -330,7 +344,7 @@ class Place:
     lost_reason: str | None = None
     put: Callable[[Record], None]
 
-    def settle(self, record: Record, timeout: float | None | WhenDue) -> bool:
+    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """Called by whoever just closed `record`: run or await its release as the place allows. True means released."""
         raise NotImplementedError
 
@@ -357,7 +371,9 @@ class DequePlace(Place):
     def _make_mailbox(self) -> None:
         self.mailbox: deque[Record | None] = deque()
         self.put = self.mailbox.append
-        self._takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)  # taking and storing is one FOR_ITER step
+        self._takes: Iterator[Record | None] = iter(
+            self.mailbox.popleft, self
+        )  # taking and storing is one FOR_ITER step
 
     def __len__(self) -> int:
         return len(self.mailbox)
@@ -393,7 +409,8 @@ class DequePlace(Place):
 class AnyThread(DequePlace):
     """`ANY_THREAD`: quick releases that are safe anywhere run inline, by the closer or by the next register or close."""
 
-    def settle(self, record: Record, timeout: float | None | WhenDue) -> bool:
+    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+        """As `Place.settle`."""
         if _world.collecting and _world.in_collector():
             return False
         if record() is None:
@@ -418,7 +435,7 @@ class AnyThread(DequePlace):
         """Take the ticket of a record that was just released, and run a bounded number of others that wait."""
         ticket = None
         try:
-            for ticket in self._takes:
+            for ticket in self._takes:  # noqa: B007 - FOR_ITER takes and stores in one step, next() would not
                 break
         except IndexError:
             return
@@ -428,6 +445,7 @@ class AnyThread(DequePlace):
             self.run_some(DRAIN_STEPS)
 
     def serve(self, record: Record) -> None:
+        """As `Place.serve`."""
         self.run_some(DRAIN_STEPS)
         process(record)
 
@@ -442,9 +460,11 @@ class Generation(DequePlace):
         self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 
     def may_run_here(self) -> bool:
+        """Whether this thread may run the tickets: the owner's, or any once nothing native is touched any more."""
         return self.lost_reason is not None or (self.thread is not None and self.thread == _world.get_ident())
 
-    def settle(self, record: Record, timeout: float | None | WhenDue) -> bool:
+    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+        """As `Place.settle`."""
         if _world.collecting and _world.in_collector():
             return False
         here = self.may_run_here()
@@ -453,9 +473,12 @@ class Generation(DequePlace):
         if record.phase in ENDED or timeout is DEFAULT or timeout == 0 or _world.must_not_wait():
             return record.phase is RELEASED
         assert not isinstance(timeout, WhenDue)
-        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, 0.001 if here else None)
+        return wait_for_end(
+            record, None if timeout is None else _world.monotonic() + timeout, 0.001 if here else None
+        )
 
     def serve(self, record: Record) -> None:
+        """As `Place.serve`."""
         if self.may_run_here():
             if record() is None:
                 process(record)
@@ -531,7 +554,9 @@ class ReleaseQueue:
                 "native names are valid there only; call drain() from its owner"
             )
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise LifecycleError(f"drain(limit) of queue {self.name!r} takes a whole number above 0 or None, not {limit!r}")
+            raise LifecycleError(
+                f"drain(limit) of queue {self.name!r} takes a whole number above 0 or None, not {limit!r}"
+            )
         generation = self.generation
         generation.last_drain = _world.wall_time()
         return generation.run_some(limit)
@@ -588,4 +613,3 @@ ANY_THREAD = _Named("ANY_THREAD", "inline")
 """For quick releases that are safe on every thread, such as an unmap: they run inline."""
 
 PlaceLike = ReleaseQueue | _Named
-

@@ -54,10 +54,10 @@ def enter(
     """Enter `obj` and return the first share of it. `unique`: see that nobody owns it already. Raises `DuplicateError` and
     `LimitError`, and then has not taken the object; whatever else is raised in here, the object is released."""
     registry = kind.registry
-    events = registry.events
+    entered = registry.entered
     core = record = pin = hold = cell = handle = site = None
     try:
-        if registry.waiting or not registry.started or len(events) > HIGH_WATER:
+        if registry.waiting or not registry.started or len(entered) > HIGH_WATER:
             registry.tend()
         kind.sampled = sampled = kind.sampled + 1
         if not sampled & kind.site_mask or sampled <= kind.first_sites:
@@ -102,10 +102,10 @@ def enter(
         registry.roots.add(hold)
         cell = Cell()
         cell.pin = pin
-        door = DoorRef(cell, events.append)
+        door = DoorRef(cell, registry.events.append)
         door.id = id
         record.door = door
-        events.append(record)
+        entered.append(record)
         handle = _new_object(Handle)
         handle._cell = cell
         handle._record = record
@@ -163,7 +163,9 @@ def _not_entered(
         if kind.alive is not None:
             kind.alive.pop(record.id, None)
     if isinstance(error, TypeError) and native is not None and not _hashable(native):
-        raise RegistrationError(f"native= must be hashable, such as an address or a GL name, not {native!r}") from None
+        raise RegistrationError(
+            f"native= must be hashable, such as an address or a GL name, not {native!r}"
+        ) from None
     if not isinstance(error, LifecycleError):
         record = enter(kind, place, obj, release, name, native, size, parent, extra, False)._record
         record.cause = BY_CLOSE

@@ -8,7 +8,7 @@ from __future__ import annotations
 from lifecycle import _world
 from lifecycle.cell import Record, Registry, shut, state_of
 from lifecycle.queues import Generation, end_without_release, process, wait_for_end
-from lifecycle.states import Cause, ENDED, FAILED, ORPHANED, ObjectState, RELEASED, STUCK
+from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, STUCK, Cause, ObjectState
 from lifecycle.stats import ObjectInfo, ShutdownReport
 from lifecycle.workers import Batch, Workers
 
@@ -90,8 +90,8 @@ def report_on(records: list[Record], errors: list[str], began: float) -> Shutdow
     leaked = []
     for record in records:
         phase = record.phase
-        if phase in ENDED:
-            by_end.setdefault(phase, []).append(record)  # type: ignore[arg-type]
+        if phase is not None and phase in ENDED:
+            by_end.setdefault(phase, []).append(record)
         else:
             leaked.append(info_of(record))
     return ShutdownReport(

@@ -6,13 +6,15 @@ user gets is a frozen copy.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lifecycle.states import Cause, ObjectState
+from lifecycle.states import ENDED, Cause, ObjectState
 
 if TYPE_CHECKING:
     from lifecycle.cell import Record
@@ -54,6 +56,18 @@ class HistogramCount:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
+    def add_all(self, durations: list[float]) -> None:
+        """Count `durations` (seconds)."""
+        if not durations:
+            return
+        self.sum += sum(durations)
+        bounds, counts = self.bounds, self.counts
+        if max(durations) <= bounds[0]:
+            counts[0] += len(durations)
+            return
+        for bucket, number in Counter(map(partial(bisect_left, bounds), durations)).items():
+            counts[bucket] += number
+
     def snapshot(self) -> Histogram:
         """A frozen copy."""
         return Histogram(self.bounds, tuple(self.counts), self.sum)
@@ -86,7 +100,9 @@ class TypeCount:
         self.bytes = 0
         self.ended = dict.fromkeys(ENDS, 0)
         self.closed = {str(cause): 0 for cause in Cause}
-        self.refused: dict[str, int] = {str(state): 0 for state in ObjectState if state is not ObjectState.VALID}
+        self.refused: dict[str, int] = {
+            str(state): 0 for state in ObjectState if state is not ObjectState.VALID
+        }
         self.failures = {"error": 0, "timeout": 0, "not_released": 0}
         self.panics = self.errors = self.leaks = self.retries = 0
         self.invalid = 0
@@ -104,13 +120,13 @@ class TypeCount:
     def oldest(self) -> Record | None:
         """The oldest object that has not ended."""
         order = self.order
-        while order and order[0].counted == 2:
+        while order and order[0].phase in ENDED:
             order.popleft()
         return order[0] if order else None
 
     def compact(self) -> None:
         """Forget ended objects once they are the larger part."""
-        self.order = deque(record for record in self.order if record.counted != 2)
+        self.order = deque(record for record in self.order if record.phase not in ENDED)
         self.compact_at = 2 * len(self.order) + 256
 
 

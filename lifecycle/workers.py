@@ -52,11 +52,13 @@ class Worker(Timed):
         self.thread: threading.Thread | None = None
 
     def begins(self, record: Record) -> None:
+        """As `Timed.begins`."""
         workers = self.workers
         self.stack.append((record, _world.monotonic() + workers.timeout))
         workers.running[record.id] = self
 
     def came_back(self, record: Record) -> bool:
+        """As `Timed.came_back`."""
         self.stack.pop()
         return self.workers.running.pop(record.id, None) is not None
 
@@ -142,7 +144,8 @@ class Workers(Place):
         """Releases that are not started because every worker that may exist is stuck."""
         return len(self) if self.stuck and not self.healthy else 0
 
-    def settle(self, record: Record, timeout: float | None | WhenDue) -> bool:
+    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+        """As `Place.settle`."""
         if _world.collecting and _world.in_collector():
             return False
         worker = self.by_ident.get(_world.get_ident())
@@ -159,6 +162,7 @@ class Workers(Place):
         return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, None)
 
     def serve(self, record: Record) -> None:
+        """As `Place.serve`."""
         worker = self.by_ident.get(_world.get_ident())
         if worker is not None:
             process(record, worker)
@@ -188,7 +192,7 @@ class Workers(Place):
         extra.reason = f"its release did not return within {self.timeout:g} s"
         record.ended = now
         record.phase = STUCK
-        self.registry.events.append(record)
+        self.registry.ended.append(record)
         notify(self.registry, record.id)
         if not worker.written_off:
             worker.written_off = True
