@@ -34,7 +34,7 @@ from lifecycle.cell import (
 )
 from lifecycle.errors import DuplicateError, LifecycleError, RegistrationError
 from lifecycle.handle import Handle
-from lifecycle.states import BY_CLOSE, ENDED
+from lifecycle.states import BY_CLOSE, DETACHED, ENDED
 
 _new_object = object.__new__
 
@@ -114,10 +114,13 @@ def enter(
             registry.refuse_closed(handle)
         return handle
     except BaseException as error:
-        handle = cell = pin = hold = core = None
         if record is None or record.id not in registry.records:
-            _not_entered(kind, place, obj, release, name, native, size, parent, extra, record, error)
+            if record is not None:
+                _withdraw(record)  # before its core goes: the ticket that comes of that must mean nothing
+            handle = cell = pin = hold = core = None
+            _not_entered(kind, place, obj, release, name, native, size, parent, extra, error)
         else:
+            handle = cell = pin = hold = core = None
             record.cause = BY_CLOSE
         raise
     finally:
@@ -142,6 +145,20 @@ def _supersede(key: object, record: Record) -> None:
     )
 
 
+def _withdraw(record: Record) -> None:
+    """Make a record that was not entered mean nothing: not to its place, not in `owners`, not to whoever keeps the traceback."""
+    record.phase = DETACHED
+    keys: list[object] = [_identity(record.obj)]
+    if record.native is not None and _hashable(record.native):
+        keys.append(native_key(record))
+    for key in keys:
+        if owners.get(key) is record:
+            owners.pop(key, None)
+    if record.kind.alive is not None:
+        record.kind.alive.pop(record.id, None)
+    record.obj = record.release = record.parent = None
+
+
 def _not_entered(
     kind: Kind,
     place: Any,
@@ -152,16 +169,9 @@ def _not_entered(
     size: int,
     parent: Pin | None,
     extra: Extra | None,
-    record: Record | None,
     error: BaseException,
 ) -> None:
     """Something was raised before the object was entered. A refusal leaves it to the caller; an interrupt may not lose it."""
-    if record is not None:
-        for key in (_identity(obj), *(() if native is None else (native_key(record),))):
-            if owners.get(key) is record:
-                owners.pop(key, None)
-        if kind.alive is not None:
-            kind.alive.pop(record.id, None)
     if isinstance(error, TypeError) and native is not None and not _hashable(native):
         raise RegistrationError(
             f"native= must be hashable, such as an address or a GL name, not {native!r}"
