@@ -14,6 +14,7 @@ bounded queue that drops and counts. So an observer that blocks for ever stops n
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import warnings
 from collections import Counter, deque
@@ -25,6 +26,7 @@ import structlog
 
 from lifecycle import _world
 from lifecycle.cell import DoorRef, Kind, Record, Registry
+from lifecycle.config import SafetyConfig
 from lifecycle.events import FINALIZER_KINDS, LEVELS, Event
 from lifecycle.queues import AnyThread, ReleaseQueue
 from lifecycle.states import BY_DROP, ENDED, POISONED, RELEASED, RELEASING, STUCK, ObjectState
@@ -56,16 +58,24 @@ def _take_all(mailbox: deque[Record]) -> list[Record]:
     return [take() for _ in range(len(mailbox))]
 
 
+def logger() -> Any:
+    """The program's structlog logger ``lifecycle``; where structlog is not configured, one that writes to stderr: a library
+    has no business on a program's standard output."""
+    if structlog.is_configured():
+        return structlog.get_logger("lifecycle")
+    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
+
+
 class Observer:
     """Runs hooks and the log on a thread of its own. The keeper alone puts events in."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, config: SafetyConfig) -> None:
         self.name = name
+        self.config = config
         self.hooks: list[Callable[[Event], object]] = []
         self.dropped = 0
         self.queue: _world.SimpleQueue[Event | None] = _world.SimpleQueue()
         self.thread: threading.Thread | None = None
-        self.log = structlog.get_logger("lifecycle")
 
     def tell(self, event: Event) -> None:
         """Queue `event`, or drop and count it when the observers are too slow."""
@@ -88,7 +98,15 @@ class Observer:
                 except BaseException as error:  # a failing hook costs nobody else an event (I6)
                     self._report(event, hook, error)
 
+    def logs(self, kind: str) -> bool:
+        """Whether the configuration wants events of `kind` in the log."""
+        if LEVELS[kind] not in ("debug", "info"):
+            return True
+        return self.config.log_finalizers if kind in FINALIZER_KINDS else self.config.log_state_changes
+
     def _log(self, event: Event) -> None:
+        if not self.logs(event.kind):
+            return
         fields = {
             "manager": event.manager,
             "id": event.id,
@@ -96,7 +114,7 @@ class Observer:
             "name": event.name,
             **event.fields,
         }
-        log = getattr(self.log, LEVELS.get(event.kind, "info"))
+        log = getattr(logger(), LEVELS.get(event.kind, "info"))
         log(
             f"lifecycle.{event.kind}",
             **{key: value for key, value in fields.items() if value not in (None, "", 0)},
@@ -104,7 +122,7 @@ class Observer:
 
     def _report(self, event: Event, hook: object, error: BaseException) -> None:
         try:
-            self.log.error(
+            logger().error(
                 "lifecycle.observer_failed", hook=repr(hook), event_kind=event.kind, error=repr(error)
             )
         except Exception:
@@ -135,7 +153,7 @@ class Keeper:
         self.registry = registry
         self.any_thread = any_thread
         self.workers = workers
-        self.observer = Observer(registry.name)
+        self.observer = Observer(registry.name, registry.config)
         self.queues: set[ReleaseQueue] = set()
         self.sweeps: list[Callable[[], None]] = []
         self.last_run = 0.0
@@ -224,7 +242,7 @@ class Keeper:
         self._bell = _world.SimpleQueue()
         self._role = _world.Lock()
         hooks = self.observer.hooks
-        self.observer = Observer(self.registry.name)
+        self.observer = Observer(self.registry.name, self.registry.config)
         self.observer.hooks = hooks
         self.registry.wake = self.wake
         self.registry.relieve = self.relieve
@@ -280,7 +298,7 @@ class Keeper:
     def _hand_over(self) -> None:
         """Tickets that nobody ran go to the timed workers; those of lost queues are orphaned."""
         mailbox = self.any_thread.mailbox
-        while mailbox:
+        while mailbox and self.workers.healthy:  # without a worker they wait for the next register or close
             try:
                 record = mailbox.popleft()
             except IndexError:
@@ -481,10 +499,8 @@ class Keeper:
         type_name: str = "",
         **fields: Any,
     ) -> None:
-        if LEVELS[event] in ("debug", "info") and not self.observer.hooks:
-            config = self.registry.config
-            if not (config.log_finalizers if event in FINALIZER_KINDS else config.log_state_changes):
-                return
+        if not self.observer.hooks and not self.observer.logs(event):
+            return
         kind = record.kind if record is not None else kind
         self.observer.tell(
             Event(
