@@ -27,15 +27,19 @@ def documents() -> list[str]:
     ]
 
 
+WARNINGS = (
+    "error",
+    "default::ResourceWarning",
+    "ignore:DynamicImporter:ImportWarning",
+)  # the last is PyGObject's own
+
+
 def run_document(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """What the examples write lands in `folder`."""
     return subprocess.run(
         [
             sys.executable,
-            "-W",
-            "error",
-            "-W",
-            "default::ResourceWarning",
+            *(f"-W{warning}" for warning in WARNINGS),
             "-m",
             "tests.docs.document",
             str(path),
