@@ -1,0 +1,37 @@
+"""Frames of a GStreamer pipeline, used zero-copy and kept as long as wanted, and captures whose callbacks cannot bring it down.
+
+Importing this package imports PyGObject and NumPy and loads GStreamer's libraries; it does not initialise GStreamer, which stays
+the program's own ``Gst.init(None)``. Without them the import raises `MissingGStreamerError`.
+"""
+
+from __future__ import annotations
+
+from integrations.gstreamer.capture import Capture, CaptureStats
+from integrations.gstreamer.errors import (
+    CaptureError,
+    FormatError,
+    FrameClosedError,
+    GStreamerError,
+    MapError,
+    MissingGStreamerError,
+    NoFrames,
+    SampleError,
+    ShortMemoryError,
+)
+from integrations.gstreamer.frame import Frame, SampleAdapter
+
+__all__ = [
+    "Capture",
+    "CaptureError",
+    "CaptureStats",
+    "FormatError",
+    "Frame",
+    "FrameClosedError",
+    "GStreamerError",
+    "MapError",
+    "MissingGStreamerError",
+    "NoFrames",
+    "SampleAdapter",
+    "SampleError",
+    "ShortMemoryError",
+]

@@ -1,0 +1,263 @@
+"""GStreamer's C interface, as far as a frame needs it: which functions, with which types, and what may be relied on.
+
+PyGObject's own mapping differs by version, copies without gst-python's overrides, and has no owner where it does not copy. The C
+functions are the same everywhere, and cost a tenth. What stands on what:
+
+- **A boxed wrapper's hash is its C pointer** (samples, buffers, caps). The pointer lives as long as the wrapper, so whoever calls
+  with it holds the wrapper over the call.
+- **Two kinds of call.** Getters go through `PyDLL`: they neither block nor run foreign code, and keep the interpreter's lock,
+  which a busy process would otherwise take milliseconds to give back. So does mapping plain system memory, which hands out a
+  pointer. Mapping any other memory may wait for a device, and goes through `CDLL`, without the lock.
+- **Mapping and knowing it are one C call**: `gst_buffer_map` writes into a structure that is already owned. So no interrupt can
+  fall between having a mapping and having a record of it.
+- **While a mapping lives its memory is nobody else's**: it holds a reference on the memory, whose address cannot be reused.
+- **What holds the buffer is the sample's wrapper.** Whoever owns a sample alone may exchange its buffer, though: `unmap` sees
+  that and ends the mapping by its memory, which the mapping itself has kept.
+
+Importing this module loads GStreamer's libraries but does not initialise GStreamer; that stays the program's own ``Gst.init``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+import stat
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from integrations.gstreamer.errors import MissingGStreamerError
+
+try:
+    import gi
+    import numpy as np
+
+    gi.require_version("Gst", "1.0")
+    gi.require_version("GstVideo", "1.0")
+    gi.require_version(
+        "GstApp", "1.0"
+    )  # known before any appsink is made, so that it is made with its methods
+    from gi.repository import Gst, GstApp, GstVideo
+except (ImportError, ValueError) as error:
+    raise MissingGStreamerError(
+        "integrations.gstreamer needs NumPy, PyGObject and GStreamer 1.20 or newer, and this Python does not have all of them "
+        f"({error}); on Debian: apt-get install python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 "
+        "gstreamer1.0-plugins-base gstreamer1.0-plugins-good, and in a virtual environment made with --system-site-packages: "
+        "pip install numpy"
+    ) from error
+
+__all__ = [
+    "CLOCK_TIME_NONE",
+    "MAP_READ",
+    "BufferHead",
+    "Gst",
+    "GstApp",
+    "GstVideo",
+    "Mapping",
+    "VideoMeta",
+    "buffer_size",
+    "is_fd_memory",
+    "map_foreign",
+    "map_plain",
+    "memory_count",
+    "memory_of",
+    "np",
+    "sample_buffer",
+    "sample_caps",
+    "short_fd_memory",
+    "unmap",
+    "unmap_foreign",
+    "unmap_plain",
+    "video_meta",
+]
+
+CLOCK_TIME_NONE: Final = 2**64 - 1
+MAP_READ: Final = 1
+
+
+class MapInfo(ctypes.Structure):
+    """`GstMapInfo` (104 bytes on 64-bit machines)."""
+
+    __slots__ = ()
+    _fields_ = (
+        ("memory", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("data", ctypes.c_void_p),
+        ("size", ctypes.c_size_t),
+        ("maxsize", ctypes.c_size_t),
+        ("user_data", ctypes.c_void_p * 4),
+        ("_reserved", ctypes.c_void_p * 4),
+    )
+
+
+class Mapping(MapInfo):
+    """A buffer that is held and, where `memory` is set, its one read mapping.
+
+    `data` (None for a buffer of no bytes) and `size` say where the bytes are; `sample` is the wrapper that keeps the buffer;
+    `unmap` is the call that ends the mapping, and gone once somebody does.
+    """
+
+    __slots__ = ("buffer", "sample", "unmap")
+
+    memory: int | None
+    data: int | None
+    size: int
+    sample: Any
+    buffer: int
+    unmap: Callable[[int, MapInfo], None]
+
+
+class MiniObject(ctypes.Structure):
+    """`GstMiniObject`, the head of buffers, samples, caps and memories."""
+
+    _fields_ = (
+        ("type", ctypes.c_size_t),
+        ("refcount", ctypes.c_int),
+        ("lockstate", ctypes.c_int),
+        ("flags", ctypes.c_uint),
+        ("copy", ctypes.c_void_p),
+        ("dispose", ctypes.c_void_p),
+        ("free", ctypes.c_void_p),
+        ("priv_uint", ctypes.c_uint),
+        ("priv_pointer", ctypes.c_void_p),
+    )
+
+
+class BufferHead(ctypes.Structure):
+    """The public part of `GstBuffer`. Make one with ``BufferHead.from_address(pointer)`` and keep the buffer alive over it."""
+
+    _fields_ = (
+        ("mini_object", MiniObject),
+        ("pool", ctypes.c_void_p),
+        ("pts", ctypes.c_uint64),
+        ("dts", ctypes.c_uint64),
+        ("duration", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("offset_end", ctypes.c_uint64),
+    )
+
+    pool: int | None
+    pts: int
+    dts: int
+    duration: int
+    offset: int
+    offset_end: int
+
+
+class VideoMeta(ctypes.Structure):
+    """The head of `GstVideoMeta`: where this very buffer's planes lie, whatever its caps say."""
+
+    _fields_ = (
+        ("meta_flags", ctypes.c_uint),
+        ("meta_info", ctypes.c_void_p),
+        ("buffer", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("format", ctypes.c_int),
+        ("id", ctypes.c_int),
+        ("width", ctypes.c_uint),
+        ("height", ctypes.c_uint),
+        ("n_planes", ctypes.c_uint),
+        ("offset", ctypes.c_size_t * 4),
+        ("stride", ctypes.c_int * 4),
+    )
+
+    width: int
+    height: int
+    n_planes: int
+    offset: Any
+    stride: Any
+
+
+def _names(stem: str) -> tuple[str, ...]:
+    """What the library is called here, the likeliest first: the very file that PyGObject has loaded already."""
+    if sys.platform == "darwin":
+        return (f"lib{stem}-1.0.0.dylib", f"lib{stem}-1.0.dylib")
+    if sys.platform == "win32":
+        return (f"{stem}-1.0-0.dll", f"lib{stem}-1.0-0.dll")
+    return (f"lib{stem}-1.0.so.0", f"lib{stem}-1.0.so")
+
+
+def _open(kind: type[ctypes.CDLL], stem: str) -> ctypes.CDLL:
+    found = ctypes.util.find_library(f"{stem}-1.0") if sys.platform in ("darwin", "win32") else None
+    for name in (*_names(stem), *((found,) if found else ())):
+        try:
+            return kind(name)
+        except OSError:
+            continue
+    raise MissingGStreamerError(
+        f"integrations.gstreamer found GStreamer's Python bindings but not its library {stem}-1.0 (tried "
+        f"{', '.join(_names(stem))}); install GStreamer's base plugins from the same place as the bindings"
+    )
+
+
+def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(library, name)
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+_p = ctypes.c_void_p
+_getters = _open(ctypes.PyDLL, "gstreamer")
+_actions = _open(ctypes.CDLL, "gstreamer")
+_video = _open(ctypes.PyDLL, "gstvideo")
+_allocators = _open(ctypes.PyDLL, "gstallocators")
+
+sample_buffer: Callable[[int], int | None] = _function(_getters, "gst_sample_get_buffer", _p, _p)
+sample_caps: Callable[[int], int | None] = _function(_getters, "gst_sample_get_caps", _p, _p)
+memory_count: Callable[[int], int] = _function(_getters, "gst_buffer_n_memory", ctypes.c_uint, _p)
+memory_of: Callable[[int, int], int] = _function(_getters, "gst_buffer_peek_memory", _p, _p, ctypes.c_uint)
+buffer_size: Callable[[int], int] = _function(_getters, "gst_buffer_get_size", ctypes.c_size_t, _p)
+is_fd_memory: Callable[[int], int] = _function(_allocators, "gst_is_fd_memory", ctypes.c_int, _p)
+_memory_sizes = _function(_getters, "gst_memory_get_sizes", ctypes.c_size_t, _p, _p, _p)
+_fd_of = _function(_allocators, "gst_fd_memory_get_fd", ctypes.c_int, _p)
+video_meta: Callable[[int], int | None] = _function(_video, "gst_buffer_get_video_meta", _p, _p)
+_map_types = (_p, ctypes.POINTER(MapInfo), ctypes.c_int)
+_unmap_types = (_p, ctypes.POINTER(MapInfo))
+MapCall = Callable[[int, MapInfo, int], int]
+UnmapCall = Callable[[int, MapInfo], None]
+map_plain: MapCall = _function(_getters, "gst_buffer_map", ctypes.c_int, *_map_types)
+map_foreign: MapCall = _function(_actions, "gst_buffer_map", ctypes.c_int, *_map_types)
+unmap_plain: UnmapCall = _function(_getters, "gst_buffer_unmap", None, *_unmap_types)
+unmap_foreign: UnmapCall = _function(_actions, "gst_buffer_unmap", None, *_unmap_types)
+_unmap_memory: UnmapCall = _function(_actions, "gst_memory_unmap", None, *_unmap_types)
+_unref = _function(_actions, "gst_mini_object_unref", None, _p)
+_byref = ctypes.byref
+
+
+def unmap(mapping: Mapping) -> None:
+    """End a mapping, if there is one: whoever takes its `unmap` away does it, so calling twice does it once. On any thread."""
+    try:
+        call = mapping.unmap
+        del mapping.unmap  # one indivisible step decides
+    except AttributeError:
+        return
+    if mapping.memory is None:
+        return
+    buffer = mapping.buffer
+    if sample_buffer(hash(mapping.sample)) == buffer:
+        call(buffer, mapping)
+    else:  # the sample was given another buffer in the meantime, and this one may be gone
+        memory = mapping.memory
+        assert memory is not None
+        _unmap_memory(memory, mapping)
+        _unref(memory)
+
+
+def short_fd_memory(memory: int) -> tuple[int, int, int] | None:
+    """``(fd, bytes needed, bytes there)`` when the file behind an fd memory is too short to be read whole, else None.
+
+    Only a file that knows its length is judged; an fd that cannot be asked counts as long enough.
+    """
+    offset = ctypes.c_size_t()
+    size = _memory_sizes(memory, _byref(offset), None)
+    fd = _fd_of(memory)
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    needed = offset.value + size
+    if status.st_size < needed and (stat.S_ISREG(status.st_mode) or status.st_size > 0):
+        return fd, needed, status.st_size
+    return None

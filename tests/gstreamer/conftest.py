@@ -1,0 +1,28 @@
+"""Fixtures of the GStreamer tests. Nothing here imports GStreamer before a test that is marked as needing it runs."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from integrations.gstreamer import SampleAdapter
+    from lifecycle import SafetyManager
+
+
+@pytest.fixture
+def gst() -> ModuleType:
+    """`tests.gstreamer.program`: pipelines and samples, with GStreamer initialised."""
+    from tests.gstreamer import program
+
+    return program
+
+
+@pytest.fixture
+def adapter(gst: ModuleType, manager: SafetyManager) -> SampleAdapter:
+    """An adapter of the test's own manager."""
+    from integrations.gstreamer import SampleAdapter
+
+    return SampleAdapter(manager)
