@@ -1,0 +1,180 @@
+"""The table of states, and that objects live by it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from lifecycle import ANY_THREAD, NotReleased, ObjectState, ReleaseQueue, SafetyConfig, SafetyManager
+from lifecycle.states import ENDED, TRANSITIONS, Cause
+from tests.core.natives import Native
+from tests.support import eventually
+
+
+def reachable(start: ObjectState) -> set[ObjectState]:
+    found = {start}
+    todo = [start]
+    for state in todo:
+        for following in TRANSITIONS[state] - found:
+            found.add(following)
+            todo.append(following)
+    return found
+
+
+def test_the_table_knows_every_state() -> None:
+    assert set(TRANSITIONS) == set(ObjectState)
+    assert all(following <= set(ObjectState) for following in TRANSITIONS.values())
+
+
+def test_every_state_can_be_reached_from_valid() -> None:
+    assert reachable(ObjectState.VALID) == set(ObjectState)
+
+
+@pytest.mark.parametrize("state", sorted(set(ObjectState) - ENDED))
+def test_every_life_can_still_be_released(state: ObjectState) -> None:
+    assert ObjectState.RELEASED in reachable(state)
+
+
+def test_ends_are_final_except_that_a_stuck_release_may_come_back() -> None:
+    assert {state for state, following in TRANSITIONS.items() if not following} == ENDED - {ObjectState.STUCK}
+    assert TRANSITIONS[ObjectState.STUCK] == {ObjectState.RELEASED}
+
+
+def test_only_a_refused_close_leads_back_to_valid() -> None:
+    assert {state for state, following in TRANSITIONS.items() if ObjectState.VALID in following} == {ObjectState.CLOSING}
+
+
+def test_states_and_causes_compare_equal_to_their_names() -> None:
+    assert ObjectState("valid") is ObjectState.VALID
+    assert [str(state) for state in ObjectState] == [state.value for state in ObjectState]
+    assert {ObjectState.VALID: 1}["valid"] == 1  # type: ignore[index]
+    assert str(Cause.CLOSE) == "close"
+
+
+def test_closed_while_leased(manager: SafetyManager) -> None:
+    native = Native()
+    seen = []
+    handle = manager.register(native, release=lambda n: (seen.append(handle.state), n.free()), release_on=ANY_THREAD)
+    lease = handle.lease()
+    seen.append(handle.state)
+    handle.close()
+    seen.append(handle.state)
+    lease.close()
+    handle.close()
+    seen.append(handle.state)
+    assert seen == ["valid", "closing", "releasing", "released"]
+
+
+def test_poisoned_while_leased(manager: SafetyManager) -> None:
+    native = Native()
+    handle = manager.register(native, release=Native.free, release_on=ANY_THREAD)
+    lease = handle.lease()
+    manager.invalidate(handle, "the device is gone")
+    assert handle.state == "invalid"
+    lease.close()
+    assert handle.state in ("due", "released")
+    assert handle.close()
+    assert handle.state == "released"
+
+
+def test_due_until_its_place_is_drained(manager: SafetyManager) -> None:
+    queue = ReleaseQueue("due")
+    handle = manager.register(Native(), release=Native.free, release_on=queue)
+    handle.close()
+    assert handle.state == "due"
+    queue.drain()
+    assert handle.state == "released"
+
+
+def test_due_again_between_two_attempts(manager: SafetyManager) -> None:
+    queue = ReleaseQueue("retries")
+    states = []
+    attempts = 0
+
+    def release(native: Native) -> None:
+        nonlocal attempts
+        attempts += 1
+        states.append(handle.state)
+        if attempts == 1:
+            raise NotReleased("busy")
+        native.free()
+
+    handle = manager.register(Native(), release=release, release_on=queue)
+    handle.close()
+    queue.drain()
+    states.append(handle.state)
+    eventually(lambda: queue.drain() or handle.state in ENDED)
+    states.append(handle.state)
+    assert states == ["releasing", "due", "releasing", "released"]
+
+
+def test_failed(manager: SafetyManager) -> None:
+    def release(native: Native) -> None:
+        raise OSError("driver says no")
+
+    handle = manager.register(Native(), release=release, release_on=ANY_THREAD)
+    assert handle.close() is False
+    assert handle.state == "failed"
+
+
+def test_stuck_and_released_after_all() -> None:
+    go_on = threading.Event()
+    with SafetyManager(SafetyConfig(finalizer_timeout=0.1)) as manager:
+        handle = manager.register(Native(), release=lambda native: go_on.wait(20))
+        assert handle.close() is False
+        assert handle.state == "stuck"
+        go_on.set()
+        eventually(lambda: handle.state == "released")
+
+
+def test_orphaned_when_its_queue_is_lost(manager: SafetyManager) -> None:
+    queue = ReleaseQueue("context")
+    native = Native()
+    handle = manager.register(native, release=Native.free, release_on=queue)
+    queue.lost("the context died")
+    assert handle.state == "orphaned"
+    time.sleep(0.02)
+    assert native.released == 0
+
+
+def test_detached_when_a_safe_finalizer_is_cancelled(manager: SafetyManager) -> None:
+    target = Native()
+    finalizer = manager.set_safe_finalizer(target, print, "never")
+    assert finalizer.state == "valid"
+    assert finalizer.cancel()
+    assert finalizer.state == "detached"
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [("close", "by close()"), ("unregister", "by unregister()"), ("invalidate", "by invalidate()"), ("panic", "by panic")],
+)
+def test_messages_tell_what_became_of_an_object_when_why_and_where(manager: SafetyManager, how: str, text: str) -> None:
+    """I9: a late access names the object, its state, since when, by what, and where in the program."""
+    handle = manager.register(Native(), "gst.Sample", name="capture", native=0x7F00, release=Native.free, release_on=ANY_THREAD)
+    share = handle.share()
+    if how == "close":
+        share.close()
+        handle.close()
+    elif how == "unregister":
+        manager.unregister(handle)
+    elif how == "invalidate":
+        manager.invalidate(handle, "the reason given")
+    else:
+        with pytest.raises(Exception, match="panic"):
+            manager.safe_access(handle, lambda native: 1 / 0)
+    with pytest.raises(Exception, match="not valid for access") as refused:
+        share.lease()
+    message = str(refused.value)
+    assert f'object {handle.id} (gst.Sample "capture", native 0x7f00)' in message
+    assert "released" in message
+    assert " ago " in message
+    assert text in message
+    if how == "invalidate":
+        assert "the reason given" in message
+    if how in ("close", "unregister", "invalidate"):
+        assert "test_states.py:" in message
+    share.close()
+    handle.close()
