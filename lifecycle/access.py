@@ -9,14 +9,13 @@ object as `INVALID` and comes out as `AccessPanicError`.
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lifecycle.cell import Kind, Pin, Record, describe
 from lifecycle.config import exception_types
-from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError
+from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError, text_of, trace_of
 from lifecycle.handle import invalidate_record
 from lifecycle.states import Cause
 
@@ -70,11 +69,11 @@ def escaped(record: Record, error: BaseException, errors: Any) -> None:
     registry = kind.registry
     if is_control_flow(error):
         return
-    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    reason = text_of(error)
     if isinstance(error, declared(kind, errors)):
         registry.events.append(("error", kind, record, reason))
         return
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    trace = trace_of(error)
     registry.events.append(("panic", kind, record, reason, trace))
     fate = "state checking is off, so it stays open"
     if registry.config.enable_state_checking:

@@ -108,25 +108,27 @@ class Extra:
     __slots__ = (
         "attempts",
         "cleanups",
-        "error",
-        "fence",
         "fence_polls",
+        "fences",
         "parent_id",
         "reason",
         "retry_on",
+        "slot",
         "trace",
+        "unlimited",
     )
 
     def __init__(self) -> None:
         self.attempts = 0
         self.cleanups: list[Callable[[], object]] = []
-        self.error: BaseException | None = None
-        self.fence: Any = None
+        self.fences: list[Any] = []  # all must have signalled before the release
         self.fence_polls = 0
         self.parent_id = 0
         self.reason = ""
         self.retry_on: tuple[type[BaseException], ...] = ()
+        self.slot: deque[None] | None = None  # where the limit of a factory gets its place back
         self.trace = ""
+        self.unlimited = False  # past every limit of its type
 
 
 class Record(weakref.ref[Core]):
@@ -335,6 +337,8 @@ def add_share(record: Record, cell: Cell, parent: int | None) -> int | None:
     if tokens is None:
         tokens = shared.setdefault(record.id, [FIRST_SHARE])
     if tokens is SHUT or cell.pin is None:
+        if record.phase in ENDED:
+            shared.pop(record.id, None)  # it had been forgotten, with all its shares
         return None
     token = next_share()
     try:

@@ -14,7 +14,7 @@ LEAK_LEVELS = ("off", "simple", "detailed", "paranoid")
 
 
 def _positive(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0 or value != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise ConfigError(f"SafetyConfig.{attribute.name} is a number of seconds above 0, not {value!r}")
 
 
@@ -35,7 +35,12 @@ def _level(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
 
 def exception_types(value: Any, what: str) -> tuple[type[BaseException], ...]:
     """`value` as a tuple of exception classes; `ConfigError` naming `what` if it is anything else."""
-    types = value if isinstance(value, tuple) else (value,) if isinstance(value, type) else tuple(value or ())
+    try:
+        types = (
+            value if isinstance(value, tuple) else (value,) if isinstance(value, type) else tuple(value or ())
+        )
+    except TypeError:
+        raise ConfigError(f"{what} takes exception classes, not {value!r}") from None
     for item in types:
         if not (isinstance(item, type) and issubclass(item, BaseException)):
             raise ConfigError(f"{what} takes exception classes, not {item!r}")

@@ -6,6 +6,25 @@ anything: what a refused call was given still belongs to whoever gave it, unless
 
 from __future__ import annotations
 
+import traceback
+
+
+def text_of(error: BaseException) -> str:
+    """``Type: message`` of any exception, also of one whose ``__str__`` raises."""
+    try:
+        message = str(error)
+    except BaseException as second:
+        message = f"(its text cannot be had: {type(second).__name__})"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback of `error` as text."""
+    try:
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except BaseException:
+        return text_of(error)
+
 
 class LifecycleError(Exception):
     """Base of everything this library raises on purpose."""

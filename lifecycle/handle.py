@@ -140,7 +140,11 @@ class Handle(Generic[T]):
         if pin is None:
             refuse(self._record, self)
         if pin.record.kind.validate is not None:
-            pin = checked(pin)
+            try:
+                checked(pin)
+            except BaseException:
+                pin = None
+                raise
         lease: Lease[T] = _new_object(Lease)
         lease._pin = pin
         return lease
@@ -216,6 +220,10 @@ class Handle(Generic[T]):
             if tokens is SHUT or give_back(tokens, self._token):
                 last = True
                 shut(record, cell, BY_CLOSE, (frame.f_code, frame.f_lasti))
+                if (
+                    record.phase in ENDED
+                ):  # it was shut by other means before, and has forgotten its shares already
+                    registry.shared.pop(record.id, None)
             self._cell = cell = SHUT_CELL
         if record.phase in ENDED:
             return record.phase is RELEASED
@@ -233,16 +241,16 @@ class Handle(Generic[T]):
             raise LifecycleError(
                 f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}"
             )
-        if after is not None:
-            if not callable(getattr(after, "signalled", None)):
-                raise LifecycleError(
-                    f"close(after=) of {describe(record)} takes a fence with a signalled() method, not {after!r}"
-                )
-            record.more().fence = after
+        if after is not None and not callable(getattr(after, "signalled", None)):
+            raise LifecycleError(
+                f"close(after=) of {describe(record)} takes a fence with a signalled() method, not {after!r}"
+            )
         if held == "refuse" and self._cell is not SHUT_CELL:
-            self._shut_unless_held(record)
+            self._shut_unless_held(record, after)
+        elif after is not None:
+            record.more().fences.append(after)
 
-    def _shut_unless_held(self, record: Record) -> None:
+    def _shut_unless_held(self, record: Record, after: Any) -> None:
         """Shut the door, find out whether the pin died with that, and open it again if it did not."""
         cell = self._cell
         pin = cell.pin
@@ -253,6 +261,8 @@ class Handle(Generic[T]):
             if tokens is not None and len(tokens) > 1:
                 raise held_error(record, pin, f"{len(tokens) - 1} other shares")
             alive = weakref.ref(pin)
+            if after is not None:
+                record.more().fences.append(after)
             record.shut = _world.monotonic()
             record.cause = BY_CLOSE
             cell.pin = pin = None
@@ -261,6 +271,8 @@ class Handle(Generic[T]):
                 cell.pin = pin
                 record.cause = None
                 record.shut = 0.0
+                if after is not None:
+                    record.more().fences.remove(after)
                 raise held_error(record, pin, "")
         finally:
             pin = None
@@ -381,7 +393,7 @@ def invalidate_record(record: Record, cause: Cause, reason: str, site: Any) -> b
 def check_timeout(timeout: Any) -> None:
     """A timeout is None or a number of seconds, 0 or more."""
     if timeout is None or (
-        isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0
+        isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout < float("inf")
     ):
         return
     raise LifecycleError(f"timeout= takes seconds, 0 or more, or None for ever, not {timeout!r}")
@@ -390,6 +402,7 @@ def check_timeout(timeout: Any) -> None:
 # -- views ------------------------------------------------------------------------------------------------------------------
 
 _array_types: dict[int, Any] = {}
+LAST_ADDRESS = sys.maxsize
 
 
 def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview:
@@ -398,9 +411,16 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
     if nbytes == 0:
         empty = memoryview(bytearray())
         return empty.toreadonly() if readonly else empty
-    if not isinstance(address, int) or not isinstance(nbytes, int) or address <= 0 or nbytes < 0:
+    if (
+        type(address) is not int
+        or type(nbytes) is not int
+        or not 0 < address <= LAST_ADDRESS - nbytes
+        or nbytes < 0
+    ):
+        text = describe(pin.record)
+        pin = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
         raise LifecycleError(
-            f"a view of {describe(pin.record)} needs an address above 0 and a size of 0 or more bytes, "
+            f"a view of {text} needs an address above 0 and a size of 0 or more bytes that lie within the address space, "
             f"not ({address!r}, {nbytes!r})"
         )
     bits = (nbytes - 1).bit_length()

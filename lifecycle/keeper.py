@@ -92,7 +92,7 @@ class Observer:
 
     def _run(self) -> None:
         while (event := self.queue.get()) is not None:
-            for hook in [self._log, *self.hooks]:
+            for hook in [self._log, _warn_of_leak, *self.hooks]:
                 try:
                     hook(event)
                 except BaseException as error:  # a failing hook costs nobody else an event (I6)
@@ -135,6 +135,19 @@ class Observer:
             self.queue.put(None)
             if thread.ident != _world.get_ident():
                 thread.join(timeout)
+
+
+def _warn_of_leak(event: Event) -> None:
+    """Leaks are a `ResourceWarning` too, so that whoever turns warnings on, or into errors, sees them."""
+    if event.kind != "leak":
+        return
+    site, count = event.fields["site"], event.fields["count"]
+    warnings.warn(
+        f"{event.type_name} object {event.id} was never closed{f' (made at {site})' if site else ''}: its last handle was "
+        f"garbage-collected; use `with handle:` or handle.close(){f' ({count - 1} more like it)' if count > 1 else ''}",
+        ResourceWarning,
+        stacklevel=2,
+    )
 
 
 class Question:
@@ -439,15 +452,7 @@ class Keeper:
             self._leak_reports[key] = (last, missed + 1)
             return
         self._leak_reports[key] = (now, 0)
-        where = _world.describe_site(site)
-        self._tell("leak", record, site=where, count=missed + 1)
-        warnings.warn(
-            f"{record.kind.type_name} object {record.id} was never closed{f' (made at {where})' if where else ''}: its "
-            f"last handle was "
-            f"garbage-collected; use `with handle:` or handle.close(){f' ({missed + 1} like it)' if missed else ''}",
-            ResourceWarning,
-            stacklevel=1,
-        )
+        self._tell("leak", record, site=_world.describe_site(site), count=missed + 1)
 
     # Events that are tuples: the name after `_on_` is their first item.
 
@@ -526,13 +531,13 @@ class Keeper:
 
     def _figures(self) -> SafetyStats:
         registry = self.registry
-        releasing: dict[Kind, int] = {}
+        releasing: dict[Kind, list[Record]] = {}
         for id in list(registry.claims):
             record = registry.records.get(id)
-            if record is not None and record.phase is RELEASING:
-                releasing[record.kind] = releasing.get(record.kind, 0) + 1
+            if record is not None and record.phase is RELEASING and record.counted not in (0, ENDED_TOO):
+                releasing.setdefault(record.kind, []).append(record)
         types = {
-            kind.type_name: self._type_figures(kind, releasing.get(kind, 0))
+            kind.type_name: self._type_figures(kind, releasing.get(kind, []))
             for kind in list(registry.kinds.values())
         }
         ends = {
@@ -562,20 +567,22 @@ class Keeper:
         )
         return self._last
 
-    def _type_figures(self, kind: Kind, releasing: int) -> TypeStats:
+    def _type_figures(self, kind: Kind, releasing: list[Record]) -> TypeStats:
         count = kind.count
         live = count.live
-        closing = max(0, len(count.shut) - count.invalid - releasing)
+        known = [count.shut[record.id] for record in releasing if record.id in count.shut]  # poisoned or not
+        invalid = count.invalid - sum(known)
+        closing = len(count.shut) - count.invalid - known.count(False)
         oldest = count.oldest()
         return TypeStats(
             type_name=kind.type_name,
             registered=count.registered,
             live=live,
             states={
-                "valid": max(0, live - closing - count.invalid - releasing),
-                "invalid": count.invalid,
+                "valid": live - closing - invalid - len(releasing),
+                "invalid": invalid,
                 "closing": closing,
-                "releasing": releasing,
+                "releasing": len(releasing),
             },
             bytes=count.bytes,
             bytes_limit=kind.max_bytes,
@@ -599,7 +606,7 @@ class Keeper:
         if kind.max_age is None:
             return 0
         before = _world.monotonic() - kind.max_age
-        aged = itertools.takewhile(lambda record: record.born < before, list(kind.count.order))
+        aged = itertools.takewhile(lambda record: record.born < before, kind.count.order)
         return sum(record.counted != ENDED_TOO for record in aged)
 
     def queue_figures(self) -> tuple[QueueStats, ...]:
@@ -607,7 +614,7 @@ class Keeper:
         places: list[QueueStats] = []
         fences: dict[str, int] = {}
         for _, record in list(self.registry.delayed):
-            if record.extra is not None and record.extra.fence is not None:
+            if record.extra is not None and record.extra.fences:
                 fences[record.place.name] = fences.get(record.place.name, 0) + 1
         for place in (self.any_thread, self.workers):
             places.append(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import traceback
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import FunctionType, TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 from lifecycle import _world
 from lifecycle.access import DEFERRED, AccessBlock, escaped, refuse_deferred
-from lifecycle.cell import HIGH_WATER, SHUT_CELL, Extra, Kind, Pin, Record, Registry, describe, shut
+from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, describe
 from lifecycle.config import SafetyConfig, exception_types
 from lifecycle.errors import (
     CallbackError,
@@ -25,6 +25,8 @@ from lifecycle.errors import (
     LimitError,
     RegistrationError,
     UnknownObjectError,
+    text_of,
+    trace_of,
 )
 from lifecycle.events import Event
 from lifecycle.finalizers import FINALIZER_TYPE, SafeFinalizer, check_target
@@ -42,7 +44,7 @@ from lifecycle.queues import (
     WhenDue,
     process,
 )
-from lifecycle.registration import enter
+from lifecycle.registration import abandon, enter
 from lifecycle.shutdown import (
     await_holders,
     info_of,
@@ -245,16 +247,15 @@ class SafetyManager:
         except RuntimeError:
             self._registry.started = False
 
-    def _refuse_closed(self, handle: Handle[Any]) -> None:
-        record, cell = handle._record, handle._cell
-        handle._cell = SHUT_CELL
-        shut(record, cell, Cause.EXIT, None)
-        cell = None  # type: ignore[assignment]
+    def _refuse_closed(self, record: Record) -> NoReturn:
+        """A registration found the manager closed. The object is ours, and nobody serves our places any more: it goes here."""
         if record.place is self._workers or record.place is self._any_thread:
             process(record)
-        text = f"manager {self.name!r} is closed: {describe(record)} was not taken"
-        ended = "released" if record.phase is RELEASED else "shut, and waits for its queue"
-        raise ClosedError(f"{text}, and has been {ended}; register before close(), or make a new manager")
+        ended = "released" if record.phase is RELEASED else "shut; its release waits for its queue or failed"
+        raise ClosedError(
+            f"manager {self.name!r} is closed: {describe(record)} came too late and has been {ended}; register before close(), "
+            "or make a new manager"
+        )
 
     def _kind(self, type_name: Any) -> Kind:
         kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
@@ -324,37 +325,40 @@ class SafetyManager:
         free: deque[None] | None = None if limit is None else deque([None] * limit)
 
         def made(*args: Any, **kwargs: Any) -> Handle[T]:
+            if self.closed:
+                raise ClosedError(f"manager {self.name!r} is closed: nothing was made; make a new manager")
             box: list[T] = []
-            took = False
-            try:
-                if free is not None:
-                    if not free:
-                        raise LimitError(
-                            f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; close one first"
-                        )
+            extra = Extra()
+            if free is not None:
+                try:
                     free.pop()
-                    took = True
+                except IndexError:
+                    raise LimitError(
+                        f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; close one first"
+                    ) from None
+                extra.slot = free
+            entered = False
+            try:
                 box.extend(
                     itertools.starmap(functools.partial(make, **kwargs), (args,))
                 )  # made and stored in one step
-                extra = None
-                if free is not None:
-                    extra = Extra()
-                    extra.cleanups.append(lambda: free.append(None))
                 kind = self._kind(self._type_name(box[0]) if type_name is None else type_name)
-                handle = enter(
-                    kind, self._place(release_on), box[0], release, None, None, 0, None, extra, True
-                )
-                box.clear()
+                place = self._place(release_on)
+                try:
+                    handle = enter(kind, place, box[0], release, None, None, 0, None, extra, True)
+                except LimitError:  # it was made for us, so it goes back
+                    entered = True
+                    abandon(kind, place, box[0], release, None, extra)
+                    raise
+                entered = True
                 return handle
-            except DuplicateError:
-                box.clear()
-                raise
-            except BaseException:
-                if not box and took and free is not None:
-                    free.append(None)
-                raise
             finally:
+                if (
+                    free is not None
+                    and not entered
+                    and (not box or isinstance(sys.exc_info()[1], DuplicateError))
+                ):
+                    free.append(None)
                 box.clear()
 
         return made
@@ -396,6 +400,8 @@ class SafetyManager:
                 result = fn(record.obj, *args)
             except BaseException as error:
                 pin = None
+                if not callable(fn):
+                    check_callback(fn, "safe_access(fn)")
                 escaped(record, error, errors)
                 raise
             if type(result) in DEFERRED:
@@ -537,7 +543,7 @@ class SafetyManager:
             if not isinstance(value, _Unset):
                 setattr(kind, rule, value)
         kind.plain = self._registry if kind.validate is None else None
-        if kind.max_live is None and kind.max_bytes is None:
+        if (kind.max_live is None and kind.max_bytes is None) or not self.config.enable_state_checking:
             kind.alive = None
         elif kind.alive is None:
             kind.alive = {}
@@ -572,7 +578,7 @@ class SafetyManager:
             release_on=BACKGROUND,
         )
         record = handle._record
-        record.owning = False  # it is meant to be dropped
+        record.owning = 0  # it is meant to be dropped
         table = self._safe
         watch = weakref.finalize(obj, table.pop, record.id, None)
         watch.atexit = False  # our own exit pass runs it, with a deadline
@@ -622,10 +628,7 @@ class SafetyManager:
     def report_panic(self, component: str, error: BaseException, *, type_name: str | None = None) -> None:
         """Count and report an exception that was contained outside `safe_access`, such as in a callback."""
         kind = self._kind(type_name or component)
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        self._registry.events.append(
-            ("panic", kind, None, f"{component}: {type(error).__name__}: {error}", trace)
-        )
+        self._registry.events.append(("panic", kind, None, f"{component}: {text_of(error)}", trace_of(error)))
 
     # -- knowing ------------------------------------------------------------------------------------------------------------
 
@@ -687,6 +690,7 @@ class SafetyManager:
         self._registry.closed = True
         errors = self._run_close_callbacks()
         records = open_records(self._registry)
+        self._workers.hold_back = True  # the tickets that come of it wait for their turn in the batch
         shut_doors(records)
         self._kept.clear()
         for watch, _ in list(self._safe.values()):
@@ -696,6 +700,7 @@ class SafetyManager:
             release_all(records, self._workers, began + budget)
             if timeout is not DEFAULT:
                 await_holders(records, began + budget if timeout is not None else float("inf"))
+        self._workers.let_go()
         self._report = report = report_on(records, errors, began)
         self._wind_down(bool(report.leaked) or bool(report.stuck))
         _world.not_at_exit(self._at_exit)
@@ -711,7 +716,7 @@ class SafetyManager:
             try:
                 fn()
             except BaseException as error:
-                errors.append(f"{fn!r}: {type(error).__name__}: {error}")
+                errors.append(f"{fn!r}: {text_of(error)}")
         return errors
 
     def _wind_down(self, lingering: bool) -> None:
@@ -765,7 +770,12 @@ def check_callback(fn: Any, what: str) -> None:
     """Refuse what is not a plain callable: the body of a coroutine or generator function would run at another time."""
     if not callable(fn):
         raise RegistrationError(f"{what} must be callable, not {fn!r}")
-    code = getattr(fn, "__code__", None)
+    plain = fn
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        code = getattr(type(plain).__call__, "__code__", None)
     if code is not None and code.co_flags & DEFERRED_BODY:
         raise CallbackError(
             f"{what} {fn!r} is a coroutine or generator function: its body would not run when it is called; give a plain function"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import builtins
 import sys
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,8 +23,15 @@ from typing import Any
 
 from lifecycle import _world
 from lifecycle._world import monotonic
-from lifecycle.cell import Record, Registry, native_key, owners, shut
-from lifecycle.errors import LifecycleError, NotReleased, RegistrationError, WrongThreadError
+from lifecycle.cell import NO_IDENTITY, Record, Registry, native_key, owners, shut
+from lifecycle.errors import (
+    LifecycleError,
+    NotReleased,
+    RegistrationError,
+    WrongThreadError,
+    text_of,
+    trace_of,
+)
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
 
 DRAIN_STEPS = 32
@@ -33,6 +39,12 @@ DRAIN_STEPS = 32
 
 RETRY_FIRST = 0.01
 """Seconds before the first retry of a release that said `NotReleased`; doubled each time."""
+
+LONGEST_WAIT = 3600.0
+"""Seconds in one go: the platform refuses waits that are too long."""
+
+NEST_LIMIT = 20
+"""How deep releases that close other handles may nest before closing only posts."""
 
 FENCE_POLL = 0.001
 """Seconds between two looks at a fence that has not signalled."""
@@ -120,7 +132,7 @@ def _perform(record: Record, timed: Timed | None) -> None:
     elif record.place.lost_reason is not None:
         record.more().reason = record.place.lost_reason
         record.outcome = ORPHANED
-    elif record.extra is None or record.extra.fence is None or _fence_signalled(record):
+    elif record.extra is None or not record.extra.fences or _fences_signalled(record):
         if record.outcome is None and not _run(record, timed):
             return
     else:
@@ -167,15 +179,17 @@ def _run_cleanups(record: Record, cleanups: list[Callable[[], object]]) -> None:
         cleanup = cleanups.pop()
         try:
             cleanup()
-        except Exception as error:  # one failing cleanup changes nothing for the next (I6)
-            record.kind.registry.events.append(("cleanup_failed", record, _text(error)))
+        except (
+            BaseException
+        ) as error:  # one failing cleanup changes nothing for the next, nor for the release (I6)
+            record.kind.registry.events.append(("cleanup_failed", record, text_of(error)))
 
 
 def _call_failed(record: Record, error: BaseException) -> bool:
     """Decide what an exception of the release means."""
     extra = record.more()
     retryable = isinstance(error, (NotReleased, *extra.retry_on))
-    extra.reason = _text(error)
+    extra.reason = text_of(error)
     registry = record.kind.registry
     if retryable and extra.attempts < registry.config.max_finalizer_retries:
         extra.attempts += 1
@@ -185,23 +199,14 @@ def _call_failed(record: Record, error: BaseException) -> bool:
             "release_failed",
             record,
             "not_released" if isinstance(error, NotReleased) else "error",
-            _trace(error),
+            trace_of(error),
         )
     )
-    extra.error = error.with_traceback(None)  # its frames would keep the object
     record.outcome = FAILED
     if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
         finish(record)
         raise error  # Ctrl-C, or a handler of the user's: it struck here, but it was not meant for us
     return True
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
 def _retry_later(record: Record) -> None:
@@ -220,20 +225,20 @@ def _again(record: Record, delay: float) -> None:
     registry.wake()
 
 
-def _fence_signalled(record: Record) -> bool:
-    """Ask the fence; False also puts the ticket aside. A fence that raises is lost: the object is orphaned, never released."""
+def _fences_signalled(record: Record) -> bool:
+    """Ask the fences; False also puts the ticket aside. One that raises is lost: the object is orphaned, never released."""
     extra = record.more()
     try:
-        signalled = extra.fence.signalled()
+        while extra.fences:
+            if extra.fences[-1].signalled() is not True:
+                extra.fence_polls += 1
+                _again(record, min(FENCE_POLL * 2 ** min(extra.fence_polls, 5), 0.02))
+                return False
+            extra.fences.pop()
     except Exception as error:
-        extra.reason = f"its fence is lost: {_text(error)}"
+        extra.reason = f"its fence is lost: {text_of(error)}"
         record.outcome = ORPHANED
-        return True
-    if signalled is True:
-        return True
-    extra.fence_polls += 1
-    _again(record, min(FENCE_POLL * 2 ** min(extra.fence_polls, 5), 0.02))
-    return False
+    return True
 
 
 def finish(record: Record) -> None:
@@ -247,10 +252,20 @@ def finish(record: Record) -> None:
         if record.native is not None:
             owners.pop(native_key(record), None)
     record.release = None
-    record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
+    if record.outcome is ORPHANED:
+        if type(record.obj) not in NO_IDENTITY:
+            orphans.append(
+                record.obj
+            )  # where it could be let go is gone: not even its own deallocation may touch the native
+    else:
+        record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
     record.parent = None
     if kind.alive is not None:
         kind.alive.pop(id, None)
+    extra = record.extra
+    if extra is not None and extra.slot is not None:
+        slot, extra.slot = extra.slot, None
+        slot.append(None)
     record.ended = monotonic()
     record.phase = record.outcome
     registry.ended.append(record)
@@ -258,6 +273,10 @@ def finish(record: Record) -> None:
     registry.claims.pop(id, None)
     if registry.waiters:
         notify(registry, id)
+
+
+orphans: list[Any] = []
+"""The Python objects of orphaned natives, kept for ever."""
 
 
 def notify(registry: Registry, id: int) -> None:
@@ -311,7 +330,7 @@ def wait_for_end(record: Record, until: float | None, step: float | None) -> boo
             left = None if until is None else until - _world.monotonic()
             if left is not None and left <= 0:
                 break
-            pause = left if step is None else step if left is None else min(step, left)
+            pause = min(LONGEST_WAIT if left is None else left, step or LONGEST_WAIT)
             try:
                 waiter.get(timeout=pause)
             except _world.Empty:
@@ -320,17 +339,23 @@ def wait_for_end(record: Record, until: float | None, step: float | None) -> boo
     finally:
         if record.phase in ENDED:
             notify(registry, record.id)
+        else:
+            waiters = registry.waiters.get(record.id)
+            if waiters is not None and waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    registry.waiters.pop(record.id, None)
     return record.phase is RELEASED
 
 
-def _inside_release() -> bool:
-    """Whether this thread is itself running a release: then waiting for another's could be waiting for itself."""
+def nesting() -> int:
+    """How many releases this thread is inside of. Walks the stack, so ask `Registry.claims` first whether any runs at all."""
+    depth = 0
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_code is process.__code__:
-            return True
+        depth += frame.f_code is process.__code__
         frame = frame.f_back
-    return False
+    return depth
 
 
 # -- places -----------------------------------------------------------------------------------------------------------------
@@ -413,9 +438,12 @@ class AnyThread(DequePlace):
         """As `Place.settle`."""
         if _world.collecting and _world.in_collector():
             return False
+        claims = record.kind.registry.claims
+        if claims and nesting() >= NEST_LIMIT:
+            return False
         if record() is None:
             process(record)
-        if self.mailbox:
+        if self.mailbox and not (claims and nesting()):
             self._clear_up_after(record)
         phase = record.phase
         if phase is RELEASED:
@@ -423,7 +451,7 @@ class AnyThread(DequePlace):
         if phase in ENDED:
             return False
         if timeout is DEFAULT:
-            if record() is not None or record.id not in record.kind.registry.claims or _inside_release():
+            if record() is not None or record.id not in claims or nesting():
                 return False  # somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves
             timeout = record.kind.registry.config.finalizer_timeout
         if timeout == 0 or _world.must_not_wait():
@@ -446,8 +474,10 @@ class AnyThread(DequePlace):
 
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""
-        self.run_some(DRAIN_STEPS)
         process(record)
+        claims = record.kind.registry.claims
+        if not (claims and nesting()):
+            self.run_some(DRAIN_STEPS)
 
 
 class Generation(DequePlace):
@@ -480,9 +510,11 @@ class Generation(DequePlace):
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""
         if self.may_run_here():
-            if record() is None:
+            depth = nesting() if record.kind.registry.claims else 0
+            if record() is None and depth < NEST_LIMIT:
                 process(record)
-            self.run_some(DRAIN_STEPS)
+            if not depth:
+                self.run_some(DRAIN_STEPS)
 
     def lose(self, reason: str) -> int:
         """Orphan everything registered here and not ended. Callable on any thread."""

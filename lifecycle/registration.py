@@ -32,7 +32,7 @@ from lifecycle.cell import (
     native_key,
     owners,
 )
-from lifecycle.errors import DuplicateError, LifecycleError, RegistrationError
+from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, RegistrationError
 from lifecycle.handle import Handle
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED
 
@@ -52,7 +52,8 @@ def enter(
     unique: bool,
 ) -> Handle[Any]:
     """Enter `obj` and return the first share of it. `unique`: see that nobody owns it already. Raises `DuplicateError` and
-    `LimitError`, and then has not taken the object; whatever else is raised in here, the object is released."""
+    `LimitError`, and then has not taken the object; whatever else is raised in here (`ClosedError` too), the object is
+    released."""
     registry = kind.registry
     entered = registry.entered
     core = record = pin = hold = cell = handle = site = None
@@ -64,7 +65,7 @@ def enter(
             site = site_of(caller())
         id = next_id()
         now = monotonic()
-        if kind.alive is not None:
+        if kind.alive is not None and (extra is None or not extra.unlimited):
             kind.reserve(id, size)
         core = Core()
         record = Record(core, place.put)
@@ -111,17 +112,19 @@ def enter(
         handle._record = record
         handle._token = FIRST_SHARE
         if registry.closed:
-            registry.refuse_closed(handle)
+            raise ClosedError
         return handle
     except BaseException as error:
         if record is None or record.id not in registry.records:
             if record is not None:
                 _withdraw(record)  # before its core goes: the ticket that comes of that must mean nothing
             handle = cell = pin = hold = core = None
-            _not_entered(kind, place, obj, release, name, native, size, parent, extra, error)
+            _not_entered(kind, place, obj, release, native, parent, extra, error)
         else:
             handle = cell = pin = hold = core = None
             record.cause = BY_CLOSE
+            if isinstance(error, ClosedError):
+                registry.refuse_closed(record)
         raise
     finally:
         core = pin = hold = cell = handle = parent = obj = None  # a kept traceback must keep nothing alive
@@ -164,9 +167,7 @@ def _not_entered(
     place: Any,
     obj: Any,
     release: Callable[[Any], object] | None,
-    name: str | None,
     native: Any,
-    size: int,
     parent: Pin | None,
     extra: Extra | None,
     error: BaseException,
@@ -177,8 +178,21 @@ def _not_entered(
             f"native= must be hashable, such as an address or a GL name, not {native!r}"
         ) from None
     if not isinstance(error, LifecycleError):
-        record = enter(kind, place, obj, release, name, native, size, parent, extra, False)._record
-        record.cause = BY_CLOSE
+        abandon(kind, place, obj, release, parent, extra)
+
+
+def abandon(
+    kind: Kind,
+    place: Any,
+    obj: Any,
+    release: Callable[[Any], object] | None,
+    parent: Pin | None,
+    extra: Extra | None,
+) -> None:
+    """Have `obj` released at its place at once, past every limit: nobody will own it."""
+    extra = extra or Extra()
+    extra.unlimited = True
+    enter(kind, place, obj, release, None, None, 0, parent, extra, False)._record.cause = BY_CLOSE
 
 
 def _hashable(value: object) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lifecycle import _world
 from lifecycle.cell import Record, Registry, shut, state_of
-from lifecycle.queues import Generation, end_without_release, process, wait_for_end
+from lifecycle.queues import LONGEST_WAIT, Generation, end_without_release, nesting, process, wait_for_end
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, STUCK, Cause, ObjectState
 from lifecycle.stats import ObjectInfo, ShutdownReport
 from lifecycle.workers import Batch, Workers
@@ -30,33 +30,53 @@ def shut_doors(records: list[Record]) -> None:
 
 
 def release_all(records: list[Record], workers: Workers, until: float) -> None:
-    """Release `records` in their order, as far as nobody holds them, until the clock says `until`.
+    """Release `records`, whose doors are shut, in their order as far as nobody holds them, until the clock says `until`.
 
-    What may run anywhere runs on a timed worker, so that one that hangs is written off and the rest goes on; what belongs to an
-    owner's thread runs here if this is it, and is waited for otherwise.
+    What may run anywhere runs on one timed worker, so that a release that hangs is written off and the rest goes on; what belongs
+    to an owner's thread runs here if this is it, and is waited for otherwise. What falls free by that, a parent, has its turn in
+    the next round.
     """
-    free = [record for record in records if not isinstance(record.place, Generation)]
-    if workers.healthy:
-        batch = Batch(free[::-1])
-        workers.mailbox.put(batch)
-        left = until - _world.monotonic()
-        try:
-            batch.done.get(timeout=max(0.001, left))
-        except _world.Empty:
-            batch.records.clear()
-    else:  # no thread to be had (the interpreter shuts down and none was started before): inline, without deadlines
-        for record in free:
-            if _world.monotonic() >= until:
-                break
-            process(record)
-    for record in records:
-        if record.phase in ENDED:
-            continue
-        if isinstance(record.place, Generation) and record() is None:
-            if record.place.may_run_here():
+    before = -1
+    while True:
+        due = [record for record in records if record.phase not in ENDED and record() is None]
+        if not due or len(due) == before or _world.monotonic() >= until:
+            break
+        before = len(due)
+        _run_batch([record for record in due if not isinstance(record.place, Generation)], workers, until)
+        workers.let_go()
+        for record in due:
+            if isinstance(record.place, Generation) and record.place.may_run_here():
                 process(record)
-            elif record.place.thread is not None:
+        if nesting():  # a release is closing its manager: waiting here would be waiting for itself
+            break
+        for record in due:
+            if record.phase not in ENDED and _somebody_will_run(record):
                 wait_for_end(record, until, None)
+
+
+def _run_batch(free: list[Record], workers: Workers, until: float) -> None:
+    if (
+        not workers.healthy
+    ):  # none was started before the interpreter began to shut down: inline, without deadlines
+        for record in free:
+            if _world.monotonic() < until:
+                process(record)
+        return
+    batch = Batch(free[::-1])
+    workers.mailbox.put(batch)
+    try:
+        batch.done.get(timeout=min(max(0.001, until - _world.monotonic()), LONGEST_WAIT))
+    except _world.Empty:
+        batch.records.clear()
+
+
+def _somebody_will_run(record: Record) -> bool:
+    """Whether to wait for a ticket: it runs, it waits for its retry or fence, or its queue has an owner to drain it."""
+    place = record.place
+    if isinstance(place, Generation):
+        return place.thread is not None and not place.may_run_here()
+    registry = record.kind.registry
+    return record.id in registry.claims or any(record is other for _, other in list(registry.delayed))
 
 
 def await_holders(records: list[Record], until: float) -> None:
@@ -109,5 +129,4 @@ def orphan_inherited(registry: Registry) -> None:
     registry.claims.clear()
     for record in open_records(registry):
         record.phase = None
-        record.place.put  # noqa: B018 - still the parent's mailbox, which nobody drains here
         end_without_release(record, ORPHANED, Cause.FORK, "it belongs to the parent process")

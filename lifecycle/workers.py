@@ -15,6 +15,7 @@ worker the two could wait for each other.
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 from lifecycle import _world
 from lifecycle.cell import Record, Registry
@@ -75,6 +76,8 @@ class Worker(Timed):
                 self.busy_since = _world.monotonic()
                 if isinstance(ticket, Batch):
                     self._run_batch(ticket)
+                elif workers.hold_back:
+                    workers.held_back.append(ticket)
                 else:
                     process(ticket, self)
                 ticket = None
@@ -112,6 +115,14 @@ class Workers(Place):
         self.healthy: list[Worker] = []
         self.stuck: list[Worker] = []
         self.stopping = False
+        self.hold_back = False  # while a batch runs in its order, single tickets wait
+        self.held_back: deque[Record] = deque()
+
+    def let_go(self) -> None:
+        """Post the tickets that were held back; those that ran in a batch mean nothing any more."""
+        self.hold_back = False
+        while self.held_back:
+            self.mailbox.put(self.held_back.popleft())
 
     def start(self) -> None:
         """Start the initial workers."""
