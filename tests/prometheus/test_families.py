@@ -271,13 +271,15 @@ def test_captures(manager: SafetyManager) -> None:
 
 def test_what_shares_a_label_is_given_once_and_added_up() -> None:
     with SafetyManager(name="a") as a, SafetyManager(name="b") as b:
-        cameras = Camera("front", 3), Camera("front", 4)
+        cameras = Camera("front", 3), Camera("front", 4, bounds=(0.001, 1.0, 5.0))
         a.add_component(cameras[0])
         b.add_component(cameras[1])
         metrics = list(LifecycleCollector(a, b).collect())
         assert value(metrics, "lifecycle_capture_frames_total", capture="front", result="ok") == 7
         assert value(metrics, "lifecycle_capture_last_frame_timestamp_seconds", capture="front") == 1004
-        assert value(metrics, "lifecycle_capture_callback_duration_seconds_count", capture="front") == 7
+        durations = family(metrics, "lifecycle_capture_callback_duration_seconds").samples
+        buckets = {s.labels["le"]: s.value for s in durations if s.name.endswith("_bucket")}
+        assert buckets == {"0.001": 0, "5.0": 7, "+Inf": 7}  # exact at the bounds that both have
         seen = [(s.name, tuple(sorted(s.labels.items()))) for metric in metrics for s in metric.samples]
         assert len(seen) == len(set(seen))
 
