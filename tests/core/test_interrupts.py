@@ -1,0 +1,695 @@
+"""I3, I5, I7 under interrupts: whatever a signal handler raises, wherever it strikes, each object is released exactly once.
+
+The first half strikes every point of every operation, one after the other; the second lets a real signal rain at 10 kHz.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+
+from lifecycle import (
+    ANY_THREAD,
+    BACKGROUND,
+    AccessPanicError,
+    AccessRefusedError,
+    Handle,
+    HeldError,
+    LifecycleError,
+    NotReleased,
+    ReleaseQueue,
+    SafetyConfig,
+    SafetyManager,
+)
+from tests.core.adversary import (
+    STORM,
+    Interrupt,
+    NativeMemory,
+    Signals,
+    assert_nothing_left,
+    each_interrupt,
+    in_own_process,
+    switching,
+    unmapped_twice,
+)
+from tests.support import eventually
+
+QUIET = SafetyConfig(leak_level="off", finalizer_timeout=5.0)
+
+
+class Thing:
+    """Stands for a native object."""
+
+    __slots__ = ("__weakref__", "number")
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+
+@attrs.define
+class World:
+    """One object in a manager, to be struck. Its release is a C function, so no interrupt falls *inside* the release."""
+
+    manager: SafetyManager
+    place: Any
+    queue: ReleaseQueue | None
+    released: deque[Thing] = attrs.field(factory=deque)
+    thing: Thing = attrs.field(factory=Thing)
+    handles: list[Handle[Thing]] = attrs.field(factory=list)
+
+    def register(self, **facts: Any) -> Handle[Thing]:
+        facts.setdefault("release", self.released.append)
+        return self.manager.register(self.thing, "struck", release_on=self.place, **facts)
+
+    def renew(self, **facts: Any) -> Handle[Thing]:
+        """A new object, with a handle."""
+        self.thing = Thing()
+        self.handles = [self.register(**facts)]
+        return self.handles[0]
+
+    @property
+    def handle(self) -> Handle[Thing]:
+        return self.handles[0]
+
+    @property
+    def times(self) -> int:
+        """How often the present object was released."""
+        return sum(1 for thing in list(self.released) if thing is self.thing)
+
+    def flush(self) -> None:
+        """Run what waits: what any register and close, and the owner of the queue, would."""
+        if self.queue is not None:
+            self.queue.drain()
+        self.manager.register(Thing(), "flush", release_on=ANY_THREAD).close()
+
+    def released_once(self, where: str) -> None:
+        """Close what is open; the present object must be released now or soon, and only once."""
+        for handle in self.handles:
+            handle.close(timeout=0)
+        self.handles = []
+        self.flush()
+        try:
+            eventually(lambda: self.times)
+        except AssertionError:
+            raise AssertionError(f"never released: interrupted at {where}") from None
+        assert self.times == 1, f"released {self.times} times: interrupted at {where}"
+
+
+PLACES = ["any_thread", "background", "queue"]
+
+
+@pytest.fixture(params=PLACES)
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    with a_world(request.param) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def a_world(place: str) -> Iterator[World]:
+    with SafetyManager(QUIET, name="struck") as manager:
+        queue = ReleaseQueue("struck", thread="current") if place == "queue" else None
+        chosen: Any = {"any_thread": ANY_THREAD, "background": BACKGROUND}.get(place, queue)
+        made = World(manager, chosen, queue)
+        made.flush()  # the threads run
+        yield made
+        made.handles = []
+        made.flush()
+        assert_nothing_left(manager)
+
+
+# -- every point of every operation ---------------------------------------------------------------------------------------------
+
+
+def test_register(world: World) -> None:
+    parent = world.manager.register(Thing(), "parent", release_on=ANY_THREAD)
+    world.manager.policy("struck", max_live=3, max_bytes=1000)
+    native = 0x7F00
+
+    def register() -> None:
+        world.handles.append(world.register(native=native, name="n", size=10, parent=parent))
+
+    for struck in each_interrupt(register):
+        if struck.place.startswith("manager.py") and not world.times and "register before" in struck.place:
+            first = struck.place  # before its first statement it has taken nothing, and the object is the caller's
+            assert "LOAD" in first or "RESUME" in first, first
+            if world.times:
+                world.released_once(struck.place)
+        else:
+            world.released_once(struck.place)
+        world.thing = Thing()
+        native += 1
+    assert world.times == 0
+    world.released_once("nowhere")
+    parent.close()
+
+
+def test_the_first_registration_of_a_manager_which_starts_the_threads() -> None:
+    managers: list[SafetyManager] = []
+    released: deque[Thing] = deque()
+    thing = Thing()
+
+    def first() -> None:
+        managers[-1].register(thing, "first", release=released.append, release_on=BACKGROUND)
+
+    def fresh() -> None:
+        managers.append(SafetyManager(QUIET, name="fresh"))
+
+    fresh()
+    for struck in each_interrupt(first, step=2):
+        manager = managers[-1]
+        managers[-1].register(Thing(), "second", release=released.append).close()
+        eventually(lambda: released and released[-1] is not None, timeout=5)
+        assert manager.health().keeper_alive, struck.place
+        assert sum(one is thing for one in released) <= 1
+        stats = manager.stats()
+        assert stats.types["second"].registered == 1
+        manager.close()
+        assert_nothing_left(manager)
+        thing = Thing()
+        released.clear()
+        fresh()
+    managers[-1].close()
+
+
+def test_factory(world: World) -> None:
+    made: list[Thing] = []
+
+    def make() -> Thing:
+        made.append(Thing())
+        return made[-1]
+
+    factory = world.manager.factory(
+        make, "struck", release=world.released.append, release_on=world.place, limit=1
+    )
+
+    def build() -> None:
+        world.handles.append(factory())
+
+    for struck in each_interrupt(build):
+        for thing in made:
+            world.thing = thing
+            world.released_once(struck.place)
+        made.clear()
+        world.released.clear()
+        again = factory()  # the limit did not shrink
+        again.close(timeout=0)
+        world.thing = made.pop()
+        world.released_once(struck.place)
+
+
+OPERATIONS: dict[str, Callable[[World], object]] = {}
+
+
+def operation(function: Callable[[World], object]) -> Callable[[World], object]:
+    OPERATIONS[function.__name__] = function
+    return function
+
+
+@operation
+def close(world: World) -> object:
+    return world.handle.close()
+
+
+@operation
+def close_and_wait(world: World) -> object:
+    return world.handle.close(timeout=1)
+
+
+@operation
+def close_refuse(world: World) -> object:
+    return world.handle.close(held="refuse")
+
+
+@operation
+def close_refuse_held(world: World) -> object:
+    with world.handle.lease():
+        try:
+            world.handle.close(held="refuse")
+        except HeldError:
+            return True
+    raise AssertionError("it was held")
+
+
+@operation
+def with_handle(world: World) -> object:
+    with world.handle:
+        return None
+
+
+@operation
+def lease(world: World) -> object:
+    with world.handle.lease() as thing:
+        return thing.number
+
+
+@operation
+def share(world: World) -> object:
+    world.handle.share().close()
+    return None
+
+
+@operation
+def share_then_close_first(world: World) -> object:
+    other = world.handle.share()
+    world.handle.close()
+    return other.close()
+
+
+@operation
+def weak(world: World) -> object:
+    found = world.handle.weak()()
+    return found is not None and found.close()
+
+
+@operation
+def safe_access(world: World) -> object:
+    return world.manager.safe_access(world.handle, lambda thing: thing.number)
+
+
+@operation
+def safe_access_by_id(world: World) -> object:
+    return world.manager.safe_access(world.handle.id, lambda thing: thing.number)
+
+
+@operation
+def safe_access_block(world: World) -> object:
+    with world.manager.safe_access(world.handle) as thing:
+        return thing.number
+
+
+@operation
+def panic(world: World) -> object:
+    try:
+        world.manager.safe_access(world.handle, lambda thing: 1 // 0)
+    except AccessPanicError:
+        return True
+    raise AssertionError("no panic")
+
+
+@operation
+def unregister(world: World) -> object:
+    return world.manager.unregister(world.handle)
+
+
+@operation
+def invalidate(world: World) -> object:
+    return world.manager.invalidate(world.handle, "struck")
+
+
+@operation
+def invalidate_and_refuse(world: World) -> object:
+    world.manager.invalidate(world.handle, "struck")
+    try:
+        world.handle.lease()
+    except AccessRefusedError:
+        return True
+    raise AssertionError("the door is open")
+
+
+@operation
+def add_cleanup(world: World) -> object:
+    world.manager.add_cleanup(world.handle, list)
+    return world.handle.close()
+
+
+@operation
+def drop(world: World) -> object:
+    world.handles.clear()
+    world.flush()
+    return None
+
+
+@operation
+def objects_and_stats(world: World) -> object:
+    return world.manager.objects(), world.manager.stats(), world.manager.health(), repr(world.handle)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation(world: World, name: str) -> None:
+    run = OPERATIONS[name]
+    world.renew()
+    for struck in each_interrupt(lambda: run(world)):
+        assert struck.error is None or isinstance(struck.error, Interrupt), (struck.place, struck.error)
+        world.released_once(struck.place)  # while the traceback is kept: it holds nothing
+        world.renew()
+    world.released_once("nowhere")
+
+
+def test_a_release_that_says_not_released(world: World) -> None:
+    """What is known not to have released is called again, also when an interrupt falls between saying so and the retry."""
+    refuse: deque[BaseException] = deque()
+
+    def release(thing: Thing) -> None:
+        if refuse:
+            raise refuse.pop()
+        world.released.append(thing)
+
+    def run() -> None:
+        world.handle.close(timeout=0)
+        if world.queue is not None:
+            world.queue.drain()
+
+    refuse.append(NotReleased("not yet"))
+    world.renew(release=release)
+    for struck in each_interrupt(run):
+        if "process before LOAD_FAST" not in struck.place:
+            for handle in world.handles:
+                handle.close(timeout=0)
+            eventually(lambda: (world.flush(), world.times)[1], timeout=5)
+            assert world.times == 1, struck.place
+        world.handles = []
+        world.flush()
+        refuse.clear()
+        refuse.append(NotReleased("not yet"))
+        world.renew(release=release)
+    eventually(lambda: (world.flush(), world.times)[1], timeout=5)
+    world.handles = []
+
+
+def test_drain_loses_no_ticket() -> None:
+    with a_world("queue") as world:
+        queue = world.queue
+        assert queue is not None
+        things: list[Thing] = []
+
+        def fill() -> None:
+            things[:] = [Thing(number) for number in range(3)]
+            for thing in things:
+                world.manager.register(thing, "struck", release=world.released.append, release_on=queue)
+
+        fill()
+        for struck in each_interrupt(queue.drain):
+            queue.drain()
+            counts = Counter(thing.number for thing in world.released)
+            assert counts == {0: 1, 1: 1, 2: 1}, struck.place
+            world.released.clear()
+            fill()
+        assert len(world.released) == 3
+
+
+def test_losing_a_queue_ends_every_object_of_it() -> None:
+    with a_world("queue") as world:
+        queue = world.queue
+        assert queue is not None
+        world.renew()
+        for struck in each_interrupt(lambda: queue.lost("its context died")):
+            queue.lost("again")
+            handle = world.handle
+            with pytest.raises(LifecycleError):
+                handle.lease()
+            handle.close(timeout=0)
+            world.flush()
+            assert world.times == 0, struck.place
+            eventually(lambda: world.manager.stats().types["struck"].live == 0)
+            world.renew()
+        assert world.times == 0
+
+
+def test_cancelling_a_safe_finalizer_decides_once() -> None:
+    with a_world("background") as world:
+        ran: deque[int] = deque()
+
+        def run() -> bool:
+            return finalizer.cancel()
+
+        target = Thing()
+        finalizer = world.manager.set_safe_finalizer(target, ran.append, 1)
+        for struck in each_interrupt(run):
+            del target
+            gc.collect()
+            eventually(lambda: finalizer.state not in ("valid", "closing", "due", "releasing"))
+            assert len(ran) <= 1, struck.place
+            ran.clear()
+            target = Thing()
+            finalizer = world.manager.set_safe_finalizer(target, ran.append, 1)
+        assert not ran
+
+
+def test_set_safe_finalizer_runs_it_once_or_not_at_all() -> None:
+    with a_world("background") as world:
+        ran: deque[int] = deque()
+        target = Thing()
+        for struck in each_interrupt(lambda: world.manager.set_safe_finalizer(target, ran.append, 1)):
+            target = Thing()
+            world.manager._sweep_finalizers()
+            world.flush()
+            assert len(ran) <= 1, struck.place
+            eventually(lambda: world.manager.stats().types["safe_finalizer"].live == 0)
+            ran.clear()
+
+
+def test_closing_a_manager_can_be_done_again() -> None:
+    released: deque[Thing] = deque()
+
+    def fresh() -> SafetyManager:
+        made = SafetyManager(QUIET, name="closing")
+        queue = ReleaseQueue("closing", thread="current")
+        released.clear()
+        handles.clear()
+        for place in (ANY_THREAD, BACKGROUND, queue):
+            handles.append(made.register(Thing(), "x", release=released.append, release_on=place))
+            made.register(Thing(), "kept", release=released.append, release_on=place, keep=True)
+        return made
+
+    handles: list[Handle[Thing]] = []
+    manager = fresh()
+    for struck in each_interrupt(lambda: manager.close(), step=5):
+        manager.close()
+        eventually(lambda: len(released) >= 6)
+        assert len(released) == len({id(thing) for thing in released}) == 6, struck.place
+        assert_nothing_left(manager)
+        manager = fresh()
+    assert len(released) == 6
+
+
+# -- a kept traceback keeps nothing ------------------------------------------------------------------------------------------------
+
+
+def test_a_kept_error_holds_no_pin(world: World) -> None:
+    """I2, I8: whatever refusal is kept, with its traceback and our frames in it, the object is released when it is closed."""
+    manager = world.manager
+
+    def refuses(*_: object) -> bool:
+        return False
+
+    def view_of_nothing(handle: Handle[Thing]) -> object:
+        return handle.view(0, 10)
+
+    def bad_size(handle: Handle[Thing]) -> object:
+        return handle.view(1, -1)
+
+    def validated(handle: Handle[Thing]) -> object:
+        manager.policy("struck", validate=refuses)
+        try:
+            return handle.lease()
+        finally:
+            manager.policy("struck", validate=None)
+
+    def validated_access(handle: Handle[Thing]) -> object:
+        manager.policy("struck", validate=refuses)
+        try:
+            return manager.safe_access(handle.id, repr)
+        finally:
+            manager.policy("struck", validate=None)
+
+    def panics(handle: Handle[Thing]) -> object:
+        return manager.safe_access(handle, lambda thing: 1 // 0)
+
+    def panics_in_a_block(handle: Handle[Thing]) -> None:
+        with manager.safe_access(handle.id):
+            raise ZeroDivisionError
+
+    def declared(handle: Handle[Thing]) -> object:
+        return manager.safe_access(handle, lambda thing: 1 // 0, errors=ZeroDivisionError)
+
+    def generator(handle: Handle[Thing]) -> object:
+        return manager.safe_access(handle, lambda thing: (thing for _ in ()))
+
+    def held(handle: Handle[Thing]) -> None:
+        with handle.lease():
+            handle.close(held="refuse")
+
+    def child_without_release(handle: Handle[Thing]) -> None:
+        manager.register(Thing(), "child", parent=handle, release=42)  # type: ignore[arg-type]
+
+    def unhashable_child(handle: Handle[Thing]) -> None:
+        manager.register(Thing(), "child", parent=handle, release=repr, native=[])
+
+    def duplicate_child(handle: Handle[Thing]) -> None:
+        first = manager.register(Thing(), "child", release=repr, native=1)
+        try:
+            manager.register(Thing(), "child", parent=handle, release=repr, native=1)
+        finally:
+            first.close()
+
+    def limited_child(handle: Handle[Thing]) -> None:
+        manager.policy("limited", max_bytes=1)
+        manager.register(Thing(), "limited", parent=handle, release=repr, size=5)
+
+    def leased_twice(handle: Handle[Thing]) -> None:
+        lease = handle.lease()
+        lease.close()
+        with lease:
+            raise AssertionError("the lease had ended")
+
+    for provoke in (
+        view_of_nothing,
+        bad_size,
+        validated,
+        validated_access,
+        panics,
+        panics_in_a_block,
+        declared,
+        generator,
+        held,
+        child_without_release,
+        unhashable_child,
+        duplicate_child,
+        limited_child,
+        leased_twice,
+    ):
+        with pytest.raises((LifecycleError, ZeroDivisionError)) as caught:
+            provoke(world.renew())
+        world.released_once(provoke.__name__)
+        assert caught.tb is not None
+
+
+# -- a real signal at 10 kHz --------------------------------------------------------------------------------------------------------
+
+
+def all_once(released: deque[Thing], number: int) -> None:
+    counts = Counter(thing.number for thing in released)
+    assert not [times for times in counts.values() if times != 1], counts.most_common(3)
+    assert len(counts) == number, f"{number - len(counts)} of {number} were never released"
+
+
+def rain_on_leases(rounds: int) -> None:
+    manager = SafetyManager(QUIET)
+    with Signals() as signals:
+        for _ in range(rounds):
+            memory = NativeMemory()
+            handle = manager.register(memory, "memory", release=NativeMemory.unmap, release_on=ANY_THREAD)
+
+            def use(handle: Handle[NativeMemory] = handle) -> None:
+                for _ in range(200):
+                    with handle.lease() as memory:
+                        memory.read()
+                    with handle.lease():
+                        pass
+                    view = handle.view(memory.address, memory.nbytes)
+                    assert view[0] == memory.fill
+                    manager.safe_access(handle, NativeMemory.read)
+
+            signals.run(use)
+            assert handle.close(), "an interrupted lease still holds"
+            assert memory.unmapped == 1
+    assert signals.raised > rounds / 10, f"only {signals.raised} interrupts"
+    assert_nothing_left(manager)
+    assert unmapped_twice() == 0
+
+
+def rain_on_drops(number: int) -> None:
+    manager = SafetyManager(QUIET)
+    released: deque[Thing] = deque()
+    done = 0
+    with Signals() as signals:
+        while done < number:
+            handles = [
+                manager.register(Thing(done + i), "thing", release=released.append, release_on=ANY_THREAD)
+                for i in range(5000)
+            ]
+            done += 5000
+
+            def drop(handles: list[Handle[Thing]] = handles) -> None:
+                while handles:
+                    handles.pop()
+
+            while handles:
+                signals.run(drop)
+    assert signals.raised > 50, f"only {signals.raised} interrupts"
+    stats = assert_nothing_left(manager)
+    all_once(released, done)
+    assert stats.released == stats.total_objects == done
+
+
+def rain_on_register_and_close(place: str, seconds: float) -> None:
+    """Objects that `factory` made: each that came into being is released once, however it was interrupted."""
+    import time
+
+    manager = SafetyManager(QUIET)
+    queue = ReleaseQueue("rain", thread="current")
+    where: Any = {"any_thread": ANY_THREAD, "background": BACKGROUND, "queue": queue}[place]
+    released: deque[Thing] = deque()
+    made: deque[Thing] = deque()
+    handles: deque[Handle[Thing]] = deque()
+
+    def make() -> Thing:
+        thing = Thing(len(made))
+        made.append(thing)
+        return thing
+
+    factory = manager.factory(make, "thing", release=released.append, release_on=where)
+
+    def work() -> None:
+        for _ in range(50):
+            handles.append(factory())
+            shared = handles[-1].share()
+            with shared.lease():
+                shared.close()
+            if place == "queue":
+                handles.popleft().close()
+                queue.drain()
+            elif len(handles) % 2:
+                handles.popleft().close(timeout=0.01)
+            else:
+                handles.popleft()
+        manager.stats()
+
+    until = time.monotonic() + seconds
+    with Signals(only_ours=True) as signals:
+        while time.monotonic() < until:
+            signals.run(work)
+    assert signals.raised > 50, f"only {signals.raised} interrupts"
+    while handles:
+        handles.popleft().close(timeout=0)
+    queue.drain()
+    manager.register(Thing(), "flush", release_on=ANY_THREAD).close()
+    stats = assert_nothing_left(manager)
+    all_once(released, len(made))
+    kind = stats.types["thing"]
+    assert kind.registered == len(made) == kind.ended["released"] + kind.ended["failed"]
+    assert kind.release_failures["error"] == kind.ended["failed"] < signals.raised
+    print(f"{len(made)} objects, {signals.raised} interrupts, {kind.ended['failed']} counted as interrupted")
+
+
+def test_rain_on_leases() -> None:
+    in_own_process(rain_on_leases, int(400 * STORM))
+
+
+def test_rain_on_150_000_drops() -> None:
+    in_own_process(rain_on_drops, int(150_000 * max(1.0, STORM)))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_rain_on_register_and_close(place: str) -> None:
+    in_own_process(rain_on_register_and_close, place, 1.5 * STORM, timeout=30 + 2 * STORM)
+
+
+def rain_and_switches() -> None:
+    with switching():
+        rain_on_register_and_close("background", 1.5 * STORM)
+
+
+def test_rain_while_threads_change_all_the_time() -> None:
+    in_own_process(rain_and_switches, timeout=30 + 2 * STORM)
+
+
+def test_nothing_of_this_leaves_a_trace_function_behind() -> None:
+    assert sys.gettrace() is None or "coverage" in repr(sys.gettrace())
