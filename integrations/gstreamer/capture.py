@@ -44,6 +44,8 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds for which `Capture.close` waits for a callback that is running, unless told otherwise."""
 BOUNDS: Final = (1e-5, 1e-4, 1e-3, 5e-3, 0.0166, 0.0333, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Buckets of the callback's duration, in seconds."""
+STALE: Final = 1000
+"""How many frames that were queued before a streaming capture began are dropped at most, where the queue is unbounded."""
 HELD_SLACK: Final = 64
 """How many frames beyond the last count are noted as held before the note is tidied."""
 
@@ -80,7 +82,8 @@ class Capture:
     name:
         Shown in metrics and reports; the element's own name by default.
     streaming:
-        Run the callback on GStreamer's streaming thread (new-sample) instead of the capture's own.
+        Run the callback on GStreamer's streaming thread (new-sample) instead of the capture's own. Frames that were queued
+        before are dropped then.
     errors:
         Exception types that the callback may raise: they are counted as errors and nothing else. Those of the manager's
         configuration where none are given.
@@ -408,9 +411,20 @@ class _Run:
         if streaming:
             self._signals = [sink.connect("new-sample", self._on_sample), sink.connect("eos", self._on_eos)]
             sink.set_property("emit-signals", True)
+            self._drop_what_waits()
         else:
             self._thread = threading.Thread(target=self._pull, name=f"capture-{capture.name}", daemon=True)
             self._thread.start()
+
+    def _drop_what_waits(self) -> None:
+        """A full queue emits no new-sample: it would wait for us for ever, as we for it."""
+        capture = self.capture
+        for _ in range(capture._sink.get_property("max-buffers") or STALE):
+            if capture._try_pull(capture._sink, 0) is None:
+                break
+            capture._results["dropped"] += 1
+        if _flow(capture._sink) == "eos":
+            capture._ended.set()
 
     def end(self, timeout: float | None) -> bool:
         """Stop; True when no callback runs any more."""

@@ -44,6 +44,29 @@ class Plane:
     dtype: np.dtype[Any]
     offset: int
     strides: tuple[int, ...]
+    count: int = attrs.field(init=False)
+    """How many elements lie one after the other without a gap, or 0 where there are gaps."""
+
+    @count.default
+    def _without_gaps(self) -> int:
+        step = self.dtype.itemsize
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if stride != step:
+                return 0
+            step *= size
+        return step // self.dtype.itemsize
+
+    def over(self, view: memoryview) -> np.ndarray[Any, Any]:
+        """The array over a read-only `view`, zero-copy. Raises `ValueError` or `TypeError` when the view is too short.
+
+        By way of `frombuffer`, whose arrays stay read-only: one that `ndarray` makes of the view directly could be made
+        writeable, and writing through a mapping made for reading is a SIGSEGV.
+        """
+        array: np.ndarray[Any, Any]
+        if self.count:
+            array = np.frombuffer(view, self.dtype, self.count, self.offset)
+            return array.reshape(self.shape)
+        return np.ndarray(self.shape, self.dtype, np.frombuffer(view, np.uint8), self.offset, self.strides)
 
     @property
     def end(self) -> int:

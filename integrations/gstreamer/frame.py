@@ -85,7 +85,6 @@ def _end(held: Held) -> None:
 
 
 _Sample = Gst.Sample
-_ndarray: type[np.ndarray[Any, Any]] = np.ndarray
 _tables: weakref.WeakKeyDictionary[SafetyManager, Live] = weakref.WeakKeyDictionary()
 
 
@@ -210,7 +209,7 @@ class Frame:
         plane = self._plane
         assert plane is not None  # set by whoever mapped
         try:
-            return _ndarray(plane.shape, plane.dtype, view, plane.offset, plane.strides)  # type: ignore[no-any-return]
+            return plane.over(view)
         except (TypeError, ValueError):
             raise ShortMemoryError(
                 f"{self!r} has {len(view)} bytes and its caps ({self._layout}) need {plane.end}: the buffer is truncated, or the "

@@ -20,10 +20,13 @@ gi.require_version("GstAllocators", "1.0")
 from gi.repository import Gst, GstAllocators, GstApp
 
 __all__ = [
+    "FULL_HD",
+    "SMALL",
     "Gst",
     "GstApp",
     "Tracer",
     "appsink_of",
+    "closed_fd",
     "fd_sample",
     "launch",
     "pull",
@@ -97,6 +100,13 @@ def fd_sample(data: bytes, caps: str = SMALL, *, says: int | None = None) -> Any
     buffer = Gst.Buffer.new()
     buffer.append_memory(memory)
     return Gst.Sample.new(buffer, Gst.Caps.from_string(caps), None, None)
+
+
+def closed_fd() -> int:
+    """The number of a file descriptor that is not open: mapping it fails."""
+    fd = os.memfd_create("closed")
+    os.close(fd)
+    return fd
 
 
 class Tracer:

@@ -1,0 +1,175 @@
+"""Frames by the thousand: nothing leaks, nothing grows, nothing waits for the collector."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import run_python
+
+pytestmark = pytest.mark.needs("gstreamer", "numpy")
+
+TRACER = {"GST_TRACERS": 'leaks(filters="GstSample,GstBuffer,GstMemory",stack-traces-flags=none)'}
+
+
+@pytest.mark.timeout(300)
+def test_two_thousand_frames_with_every_tenth_kept_for_a_while() -> None:
+    done = run_python(
+        """
+        import collections, gc, psutil
+        from lifecycle import SafetyManager
+        from integrations.gstreamer import SampleAdapter
+        from tests.gstreamer.program import *
+        from tests.support import eventually
+
+        FRAME = 1920 * 1080 * 3
+        process = psutil.Process()
+        tracer = Tracer()
+        manager = SafetyManager()
+        adapter = SampleAdapter(manager)
+
+        def run(count):
+            kept = collections.deque(maxlen=8)
+            total = 0
+            for number, sample in enumerate(samples(count, FULL_HD, source="videotestsrc pattern=black")):
+                with adapter.frame(sample) as frame:
+                    array = frame.array()
+                    total += int(array[540, 960, 0])
+                    if number % 10 == 0:
+                        kept.append(array)
+                del sample, array
+            total += sum(int(array[0, 0, 0]) for array in kept)
+            return total
+
+        def base():
+            gc.collect()
+            eventually(lambda: manager.stats().active_objects == 0)
+            return process.memory_info().rss
+
+        run(100)  # what stays: allocators, caches, the first arena of everything
+        before = base()
+        tracer.start()
+        run(2000)
+        after = base()
+        alive = tracer.alive()
+        assert alive == {}, alive
+        grown = (after - before) / FRAME
+        assert abs(grown) <= 2, f"{grown:+.2f} frames"
+        stats = manager.stats()
+        assert (stats.total_objects, stats.active_objects, stats.leaks) == (2100, 0, 0), stats
+        assert stats.released == 2100
+        report = manager.close()
+        assert report.ok, report
+        print("frames grown", round(grown, 2))
+        """,
+        env={**TRACER, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        timeout=200,
+    )
+    assert "frames grown" in done.check()
+    assert "CRITICAL" not in done.stderr, done.stderr
+
+
+def test_the_tracer_would_see_a_leak() -> None:
+    run_python(
+        """
+        from lifecycle import SafetyManager
+        from integrations.gstreamer import SampleAdapter
+        from tests.gstreamer.program import *
+
+        tracer = Tracer()
+        adapter = SampleAdapter(SafetyManager())
+        tracer.start()
+        kept = []
+        for sample in samples(3):
+            with adapter.frame(sample) as frame:
+                kept.append(frame.array())
+        del sample, frame
+        alive = tracer.alive()
+        assert alive == {"GstSample": 3, "GstBuffer": 3, "GstMemory": 3}, alive
+        """,
+        env=TRACER,
+    ).check()
+
+
+def test_a_hot_loop_that_drops_arrays_one_turn_late_has_two_frames_unreleased_at_most() -> None:
+    run_python(
+        """
+        from lifecycle import SafetyManager
+        from integrations.gstreamer import SampleAdapter
+        from tests.gstreamer.program import *
+
+        manager = SafetyManager()
+        adapter = SampleAdapter(manager)
+        made = [sample_of(bytes(64 * 48 * 3)) for _ in range(64)]
+        worst = 0
+        array = None
+        for turn in range(20_000):
+            with adapter.frame(made[turn % 64]) as frame:
+                array = frame.array()
+                worst = max(worst, len(adapter._live))
+        assert worst == 2, worst
+        array = None
+        assert manager.close().ok
+        """
+    ).check()
+
+
+def test_a_frames_whole_life_leaves_nothing_for_the_collector() -> None:
+    run_python(
+        """
+        import gc
+        import numpy as np
+        from lifecycle import SafetyManager
+        from integrations.gstreamer import Capture, SampleAdapter
+        from tests.gstreamer.program import *
+
+        manager = SafetyManager()
+        adapter = SampleAdapter(manager)
+        made = [sample_of(bytes(64 * 48 * 3), SMALL) for _ in range(8)]
+        made += [sample_of(bytes(999 * size), f"video/x-raw,format=GRAY8,width={4 * size},height=5,framerate=30/1")
+                 for size in range(20, 40)]
+
+        def lives():
+            for sample in made:
+                with adapter.frame(sample) as frame:
+                    array = frame.array()
+                    np.asarray(frame)[::2].sum()
+                with adapter.frame(sample) as frame:
+                    share = frame.share()
+                    frame.native
+                share.data()
+                share.close()
+                adapter.frame(sample).close()
+                adapter.convert(sample, len)
+                try:
+                    frame.array()
+                except Exception:
+                    pass
+
+        lives()
+        gc.collect()
+        gc.disable()
+        for _ in range(20):
+            lives()
+        assert gc.collect() == 0, gc.garbage
+        """
+    ).check()
+
+
+@pytest.mark.timeout(200)
+def test_views_of_many_sizes_cost_no_type_each() -> None:
+    run_python(
+        """
+        import gc
+        from lifecycle import SafetyManager
+        from integrations.gstreamer import SampleAdapter
+        from tests.gstreamer.program import *
+
+        adapter = SampleAdapter(SafetyManager())
+        caps = "application/x-thing"
+        types = set()
+        for size in range(1, 3000):
+            with adapter.frame(sample_of(bytes(size), caps)) as frame:
+                types.add(type(frame.data().obj))
+        assert len(types) <= 13, len(types)
+        """
+    ).check()
