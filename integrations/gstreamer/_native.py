@@ -60,12 +60,14 @@ __all__ = [
     "is_fd_memory",
     "map_foreign",
     "map_plain",
+    "media_type",
     "memory_count",
     "memory_of",
     "np",
     "sample_buffer",
     "sample_caps",
     "short_fd_memory",
+    "text_field",
     "unmap",
     "unmap_foreign",
     "unmap_plain",
@@ -210,6 +212,9 @@ memory_count: Callable[[int], int] = _function(_getters, "gst_buffer_n_memory", 
 memory_of: Callable[[int, int], int] = _function(_getters, "gst_buffer_peek_memory", _p, _p, ctypes.c_uint)
 buffer_size: Callable[[int], int] = _function(_getters, "gst_buffer_get_size", ctypes.c_size_t, _p)
 is_fd_memory: Callable[[int], int] = _function(_allocators, "gst_is_fd_memory", ctypes.c_int, _p)
+_structure = _function(_getters, "gst_caps_get_structure", _p, _p, ctypes.c_uint)
+_structure_name = _function(_getters, "gst_structure_get_name", ctypes.c_char_p, _p)
+_structure_text = _function(_getters, "gst_structure_get_string", ctypes.c_char_p, _p, ctypes.c_char_p)
 _memory_sizes = _function(_getters, "gst_memory_get_sizes", ctypes.c_size_t, _p, _p, _p)
 _fd_of = _function(_allocators, "gst_fd_memory_get_fd", ctypes.c_int, _p)
 video_meta: Callable[[int], int | None] = _function(_video, "gst_buffer_get_video_meta", _p, _p)
@@ -224,6 +229,18 @@ unmap_foreign: UnmapCall = _function(_actions, "gst_buffer_unmap", None, *_unmap
 _unmap_memory: UnmapCall = _function(_actions, "gst_memory_unmap", None, *_unmap_types)
 _unref = _function(_actions, "gst_mini_object_unref", None, _p)
 _byref = ctypes.byref
+
+
+def media_type(caps: Any) -> str:
+    """The name of the first structure of a `Gst.Caps`. (What its wrapper gives for a structure differs by version.)"""
+    name: bytes = _structure_name(_structure(hash(caps), 0))
+    return name.decode()
+
+
+def text_field(caps: Any, field: str) -> str:
+    """A text in the first structure of a `Gst.Caps`, empty where there is none."""
+    value: bytes | None = _structure_text(_structure(hash(caps), 0), field.encode())
+    return value.decode() if value else ""
 
 
 def unmap(mapping: Mapping) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import attrs
 
-from integrations.gstreamer._native import GstVideo, VideoMeta, np
+from integrations.gstreamer._native import GstVideo, VideoMeta, media_type, np, text_field
 from integrations.gstreamer.errors import FormatError, SampleError
 
 __all__ = ["Layout", "LayoutCache", "Plane"]
@@ -66,7 +66,8 @@ class Plane:
         if self.count:
             array = np.frombuffer(view, self.dtype, self.count, self.offset)
             return array.reshape(self.shape)
-        return np.ndarray(self.shape, self.dtype, np.frombuffer(view, np.uint8), self.offset, self.strides)
+        array = np.ndarray(self.shape, self.dtype, np.frombuffer(view, np.uint8), self.offset, self.strides)
+        return array
 
     @property
     def end(self) -> int:
@@ -218,15 +219,14 @@ def parse(caps: Any) -> Layout:
             f"caps «{caps.to_string()}» do not describe one format; a sample needs fixed caps: pull it from a running "
             "appsink, or give Gst.Sample.new the caps that the buffer really has"
         )
-    structure = caps.get_structure(0)
-    media_type = str(structure.get_name())
+    kind = media_type(caps)
 
     def without_image(problem: str, name: str = "") -> Layout:
-        return Layout(caps, media_type, name, 0, 0, 0, None, problem, _memory_feature(caps) == PLAIN)
+        return Layout(caps, kind, name, 0, 0, 0, None, problem, _memory_feature(caps) == PLAIN)
 
-    if media_type != "video/x-raw":
+    if kind != "video/x-raw":
         return without_image("it is not raw video, so it has no image; use frame.data() for its bytes")
-    name = str(structure.get_string("format"))
+    name = text_field(caps, "format")
     unknown = without_image(
         "this GStreamer cannot tell how its pixels lie; put «videoconvert ! video/x-raw,format=RGB» before the sink",
         name,
@@ -237,9 +237,7 @@ def parse(caps: Any) -> Layout:
         return unknown
     if info is None or not info.finfo.n_components:
         return unknown
-    return _video_layout(
-        caps, media_type, info, int(info.width), _field_height(info), info.offset, info.stride
-    )
+    return _video_layout(caps, kind, info, int(info.width), _field_height(info), info.offset, info.stride)
 
 
 class LayoutCache:
