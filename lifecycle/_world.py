@@ -22,10 +22,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from queue import Empty, SimpleQueue
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["Empty", "SimpleQueue"]
 
@@ -52,6 +52,8 @@ def _refuse_subinterpreter() -> None:
 
 
 _refuse_subinterpreter()
+
+T = TypeVar("T")
 
 monotonic = time.monotonic
 wall_time = time.time
@@ -95,6 +97,16 @@ def on_main_thread() -> bool:
     return get_ident() == threading.main_thread().ident
 
 
+def snapshot(container: Collection[T]) -> list[T]:
+    """``list(container)`` of a container that others change meanwhile: without the GIL, or when the list's own allocation
+    starts a collection whose callbacks change it, iterating may fail, and is tried again."""
+    while True:
+        try:
+            return list(container)
+        except RuntimeError:
+            sleep(0)
+
+
 COLLECTION_WAIT = 1.0
 """Seconds for which a drain holds back while another thread collects (a second net for resurrected cycles, so it is bounded)."""
 
@@ -121,11 +133,10 @@ def never_wait() -> Iterator[None]:
             no_wait_threads.discard(ident)
 
 
-def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
-    """Start a daemon thread; raises `RuntimeError` where the interpreter no longer starts any."""
-    thread = threading.Thread(target=target, name=name, daemon=True)
-    thread.start()
-    return thread
+def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    """A daemon thread, not started yet: note it down first, then ``start()``, so that an interrupt in there leaves none unknown.
+    ``start()`` raises `RuntimeError` where the interpreter no longer starts any."""
+    return threading.Thread(target=target, name=name, daemon=True)
 
 
 Site = tuple[CodeType, int]

@@ -126,7 +126,9 @@ class Extra:
         self.parent_id = 0
         self.reason = ""
         self.retry_on: tuple[type[BaseException], ...] = ()
-        self.slot: deque[None] | None = None  # where the limit of a factory gets its place back
+        self.slot: tuple[dict[object, None], object] | None = (
+            None  # the object's entry among those its factory counts
+        )
         self.trace = ""
         self.unlimited = False  # past every limit of its type
 
@@ -185,7 +187,7 @@ class Record(weakref.ref[Core]):
         """The record's `Extra`, made when first needed."""
         extra = self.extra
         if extra is None:
-            extra = self.extra = Extra()
+            extra = self.extra = self.kind.registry.extras.setdefault(self.id, Extra())
         return extra
 
 
@@ -235,10 +237,10 @@ class Kind:
         with self.budget:
             alive[id] = size
             over_live = self.max_live is not None and len(alive) > self.max_live
-            over_bytes = self.max_bytes is not None and sum(alive.values()) > self.max_bytes
+            over_bytes = self.max_bytes is not None and sum(_world.snapshot(alive.values())) > self.max_bytes
             if over_live or over_bytes:
                 del alive[id]
-                held = sum(alive.values())
+                held = sum(_world.snapshot(alive.values()))
                 limit = f"max_live={self.max_live}" if over_live else f"max_bytes={self.max_bytes}"
                 raise LimitError(
                     f"type {self.type_name!r} is at its limit {limit}: {len(alive)} objects with {held} bytes are not released "
@@ -266,6 +268,8 @@ class Registry:
         self.shared: dict[int, list[int]] = {}
         self.kinds: dict[str, Kind] = {}
         self.waiters: dict[int, list[Any]] = {}
+        self.extras: dict[int, Extra] = {}  # only decides which one counts when two threads make one at once
+        self.kept: dict[int, Any] = {}  # handles that the manager keeps
         self.entered: deque[Record] = (
             deque()
         )  # registrations and ends to be counted, and whatever else happens

@@ -12,11 +12,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-import weakref
 from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
-from lifecycle import _world
 from lifecycle.cell import (
     FIRST_SHARE,
     HIGH_WATER,
@@ -206,9 +204,14 @@ class Handle(Generic[T]):
 
         Inside a garbage collection, and on threads marked with `never_wait`, it only posts.
         """
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
         if held != "defer" or after is not None:
             self._prepare(held, after)
-        return self._give_back(timeout, _getframe(1))
+        released = self._give_back(timeout, _getframe(1))
+        if held == "refuse" and not released:
+            self._refuse_late(timeout)
+        return released
 
     def _give_back(self, timeout: float | WhenDue | None, frame: FrameType) -> bool:
         record = self._record
@@ -227,8 +230,6 @@ class Handle(Generic[T]):
             self._cell = cell = SHUT_CELL
         if record.phase in ENDED:
             return record.phase is RELEASED
-        if timeout is not DEFAULT:
-            check_timeout(timeout)
         released: bool = record.place.settle(record, timeout)
         if last and record.phase not in ENDED:
             record.kind.registry.events.append(("shut", record))
@@ -246,34 +247,31 @@ class Handle(Generic[T]):
                 f"close(after=) of {describe(record)} takes a fence with a signalled() method, not {after!r}"
             )
         if held == "refuse" and self._cell is not SHUT_CELL:
-            self._shut_unless_held(record, after)
-        elif after is not None:
+            self._refuse_if_held(record)
+        if after is not None:
             record.more().fences.append(after)
 
-    def _shut_unless_held(self, record: Record, after: Any) -> None:
-        """Shut the door, find out whether the pin died with that, and open it again if it did not."""
-        cell = self._cell
-        pin = cell.pin
-        if pin is None:
-            return
+    def _refuse_late(self, timeout: float | WhenDue | None) -> None:
+        """Somebody took a lease between the look and the shutting of the door."""
+        record = self._record
+        core = record()
+        if core is not None and timeout is DEFAULT:
+            raise HeldError(
+                f"{describe(record)} was taken by a lease at the very moment it was closed: it is shut, but not released before "
+                "that lease ends; close it again with timeout= to wait for that",
+                ("a lease",),
+            )
+
+    def _refuse_if_held(self, record: Record) -> None:
+        """Raise `HeldError` when somebody else holds the object. Counted while the door is open, so nothing has to be undone."""
+        tokens = record.kind.registry.shared.get(record.id)
+        others = len(tokens) - 1 if tokens else 0
+        pin = self._cell.pin
         try:
-            tokens = record.kind.registry.shared.get(record.id)
-            if tokens is not None and len(tokens) > 1:
-                raise held_error(record, pin, f"{len(tokens) - 1} other shares")
-            alive = weakref.ref(pin)
-            if after is not None:
-                record.more().fences.append(after)
-            record.shut = _world.monotonic()
-            record.cause = BY_CLOSE
-            cell.pin = pin = None
-            pin = alive()
-            if pin is not None:
-                cell.pin = pin
-                record.cause = None
-                record.shut = 0.0
-                if after is not None:
-                    record.more().fences.remove(after)
-                raise held_error(record, pin, "")
+            if pin is not None and (others > 0 or _references_to(pin) > _SOLE_REFERENCES):
+                raise held_error(
+                    record, pin, f"{others} other share(s)" if others > 0 else "", "it stays open"
+                )
         finally:
             pin = None
 
@@ -451,11 +449,26 @@ def holders_of(pin: Pin) -> tuple[str, ...]:
     return tuple(found)
 
 
-def held_error(record: Record, pin: Pin, shares: str) -> HeldError:
+def held_error(record: Record, pin: Pin, shares: str, door: str) -> HeldError:
     """The refusal of ``close(held="refuse")``."""
     holders = (*((shares,) if shares else ()), *holders_of(pin))
     return HeldError(
-        f"{describe(record)} is still held by {', '.join(holders) or 'a holder that cannot be named'}; it stays open: end those "
-        'first, or close(held="defer")',
+        f"{describe(record)} is still held by {', '.join(holders) or 'a holder that cannot be named'}; {door}: end those first, "
+        'or close(held="defer")',
         holders,
     )
+
+
+def _references_to(pin: Pin) -> int:
+    return sys.getrefcount(pin)
+
+
+def _count_of_sole_pin() -> int:
+    """What `_references_to` says of a pin that only its cell and the asking frame hold: differs between Python versions."""
+    cell = Cell()
+    cell.pin = Pin()
+    pin = cell.pin
+    return _references_to(pin)
+
+
+_SOLE_REFERENCES = _count_of_sole_pin()

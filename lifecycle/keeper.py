@@ -83,11 +83,13 @@ class Observer:
             self.dropped += 1
             return
         if self.thread is None:
+            thread = _world.new_thread(self._run, f"lifecycle-observer-{self.name}")
             try:
-                self.thread = _world.start_thread(self._run, f"lifecycle-observer-{self.name}")
+                thread.start()
             except RuntimeError:
                 self.dropped += 1
                 return
+            self.thread = thread
         self.queue.put(event)
 
     def _run(self) -> None:
@@ -174,7 +176,8 @@ class Keeper:
         self.other_failures = 0
         self._bell: _world.SimpleQueue[None] = _world.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._role = _world.Lock()  # who counts once the thread is gone
+        self._role = _world.Lock()  # held by who counts: the thread, and who asks when there is none
+        self._counting = 0  # the thread that holds it
         self._stop = False
         self._lingering = False
         self._expiring: deque[Record] = deque()
@@ -188,11 +191,14 @@ class Keeper:
 
     def start(self) -> None:
         """Start the thread; callable again after `after_fork`."""
-        if self._thread is None:
-            self._stop = False
-            self.registry.wake = self.wake
-            self.registry.relieve = self.relieve
-            self._thread = _world.start_thread(self._run, f"lifecycle-keeper-{self.registry.name}")
+        self.registry.wake = self.wake
+        self.registry.relieve = self.relieve
+        thread = self._thread
+        if thread is not None and thread.ident is not None:
+            return
+        self._stop = False
+        self._thread = _world.new_thread(self._run, f"lifecycle-keeper-{self.registry.name}")
+        self._thread.start()
 
     @property
     def alive(self) -> bool:
@@ -214,33 +220,36 @@ class Keeper:
                 _world.sleep(0.001)
 
     def ask(self) -> SafetyStats:
-        """Exact figures: everything that happened before this call is in them. Callable on any thread; inside a collection or on
-        the keeper itself it answers with the last figures taken."""
+        """Exact figures: everything that happened before this call is in them. Callable on any thread; inside a collection, on
+        the keeper itself and in the middle of another call of it on this thread it answers with the last figures taken."""
+        in_collector = bool(_world.collecting) and _world.in_collector()
         thread = self._thread
-        if thread is not None and thread.is_alive() and not self._stop:
-            if thread.ident == _world.get_ident() or (_world.collecting and _world.in_collector()):
-                return self._last or self._figures()
+        if in_collector or self._counting == _world.get_ident():
+            return self._last or self._figures()
+        if self.alive and not self._stop:
             question = Question()
             self.registry.events.append(question)
             self._bell.put(None)
+            until = _world.monotonic() + ANSWER_WAIT
+            while thread is not None and thread.is_alive() and _world.monotonic() < until:
+                try:
+                    return question.answer.get(timeout=0.1)
+                except _world.Empty:
+                    continue
+        with self._role:
+            self._counting = _world.get_ident()
             try:
-                return question.answer.get(timeout=ANSWER_WAIT)
-            except _world.Empty:
-                return self._last or self._figures()
-        if not self._role.acquire(blocking=not (_world.collecting and _world.in_collector())):
-            return self._last or self._figures()
-        try:
-            self._count_all()
-            return self._figures()
-        finally:
-            self._role.release()
+                self._count_all()
+                return self._figures()
+            finally:
+                self._counting = 0
 
     def stop(self, timeout: float) -> None:
         """End the thread; who asks from now on counts."""
         self._stop = True
         self._bell.put(None)
         thread = self._thread
-        if thread is not None and thread.ident != _world.get_ident():
+        if thread is not None and thread.ident not in (None, _world.get_ident()):
             thread.join(timeout)
         self.observer.stop(timeout)
 
@@ -254,6 +263,7 @@ class Keeper:
         self._thread = None
         self._bell = _world.SimpleQueue()
         self._role = _world.Lock()
+        self._counting = 0
         hooks = self.observer.hooks
         self.observer = Observer(self.registry.name, self.registry.config)
         self.observer.hooks = hooks
@@ -268,7 +278,13 @@ class Keeper:
             pause = fine if self._idle < 20 or self.workers.running else max(fine, IDLE_TICK)
             delayed = self.registry.delayed
             if delayed:
-                pause = min(pause, max(0.0005, min(when for when, _ in list(delayed)) - _world.monotonic()))
+                pause = min(
+                    pause,
+                    max(
+                        0.0005,
+                        min((when for when, _ in _world.snapshot(delayed)), default=0.0) - _world.monotonic(),
+                    ),
+                )
             try:
                 self._bell.get(timeout=pause)
                 while self._bell.qsize():
@@ -283,12 +299,17 @@ class Keeper:
         self._pass()
 
     def _live(self) -> int:
-        return sum(kind.count.live for kind in list(self.registry.kinds.values()))
+        return sum(kind.count.live for kind in _world.snapshot(self.registry.kinds.values()))
 
     def _pass(self) -> None:
         self.last_run = _world.wall_time()
-        if self._count_all():
-            self._idle = 0
+        with self._role:
+            self._counting = _world.get_ident()
+            try:
+                if self._count_all():
+                    self._idle = 0
+            finally:
+                self._counting = 0
         self._post_delayed()
         self._hand_over()
         self.workers.watch()
@@ -318,7 +339,7 @@ class Keeper:
                 break
             if record is not None and record.phase not in ENDED:
                 self.workers.put(record)
-        for queue in list(self.queues):
+        for queue in _world.snapshot(self.queues):
             queue.sweep_lost()
 
     # -- counting -----------------------------------------------------------------------------------------------------------
@@ -393,7 +414,9 @@ class Keeper:
             begun = [record for record in fresh if record.kind is kind and record.begun]
             kind.count.wait.add_all([record.begun - record.shut for record in begun if record.shut])
             kind.count.duration.add_all([record.ended - record.begun for record in begun])
-        self._expiring.extend(fresh)
+        self._expiring.extend(
+            [record for record in fresh if record.phase is not STUCK]
+        )  # those stay, with all they hold
         if self._telling or self.registry.config.log_finalizers:
             for record in fresh:
                 if record.phase is RELEASED:
@@ -490,6 +513,8 @@ class Keeper:
 
     def _on_late(self, record: Record, reason: str) -> None:
         self.late += 1
+        if not reason:
+            self._expiring.append(record)
         self._tell("late", record, reason=reason)
 
     def _on_told(self, kind: str, fields: dict[str, Any]) -> None:
@@ -532,13 +557,13 @@ class Keeper:
     def _figures(self) -> SafetyStats:
         registry = self.registry
         releasing: dict[Kind, list[Record]] = {}
-        for id in list(registry.claims):
+        for id in _world.snapshot(registry.claims):
             record = registry.records.get(id)
             if record is not None and record.phase is RELEASING and record.counted not in (0, ENDED_TOO):
                 releasing.setdefault(record.kind, []).append(record)
         types = {
             kind.type_name: self._type_figures(kind, releasing.get(kind, []))
-            for kind in list(registry.kinds.values())
+            for kind in _world.snapshot(registry.kinds.values())
         }
         ends = {
             end: sum(t.ended[end] for t in types.values())
@@ -613,14 +638,14 @@ class Keeper:
         """The places that releases wait at. Callable on any thread."""
         places: list[QueueStats] = []
         fences: dict[str, int] = {}
-        for _, record in list(self.registry.delayed):
+        for _, record in _world.snapshot(self.registry.delayed):
             if record.extra is not None and record.extra.fences:
                 fences[record.place.name] = fences.get(record.place.name, 0) + 1
         for place in (self.any_thread, self.workers):
             places.append(
                 QueueStats(place.name, len(place), 0.0, self.last_run, 0, fences.get(place.name, 0))
             )
-        for queue in list(self.queues):
+        for queue in _world.snapshot(self.queues):
             places.append(
                 QueueStats(
                     queue.name,

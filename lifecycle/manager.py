@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import sys
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from types import FunctionType, TracebackType
 from typing import Any, NoReturn, TypeVar, overload
@@ -42,6 +40,7 @@ from lifecycle.queues import (
     PlaceLike,
     ReleaseQueue,
     WhenDue,
+    nesting,
     process,
 )
 from lifecycle.registration import abandon, enter
@@ -63,6 +62,10 @@ R = TypeVar("R")
 
 SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0, 0)}
 """By leak level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all after that."""
+
+
+FALLBACK_TYPE = "interrupted"
+"""The type of objects whose registration an interrupt cut short before their own was known."""
 
 
 class _Unset:
@@ -100,7 +103,7 @@ class SafetyManager:
         self._workers = Workers(self._registry)
         self._keeper = Keeper(self._registry, self._any_thread, self._workers)
         self._background: Place = self._workers if self.config.enable_finalizer_safety else self._any_thread
-        self._kept: dict[int, Handle[Any]] = {}
+        self._kept: dict[int, Handle[Any]] = self._registry.kept
         self._safe: dict[int, tuple[weakref.finalize[..., Any], Handle[Any]]] = {}
         self._close_callbacks: dict[int, Callable[[], object]] = {}
         self._components: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -108,6 +111,7 @@ class SafetyManager:
         self._registry.waiting = self._any_thread.mailbox
         self._registry.tend = self._tend
         self._registry.refuse_closed = self._refuse_closed
+        self._starting = _world.Lock()
         self._report: ShutdownReport | None = None
         self._keeper.sweeps.append(self._sweep_finalizers)
         _managers.add(self)
@@ -181,32 +185,39 @@ class SafetyManager:
         take; the object is then still yours. After `close` it raises `ClosedError`, and the object, which had become the
         manager's, has been released. An interrupt in here releases it too.
         """
-        registry = self._registry
-        kind = registry.kinds.get(type_name) if isinstance(type_name, str) else None
-        if kind is None:
-            kind = self._kind(self._type_name(obj) if type_name is None else type_name)
-        place = self._any_thread if release_on is ANY_THREAD else self._place(release_on)
-        if release is not None and (
-            type(release) is not FunctionType or release.__code__.co_flags & DEFERRED_BODY
-        ):
-            check_callback(release, "release")
-        if name is not None or size or retry_on:
-            _check_facts(name, size)
-        extra = None
         parent_pin = None
-        if retry_on:
-            extra = Extra()
-            extra.retry_on = exception_types(retry_on, "register(retry_on=)")
-        if parent is not None:
-            extra = extra or Extra()
-            extra.parent_id, parent_pin = self._parent(parent)
+        entering = False
         try:
+            kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
+            if kind is None:
+                kind = self._kind(self._type_name(obj) if type_name is None else type_name)
+            place = self._any_thread if release_on is ANY_THREAD else self._place(release_on)
+            if release is not None and (
+                type(release) is not FunctionType or release.__code__.co_flags & DEFERRED_BODY
+            ):
+                check_callback(release, "release")
+            if name is not None or size:
+                _check_facts(name, size)
+            extra = None
+            if retry_on:
+                extra = Extra()
+                extra.retry_on = exception_types(retry_on, "register(retry_on=)")
+            if parent is not None:
+                extra = extra or Extra()
+                extra.parent_id, parent_pin = self._parent(parent)
+            entering = True
             handle = enter(kind, place, obj, release, name, native, size, parent_pin, extra, True)
             if keep:
                 self._kept[handle._record.id] = handle
             return handle
+        except BaseException as error:
+            if not entering and not isinstance(error, LifecycleError) and callable(release):
+                abandon(
+                    self._kind(FALLBACK_TYPE), self._place(release_on), obj, release, None, None
+                )  # interrupted: it may not be lost
+            raise
         finally:
-            parent_pin = None
+            parent_pin = obj = None  # type: ignore[assignment]
 
     def registrar(
         self,
@@ -228,8 +239,10 @@ class SafetyManager:
         return register
 
     def _tend(self) -> None:
-        """Called by a registration that sees work waiting: a bounded share of it is done here."""
-        if self._any_thread.mailbox:
+        """Called by a registration that sees work waiting: a bounded share of it is done here, but none inside the collector."""
+        if _world.collecting and _world.in_collector():
+            return
+        if self._any_thread.mailbox and not (self._registry.claims and nesting()):
             self._any_thread.run_some(DRAIN_STEPS)
         if not self._registry.started:
             self._start()
@@ -237,15 +250,18 @@ class SafetyManager:
             self._registry.relieve()
 
     def _start(self) -> None:
-        """Start the threads, before the first object, since 3.12 starts none once the interpreter shuts down."""
-        if self._registry.closed:
+        """Start the threads, before the first object, since 3.12 starts none once the interpreter shuts down. One thread at a
+        time does it; interrupted, it is done again by the next registration."""
+        if self._registry.closed or not self._starting.acquire(blocking=False):
             return
-        self._registry.started = True
         try:
             self._workers.start()
             self._keeper.start()
+            self._registry.started = True
         except RuntimeError:
             self._registry.started = False
+        finally:
+            self._starting.release()
 
     def _refuse_closed(self, record: Record) -> NoReturn:
         """A registration found the manager closed. The object is ours, and nobody serves our places any more: it goes here."""
@@ -322,43 +338,39 @@ class SafetyManager:
         if release is not None:
             check_callback(release, "release")
         self._place(release_on)
-        free: deque[None] | None = None if limit is None else deque([None] * limit)
+        taken: dict[object, None] = {}  # one entry for each object that is not released yet
 
         def made(*args: Any, **kwargs: Any) -> Handle[T]:
-            if self.closed:
-                raise ClosedError(f"manager {self.name!r} is closed: nothing was made; make a new manager")
+            slot = object()
             box: list[T] = []
-            extra = Extra()
-            if free is not None:
-                try:
-                    free.pop()
-                except IndexError:
+            entering = False
+            try:
+                if self.closed:
+                    raise ClosedError(
+                        f"manager {self.name!r} is closed: nothing was made; make a new manager"
+                    )
+                taken[slot] = None
+                if limit is not None and len(taken) > limit:
                     raise LimitError(
                         f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; close one first"
-                    ) from None
-                extra.slot = free
-            entered = False
-            try:
-                box.extend(
-                    itertools.starmap(functools.partial(make, **kwargs), (args,))
-                )  # made and stored in one step
-                kind = self._kind(self._type_name(box[0]) if type_name is None else type_name)
+                    )
+                extra = Extra()
+                extra.slot = (taken, slot)
+                make_one = functools.partial(make, **kwargs)
                 place = self._place(release_on)
-                try:
-                    handle = enter(kind, place, box[0], release, None, None, 0, None, extra, True)
-                except LimitError:  # it was made for us, so it goes back
-                    entered = True
+                box.extend(itertools.starmap(make_one, (args,)))  # made and stored in one step
+                kind = self._kind(self._type_name(box[0]) if type_name is None else type_name)
+                entering = True
+                return enter(kind, place, box[0], release, None, None, 0, None, extra, True)
+            except BaseException as error:
+                if isinstance(error, LimitError) and entering:  # it was made for us, so it goes back
                     abandon(kind, place, box[0], release, None, extra)
-                    raise
-                entered = True
-                return handle
+                elif box and not entering:  # interrupted in between
+                    abandon(self._kind(FALLBACK_TYPE), place, box[0], release, None, extra)
+                elif not box or isinstance(error, DuplicateError):
+                    taken.pop(slot, None)
+                raise
             finally:
-                if (
-                    free is not None
-                    and not entered
-                    and (not box or isinstance(sys.exc_info()[1], DuplicateError))
-                ):
-                    free.append(None)
                 box.clear()
 
         return made
@@ -450,7 +462,7 @@ class SafetyManager:
             )
 
     def _refuse_unknown(self, id: int) -> None:
-        for manager in list(_managers):
+        for manager in _world.snapshot(_managers):
             record = manager._registry.records.get(id)
             if record is not None:
                 self._check_mine(record)
@@ -586,7 +598,7 @@ class SafetyManager:
         return SafeFinalizer(table, record, watch)
 
     def _sweep_finalizers(self) -> None:
-        for id, (watch, _) in list(self._safe.items()):
+        for id, (watch, _) in _world.snapshot(self._safe.items()):
             if not watch.alive:
                 self._safe.pop(id, None)
 
@@ -623,7 +635,7 @@ class SafetyManager:
 
     def components(self) -> tuple[Any, ...]:
         """The components that live."""
-        return tuple(self._components)
+        return tuple(_world.snapshot(self._components))
 
     def report_panic(self, component: str, error: BaseException, *, type_name: str | None = None) -> None:
         """Count and report an exception that was contained outside `safe_access`, such as in a callback."""
@@ -693,7 +705,7 @@ class SafetyManager:
         self._workers.hold_back = True  # the tickets that come of it wait for their turn in the batch
         shut_doors(records)
         self._kept.clear()
-        for watch, _ in list(self._safe.values()):
+        for watch, _ in _world.snapshot(self._safe.values()):
             watch.detach()
         self._safe.clear()
         if not _world.must_not_wait():
@@ -734,6 +746,7 @@ class SafetyManager:
 
     def _after_fork(self) -> None:
         registry = self._registry
+        self._starting = _world.Lock()
         registry.waiters.clear()
         registry.delayed.clear()
         self._any_thread.after_fork()
@@ -741,7 +754,7 @@ class SafetyManager:
         self._workers.after_fork()
         self._keeper.after_fork()
         self._kept.clear()
-        for watch, _ in list(self._safe.values()):
+        for watch, _ in _world.snapshot(self._safe.values()):
             watch.detach()
         self._safe.clear()
         orphan_inherited(registry)

@@ -71,7 +71,7 @@ def process(record: Record, timed: Timed | None = None) -> bool:
         _world.await_collection()
     id = record.id
     claims = record.kind.registry.claims
-    me: list[object] = []
+    me: list[object] | None = []
     try:
         if claims.setdefault(id, me) is not me:
             return False
@@ -103,8 +103,12 @@ def process(record: Record, timed: Timed | None = None) -> bool:
             _perform(record, timed)
         return True
     except BaseException:
-        if id in claims and claims[id] is me:
-            del claims[id]
+        # Up to `put` nothing is called, so no second interrupt falls in here.
+        try:
+            if claims[id] is me:
+                del claims[id]
+        except KeyError:
+            me = None
         record.place.put(record)
         raise
 
@@ -259,18 +263,22 @@ def finish(record: Record) -> None:
             )  # where it could be let go is gone: not even its own deallocation may touch the native
     else:
         record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
-    record.parent = None
+    if record.outcome is not ORPHANED or record() is None:
+        record.parent = None  # an orphan that is still used, used through a view perhaps, keeps its parent
     if kind.alive is not None:
         kind.alive.pop(id, None)
     extra = record.extra
     if extra is not None and extra.slot is not None:
-        slot, extra.slot = extra.slot, None
-        slot.append(None)
+        extra.slot[0].pop(extra.slot[1], None)
     record.ended = monotonic()
     record.phase = record.outcome
     registry.ended.append(record)
     registry.shared.pop(id, None)
     registry.claims.pop(id, None)
+    if extra is not None:
+        registry.extras.pop(id, None)
+    if registry.kept:
+        registry.kept.pop(id, None)
     if registry.waiters:
         notify(registry, id)
 
@@ -293,26 +301,36 @@ def _came_back_late(record: Record, called: bool) -> None:
         finish(record)
     else:
         record.outcome = STUCK
+        orphans.append(record.obj)  # quarantined for good: what it holds is unknown
         registry.events.append(("late", record, record.more().reason))
 
 
 def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reason: str) -> bool:
     """End an object without touching its native; False when its end has begun already."""
-    registry = record.kind.registry
+    claims = record.kind.registry.claims
+    id = record.id
     me: list[object] = []
-    if record.phase in ENDED or registry.claims.setdefault(record.id, me) is not me or record.phase in ENDED:
-        return False
-    door = record.door
-    cell = door() if door is not None else None
-    if cell is not None:
-        shut(record, cell, cause, None)
-        cell = None
-    elif record.cause is None:
-        record.cause = cause
-    if reason:
-        record.more().reason = reason
-    record.outcome = outcome
-    finish(record)
+    try:
+        if record.phase in ENDED or claims.setdefault(id, me) is not me:
+            return False
+        if record.phase in ENDED:
+            claims.pop(id, None)
+            return False
+        door = record.door
+        cell = door() if door is not None else None
+        if cell is not None:
+            shut(record, cell, cause, None)
+            cell = None
+        elif record.cause is None:
+            record.cause = cause
+        if reason:
+            record.more().reason = reason
+        record.outcome = outcome
+        finish(record)
+    except BaseException:
+        if claims.get(id) is me:
+            claims.pop(id, None)
+        raise
     return True
 
 
@@ -412,8 +430,11 @@ class DequePlace(Place):
         record = None
         try:
             for record in self._takes:
-                if record is not None and record.phase not in ENDED and process(record):
-                    done += 1
+                if record is not None:
+                    if record.phase not in ENDED:
+                        done += process(record)
+                    elif record.parent is not None:
+                        record.parent = None  # an orphan whose last holder is gone
                 record = None
                 taken += 1
                 if not mailbox or (limit is not None and taken >= limit):
@@ -520,8 +541,8 @@ class Generation(DequePlace):
         """Orphan everything registered here and not ended. Callable on any thread."""
         self.lost_reason = reason
         count = 0
-        for registry in list(self.registries):
-            for record in list(registry.records.values()):
+        for registry in _world.snapshot(self.registries):
+            for record in _world.snapshot(registry.records.values()):
                 if record.place is self and end_without_release(
                     record, ORPHANED, Cause.INVALIDATE, f"queue {self.name!r} was lost: {reason}"
                 ):
@@ -572,7 +593,7 @@ class ReleaseQueue:
 
     def oldest(self) -> float:
         """Unix time at which the oldest waiting ticket was shut, 0.0 when none waits."""
-        for record in list(self.generation.mailbox):
+        for record in _world.snapshot(self.generation.mailbox):
             if record is not None and record.phase not in ENDED:
                 return _world.wall_time() - (_world.monotonic() - (record.shut or _world.monotonic()))
         return 0.0
@@ -606,7 +627,7 @@ class ReleaseQueue:
 
     def sweep_lost(self) -> None:
         """Drop what still arrives from lost generations. Touches no native object, so any thread may."""
-        for generation in list(self._lost):
+        for generation in _world.snapshot(self._lost):
             generation.run_some(None)
 
     def _after_fork(self) -> None:

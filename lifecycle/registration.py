@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lifecycle import _world
 from lifecycle._world import caller, monotonic, next_id, site_of
 from lifecycle.cell import (
     FIRST_SHARE,
@@ -34,7 +35,7 @@ from lifecycle.cell import (
 )
 from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, RegistrationError
 from lifecycle.handle import Handle
-from lifecycle.states import BY_CLOSE, DETACHED, ENDED
+from lifecycle.states import BY_CLOSE, DETACHED, ENDED, STUCK
 
 _new_object = object.__new__
 
@@ -65,8 +66,6 @@ def enter(
             site = site_of(caller())
         id = next_id()
         now = monotonic()
-        if kind.alive is not None and (extra is None or not extra.unlimited):
-            kind.reserve(id, size)
         core = Core()
         record = Record(core, place.put)
         record.id = id
@@ -84,6 +83,8 @@ def enter(
         record.size = size
         record.extra = extra
         record.counted = 0
+        if kind.alive is not None and (extra is None or not extra.unlimited):
+            kind.reserve(id, size)
         if release is None:
             record.owning = 0
         elif unique:
@@ -134,18 +135,27 @@ _identity = id
 
 
 def _supersede(key: object, record: Record) -> None:
-    """Somebody is in `owners` under `key`: take the place of one that has ended or can be let go here, refuse otherwise."""
+    """Somebody is in `owners` under `key`: let go one that can be let go here, take the place of one that has ended (an interrupt
+    may have left it there), refuse otherwise."""
     first = owners.get(key)
-    if first is not None and first.phase not in ENDED and (first.cause is not None or first() is None):
-        first.place.serve(first)
-    if first is None or first.phase in ENDED:
-        owners[key] = record
+    leaving = first is not None and first.phase not in ENDED and (first.cause is not None or first() is None)
+    if leaving and not (_world.collecting and _world.in_collector()):
+        first.place.serve(first)  # type: ignore[union-attr]
+    with _ownership:
+        first = owners.get(key)
+        if first is not None and first.phase in ENDED and first.phase is not STUCK:
+            owners.pop(key, None)
+        first = owners.setdefault(key, record)
+    if first is record:
         return
     what = "this Python object" if first.obj is record.obj else f"native {record.native!r}"
     raise DuplicateError(
         f"{what} already has an owner: {describe(first)}; two releases of one native object would be a double free. Use "
         "share() on its handle, or register without release= to borrow it (parent=its handle)"
     )
+
+
+_ownership = _world.RLock()
 
 
 def _withdraw(record: Record) -> None:

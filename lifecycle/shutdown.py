@@ -15,7 +15,9 @@ from lifecycle.workers import Batch, Workers
 
 def open_records(registry: Registry) -> list[Record]:
     """The records that have not ended, newest first: children before their parents."""
-    return [record for record in reversed(list(registry.records.values())) if record.phase not in ENDED]
+    return [
+        record for record in reversed(_world.snapshot(registry.records.values())) if record.phase not in ENDED
+    ]
 
 
 def shut_doors(records: list[Record]) -> None:
@@ -76,7 +78,9 @@ def _somebody_will_run(record: Record) -> bool:
     if isinstance(place, Generation):
         return place.thread is not None and not place.may_run_here()
     registry = record.kind.registry
-    return record.id in registry.claims or any(record is other for _, other in list(registry.delayed))
+    return record.id in registry.claims or any(
+        record is other for _, other in _world.snapshot(registry.delayed)
+    )
 
 
 def await_holders(records: list[Record], until: float) -> None:

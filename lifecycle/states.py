@@ -67,7 +67,7 @@ BY_DROP = Cause.DROP
 TRANSITIONS: MappingProxyType[ObjectState, frozenset[ObjectState]] = MappingProxyType(
     {
         VALID: frozenset({CLOSING, INVALID, DUE, DETACHED, ORPHANED}),
-        CLOSING: frozenset({VALID, DUE, ORPHANED}),  # back to VALID: close(held="refuse") that found a holder
+        CLOSING: frozenset({DUE, ORPHANED}),
         INVALID: frozenset({DUE, ORPHANED}),
         DUE: frozenset({RELEASING, ORPHANED}),
         RELEASING: frozenset({DUE, RELEASED, FAILED, STUCK, ORPHANED}),  # back to DUE: a retry

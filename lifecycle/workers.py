@@ -19,7 +19,7 @@ from collections import deque
 
 from lifecycle import _world
 from lifecycle.cell import Record, Registry
-from lifecycle.queues import Place, Timed, WhenDue, notify, process, wait_for_end
+from lifecycle.queues import NEST_LIMIT, Place, Timed, WhenDue, notify, process, wait_for_end
 from lifecycle.states import ENDED, RELEASED, STUCK
 
 INITIAL_WORKERS = 2
@@ -68,6 +68,8 @@ class Worker(Timed):
         self.ident = _world.get_ident()
         workers = self.workers
         workers.by_ident[self.ident] = self
+        if self not in workers.healthy:
+            workers.healthy.append(self)
         try:
             while not self.written_off:
                 ticket = workers.mailbox.get()
@@ -131,12 +133,17 @@ class Workers(Place):
 
     def _start_one(self) -> bool:
         worker = Worker(self)
-        self.healthy.append(worker)
+        worker.thread = _world.new_thread(worker.run, f"lifecycle-release-{self.registry.name}")
         try:
-            worker.thread = _world.start_thread(worker.run, f"lifecycle-release-{self.registry.name}")
+            self.healthy.append(worker)
+            worker.thread.start()
         except RuntimeError:  # the interpreter shuts down: what is there must do
             self.healthy.remove(worker)
             return False
+        except BaseException:  # interrupted: if the thread runs nevertheless, it enters itself again
+            if worker.thread.ident is None and worker in self.healthy:
+                self.healthy.remove(worker)
+            raise
         return True
 
     def ended(self, worker: Worker) -> None:
@@ -161,7 +168,8 @@ class Workers(Place):
             return False
         worker = self.by_ident.get(_world.get_ident())
         if worker is not None:
-            process(record, worker)
+            if len(worker.stack) < NEST_LIMIT:
+                process(record, worker)
             if isinstance(timeout, WhenDue):
                 timeout = 0
         if record.phase in ENDED or timeout == 0 or _world.must_not_wait():
@@ -223,7 +231,7 @@ class Workers(Place):
             self.mailbox.put(None)
         until = _world.monotonic() + timeout
         for thread in threads:
-            if thread is not None and thread.ident != _world.get_ident():
+            if thread is not None and thread.ident not in (None, _world.get_ident()):
                 thread.join(max(0.0, until - _world.monotonic()))
 
     def after_fork(self) -> None:
