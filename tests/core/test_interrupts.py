@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,7 +42,7 @@ from tests.core.adversary import (
 )
 from tests.support import eventually
 
-QUIET = SafetyConfig(leak_level="off", finalizer_timeout=5.0)
+QUIET = SafetyConfig(leak_level="off", finalizer_timeout=5.0, max_retained=20)
 
 
 class Thing:
@@ -135,12 +136,9 @@ def test_register(world: World) -> None:
     def register() -> None:
         world.handles.append(world.register(native=native, name="n", size=10, parent=parent))
 
-    for struck in each_interrupt(register):
-        if struck.place.startswith("manager.py") and not world.times and "register before" in struck.place:
-            first = struck.place  # before its first statement it has taken nothing, and the object is the caller's
-            assert "LOAD" in first or "RESUME" in first, first
-            if world.times:
-                world.released_once(struck.place)
+    for number, struck in enumerate(each_interrupt(register)):
+        if number == 0:  # before its first statement it has taken nothing: the object is still the caller's
+            assert not world.times
         else:
             world.released_once(struck.place)
         world.thing = Thing()
@@ -359,11 +357,13 @@ def test_a_release_that_says_not_released(world: World) -> None:
     refuse.append(NotReleased("not yet"))
     world.renew(release=release)
     for struck in each_interrupt(run):
-        if "process before LOAD_FAST" not in struck.place:
-            for handle in world.handles:
-                handle.close(timeout=0)
-            eventually(lambda: (world.flush(), world.times)[1], timeout=5)
-            assert world.times == 1, struck.place
+        for handle in world.handles:
+            handle.close(timeout=0)
+        try:
+            eventually(lambda: (world.flush(), world.times)[1], timeout=3)
+        except AssertionError:
+            raise AssertionError(f"never released: interrupted at {struck.place}") from None
+        assert world.times == 1, struck.place
         world.handles = []
         world.flush()
         refuse.clear()
@@ -441,7 +441,7 @@ def test_set_safe_finalizer_runs_it_once_or_not_at_all() -> None:
             world.manager._sweep_finalizers()
             world.flush()
             assert len(ran) <= 1, struck.place
-            eventually(lambda: world.manager.stats().types["safe_finalizer"].live == 0)
+            eventually(lambda: world.manager.stats().active_objects == 0)
             ran.clear()
 
 
@@ -564,6 +564,11 @@ def test_a_kept_error_holds_no_pin(world: World) -> None:
 # -- a real signal at 10 kHz --------------------------------------------------------------------------------------------------------
 
 
+def quietly() -> None:
+    """CPython prints an interrupt that strikes a callback of the collector, and goes on; thousands of them say nothing."""
+    sys.unraisablehook = lambda unraisable: None
+
+
 def all_once(released: deque[Thing], number: int) -> None:
     counts = Counter(thing.number for thing in released)
     assert not [times for times in counts.values() if times != 1], counts.most_common(3)
@@ -571,6 +576,7 @@ def all_once(released: deque[Thing], number: int) -> None:
 
 
 def rain_on_leases(rounds: int) -> None:
+    quietly()
     manager = SafetyManager(QUIET)
     with Signals() as signals:
         for _ in range(rounds):
@@ -596,6 +602,7 @@ def rain_on_leases(rounds: int) -> None:
 
 
 def rain_on_drops(number: int) -> None:
+    quietly()
     manager = SafetyManager(QUIET)
     released: deque[Thing] = deque()
     done = 0
@@ -621,8 +628,7 @@ def rain_on_drops(number: int) -> None:
 
 def rain_on_register_and_close(place: str, seconds: float) -> None:
     """Objects that `factory` made: each that came into being is released once, however it was interrupted."""
-    import time
-
+    quietly()
     manager = SafetyManager(QUIET)
     queue = ReleaseQueue("rain", thread="current")
     where: Any = {"any_thread": ANY_THREAD, "background": BACKGROUND, "queue": queue}[place]
