@@ -19,6 +19,7 @@ from integrations.gstreamer.errors import (
     ShortMemoryError,
 )
 from integrations.gstreamer.frame import Frame, SampleAdapter
+from integrations.gstreamer.tracer import LeaksTracer
 
 __all__ = [
     "Capture",
@@ -28,6 +29,7 @@ __all__ = [
     "Frame",
     "FrameClosedError",
     "GStreamerError",
+    "LeaksTracer",
     "MapError",
     "MissingGStreamerError",
     "NoFrames",

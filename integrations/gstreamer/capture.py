@@ -120,7 +120,9 @@ class Capture:
             raise ClosedError(
                 f"manager {manager.name!r} is closed, so it takes no capture; make a new manager"
             )
-        self._sink = _an_appsink(appsink)
+        self._sink: Any = _an_appsink(
+            appsink
+        )  # let go when the capture is closed: it keeps buffers of its own
         self.name = str(name or appsink.get_name())
         self.manager = manager
         self._errors = _error_types(errors)
@@ -270,17 +272,20 @@ class Capture:
         """The next sample, None at the end of the stream."""
         began = time.monotonic()
         while not self._closed:
+            sink = self._sink
+            if sink is None:
+                break
             left = SLICE if timeout is None else min(SLICE, began + timeout - time.monotonic())
-            sample = self._try_pull(self._sink, max(1, int(left * 1e9))) if left > 0 else None
+            sample = self._try_pull(sink, max(1, int(left * 1e9))) if left > 0 else None
             if sample is not None:
                 return sample
             if left <= 0:
                 raise NoFrames(
-                    f"capture {self.name!r}: no frame within {timeout} s; the appsink is {_state_name(self._sink)}"
+                    f"capture {self.name!r}: no frame within {timeout} s; the appsink is {_state_name(sink)}"
                     f"{' and has seen no frame yet' if not self._last_frame else ''}: see that the pipeline is PLAYING, ask its "
                     "bus for errors, and look for frames that are held from a bounded pool"
                 )
-            flow = _flow(self._sink)
+            flow = _flow(sink)
             if flow == "eos" or (flow == "idle" and self._last_frame > 0.0):
                 return None
             if flow == "idle":
@@ -297,8 +302,10 @@ class Capture:
         self._closed = True
         run = self._run
         done = run is None or run.end(timeout)
-        if run is None:
-            _let_flow(self._sink)
+        sink = self._sink
+        if done and sink is not None:
+            _let_flow(sink)
+            self._sink = None
         self._ended.set()
         self._leave_manager()
         return done
@@ -394,7 +401,7 @@ class _Run:
         self._threads: set[int] = set()
         self._thread: threading.Thread | None = None
         self._signals: list[int] = []
-        sink = capture._sink
+        self._sink = sink = capture._sink
         before = capture._run
         self._queue: dict[str, Any] = (
             {key: sink.get_property(key) for key in ("max-buffers", "drop")}
@@ -405,7 +412,7 @@ class _Run:
 
     def begin(self, streaming: bool) -> None:
         capture = self.capture
-        sink = capture._sink
+        sink = self._sink
         for key, value in self._queue.items():  # what the run before has left behind
             sink.set_property(key, value)
         if streaming:
@@ -418,12 +425,12 @@ class _Run:
 
     def _drop_what_waits(self) -> None:
         """A full queue emits no new-sample: it would wait for us for ever, as we for it."""
-        capture = self.capture
-        for _ in range(capture._sink.get_property("max-buffers") or STALE):
-            if capture._try_pull(capture._sink, 0) is None:
+        capture, sink = self.capture, self._sink
+        for _ in range(sink.get_property("max-buffers") or STALE):
+            if capture._try_pull(sink, 0) is None:
                 break
             capture._results["dropped"] += 1
-        if _flow(capture._sink) == "eos":
+        if _flow(sink) == "eos":
             capture._ended.set()
 
     def end(self, timeout: float | None) -> bool:
@@ -443,7 +450,7 @@ class _Run:
     def _pull(self) -> None:
         """The pull thread."""
         capture = self.capture
-        sink, pull, stopped = capture._sink, capture._try_pull, self.stopped
+        sink, pull, stopped = self._sink, capture._try_pull, self.stopped
         wait = int(SLICE * 1e9)
         try:
             while not stopped.is_set():
@@ -458,6 +465,7 @@ class _Run:
                 if flow != "flowing":
                     stopped.wait(SLICE)
         finally:
+            sink = None
             self._leave()
 
     def _on_sample(self, sink: Any) -> Any:
@@ -481,14 +489,19 @@ class _Run:
 
     def _leave(self) -> None:
         """Let the pipeline flow on without us."""
-        sink = self.capture._sink
+        capture = self.capture
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
         signals, self._signals = self._signals, []
         for signal in signals:
             sink.disconnect(signal)
         if signals:
             sink.set_property("emit-signals", self._emitted)
         _let_flow(sink)
-        self.capture._ended.set()
+        if capture._closed:
+            capture._sink = None
+        capture._ended.set()
 
 
 def _let_flow(sink: Any) -> None:

@@ -1,14 +1,11 @@
-"""What the programs that the tests run in processes of their own have in common: pipelines, samples, fd memory, the leaks tracer.
+"""What the programs that the tests run in processes of their own have in common: pipelines, samples, fd memory.
 
 Imported by tests as well; importing it initialises GStreamer.
 """
 
 from __future__ import annotations
 
-import gc
 import os
-import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +21,6 @@ __all__ = [
     "SMALL",
     "Gst",
     "GstApp",
-    "Tracer",
     "appsink_of",
     "closed_fd",
     "fd_sample",
@@ -107,39 +103,3 @@ def closed_fd() -> int:
     fd = os.memfd_create("closed")
     os.close(fd)
     return fd
-
-
-class Tracer:
-    """GStreamer's own leaks tracer: samples, buffers and memories made and not freed between `start` and `alive`.
-
-    Needs ``GST_TRACERS=leaks(...)`` in the environment before GStreamer is initialised.
-    """
-
-    def __init__(self) -> None:
-        self._tracer = next(
-            t for t in Gst.tracing_get_active_tracers() if t.__gtype__.name == "GstLeaksTracer"
-        )
-
-    def start(self) -> None:
-        """Begin to watch."""
-        gc.collect()
-        self._tracer.emit("activity-start-tracking")
-
-    def alive(self) -> dict[str, int]:
-        """What was made since `start` and is still there, by type."""
-        gc.collect()
-        # Addresses are used again, and the two lists are not ordered against each other: what counts is the difference.
-        text = self._tracer.emit("activity-get-checkpoint").to_string().replace("\\", "")
-        self._tracer.emit("activity-stop-tracking")  # a second start without this would hang
-        balance: Counter[tuple[str, str]] = Counter()
-        for what, kind, address in _ACTIVITY.findall(text):
-            balance[kind, address] += 1 if what == "created" else -1
-        alive: Counter[str] = Counter()
-        for (kind, _), count in balance.items():
-            alive[kind] += max(0, count)
-        return {kind: count for kind, count in alive.items() if count}
-
-
-_ACTIVITY = re.compile(
-    r"objects-(created|removed), type-name=\(string\)(\w+), address=\(string\)(0x[0-9a-f]+)"
-)

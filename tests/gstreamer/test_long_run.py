@@ -8,8 +8,6 @@ from tests.support import run_python
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
-TRACER = {"GST_TRACERS": 'leaks(filters="GstSample,GstBuffer,GstMemory",stack-traces-flags=none)'}
-
 
 @pytest.mark.timeout(300)
 def test_two_thousand_frames_with_every_tenth_kept_for_a_while() -> None:
@@ -18,12 +16,14 @@ def test_two_thousand_frames_with_every_tenth_kept_for_a_while() -> None:
         import collections, gc, psutil
         from lifecycle import SafetyManager
         from integrations.gstreamer import SampleAdapter
+        from integrations.gstreamer.tracer import LeaksTracer
+        LeaksTracer.enable()
         from tests.gstreamer.program import *
         from tests.support import eventually
 
         FRAME = 1920 * 1080 * 3
         process = psutil.Process()
-        tracer = Tracer()
+        tracer = LeaksTracer()
         manager = SafetyManager()
         adapter = SampleAdapter(manager)
 
@@ -61,7 +61,7 @@ def test_two_thousand_frames_with_every_tenth_kept_for_a_while() -> None:
         assert report.ok, report
         print("frames grown", round(grown, 2))
         """,
-        env={**TRACER, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        env={"MALLOC_MMAP_THRESHOLD_": "65536"},
         timeout=200,
     )
     assert "frames grown" in done.check()
@@ -73,9 +73,11 @@ def test_the_tracer_would_see_a_leak() -> None:
         """
         from lifecycle import SafetyManager
         from integrations.gstreamer import SampleAdapter
+        from integrations.gstreamer.tracer import LeaksTracer
+        LeaksTracer.enable()
         from tests.gstreamer.program import *
 
-        tracer = Tracer()
+        tracer = LeaksTracer()
         adapter = SampleAdapter(SafetyManager())
         tracer.start()
         kept = []
@@ -86,7 +88,6 @@ def test_the_tracer_would_see_a_leak() -> None:
         alive = tracer.alive()
         assert alive == {"GstSample": 3, "GstBuffer": 3, "GstMemory": 3}, alive
         """,
-        env=TRACER,
     ).check()
 
 

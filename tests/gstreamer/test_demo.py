@@ -1,0 +1,48 @@
+"""The demo, which is the first thing anybody runs: it ends well, says so, and writes its picture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+for part in ("PIL", "rich", "numpy", "prometheus_client"):
+    pytest.importorskip(part, reason=f"needs {part}: run the tests with `make test`, which installs it")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param((), marks=pytest.mark.needs("gstreamer"), id="gstreamer"),
+        pytest.param(("--embedded",), id="embedded"),
+    ],
+)
+def test_the_demo_ends_well(tmp_path: Path, source: tuple[str, ...]) -> None:
+    from PIL import Image
+
+    sheet = tmp_path / "sheet.png"
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.demo", "--seconds", "2", "--sheet", str(sheet), *source],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    for words in (
+        "leaks: 0",
+        "everything is released",
+        "1: Panic",
+        'lifecycle_capture_frames_total{capture="camera",result="ok"}',
+        "nothing is alive" if not source else "times munmap",
+    ):
+        assert words in done.stdout, done.stdout
+    with Image.open(sheet) as picture:
+        assert picture.size == (3 * 328 + 8, 208 + 8)
+        assert len(picture.getcolors(maxcolors=1 << 20) or ()) > 5, "an empty picture"
