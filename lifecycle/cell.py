@@ -169,7 +169,7 @@ class Record(weakref.ref[Core]):
     door: DoorRef | None
     cause: Cause | None
     phase: ObjectState | None  # what was decided; None while the core and the door decide
-    outcome: ObjectState | None  # how the release itself came out, before anything is tidied
+    outcome: Any  # how the release itself came out, before anything is tidied: a state, or what it raised
     owning: int  # 0 borrowed, 1 it has (or had) a release, so to forget it leaks, 2 it is in `owners` as well
     born: float
     shut: float
@@ -334,8 +334,8 @@ def give_back(tokens: list[int], token: int) -> bool:
     return not tokens
 
 
-def add_share(record: Record, cell: Cell, parent: int | None) -> int | None:
-    """Enter one more share, made from the share `parent` (None: from any that is open); its token, or None if none was open."""
+def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> bool:
+    """Enter one more share, `token`, made from the share `parent` (None: from any that is open); False if none was open."""
     shared = record.kind.registry.shared
     tokens = shared.get(record.id)
     if tokens is None:
@@ -343,23 +343,28 @@ def add_share(record: Record, cell: Cell, parent: int | None) -> int | None:
     if tokens is SHUT or cell.pin is None:
         if record.phase in ENDED:
             shared.pop(record.id, None)  # it had been forgotten, with all its shares
-        return None
-    token = next_share()
-    try:
-        tokens.append(-token)
-        if parent in tokens if parent is not None else max(tokens) > 0:
-            tokens.append(token)
-            tokens.remove(-token)
-            return token
+        return False
+    tokens.append(-token)
+    if parent in tokens if parent is not None else max(tokens) > 0:
+        tokens.append(token)
         tokens.remove(-token)
-    except BaseException:
-        for left in (-token, token):
-            if left in tokens:
-                tokens.remove(left)
-        raise
-    if not tokens:
+        return True
+    drop_share(record, cell, token)
+    return False
+
+
+def drop_share(record: Record, cell: Cell, token: int) -> None:
+    """Take back a share that came to nothing, however far it had come. Whoever takes the last out shuts the door."""
+    tokens = record.kind.registry.shared.get(record.id)
+    if tokens is None or tokens is SHUT:
+        return
+    found = False
+    for left in (-token, token):
+        if left in tokens:
+            found = True
+            tokens.remove(left)
+    if found and not tokens:
         shut(record, cell, BY_CLOSE, None)  # the closer saw our announcement and left the door to us
-    return None
 
 
 def state_of(record: Record) -> ObjectState:

@@ -55,11 +55,12 @@ class SafeFinalizer:
 
     def cancel(self) -> bool:
         """Take the finalizer back: it will not run. False when it has fallen due already."""
-        entry = self._table.pop(self._record.id, None)
-        self._watch.detach()
-        if entry is None:
+        if self._record.id not in self._table:
             return False
-        return end_without_release(self._record, DETACHED, BY_CLOSE, "cancelled")
+        cancelled = end_without_release(self._record, DETACHED, BY_CLOSE, "cancelled")
+        self._watch.detach()
+        self._table.pop(self._record.id, None)
+        return cancelled
 
     def __repr__(self) -> str:
         return f"<SafeFinalizer {describe(self._record)}: {self.state}>"

@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle.cell import (
-    FIRST_SHARE,
     HIGH_WATER,
     SHUT,
     SHUT_CELL,
@@ -26,8 +25,10 @@ from lifecycle.cell import (
     Record,
     add_share,
     describe,
+    drop_share,
     fate,
     give_back,
+    next_share,
     shut,
     state_of,
 )
@@ -45,6 +46,7 @@ T = TypeVar("T")
 
 _new_object = object.__new__
 _getframe = sys._getframe
+getrefcount = sys.getrefcount
 
 
 class Lease(Generic[T]):
@@ -137,15 +139,15 @@ class Handle(Generic[T]):
         pin = self._cell.pin
         if pin is None:
             refuse(self._record, self)
-        if pin.record.kind.validate is not None:
-            try:
+        try:
+            if pin.record.kind.validate is not None:
                 checked(pin)
-            except BaseException:
-                pin = None
-                raise
-        lease: Lease[T] = _new_object(Lease)
-        lease._pin = pin
-        return lease
+            lease: Lease[T] = _new_object(Lease)
+            lease._pin = pin
+            return lease
+        except BaseException:
+            pin = None  # a kept traceback must keep nothing alive
+            raise
 
     def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
         """`nbytes` bytes of the object's memory from `address` on, without a copy: a one-dimensional memoryview of unsigned
@@ -167,14 +169,10 @@ class Handle(Generic[T]):
     def share(self) -> Handle[T]:
         """Another share of the same object, to be closed on its own. Raises `AccessRefusedError` when this one is closed."""
         record = self._record
-        cell = self._cell
-        try:
-            token = add_share(record, cell, self._token)
-            if token is None:
-                refuse(record, self)
-            return new_handle(cell, record, token)
-        finally:
-            cell = None  # type: ignore[assignment]
+        handle = _new_share(record, self._cell, self._token)
+        if handle is None:
+            refuse(record, self)
+        return handle
 
     def weak(self) -> WeakHandle[T]:
         """A reference that keeps nothing alive: calling it gives a new share, or None once the object is shut."""
@@ -268,10 +266,9 @@ class Handle(Generic[T]):
         others = len(tokens) - 1 if tokens else 0
         pin = self._cell.pin
         try:
-            if pin is not None and (others > 0 or _references_to(pin) > _SOLE_REFERENCES):
-                raise held_error(
-                    record, pin, f"{others} other share(s)" if others > 0 else "", "it stays open"
-                )
+            if pin is not None and (others > 0 or getrefcount(pin) > _SOLE_REFERENCES):
+                shares = (f"{others} other share(s)",) if others > 0 else ()
+                raise _held_error(record, (*shares, *holders_of(pin)))
         finally:
             pin = None
 
@@ -317,10 +314,7 @@ class WeakHandle(Generic[T]):
         door = record.door
         cell = door() if door is not None else None
         try:
-            if cell is None or record.cause is not None:
-                return None
-            token = add_share(record, cell, None)
-            return None if token is None else new_handle(cell, record, token)
+            return None if cell is None or record.cause is not None else _new_share(record, cell, None)
         finally:
             cell = None
 
@@ -328,13 +322,23 @@ class WeakHandle(Generic[T]):
         return f"<WeakHandle of {describe(self._record)}: {fate(self._record)}>"
 
 
-def new_handle(cell: Cell, record: Record, token: int = FIRST_SHARE) -> Handle[Any]:
-    """A handle for the share `token`."""
-    handle: Handle[Any] = _new_object(Handle)
-    handle._cell = cell
-    handle._record = record
-    handle._token = token
-    return handle
+def _new_share(record: Record, cell: Cell, parent: int | None) -> Handle[Any] | None:
+    """One more share, or None. The handle is made before the share is entered: an interrupt finds either none or both."""
+    token = next_share()
+    handle: Handle[Any] | None = _new_object(Handle)
+    try:
+        handle._record = record  # type: ignore[union-attr]
+        handle._token = token  # type: ignore[union-attr]
+        handle._cell = SHUT_CELL  # type: ignore[union-attr]
+        if not add_share(record, cell, parent, token):
+            return None
+        handle._cell = cell  # type: ignore[union-attr]
+        return handle
+    except BaseException:
+        drop_share(record, cell, token)
+        raise
+    finally:
+        cell = handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
 
 def refuse(record: Record, handle: Handle[Any] | None = None) -> NoReturn:
@@ -421,14 +425,19 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
             f"a view of {text} needs an address above 0 and a size of 0 or more bytes that lie within the address space, "
             f"not ({address!r}, {nbytes!r})"
         )
-    bits = (nbytes - 1).bit_length()
-    array_type = _array_types.get(bits)
-    if array_type is None:
-        array_type = _array_types.setdefault(bits, ctypes.c_ubyte * (1 << bits))
-    array = array_type.from_address(address)
-    array.pin = pin
-    view = memoryview(array).cast("B")[:nbytes]
-    return view.toreadonly() if readonly else view
+    array = None
+    try:
+        bits = (nbytes - 1).bit_length()
+        array_type = _array_types.get(bits)
+        if array_type is None:
+            array_type = _array_types.setdefault(bits, ctypes.c_ubyte * (1 << bits))
+        array = array_type.from_address(address)
+        array.pin = pin
+        view = memoryview(array).cast("B")[:nbytes]
+        return view.toreadonly() if readonly else view
+    except BaseException:
+        array = pin = view = None  # type: ignore[assignment]
+        raise
 
 
 # -- who holds an object ----------------------------------------------------------------------------------------------------
@@ -437,38 +446,35 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
 def holders_of(pin: Pin) -> tuple[str, ...]:
     """Who refers to `pin`, in words. Looks through the whole heap: for errors and reports."""
     found: list[str] = []
-    for referrer in gc.get_referrers(pin):
-        if isinstance(referrer, Lease):
-            found.append("a lease")
-        elif isinstance(referrer, Record):
-            found.append(f"its child {describe(referrer)}")
-        elif isinstance(referrer, dict) and referrer.get("pin") is pin:
-            found.append("a view")
-        elif not isinstance(referrer, (Cell, HoldRef)) and not hasattr(referrer, "f_code"):
-            found.append(f"a {type(referrer).__name__}")
+    try:
+        for referrer in gc.get_referrers(pin):
+            if isinstance(referrer, Lease):
+                found.append("a lease")
+            elif isinstance(referrer, Record):
+                found.append(f"its child {describe(referrer)}")
+            elif isinstance(referrer, dict) and referrer.get("pin") is pin:
+                found.append("a view")
+            elif not isinstance(referrer, (Cell, HoldRef)) and not hasattr(referrer, "f_code"):
+                found.append(f"a {type(referrer).__name__}")
+    finally:
+        pin = referrer = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
     return tuple(found)
 
 
-def held_error(record: Record, pin: Pin, shares: str, door: str) -> HeldError:
-    """The refusal of ``close(held="refuse")``."""
-    holders = (*((shares,) if shares else ()), *holders_of(pin))
+def _held_error(record: Record, holders: tuple[str, ...]) -> HeldError:
     return HeldError(
-        f"{describe(record)} is still held by {', '.join(holders) or 'a holder that cannot be named'}; {door}: end those first, "
-        'or close(held="defer")',
+        f"{describe(record)} is still held by {', '.join(holders) or 'a holder that cannot be named'}; it stays open: end those "
+        'first, or close(held="defer")',
         holders,
     )
 
 
-def _references_to(pin: Pin) -> int:
-    return sys.getrefcount(pin)
-
-
 def _count_of_sole_pin() -> int:
-    """What `_references_to` says of a pin that only its cell and the asking frame hold: differs between Python versions."""
+    """What `getrefcount` says of a pin that only its cell and the asking frame hold: differs between Python versions."""
     cell = Cell()
     cell.pin = Pin()
     pin = cell.pin
-    return _references_to(pin)
+    return getrefcount(pin)
 
 
 _SOLE_REFERENCES = _count_of_sole_pin()

@@ -27,6 +27,7 @@ import structlog
 from lifecycle import _world
 from lifecycle.cell import DoorRef, Kind, Record, Registry
 from lifecycle.config import SafetyConfig
+from lifecycle.errors import trace_of
 from lifecycle.events import FINALIZER_KINDS, LEVELS, Event
 from lifecycle.queues import AnyThread, ReleaseQueue
 from lifecycle.states import BY_DROP, ENDED, POISONED, RELEASED, RELEASING, STUCK, ObjectState
@@ -129,6 +130,12 @@ class Observer:
             )
         except Exception:
             self.dropped += 1  # the log itself is what fails
+
+    def tell_failure(self, error: Exception) -> None:
+        """The keeper itself failed."""
+        self.tell(
+            Event("observer_failed", self.name, 0, "", None, _world.wall_time(), {"error": trace_of(error)})
+        )
 
     def stop(self, timeout: float) -> None:
         """Let it finish what is queued, for `timeout` seconds."""
@@ -291,7 +298,10 @@ class Keeper:
                     self._bell.get()
             except _world.Empty:
                 self._idle += 1
-            self._pass()
+            try:
+                self._pass()
+            except Exception as error:  # a bug of ours: what was being counted is lost, nothing else is
+                self.observer.tell_failure(error)
             if self._lingering and not self._live():
                 self._stop = True
                 self.workers.stop(0)
@@ -348,34 +358,38 @@ class Keeper:
         """Count everything that had happened when this began; how much that was."""
         registry = self.registry
         self._telling = bool(self.observer.hooks)
-        counted = self._count_records()
+        # Ends are taken first, so that the registration and the events of each are at hand, and told last.
+        ended = _take_all(registry.ended)
+        entered = _take_all(registry.entered)
+        self._count_entered([record for record in entered if not record.counted])
         events = registry.events
-        for _ in range(len(events)):
+        number = len(events)
+        for _ in range(number):
             event = events.popleft()
-            counted += 1
-            if type(event) is DoorRef:
-                record = registry.records.get(event.id)
-                if record is not None and record.cause is None and record.phase not in ENDED:
-                    record.shut = record.shut or _world.monotonic()
-                    record.cause = BY_DROP
-                    self._note_shut(record)
-            elif type(event) is Question:
+            if type(event) is Question:
+                self._count_ended(ended)
+                ended = []
                 self._count_records()  # what came in since, but before the question
                 event.answer.put(self._figures())
             else:
-                getattr(self, f"_on_{event[0]}")(*event[1:])
-        return counted
+                self._count_event(event)
+        self._count_ended(ended)
+        return len(ended) + len(entered) + number
 
-    def _count_records(self) -> int:
-        """Count registrations and ends. Both come in bulk: what can be done for all of them in C is done there. Ends are taken
-        first, so that the registration of each of them is at hand."""
+    def _count_event(self, event: Any) -> None:
+        if type(event) is not DoorRef:
+            getattr(self, f"_on_{event[0]}")(*event[1:])
+            return
+        record = self.registry.records.get(event.id)
+        if record is not None and record.cause is None and record.phase not in ENDED:
+            record.shut = record.shut or _world.monotonic()
+            record.cause = BY_DROP
+            self._note_shut(record)
+
+    def _count_records(self) -> None:
         ended = _take_all(self.registry.ended)
-        entered = _take_all(self.registry.entered)
-        if entered:
-            self._count_entered([record for record in entered if not record.counted])
-        if ended:
-            self._count_ended(ended)
-        return len(ended) + len(entered)
+        self._count_entered([record for record in _take_all(self.registry.entered) if not record.counted])
+        self._count_ended(ended)
 
     def _count_entered(self, records: list[Record]) -> None:
         for kind, number in Counter(map(_kind_of, records)).items():

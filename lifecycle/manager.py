@@ -397,17 +397,21 @@ class SafetyManager:
         """
         if fn is None:
             return AccessBlock(self, target, errors)
+        pin = None
         try:
-            pin = target._cell.pin
-        except AttributeError:
-            pin = self._enter(target)
-        try:
-            if pin is None:
-                refuse(target._record, target)
-            record = pin.record
-            if record.kind.plain is not self._registry:
-                self._check_mine(record)
-                checked(pin)
+            try:
+                pin = target._cell.pin
+            except AttributeError:
+                pin = self._enter(target)
+                record = pin.record
+            else:
+                if pin is None:
+                    self._check_mine(target._record)
+                    refuse(target._record, target)
+                record = pin.record
+                if record.kind.plain is not self._registry:
+                    self._check_mine(record)
+                    checked(pin)
             try:
                 result = fn(record.obj, *args)
             except BaseException as error:
@@ -477,6 +481,9 @@ class SafetyManager:
             record = self._record_of(target)
         except UnknownObjectError:
             return False
+        handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
+        if isinstance(handle, Handle):
+            return handle.valid
         door = record.door
         cell = door() if door is not None else None
         return cell is not None and cell.pin is not None
@@ -495,8 +502,8 @@ class SafetyManager:
         record = self._record_of(target)
         if timeout is not DEFAULT:
             check_timeout(timeout)
-        self._kept.pop(record.id, None)
         invalidate_record(record, Cause.UNREGISTER, "", _world.site_of(_world.caller()))
+        self._kept.pop(record.id, None)
         if record.phase in ENDED:
             return record.phase is RELEASED
         return bool(record.place.settle(record, timeout))

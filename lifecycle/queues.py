@@ -92,9 +92,10 @@ def process(record: Record, timed: Timed | None = None) -> bool:
                     release(record.obj)
                 record.outcome = RELEASED
             except BaseException as error:
-                if not _call_failed(record, error):
-                    _retry_later(record)
-                    return True
+                record.outcome = error  # noted before anything is called: an interrupt decides nothing
+            if record.outcome is not RELEASED and not _call_failed(record):
+                _retry_later(record)
+                return True
             finish(record)
         elif phase in ENDED:  # it ended between our look and our claim, which came too late to mean anything
             claims.pop(id, None)
@@ -110,6 +111,8 @@ def process(record: Record, timed: Timed | None = None) -> bool:
         except KeyError:
             me = None
         record.place.put(record)
+        if record.phase in ENDED:
+            _forget(record.kind.registry, record)
         raise
 
 
@@ -133,6 +136,9 @@ def _perform(record: Record, timed: Timed | None) -> None:
         if record.outcome is None:
             record.more().reason = "interrupted while its release ran"
             record.outcome = FAILED
+        elif isinstance(record.outcome, BaseException) and not _call_failed(record):
+            _retry_later(record)
+            return
     elif record.place.lost_reason is not None:
         record.more().reason = record.place.lost_reason
         record.outcome = ORPHANED
@@ -146,11 +152,21 @@ def _perform(record: Record, timed: Timed | None) -> None:
 
 def _run(record: Record, timed: Timed | None) -> bool:
     """Call the release, watched where the place is timed; False when there is nothing to finish (yet)."""
-    record.begun = _world.monotonic()
-    record.phase = RELEASING
+    record.begun = monotonic()
     if timed is not None:
         timed.begins(record)
-    called = _call(record)
+    _run_cleanups(record)
+    try:
+        release = record.release
+        if record.phase is None:  # not stuck in a cleanup
+            record.phase = RELEASING
+        if release is not None:
+            release(record.obj)
+        record.outcome = RELEASED
+    except BaseException as error:
+        record.outcome = error  # noted before anything is called: an interrupt decides nothing
+    release = None
+    called = record.outcome is RELEASED or _call_failed(record)
     if timed is not None and not timed.came_back(record):
         _came_back_late(record, called)
         return False
@@ -159,53 +175,36 @@ def _run(record: Record, timed: Timed | None) -> bool:
     return called
 
 
-def _call(record: Record) -> bool:
-    """Run cleanups and the release; False when it said that nothing was released and may be called again."""
-    obj = record.obj
-    try:
-        extra = record.extra
-        if extra is not None and extra.cleanups:
-            _run_cleanups(record, extra.cleanups)
-        release = record.release
-        if release is not None:
-            release(obj)
-        record.outcome = RELEASED
-        return True
-    except BaseException as error:
-        obj = None
-        return _call_failed(record, error)
-    finally:
-        obj = None
-
-
-def _run_cleanups(record: Record, cleanups: list[Callable[[], object]]) -> None:
+def _run_cleanups(record: Record) -> None:
+    """Each once, the last added first. Ctrl-C in one goes on to the user; the rest and the release follow when the ticket is
+    taken up again."""
+    cleanups = record.extra.cleanups if record.extra is not None else []
     while cleanups:
-        cleanup = cleanups.pop()
+        cleanup = cleanups[-1]
+        del cleanups[-1]
         try:
             cleanup()
         except (
             BaseException
         ) as error:  # one failing cleanup changes nothing for the next, nor for the release (I6)
+            if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
+                raise
             record.kind.registry.events.append(("cleanup_failed", record, text_of(error)))
 
 
-def _call_failed(record: Record, error: BaseException) -> bool:
-    """Decide what an exception of the release means."""
+def _call_failed(record: Record) -> bool:
+    """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called again."""
+    error = record.outcome
     extra = record.more()
     retryable = isinstance(error, (NotReleased, *extra.retry_on))
     extra.reason = text_of(error)
     registry = record.kind.registry
     if retryable and extra.attempts < registry.config.max_finalizer_retries:
         extra.attempts += 1
+        record.outcome = None
         return False
-    registry.events.append(
-        (
-            "release_failed",
-            record,
-            "not_released" if isinstance(error, NotReleased) else "error",
-            trace_of(error),
-        )
-    )
+    cause = "not_released" if isinstance(error, NotReleased) else "error"
+    registry.events.append(("release_failed", record, cause, trace_of(error)))
     record.outcome = FAILED
     if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
         finish(record)
@@ -273,14 +272,20 @@ def finish(record: Record) -> None:
     record.ended = monotonic()
     record.phase = record.outcome
     registry.ended.append(record)
+    _forget(registry, record)
+
+
+def _forget(registry: Registry, record: Record) -> None:
+    """Take an ended object out of the tables, and wake who waits for it. May be repeated."""
+    id = record.id
     registry.shared.pop(id, None)
-    registry.claims.pop(id, None)
-    if extra is not None:
+    if record.extra is not None:
         registry.extras.pop(id, None)
     if registry.kept:
         registry.kept.pop(id, None)
     if registry.waiters:
         notify(registry, id)
+    registry.claims.pop(id, None)
 
 
 orphans: list[Any] = []
@@ -342,8 +347,8 @@ def wait_for_end(record: Record, until: float | None, step: float | None) -> boo
     seconds at most, for places that nobody else serves. Returns whether it was released."""
     registry = record.kind.registry
     waiter: _world.SimpleQueue[None] = _world.SimpleQueue()
-    registry.waiters.setdefault(record.id, []).append(waiter)
     try:
+        registry.waiters.setdefault(record.id, []).append(waiter)
         while record.phase not in ENDED:
             left = None if until is None else until - _world.monotonic()
             if left is not None and left <= 0:
@@ -361,8 +366,8 @@ def wait_for_end(record: Record, until: float | None, step: float | None) -> boo
             waiters = registry.waiters.get(record.id)
             if waiters is not None and waiter in waiters:
                 waiters.remove(waiter)
-                if not waiters:
-                    registry.waiters.pop(record.id, None)
+            if not waiters:
+                registry.waiters.pop(record.id, None)
     return record.phase is RELEASED
 
 
@@ -433,8 +438,9 @@ class DequePlace(Place):
                 if record is not None:
                     if record.phase not in ENDED:
                         done += process(record)
-                    elif record.parent is not None:
-                        record.parent = None  # an orphan whose last holder is gone
+                    else:  # it was run by another, who may have been interrupted; or it is an orphan whose last holder is gone
+                        record.parent = None
+                        _forget(record.kind.registry, record)
                 record = None
                 taken += 1
                 if not mailbox or (limit is not None and taken >= limit):
@@ -509,6 +515,7 @@ class Generation(DequePlace):
         super().__init__(name)
         self.thread = thread
         self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+        self.swept = False
 
     def may_run_here(self) -> bool:
         """Whether this thread may run the tickets: the owner's, or any once nothing native is touched any more."""
@@ -537,17 +544,17 @@ class Generation(DequePlace):
             if not depth:
                 self.run_some(DRAIN_STEPS)
 
-    def lose(self, reason: str) -> int:
-        """Orphan everything registered here and not ended. Callable on any thread."""
-        self.lost_reason = reason
+    def lose(self) -> int:
+        """Orphan everything registered here and not ended. Callable on any thread, and again after an interrupt."""
         count = 0
         for registry in _world.snapshot(self.registries):
             for record in _world.snapshot(registry.records.values()):
                 if record.place is self and end_without_release(
-                    record, ORPHANED, Cause.INVALIDATE, f"queue {self.name!r} was lost: {reason}"
+                    record, ORPHANED, Cause.INVALIDATE, f"queue {self.name!r} was lost: {self.lost_reason}"
                 ):
                     count += 1
         self.orphaned += count
+        self.swept = True
         return count
 
 
@@ -571,7 +578,7 @@ class ReleaseQueue:
             raise RegistrationError(f"a ReleaseQueue needs a name, not {name!r}")
         self.name = name
         self._thread = _ident_of(thread)
-        self._lost: deque[Generation] = deque(maxlen=64)
+        self._lost: deque[Generation] = deque()
         self._orphaned = 0
         self.generation = Generation(name, self._thread)
         _world.at_fork_in_child(self._after_fork)
@@ -589,7 +596,7 @@ class ReleaseQueue:
     @property
     def orphaned(self) -> int:
         """Objects forgotten because the queue was lost."""
-        return self._orphaned
+        return self._orphaned + sum(generation.orphaned for generation in _world.snapshot(self._lost))
 
     def oldest(self) -> float:
         """Unix time at which the oldest waiting ticket was shut, 0.0 when none waits."""
@@ -618,16 +625,17 @@ class ReleaseQueue:
         """The native world behind the queue is gone (a context died): every object of it is orphaned – shut, never released,
         counted. New registrations start a new generation. Returns how many were orphaned. Callable on any thread."""
         old = self.generation
-        self.generation = Generation(self.name, self._thread)
-        self.generation.last_drain = old.last_drain
+        old.lost_reason = str(reason)
         self._lost.append(old)
-        count = old.lose(reason)
-        self._orphaned += count
-        return count
+        self.generation = new = Generation(self.name, self._thread)
+        new.last_drain = old.last_drain
+        return old.lose()
 
     def sweep_lost(self) -> None:
         """Drop what still arrives from lost generations. Touches no native object, so any thread may."""
         for generation in _world.snapshot(self._lost):
+            if not generation.swept:  # an interrupt cut the loss short
+                generation.lose()
             generation.run_some(None)
 
     def _after_fork(self) -> None:

@@ -183,12 +183,15 @@ def _not_entered(
     error: BaseException,
 ) -> None:
     """Something was raised before the object was entered. A refusal leaves it to the caller; an interrupt may not lose it."""
-    if isinstance(error, TypeError) and native is not None and not _hashable(native):
-        raise RegistrationError(
-            f"native= must be hashable, such as an address or a GL name, not {native!r}"
-        ) from None
-    if not isinstance(error, LifecycleError):
-        abandon(kind, place, obj, release, parent, extra)
+    try:
+        if isinstance(error, TypeError) and native is not None and not _hashable(native):
+            raise RegistrationError(
+                f"native= must be hashable, such as an address or a GL name, not {native!r}"
+            ) from None
+        if not isinstance(error, LifecycleError):
+            abandon(kind, place, obj, release, parent, extra)
+    finally:
+        parent = obj = None
 
 
 def abandon(

@@ -82,11 +82,24 @@ class Worker(Timed):
                     workers.held_back.append(ticket)
                 else:
                     process(ticket, self)
+                    if ticket.place is not workers:
+                        self._go_on_with_any()
                 ticket = None
                 self.busy_since = 0.0
         finally:
             workers.by_ident.pop(self.ident, None)
             workers.ended(self)
+
+    def _go_on_with_any(self) -> None:
+        """The keeper handed over a ticket that any thread may run. Its release may have freed a whole family, one by one."""
+        waiting = self.workers.registry.waiting
+        while waiting and not self.written_off:
+            try:
+                record = waiting.popleft()
+            except IndexError:
+                break
+            if record is not None:
+                process(record, self)
 
     def _run_batch(self, batch: Batch) -> None:
         self.batch = batch
