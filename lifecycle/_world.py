@@ -68,12 +68,14 @@ next_id: Callable[[], int] = itertools.count(1).__next__
 """Object ids: one sequence for the whole process, so an id names its object for ever and in every manager."""
 
 collecting: int = 0
+waited_for: int = 0
 no_wait_threads: set[int] = set()
 
 
 def _on_collection(phase: str, info: dict[str, Any]) -> None:
-    global collecting
+    global collecting, waited_for
     collecting = get_ident() if phase == "start" else 0
+    waited_for = 0
 
 
 gc.callbacks.append(_on_collection)
@@ -112,12 +114,17 @@ COLLECTION_WAIT = 1.0
 
 
 def await_collection() -> None:
-    """Hold back until the collection that runs on another thread is over, at most `COLLECTION_WAIT` seconds."""
-    if not collecting or collecting == get_ident():
+    """Hold back until the collection that runs on another thread is over, at most `COLLECTION_WAIT` seconds, and once: its end
+    may have been swallowed by an interrupt, or one of its ``__del__`` takes its time."""
+    global waited_for
+    running = collecting
+    if running in (0, waited_for, get_ident()):
         return
     until = monotonic() + COLLECTION_WAIT
-    while collecting and monotonic() < until:
+    while collecting == running and monotonic() < until:
         sleep(0.0002)
+    if collecting == running:
+        waited_for = running
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ there: one indivisible step. Otherwise the entry lists one positive token for ea
 by its negative token and becomes positive only if a share that it came from is still open *after* the announcement; whoever
 takes the last token out shuts the door. So no share can be born into a shutting door, and none is shut with it, without a lock.
 
-Relied on: dict, list, set and deque methods on ints and on objects with C comparison are indivisible, with and without the GIL;
+Relied on: single operations of dicts, sets and deques on keys that are compared in C are indivisible, with and without the GIL
+(``in`` and ``remove`` of a *list* are not, without it: they walk);
 CPython checks for signals after calls and on backward jumps, not between a ``FOR_ITER`` or a load and the store that follows.
 """
 
@@ -249,8 +250,8 @@ class Kind:
                 )
 
 
-SHUT: list[int] = []
-"""The share list of an object whose only share was closed. Never changed."""
+SHUT: dict[int, None] = {}
+"""The shares of an object whose only share was closed. Never changed."""
 
 FIRST_SHARE = 1
 next_share: Callable[[], int] = itertools.count(FIRST_SHARE + 1).__next__
@@ -265,7 +266,7 @@ class Registry:
         self.records: dict[int, Record] = {}  # live and, until retention ends, ended ones
         self.claims: dict[int, object] = {}
         self.roots: set[HoldRef] = set()
-        self.shared: dict[int, list[int]] = {}
+        self.shared: dict[int, dict[int, None]] = {}
         self.kinds: dict[str, Kind] = {}
         self.waiters: dict[int, list[Any]] = {}
         self.extras: dict[int, Extra] = {}  # only decides which one counts when two threads make one at once
@@ -323,14 +324,10 @@ def shut(record: Record, cell: Cell, cause: Cause, site: Site | None) -> None:
     cell.pin = None
 
 
-def give_back(tokens: list[int], token: int) -> bool:
+def give_back(tokens: dict[int, None], token: int) -> bool:
     """Take one share out of an object's open ones; True when none is left, and the door is the caller's to shut. Giving back
     twice is giving back once."""
-    if token in tokens:
-        try:
-            tokens.remove(token)
-        except ValueError:  # another thread closed the same handle in between
-            return not tokens
+    tokens.pop(token, None)
     return not tokens
 
 
@@ -339,15 +336,15 @@ def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> boo
     shared = record.kind.registry.shared
     tokens = shared.get(record.id)
     if tokens is None:
-        tokens = shared.setdefault(record.id, [FIRST_SHARE])
+        tokens = shared.setdefault(record.id, {FIRST_SHARE: None})
     if tokens is SHUT or cell.pin is None:
         if record.phase in ENDED:
             shared.pop(record.id, None)  # it had been forgotten, with all its shares
         return False
-    tokens.append(-token)
-    if parent in tokens if parent is not None else max(tokens) > 0:
-        tokens.append(token)
-        tokens.remove(-token)
+    tokens[-token] = None
+    if parent in tokens if parent is not None else max(_world.snapshot(tokens)) > 0:
+        tokens[token] = None
+        tokens.pop(-token, None)
         return True
     drop_share(record, cell, token)
     return False
@@ -358,12 +355,9 @@ def drop_share(record: Record, cell: Cell, token: int) -> None:
     tokens = record.kind.registry.shared.get(record.id)
     if tokens is None or tokens is SHUT:
         return
-    found = False
-    for left in (-token, token):
-        if left in tokens:
-            found = True
-            tokens.remove(left)
-    if found and not tokens:
+    ours = tokens.pop(-token, 0) is None
+    ours = tokens.pop(token, 0) is None or ours
+    if ours and not tokens:
         shut(record, cell, BY_CLOSE, None)  # the closer saw our announcement and left the door to us
 
 

@@ -184,7 +184,7 @@ class Keeper:
         self._bell: _world.SimpleQueue[None] = _world.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._role = _world.Lock()  # held by who counts: the thread, and who asks when there is none
-        self._counting = 0  # the thread that holds it
+        self._inside: set[int] = set()  # threads that hold it or wait for it
         self._stop = False
         self._lingering = False
         self._expiring: deque[Record] = deque()
@@ -231,7 +231,8 @@ class Keeper:
         the keeper itself and in the middle of another call of it on this thread it answers with the last figures taken."""
         in_collector = bool(_world.collecting) and _world.in_collector()
         thread = self._thread
-        if in_collector or self._counting == _world.get_ident():
+        me = _world.get_ident()
+        if in_collector or me in self._inside:
             return self._last or self._figures()
         if self.alive and not self._stop:
             question = Question()
@@ -243,13 +244,13 @@ class Keeper:
                     return question.answer.get(timeout=0.1)
                 except _world.Empty:
                     continue
-        with self._role:
-            self._counting = _world.get_ident()
-            try:
+        try:
+            self._inside.add(me)
+            with self._role:
                 self._count_all()
                 return self._figures()
-            finally:
-                self._counting = 0
+        finally:
+            self._inside.discard(me)
 
     def stop(self, timeout: float) -> None:
         """End the thread; who asks from now on counts."""
@@ -270,7 +271,7 @@ class Keeper:
         self._thread = None
         self._bell = _world.SimpleQueue()
         self._role = _world.Lock()
-        self._counting = 0
+        self._inside = set()
         hooks = self.observer.hooks
         self.observer = Observer(self.registry.name, self.registry.config)
         self.observer.hooks = hooks
@@ -313,13 +314,14 @@ class Keeper:
 
     def _pass(self) -> None:
         self.last_run = _world.wall_time()
-        with self._role:
-            self._counting = _world.get_ident()
-            try:
+        me = _world.get_ident()
+        try:
+            self._inside.add(me)
+            with self._role:
                 if self._count_all():
                     self._idle = 0
-            finally:
-                self._counting = 0
+        finally:
+            self._inside.discard(me)
         self._post_delayed()
         self._hand_over()
         self.workers.watch()

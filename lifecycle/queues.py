@@ -43,6 +43,10 @@ RETRY_FIRST = 0.01
 LONGEST_WAIT = 3600.0
 """Seconds in one go: the platform refuses waits that are too long."""
 
+LET_DIE = 0.02
+"""Seconds between two looks of a waiting thread without the GIL: an object that it made may be waiting for it to run Python
+again, to die."""
+
 NEST_LIMIT = 20
 """How deep releases that close other handles may nest before closing only posts."""
 
@@ -353,7 +357,10 @@ def wait_for_end(record: Record, until: float | None, step: float | None) -> boo
             left = None if until is None else until - _world.monotonic()
             if left is not None and left <= 0:
                 break
-            pause = min(LONGEST_WAIT if left is None else left, step or LONGEST_WAIT)
+            pause = min(
+                LONGEST_WAIT if left is None else left,
+                step or (LET_DIE if _world.free_threaded else LONGEST_WAIT),
+            )
             try:
                 waiter.get(timeout=pause)
             except _world.Empty:
