@@ -454,7 +454,7 @@ def the_collector_at_every_line(place: str) -> None:
             reader = Reader(views=[view], seen=seen, handle=handle)
             reader.itself = reader
             del handle, view, reader
-            gc.collect()
+            gc.collect(1)
 
         expected += everyday(manager, PLACES[place], released)
         gc.collect()
@@ -462,6 +462,8 @@ def the_collector_at_every_line(place: str) -> None:
         with every_line(gc.collect, threads=True) as plain:
             expected += everyday(manager, PLACES[place], released)
             manager.stats()
+        gc.collect()
+        gc.freeze()
         with every_line(litter) as littering:
             expected += everyday(manager, PLACES[place], released)
             manager.stats()

@@ -1,0 +1,295 @@
+"""I6 for those who watch: an observer, a log or a standard error stream that blocks for ever, or raises, costs nobody else anything:
+counts, sweeps, deadlines, retries and the end of the process go on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from lifecycle import ANY_THREAD, BACKGROUND, Event, NotReleased, SafetyConfig, SafetyManager
+from lifecycle.keeper import OBSERVER_LIMIT
+from tests.core.adversary import assert_nothing_left, in_own_process
+from tests.support import eventually
+
+CONFIG = SafetyConfig(
+    finalizer_timeout=0.1, cleanup_interval=0.05, state_retention=0.2, log_state_changes=True, log_finalizers=True
+)
+
+
+class Node:
+    pass
+
+
+@pytest.fixture
+def never() -> Iterator[threading.Event]:
+    """Something to wait for, for ever as far as the test goes."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def all_goes_on(manager: SafetyManager, number: int = 3 * OBSERVER_LIMIT) -> None:
+    """Counts are exact and prompt, what is past its deadline is declared, retries come, records expire, finalizers are found."""
+    released: deque[Node] = deque()
+    handles = [
+        manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD) for _ in range(number)
+    ]
+    for handle in handles[::2]:
+        handle.close()
+    del handles[:], handle
+    manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD).close()
+    began = time.monotonic()
+    eventually(lambda: manager.stats().types["node"].live == 0)
+    stats = manager.stats()
+    assert time.monotonic() - began < 2
+    assert stats.types["node"].registered == len(released) == number + 1
+    assert stats.keeper_last_run > time.time() - 2
+
+    hangs = threading.Event()
+    stuck = manager.register(Node(), "stuck", release=lambda node: hangs.wait(10), release_on=BACKGROUND)
+    began = time.monotonic()
+    assert stuck.close() is False
+    assert stuck.state == "stuck"
+    assert time.monotonic() - began < 1
+    hangs.set()
+    eventually(lambda: stuck.state == "released")
+
+    refusals = [NotReleased("not yet"), NotReleased("nor now")]
+
+    def release(node: Node) -> None:
+        if refusals:
+            raise refusals.pop()
+
+    retried = manager.register(Node(), "retried", release=release)
+    assert retried.close(timeout=5) is True
+    assert manager.stats().types["retried"].retries == 2
+
+    ran = threading.Event()
+    target = Node()
+    manager.set_safe_finalizer(target, ran.set)
+    del target
+    assert ran.wait(5)
+
+    id = manager.register(Node(), "expiring", keep=True).id
+    manager.unregister(id)
+    eventually(lambda: id not in manager._registry.records)
+    assert manager.health().keeper_alive
+
+
+def test_an_observer_that_blocks_for_ever(never: threading.Event) -> None:
+    manager = SafetyManager(CONFIG)
+    told: list[Event] = []
+
+    def block(event: Event) -> None:
+        told.append(event)
+        never.wait(60)
+
+    manager.add_observer(block)
+    all_goes_on(manager)
+    assert len(told) == 1
+    stats = manager.stats()
+    assert stats.observer_events_dropped > OBSERVER_LIMIT
+    assert not manager.health().ok
+    assert "not told" in " ".join(manager.health().problems)
+    began = time.monotonic()
+    manager.close()
+    assert time.monotonic() - began < 4
+    assert_nothing_left(manager)
+
+
+def test_an_observer_that_raises() -> None:
+    class Panic(BaseException):
+        pass
+
+    told: Counter[str] = Counter()
+    raised = Counter[type]()
+
+    def bad(event: Event) -> None:
+        error = [ZeroDivisionError, Panic, SystemExit, KeyboardInterrupt][raised.total() % 4]
+        raised[error] += 1
+        raise error
+
+    def good(event: Event) -> None:
+        told[event.kind] += 1
+
+    with SafetyManager(CONFIG) as manager:
+        manager.add_observer(bad)
+        manager.add_observer(good)
+        all_goes_on(manager, 100)
+        eventually(lambda: told["released"] >= 105)
+        assert told["registered"] >= 105
+        assert told["leak"] >= 1
+        assert told["stuck"] == told["late"] == 1
+        assert told["retry"] == 2
+        assert raised.total() == told.total()
+        assert manager.stats().observer_events_dropped == 0
+        assert_nothing_left(manager)
+
+
+def test_an_observer_that_uses_the_manager() -> None:
+    """It runs on a thread of its own under no lock of ours: it may ask, register, close, and add or remove observers."""
+    answers: deque[int] = deque()
+    released: deque[Node] = deque()
+    with SafetyManager(SafetyConfig(leak_level="off")) as manager:
+
+        def observe(event: Event) -> None:
+            if event.type_name != "first":
+                return
+            answers.append(manager.stats().total_objects)
+            manager.register(Node(), "second", release=released.append, release_on=BACKGROUND).close()
+            manager.register(Node(), "third", release=released.append, release_on=ANY_THREAD)
+            manager.add_observer(answers.clear if event is None else lambda event: None)()
+            manager.objects()
+            manager.health()
+
+        remove = manager.add_observer(observe)
+        for _ in range(20):
+            manager.register(Node(), "first", release_on=ANY_THREAD).close()
+        eventually(lambda: len(answers) == 40)
+        remove()
+        remove()
+        manager.register(Node(), "first", release_on=ANY_THREAD).close()
+        eventually(lambda: len(released) == 80)
+        stats = assert_nothing_left(manager)
+        assert stats.total_objects == 20 + 1 + 80
+        assert len(answers) == 40
+
+
+def test_events_say_what_happened() -> None:
+    told: deque[Event] = deque()
+    with SafetyManager(SafetyConfig(leak_level="off")) as manager:
+        manager.add_observer(told.append)
+        handle = manager.register(Node(), "node", name="mine", release=repr, release_on=ANY_THREAD)
+        with handle.lease():
+            handle.close()
+            eventually(lambda: [event.kind for event in told] == ["registered", "closed"])
+        manager.stats()
+        manager.register(Node(), "flush", release_on=ANY_THREAD).close()
+        eventually(lambda: [event.kind for event in told if event.id == handle.id][2:] == ["released"])
+        assert {event.name for event in told if event.id == handle.id} == {"mine"}
+        with pytest.raises(Exception, match="frozen|assign"):
+            told[0].kind = "other"  # type: ignore[misc]
+
+
+def test_a_log_that_blocks_for_ever(never: threading.Event) -> None:
+    def block(logger: Any, name: str, event: Any) -> Any:
+        never.wait(60)
+        raise structlog.DropEvent
+
+    with a_log([block]):
+        manager = SafetyManager(CONFIG)
+        all_goes_on(manager)
+        assert manager.stats().observer_events_dropped > OBSERVER_LIMIT
+        manager.close()
+        assert_nothing_left(manager)
+
+
+def test_a_log_that_raises() -> None:
+    def bad(logger: Any, name: str, event: Any) -> Any:
+        raise ZeroDivisionError
+
+    told: deque[Event] = deque()
+    with a_log([bad]), SafetyManager(CONFIG) as manager:
+        manager.add_observer(told.append)
+        all_goes_on(manager, 100)
+        eventually(lambda: len(told) > 200)
+        assert manager.stats().observer_events_dropped > 0, "the log is what fails, and that can be seen"
+        assert_nothing_left(manager)
+
+
+class a_log:  # noqa: N801 - reads as a word
+    """structlog with these processors, for a block."""
+
+    def __init__(self, processors: list[Callable[..., Any]]) -> None:
+        self.processors = processors
+
+    def __enter__(self) -> None:
+        self.before = structlog.get_config()
+        structlog.configure(processors=self.processors)
+
+    def __exit__(self, *_: object) -> None:
+        structlog.configure(**self.before)
+
+
+# -- leak reports are warnings, and warnings are code of the user's ------------------------------------------------------------------
+
+
+def leaks_as_errors() -> None:
+    warnings.simplefilter("error")
+    structlog.configure(processors=[lambda *_: (_ for _ in ()).throw(structlog.DropEvent)])
+    with SafetyManager(CONFIG) as manager:
+        for _ in range(3):
+            manager.register(Node(), "leaked", release=repr, release_on=ANY_THREAD)
+            manager.register(Node(), "flush", release_on=ANY_THREAD).close()
+            time.sleep(0.1)
+        all_goes_on(manager)
+        assert manager.stats().types["leaked"].leaks == 3
+
+
+def warnings_that_block() -> None:
+    blocked = threading.Event()
+
+    def show(*_: object, **__: object) -> None:
+        blocked.set()
+        threading.Event().wait(60)
+
+    warnings.simplefilter("always")
+    warnings.showwarning = show
+    manager = SafetyManager(CONFIG)
+    manager.register(Node(), "leaked", release=repr, release_on=ANY_THREAD)
+    manager.register(Node(), "flush", release_on=ANY_THREAD).close()
+    assert blocked.wait(5)
+    all_goes_on(manager)
+
+
+def a_standard_error_that_blocks() -> None:
+    """Everything that the library could write goes into a pipe that is full and that nobody reads."""
+    real = os.dup(2)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    try:
+        while True:
+            os.write(write, b"x" * 65536)
+    except BlockingIOError:
+        os.set_blocking(write, True)
+    os.dup2(write, 2)
+    try:
+        manager = SafetyManager(CONFIG)
+        for _ in range(20):
+            manager.register(Node(), "leaked", release=repr, release_on=ANY_THREAD)
+            manager.register(Node(), "flush", release_on=ANY_THREAD).close()
+        all_goes_on(manager)
+        began = time.monotonic()
+        manager.close()
+        assert time.monotonic() - began < 4
+    finally:
+        os.dup2(real, 2)
+    os._exit(0)  # a blocked stream would hold up the interpreter's own end, which is none of ours
+
+
+@pytest.mark.parametrize("scene", [leaks_as_errors, warnings_that_block, a_standard_error_that_blocks])
+def test_leak_reports_hold_up_nothing(scene: Callable[[], None]) -> None:
+    in_own_process(scene, timeout=30)
+
+
+def an_observer_blocks_at_exit() -> None:
+    manager = SafetyManager(SafetyConfig(shutdown_timeout=1.0))
+    manager.add_observer(lambda event: threading.Event().wait(600))
+    released = []
+    kept = manager.register(Node(), "node", release=lambda node: print("released at exit"), release_on=ANY_THREAD)
+    released.append(kept)
+    globals()["kept"] = kept
+
+
+def test_a_blocked_observer_does_not_keep_the_process() -> None:
+    began = time.monotonic()
+    assert "released at exit" in in_own_process(an_observer_blocks_at_exit, timeout=20)
+    assert time.monotonic() - began < 10
