@@ -1,0 +1,437 @@
+"""I7: the figures are exact: registered = live + every kind of end."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+import time
+from typing import Any
+
+import attrs
+import pytest
+
+from lifecycle import (
+    ANY_THREAD,
+    BACKGROUND,
+    AccessPanicError,
+    AccessRefusedError,
+    Handle,
+    Histogram,
+    LifecycleError,
+    NotReleased,
+    ReleaseQueue,
+    SafetyConfig,
+    SafetyManager,
+    SafetyStats,
+    TypeStats,
+)
+from tests.core.natives import Native
+from tests.support import eventually
+
+ENDS = ("released", "failed", "stuck", "detached", "orphaned")
+
+
+def check_sums(figures: SafetyStats) -> None:
+    """What has to hold at every moment, of a manager and of each of its types (I7)."""
+    assert figures.total_objects == figures.active_objects + sum(getattr(figures, end) for end in ENDS)
+    for each in figures.types.values():
+        assert each.registered == each.live + sum(each.ended.values()), each
+        assert each.live == sum(each.states.values()), each
+        assert min(each.states.values()) >= 0
+        assert each.live >= 0
+        assert each.bytes >= 0
+        assert sum(each.closed.values()) <= each.registered
+        assert sum(each.closed.values()) >= sum(each.ended.values())
+    for end in ENDS:
+        assert getattr(figures, end) == sum(each.ended[end] for each in figures.types.values())
+    assert figures.total_objects == sum(each.registered for each in figures.types.values())
+    assert figures.refused == sum(sum(each.refused.values()) for each in figures.types.values())
+    assert figures.panics == sum(each.panics for each in figures.types.values())
+    assert figures.leaks == sum(each.leaks for each in figures.types.values())
+
+
+def on(manager: SafetyManager, type_name: str = "t", place: Any = ANY_THREAD, release: Any = Native.free, **more: Any) -> Handle[Native]:
+    return manager.register(Native(), type_name, release=release, release_on=place, **more)
+
+
+def test_nothing_yet() -> None:
+    with SafetyManager(name="fresh") as manager:
+        figures = manager.stats()
+        check_sums(figures)
+        assert (figures.manager, figures.total_objects, figures.types) == ("fresh", 0, {})
+        assert [queue.queue for queue in figures.queues] == ["ANY_THREAD", "BACKGROUND"]
+
+
+def test_each_step_is_counted_at_once(manager: SafetyManager) -> None:
+    """A scrape is answered after everything that happened before it."""
+
+    def now() -> TypeStats:
+        figures = manager.stats()
+        check_sums(figures)
+        return figures.types["t"]
+
+    for turn in range(20):
+        handle = on(manager, size=100)
+        assert (now().registered, now().live, now().states["valid"], now().bytes) == (turn + 1, 1, 1, 100)
+        lease = handle.lease()
+        handle.close()
+        assert (now().states["closing"], now().states["valid"], now().closed["close"]) == (1, 0, turn + 1)
+        lease.close()
+        eventually(lambda: handle.close())
+        assert (now().live, now().ended["released"], now().bytes) == (0, turn + 1, 0)
+
+
+def test_states_while_releases_run(manager: SafetyManager) -> None:
+    """I7: whatever else is open, shut or poisoned at that moment."""
+    running, go_on = threading.Event(), threading.Event()
+
+    def slow(native: Native) -> None:
+        running.set()
+        go_on.wait(20)
+
+    valid, closing, invalid = on(manager), on(manager), on(manager)
+    leases = [closing.lease(), invalid.lease()]
+    closing.close()
+    manager.invalidate(invalid, "poisoned")
+    closed = on(manager, place=BACKGROUND, release=slow)
+    closed.close(timeout=0)
+    assert running.wait(5)
+    figures = manager.stats()
+    check_sums(figures)
+    assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "releasing": 1}
+    running.clear()
+    poisoned = on(manager, place=BACKGROUND, release=slow)
+    manager.invalidate(poisoned, "poisoned")
+    assert running.wait(5)
+    figures = manager.stats()
+    check_sums(figures)
+    assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "releasing": 2}
+    thread = threading.Thread(target=on(manager, place=BACKGROUND, release=slow).close)
+    thread.start()
+    eventually(lambda: manager.stats().types["t"].states["releasing"] == 3)
+    figures = manager.stats()
+    check_sums(figures)
+    assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "releasing": 3}
+    go_on.set()
+    thread.join()
+    for lease in leases:
+        lease.close()
+    valid.close()
+    for handle in (closed, poisoned, closing, invalid):
+        eventually(handle.close)
+    check_sums(manager.stats())
+
+
+def test_every_kind_of_end_and_of_cause() -> None:
+    """I7."""
+    go_on = threading.Event()
+    queue = ReleaseQueue("gl")
+
+    def bad(native: Native) -> None:
+        raise OSError("no")
+
+    with SafetyManager(SafetyConfig(finalizer_timeout=0.1)) as manager:
+        on(manager).close()
+        on(manager, release=bad).close()
+        on(manager, place=BACKGROUND, release=lambda native: go_on.wait(20)).close()
+        kept = on(manager, place=queue)
+        queue.lost("gone")
+        del kept
+        thing = Native()
+        manager.set_safe_finalizer(thing, print).cancel()
+        manager.unregister(on(manager, keep=True).id)
+        manager.invalidate(on(manager), "reason")
+        with pytest.raises(AccessPanicError):
+            manager.safe_access(on(manager), lambda native: 1 / 0)
+        on(manager, "dropped")
+        live = on(manager, "live")
+        eventually(lambda: manager.stats().types["dropped"].live == 0)
+        figures = manager.stats()
+        check_sums(figures)
+        assert {end: getattr(figures, end) for end in ENDS} == {
+            "released": 5,
+            "failed": 1,
+            "stuck": 1,
+            "detached": 1,
+            "orphaned": 1,
+        }
+        assert figures.active_objects == 1
+        assert figures.finalizer_failures == 2
+        closed = figures.types["t"].closed
+        assert {cause: count for cause, count in closed.items() if count} == {
+            "close": 3,
+            "unregister": 1,
+            "invalidate": closed["invalidate"],
+            "panic": 1,
+        }
+        assert closed["invalidate"] in (1, 2)  # the lost queue's may be of that cause too
+        assert figures.types["dropped"].closed["drop"] == 1
+        assert figures.types["dropped"].leaks == figures.leaks == 1
+        assert live.close()
+        go_on.set()
+    check_sums(manager.stats())
+    assert manager.stats().active_objects == 0
+
+
+def test_exact_after_a_wild_mix_on_many_threads() -> None:
+    """I7: 8 threads register, share, lease, close, drop, invalidate, panic and fail at random; scrapes go on meanwhile."""
+    queue = ReleaseQueue("gl")
+    told: list[dict[str, int]] = []
+    errors: list[BaseException] = []
+    config = SafetyConfig(finalizer_timeout=30, max_retained=50, leak_level="simple")
+    manager = SafetyManager(config, name="mix")
+    stop = threading.Event()
+
+    def bad(native: Native) -> None:
+        raise OSError("no")
+
+    def busy(native: Native) -> None:
+        if native.label == "":
+            native.label = "tried"
+            raise NotReleased("busy")
+
+    def work(seed: int) -> None:
+        dice = random.Random(seed)
+        mine = dict.fromkeys(("registered", "closed", "dropped", "invalid", "panic", "failed", "orphan", "refused"), 0)
+        told.append(mine)
+        try:
+            for _ in range(250):
+                place = dice.choice((ANY_THREAD, ANY_THREAD, BACKGROUND, queue))
+                release = dice.choice((Native.free, Native.free, Native.free, bad, busy))
+                handle = on(manager, f"t{dice.randrange(3)}", place, release, size=dice.randrange(100))
+                mine["registered"] += 1
+                mine["failed"] += release is bad
+                what = dice.randrange(8)
+                if what == 0:
+                    share = handle.share()
+                    handle.close(timeout=0)
+                    share.close(timeout=0)
+                    mine["closed"] += 1
+                elif what == 1:
+                    lease = handle.lease()
+                    handle.close(timeout=0)
+                    lease.close()
+                    mine["closed"] += 1
+                elif what == 2:
+                    manager.invalidate(handle, "dice")
+                    mine["invalid"] += 1
+                elif what == 3:
+                    try:
+                        manager.safe_access(handle, lambda native: 1 / 0)
+                    except AccessPanicError:
+                        mine["panic"] += 1
+                elif what == 4:
+                    handle.close(timeout=0)
+                    mine["closed"] += 1
+                    try:
+                        handle.lease()
+                    except AccessRefusedError:
+                        mine["refused"] += 1
+                elif what == 5:
+                    mine["dropped"] += 1
+                else:
+                    handle.close(timeout=0)
+                    mine["closed"] += 1
+                del handle
+                if dice.randrange(20) == 0:
+                    queue.drain()
+        except BaseException as error:
+            errors.append(error)
+
+    def scrape() -> None:
+        try:
+            while not stop.is_set():
+                check_sums(manager.stats())
+                time.sleep(0.001)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    scraper = threading.Thread(target=scrape)
+    for thread in (*threads, scraper):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    gc.collect()
+    eventually(lambda: queue.drain() or manager.stats().active_objects == 0, timeout=20)
+    stop.set()
+    scraper.join()
+    assert errors == []
+    figures = manager.stats()
+    check_sums(figures)
+    total = {key: sum(mine[key] for mine in told) for key in told[0]}
+    assert figures.total_objects == total["registered"] == 2000
+    assert figures.failed == total["failed"]
+    assert figures.released == 2000 - total["failed"]
+    assert figures.panics == total["panic"]
+    assert figures.refused == total["refused"]
+    assert figures.leaks == total["dropped"]
+    by_cause = {cause: sum(each.closed[cause] for each in figures.types.values()) for cause in figures.types["t0"].closed}
+    assert {cause: count for cause, count in by_cause.items() if count} == {
+        "close": total["closed"],
+        "invalidate": total["invalid"],
+        "panic": total["panic"],
+        "drop": total["dropped"],
+    }
+    assert all(each.bytes == 0 for each in figures.types.values())
+    assert sum(each.release_duration.count for each in figures.types.values()) == 2000
+    report = manager.close()
+    assert report.ok
+    after = manager.stats()
+    check_sums(after)
+    assert attrs.evolve(after, keeper_last_run=0, events_pending=0, observer_events_dropped=0).types == figures.types
+
+
+def test_refusals_are_counted_by_the_state_that_refused(manager: SafetyManager) -> None:
+    queue = ReleaseQueue("gl")
+    handle = on(manager, place=queue)
+    lease = handle.lease()
+    handle.close()
+
+    def refused() -> None:
+        with pytest.raises(AccessRefusedError):
+            handle.lease()
+
+    refused()
+    refused()
+    lease.close()
+    eventually(lambda: handle.state == "due")
+    refused()
+    queue.drain()
+    refused()
+    with pytest.raises(LifecycleError):
+        manager.safe_access(handle.id, Native.use)
+    counts = {state: count for state, count in manager.stats().types["t"].refused.items() if count}
+    assert counts == {"closing": 2, "due": 1, "released": 2}
+    assert manager.stats().refused == 5
+
+
+def test_every_key_exists_from_the_start(manager: SafetyManager) -> None:
+    with on(manager):
+        each = manager.stats().types["t"]
+        assert set(each.states) == {"valid", "invalid", "closing", "releasing"}
+        assert set(each.ended) == set(ENDS)
+        assert set(each.closed) >= {"close", "unregister", "invalidate", "drop", "exit"}
+        assert set(each.release_failures) == {"error", "timeout", "not_released"}
+        assert not any(each.ended.values())
+        assert len(each.release_duration.counts) == len(each.release_duration.bounds) + 1
+
+
+def test_figures_are_frozen(manager: SafetyManager) -> None:
+    figures = manager.stats()
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        figures.released = 5  # type: ignore[misc]
+    on(manager).close()
+    assert figures.total_objects == 0
+
+
+def test_histograms_have_a_bound_exactly_at_the_deadline() -> None:
+    with SafetyManager(SafetyConfig(finalizer_timeout=0.1234)) as manager:
+        with on(manager):
+            pass
+        histogram = manager.stats().types["t"].release_duration
+        assert 0.1234 in histogram.bounds
+        assert list(histogram.bounds) == sorted(set(histogram.bounds))
+
+
+def test_durations_and_waits_are_measured(manager: SafetyManager) -> None:
+    handle = on(manager, place=BACKGROUND, release=lambda native: time.sleep(0.06))
+    with handle.lease():
+        handle.close()
+        time.sleep(0.06)
+    assert handle.close(timeout=5)
+    each = manager.stats().types["t"]
+    for histogram in (each.release_duration, each.release_wait):
+        assert histogram.count == 1
+        assert histogram.sum >= 0.05
+        assert at_least(histogram, 0.0333) == 1
+
+
+def at_least(histogram: Histogram, bound: float) -> int:
+    """How many durations lie above `bound`, one of the histogram's bounds."""
+    return sum(histogram.counts[histogram.bounds.index(bound) + 1 :])
+
+
+def test_a_released_drop_is_measured_too(manager: SafetyManager) -> None:
+    """Every release has one duration; a wait as well, since a door was shut by the drop."""
+    on(manager, place=BACKGROUND)
+    eventually(lambda: manager.stats().active_objects == 0)
+    assert manager.stats().types["t"].release_duration.count == 1
+
+
+def test_the_oldest_live_object(manager: SafetyManager) -> None:
+    before = time.time()
+    with on(manager):
+        first = manager.stats().types["t"].oldest
+        assert before - 1 < first < time.time() + 1
+        for _ in range(600):
+            on(manager).close()
+        assert abs(manager.stats().types["t"].oldest - first) < 1
+    assert manager.stats().types["t"].oldest == 0.0
+
+
+def test_a_scrape_costs_what_types_exist() -> None:
+    """I8: asserted on what is touched, not on time: the objects of a type are not walked."""
+    with SafetyManager(name="big") as manager:
+        handles = [on(manager) for _ in range(2000)]
+        manager.policy("t", max_age=3600)
+        manager.stats()
+        touched: list[int] = []
+
+        class Counting(dict):  # type: ignore[type-arg]
+            def __iter__(self) -> Any:
+                touched.append(1)
+                return super().__iter__()
+
+            def values(self) -> Any:
+                touched.append(1)
+                return super().values()
+
+            def items(self) -> Any:
+                touched.append(1)
+                return super().items()
+
+        manager._registry.records = Counting(manager._registry.records)
+        manager.stats()
+        manager.health()
+        assert touched == []
+        manager.objects()
+        assert touched
+        for handle in handles:
+            handle.close()
+
+
+def test_asking_on_the_observer_thread_and_in_a_release(manager: SafetyManager) -> None:
+    """I5."""
+    answers: list[int] = []
+    manager.add_observer(lambda event: answers.append(manager.stats().total_objects))
+    on(manager, release=lambda native: answers.append(manager.stats().total_objects)).close()
+    on(manager, place=BACKGROUND, release=lambda native: answers.append(manager.stats().total_objects)).close()
+    eventually(lambda: len(answers) >= 4)
+
+
+def test_asking_inside_a_collection(manager: SafetyManager) -> None:
+    """I5: a `__del__` may ask; it gets the last figures taken."""
+    answers: list[SafetyStats] = []
+
+    class Asker:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            answers.append(manager.stats())
+
+    on(manager).close()
+    manager.stats()
+    Asker()
+    gc.collect()
+    assert len(answers) == 1
+    check_sums(answers[0])
+
+
+def test_events_in_the_mailbox_are_counted_and_go(manager: SafetyManager) -> None:
+    for _ in range(100):
+        on(manager).close()
+    manager.stats()
+    eventually(lambda: manager.health().events_pending == 0)
