@@ -89,6 +89,11 @@ def in_collector() -> bool:
     return collecting == get_ident()
 
 
+def collect() -> None:
+    """Run a full collection."""
+    gc.collect()
+
+
 def must_not_wait() -> bool:
     """Whether this thread may not block: it is in collector context, or was marked (a streaming thread, an audio callback)."""
     return (collecting != 0 and in_collector()) or (bool(no_wait_threads) and get_ident() in no_wait_threads)

@@ -111,6 +111,7 @@ class Extra:
         "cleanups",
         "fence_polls",
         "fences",
+        "not_before",
         "parent_id",
         "reason",
         "retry_on",
@@ -124,6 +125,7 @@ class Extra:
         self.cleanups: list[Callable[[], object]] = []
         self.fences: list[Any] = []  # all must have signalled before the release
         self.fence_polls = 0
+        self.not_before = 0.0  # no earlier than this (monotonic) is it tried again
         self.parent_id = 0
         self.reason = ""
         self.retry_on: tuple[type[BaseException], ...] = ()

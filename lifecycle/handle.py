@@ -220,6 +220,8 @@ class Handle(Generic[T]):
             tokens = registry.shared.setdefault(record.id, SHUT)
             if tokens is SHUT or give_back(tokens, self._token):
                 last = True
+                if not record.place.inline:
+                    record.place.will_shut(record)
                 shut(record, cell, BY_CLOSE, (frame.f_code, frame.f_lasti))
                 if (
                     record.phase in ENDED

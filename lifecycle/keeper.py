@@ -39,6 +39,8 @@ TICK = 0.05
 IDLE_TICK = 0.25
 """Seconds between two passes once nothing has happened for a while."""
 FULL = 100_000
+SHUT_FOR_LONG = 1.0
+"""Seconds between two collections asked for without the GIL while doors are shut and objects not released."""
 OBSERVER_LIMIT = 1000
 ANSWER_WAIT = 30.0
 """Seconds a scrape waits for the keeper before it takes the last known figures."""
@@ -191,6 +193,7 @@ class Keeper:
         self._next_sweep = _world.monotonic() + registry.config.cleanup_interval
         self._leak_reports: dict[Any, tuple[float, int]] = {}
         self._idle = 0
+        self._shut_since = 0.0
         self._telling = False
         self._last: SafetyStats | None = None
 
@@ -324,12 +327,24 @@ class Keeper:
             self._inside.discard(me)
         self._post_delayed()
         self._hand_over()
+        if _world.free_threaded:
+            self._let_die()
         self.workers.watch()
         if _world.monotonic() >= self._next_sweep:
             self._next_sweep = _world.monotonic() + self.registry.config.cleanup_interval
             for sweep in self.sweeps:
                 sweep()
         self._expire()
+
+    def _let_die(self) -> None:
+        """Without the GIL an object dies on the thread that made it, when that next runs Python; a collection does it for one
+        that sleeps. Asked for when doors have been shut for long."""
+        now = _world.monotonic()
+        waiting = any(kind.count.shut for kind in _world.snapshot(self.registry.kinds.values()))
+        self._shut_since = (self._shut_since or now) if waiting else 0.0
+        if waiting and now - self._shut_since > SHUT_FOR_LONG:
+            self._shut_since = now
+            _world.collect()
 
     def _post_delayed(self) -> None:
         delayed = self.registry.delayed

@@ -68,11 +68,15 @@ DEFAULT = WhenDue()
 
 
 def process(record: Record, timed: Timed | None = None) -> bool:
-    """Claim a ticket and run its release on this thread; False when it was not ours to run. Raises `KeyboardInterrupt` only."""
+    """Claim a ticket and run its release on this thread; True when that ended the object, False when it was not ours to run or
+    is to be tried again. Raises `KeyboardInterrupt` only."""
     if record() is not None or record.phase in ENDED:
         return False
     if _world.collecting:
         _world.await_collection()
+    extra = record.extra
+    if extra is not None and extra.not_before > monotonic():
+        return False  # it waits for its retry, which posts it again
     id = record.id
     claims = record.kind.registry.claims
     me: list[object] | None = []
@@ -99,13 +103,14 @@ def process(record: Record, timed: Timed | None = None) -> bool:
                 record.outcome = error  # noted before anything is called: an interrupt decides nothing
             if record.outcome is not RELEASED and not _call_failed(record):
                 _retry_later(record)
-                return True
+                return False
             finish(record)
         elif phase in ENDED:  # it ended between our look and our claim, which came too late to mean anything
             claims.pop(id, None)
             return False
         else:
             _perform(record, timed)
+            return record.phase in ENDED
         return True
     except BaseException:
         # Up to `put` nothing is called, so no second interrupt falls in here.
@@ -226,9 +231,11 @@ def _retry_later(record: Record) -> None:
 def _again(record: Record, delay: float) -> None:
     """Put the ticket aside: the keeper posts it again after `delay` seconds. The claim ends before the ticket is visible."""
     registry = record.kind.registry
+    extra = record.more()
+    extra.not_before = when = _world.monotonic() + delay
     record.phase = None
+    registry.delayed.append((when, record))
     registry.claims.pop(record.id, None)
-    registry.delayed.append((_world.monotonic() + delay, record))
     registry.wake()
 
 
@@ -395,7 +402,7 @@ class Place:
     """What all places share. `put` is set once and is a C method: it is the death callback of every record of the place."""
 
     name: str
-    inline = True
+    inline = True  # whoever closes may run the release; False: `will_shut` is called before
     lost_reason: str | None = None
     put: Callable[[Record], None]
 
@@ -405,6 +412,10 @@ class Place:
 
     def serve(self, record: Record) -> None:
         """Run the ticket of `record` if this thread may."""
+        raise NotImplementedError
+
+    def will_shut(self, record: Record) -> None:
+        """Called before the door of `record` is shut, where `inline` is False."""
         raise NotImplementedError
 
     def __len__(self) -> int:

@@ -41,7 +41,17 @@ class Batch:
 class Worker(Timed):
     """One worker thread. `stack` holds the releases it is in, the innermost last, as (record, deadline)."""
 
-    __slots__ = ("batch", "busy_since", "ident", "stack", "thread", "workers", "written_off")
+    __slots__ = (
+        "batch",
+        "busy_since",
+        "closing",
+        "ident",
+        "stack",
+        "thread",
+        "waits",
+        "workers",
+        "written_off",
+    )
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
@@ -50,6 +60,8 @@ class Worker(Timed):
         self.busy_since = 0.0
         self.ident = 0
         self.written_off = False
+        self.waits = False
+        self.closing: Record | None = None
         self.thread: threading.Thread | None = None
 
     def begins(self, record: Record) -> None:
@@ -78,6 +90,8 @@ class Worker(Timed):
                 self.busy_since = _world.monotonic()
                 if isinstance(ticket, Batch):
                     self._run_batch(ticket)
+                elif any(other.closing is ticket for other in [*workers.healthy, *workers.stuck]):
+                    ticket = None  # a release on that worker closes it, and will run it itself
                 elif workers.hold_back:
                     workers.held_back.append(ticket)
                 else:
@@ -181,10 +195,16 @@ class Workers(Place):
             return False
         worker = self.by_ident.get(_world.get_ident())
         if worker is not None:
-            if len(worker.stack) < NEST_LIMIT:
-                process(record, worker)
+            if record() is not None:
+                worker.closing = None
+            if record() is None:
+                if len(worker.stack) < NEST_LIMIT:
+                    process(record, worker)
+                else:
+                    self.put(record)  # another worker may have left the ticket to us
+            worker.closing = None
             if isinstance(timeout, WhenDue):
-                timeout = 0
+                return self._await_another(worker, record)
         if record.phase in ENDED or timeout == 0 or _world.must_not_wait():
             return record.phase is RELEASED
         if isinstance(timeout, WhenDue):
@@ -192,6 +212,23 @@ class Workers(Place):
                 return False
             timeout = self.timeout + SLACK
         return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, None)
+
+    def will_shut(self, record: Record) -> None:
+        """As `Place.will_shut`: what a release closes runs on its own worker, so the others are to leave the ticket alone."""
+        worker = self.by_ident.get(_world.get_ident())
+        if worker is not None:
+            worker.closing = record
+
+    def _await_another(self, worker: Worker, record: Record) -> bool:
+        """A release closed what another worker was quicker to begin: wait for that, unless it waits itself, perhaps for us."""
+        try:
+            worker.waits = True
+            other = self.running.get(record.id)
+            if other is not None and other is not worker and not other.waits and not _world.must_not_wait():
+                wait_for_end(record, _world.monotonic() + self.timeout + SLACK, None)
+        finally:
+            worker.waits = False
+        return record.phase is RELEASED
 
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""
