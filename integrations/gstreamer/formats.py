@@ -32,6 +32,8 @@ PLAIN: Final = "memory:SystemMemory"
 MAPPABLE_FEATURES: Final = frozenset({PLAIN, "memory:DMABuf"})
 """Memories whose mapping is the picture itself; of any other kind the mapping may be a descriptor, or a slow download."""
 
+_frombuffer: Any = np.frombuffer
+
 META_VARIANTS: Final = 16
 """How many layouts that differ by video meta one caps keeps."""
 
@@ -64,9 +66,9 @@ class Plane:
         """
         array: np.ndarray[Any, Any]
         if self.count:
-            array = np.frombuffer(view, self.dtype, self.count, self.offset)
+            array = _frombuffer(view, self.dtype, self.count, self.offset)
             return array.reshape(self.shape)
-        array = np.ndarray(self.shape, self.dtype, np.frombuffer(view, np.uint8), self.offset, self.strides)
+        array = np.ndarray(self.shape, self.dtype, _frombuffer(view, np.uint8), self.offset, self.strides)
         return array
 
     @property

@@ -211,8 +211,9 @@ class Frame:
         try:
             return plane.over(view)
         except (TypeError, ValueError):
+            size, view = len(view), _NOTHING  # a kept traceback must keep no memory
             raise ShortMemoryError(
-                f"{self!r} has {len(view)} bytes and its caps ({self._layout}) need {plane.end}: the buffer is truncated, or the "
+                f"{self!r} has {size} bytes and its caps ({self._layout}) need {plane.end}: the buffer is truncated, or the "
                 "caps are not its own; use data() for the bytes that are there"
             ) from None
 
@@ -331,7 +332,12 @@ class Frame:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.close()
+        self._closed = True  # as `close`, without its answer
+        self._view = self._sample = None
+        if self._native is not None:
+            self.close()
+        for handle in self._handles:
+            handle.close()
 
     def __repr__(self) -> str:
         handles = self._handles
