@@ -40,6 +40,7 @@ import attrs
 
 import lifecycle
 from lifecycle import SafetyManager
+from lifecycle.states import ENDED
 from tests.support import eventually, run_python
 
 T = TypeVar("T")
@@ -455,15 +456,23 @@ def assert_adds_up(manager: SafetyManager) -> lifecycle.SafetyStats:
 def assert_nothing_left(manager: SafetyManager, *, timeout: float = 10.0) -> lifecycle.SafetyStats:
     """Nothing is live in `manager` any more, nor is anything left in its tables, nor in any mailbox."""
     registry = manager._registry
+    tables = ("claims", "roots", "shared", "extras", "delayed", "waiters")
 
-    def over() -> bool:
+    def left() -> dict[str, object]:
         gc.collect()
-        return manager.stats().active_objects == 0 and not (registry.claims or registry.roots or registry.waiting)
+        found: dict[str, object] = {name: table for name in tables if (table := getattr(registry, name))}
+        waiting = [ticket for ticket in list(registry.waiting) if ticket is not None and ticket.phase not in ENDED]
+        if waiting:  # one whose object has ended by other means is a leftover that means nothing
+            found["waiting"] = waiting
+        if manager.stats().active_objects:
+            found["live"] = manager.objects()
+        return found
 
-    eventually(over, timeout=timeout)
+    until = time.monotonic() + timeout
+    while (found := left()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not found, f"left behind by {manager!r}: {found}"
     stats = assert_adds_up(manager)
-    for table in ("claims", "roots", "shared", "delayed", "waiters", "waiting"):
-        assert not getattr(registry, table), f"left in {table}: {getattr(registry, table)}"
     for kind in registry.kinds.values():
         assert not kind.alive, f"left in the budget of {kind.type_name}: {kind.alive}"
         assert not kind.count.shut, f"left as shut in the counts of {kind.type_name}: {kind.count.shut}"

@@ -127,9 +127,9 @@ def test_an_observer_that_raises() -> None:
         eventually(lambda: told["released"] >= 105)
         assert told["registered"] >= 105
         assert told["leak"] >= 1
-        assert told["stuck"] == told["late"] == 1
+        eventually(lambda: told["stuck"] == told["late"] == 1)
         assert told["retry"] == 2
-        assert raised.total() == told.total()
+        eventually(lambda: raised.total() == told.total())
         assert manager.stats().observer_events_dropped == 0
         assert_nothing_left(manager)
 
@@ -175,7 +175,7 @@ def test_events_say_what_happened() -> None:
         manager.register(Node(), "flush", release_on=ANY_THREAD).close()
         eventually(lambda: [event.kind for event in told if event.id == handle.id][2:] == ["released"])
         assert {event.name for event in told if event.id == handle.id} == {"mine"}
-        with pytest.raises(Exception, match="frozen|assign"):
+        with pytest.raises(Exception, match="attribute"):
             told[0].kind = "other"  # type: ignore[misc]
 
 
