@@ -112,6 +112,7 @@ class SafetyManager:
         self._registry.tend = self._tend
         self._registry.refuse_closed = self._refuse_closed
         self._starting = _world.Lock()
+        self._closers: dict[None, int] = {}  # the thread that closes
         self._report: ShutdownReport | None = None
         self._keeper.sweeps.append(self._sweep_finalizers)
         _managers.add(self)
@@ -267,6 +268,8 @@ class SafetyManager:
         """A registration found the manager closed. The object is ours, and nobody serves our places any more: it goes here."""
         if record.place is self._workers or record.place is self._any_thread:
             process(record)
+        else:
+            record.place.settle(record, 0)
         ended = "released" if record.phase is RELEASED else "shut; its release waits for its queue or failed"
         raise ClosedError(
             f"manager {self.name!r} is closed: {describe(record)} came too late and has been {ended}; register before close(), "
@@ -702,10 +705,24 @@ class SafetyManager:
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)
-        if self._report is not None:
-            return self._report
         began = _world.monotonic()
         budget = self.config.shutdown_timeout if timeout is DEFAULT or timeout is None else float(timeout)  # type: ignore[arg-type]
+        me = _world.get_ident()
+        while self._report is None and self._closers.setdefault(None, me) != me:
+            if nesting() or _world.must_not_wait() or _world.monotonic() >= began + budget:
+                break  # the one that closes may be waiting for us
+            _world.sleep(0.002)
+        if self._report is not None:
+            return self._report
+        try:
+            self._report = report = self._close(timeout, began, began + budget)
+        finally:
+            self._closers.pop(None, None)
+        self._wind_down(bool(report.leaked) or bool(report.stuck))
+        _world.not_at_exit(self._at_exit)
+        return report
+
+    def _close(self, timeout: float | WhenDue | None, began: float, until: float) -> ShutdownReport:
         self._registry.closed = True
         errors = self._run_close_callbacks()
         records = open_records(self._registry)
@@ -715,15 +732,16 @@ class SafetyManager:
         for watch, _ in _world.snapshot(self._safe.values()):
             watch.detach()
         self._safe.clear()
-        if not _world.must_not_wait():
-            release_all(records, self._workers, began + budget)
-            if timeout is not DEFAULT:
-                await_holders(records, began + budget if timeout is not None else float("inf"))
+        may_wait = not _world.must_not_wait()
+        if may_wait:
+            if _world.free_threaded:  # what other threads made dies now, not when they next run Python
+                for _ in ("pin", "hold", "core"):  # one after the other, and a collection sees to one
+                    _world.collect()
+            release_all(records, self._workers, until)
         self._workers.let_go()
-        self._report = report = report_on(records, errors, began)
-        self._wind_down(bool(report.leaked) or bool(report.stuck))
-        _world.not_at_exit(self._at_exit)
-        return report
+        if may_wait and timeout is not DEFAULT:
+            await_holders(records, until if timeout is not None else float("inf"))
+        return report_on(records, errors, began)
 
     def _run_close_callbacks(self) -> list[str]:
         errors = []
@@ -754,6 +772,7 @@ class SafetyManager:
     def _after_fork(self) -> None:
         registry = self._registry
         self._starting = _world.Lock()
+        self._closers.clear()
         registry.waiters.clear()
         registry.delayed.clear()
         self._any_thread.after_fork()

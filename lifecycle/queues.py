@@ -326,6 +326,7 @@ def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reas
     claims = record.kind.registry.claims
     id = record.id
     me: list[object] = []
+    cell = None
     try:
         if record.phase in ENDED or claims.setdefault(id, me) is not me:
             return False
@@ -344,8 +345,11 @@ def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reas
         record.outcome = outcome
         finish(record)
     except BaseException:
+        cell = None  # a kept traceback must keep nothing alive
         if claims.get(id) is me:
             claims.pop(id, None)
+        if record() is None:
+            record.place.put(record)
         raise
     return True
 
@@ -512,7 +516,7 @@ class AnyThread(DequePlace):
                 break
         except IndexError:
             return
-        if ticket is not record:
+        if ticket is not record or record.phase not in ENDED:  # its last holder may have let go a moment ago
             self.mailbox.appendleft(ticket)
         if self.mailbox:
             self.run_some(DRAIN_STEPS)
@@ -642,6 +646,9 @@ class ReleaseQueue:
     def lost(self, reason: str) -> int:
         """The native world behind the queue is gone (a context died): every object of it is orphaned – shut, never released,
         counted. New registrations start a new generation. Returns how many were orphaned. Callable on any thread."""
+        for earlier in _world.snapshot(self._lost):
+            if not earlier.swept:  # an interrupt cut its loss short
+                earlier.lose()
         old = self.generation
         old.lost_reason = str(reason)
         self._lost.append(old)

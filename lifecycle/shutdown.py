@@ -38,12 +38,13 @@ def release_all(records: list[Record], workers: Workers, until: float) -> None:
     to an owner's thread runs here if this is it, and is waited for otherwise. What falls free by that, a parent, has its turn in
     the next round.
     """
-    before = -1
+    before: set[int] = set()
     while True:
         due = [record for record in records if record.phase not in ENDED and record() is None]
-        if not due or len(due) == before or _world.monotonic() >= until:
+        ids = {record.id for record in due}
+        if ids == before or _world.monotonic() >= until:  # nothing due, or nothing moved
             break
-        before = len(due)
+        before = ids
         _run_batch([record for record in due if not isinstance(record.place, Generation)], workers, until)
         workers.let_go()
         for record in due:
@@ -53,7 +54,7 @@ def release_all(records: list[Record], workers: Workers, until: float) -> None:
             break
         for record in due:
             if record.phase not in ENDED and _somebody_will_run(record):
-                wait_for_end(record, until, None)
+                wait_for_end(record, until, 0.005 if isinstance(record.place, Generation) else None)
 
 
 def _run_batch(free: list[Record], workers: Workers, until: float) -> None:
@@ -75,8 +76,8 @@ def _run_batch(free: list[Record], workers: Workers, until: float) -> None:
 def _somebody_will_run(record: Record) -> bool:
     """Whether to wait for a ticket: it runs, it waits for its retry or fence, or its queue has an owner to drain it."""
     place = record.place
-    if isinstance(place, Generation):
-        return place.thread is not None and not place.may_run_here()
+    if isinstance(place, Generation) and not place.may_run_here():
+        return place.thread is not None
     registry = record.kind.registry
     return record.id in registry.claims or any(
         record is other for _, other in _world.snapshot(registry.delayed)
