@@ -254,7 +254,7 @@ def test_exact_after_a_wild_mix_on_many_threads() -> None:
     for thread in threads:
         thread.join()
     gc.collect()
-    eventually(lambda: queue.drain() or manager.stats().active_objects == 0, timeout=20)
+    eventually(lambda: queue.drain() >= 0 and manager.stats().active_objects == 0, timeout=20)
     stop.set()
     scraper.join()
     assert errors == []
