@@ -24,7 +24,17 @@ def run(module: str, quick: bool) -> pyperf.BenchmarkSuite | None:
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "result.json")
         speed = ["-p", "3", "-n", "3", "-w", "1"] if quick else ["-p", "8", "-n", "3", "-w", "1"]
-        command = [sys.executable, "-m", f"benchmarks.{module}", "-q", "-o", output, "--inherit-environ", "PYTHONPATH", *speed]
+        command = [
+            sys.executable,
+            "-m",
+            f"benchmarks.{module}",
+            "-q",
+            "-o",
+            output,
+            "--inherit-environ",
+            "PYTHONPATH",
+            *speed,
+        ]
         done = subprocess.run(command, check=False)
         if done.returncode != 0 or not os.path.exists(output):
             return None

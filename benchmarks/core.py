@@ -44,7 +44,6 @@ class Counted:
         self.users = 0
         self.valid = True
 
-
     def lease(self) -> Use:
         return Use(self)
 
@@ -157,7 +156,9 @@ def main() -> None:
 
         def timed(loops: int) -> float:
             if not held:
-                held.extend(full.register(i, "int", release=nothing, release_on=ANY_THREAD) for i in range(count))
+                held.extend(
+                    full.register(i, "int", release=nothing, release_on=ANY_THREAD) for i in range(count)
+                )
                 full.stats()
             start = pyperf.perf_counter()
             for _ in range(loops):

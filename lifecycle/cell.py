@@ -190,8 +190,16 @@ class Record(weakref.ref[Core]):
         """The record's `Extra`, made when first needed."""
         extra = self.extra
         if extra is None:
-            extra = self.extra = self.kind.registry.extras.setdefault(self.id, Extra())
+            made = Extra()
+            with _extras:
+                if self.extra is None:
+                    self.extra = made
+            extra = self.extra
         return extra
+
+
+_extras = _world.RLock()
+"""Two threads must not make two. Held for one store; whoever waits for it, in the collector too, waits for no longer."""
 
 
 class Kind:
@@ -247,7 +255,8 @@ class Kind:
                 limit = f"max_live={self.max_live}" if over_live else f"max_bytes={self.max_bytes}"
                 raise LimitError(
                     f"type {self.type_name!r} is at its limit {limit}: {len(alive)} objects with {held} bytes are not released "
-                    f"yet and {size} more were asked for; close some (the oldest is object {next(iter(alive), 0)}) or raise the "
+                    f"yet and {size} more were asked for; close some (the oldest is object "
+                    f"{min(_world.snapshot(alive), default=0)}) or raise the "
                     "limit with policy(). The object was not taken"
                 )
 
@@ -271,7 +280,6 @@ class Registry:
         self.shared: dict[int, dict[int, None]] = {}
         self.kinds: dict[str, Kind] = {}
         self.waiters: dict[int, list[Any]] = {}
-        self.extras: dict[int, Extra] = {}  # only decides which one counts when two threads make one at once
         self.kept: dict[int, Any] = {}  # handles that the manager keeps
         self.entered: deque[Record] = (
             deque()
@@ -317,13 +325,17 @@ def native_key(record: Record) -> tuple[int, str, Any]:
 
 def shut(record: Record, cell: Cell, cause: Cause, site: Site | None) -> None:
     """Shut the door: no access starts from here on (I1). The first cause stays; calling again changes nothing."""
-    if record.cause is None:
-        record.shut = _world.monotonic()
-        record.cause = cause
-    if record.shut_site is None:
-        record.shut_site = site
-    record.door = None  # the cell's death tells nothing new now
-    cell.pin = None
+    try:
+        if record.cause is None:
+            record.shut = _world.monotonic()
+            record.cause = cause
+        if record.shut_site is None:
+            record.shut_site = site
+        record.door = None  # the cell's death tells nothing new now
+        cell.pin = None
+    except BaseException:
+        cell = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        raise
 
 
 def give_back(tokens: dict[int, None], token: int) -> bool:
@@ -343,13 +355,17 @@ def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> boo
         if record.phase in ENDED:
             shared.pop(record.id, None)  # it had been forgotten, with all its shares
         return False
-    tokens[-token] = None
-    if parent in tokens if parent is not None else max(_world.snapshot(tokens)) > 0:
-        tokens[token] = None
-        tokens.pop(-token, None)
-        return True
-    drop_share(record, cell, token)
-    return False
+    try:
+        tokens[-token] = None
+        if parent in tokens if parent is not None else max(_world.snapshot(tokens)) > 0:
+            tokens[token] = None
+            tokens.pop(-token, None)
+            return True
+        drop_share(record, cell, token)
+        return False
+    except BaseException:
+        cell = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        raise
 
 
 def drop_share(record: Record, cell: Cell, token: int) -> None:
@@ -357,10 +373,13 @@ def drop_share(record: Record, cell: Cell, token: int) -> None:
     tokens = record.kind.registry.shared.get(record.id)
     if tokens is None or tokens is SHUT:
         return
-    ours = tokens.pop(-token, 0) is None
-    ours = tokens.pop(token, 0) is None or ours
-    if ours and not tokens:
-        shut(record, cell, BY_CLOSE, None)  # the closer saw our announcement and left the door to us
+    try:
+        ours = tokens.pop(-token, 0) is None
+        ours = tokens.pop(token, 0) is None or ours
+        if ours and not tokens:
+            shut(record, cell, BY_CLOSE, None)  # the closer saw our announcement and left the door to us
+    finally:
+        cell = None  # type: ignore[assignment]
 
 
 def state_of(record: Record) -> ObjectState:

@@ -202,38 +202,55 @@ class Handle(Generic[T]):
 
         Inside a garbage collection, and on threads marked with `never_wait`, it only posts.
         """
-        if timeout is not DEFAULT:
-            check_timeout(timeout)
-        if held != "defer" or after is not None:
-            self._prepare(held, after)
-        released = self._give_back(timeout, _getframe(1))
-        if held == "refuse" and not released:
-            self._refuse_late(timeout)
-        return released
+        try:
+            if timeout is not DEFAULT:
+                check_timeout(timeout)
+            if held != "defer" or after is not None:
+                self._prepare(held, after)
+            released = self._close(timeout, _getframe(1))
+            if held == "refuse" and not released:
+                self._refuse_late(timeout)
+            return released
+        except LifecycleError:
+            raise
+        except BaseException:
+            self._give_back(
+                None
+            )  # interrupted: a closed handle that is kept by a traceback must not keep the object
+            raise
 
-    def _give_back(self, timeout: float | WhenDue | None, frame: FrameType) -> bool:
+    def _close(self, timeout: float | WhenDue | None, frame: FrameType) -> bool:
         record = self._record
-        cell = self._cell
-        last = False
-        if cell is not SHUT_CELL:
-            registry = record.kind.registry
-            tokens = registry.shared.setdefault(record.id, SHUT)
-            if tokens is SHUT or give_back(tokens, self._token):
-                last = True
-                if not record.place.inline:
-                    record.place.will_shut(record)
-                shut(record, cell, BY_CLOSE, (frame.f_code, frame.f_lasti))
-                if (
-                    record.phase in ENDED
-                ):  # it was shut by other means before, and has forgotten its shares already
-                    registry.shared.pop(record.id, None)
-            self._cell = cell = SHUT_CELL
+        last = self._give_back(frame) if self._cell is not SHUT_CELL else False
         if record.phase in ENDED:
             return record.phase is RELEASED
         released: bool = record.place.settle(record, timeout)
         if last and record.phase not in ENDED:
             record.kind.registry.events.append(("shut", record))
         return released
+
+    def _give_back(self, frame: FrameType | None) -> bool:
+        """Take this share out; True when it was the last, and the door is shut now. Calling again changes nothing."""
+        record = self._record
+        cell = self._cell
+        last = False
+        try:
+            if cell is not SHUT_CELL:
+                shared = record.kind.registry.shared
+                tokens = shared.setdefault(record.id, SHUT)
+                if tokens is SHUT or give_back(tokens, self._token):
+                    last = True
+                    if not record.place.inline:
+                        record.place.will_shut(record)
+                    shut(record, cell, BY_CLOSE, None if frame is None else (frame.f_code, frame.f_lasti))
+                    if (
+                        record.phase in ENDED
+                    ):  # it was shut by other means before, and has forgotten its shares already
+                        shared.pop(record.id, None)
+                self._cell = SHUT_CELL
+            return last
+        finally:
+            cell = None  # type: ignore[assignment]
 
     def _prepare(self, held: str, after: Any) -> None:
         """The rarer ways of closing: see that they are possible before anything is changed."""
@@ -280,7 +297,11 @@ class Handle(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._give_back(DEFAULT, _getframe(1))
+        try:
+            self._close(DEFAULT, _getframe(1))
+        except BaseException:
+            self._give_back(None)
+            raise
 
     # -- what a handle is not -----------------------------------------------------------------------------------------------
 
@@ -313,9 +334,10 @@ class WeakHandle(Generic[T]):
     def __call__(self) -> Handle[T] | None:
         """A new share, or None once the object is shut or its last handle gone. Callable on any thread."""
         record = self._record
-        door = record.door
-        cell = door() if door is not None else None
+        cell = None
         try:
+            door = record.door
+            cell = door() if door is not None else None
             return None if cell is None or record.cause is not None else _new_share(record, cell, None)
         finally:
             cell = None
@@ -435,8 +457,10 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
             array_type = _array_types.setdefault(bits, ctypes.c_ubyte * (1 << bits))
         array = array_type.from_address(address)
         array.pin = pin
-        view = memoryview(array).cast("B")[:nbytes]
-        return view.toreadonly() if readonly else view
+        view = memoryview(array)
+        if readonly:
+            view = view.toreadonly()
+        return view[:nbytes].cast("B")
     except BaseException:
         array = pin = view = None  # type: ignore[assignment]
         raise

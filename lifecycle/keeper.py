@@ -194,6 +194,7 @@ class Keeper:
         self._leak_reports: dict[Any, tuple[float, int]] = {}
         self._idle = 0
         self._shut_since = 0.0
+        self._head: Record | None = None  # of the ANY_THREAD mailbox, at the last pass
         self._telling = False
         self._last: SafetyStats | None = None
 
@@ -359,13 +360,19 @@ class Keeper:
     def _hand_over(self) -> None:
         """Tickets that nobody ran go to the timed workers; those of lost queues are orphaned."""
         mailbox = self.any_thread.mailbox
-        while mailbox and self.workers.healthy:  # without a worker they wait for the next register or close
-            try:
-                record = mailbox.popleft()
-            except IndexError:
-                break
-            if record is not None and record.phase not in ENDED:
-                self.workers.put(record)
+        try:
+            head = mailbox[0]
+        except IndexError:
+            head = None
+        waited, self._head = self._head, head
+        if head is waited:  # nobody took it for a whole tick: no register or close comes by
+            while mailbox and self.workers.healthy:
+                try:
+                    record = mailbox.popleft()
+                except IndexError:
+                    break
+                if record is not None and record.phase not in ENDED:
+                    self.workers.put(record)
         for queue in _world.snapshot(self.queues):
             queue.sweep_lost()
 

@@ -14,10 +14,12 @@ meanwhile (parents) goes through its own place's mailbox, so nothing recurses ho
 from __future__ import annotations
 
 import builtins
+import itertools
 import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from operator import attrgetter, is_
 from types import FrameType
 from typing import Any
 
@@ -290,8 +292,6 @@ def _forget(registry: Registry, record: Record) -> None:
     """Take an ended object out of the tables, and wake who waits for it. May be repeated."""
     id = record.id
     registry.shared.pop(id, None)
-    if record.extra is not None:
-        registry.extras.pop(id, None)
     if registry.kept:
         registry.kept.pop(id, None)
     if registry.waiters:
@@ -529,6 +529,9 @@ class AnyThread(DequePlace):
             self.run_some(DRAIN_STEPS)
 
 
+_place_of = attrgetter("place")
+
+
 class Generation(DequePlace):
     """One life of a `ReleaseQueue`: from its start, or its last loss, to its next. Records refer to the generation, so a native
     name of a lost one can never reach an object of the next."""
@@ -570,8 +573,10 @@ class Generation(DequePlace):
         """Orphan everything registered here and not ended. Callable on any thread, and again after an interrupt."""
         count = 0
         for registry in _world.snapshot(self.registries):
-            for record in _world.snapshot(registry.records.values()):
-                if record.place is self and end_without_release(
+            records = _world.snapshot(registry.records.values())
+            ours = itertools.compress(records, map(is_, map(_place_of, records), itertools.repeat(self)))
+            for record in ours:
+                if end_without_release(
                     record, ORPHANED, Cause.INVALIDATE, f"queue {self.name!r} was lost: {self.lost_reason}"
                 ):
                     count += 1

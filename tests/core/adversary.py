@@ -456,7 +456,7 @@ def assert_adds_up(manager: SafetyManager) -> lifecycle.SafetyStats:
 def assert_nothing_left(manager: SafetyManager, *, timeout: float = 10.0) -> lifecycle.SafetyStats:
     """Nothing is live in `manager` any more, nor is anything left in its tables, nor in any mailbox."""
     registry = manager._registry
-    tables = ("claims", "roots", "shared", "extras", "delayed", "waiters")
+    tables = ("claims", "roots", "shared", "delayed", "waiters")
 
     def left() -> dict[str, object]:
         gc.collect()
