@@ -1,7 +1,7 @@
 """``python -m benchmarks [core|gstreamer|prometheus …]``: run the benchmarks and print what each costs beside its peer.
 
-Each module here is a pyperf script. Its benchmarks come in pairs named ``case | ours`` and ``case | peer``, run one after the other
-in the same run, and ``TARGETS`` says what their ratio should be. Machines are noisy, so nothing here fails: read the table.
+Each module here is a pyperf script. Its benchmarks come in pairs named ``case | ours`` and ``case | peer``, run one after the
+other in the same run, and ``TARGETS`` says what their ratio should be. Machines are noisy, so nothing here fails: read the table.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pyperf
 
@@ -68,7 +69,7 @@ def nothing(obj: object) -> None:
     return None
 
 
-def bare(obj, fn=None, /, *args, errors=()):  # type: ignore[no-untyped-def]
+def bare(obj: Any, fn: Any = None, /, *args: Any, errors: Any = ()) -> Any:
     try:
         return fn(obj, *args)
     except BaseException:
@@ -82,7 +83,7 @@ def repeat(fn: Callable[[], object]) -> Callable[[int], float]:
         start = pyperf.perf_counter()
         for _ in range(loops):
             fn()
-        return pyperf.perf_counter() - start
+        return float(pyperf.perf_counter() - start)
 
     return timed
 
@@ -163,7 +164,7 @@ def main() -> None:
             start = pyperf.perf_counter()
             for _ in range(loops):
                 full.register(Native(), "native", release=nothing, release_on=ANY_THREAD).close()
-            return pyperf.perf_counter() - start
+            return float(pyperf.perf_counter() - start)
 
         return timed
 

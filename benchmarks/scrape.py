@@ -26,7 +26,7 @@ def scrape_of(count: int) -> Callable[[int], float]:
         start = pyperf.perf_counter()
         for _ in range(loops):
             generate_latest(registry)
-        return pyperf.perf_counter() - start
+        return float(pyperf.perf_counter() - start)
 
     return timed
 
