@@ -43,7 +43,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lifecycle import _world
-from lifecycle._world import Site
+from lifecycle._world import Site, monotonic
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import LimitError
 from lifecycle.states import (
@@ -327,7 +327,7 @@ def shut(record: Record, cell: Cell, cause: Cause, site: Site | None) -> None:
     """Shut the door: no access starts from here on (I1). The first cause stays; calling again changes nothing."""
     try:
         if record.cause is None:
-            record.shut = _world.monotonic()
+            record.shut = monotonic()
             record.cause = cause
         if record.shut_site is None:
             record.shut_site = site

@@ -203,13 +203,15 @@ class Handle(Generic[T]):
         Inside a garbage collection, and on threads marked with `never_wait`, it only posts.
         """
         try:
-            if timeout is not DEFAULT:
-                check_timeout(timeout)
-            if held != "defer" or after is not None:
-                self._prepare(held, after)
-            released = self._close(timeout, _getframe(1))
-            if held == "refuse" and not released:
-                self._refuse_late(timeout)
+            if timeout is not DEFAULT or held != "defer" or after is not None:
+                self._prepare(timeout, held, after)
+            record = self._record
+            last = self._give_back(_getframe(1)) if self._cell is not SHUT_CELL else False
+            if record.phase in ENDED:
+                return record.phase is RELEASED
+            released: bool = record.place.settle(record, timeout)
+            if not released:
+                self._not_released(last, timeout, held)
             return released
         except LifecycleError:
             raise
@@ -219,15 +221,16 @@ class Handle(Generic[T]):
             )  # interrupted: a closed handle that is kept by a traceback must not keep the object
             raise
 
-    def _close(self, timeout: float | WhenDue | None, frame: FrameType) -> bool:
+    def _not_released(self, last: bool, timeout: float | WhenDue | None, held: str) -> None:
         record = self._record
-        last = self._give_back(frame) if self._cell is not SHUT_CELL else False
-        if record.phase in ENDED:
-            return record.phase is RELEASED
-        released: bool = record.place.settle(record, timeout)
         if last and record.phase not in ENDED:
             record.kind.registry.events.append(("shut", record))
-        return released
+        if held == "refuse" and timeout is DEFAULT and record() is not None:
+            raise HeldError(
+                f"{describe(record)} was taken by a lease at the very moment it was closed: it is shut, but not released before "
+                "that lease ends; close it again with timeout= to wait for that",
+                ("a lease",),
+            )
 
     def _give_back(self, frame: FrameType | None) -> bool:
         """Take this share out; True when it was the last, and the door is shut now. Calling again changes nothing."""
@@ -252,9 +255,11 @@ class Handle(Generic[T]):
         finally:
             cell = None  # type: ignore[assignment]
 
-    def _prepare(self, held: str, after: Any) -> None:
+    def _prepare(self, timeout: float | WhenDue | None, held: str, after: Any) -> None:
         """The rarer ways of closing: see that they are possible before anything is changed."""
         record = self._record
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
         if held not in ("defer", "refuse"):
             raise LifecycleError(
                 f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}"
@@ -267,17 +272,6 @@ class Handle(Generic[T]):
             self._refuse_if_held(record)
         if after is not None:
             record.more().fences.append(after)
-
-    def _refuse_late(self, timeout: float | WhenDue | None) -> None:
-        """Somebody took a lease between the look and the shutting of the door."""
-        record = self._record
-        core = record()
-        if core is not None and timeout is DEFAULT:
-            raise HeldError(
-                f"{describe(record)} was taken by a lease at the very moment it was closed: it is shut, but not released before "
-                "that lease ends; close it again with timeout= to wait for that",
-                ("a lease",),
-            )
 
     def _refuse_if_held(self, record: Record) -> None:
         """Raise `HeldError` when somebody else holds the object. Counted while the door is open, so nothing has to be undone."""
@@ -298,7 +292,10 @@ class Handle(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._close(DEFAULT, _getframe(1))
+            record = self._record
+            last = self._give_back(_getframe(1)) if self._cell is not SHUT_CELL else False
+            if record.phase not in ENDED and not record.place.settle(record, DEFAULT):
+                self._not_released(last, DEFAULT, "defer")
         except BaseException:
             self._give_back(None)
             raise

@@ -285,7 +285,12 @@ def finish(record: Record) -> None:
     record.ended = monotonic()
     record.phase = record.outcome
     registry.ended.append(record)
-    _forget(registry, record)
+    registry.shared.pop(id, None)  # from here as `_forget`
+    if registry.kept:
+        registry.kept.pop(id, None)
+    if registry.waiters:
+        notify(registry, id)
+    registry.claims.pop(id, None)
 
 
 def _forget(registry: Registry, record: Record) -> None:

@@ -116,19 +116,22 @@ def enter(
             raise ClosedError
         return handle
     except BaseException as error:
-        if record is None or record.id not in registry.records:
-            if record is not None:
-                _withdraw(record)  # before its core goes: the ticket that comes of that must mean nothing
-            handle = cell = pin = hold = core = None
-            _not_entered(kind, place, obj, release, native, parent, extra, error)
-        else:
-            handle = cell = pin = hold = core = None
-            record.cause = BY_CLOSE
-            if isinstance(error, ClosedError):
-                registry.refuse_closed(record)
+        try:
+            if record is None or record.id not in registry.records:
+                if record is not None:
+                    _withdraw(record)  # before its core goes: the ticket that comes of that must mean nothing
+                handle = cell = pin = hold = core = None
+                _not_entered(kind, place, obj, release, native, parent, extra, error)
+            else:
+                handle = cell = pin = hold = core = None
+                record.cause = BY_CLOSE
+                if isinstance(error, ClosedError):
+                    registry.refuse_closed(record)
+        finally:
+            core = pin = hold = cell = handle = parent = obj = (
+                None  # a kept traceback must keep nothing alive
+            )
         raise
-    finally:
-        core = pin = hold = cell = handle = parent = obj = None  # a kept traceback must keep nothing alive
 
 
 _identity = id

@@ -45,7 +45,9 @@ def release_all(records: list[Record], workers: Workers, until: float) -> None:
         if ids == before or _world.monotonic() >= until:  # nothing due, or nothing moved
             break
         before = ids
-        _run_batch([record for record in due if not isinstance(record.place, Generation)], workers, until)
+        # Not only what is due by now: by the time a parent has its turn its children are gone, so a family takes one round.
+        anywhere = (record for record in records if not isinstance(record.place, Generation))
+        _run_batch([record for record in anywhere if record.phase not in ENDED], workers, until)
         workers.let_go()
         for record in due:
             if isinstance(record.place, Generation) and record.place.may_run_here():
