@@ -107,7 +107,7 @@ class LifecycleCollector(Collector):
         """Say once that types of `manager` share a label."""
         mine = object()
         if self._announced.setdefault(manager.name, mine) is mine:
-            manager._registry.events.append(("told", "types_capped", {"limit": MAX_TYPES}))
+            manager.report("types_capped", limit=MAX_TYPES)
 
 
 _managers_of: weakref.WeakKeyDictionary[CollectorRegistry, dict[str, SafetyManager]] = (

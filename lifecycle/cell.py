@@ -401,9 +401,12 @@ def describe(record: Record) -> str:
     """``object 7 (gst.Sample "capture", native 0x7f3a10)``: how every message names an object."""
     name = f' "{record.name}"' if record.name else ""
     native = record.native
-    shown = (
-        "" if native is None else f", native {native:#x}" if type(native) is int else f", native {native!r}"
-    )
+    try:
+        shown = (
+            "" if native is None else f", native {native:#x}" if type(native) is int else f", native {native!r}"
+        )
+    except Exception:  # a message about an object must not fail because of what the user called it
+        shown = f", native <{type(native).__name__}>"
     return f"object {record.id} ({record.kind.type_name}{name}{shown})"
 
 

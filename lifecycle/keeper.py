@@ -79,6 +79,7 @@ class Observer:
         self.dropped = 0
         self.queue: _world.SimpleQueue[Event | None] = _world.SimpleQueue()
         self.thread: threading.Thread | None = None
+        self.last: threading.Thread | None = None  # the one to wait for, also after another has told it to end
 
     def tell(self, event: Event) -> None:
         """Queue `event`, or drop and count it when the observers are too slow."""
@@ -89,19 +90,22 @@ class Observer:
             thread = _world.new_thread(self._run, f"lifecycle-observer-{self.name}")
             try:
                 thread.start()
-            except RuntimeError:
-                self.dropped += 1
+            except RuntimeError:  # 3.12 starts none in an exit pass, and what failed there must be told all the same
+                self._deliver(event)
                 return
-            self.thread = thread
+            self.last = self.thread = thread
         self.queue.put(event)
 
     def _run(self) -> None:
         while (event := self.queue.get()) is not None:
-            for hook in [self._log, _warn_of_leak, *self.hooks]:
-                try:
-                    hook(event)
-                except BaseException as error:  # a failing hook costs nobody else an event (I6)
-                    self._report(event, hook, error)
+            self._deliver(event)
+
+    def _deliver(self, event: Event) -> None:
+        for hook in [self._log, _warn_of_leak, *self.hooks]:
+            try:
+                hook(event)
+            except BaseException as error:  # a failing hook costs nobody else an event (I6)
+                self._report(event, hook, error)
 
     def logs(self, kind: str) -> bool:
         """Whether the configuration wants events of `kind` in the log."""
@@ -144,8 +148,9 @@ class Observer:
         thread, self.thread = self.thread, None
         if thread is not None:
             self.queue.put(None)
-            if thread.ident != _world.get_ident():
-                thread.join(timeout)
+        last = self.last
+        if last is not None and last.ident != _world.get_ident():
+            last.join(timeout)
 
 
 def _warn_of_leak(event: Event) -> None:

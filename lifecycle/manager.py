@@ -26,7 +26,7 @@ from lifecycle.errors import (
     text_of,
     trace_of,
 )
-from lifecycle.events import Event
+from lifecycle.events import LEVELS, Event
 from lifecycle.finalizers import FINALIZER_TYPE, SafeFinalizer, check_target
 from lifecycle.handle import Handle, check_timeout, checked, invalidate_record, refuse
 from lifecycle.keeper import Keeper
@@ -197,7 +197,7 @@ class SafetyManager:
                 type(release) is not FunctionType or release.__code__.co_flags & DEFERRED_BODY
             ):
                 check_callback(release, "release")
-            if name is not None or size:
+            if name is not None or size is not NO_BYTES:
                 _check_facts(name, size)
             extra = None
             if retry_on:
@@ -652,6 +652,12 @@ class SafetyManager:
         kind = self._kind(type_name or component)
         self._registry.events.append(("panic", kind, None, f"{component}: {text_of(error)}", trace_of(error)))
 
+    def report(self, kind: str, **fields: Any) -> None:
+        """Tell observers and the log of something an integration has noticed; `kind` is one of those of `Event.kind`."""
+        if kind not in LEVELS:
+            raise LifecycleError(f"there is no event kind {kind!r}; the kinds are {', '.join(LEVELS)}")
+        self._registry.events.append(("told", kind, fields))
+
     # -- knowing ------------------------------------------------------------------------------------------------------------
 
     def stats(self) -> SafetyStats:
@@ -715,14 +721,19 @@ class SafetyManager:
         if self._report is not None:
             return self._report
         try:
-            self._report = report = self._close(timeout, began, began + budget)
+            report, interrupt = self._close(timeout, began, began + budget)
+            self._report = report
         finally:
             self._closers.pop(None, None)
         self._wind_down(bool(report.leaked) or bool(report.stuck))
         _world.not_at_exit(self._at_exit)
+        if interrupt is not None:
+            raise interrupt
         return report
 
-    def _close(self, timeout: float | WhenDue | None, began: float, until: float) -> ShutdownReport:
+    def _close(
+        self, timeout: float | WhenDue | None, began: float, until: float
+    ) -> tuple[ShutdownReport, KeyboardInterrupt | None]:
         self._registry.closed = True
         errors = self._run_close_callbacks()
         records = open_records(self._registry)
@@ -732,16 +743,17 @@ class SafetyManager:
         for watch, _ in _world.snapshot(self._safe.values()):
             watch.detach()
         self._safe.clear()
+        interrupt = None
         may_wait = not _world.must_not_wait()
         if may_wait:
             if _world.free_threaded:  # what other threads made dies now, not when they next run Python
                 for _ in ("pin", "hold", "core"):  # one after the other, and a collection sees to one
                     _world.collect()
-            release_all(records, self._workers, until)
+            interrupt = release_all(records, self._workers, until)
         self._workers.let_go()
         if may_wait and timeout is not DEFAULT:
             await_holders(records, until if timeout is not None else float("inf"))
-        return report_on(records, errors, began)
+        return report_on(records, errors, began), interrupt
 
     def _run_close_callbacks(self) -> list[str]:
         errors = []
@@ -767,7 +779,9 @@ class SafetyManager:
             self._workers.stop(1.0)
 
     def _at_exit(self) -> None:
-        self.close()
+        if not self.close().ok:  # the threads go on, but the process does not: what there is to tell is told now
+            self._keeper.ask()
+            self._keeper.observer.stop(1.0)
 
     def _after_fork(self) -> None:
         registry = self._registry
@@ -819,6 +833,10 @@ def check_callback(fn: Any, what: str) -> None:
         raise CallbackError(
             f"{what} {fn!r} is a coroutine or generator function: its body would not run when it is called; give a plain function"
         )
+
+
+NO_BYTES = 0
+"""What `size` is when it was not given: by identity, since what is merely equal to it may be False or None's kin."""
 
 
 def _check_facts(name: Any, size: Any) -> None:

@@ -546,6 +546,9 @@ class Generation(DequePlace):
         self.thread = thread
         self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
         self.swept = False
+        self.held: list[
+            Record
+        ] = []  # orphans that somebody used when the queue was lost, and that have a parent
 
     def may_run_here(self) -> bool:
         """Whether this thread may run the tickets: the owner's, or any once nothing native is touched any more."""
@@ -579,15 +582,28 @@ class Generation(DequePlace):
         count = 0
         for registry in _world.snapshot(self.registries):
             records = _world.snapshot(registry.records.values())
-            ours = itertools.compress(records, map(is_, map(_place_of, records), itertools.repeat(self)))
+            ours = list(
+                itertools.compress(records, map(is_, map(_place_of, records), itertools.repeat(self)))
+            )
             for record in ours:
                 if end_without_release(
                     record, ORPHANED, Cause.INVALIDATE, f"queue {self.name!r} was lost: {self.lost_reason}"
                 ):
                     count += 1
+            self.held += [record for record in ours if record.parent is not None]
         self.orphaned += count
         self.swept = True
         return count
+
+    def settled(self) -> bool:
+        """Finish a loss that an interrupt cut short, let go what orphans held while they were held; True when nothing is left."""
+        if not self.swept:
+            self.lose()
+        for record in self.held:
+            if record() is None:
+                record.parent = None
+        self.held = [record for record in self.held if record.parent is not None]
+        return not self.held
 
 
 class ReleaseQueue:
@@ -656,22 +672,25 @@ class ReleaseQueue:
     def lost(self, reason: str) -> int:
         """The native world behind the queue is gone (a context died): every object of it is orphaned – shut, never released,
         counted. New registrations start a new generation. Returns how many were orphaned. Callable on any thread."""
-        for earlier in _world.snapshot(self._lost):
-            if not earlier.swept:  # an interrupt cut its loss short
-                earlier.lose()
+        self.sweep_lost()
         old = self.generation
         old.lost_reason = str(reason)
         self._lost.append(old)
         self.generation = new = Generation(self.name, self._thread)
         new.last_drain = old.last_drain
-        return old.lose()
+        count = old.lose()
+        self.sweep_lost()
+        return count
 
     def sweep_lost(self) -> None:
-        """Drop what still arrives from lost generations. Touches no native object, so any thread may."""
+        """Forget lost generations of which nothing is left. Touches no native object, so any thread may."""
         for generation in _world.snapshot(self._lost):
-            if not generation.swept:  # an interrupt cut the loss short
-                generation.lose()
-            generation.run_some(None)
+            if generation.settled():
+                try:
+                    self._lost.remove(generation)
+                except ValueError:  # another thread was quicker
+                    continue
+                self._orphaned += generation.orphaned
 
     def _after_fork(self) -> None:
         old, self.generation = self.generation, Generation(self.name, self._thread)

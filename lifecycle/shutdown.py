@@ -31,13 +31,14 @@ def shut_doors(records: list[Record]) -> None:
         cell = None
 
 
-def release_all(records: list[Record], workers: Workers, until: float) -> None:
+def release_all(records: list[Record], workers: Workers, until: float) -> KeyboardInterrupt | None:
     """Release `records`, whose doors are shut, in their order as far as nobody holds them, until the clock says `until`.
 
     What may run anywhere runs on one timed worker, so that a release that hangs is written off and the rest goes on; what belongs
     to an owner's thread runs here if this is it, and is waited for otherwise. What falls free by that, a parent, has its turn in
-    the next round.
+    the next round. An interrupt that struck in a release stops nothing: the first one is returned, to be raised in the end.
     """
+    interrupt = None
     before: set[int] = set()
     while True:
         due = [record for record in records if record.phase not in ENDED and record() is None]
@@ -49,14 +50,18 @@ def release_all(records: list[Record], workers: Workers, until: float) -> None:
         anywhere = (record for record in records if not isinstance(record.place, Generation))
         _run_batch([record for record in anywhere if record.phase not in ENDED], workers, until)
         workers.let_go()
-        for record in due:
+        for record in records:
             if isinstance(record.place, Generation) and record.place.may_run_here():
-                process(record)
+                try:
+                    process(record)
+                except KeyboardInterrupt as error:
+                    interrupt = interrupt or error
         if nesting():  # a release is closing its manager: waiting here would be waiting for itself
             break
         for record in due:
             if record.phase not in ENDED and _somebody_will_run(record):
                 wait_for_end(record, until, 0.005 if isinstance(record.place, Generation) else None)
+    return interrupt
 
 
 def _run_batch(free: list[Record], workers: Workers, until: float) -> None:
