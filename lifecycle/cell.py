@@ -403,7 +403,11 @@ def describe(record: Record) -> str:
     native = record.native
     try:
         shown = (
-            "" if native is None else f", native {native:#x}" if type(native) is int else f", native {native!r}"
+            ""
+            if native is None
+            else f", native {native:#x}"
+            if type(native) is int
+            else f", native {native!r}"
         )
     except Exception:  # a message about an object must not fail because of what the user called it
         shown = f", native <{type(native).__name__}>"

@@ -331,19 +331,14 @@ class WeakHandle(Generic[T]):
     def __call__(self) -> Handle[T] | None:
         """A new share, or None once the object is shut or its last handle gone. Callable on any thread."""
         record = self._record
-        cell = None
-        try:
-            door = record.door
-            cell = door() if door is not None else None
-            return None if cell is None or record.cause is not None else _new_share(record, cell, None)
-        finally:
-            cell = None
+        door = record.door
+        return None if door is None or record.cause is not None else _new_share(record, door(), None)
 
     def __repr__(self) -> str:
         return f"<WeakHandle of {describe(self._record)}: {fate(self._record)}>"
 
 
-def _new_share(record: Record, cell: Cell, parent: int | None) -> Handle[Any] | None:
+def _new_share(record: Record, cell: Cell | None, parent: int | None) -> Handle[Any] | None:
     """One more share, or None. The handle is made before the share is entered: an interrupt finds either none or both."""
     token = next_share()
     handle: Handle[Any] | None = _new_object(Handle)
@@ -351,15 +346,16 @@ def _new_share(record: Record, cell: Cell, parent: int | None) -> Handle[Any] | 
         handle._record = record  # type: ignore[union-attr]
         handle._token = token  # type: ignore[union-attr]
         handle._cell = SHUT_CELL  # type: ignore[union-attr]
-        if not add_share(record, cell, parent, token):
+        if cell is None or not add_share(record, cell, parent, token):
             return None
         handle._cell = cell  # type: ignore[union-attr]
         return handle
     except BaseException:
-        drop_share(record, cell, token)
+        if cell is not None:
+            drop_share(record, cell, token)
         raise
     finally:
-        cell = handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        cell = handle = None  # a kept traceback must keep nothing alive
 
 
 def refuse(record: Record, handle: Handle[Any] | None = None) -> NoReturn:

@@ -79,7 +79,9 @@ class Observer:
         self.dropped = 0
         self.queue: _world.SimpleQueue[Event | None] = _world.SimpleQueue()
         self.thread: threading.Thread | None = None
-        self.last: threading.Thread | None = None  # the one to wait for, also after another has told it to end
+        self.last: threading.Thread | None = (
+            None  # the one to wait for, also after another has told it to end
+        )
 
     def tell(self, event: Event) -> None:
         """Queue `event`, or drop and count it when the observers are too slow."""
@@ -90,7 +92,9 @@ class Observer:
             thread = _world.new_thread(self._run, f"lifecycle-observer-{self.name}")
             try:
                 thread.start()
-            except RuntimeError:  # 3.12 starts none in an exit pass, and what failed there must be told all the same
+            except (
+                RuntimeError
+            ):  # 3.12 starts none in an exit pass, and what failed there must be told all the same
                 self._deliver(event)
                 return
             self.last = self.thread = thread

@@ -779,7 +779,9 @@ class SafetyManager:
             self._workers.stop(1.0)
 
     def _at_exit(self) -> None:
-        if not self.close().ok:  # the threads go on, but the process does not: what there is to tell is told now
+        if (
+            not self.close().ok
+        ):  # the threads go on, but the process does not: what there is to tell is told now
             self._keeper.ask()
             self._keeper.observer.stop(1.0)
 

@@ -28,6 +28,7 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
+    WeakHandle,
 )
 from tests.core.adversary import (
     STORM,
@@ -249,21 +250,20 @@ def lease(world: World) -> object:
 
 @operation
 def share(world: World) -> object:
-    world.handle.share().close()
-    return None
+    world.handles.append(world.handle.share())
+    return world.handles[-1].close()
 
 
 @operation
 def share_then_close_first(world: World) -> object:
-    other = world.handle.share()
-    world.handle.close()
-    return other.close()
+    with world.handle.share():  # the handle is the caller's own: without a with block a kept traceback would keep it open
+        return world.handle.close()
 
 
 @operation
 def weak(world: World) -> object:
-    found = world.handle.weak()()
-    return found is not None and found.close()
+    with world.handle.weak()() or contextlib.nullcontext():
+        return None
 
 
 @operation
@@ -443,6 +443,8 @@ def test_set_safe_finalizer_runs_it_once_or_not_at_all() -> None:
             assert len(ran) <= 1, struck.place
             eventually(lambda: world.manager.stats().active_objects == 0)
             ran.clear()
+        del target
+        eventually(lambda: len(ran) == 1)
 
 
 def test_closing_a_manager_can_be_done_again() -> None:
