@@ -64,6 +64,8 @@ SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0,
 """By leak level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all after that."""
 
 
+RESCUES = range(4)
+"""How often an interrupted registration tries to save its object, should the attempts be interrupted too."""
 FALLBACK_TYPE = "interrupted"
 """The type of objects whose registration an interrupt cut short before their own was known."""
 
@@ -187,7 +189,7 @@ class SafetyManager:
         manager's, has been released. An interrupt in here releases it too.
         """
         parent_pin = None
-        entering = False
+        begun = [False]
         try:
             kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
             if kind is None:
@@ -206,16 +208,22 @@ class SafetyManager:
             if parent is not None:
                 extra = extra or Extra()
                 extra.parent_id, parent_pin = self._parent(parent)
-            entering = True
-            handle = enter(kind, place, obj, release, name, native, size, parent_pin, extra, True)
+            handle = enter(kind, place, obj, release, name, native, size, parent_pin, extra, True, begun)
             if keep:
                 self._kept[handle._record.id] = handle
             return handle
         except BaseException as error:
-            if not entering and not isinstance(error, LifecycleError) and callable(release):
-                abandon(
-                    self._kind(FALLBACK_TYPE), self._place(release_on), obj, release, None, None
-                )  # interrupted: it may not be lost
+            for _ in RESCUES:
+                if begun[0] or isinstance(error, LifecycleError) or release is None:
+                    break
+                try:  # interrupted: it may not be lost
+                    self._rescue(obj, release, release_on, None, begun)
+                except (
+                    Exception
+                ) as second:  # it cannot be taken at all, as with a release that is not callable
+                    raise error from second
+                except BaseException:  # noqa: S112 - interrupted once more: the first interrupt is raised below
+                    continue
             raise
         finally:
             parent_pin = obj = None  # type: ignore[assignment]
@@ -238,6 +246,13 @@ class SafetyManager:
             return enter(kind, place, obj, release, None, native, size, None, None, False)
 
         return register
+
+    def _rescue(
+        self, obj: Any, release: Any, release_on: Any, extra: Extra | None, begun: list[bool]
+    ) -> None:
+        """Have an object that was not entered released at its place: it was ours to keep or to give back."""
+        check_callback(release, "release")
+        abandon(self._kind(FALLBACK_TYPE), self._place(release_on), obj, release, None, extra, begun)
 
     def _tend(self) -> None:
         """Called by a registration that sees work waiting: a bounded share of it is done here, but none inside the collector."""
@@ -346,7 +361,7 @@ class SafetyManager:
         def made(*args: Any, **kwargs: Any) -> Handle[T]:
             slot = object()
             box: list[T] = []
-            entering = False
+            begun = [False]
             try:
                 if self.closed:
                     raise ClosedError(
@@ -363,15 +378,20 @@ class SafetyManager:
                 place = self._place(release_on)
                 box.extend(itertools.starmap(make_one, (args,)))  # made and stored in one step
                 kind = self._kind(self._type_name(box[0]) if type_name is None else type_name)
-                entering = True
-                return enter(kind, place, box[0], release, None, None, 0, None, extra, True)
+                return enter(kind, place, box[0], release, None, None, 0, None, extra, True, begun)
             except BaseException as error:
-                if isinstance(error, LimitError) and entering:  # it was made for us, so it goes back
-                    abandon(kind, place, box[0], release, None, extra)
-                elif box and not entering:  # interrupted in between
-                    abandon(self._kind(FALLBACK_TYPE), place, box[0], release, None, extra)
-                elif not box or isinstance(error, DuplicateError):
+                if not box or isinstance(error, DuplicateError):
                     taken.pop(slot, None)
+                elif isinstance(error, LimitError) or not isinstance(error, LifecycleError):
+                    for _ in RESCUES:  # it was made for us, so it goes back
+                        if begun[0]:
+                            break
+                        try:
+                            self._rescue(box[0], release, release_on, extra, begun)
+                        except (
+                            BaseException
+                        ):  # interrupted once more: that interrupt is the same to the caller
+                            continue
                 raise
             finally:
                 box.clear()

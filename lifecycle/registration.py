@@ -51,6 +51,7 @@ def enter(
     parent: Pin | None,
     extra: Extra | None,
     unique: bool,
+    begun: list[bool] | None = None,
 ) -> Handle[Any]:
     """Enter `obj` and return the first share of it. `unique`: see that nobody owns it already. Raises `DuplicateError` and
     `LimitError`, and then has not taken the object; whatever else is raised in here (`ClosedError` too), the object is
@@ -59,6 +60,10 @@ def enter(
     entered = registry.entered
     core = record = pin = hold = cell = handle = site = None
     try:
+        if begun is not None:
+            begun[0] = (
+                True  # from here on the object is not lost: an interrupt before that is the caller's to deal with
+            )
         if registry.waiting or not registry.started or len(entered) > HIGH_WATER:
             registry.tend()
         kind.sampled = sampled = kind.sampled + 1
@@ -119,9 +124,13 @@ def enter(
         try:
             if record is None or record.id not in registry.records:
                 if record is not None:
+                    record.phase = DETACHED  # said before anything is called: its ticket must mean nothing
+                if begun is not None:
+                    begun[0] = False  # until it has been entered after all, below
+                if record is not None:
                     _withdraw(record)  # before its core goes: the ticket that comes of that must mean nothing
                 handle = cell = pin = hold = core = None
-                _not_entered(kind, place, obj, release, native, parent, extra, error)
+                _not_entered(kind, place, obj, release, native, parent, extra, error, begun)
             else:
                 handle = cell = pin = hold = core = None
                 record.cause = BY_CLOSE
@@ -184,6 +193,7 @@ def _not_entered(
     parent: Pin | None,
     extra: Extra | None,
     error: BaseException,
+    begun: list[bool] | None,
 ) -> None:
     """Something was raised before the object was entered. A refusal leaves it to the caller; an interrupt may not lose it."""
     try:
@@ -192,7 +202,7 @@ def _not_entered(
                 f"native= must be hashable, such as an address or a GL name, not {native!r}"
             ) from None
         if not isinstance(error, LifecycleError):
-            abandon(kind, place, obj, release, parent, extra)
+            abandon(kind, place, obj, release, parent, extra, begun)
     finally:
         parent = obj = None
 
@@ -204,11 +214,12 @@ def abandon(
     release: Callable[[Any], object] | None,
     parent: Pin | None,
     extra: Extra | None,
+    begun: list[bool] | None = None,
 ) -> None:
     """Have `obj` released at its place at once, past every limit: nobody will own it."""
     extra = extra or Extra()
     extra.unlimited = True
-    enter(kind, place, obj, release, None, None, 0, parent, extra, False)._record.cause = BY_CLOSE
+    enter(kind, place, obj, release, None, None, 0, parent, extra, False, begun)._record.cause = BY_CLOSE
 
 
 def _hashable(value: object) -> bool:
