@@ -108,8 +108,11 @@ class Interrupt(KeyboardInterrupt):
 
 
 @functools.cache
-def _opcodes(code: CodeType) -> dict[int, str]:
-    return {instruction.offset: instruction.opname for instruction in dis.get_instructions(code)}
+def _opcodes(code: CodeType) -> dict[int, tuple[str, int]]:
+    """By offset: the instruction's name, and the offset of the one that follows it in the code."""
+    instructions = list(dis.get_instructions(code))
+    following = [instruction.offset for instruction in instructions[1:]] + [-1]
+    return {one.offset: (one.opname, after) for one, after in zip(instructions, following, strict=True)}
 
 
 NOT_BEFORE = frozenset({"SETUP_FINALLY", "SETUP_WITH", "BEFORE_ASYNC_WITH", "YIELD_FROM"})
@@ -118,21 +121,23 @@ JUMPS_LOOK = sys.version_info < (3, 11)
 """Up to 3.10 every jump that is taken looks for signals, from 3.11 on only those that go back."""
 
 
-def _may_interrupt(names: dict[int, str], last: int, here: int) -> bool:
+def _may_interrupt(code: dict[int, tuple[str, int]], last: int, here: int) -> bool:
     """Whether CPython runs signal handlers between the instructions at `last` (-1: none yet) and `here`."""
-    now = names.get(here, "")
+    now, _ = code.get(here, ("", -1))
+    before, following = code.get(last, ("", -1))
     if JUMPS_LOOK and now in NOT_BEFORE:
         return False
-    before = names.get(last, "")
     if last < 0:
-        return JUMPS_LOOK
-    if before == "RESUME":
-        return True
+        return now != "RESUME"  # on entering a function; from 3.11 on it is that instruction which looks
+    if "JUMP" in before and here != following:
+        return JUMPS_LOOK or here < last
+    if here != following:
+        return False  # the instruction raised: it goes on at the handler, without a look
     if before == "PRECALL":  # 3.11: a call in two instructions, of which the second may be skipped
         return now != "CALL"
-    if before.startswith("CALL") and not before.startswith("CALL_INTRINSIC"):
+    if before == "RESUME":
         return True
-    return "JUMP" in before and here != last + 2 and (JUMPS_LOOK or here < last)
+    return before.startswith("CALL") and not before.startswith("CALL_INTRINSIC")
 
 
 @attrs.frozen
@@ -154,17 +159,17 @@ def run_interrupted(run: Callable[[], T], strike_at: int) -> Struck[T]:
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         if not ours(frame.f_code):
             return None
-        names = _opcodes(frame.f_code)
+        code = _opcodes(frame.f_code)
         last = -1
 
         def local(frame: FrameType, event: str, arg: object) -> Any:
             nonlocal last, place
             if event == "opcode":
                 here = frame.f_lasti
-                struck = _may_interrupt(names, last, here) and next(passed) == strike_at
+                struck = _may_interrupt(code, last, here) and next(passed) == strike_at
                 last = here
                 if struck:
-                    place = f"{place_of(frame)} before {names.get(here)}"
+                    place = f"{place_of(frame)} before {code[here][0]}"
                     raise Interrupt(place)
             return local
 
@@ -177,6 +182,8 @@ def run_interrupted(run: Callable[[], T], strike_at: int) -> Struck[T]:
     sys._getframe().f_trace_opcodes = True  # 3.12 gives no opcode events unless some frame had asked for them before
     error: BaseException | None = None
     result = None
+    collects = gc.isenabled()
+    gc.disable()  # so that the points are the same in every run
     try:
         sys.settrace(trace)
         result = run()
@@ -184,6 +191,8 @@ def run_interrupted(run: Callable[[], T], strike_at: int) -> Struck[T]:
         error = raised
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return Struck(place, result, error)
 
 
