@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -48,7 +48,13 @@ def nothing_left_behind(manager: SafetyManager) -> Iterator[None]:
     def clean() -> bool:
         registry = manager._registry
         live = manager.stats().active_objects
-        return live == 0 and not registry.roots and not registry.shared and not registry.claims and not registry.waiters
+        return (
+            live == 0
+            and not registry.roots
+            and not registry.shared
+            and not registry.claims
+            and not registry.waiters
+        )
 
     eventually(clean)
 
@@ -69,12 +75,16 @@ def test_unknown_ids(manager: SafetyManager, target: int) -> None:
         lambda: manager.unregister(target),
         lambda: manager.add_cleanup(target, print),
     ):
-        with pytest.raises(UnknownObjectError, match=rf"knows no object {target}: .*never registered here, or .*expired"):
+        with pytest.raises(
+            UnknownObjectError, match=rf"knows no object {target}: .*never registered here, or .*expired"
+        ):
             access()
     assert manager.is_valid(target) is False
 
 
-@pytest.mark.parametrize("target", ["7", None, 7.0, object(), True, [1], Native()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "target", ["7", None, 7.0, object(), True, [1], Native()], ids=lambda value: type(value).__name__
+)
 def test_what_is_neither_handle_nor_id(manager: SafetyManager, target: Any) -> None:
     for access in (
         lambda: manager.safe_access(target, Native.use),
@@ -99,7 +109,8 @@ def test_a_handle_of_another_manager(manager: SafetyManager, other: SafetyManage
                 lambda target=target: manager.add_cleanup(target, print),
             ):
                 with pytest.raises(
-                    ForeignHandleError, match=rf"object {handle.id} \(native\) belongs to manager 'the other', not to .*use that manager"
+                    ForeignHandleError,
+                    match=rf"object {handle.id} \(native\) belongs to manager 'the other', not to .*use that manager",
                 ):
                     access()  # type: ignore[no-untyped-call]
             assert manager.is_valid(target) is False
@@ -125,11 +136,16 @@ def test_a_closed_manager(other: SafetyManager) -> None:
         lambda: other.factory(Native, release=Native.free)(),
         lambda: other.set_safe_finalizer(Native(), print),
     ):
-        with pytest.raises(ClosedError, match="manager 'the other' is closed.*make a new"):
+        with pytest.raises(ClosedError, match=r"manager 'the other' is closed.*make a new"):
             attempt()
     assert refused.released == 1
     assert refused.errors == []
-    for access in (handle.lease, handle.share, lambda: other.safe_access(handle, Native.use), lambda: other.safe_access(handle.id)):
+    for access in (
+        handle.lease,
+        handle.share,
+        lambda: other.safe_access(handle, Native.use),
+        lambda: other.safe_access(handle.id),
+    ):
         with pytest.raises(ClosedError, match=rf"object {handle.id} .*released .*exit"):
             access()
     assert other.stats().active_objects == 0
@@ -193,7 +209,13 @@ class AsyncMethod:
 
 @pytest.mark.parametrize(
     "release",
-    [coroutine_function, generator_function, functools.partial(coroutine_function), AsyncCall(), AsyncMethod().free],
+    [
+        coroutine_function,
+        generator_function,
+        functools.partial(coroutine_function),
+        AsyncCall(),
+        AsyncMethod().free,
+    ],
     ids=["coroutine", "generator", "partial", "async-call", "async-method"],
 )
 def test_a_coroutine_or_generator_function_as_callback(manager: SafetyManager, release: Any) -> None:
@@ -208,7 +230,7 @@ def test_a_coroutine_or_generator_function_as_callback(manager: SafetyManager, r
         lambda: manager.add_observer(release),
         lambda: manager.set_safe_finalizer(Native(), release),
     ):
-        with pytest.raises(CallbackError, match="coroutine or generator function.*plain function"):
+        with pytest.raises(CallbackError, match=r"coroutine or generator function.*plain function"):
             attempt()
     with free(manager) as handle:
         with pytest.raises(CallbackError, match="coroutine or generator function"):
@@ -218,7 +240,9 @@ def test_a_coroutine_or_generator_function_as_callback(manager: SafetyManager, r
 
 def test_a_release_that_returns_a_coroutine_has_not_released(manager: SafetyManager) -> None:
     """What could not be seen at registration is seen when it is called."""
-    handle = manager.register(Native(), release=lambda native: coroutine_function(native), release_on=ANY_THREAD)
+    handle = manager.register(
+        Native(), release=lambda native: coroutine_function(native), release_on=ANY_THREAD
+    )
     assert handle.close() is False
     assert handle.state == "failed"
     assert "coroutine" in repr(handle)
@@ -245,7 +269,9 @@ def test_impossible_names(manager: SafetyManager, name: Any) -> None:
 @pytest.mark.parametrize("place", [None, "BACKGROUND", 42, Native()], ids=lambda value: type(value).__name__)
 def test_what_is_no_place(manager: SafetyManager, place: Any) -> None:
     native = Native()
-    with pytest.raises(RegistrationError, match="release_on= takes BACKGROUND, ANY_THREAD or a ReleaseQueue, not "):
+    with pytest.raises(
+        RegistrationError, match="release_on= takes BACKGROUND, ANY_THREAD or a ReleaseQueue, not "
+    ):
         manager.register(native, release=Native.free, release_on=place)
     assert manager.register(native, release=Native.free).close()
 
@@ -309,14 +335,18 @@ def test_impossible_retry_on(manager: SafetyManager, retry_on: Any) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "2", True], ids=repr)
 def test_impossible_factory_limits(manager: SafetyManager, limit: Any) -> None:
-    with pytest.raises(RegistrationError, match=r"factory\(limit=\) takes a whole number above 0 or None, not "):
+    with pytest.raises(
+        RegistrationError, match=r"factory\(limit=\) takes a whole number above 0 or None, not "
+    ):
         manager.factory(Native, release=Native.free, limit=limit)
 
 
 @pytest.mark.parametrize("rule", ["max_age", "max_live", "max_bytes"])
 @pytest.mark.parametrize("value", [0, -1, "5", True, float("nan"), []], ids=repr)
 def test_impossible_rules(manager: SafetyManager, rule: str, value: Any) -> None:
-    with pytest.raises(RegistrationError, match=rf"policy\({rule}=\) of type 'native' takes a number above 0 or None, not "):
+    with pytest.raises(
+        RegistrationError, match=rf"policy\({rule}=\) of type 'native' takes a number above 0 or None, not "
+    ):
         manager.policy("native", **{rule: value})
     with free(manager), free(manager):
         pass
@@ -339,16 +369,22 @@ def test_a_refused_object_is_still_the_callers(manager: SafetyManager) -> None:
     taken = free(manager, native=5)
     manager.policy("full", max_live=1)
     full = manager.register(Native(), "full", release=Native.free, release_on=ANY_THREAD)
-    for attempt, error in (
+    attempts: tuple[tuple[Callable[[Native], object], type[Exception]], ...] = (
         (lambda native: manager.register(native, release=Native.free, size=-1), RegistrationError),
         (lambda native: manager.register(native, release=Native.free, parent=42), RegistrationError),
-        (lambda native: manager.register(native, "native", release=Native.free, release_on=ANY_THREAD, native=5), DuplicateError),
+        (
+            lambda native: manager.register(
+                native, "native", release=Native.free, release_on=ANY_THREAD, native=5
+            ),
+            DuplicateError,
+        ),
         (lambda native: manager.register(native, "full", release=Native.free), LimitError),
         (lambda native: manager.register(native, release=Native.free, native=[]), RegistrationError),
-    ):
+    )
+    for attempt, error in attempts:
         native = Native()
         with pytest.raises(error):
-            attempt(native)  # type: ignore[no-untyped-call]
+            attempt(native)
         assert native.released == 0
         with manager.register(native, release=Native.free, release_on=ANY_THREAD) as handle:
             assert handle.valid
@@ -377,22 +413,32 @@ def test_a_manager_needs_a_config(manager: SafetyManager) -> None:
 
 @pytest.mark.parametrize("thread", ["other", 1.5, object()], ids=lambda value: type(value).__name__)
 def test_what_is_no_thread(manager: SafetyManager, thread: Any) -> None:
-    with pytest.raises(RegistrationError, match="thread= takes a started Thread, an identity or 'current', not "):
+    with pytest.raises(
+        RegistrationError, match="thread= takes a started Thread, an identity or 'current', not "
+    ):
         ReleaseQueue("gl", thread=thread)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "2", True], ids=repr)
 def test_impossible_drain_limits(manager: SafetyManager, limit: Any) -> None:
     queue = ReleaseQueue("gl")
-    with pytest.raises(LifecycleError, match=r"drain\(limit\) of queue 'gl' takes a whole number above 0 or None, not "):
+    with pytest.raises(
+        LifecycleError, match=r"drain\(limit\) of queue 'gl' takes a whole number above 0 or None, not "
+    ):
         queue.drain(limit)
 
 
 def test_impossible_ways_of_closing_change_nothing(manager: SafetyManager) -> None:
     handle = free(manager)
-    with pytest.raises(LifecycleError, match=rf"close\(held=\) of object {handle.id} .* takes 'defer' or 'refuse', not 'wait'"):
+    with pytest.raises(
+        LifecycleError,
+        match=rf"close\(held=\) of object {handle.id} .* takes 'defer' or 'refuse', not 'wait'",
+    ):
         handle.close(held="wait")
-    with pytest.raises(LifecycleError, match=rf"close\(after=\) of object {handle.id} .* takes a fence with a signalled\(\) method"):
+    with pytest.raises(
+        LifecycleError,
+        match=rf"close\(after=\) of object {handle.id} .* takes a fence with a signalled\(\) method",
+    ):
         handle.close(after=42)
     with pytest.raises(LifecycleError, match="timeout="):
         handle.close(timeout=-1)

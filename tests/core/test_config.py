@@ -48,7 +48,9 @@ FLAGS = ("enable_state_checking", "enable_finalizer_safety", "log_state_changes"
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "5", None, True, [5]], ids=repr)
 def test_impossible_seconds_are_refused_by_name(field: str, value: Any) -> None:
     """I9."""
-    with pytest.raises(ConfigError, match=rf"SafetyConfig\.{field} .*seconds.*not {value!r}".replace("[", r"\[")):
+    with pytest.raises(
+        ConfigError, match=rf"SafetyConfig\.{field} .*seconds.*not {value!r}".replace("[", r"\[")
+    ):
         SafetyConfig(**{field: value})
 
 
@@ -71,7 +73,9 @@ def test_impossible_flags_are_refused_by_name(field: str, value: Any) -> None:
 @pytest.mark.parametrize("value", ["loud", "", None, 3, []], ids=repr)
 def test_impossible_leak_levels_are_refused_with_the_possible_ones(value: Any) -> None:
     """I9."""
-    with pytest.raises(ConfigError, match=r"SafetyConfig\.leak_level is one of off, simple, detailed, paranoid, not"):
+    with pytest.raises(
+        ConfigError, match=r"SafetyConfig\.leak_level is one of off, simple, detailed, paranoid, not"
+    ):
         SafetyConfig(leak_level=value)
 
 

@@ -25,7 +25,9 @@ class Thing:
 def test_it_runs_once_its_object_is_gone(manager: SafetyManager) -> None:
     ran: list[Any] = []
     thing = Thing()
-    finalizer = manager.set_safe_finalizer(thing, lambda *args: ran.append((args, threading.get_ident())), 1, "two")
+    finalizer = manager.set_safe_finalizer(
+        thing, lambda *args: ran.append((args, threading.get_ident())), 1, "two"
+    )
     time.sleep(0.02)
     assert ran == []
     assert finalizer.alive
@@ -104,7 +106,9 @@ def test_it_runs_when_the_manager_closes_though_its_object_lives() -> None:
     assert ran == ["at close"]
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), Panic("rust"), SystemExit(1)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), Panic("rust"), SystemExit(1)], ids=lambda e: type(e).__name__
+)
 def test_one_that_raises_is_counted_and_harms_no_other(manager: SafetyManager, error: BaseException) -> None:
     """I6."""
     ran: list[str] = []
@@ -197,12 +201,24 @@ def callable_object(thing: Thing) -> Any:
         lambda thing: functools.partial(print, end=thing),
         lambda thing: [thing].clear,
     ],
-    ids=["closure", "nested", "default", "keyword", "callable", "method", "partial", "partial-keyword", "builtin-method"],
+    ids=[
+        "closure",
+        "nested",
+        "default",
+        "keyword",
+        "callable",
+        "method",
+        "partial",
+        "partial-keyword",
+        "builtin-method",
+    ],
 )
 def test_a_finalizer_that_reaches_its_object_is_refused(manager: SafetyManager, reaching: Any) -> None:
     """I9: it would never run; nothing is left behind by the refusal."""
     thing = Thing()
-    with pytest.raises(RegistrationError, match=r"keeps its own Thing object alive.*never run.*give it what it needs"):
+    with pytest.raises(
+        RegistrationError, match=r"keeps its own Thing object alive.*never run.*give it what it needs"
+    ):
         manager.set_safe_finalizer(thing, reaching(thing))
     assert manager.stats().total_objects == 0
 
@@ -218,7 +234,9 @@ def test_arguments_that_reach_the_object_are_refused(manager: SafetyManager) -> 
 @pytest.mark.parametrize("thing", [5, "text", (), [], {}, None], ids=repr)
 def test_what_cannot_be_weakly_referenced_is_refused(manager: SafetyManager, thing: Any) -> None:
     """I9."""
-    with pytest.raises(RegistrationError, match=rf"a {type(thing).__name__} cannot be weakly referenced.*class of yours"):
+    with pytest.raises(
+        RegistrationError, match=rf"a {type(thing).__name__} cannot be weakly referenced.*class of yours"
+    ):
         manager.set_safe_finalizer(thing, print)
     assert manager.stats().total_objects == 0
 

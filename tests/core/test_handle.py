@@ -63,13 +63,17 @@ def test_ids_never_come_back(manager: SafetyManager) -> None:
 
 
 def test_repr_names_the_object_and_its_state(manager: SafetyManager) -> None:
-    handle = manager.register(Native(), "texture", name="sky", native=0x7F3A10, release=Native.free, release_on=ANY_THREAD)
+    handle = manager.register(
+        Native(), "texture", name="sky", native=0x7F3A10, release=Native.free, release_on=ANY_THREAD
+    )
     assert repr(handle) == f'<Handle of object {handle.id} (texture "sky", native 0x7f3a10): valid>'
     share = handle.share()
     share.close()
     assert repr(share).endswith(": valid, this share closed>")
     handle.close()
-    assert re.search(r": released \d+ ms ago by close\(\) at test_handle\.py:\d+>$", repr(handle)), repr(handle)
+    assert re.search(r": released \d+ ms ago by close\(\) at test_handle\.py:\d+>$", repr(handle)), repr(
+        handle
+    )
 
 
 @pytest.mark.parametrize("do", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda do: do.__name__)
@@ -97,7 +101,9 @@ def test_closing_twice_gives_the_same_answer(manager: SafetyManager, place: obje
     """I3: however often it is closed, the release runs once."""
     native = Native()
     handle = registered(manager, native, place)
-    assert [handle.close(), handle.close(), handle.close(timeout=0), handle.close(held="refuse")] == [True] * 4
+    assert [handle.close(), handle.close(), handle.close(timeout=0), handle.close(held="refuse")] == [
+        True
+    ] * 4
     assert native.released == 1
 
 
@@ -228,8 +234,12 @@ def test_waiting_in_vain_leaves_nothing_behind(manager: SafetyManager) -> None:
     assert handle.close()
 
 
-@pytest.mark.parametrize("shut", [SafetyManager.unregister, lambda m, h: m.invalidate(h, "gone")], ids=["unregister", "invalidate"])
-def test_closing_what_was_shut_already_leaves_nothing_behind(manager: SafetyManager, shut: Callable[..., object]) -> None:
+@pytest.mark.parametrize(
+    "shut", [SafetyManager.unregister, lambda m, h: m.invalidate(h, "gone")], ids=["unregister", "invalidate"]
+)
+def test_closing_what_was_shut_already_leaves_nothing_behind(
+    manager: SafetyManager, shut: Callable[..., object]
+) -> None:
     for _ in range(10):
         handle = registered(manager, Native())
         shut(manager, handle)
@@ -400,7 +410,10 @@ def test_closing_inside_a_collection_only_posts(manager: SafetyManager) -> None:
         def __init__(self) -> None:
             self.me = self
             self.handle = manager.register(
-                Native(), "owned", release=lambda native: collecting.append((inside[-1], native.free())), release_on=ANY_THREAD
+                Native(),
+                "owned",
+                release=lambda native: collecting.append((inside[-1], native.free())),
+                release_on=ANY_THREAD,
             )
 
         def __del__(self) -> None:
@@ -501,7 +514,9 @@ def test_fences_that_wait_are_counted(manager: SafetyManager) -> None:
     handle = registered(manager, Native(), queue)
     handle.close(after=fence)
     queue.drain()
-    eventually(lambda: queue.drain() >= 0 and {q.queue: q.fences_pending for q in manager.stats().queues}["gl"] == 1)
+    eventually(
+        lambda: queue.drain() >= 0 and {q.queue: q.fences_pending for q in manager.stats().queues}["gl"] == 1
+    )
     fence.done = True
     eventually(lambda: queue.drain() >= 0 and handle.state == "released")
 

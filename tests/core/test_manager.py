@@ -157,7 +157,9 @@ def test_a_second_owner_of_the_same_object_is_refused_and_harms_nothing(manager:
     native = Native("mine")
     handle = manager.register(native, "native", name="first", release=Native.free, release_on=ANY_THREAD)
     for place in (ANY_THREAD, BACKGROUND):
-        with pytest.raises(DuplicateError, match=rf'already has an owner: object {handle.id} \(native "first"\).*share\(\)'):
+        with pytest.raises(
+            DuplicateError, match=rf'already has an owner: object {handle.id} \(native "first"\).*share\(\)'
+        ):
             manager.register(native, release=Native.free, release_on=place)
     for _ in range(3):
         free(manager).close()
@@ -197,7 +199,9 @@ def test_an_owner_in_another_manager_counts_too(manager: SafetyManager) -> None:
 
 def test_equal_values_are_not_one_object(manager: SafetyManager) -> None:
     released: list[object] = []
-    handles = [manager.register(value, release=released.append) for value in (5, 5, "a", "a", b"x", b"x", (), ())]
+    handles = [
+        manager.register(value, release=released.append) for value in (5, 5, "a", "a", b"x", b"x", (), ())
+    ]
     for handle in handles:
         assert handle.close()
     assert len(released) == 8
@@ -285,7 +289,9 @@ def test_live_objects_do_not_expire() -> None:
 # -- policies ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_validator_is_asked_before_each_access_and_its_refusal_shuts_the_object(manager: SafetyManager) -> None:
+def test_a_validator_is_asked_before_each_access_and_its_refusal_shuts_the_object(
+    manager: SafetyManager,
+) -> None:
     manager.policy("native", validate=lambda native: native.label != "bad")
     native = Native("good")
     handle = manager.register(native, "native", release=Native.free, release_on=ANY_THREAD)
@@ -351,7 +357,9 @@ def test_a_limit_of_objects_counts_what_is_not_released(manager: SafetyManager) 
     manager.policy("texture", max_live=2)
     second = manager.register(Native(), "texture", release=Native.free, release_on=queue)
     refused = Native()
-    with pytest.raises(LimitError, match=rf"'texture' is at its limit max_live=2: 2 objects.*object {early.id}\)?.*policy"):
+    with pytest.raises(
+        LimitError, match=rf"'texture' is at its limit max_live=2: 2 objects.*object {early.id}\)?.*policy"
+    ):
         manager.register(refused, "texture", release=Native.free, release_on=queue)
     early.close()
     with pytest.raises(LimitError):
@@ -382,7 +390,7 @@ def test_a_limit_of_bytes(manager: SafetyManager) -> None:
 def test_limits_under_many_threads(manager: SafetyManager) -> None:
     """I7: what is alive is counted from before an object is taken until after its release."""
     manager.policy("native", max_live=10)
-    alive = {n: n for n in range(8)}
+    alive: dict[object, int] = {n: n for n in range(8)}
     most: list[int] = []
     keep = [free(manager) for _ in alive]
     errors: list[BaseException] = []
@@ -390,14 +398,18 @@ def test_limits_under_many_threads(manager: SafetyManager) -> None:
     def work(n: int) -> None:
         for turn in range(50):
             mine = (n, turn)
+
+            def release(native: Native, mine: object = mine) -> None:
+                alive.pop(mine)
+
             try:
-                handle = manager.register(Native(), "native", release=lambda native, mine=mine: alive.pop(mine), release_on=ANY_THREAD)
+                handle = manager.register(Native(), "native", release=release, release_on=ANY_THREAD)
             except LimitError:
                 continue
             except BaseException as error:
                 errors.append(error)
                 return
-            alive[mine] = 0  # type: ignore[index]
+            alive[mine] = 0
             most.append(len(alive))
             handle.close()
 
@@ -457,8 +469,12 @@ def test_cleanups_run_before_the_release_the_last_added_first(manager: SafetyMan
     assert order == ["second", "first", "object"]
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), Panic("no"), SystemExit(3)], ids=lambda error: type(error).__name__)
-def test_a_cleanup_that_raises_stops_neither_the_next_nor_the_release(manager: SafetyManager, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), Panic("no"), SystemExit(3)], ids=lambda error: type(error).__name__
+)
+def test_a_cleanup_that_raises_stops_neither_the_next_nor_the_release(
+    manager: SafetyManager, error: BaseException
+) -> None:
     """I6."""
     order: list[str] = []
 
@@ -632,7 +648,14 @@ def test_objects_lists_what_has_not_ended_oldest_first(manager: SafetyManager) -
     child = free(manager, name="c", parent=parent)
     free(manager).close()
     first, second = manager.objects()
-    assert (first.id, first.name, first.native, first.size, first.state, first.cause) == (parent.id, "p", 1, 10, "valid", "")
+    assert (first.id, first.name, first.native, first.size, first.state, first.cause) == (
+        parent.id,
+        "p",
+        1,
+        10,
+        "valid",
+        "",
+    )
     assert (second.id, second.parent) == (child.id, parent.id)
     assert before - 1 <= first.registered_at <= time.time() + 1
     assert "test_manager.py:" in first.site
@@ -660,7 +683,11 @@ def test_events_reach_observers_in_order(manager: SafetyManager) -> None:
     with pytest.raises(LifecycleError):
         manager.safe_access(handle, lambda native: 1 / 0)
     handle.close()
-    eventually(lambda: {event.kind for event in events if event.id == handle.id} >= {"registered", "panic", "released"})
+    eventually(
+        lambda: (
+            {event.kind for event in events if event.id == handle.id} >= {"registered", "panic", "released"}
+        )
+    )
     kinds = [event.kind for event in events if event.id == handle.id]
     assert [kind for kind in kinds if kind != "closed"] == ["registered", "panic", "released"]
     assert {event.manager for event in events} == {manager.name}
@@ -731,7 +758,13 @@ def test_what_is_logged(config: SafetyConfig, kinds: set[str]) -> None:
         with pytest.raises(LifecycleError):
             manager.safe_access(panicked, lambda native: 1 / 0)
         manager.stats()
-        eventually(lambda: [entry for entry in logged if entry["event"] == "lifecycle.panic" and entry["id"] == panicked.id])
+        eventually(
+            lambda: [
+                entry
+                for entry in logged
+                if entry["event"] == "lifecycle.panic" and entry["id"] == panicked.id
+            ]
+        )
     entries = [entry for entry in logged if entry.get("manager") == "logged"]
     assert {entry["event"] for entry in entries if entry.get("id") == handle.id} == kinds
 

@@ -75,7 +75,13 @@ def test_a_release_that_fails_does_not_stop_the_drain(manager: SafetyManager) ->
     for handle in handles:
         handle.close()
     queue.drain()
-    assert [str(handle.state) for handle in handles] == ["released", "failed", "released", "failed", "released"]
+    assert [str(handle.state) for handle in handles] == [
+        "released",
+        "failed",
+        "released",
+        "failed",
+        "released",
+    ]
     assert queue.backlog == 0
 
 
@@ -115,7 +121,9 @@ def test_only_the_owner_may_drain(manager: SafetyManager) -> None:
     queue = ReleaseQueue("gl", thread=owner)
     handle = on(manager, queue)
     handle.close()
-    with pytest.raises(WrongThreadError, match=rf"'gl' belongs to thread {owner.ident} .* call drain\(\) from its owner"):
+    with pytest.raises(
+        WrongThreadError, match=rf"'gl' belongs to thread {owner.ident} .* call drain\(\) from its owner"
+    ):
         queue.drain()
     assert handle.close(timeout=0.02) is False
     assert queue.backlog == 1
@@ -178,7 +186,11 @@ def test_a_release_may_drain_its_own_queue(manager: SafetyManager) -> None:
     released: list[str] = []
     handles = []
     for n in range(5):
-        handles.append(manager.register(f"{n}", release=lambda label: (queue.drain(), released.append(label)), release_on=queue))
+        handles.append(
+            manager.register(
+                f"{n}", release=lambda label: (queue.drain(), released.append(label)), release_on=queue
+            )
+        )
     for handle in handles:
         handle.close()
     queue.drain()
@@ -210,7 +222,10 @@ def test_a_lost_queue_orphans_everything_of_it(manager: SafetyManager) -> None:
     """I3, I4: nothing of it is ever released: its native names may mean something else now."""
     queue = ReleaseQueue("gl")
     waiting, closing, valid = Native(), Native(), Native()
-    handles = [manager.register(native, release=Native.free, release_on=queue) for native in (waiting, closing, valid)]
+    handles = [
+        manager.register(native, release=Native.free, release_on=queue)
+        for native in (waiting, closing, valid)
+    ]
     elsewhere = on(manager, ANY_THREAD)
     handles[0].close()
     lease = handles[1].lease()
@@ -321,7 +336,9 @@ def test_a_release_may_close_others(manager: SafetyManager) -> None:
 
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND], ids=repr)
-def test_a_long_chain_of_releases_that_close_each_other_does_not_recurse(manager: SafetyManager, place: Any) -> None:
+def test_a_long_chain_of_releases_that_close_each_other_does_not_recurse(
+    manager: SafetyManager, place: Any
+) -> None:
     """I5."""
     handles: list[Handle[Native]] = []
     for _ in range(400):
@@ -385,7 +402,12 @@ def test_a_release_past_its_deadline_is_stuck_and_may_come_back_late() -> None:
         assert handle.state == "stuck"
         assert "did not return within 0.1 s" in repr(handle)
         figures = manager.stats()
-        assert (figures.stuck, figures.finalizer_failures, figures.stuck_workers, figures.active_objects) == (1, 1, 1, 0)
+        assert (figures.stuck, figures.finalizer_failures, figures.stuck_workers, figures.active_objects) == (
+            1,
+            1,
+            1,
+            0,
+        )
         assert figures.types["native"].release_failures["timeout"] == 1
         assert any("stuck" in problem for problem in manager.health().problems)
         other = on(manager, BACKGROUND)
@@ -491,7 +513,9 @@ def test_what_a_release_closes_is_released_before_it_goes_on(manager: SafetyMana
         inner = on(manager, BACKGROUND, lambda native, threads=threads: threads.append(threading.get_ident()))
 
         def release(native: Native, inner: Handle[Native] = inner, threads: list[int] = threads) -> None:
-            assert inner.close() is True or FREE_THREADED  # there it may die later, on the thread that made it
+            assert (
+                inner.close() is True or FREE_THREADED
+            )  # there it may die later, on the thread that made it
             threads.append(threading.get_ident())
 
         outer = on(manager, BACKGROUND, release)
@@ -576,7 +600,11 @@ def test_not_released_for_ever_fails_after_so_many_attempts(place: Any) -> None:
         assert "NotReleased: busy" in repr(handle)
         assert len(calls) == 3
         figures = manager.stats().types["native"]
-        assert (figures.retries, figures.release_failures["not_released"], figures.release_failures["error"]) == (2, 1, 0)
+        assert (
+            figures.retries,
+            figures.release_failures["not_released"],
+            figures.release_failures["error"],
+        ) == (2, 1, 0)
 
 
 def test_no_retries_at_all_when_told_so() -> None:
@@ -601,9 +629,13 @@ def test_other_errors_are_never_tried_again_unless_declared_idempotent(manager: 
 
     plain = manager.register(Native("plain"), release=release, release_on=ANY_THREAD)
     assert plain.close(timeout=1) is False
-    declared = manager.register(Native("declared"), "again", release=release, release_on=ANY_THREAD, retry_on=(OSError, KeyError))
+    declared = manager.register(
+        Native("declared"), "again", release=release, release_on=ANY_THREAD, retry_on=(OSError, KeyError)
+    )
     assert declared.close(timeout=5) is False
-    single = manager.register(Native("single"), "again", release=release, release_on=ANY_THREAD, retry_on=LookupError)
+    single = manager.register(
+        Native("single"), "again", release=release, release_on=ANY_THREAD, retry_on=LookupError
+    )
     assert single.close(timeout=1) is False
     assert (calls.count("plain"), calls.count("declared"), calls.count("single")) == (1, 4, 1)
     figures = manager.stats()
@@ -658,9 +690,13 @@ class Odd(Exception):
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND, ReleaseQueue("gl", thread="current")], ids=repr)
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), Panic("rust"), SystemExit(2), GeneratorExit(), Odd()], ids=lambda e: type(e).__name__
+    "error",
+    [ValueError("no"), Panic("rust"), SystemExit(2), GeneratorExit(), Odd()],
+    ids=lambda e: type(e).__name__,
 )
-def test_whatever_a_release_raises_ends_there(manager: SafetyManager, place: Any, error: BaseException) -> None:
+def test_whatever_a_release_raises_ends_there(
+    manager: SafetyManager, place: Any, error: BaseException
+) -> None:
     """I6: the next ones are released; nothing comes out of close()."""
 
     def bad(native: Native) -> None:

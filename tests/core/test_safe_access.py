@@ -129,9 +129,13 @@ def test_an_error_without_a_text_of_its_own_is_a_panic_like_any(manager: SafetyM
 
 @both
 @pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), asyncio.CancelledError()], ids=lambda e: type(e).__name__
+    "error",
+    [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), asyncio.CancelledError()],
+    ids=lambda e: type(e).__name__,
 )
-def test_control_flow_passes_and_poisons_nothing(manager: SafetyManager, access: Any, error: BaseException) -> None:
+def test_control_flow_passes_and_poisons_nothing(
+    manager: SafetyManager, access: Any, error: BaseException
+) -> None:
     native, handle = registered(manager)
     with pytest.raises(type(error)) as passed:
         access(manager, handle, error)
@@ -293,7 +297,15 @@ class AsyncCall:
         lambda native: (n for n in (native,)),
         AsyncCall(),
     ],
-    ids=["coroutine", "generator", "async-generator", "partial", "lambda", "generator-expression", "async-call"],
+    ids=[
+        "coroutine",
+        "generator",
+        "async-generator",
+        "partial",
+        "lambda",
+        "generator-expression",
+        "async-call",
+    ],
 )
 def test_bodies_that_would_run_later_are_refused(manager: SafetyManager, fn: Any) -> None:
     """I9: by name, with the remedy; the object stays as it was, and nothing of the body ever runs."""

@@ -25,7 +25,9 @@ from tests.core.natives import Fence, Native, Panic
 from tests.support import eventually
 
 
-def on(manager: SafetyManager, place: Any = BACKGROUND, release: Any = Native.free, **more: Any) -> Handle[Native]:
+def on(
+    manager: SafetyManager, place: Any = BACKGROUND, release: Any = Native.free, **more: Any
+) -> Handle[Native]:
     return manager.register(Native(), "native", release=release, release_on=place, **more)
 
 
@@ -34,7 +36,10 @@ def test_everything_is_released_newest_first(place: Any) -> None:
     """I3: once each, and nobody forgot anything."""
     order: list[int] = []
     manager = SafetyManager()
-    handles = [manager.register(str(n), release=lambda label: order.append(int(label)), release_on=place) for n in range(50)]
+    handles = [
+        manager.register(str(n), release=lambda label: order.append(int(label)), release_on=place)
+        for n in range(50)
+    ]
     report = manager.close()
     assert order == list(reversed(range(50)))
     assert report.ok
@@ -49,7 +54,13 @@ def test_everything_is_released_newest_first(place: Any) -> None:
 def test_children_go_first_across_places() -> None:
     """I2: whatever place each belongs to, and none is left behind for being late."""
     queue = ReleaseQueue("gl", thread="current")
-    for places in ((BACKGROUND, queue), (queue, BACKGROUND), (ANY_THREAD, queue, BACKGROUND), (BACKGROUND, queue, ANY_THREAD, queue)):
+    families: tuple[tuple[Any, ...], ...] = (
+        (BACKGROUND, queue),
+        (queue, BACKGROUND),
+        (ANY_THREAD, queue, BACKGROUND),
+        (BACKGROUND, queue, ANY_THREAD, queue),
+    )
+    for places in families:
         order: list[str] = []
         manager = SafetyManager()
         parent = None
@@ -184,7 +195,9 @@ def test_what_is_held_is_leaked_and_released_when_let_go() -> None:
         report = manager.close()
         assert report.released == 1
         assert other.state == "released"
-        assert [(info.id, info.name, str(info.state)) for info in report.leaked] == [(handle.id, "by me", "closing")]
+        assert [(info.id, info.name, str(info.state)) for info in report.leaked] == [
+            (handle.id, "by me", "closing")
+        ]
         assert not report.ok
         with lease as held:
             held.use()
@@ -287,7 +300,9 @@ def test_closing_on_two_threads_gives_one_report() -> None:
         go = threading.Barrier(2)
         reports: list[Any] = []
 
-        def close(manager: SafetyManager = manager, go: threading.Barrier = go, reports: list[Any] = reports) -> None:
+        def close(
+            manager: SafetyManager = manager, go: threading.Barrier = go, reports: list[Any] = reports
+        ) -> None:
             go.wait(10)
             reports.append(manager.close())
 
@@ -306,7 +321,9 @@ def test_a_closed_manager_refuses_by_name() -> None:
     manager = SafetyManager(name="gone")
     handle = on(manager)
     manager.close()
-    with pytest.raises(ClosedAccessError, match=rf"object {handle.id} .*not valid for access: released .* by exit"):
+    with pytest.raises(
+        ClosedAccessError, match=rf"object {handle.id} .*not valid for access: released .* by exit"
+    ):
         handle.lease()
     with pytest.raises(ClosedAccessError):
         manager.safe_access(handle.id, Native.use)
@@ -324,7 +341,10 @@ def test_registering_with_a_closed_manager_releases_and_says_so(place: Any) -> N
     on(manager).close()
     manager.close()
     native = Native()
-    with pytest.raises(ClosedError, match=r"manager 'gone' is closed: .*released; register before close\(\), or make a new manager"):
+    with pytest.raises(
+        ClosedError,
+        match=r"manager 'gone' is closed: .*released; register before close\(\), or make a new manager",
+    ):
         manager.register(native, release=Native.free, release_on=place)
     assert native.released == 1
     assert manager.stats().active_objects == 0
@@ -392,7 +412,9 @@ def test_a_release_that_closes_its_own_manager() -> None:
     for place in (ANY_THREAD, BACKGROUND):
         manager = SafetyManager(SafetyConfig(shutdown_timeout=2, finalizer_timeout=1.5))
         reports: list[Any] = []
-        handle = on(manager, place, lambda native, manager=manager, reports=reports: reports.append(manager.close()))
+        handle = on(
+            manager, place, lambda native, manager=manager, reports=reports: reports.append(manager.close())
+        )
         other = on(manager, BACKGROUND, keep=True)
         began = time.monotonic()
         handle.close()

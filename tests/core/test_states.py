@@ -57,7 +57,9 @@ def test_states_and_causes_compare_equal_to_their_names() -> None:
 def test_closed_while_leased(manager: SafetyManager) -> None:
     native = Native()
     seen = []
-    handle = manager.register(native, release=lambda n: (seen.append(handle.state), n.free()), release_on=ANY_THREAD)
+    handle = manager.register(
+        native, release=lambda n: (seen.append(handle.state), n.free()), release_on=ANY_THREAD
+    )
     lease = handle.lease()
     seen.append(handle.state)
     handle.close()
@@ -150,11 +152,20 @@ def test_detached_when_a_safe_finalizer_is_cancelled(manager: SafetyManager) -> 
 
 @pytest.mark.parametrize(
     ("how", "text"),
-    [("close", "by close()"), ("unregister", "by unregister()"), ("invalidate", "by invalidate()"), ("panic", "by panic")],
+    [
+        ("close", "by close()"),
+        ("unregister", "by unregister()"),
+        ("invalidate", "by invalidate()"),
+        ("panic", "by panic"),
+    ],
 )
-def test_messages_tell_what_became_of_an_object_when_why_and_where(manager: SafetyManager, how: str, text: str) -> None:
+def test_messages_tell_what_became_of_an_object_when_why_and_where(
+    manager: SafetyManager, how: str, text: str
+) -> None:
     """I9: a late access names the object, its state, since when, by what, and where in the program."""
-    handle = manager.register(Native(), "gst.Sample", name="capture", native=0x7F00, release=Native.free, release_on=ANY_THREAD)
+    handle = manager.register(
+        Native(), "gst.Sample", name="capture", native=0x7F00, release=Native.free, release_on=ANY_THREAD
+    )
     share = handle.share()
     if how == "close":
         share.close()

@@ -51,7 +51,13 @@ def check_sums(figures: SafetyStats) -> None:
     assert figures.leaks == sum(each.leaks for each in figures.types.values())
 
 
-def on(manager: SafetyManager, type_name: str = "t", place: Any = ANY_THREAD, release: Any = Native.free, **more: Any) -> Handle[Native]:
+def on(
+    manager: SafetyManager,
+    type_name: str = "t",
+    place: Any = ANY_THREAD,
+    release: Any = Native.free,
+    **more: Any,
+) -> Handle[Native]:
     return manager.register(Native(), type_name, release=release, release_on=place, **more)
 
 
@@ -193,7 +199,9 @@ def test_exact_after_a_wild_mix_on_many_threads() -> None:
 
     def work(seed: int) -> None:
         dice = random.Random(seed)
-        mine = dict.fromkeys(("registered", "closed", "dropped", "invalid", "panic", "failed", "orphan", "refused"), 0)
+        mine = dict.fromkeys(
+            ("registered", "closed", "dropped", "invalid", "panic", "failed", "orphan", "refused"), 0
+        )
         told.append(mine)
         try:
             for _ in range(250):
@@ -267,7 +275,10 @@ def test_exact_after_a_wild_mix_on_many_threads() -> None:
     assert figures.panics == total["panic"]
     assert figures.refused == total["refused"]
     assert figures.leaks == total["dropped"]
-    by_cause = {cause: sum(each.closed[cause] for each in figures.types.values()) for cause in figures.types["t0"].closed}
+    by_cause = {
+        cause: sum(each.closed[cause] for each in figures.types.values())
+        for cause in figures.types["t0"].closed
+    }
     assert {cause: count for cause, count in by_cause.items() if count} == {
         "close": total["closed"],
         "invalidate": total["invalid"],
@@ -280,7 +291,10 @@ def test_exact_after_a_wild_mix_on_many_threads() -> None:
     assert report.ok
     after = manager.stats()
     check_sums(after)
-    assert attrs.evolve(after, keeper_last_run=0, events_pending=0, observer_events_dropped=0).types == figures.types
+    assert (
+        attrs.evolve(after, keeper_last_run=0, events_pending=0, observer_events_dropped=0).types
+        == figures.types
+    )
 
 
 def test_refusals_are_counted_by_the_state_that_refused(manager: SafetyManager) -> None:
@@ -407,7 +421,9 @@ def test_asking_on_the_observer_thread_and_in_a_release(manager: SafetyManager) 
     answers: list[int] = []
     manager.add_observer(lambda event: answers.append(manager.stats().total_objects))
     on(manager, release=lambda native: answers.append(manager.stats().total_objects)).close()
-    on(manager, place=BACKGROUND, release=lambda native: answers.append(manager.stats().total_objects)).close()
+    on(
+        manager, place=BACKGROUND, release=lambda native: answers.append(manager.stats().total_objects)
+    ).close()
     eventually(lambda: len(answers) >= 4)
 
 
