@@ -448,12 +448,14 @@ def test_impossible_ways_of_closing_change_nothing(manager: SafetyManager) -> No
 
 def test_callbacks_that_are_not_callable(manager: SafetyManager) -> None:
     with free(manager) as handle:
-        for attempt in (
-            lambda: manager.add_cleanup(handle, 42),  # type: ignore[arg-type]
-            lambda: manager.on_close(42),  # type: ignore[arg-type]
-            lambda: manager.add_observer(42),  # type: ignore[arg-type]
-            lambda: manager.factory(42, release=None),  # type: ignore[arg-type]
-        ):
+        no_callable: Any = 42
+        attempts: tuple[Callable[[], object], ...] = (
+            lambda: manager.add_cleanup(handle, no_callable),
+            lambda: manager.on_close(no_callable),
+            lambda: manager.add_observer(no_callable),
+            lambda: manager.factory(no_callable, release=None),
+        )
+        for attempt in attempts:
             with pytest.raises(RegistrationError, match="must be callable, not 42"):
                 attempt()
 

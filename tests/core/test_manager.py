@@ -347,7 +347,7 @@ def test_a_rule_can_be_taken_away(manager: SafetyManager) -> None:
     with free(manager) as handle, free(manager):
         handle.lease().close()
         with pytest.raises(KeyError):
-            manager.safe_access(handle, lambda native: {}[1])
+            manager.safe_access(handle, lambda native: {"a": 1}["b"])
         assert handle.valid
 
 
