@@ -199,6 +199,29 @@ def at_fork_in_child(method: Callable[[], None]) -> None:
     _fork_hooks.append(weakref.WeakMethod(method))
 
 
+def around_fork(before: Callable[[], None], after: Callable[[], None]) -> None:
+    """Call the bound method `before` ahead of each fork, and `after` behind it in the parent, as long as their object lives."""
+    _before_fork[:] = [(one, two) for one, two in _before_fork if one() is not None]
+    _before_fork.append((weakref.WeakMethod(before), weakref.WeakMethod(after)))
+
+
+_before_fork: list[tuple[weakref.WeakMethod[Callable[[], None]], weakref.WeakMethod[Callable[[], None]]]] = []
+
+
+def _ahead_of_fork() -> None:
+    for hook, _ in list(_before_fork):
+        method = hook()
+        if method is not None:
+            method()
+
+
+def _behind_fork() -> None:
+    for _, hook in list(_before_fork):
+        method = hook()
+        if method is not None:
+            method()
+
+
 def _after_fork_in_child() -> None:
     global collecting
     collecting = 0
@@ -210,7 +233,9 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_ahead_of_fork, after_in_parent=_behind_fork, after_in_child=_after_fork_in_child
+    )
 
 
 def at_exit(function: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Generator
-from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lifecycle.cell import Kind, Pin, Record, describe
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from lifecycle.manager import SafetyManager
 
 T = TypeVar("T")
-
-DEFERRED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
-"""What a function returns instead of running its body."""
 
 
 def refuse_deferred(

@@ -161,6 +161,8 @@ def _warn_of_leak(event: Event) -> None:
     """Leaks are a `ResourceWarning` too, so that whoever turns warnings on, or into errors, sees them."""
     if event.kind != "leak":
         return
+    if not event.id:
+        return  # told at exit, and in the log
     site, count = event.fields["site"], event.fields["count"]
     warnings.warn(
         f"{event.type_name} object {event.id} was never closed{f' (made at {site})' if site else ''}: its last handle was "
@@ -196,6 +198,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._role = _world.Lock()  # held by who counts: the thread, and who asks when there is none
         self._inside: set[int] = set()  # threads that hold it or wait for it
+        self._halted = False
         self._stop = False
         self._lingering = False
         self._expiring: deque[Record] = deque()
@@ -278,6 +281,16 @@ class Keeper:
         """End the threads when the last object that is still held has ended."""
         self._lingering = True
         self.wake()
+
+    def before_fork(self) -> None:
+        """Have the counting stand still, so that the child inherits no half-counted batch. For a bounded time."""
+        self._halted = _world.get_ident() not in self._inside and self._role.acquire(timeout=1.0)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._halted:
+            self._halted = False
+            self._role.release()
 
     def after_fork(self) -> None:
         """In the child: no thread, fresh locks; what the parent had not counted stays to be counted by the child's keeper."""

@@ -11,7 +11,7 @@ from types import FunctionType, TracebackType
 from typing import Any, NoReturn, TypeVar, overload
 
 from lifecycle import _world
-from lifecycle.access import DEFERRED, AccessBlock, escaped, refuse_deferred
+from lifecycle.access import AccessBlock, escaped, refuse_deferred
 from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, describe
 from lifecycle.config import SafetyConfig, exception_types
 from lifecycle.errors import (
@@ -34,6 +34,7 @@ from lifecycle.queues import (
     ANY_THREAD,
     BACKGROUND,
     DEFAULT,
+    DEFERRED,
     DRAIN_STEPS,
     AnyThread,
     Place,
@@ -118,6 +119,7 @@ class SafetyManager:
         self._report: ShutdownReport | None = None
         self._keeper.sweeps.append(self._sweep_finalizers)
         _managers.add(self)
+        _world.around_fork(self._keeper.before_fork, self._keeper.after_fork_in_parent)
         _world.at_fork_in_child(self._after_fork)
         _world.at_exit(self._at_exit)
 
@@ -388,9 +390,7 @@ class SafetyManager:
                             break
                         try:
                             self._rescue(box[0], release, release_on, extra, begun)
-                        except (
-                            BaseException
-                        ):  # interrupted once more: that interrupt is the same to the caller
+                        except BaseException:  # noqa: S112 - interrupted once more: the first interrupt is raised below
                             continue
                 raise
             finally:
@@ -403,7 +403,7 @@ class SafetyManager:
     @overload
     def safe_access(self, target: Handle[T], fn: None = None, /, *, errors: Any = ()) -> AccessBlock[T]: ...
     @overload
-    def safe_access(self, target: int, fn: None = None, /, *, errors: Any = ()) -> AccessBlock[Any]: ...
+    def safe_access(self, target: Any, fn: None = None, /, *, errors: Any = ()) -> AccessBlock[Any]: ...
     @overload
     def safe_access(self, target: Handle[T], fn: Callable[..., R], /, *args: Any, errors: Any = ()) -> R: ...
     @overload
@@ -799,11 +799,13 @@ class SafetyManager:
             self._workers.stop(1.0)
 
     def _at_exit(self) -> None:
-        if (
-            not self.close().ok
-        ):  # the threads go on, but the process does not: what there is to tell is told now
-            self._keeper.ask()
-            self._keeper.observer.stop(1.0)
+        report = self.close()
+        if report.ok:
+            return
+        for info in report.leaked:
+            self._registry.events.append(("told", "leak", {"reason": f"not released at exit: {info}"}))
+        self._keeper.ask()  # the threads would go on, but the process does not: what there is to tell is told now
+        self._keeper.observer.stop(1.0)
 
     def _after_fork(self) -> None:
         registry = self._registry

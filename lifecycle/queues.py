@@ -20,13 +20,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from operator import attrgetter, is_
-from types import FrameType
-from typing import Any
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from typing import Any, NoReturn
 
 from lifecycle import _world
 from lifecycle._world import monotonic
 from lifecycle.cell import NO_IDENTITY, Record, Registry, native_key, owners, shut
 from lifecycle.errors import (
+    CallbackError,
     LifecycleError,
     NotReleased,
     RegistrationError,
@@ -99,7 +100,9 @@ def process(record: Record, timed: Timed | None = None) -> bool:
             try:
                 release = record.release
                 if release is not None:
-                    release(record.obj)
+                    result = release(record.obj)
+                    if result is not None and type(result) in DEFERRED:
+                        _refuse_deferred(result)
                 record.outcome = RELEASED
             except BaseException as error:
                 record.outcome = error  # noted before anything is called: an interrupt decides nothing
@@ -125,6 +128,19 @@ def process(record: Record, timed: Timed | None = None) -> bool:
         if record.phase in ENDED:
             _forget(record.kind.registry, record)
         raise
+
+
+DEFERRED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
+"""What a function returns instead of running its body."""
+
+
+def _refuse_deferred(result: Any) -> NoReturn:
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
+    raise CallbackError(
+        f"the release returned a {type(result).__name__}: nothing was released, since its body has not run; give a plain function"
+    )
 
 
 class Timed:
@@ -172,7 +188,9 @@ def _run(record: Record, timed: Timed | None) -> bool:
         if record.phase is None:  # not stuck in a cleanup
             record.phase = RELEASING
         if release is not None:
-            release(record.obj)
+            result = release(record.obj)
+            if result is not None and type(result) in DEFERRED:
+                _refuse_deferred(result)
         record.outcome = RELEASED
     except BaseException as error:
         record.outcome = error  # noted before anything is called: an interrupt decides nothing
@@ -212,6 +230,7 @@ def _call_failed(record: Record) -> bool:
     registry = record.kind.registry
     if retryable and extra.attempts < registry.config.max_finalizer_retries:
         extra.attempts += 1
+        record.phase = None
         record.outcome = None
         return False
     cause = "not_released" if isinstance(error, NotReleased) else "error"
@@ -465,8 +484,7 @@ class DequePlace(Place):
                 if record is not None:
                     if record.phase not in ENDED:
                         done += process(record)
-                    else:  # it was run by another, who may have been interrupted; or it is an orphan whose last holder is gone
-                        record.parent = None
+                    else:  # it was run by another, who may have been interrupted before it was forgotten
                         _forget(record.kind.registry, record)
                 record = None
                 taken += 1

@@ -40,7 +40,7 @@ from lifecycle.states import BY_CLOSE, DETACHED, ENDED, STUCK
 _new_object = object.__new__
 
 
-def enter(
+def enter(  # noqa: C901 - in one piece: every call more is a point where an interrupt may fall
     kind: Kind,
     place: Any,
     obj: Any,

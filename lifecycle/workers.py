@@ -144,6 +144,7 @@ class Workers(Place):
         self.healthy: list[Worker] = []
         self.stuck: list[Worker] = []
         self.stopping = False
+        self.unstartable = False
         self.hold_back = False  # while a batch runs in its order, single tickets wait
         self.held_back: deque[Record] = deque()
 
@@ -165,6 +166,7 @@ class Workers(Place):
             self.healthy.append(worker)
             worker.thread.start()
         except RuntimeError:  # the interpreter shuts down: what is there must do
+            self.unstartable = True
             self.healthy.remove(worker)
             return False
         except BaseException:  # interrupted: if the thread runs nevertheless, it enters itself again
@@ -205,6 +207,8 @@ class Workers(Place):
             worker.closing = None
             if isinstance(timeout, WhenDue):
                 return self._await_another(worker, record)
+        if worker is None and self.unstartable and not self.healthy and not self.stuck:
+            process(record)  # no thread could be started any more: here, without a deadline, or never
         if record.phase in ENDED or timeout == 0 or _world.must_not_wait():
             return record.phase is RELEASED
         if isinstance(timeout, WhenDue):
