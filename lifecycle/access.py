@@ -96,13 +96,10 @@ class AccessBlock(Generic[T]):
         self._pin: Pin | None = manager._enter(target)
 
     def __enter__(self) -> T:
-        pin = self._pin
         try:
-            if pin is None:
-                raise LeaseEndedError("this access has ended; call safe_access again")
-            return pin.record.obj  # type: ignore[no-any-return]
-        finally:
-            pin = None
+            return self._pin.record.obj  # type: ignore[union-attr, no-any-return]
+        except AttributeError:
+            raise LeaseEndedError("this access has ended; call safe_access again") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -67,8 +67,6 @@ SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0,
 
 RESCUES = range(4)
 """How often an interrupted registration tries to save its object, should the attempts be interrupted too."""
-FALLBACK_TYPE = "interrupted"
-"""The type of objects whose registration an interrupt cut short before their own was known."""
 
 
 class _Unset:
@@ -219,7 +217,7 @@ class SafetyManager:
                 if begun[0] or isinstance(error, LifecycleError) or release is None:
                     break
                 try:  # interrupted: it may not be lost
-                    self._rescue(obj, release, release_on, None, begun)
+                    self._rescue(obj, type_name, release, release_on, None, begun)
                 except (
                     Exception
                 ) as second:  # it cannot be taken at all, as with a release that is not callable
@@ -250,11 +248,12 @@ class SafetyManager:
         return register
 
     def _rescue(
-        self, obj: Any, release: Any, release_on: Any, extra: Extra | None, begun: list[bool]
+        self, obj: Any, type_name: Any, release: Any, release_on: Any, extra: Extra | None, begun: list[bool]
     ) -> None:
         """Have an object that was not entered released at its place: it was ours to keep or to give back."""
         check_callback(release, "release")
-        abandon(self._kind(FALLBACK_TYPE), self._place(release_on), obj, release, None, extra, begun)
+        kind = self._kind(type_name if isinstance(type_name, str) and type_name else self._type_name(obj))
+        abandon(kind, self._place(release_on), obj, release, None, extra, begun)
 
     def _tend(self) -> None:
         """Called by a registration that sees work waiting: a bounded share of it is done here, but none inside the collector."""
@@ -389,7 +388,7 @@ class SafetyManager:
                         if begun[0]:
                             break
                         try:
-                            self._rescue(box[0], release, release_on, extra, begun)
+                            self._rescue(box[0], type_name, release, release_on, extra, begun)
                         except BaseException:  # noqa: S112 - interrupted once more: the first interrupt is raised below
                             continue
                 raise

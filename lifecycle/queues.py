@@ -162,6 +162,7 @@ def _perform(record: Record, timed: Timed | None) -> None:
     if record.phase is RELEASING:
         if record.outcome is None:
             record.more().reason = "interrupted while its release ran"
+            record.kind.registry.events.append(("release_failed", record, "error", ""))
             record.outcome = FAILED
         elif isinstance(record.outcome, BaseException) and not _call_failed(record):
             _retry_later(record)

@@ -149,12 +149,16 @@ class Struck(Generic[T]):
     result: T | None
     error: BaseException | None
     """The `Interrupt`, or whatever else came out."""
+    on_entry: bool = False
+    """It struck a function before its first statement: that frame keeps its arguments as long as the traceback is kept, and
+    nothing that the function could do would change it."""
 
 
 def run_interrupted(run: Callable[[], T], strike_at: int) -> Struck[T]:
     """Call ``run()`` and raise `Interrupt` at the point number `strike_at` of our own code on this thread."""
     passed = itertools.count(1)
     place = ""
+    on_entry = False
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         if not ours(frame.f_code):
@@ -163,12 +167,18 @@ def run_interrupted(run: Callable[[], T], strike_at: int) -> Struck[T]:
         last = -1
 
         def local(frame: FrameType, event: str, arg: object) -> Any:
-            nonlocal last, place
+            nonlocal last, place, on_entry
             if event == "opcode":
                 here = frame.f_lasti
                 struck = _may_interrupt(code, last, here) and next(passed) == strike_at
+                entering = last < 0 or code.get(last, ("", -1))[0] in (
+                    "RESUME",
+                    "COPY_FREE_VARS",
+                    "MAKE_CELL",
+                )
                 last = here
                 if struck:
+                    on_entry = entering
                     place = f"{place_of(frame)} before {code[here][0]}"
                     raise Interrupt(place)
             return local
@@ -179,7 +189,9 @@ def run_interrupted(run: Callable[[], T], strike_at: int) -> Struck[T]:
         return local
 
     before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # 3.12 gives no opcode events unless some frame had asked for them before
+    sys._getframe().f_trace_opcodes = (
+        True  # 3.12 gives no opcode events unless some frame had asked for them before
+    )
     error: BaseException | None = None
     result = None
     collects = gc.isenabled()
@@ -193,7 +205,7 @@ def run_interrupted(run: Callable[[], T], strike_at: int) -> Struck[T]:
         sys.settrace(before)
         if collects:
             gc.enable()
-    return Struck(place, result, error)
+    return Struck(place, result, error, on_entry)
 
 
 def each_interrupt(run: Callable[[], T], *, first: int = 1, step: int = 1) -> Iterator[Struck[T]]:
@@ -328,7 +340,9 @@ class Standing(Generic[T]):
             raise self._error
         return self._result  # type: ignore[return-value]
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._go.set()
         self._thread.join(self._patience)
 
@@ -427,7 +441,9 @@ class NativeMemory:
         if self.unmapped > 1:
             _unmapped_twice.append(self.address)
             raise AssertionError(f"memory at {self.address:#x} unmapped {self.unmapped} times")
-        _map(self.address, self.nbytes, PROT_NONE, MAP_FIXED | MAP_NORESERVE)  # unmaps it and keeps the place empty
+        _map(
+            self.address, self.nbytes, PROT_NONE, MAP_FIXED | MAP_NORESERVE
+        )  # unmaps it and keeps the place empty
         _graves.append((self.address, self.nbytes))
         if len(_graves) > GRAVES:
             try:
@@ -470,7 +486,9 @@ def assert_nothing_left(manager: SafetyManager, *, timeout: float = 10.0) -> lif
     def left() -> dict[str, object]:
         gc.collect()
         found: dict[str, object] = {name: table for name in tables if (table := getattr(registry, name))}
-        waiting = [ticket for ticket in list(registry.waiting) if ticket is not None and ticket.phase not in ENDED]
+        waiting = [
+            ticket for ticket in list(registry.waiting) if ticket is not None and ticket.phase not in ENDED
+        ]
         if waiting:  # one whose object has ended by other means is a leftover that means nothing
             found["waiting"] = waiting
         if manager.stats().active_objects:

@@ -582,7 +582,9 @@ def the_same_object_at_every_line(place: str) -> None:
                 eventually(lambda number=number: len(released) == number + 1)  # type: ignore[misc]
             stats = assert_nothing_left(manager)
             assert stats.types["node"].registered == 5
-            assert len(ran) == len(added), f"{len(added)} cleanups were added and {len(ran)} ran, with {action}"
+            assert len(ran) == len(added), (
+                f"{len(added)} cleanups were added and {len(ran)} ran, with {action}"
+            )
 
 
 LINES = [the_collector_at_every_line, other_calls_at_every_line, the_same_object_at_every_line]

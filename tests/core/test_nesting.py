@@ -158,9 +158,7 @@ def test_a_chain_of_releases_each_closing_the_next(place: str) -> None:
                 handles[node.name + 1].close()
 
         for name in range(number):
-            handles.append(
-                manager.register(Node(name), "node", release=release, release_on=where[place])
-            )
+            handles.append(manager.register(Node(name), "node", release=release, release_on=where[place]))
         handles[0].close()
         settle(manager, where["queue"])
         stats = manager.stats()
@@ -193,8 +191,7 @@ def test_many_at_once_whose_releases_use_the_manager(place: str, does: str) -> N
                     made.close()
 
         handles = [
-            manager.register(Node(), "outer", release=release, release_on=where[place])
-            for _ in range(number)
+            manager.register(Node(), "outer", release=release, release_on=where[place]) for _ in range(number)
         ]
         if does in ("closes", "drops"):
             inners.extend(
@@ -327,7 +324,14 @@ def test_one_that_fails_changes_nothing_for_the_rest() -> None:
         pass
 
     released: deque[Node] = deque()
-    raised = [ZeroDivisionError(), Panic("x"), SystemExit(3), GeneratorExit(), NotReleased("never"), MemoryError()]
+    raised = [
+        ZeroDivisionError(),
+        Panic("x"),
+        SystemExit(3),
+        GeneratorExit(),
+        NotReleased("never"),
+        MemoryError(),
+    ]
     with SafetyManager(QUIET) as manager:
         where = places()
         for name, place in where.items():
@@ -337,7 +341,9 @@ def test_one_that_fails_changes_nothing_for_the_rest() -> None:
                     raise error
 
                 parent = manager.register(Node(), "parent", release=released.append, release_on=place)
-                handle = manager.register(Node(), f"bad {name}", release=fail, release_on=place, parent=parent)
+                handle = manager.register(
+                    Node(), f"bad {name}", release=fail, release_on=place, parent=parent
+                )
                 good = manager.register(Node(), "good", release=released.append, release_on=place)
                 handle.close(timeout=0)
                 parent.close(timeout=0)
@@ -397,7 +403,14 @@ def a_long_family(number: int, how: str, place: str) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    ["parents close first", "children close first", "dropped", "dropped in a cycle", "unregistered", "the manager closes"],
+    [
+        "parents close first",
+        "children close first",
+        "dropped",
+        "dropped in a cycle",
+        "unregistered",
+        "the manager closes",
+    ],
 )
 def test_100_000_nested_parents(how: str) -> None:
     in_own_process(a_long_family, 100_000, how, "any_thread", timeout=60)
@@ -439,7 +452,11 @@ def test_a_lost_queue_frees_no_parent_under_a_view() -> None:
             Node(), "parent", release=lambda node: order.append("parent"), release_on=ANY_THREAD
         )
         child = manager.register(
-            Node("child"), "child", release=lambda node: order.append("child"), release_on=queue, parent=parent
+            Node("child"),
+            "child",
+            release=lambda node: order.append("child"),
+            release_on=queue,
+            parent=parent,
         )
         view = child.view(address, 64)
         lease = child.lease()
@@ -488,7 +505,9 @@ def test_stuck_workers_hold_up_no_inline_release() -> None:
     """I6: what never was theirs runs on the next register or close, even when every worker that may exist hangs."""
     go_on = threading.Event()
     released: deque[Node] = deque()
-    config = SafetyConfig(finalizer_timeout=0.05, max_stuck_finalizers=1, leak_level="off", shutdown_timeout=0.5)
+    config = SafetyConfig(
+        finalizer_timeout=0.05, max_stuck_finalizers=1, leak_level="off", shutdown_timeout=0.5
+    )
     manager = SafetyManager(config)
     for _ in range(6):
         manager.register(Node(), "hangs", release=lambda node: go_on.wait(20)).close(timeout=0)

@@ -20,7 +20,11 @@ from tests.core.adversary import assert_nothing_left, in_own_process
 from tests.support import eventually
 
 CONFIG = SafetyConfig(
-    finalizer_timeout=0.1, cleanup_interval=0.05, state_retention=0.2, log_state_changes=True, log_finalizers=True
+    finalizer_timeout=0.1,
+    cleanup_interval=0.05,
+    state_retention=0.2,
+    log_state_changes=True,
+    log_finalizers=True,
 )
 
 
@@ -40,7 +44,8 @@ def all_goes_on(manager: SafetyManager, number: int = 3 * OBSERVER_LIMIT) -> Non
     """Counts are exact and prompt, what is past its deadline is declared, retries come, records expire, finalizers are found."""
     released: deque[Node] = deque()
     handles = [
-        manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD) for _ in range(number)
+        manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
+        for _ in range(number)
     ]
     for handle in handles[::2]:
         handle.close()
@@ -205,7 +210,7 @@ def test_a_log_that_raises() -> None:
         assert_nothing_left(manager)
 
 
-class a_log:  # noqa: N801 - reads as a word
+class a_log:
     """structlog with these processors, for a block."""
 
     def __init__(self, processors: list[Callable[..., Any]]) -> None:
@@ -284,7 +289,9 @@ def an_observer_blocks_at_exit() -> None:
     manager = SafetyManager(SafetyConfig(shutdown_timeout=1.0))
     manager.add_observer(lambda event: threading.Event().wait(600))
     released = []
-    kept = manager.register(Node(), "node", release=lambda node: print("released at exit"), release_on=ANY_THREAD)
+    kept = manager.register(
+        Node(), "node", release=lambda node: print("released at exit"), release_on=ANY_THREAD
+    )
     released.append(kept)
     globals()["kept"] = kept
 

@@ -31,11 +31,13 @@ from lifecycle import (
     WeakHandle,
     cell,
     keeper,
-    manager as manager_module,
     queues,
     registration,
 )
 from lifecycle import handle as handle_module
+from lifecycle import (
+    manager as manager_module,
+)
 from tests.core.adversary import (
     STORM,
     NativeMemory,
@@ -225,7 +227,12 @@ def test_a_share_that_is_made_while_the_last_is_closed_is_either_good_or_refused
 
 def test_registering_while_the_manager_closes() -> None:
     """Whoever is between entering its record and its handle when the doors are shut loses nothing and opens nothing."""
-    for line in ("registry.records[id] = record", "pin = Pin()", "cell = Cell()", "handle = _new_object(Handle)"):
+    for line in (
+        "registry.records[id] = record",
+        "pin = Pin()",
+        "cell = Cell()",
+        "handle = _new_object(Handle)",
+    ):
         released: deque[Node] = deque()
         manager = SafetyManager(QUIET)
         flush(manager)
@@ -245,7 +252,7 @@ def test_registering_while_the_manager_closes() -> None:
 
 def test_two_closers_of_one_handle() -> None:
     """Both are inside close; one shuts the door and releases, and both say the same."""
-    for line in ("self._cell = cell = SHUT_CELL",):
+    for line in ("self._cell = SHUT_CELL",):
         released: deque[Node] = deque()
         with SafetyManager(QUIET) as manager:
             handle = manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
@@ -325,7 +332,12 @@ def the_great_storm(place: str, seconds: float, threads: int = 8) -> None:
         memory = NativeMemory()
         try:
             fresh = manager.register(
-                memory, "memory", release=NativeMemory.unmap, release_on=where, parent=parent, size=memory.nbytes
+                memory,
+                "memory",
+                release=NativeMemory.unmap,
+                release_on=where,
+                parent=parent,
+                size=memory.nbytes,
             )
         except AccessRefusedError:  # the parent had gone
             fresh = manager.register(memory, "memory", release=NativeMemory.unmap, release_on=where)
@@ -459,7 +471,9 @@ def a_storm_of_owners(seconds: float) -> None:
         while time.monotonic() < until:
             node = rng.choice(nodes)
             try:
-                handle = manager.register(node, "node", release=release, release_on=ANY_THREAD, native=node.name)
+                handle = manager.register(
+                    node, "node", release=release, release_on=ANY_THREAD, native=node.name
+                )
             except DuplicateError:
                 with lock:
                     outcome["refused"] += 1
