@@ -109,6 +109,7 @@ class Extra:
     __slots__ = (
         "attempts",
         "cleanups",
+        "failure",
         "fence_polls",
         "fences",
         "not_before",
@@ -122,6 +123,7 @@ class Extra:
 
     def __init__(self) -> None:
         self.attempts = 0
+        self.failure = "error"  # what a failed release is counted as
         self.cleanups: list[Callable[[], object]] = []
         self.fences: list[Any] = []  # all must have signalled before the release
         self.fence_polls = 0

@@ -26,6 +26,22 @@ REACH_LIMIT = 2000
 """Objects looked at, at most, for a path from a finalizer to its object."""
 
 
+class Action:
+    """What a safe finalizer does, once it is armed: the object that is registered in its place."""
+
+    __slots__ = ("__weakref__", "args", "armed", "fn")
+
+    def __init__(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.fn = fn
+        self.args = args
+        self.armed = False
+
+    def run(self) -> None:
+        """The release."""
+        if self.armed:
+            self.fn(*self.args)
+
+
 class SafeFinalizer:
     """What `SafetyManager.set_safe_finalizer` returns. Callable on any thread."""
 

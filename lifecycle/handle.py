@@ -145,9 +145,8 @@ class Handle(Generic[T]):
             lease: Lease[T] = _new_object(Lease)
             lease._pin = pin
             return lease
-        except BaseException:
+        finally:
             pin = None  # a kept traceback must keep nothing alive
-            raise
 
     def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
         """`nbytes` bytes of the object's memory from `address` on, without a copy: a one-dimensional memoryview of unsigned

@@ -30,7 +30,7 @@ from lifecycle.config import SafetyConfig
 from lifecycle.errors import trace_of
 from lifecycle.events import FINALIZER_KINDS, LEVELS, Event
 from lifecycle.queues import AnyThread, ReleaseQueue
-from lifecycle.states import BY_DROP, ENDED, POISONED, RELEASED, RELEASING, STUCK, ObjectState
+from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, RELEASING, STUCK, ObjectState
 from lifecycle.stats import QueueStats, SafetyStats, TypeStats
 from lifecycle.workers import Workers
 
@@ -493,6 +493,8 @@ class Keeper:
                 self._leaked(record)
             if record.phase is STUCK:
                 count.failures["timeout"] += 1
+            elif record.phase is FAILED:
+                count.failures[record.more().failure] += 1
             if record.phase is not RELEASED:
                 self._tell(str(record.phase), record, **self._ending(record))
 
@@ -558,10 +560,6 @@ class Keeper:
         record.kind.count.retries += 1
         if self.registry.config.log_finalizers or self.observer.hooks:
             self._tell("retry", record, reason=reason)
-
-    def _on_release_failed(self, record: Record, reason: str, trace: str) -> None:
-        record.kind.count.failures[reason] += 1
-        record.more().trace = trace
 
     def _on_cleanup_failed(self, record: Record, reason: str) -> None:
         self.other_failures += 1

@@ -27,7 +27,7 @@ from lifecycle.errors import (
     trace_of,
 )
 from lifecycle.events import LEVELS, Event
-from lifecycle.finalizers import FINALIZER_TYPE, SafeFinalizer, check_target
+from lifecycle.finalizers import FINALIZER_TYPE, Action, SafeFinalizer, check_target
 from lifecycle.handle import Handle, check_timeout, checked, invalidate_record, refuse
 from lifecycle.keeper import Keeper
 from lifecycle.queues import (
@@ -611,20 +611,23 @@ class SafetyManager:
         """
         check_callback(fn, "finalizer")
         check_target(obj, fn, args)
-        handle = self.register(
-            (fn, args),
-            FINALIZER_TYPE,
-            name=type(obj).__qualname__,
-            release=_call_finalizer,
-            release_on=BACKGROUND,
-        )
-        record = handle._record
-        record.owning = 0  # it is meant to be dropped
-        table = self._safe
-        watch = weakref.finalize(obj, table.pop, record.id, None)
-        watch.atexit = False  # our own exit pass runs it, with a deadline
-        table[record.id] = (watch, handle)
-        return SafeFinalizer(table, record, watch)
+        action = Action(fn, args)
+        handle = None
+        try:
+            handle = self.register(action, FINALIZER_TYPE, name=type(obj).__qualname__, release=Action.run)
+            record = handle._record
+            record.owning = 0  # it is meant to be dropped
+            table = self._safe
+            watch = weakref.finalize(obj, table.pop, record.id, None)
+            watch.atexit = False  # our own exit pass runs it, with a deadline
+            action.armed = True
+            table[record.id] = (watch, handle)
+            return SafeFinalizer(table, record, watch)
+        except BaseException:
+            action.armed = False  # interrupted: it may not run while its object lives
+            raise
+        finally:
+            handle = None  # a kept traceback must keep nothing alive
 
     def _sweep_finalizers(self) -> None:
         for id, (watch, _) in _world.snapshot(self._safe.items()):
@@ -832,11 +835,6 @@ class SafetyManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _call_finalizer(action: tuple[Callable[..., object], tuple[Any, ...]]) -> None:
-    fn, args = action
-    fn(*args)
 
 
 DEFERRED_BODY = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR

@@ -162,7 +162,6 @@ def _perform(record: Record, timed: Timed | None) -> None:
     if record.phase is RELEASING:
         if record.outcome is None:
             record.more().reason = "interrupted while its release ran"
-            record.kind.registry.events.append(("release_failed", record, "error", ""))
             record.outcome = FAILED
         elif isinstance(record.outcome, BaseException) and not _call_failed(record):
             _retry_later(record)
@@ -196,10 +195,12 @@ def _run(record: Record, timed: Timed | None) -> bool:
     except BaseException as error:
         record.outcome = error  # noted before anything is called: an interrupt decides nothing
     release = None
-    called = record.outcome is RELEASED or _call_failed(record)
-    if timed is not None and not timed.came_back(record):
-        _came_back_late(record, called)
+    if timed is not None and not timed.came_back(
+        record
+    ):  # asked first: what was declared stuck is not to be touched any more
+        _came_back_late(record)
         return False
+    called = record.outcome is RELEASED or _call_failed(record)
     if not called:
         _retry_later(record)
     return called
@@ -234,8 +235,8 @@ def _call_failed(record: Record) -> bool:
         record.phase = None
         record.outcome = None
         return False
-    cause = "not_released" if isinstance(error, NotReleased) else "error"
-    registry.events.append(("release_failed", record, cause, trace_of(error)))
+    extra.failure = "not_released" if isinstance(error, NotReleased) else "error"
+    extra.trace = trace_of(error)
     record.outcome = FAILED
     if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
         finish(record)
@@ -334,16 +335,19 @@ def notify(registry: Registry, id: int) -> None:
         waiter.put(None)
 
 
-def _came_back_late(record: Record, called: bool) -> None:
+def _came_back_late(record: Record) -> None:
     """The release returned after it was declared stuck. A success ends in `RELEASED`; a failure changes nothing."""
     registry = record.kind.registry
-    if called and record.outcome is RELEASED:
+    outcome = record.outcome
+    if outcome is RELEASED:
         registry.events.append(("late", record, ""))
         finish(record)
     else:
         record.outcome = STUCK
         orphans.append(record.obj)  # quarantined for good: what it holds is unknown
-        registry.events.append(("late", record, record.more().reason))
+        registry.events.append(
+            ("late", record, text_of(outcome) if isinstance(outcome, BaseException) else "")
+        )
 
 
 def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reason: str) -> bool:

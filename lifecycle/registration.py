@@ -121,26 +121,23 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
             raise ClosedError
         return handle
     except BaseException as error:
-        try:
-            if record is None or record.id not in registry.records:
-                if record is not None:
-                    record.phase = DETACHED  # said before anything is called: its ticket must mean nothing
-                if begun is not None:
-                    begun[0] = False  # until it has been entered after all, below
-                if record is not None:
-                    _withdraw(record)  # before its core goes: the ticket that comes of that must mean nothing
-                handle = cell = pin = hold = core = None
-                _not_entered(kind, place, obj, release, native, parent, extra, error, begun)
-            else:
-                handle = cell = pin = hold = core = None
-                record.cause = BY_CLOSE
-                if isinstance(error, ClosedError):
-                    registry.refuse_closed(record)
-        finally:
-            core = pin = hold = cell = handle = parent = obj = (
-                None  # a kept traceback must keep nothing alive
-            )
+        if record is None or record.id not in registry.records:
+            if record is not None:
+                record.phase = DETACHED  # said before anything is called: its ticket must mean nothing
+            if begun is not None:
+                begun[0] = False  # until it has been entered after all, below
+            if record is not None:
+                _withdraw(record)
+            handle = cell = pin = hold = core = None
+            _not_entered(kind, place, obj, release, native, parent, extra, error, begun)
+        else:
+            handle = cell = pin = hold = core = None
+            record.cause = BY_CLOSE
+            if isinstance(error, ClosedError):
+                registry.refuse_closed(record)
         raise
+    finally:  # a kept traceback must keep nothing alive, not even one of a release that ran on behalf of others in here
+        core = pin = hold = cell = handle = parent = obj = None
 
 
 _identity = id
