@@ -356,7 +356,7 @@ def test_a_view_alive_at_exit_crashes_nothing() -> None:
     reader.me = reader
     """,
         allowed=("lifecycle.leak",),
-    )  # said once, since it was held at exit
+    )
     assert "released mapped" not in said[:-1]  # not before the reader read
 
 
