@@ -204,6 +204,10 @@ _extras = _world.RLock()
 """Two threads must not make two. Held for one store; whoever waits for it, in the collector too, waits for no longer."""
 
 
+REGISTERED, ENDED_TOO, LISTED = 1, 2, 3
+"""What `Record.counted` says: registration counted; its end too; registration counted, and listed among the live ones."""
+
+
 class Kind:
     """A type's name within one manager, with its policy. Written by the manager, read on every access."""
 

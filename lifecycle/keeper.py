@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 
 from lifecycle import _world
-from lifecycle.cell import DoorRef, Kind, Record, Registry
+from lifecycle.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, Kind, Record, Registry
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import trace_of
 from lifecycle.events import FINALIZER_KINDS, LEVELS, Event
@@ -47,9 +47,6 @@ ANSWER_WAIT = 30.0
 LEAK_REPORT_EVERY = 1.0
 """Seconds between two reports of leaks from the same place."""
 
-
-REGISTERED, ENDED_TOO, LISTED = 1, 2, 3
-"""What `Record.counted` says: registration counted; its end too; registration counted, and listed among the live ones."""
 
 _kind_of = attrgetter("kind")
 _end_of = attrgetter("kind", "phase", "cause")

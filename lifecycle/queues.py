@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from lifecycle import _world
 from lifecycle._world import monotonic
-from lifecycle.cell import NO_IDENTITY, Record, Registry, native_key, owners, shut
+from lifecycle.cell import ENDED_TOO, NO_IDENTITY, Record, Registry, native_key, owners, shut
 from lifecycle.errors import (
     CallbackError,
     LifecycleError,
@@ -337,6 +337,9 @@ def notify(registry: Registry, id: int) -> None:
 
 def _came_back_late(record: Record) -> None:
     """The release returned after it was declared stuck. A success ends in `RELEASED`; a failure changes nothing."""
+    until = monotonic() + 1.0
+    while record.counted != ENDED_TOO and monotonic() < until:
+        _world.sleep(0.001)  # the keeper that declared it stuck has yet to count that
     registry = record.kind.registry
     outcome = record.outcome
     if outcome is RELEASED:

@@ -129,7 +129,7 @@ def test_an_observer_that_raises() -> None:
         manager.add_observer(bad)
         manager.add_observer(good)
         all_goes_on(manager, 100)
-        eventually(lambda: told["released"] >= 105)
+        eventually(lambda: told["released"] >= 104)  # the one that was stuck is told as stuck, and as late
         assert told["registered"] >= 105
         assert told["leak"] >= 1
         eventually(lambda: told["stuck"] == told["late"] == 1)
