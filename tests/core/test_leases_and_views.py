@@ -473,7 +473,7 @@ def test_a_lease_of_a_child_holds_the_parent(manager: SafetyManager) -> None:
 def test_a_deep_family_falls_without_recursion(manager: SafetyManager) -> None:
     """I5: parents that fall free go through their place's queue."""
     natives = [
-        Native() for _ in range(200 if FREE_THREADED else 5000)
+        Native() for _ in range(50 if FREE_THREADED else 5000)
     ]  # there each waits for the thread that made it
     handle = manager.register(natives[0], release=Native.free, release_on=ANY_THREAD)
     family = [handle]
