@@ -450,22 +450,23 @@ class SafetyManager:
 
     def _enter(self, target: Any) -> Pin:
         """The pin behind a handle, an id or something with a `handle`; refused, counted and raised otherwise."""
-        record = self._record_of(target)
-        handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
-        if isinstance(handle, Handle):
-            pin = handle._cell.pin
-        else:
-            handle = None
-            door = record.door
-            cell = door() if door is not None else None
-            pin = cell.pin if cell is not None else None
-            cell = None
+        pin = cell = None
         try:
+            record = self._record_of(target)
+            handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
+            if isinstance(handle, Handle):
+                pin = handle._cell.pin
+            else:
+                handle = None
+                door = record.door
+                cell = door() if door is not None else None
+                pin = cell.pin if cell is not None else None
+                cell = None
             if pin is None:
                 refuse(record, handle)
             return checked(pin) if record.kind.validate is not None else pin
         finally:
-            pin = None
+            pin = cell = None
 
     def _record_of(self, target: Any) -> Record:
         if type(target) is int:
