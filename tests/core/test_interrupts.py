@@ -704,12 +704,12 @@ def test_rain_on_150_000_drops() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_rain_on_register_and_close(place: str) -> None:
-    in_own_process(rain_on_register_and_close, place, 1.5 * STORM, timeout=30 + 2 * STORM)
+    in_own_process(rain_on_register_and_close, place, 1.0 * STORM, timeout=30 + 2 * STORM)
 
 
 def rain_and_switches() -> None:
     with switching():
-        rain_on_register_and_close("background", 1.5 * STORM)
+        rain_on_register_and_close("background", 1.0 * STORM)
 
 
 def test_rain_while_threads_change_all_the_time() -> None:

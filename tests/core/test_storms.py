@@ -449,7 +449,7 @@ def the_great_storm(place: str, seconds: float, threads: int = 8) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_great_storm(place: str) -> None:
-    in_own_process(the_great_storm, place, 2.0 * STORM, timeout=60 + 4 * STORM)
+    in_own_process(the_great_storm, place, 1.5 * STORM, timeout=60 + 4 * STORM)
 
 
 def a_storm_of_owners(seconds: float) -> None:
@@ -503,7 +503,7 @@ def a_storm_of_owners(seconds: float) -> None:
 
 
 def test_a_storm_of_owners() -> None:
-    in_own_process(a_storm_of_owners, 1.5 * STORM, timeout=40 + 2 * STORM)
+    in_own_process(a_storm_of_owners, 1.0 * STORM, timeout=40 + 2 * STORM)
 
 
 def a_storm_of_limits(seconds: float) -> None:
@@ -548,7 +548,7 @@ def a_storm_of_limits(seconds: float) -> None:
 
 
 def test_a_storm_of_limits() -> None:
-    in_own_process(a_storm_of_limits, 1.0 * STORM, timeout=40 + 2 * STORM)
+    in_own_process(a_storm_of_limits, 0.7 * STORM, timeout=40 + 2 * STORM)
 
 
 def a_storm_of_managers(seconds: float) -> None:
@@ -611,7 +611,7 @@ def a_storm_of_managers(seconds: float) -> None:
 
 
 def test_a_storm_of_managers() -> None:
-    in_own_process(a_storm_of_managers, 2.0 * STORM, timeout=60 + 2 * STORM)
+    in_own_process(a_storm_of_managers, 1.5 * STORM, timeout=60 + 2 * STORM)
 
 
 def a_storm_of_retries_and_queues(seconds: float) -> None:
