@@ -421,12 +421,8 @@ class SafetyManager:
             return AccessBlock(self, target, errors)
         pin = None
         try:
-            try:
+            if type(target) is Handle:
                 pin = target._cell.pin
-            except AttributeError:
-                pin = self._enter(target)
-                record = pin.record
-            else:
                 if pin is None:
                     self._check_mine(target._record)
                     refuse(target._record, target)
@@ -434,6 +430,9 @@ class SafetyManager:
                 if record.kind.plain is not self._registry:
                     self._check_mine(record)
                     checked(pin)
+            else:
+                pin = self._enter(target)
+                record = pin.record
             try:
                 result = fn(record.obj, *args)
             except BaseException as error:
