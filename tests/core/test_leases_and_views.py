@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 import threading
 import weakref
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -175,6 +178,47 @@ def test_another_thread_reads_while_the_first_closes(manager: SafetyManager) -> 
             handle.lease()
         assert len(refused) == 2
         eventually(lambda native=native: native.released == 1)  # type: ignore[misc]
+        assert native.errors == []
+
+
+def at_each_line_of_ours(action: Callable[[], object], n: int) -> Callable[..., Any]:
+    """A trace function that runs `action` at the `n`-th line of the library that is executed."""
+    left = n
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        if not str(frame.f_globals.get("__name__", "")).startswith("lifecycle."):
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                action()
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND, ReleaseQueue("gl", thread="current")], ids=repr)
+def test_the_last_lease_ends_at_any_line_of_close(manager: SafetyManager, place: Any) -> None:
+    """I2, I3: wherever its ticket comes from, it is run, and once."""
+    for n in range(1, 70):
+        native = Native()
+        handle = manager.register(native, release=Native.free, release_on=place)
+        lease = handle.lease()
+        before = sys.gettrace()
+        sys.settrace(at_each_line_of_ours(lease.close, n))
+        try:
+            handle.close(timeout=0)
+        finally:
+            sys.settrace(before)
+        lease.close()
+
+        def released(native: Native = native) -> bool:
+            if isinstance(place, ReleaseQueue):
+                place.drain()
+            return native.released == 1
+
+        eventually(released)
         assert native.errors == []
 
 

@@ -215,6 +215,64 @@ def test_a_drain_on_many_threads_releases_each_once(manager: SafetyManager) -> N
     assert all(native.errors == [] for native in natives)
 
 
+def test_a_release_that_meets_its_own_ticket_runs_once(manager: SafetyManager) -> None:
+    """I3: one claim. The owner's close runs the release while its ticket still lies in the queue, and the release drains that."""
+    queue = ReleaseQueue("gl", thread="current")
+    native = Native()
+
+    def release(native: Native) -> None:
+        native.free()
+        queue.drain()
+        with on(manager, queue):
+            pass
+
+    handle = manager.register(native, release=release, release_on=queue)
+    assert handle.close() is True
+    assert native.threads == [threading.get_ident()]
+    assert queue.drain() == 0
+    assert manager.stats().failed == 0
+
+
+@pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND, ReleaseQueue("any")], ids=repr)
+def test_whoever_else_comes_by_while_a_release_runs_leaves_it_alone(
+    manager: SafetyManager, place: Any
+) -> None:
+    """I3: one claim, whatever ticket of it is still about."""
+    running, go_on = threading.Event(), threading.Event()
+
+    def release(native: Native) -> None:
+        native.free()
+        running.set()
+        go_on.wait(20)
+
+    native = Native()
+    handle = manager.register(native, release=release, release_on=place)
+    record = handle._record
+
+    def close() -> None:
+        handle.close(timeout=0)
+        if isinstance(place, ReleaseQueue):
+            place.drain()
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    eventually(running.is_set)
+    for _ in range(3):
+        record.place.put(record)  # as if its ticket came once more
+        with on(manager, place):
+            pass
+        if isinstance(place, ReleaseQueue):
+            place.drain()
+    time.sleep(0.05)
+    assert native.released == 1
+    assert handle.state == "releasing"
+    go_on.set()
+    closer.join()
+    eventually(lambda: handle.state == "released")
+    assert native.errors == []
+    assert manager.stats().failed == 0
+
+
 # -- losing a queue ---------------------------------------------------------------------------------------------------------
 
 
