@@ -18,7 +18,7 @@ from typing import Any
 from lifecycle.cell import Record, describe
 from lifecycle.errors import RegistrationError
 from lifecycle.handle import Handle
-from lifecycle.queues import end_without_release
+from lifecycle.releases import end_without_release
 from lifecycle.states import BY_CLOSE, DETACHED, ObjectState
 
 FINALIZER_TYPE = "safe_finalizer"

@@ -34,17 +34,15 @@ from lifecycle.queues import (
     ANY_THREAD,
     BACKGROUND,
     DEFAULT,
-    DEFERRED,
     DRAIN_STEPS,
     AnyThread,
     Place,
     PlaceLike,
     ReleaseQueue,
     WhenDue,
-    nesting,
-    process,
 )
 from lifecycle.registration import abandon, enter
+from lifecycle.releases import DEFERRED, nesting, process
 from lifecycle.shutdown import (
     await_holders,
     info_of,

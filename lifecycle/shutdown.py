@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from lifecycle import _world
 from lifecycle.cell import Record, Registry, shut, state_of
-from lifecycle.queues import LONGEST_WAIT, Generation, end_without_release, nesting, process, wait_for_end
+from lifecycle.queues import Generation
+from lifecycle.releases import LONGEST_WAIT, end_without_release, nesting, process, wait_for_end
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, STUCK, Cause, ObjectState
 from lifecycle.stats import ObjectInfo, ShutdownReport
 from lifecycle.workers import Batch, Workers

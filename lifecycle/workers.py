@@ -19,7 +19,8 @@ from collections import deque
 
 from lifecycle import _world
 from lifecycle.cell import Record, Registry
-from lifecycle.queues import NEST_LIMIT, Place, Timed, WhenDue, notify, process, wait_for_end
+from lifecycle.queues import Place, WhenDue
+from lifecycle.releases import NEST_LIMIT, Timed, notify, process, wait_for_end
 from lifecycle.states import ENDED, RELEASED, STUCK
 
 INITIAL_WORKERS = 2

@@ -31,8 +31,8 @@ from lifecycle import (
     WeakHandle,
     cell,
     keeper,
-    queues,
     registration,
+    releases,
 )
 from lifecycle import handle as handle_module
 from lifecycle import (
@@ -268,7 +268,7 @@ def test_a_release_is_claimed_once_by_a_closer_and_a_drain() -> None:
     released: deque[Node] = deque()
     with SafetyManager(QUIET) as manager:
         handle = manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
-        with Standing(handle.close, queues.process, "claims = record.kind.registry.claims") as standing:
+        with Standing(handle.close, releases.process, "claims = record.kind.registry.claims") as standing:
             flush(manager)
             eventually(lambda: len(released) == 1)
             standing.result()

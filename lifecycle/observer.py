@@ -1,0 +1,132 @@
+"""The observer: hooks and the log, on a thread of their own, behind a bounded queue that drops and counts.
+
+The keeper alone puts events in, so a log pipe that blocks for ever stops neither counts, nor sweeps, nor deadlines.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from lifecycle import _world
+from lifecycle.config import SafetyConfig
+from lifecycle.errors import trace_of
+from lifecycle.events import FINALIZER_KINDS, LEVELS, Event
+
+OBSERVER_LIMIT = 1000
+
+
+def logger() -> Any:
+    """The program's structlog logger ``lifecycle``; where structlog is not configured, one that writes to stderr: a library
+    has no business on a program's standard output."""
+    if structlog.is_configured():
+        return structlog.get_logger("lifecycle")
+    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
+
+
+class Observer:
+    """Runs hooks and the log on a thread of its own. The keeper alone puts events in."""
+
+    def __init__(self, name: str, config: SafetyConfig) -> None:
+        self.name = name
+        self.config = config
+        self.hooks: list[Callable[[Event], object]] = []
+        self.dropped = 0
+        self.queue: _world.SimpleQueue[Event | None] = _world.SimpleQueue()
+        self.thread: threading.Thread | None = None
+        self.last: threading.Thread | None = (
+            None  # the one to wait for, also after another has told it to end
+        )
+
+    def tell(self, event: Event) -> None:
+        """Queue `event`, or drop and count it when the observers are too slow."""
+        if self.queue.qsize() >= OBSERVER_LIMIT:
+            self.dropped += 1
+            return
+        if self.thread is None:
+            thread = _world.new_thread(self._run, f"lifecycle-observer-{self.name}")
+            try:
+                thread.start()
+            except (
+                RuntimeError
+            ):  # 3.12 starts none in an exit pass, and what failed there must be told all the same
+                self._deliver(event)
+                return
+            self.last = self.thread = thread
+        self.queue.put(event)
+
+    def _run(self) -> None:
+        while (event := self.queue.get()) is not None:
+            self._deliver(event)
+
+    def _deliver(self, event: Event) -> None:
+        for hook in [self._log, _warn_of_leak, *self.hooks]:
+            try:
+                hook(event)
+            except BaseException as error:  # a failing hook costs nobody else an event (I6)
+                self._report(event, hook, error)
+
+    def logs(self, kind: str) -> bool:
+        """Whether the configuration wants events of `kind` in the log."""
+        if LEVELS[kind] not in ("debug", "info"):
+            return True
+        return self.config.log_finalizers if kind in FINALIZER_KINDS else self.config.log_state_changes
+
+    def _log(self, event: Event) -> None:
+        if not self.logs(event.kind):
+            return
+        fields = {
+            "manager": event.manager,
+            "id": event.id,
+            "type": event.type_name,
+            "name": event.name,
+            **event.fields,
+        }
+        log = getattr(logger(), LEVELS.get(event.kind, "info"))
+        log(
+            f"lifecycle.{event.kind}",
+            **{key: value for key, value in fields.items() if value not in (None, "", 0)},
+        )
+
+    def _report(self, event: Event, hook: object, error: BaseException) -> None:
+        try:
+            logger().error(
+                "lifecycle.observer_failed", hook=repr(hook), event_kind=event.kind, error=repr(error)
+            )
+        except Exception:
+            self.dropped += 1  # the log itself is what fails
+
+    def tell_failure(self, error: Exception) -> None:
+        """The keeper itself failed."""
+        self.tell(
+            Event("observer_failed", self.name, 0, "", None, _world.wall_time(), {"error": trace_of(error)})
+        )
+
+    def stop(self, timeout: float) -> None:
+        """Let it finish what is queued, for `timeout` seconds."""
+        thread, self.thread = self.thread, None
+        if thread is not None:
+            self.queue.put(None)
+        last = self.last
+        if last is not None and last.ident != _world.get_ident():
+            last.join(timeout)
+
+
+def _warn_of_leak(event: Event) -> None:
+    """Leaks are a `ResourceWarning` too, so that whoever turns warnings on, or into errors, sees them."""
+    if event.kind != "leak":
+        return
+    if not event.id:
+        return  # told at exit, and in the log
+    site, count = event.fields["site"], event.fields["count"]
+    warnings.warn(
+        f"{event.type_name} object {event.id} was never closed{f' (made at {site})' if site else ''}: its last handle was "
+        f"garbage-collected; use `with handle:` or handle.close(){f' ({count - 1} more like it)' if count > 1 else ''}",
+        ResourceWarning,
+        stacklevel=2,
+    )

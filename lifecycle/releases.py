@@ -1,0 +1,404 @@
+"""Running one release: the claim, the call, what failed, and the tidying up, in steps that can be taken up again.
+
+**What may interrupt.** Signal handlers run on the main thread after any call. `process` therefore is resumable: whatever it did
+is written on the record before the next call, and on any exception the claim is given up and the ticket put back, in an order
+that leaves no gap. A release that had begun is never begun again (I3): it ends as `FAILED`, "interrupted".
+
+**What may nest.** A release may close other handles, and those releases run inside it on the same thread. What falls free
+meanwhile (parents) goes through its own place's mailbox, so nothing recurses however deep the family (I5).
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from typing import Any, NoReturn
+
+from lifecycle import _world
+from lifecycle._world import monotonic
+from lifecycle.cell import ENDED_TOO, NO_IDENTITY, Record, Registry, native_key, owners, shut
+from lifecycle.errors import (
+    CallbackError,
+    NotReleased,
+    text_of,
+    trace_of,
+)
+from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
+
+RETRY_FIRST = 0.01
+"""Seconds before the first retry of a release that said `NotReleased`; doubled each time."""
+
+LONGEST_WAIT = 3600.0
+"""Seconds in one go: the platform refuses waits that are too long."""
+
+LET_DIE = 0.02
+"""Seconds between two looks of a waiting thread without the GIL: an object that it made may be waiting for it to run Python
+again, to die."""
+
+NEST_LIMIT = 20
+"""How deep releases that close other handles may nest before closing only posts."""
+
+FENCE_POLL = 0.001
+"""Seconds between two looks at a fence that has not signalled."""
+
+
+def process(record: Record, timed: Timed | None = None) -> bool:
+    """Claim a ticket and run its release on this thread; True when that ended the object, False when it was not ours to run or
+    is to be tried again. Raises `KeyboardInterrupt` only."""
+    if record() is not None or record.phase in ENDED:
+        return False
+    if _world.collecting:
+        _world.await_collection()
+    extra = record.extra
+    if extra is not None and extra.not_before > monotonic():
+        return False  # it waits for its retry, which posts it again
+    id = record.id
+    claims = record.kind.registry.claims
+    me: list[object] | None = []
+    try:
+        if claims.setdefault(id, me) is not me:
+            return False
+        phase = record.phase
+        if (
+            phase is None
+            and record.extra is None
+            and timed is None
+            and record.outcome is None
+            and record.place.lost_reason is None
+        ):
+            # The common case of `_perform`, without its calls.
+            record.begun = monotonic()
+            record.phase = RELEASING
+            try:
+                release = record.release
+                if release is not None:
+                    result = release(record.obj)
+                    if result is not None and type(result) in DEFERRED:
+                        _refuse_deferred(result)
+                record.outcome = RELEASED
+            except BaseException as error:
+                record.outcome = error  # noted before anything is called: an interrupt decides nothing
+            if record.outcome is not RELEASED and not _call_failed(record):
+                _retry_later(record)
+                return False
+            finish(record)
+        elif phase in ENDED:  # it ended between our look and our claim, which came too late to mean anything
+            claims.pop(id, None)
+            return False
+        else:
+            _perform(record, timed)
+            return record.phase in ENDED
+        return True
+    except BaseException:
+        # Up to `put` nothing is called, so no second interrupt falls in here.
+        try:
+            if claims[id] is me:
+                del claims[id]
+        except KeyError:
+            me = None
+        record.place.put(record)
+        if record.phase in ENDED:
+            forget(record.kind.registry, record)
+        raise
+
+
+DEFERRED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
+"""What a function returns instead of running its body."""
+
+
+def _refuse_deferred(result: Any) -> NoReturn:
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
+    raise CallbackError(
+        f"the release returned a {type(result).__name__}: nothing was released, since its body has not run; give a plain function"
+    )
+
+
+class Timed:
+    """Who watches a release with a deadline (`workers.py`): told before it begins, and decides whether it came back in time."""
+
+    __slots__ = ()
+
+    def begins(self, record: Record) -> None:
+        """The release starts now."""
+        raise NotImplementedError
+
+    def came_back(self, record: Record) -> bool:
+        """True when it came back before it was declared stuck; decided once."""
+        raise NotImplementedError
+
+
+def _perform(record: Record, timed: Timed | None) -> None:
+    """The release, from the claim to the end; called again after an interrupt it goes on where it was."""
+    if record.phase is RELEASING:
+        if record.outcome is None:
+            record.more().reason = "interrupted while its release ran"
+            record.outcome = FAILED
+        elif isinstance(record.outcome, BaseException) and not _call_failed(record):
+            _retry_later(record)
+            return
+    elif record.place.lost_reason is not None:
+        record.more().reason = record.place.lost_reason
+        record.outcome = ORPHANED
+    elif record.extra is None or not record.extra.fences or _fences_signalled(record):
+        if record.outcome is None and not _run(record, timed):
+            return
+    else:
+        return
+    finish(record)
+
+
+def _run(record: Record, timed: Timed | None) -> bool:
+    """Call the release, watched where the place is timed; False when there is nothing to finish (yet)."""
+    record.begun = monotonic()
+    if timed is not None:
+        timed.begins(record)
+    _run_cleanups(record)
+    try:
+        release = record.release
+        if record.phase is None:  # not stuck in a cleanup
+            record.phase = RELEASING
+        if release is not None:
+            result = release(record.obj)
+            if result is not None and type(result) in DEFERRED:
+                _refuse_deferred(result)
+        record.outcome = RELEASED
+    except BaseException as error:
+        record.outcome = error  # noted before anything is called: an interrupt decides nothing
+    release = None
+    if timed is not None and not timed.came_back(
+        record
+    ):  # asked first: what was declared stuck is not to be touched any more
+        _came_back_late(record)
+        return False
+    called = record.outcome is RELEASED or _call_failed(record)
+    if not called:
+        _retry_later(record)
+    return called
+
+
+def _run_cleanups(record: Record) -> None:
+    """Each once, the last added first. Ctrl-C in one goes on to the user; the rest and the release follow when the ticket is
+    taken up again."""
+    cleanups = record.extra.cleanups if record.extra is not None else []
+    while cleanups:
+        cleanup = cleanups[-1]
+        del cleanups[-1]
+        try:
+            cleanup()
+        except (
+            BaseException
+        ) as error:  # one failing cleanup changes nothing for the next, nor for the release (I6)
+            if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
+                raise
+            record.kind.registry.events.append(("cleanup_failed", record, text_of(error)))
+
+
+def _call_failed(record: Record) -> bool:
+    """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called again."""
+    error = record.outcome
+    extra = record.more()
+    retryable = isinstance(error, (NotReleased, *extra.retry_on))
+    extra.reason = text_of(error)
+    registry = record.kind.registry
+    if retryable and extra.attempts < registry.config.max_finalizer_retries:
+        extra.attempts += 1
+        record.phase = None
+        record.outcome = None
+        return False
+    extra.failure = "not_released" if isinstance(error, NotReleased) else "error"
+    extra.trace = trace_of(error)
+    record.outcome = FAILED
+    if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
+        finish(record)
+        raise error  # Ctrl-C, or a handler of the user's: it struck here, but it was not meant for us
+    return True
+
+
+def _retry_later(record: Record) -> None:
+    extra = record.more()
+    registry = record.kind.registry
+    registry.events.append(("retry", record, extra.reason))
+    _again(record, RETRY_FIRST * 2 ** (extra.attempts - 1))
+
+
+def _again(record: Record, delay: float) -> None:
+    """Put the ticket aside: the keeper posts it again after `delay` seconds. The claim ends before the ticket is visible."""
+    registry = record.kind.registry
+    extra = record.more()
+    extra.not_before = when = _world.monotonic() + delay
+    record.phase = None
+    registry.delayed.append((when, record))
+    registry.claims.pop(record.id, None)
+    registry.wake()
+
+
+def _fences_signalled(record: Record) -> bool:
+    """Ask the fences; False also puts the ticket aside. One that raises is lost: the object is orphaned, never released."""
+    extra = record.more()
+    try:
+        while extra.fences:
+            if extra.fences[-1].signalled() is not True:
+                extra.fence_polls += 1
+                _again(record, min(FENCE_POLL * 2 ** min(extra.fence_polls, 5), 0.02))
+                return False
+            extra.fences.pop()
+    except Exception as error:
+        extra.reason = f"its fence is lost: {text_of(error)}"
+        record.outcome = ORPHANED
+    return True
+
+
+def finish(record: Record) -> None:
+    """Tidy up after a release and announce its end. Every step may be repeated, so an interrupted one is simply done again."""
+    kind = record.kind
+    registry = kind.registry
+    id = record.id
+    if record.owning == 2:
+        record.owning = 1
+        owners.pop(builtins.id(record.obj), None)  # before the object may go and its identity be used again
+        if record.native is not None:
+            owners.pop(native_key(record), None)
+    record.release = None
+    if record.outcome is ORPHANED:
+        if type(record.obj) not in NO_IDENTITY:
+            orphans.append(
+                record.obj
+            )  # where it could be let go is gone: not even its own deallocation may touch the native
+    else:
+        record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
+    if record.outcome is not ORPHANED or record() is None:
+        record.parent = None  # an orphan that is still used, used through a view perhaps, keeps its parent
+    if kind.alive is not None:
+        kind.alive.pop(id, None)
+    extra = record.extra
+    if extra is not None and extra.slot is not None:
+        extra.slot[0].pop(extra.slot[1], None)
+    record.ended = monotonic()
+    record.phase = record.outcome
+    registry.ended.append(record)
+    registry.shared.pop(id, None)  # from here as `forget`
+    if registry.kept:
+        registry.kept.pop(id, None)
+    if registry.waiters:
+        notify(registry, id)
+    registry.claims.pop(id, None)
+
+
+def forget(registry: Registry, record: Record) -> None:
+    """Take an ended object out of the tables, and wake who waits for it. May be repeated."""
+    id = record.id
+    registry.shared.pop(id, None)
+    if registry.kept:
+        registry.kept.pop(id, None)
+    if registry.waiters:
+        notify(registry, id)
+    registry.claims.pop(id, None)
+
+
+orphans: list[Any] = []
+"""The Python objects of orphaned natives, kept for ever."""
+
+
+def notify(registry: Registry, id: int) -> None:
+    """Wake whoever waits for the end of object `id`."""
+    for waiter in registry.waiters.pop(id, ()):
+        waiter.put(None)
+
+
+def _came_back_late(record: Record) -> None:
+    """The release returned after it was declared stuck. A success ends in `RELEASED`; a failure changes nothing."""
+    until = monotonic() + 1.0
+    while record.counted != ENDED_TOO and monotonic() < until:
+        _world.sleep(0.001)  # the keeper that declared it stuck has yet to count that
+    registry = record.kind.registry
+    outcome = record.outcome
+    if outcome is RELEASED:
+        registry.events.append(("late", record, ""))
+        finish(record)
+    else:
+        record.outcome = STUCK
+        orphans.append(record.obj)  # quarantined for good: what it holds is unknown
+        registry.events.append(
+            ("late", record, text_of(outcome) if isinstance(outcome, BaseException) else "")
+        )
+
+
+def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reason: str) -> bool:
+    """End an object without touching its native; False when its end has begun already."""
+    claims = record.kind.registry.claims
+    id = record.id
+    me: list[object] = []
+    cell = None
+    try:
+        if record.phase in ENDED or claims.setdefault(id, me) is not me:
+            return False
+        if record.phase in ENDED:
+            claims.pop(id, None)
+            return False
+        door = record.door
+        cell = door() if door is not None else None
+        if cell is not None:
+            shut(record, cell, cause, None)
+            cell = None
+        elif record.cause is None:
+            record.cause = cause
+        if reason:
+            record.more().reason = reason
+        record.outcome = outcome
+        finish(record)
+    except BaseException:
+        cell = None  # a kept traceback must keep nothing alive
+        if claims.get(id) is me:
+            claims.pop(id, None)
+        if record() is None:
+            record.place.put(record)
+        raise
+    return True
+
+
+# -- waiting for an end -----------------------------------------------------------------------------------------------------
+
+
+def wait_for_end(record: Record, until: float | None, step: float | None) -> bool:
+    """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its ticket every `step`
+    seconds at most, for places that nobody else serves. Returns whether it was released."""
+    registry = record.kind.registry
+    waiter: _world.SimpleQueue[None] = _world.SimpleQueue()
+    try:
+        registry.waiters.setdefault(record.id, []).append(waiter)
+        while record.phase not in ENDED:
+            left = None if until is None else until - _world.monotonic()
+            if left is not None and left <= 0:
+                break
+            pause = min(
+                LONGEST_WAIT if left is None else left,
+                step or (LET_DIE if _world.free_threaded else LONGEST_WAIT),
+            )
+            try:
+                waiter.get(timeout=pause)
+            except _world.Empty:
+                if step is not None:
+                    record.place.serve(record)
+    finally:
+        if record.phase in ENDED:
+            notify(registry, record.id)
+        else:
+            waiters = registry.waiters.get(record.id)
+            if waiters is not None and waiter in waiters:
+                waiters.remove(waiter)
+            if not waiters:
+                registry.waiters.pop(record.id, None)
+    return record.phase is RELEASED
+
+
+def nesting() -> int:
+    """How many releases this thread is inside of. Walks the stack, so ask `Registry.claims` first whether any runs at all."""
+    depth = 0
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        depth += frame.f_code is process.__code__
+        frame = frame.f_back
+    return depth
