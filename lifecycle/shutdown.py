@@ -6,7 +6,7 @@ Also what a forked child does with what it inherited: nothing, said openly.
 from __future__ import annotations
 
 from lifecycle import _world
-from lifecycle.cell import Record, Registry, shut, state_of
+from lifecycle.cell import Record, Registry, owners, shut, state_of
 from lifecycle.queues import Generation
 from lifecycle.releases import LONGEST_WAIT, end_without_release, nesting, process, wait_for_end
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, STUCK, Cause, ObjectState
@@ -138,8 +138,18 @@ def report_on(records: list[Record], errors: list[str], began: float) -> Shutdow
 
 
 def orphan_inherited(registry: Registry) -> None:
-    """In a forked child: every object belongs to the parent process. Doors are shut, nothing is released."""
+    """In a forked child: every object belongs to the parent process. Doors are shut, nothing is released.
+
+    Other threads of the parent may have been anywhere: what they had locked is made anew, and what they had half entered, in the
+    owners or the limits, is forgotten.
+    """
     registry.claims.clear()
+    for kind in registry.kinds.values():
+        kind.budget = _world.RLock()
     for record in open_records(registry):
         record.phase = None
         end_without_release(record, ORPHANED, Cause.FORK, "it belongs to the parent process")
+    owners.clear()
+    for kind in registry.kinds.values():
+        if kind.alive is not None:
+            kind.alive.clear()

@@ -251,7 +251,7 @@ def test_whoever_else_comes_by_while_a_release_runs_leaves_it_alone(
 
     def close() -> None:
         handle.close(timeout=0)
-        if isinstance(place, ReleaseQueue):
+        while isinstance(place, ReleaseQueue) and not running.is_set():
             place.drain()
 
     closer = threading.Thread(target=close)

@@ -626,6 +626,42 @@ handle.close()
 
 
 @FORK
+def test_a_fork_while_another_thread_holds_a_lock_of_ours() -> None:
+    """I5: that thread is not in the child, and will never let go."""
+    said = quiet(
+        CHILD
+        + """
+manager = SafetyManager()
+manager.policy("limited", max_live=1)
+parents = manager.register(Native("parent's"), "limited", release=Native.free)
+held, go_on = threading.Event(), threading.Event()
+
+def hold():
+    with manager._registry.kinds["limited"].budget, manager._starting, manager._keeper._role:
+        held.set()
+        go_on.wait()
+
+holder = threading.Thread(target=hold)
+holder.start()
+held.wait()
+
+def child():
+    handle = manager.register(Native("child's"), "limited", release=Native.free)
+    say(handle.close())
+    say(manager.stats().released)
+
+in_child(child)
+go_on.set()
+holder.join()
+parents.close()
+""",
+        args=NO_FORK_WARNING,
+        allowed=("lifecycle.orphaned",),
+    )
+    assert said == ["released child's", "True", "1", "child ended 0", "released parent's"]
+
+
+@FORK
 def test_forks_while_other_threads_are_busy() -> None:
     """I5: whatever lock or table another thread was at when the fork struck."""
     done = run(
