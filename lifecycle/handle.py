@@ -167,11 +167,14 @@ class Handle(Generic[T]):
 
     def share(self) -> Handle[T]:
         """Another share of the same object, to be closed on its own. Raises `AccessRefusedError` when this one is closed."""
-        record = self._record
-        handle = _new_share(record, self._cell, self._token)
-        if handle is None:
-            refuse(record, self)
-        return handle
+        handle = None
+        try:
+            handle = _new_share(self._record, self._cell, self._token)
+            if handle is None:
+                refuse(self._record, self)
+            return handle
+        finally:
+            handle = None  # a kept traceback must keep nothing alive
 
     def weak(self) -> WeakHandle[T]:
         """A reference that keeps nothing alive: calling it gives a new share, or None once the object is shut."""

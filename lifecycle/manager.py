@@ -186,7 +186,7 @@ class SafetyManager:
         take; the object is then still yours. After `close` it raises `ClosedError`, and the object, which had become the
         manager's, has been released. An interrupt in here releases it too.
         """
-        parent_pin = None
+        parent_pin = handle = None
         begun = [False]
         try:
             kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
@@ -224,7 +224,7 @@ class SafetyManager:
                     continue
             raise
         finally:
-            parent_pin = obj = None  # type: ignore[assignment]
+            parent_pin = handle = obj = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
     def registrar(
         self,
