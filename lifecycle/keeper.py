@@ -34,6 +34,8 @@ TICK = 0.05
 IDLE_TICK = 0.25
 """Seconds between two passes once nothing has happened for a while."""
 FULL = 100_000
+HAND_OVER_AFTER = 0.2
+"""Seconds for which a ticket that any thread may run has waited before a timed worker is given it. A busy loop runs its own."""
 SHUT_FOR_LONG = 1.0
 """Seconds between two collections asked for without the GIL while doors are shut and objects not released."""
 ANSWER_WAIT = 30.0
@@ -87,6 +89,7 @@ class Keeper:
         self._idle = 0
         self._shut_since = 0.0
         self._head: Record | None = None  # of the ANY_THREAD mailbox, at the last pass
+        self._head_since = 0.0
         self._telling = False
         self._last: SafetyStats | None = None
 
@@ -266,8 +269,10 @@ class Keeper:
             head = mailbox[0]
         except IndexError:
             head = None
-        waited, self._head = self._head, head
-        if head is waited:  # nobody took it for a whole tick: no register or close comes by
+        now = _world.monotonic()
+        if head is None or head is not self._head:
+            self._head, self._head_since = head, now
+        elif now - self._head_since >= HAND_OVER_AFTER:  # no register or close comes by to run it
             while mailbox and self.workers.healthy:
                 try:
                     record = mailbox.popleft()
