@@ -54,6 +54,9 @@ def _take_all(mailbox: deque[Record]) -> list[Record]:
     return [take() for _ in range(len(mailbox))]
 
 
+_EMPTY = object()
+
+
 class Question:
     """A scrape waiting for its answer."""
 
@@ -88,7 +91,9 @@ class Keeper:
         self._leak_reports: dict[Any, tuple[float, int]] = {}
         self._idle = 0
         self._shut_since = 0.0
-        self._head: Record | None = None  # of the ANY_THREAD mailbox, at the last pass
+        self._head: object = (
+            _EMPTY  # of the ANY_THREAD mailbox, at the last pass; None is a ticket that means nothing
+        )
         self._head_since = 0.0
         self._telling = False
         self._last: SafetyStats | None = None
@@ -266,11 +271,11 @@ class Keeper:
         """Tickets that nobody ran go to the timed workers; those of lost queues are orphaned."""
         mailbox = self.any_thread.mailbox
         try:
-            head = mailbox[0]
+            head: object = mailbox[0]
         except IndexError:
-            head = None
+            head = _EMPTY
         now = _world.monotonic()
-        if head is None or head is not self._head:
+        if head is _EMPTY or head is not self._head:
             self._head, self._head_since = head, now
         elif now - self._head_since >= HAND_OVER_AFTER:  # no register or close comes by to run it
             while mailbox and self.workers.healthy:

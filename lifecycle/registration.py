@@ -173,9 +173,10 @@ def _withdraw(record: Record) -> None:
     keys: list[object] = [_identity(record.obj)]
     if record.native is not None and _hashable(record.native):
         keys.append(native_key(record))
-    for key in keys:
-        if owners.get(key) is record:
-            owners.pop(key, None)
+    with _ownership:  # whoever finds it ended may be putting another owner in its place
+        for key in keys:
+            if owners.get(key) is record:
+                owners.pop(key, None)
     if record.kind.alive is not None:
         record.kind.alive.pop(record.id, None)
     record.obj = record.release = record.parent = None
