@@ -121,6 +121,10 @@ JUMPS_LOOK = sys.version_info < (3, 11)
 """Up to 3.10 every jump that is taken looks for signals, from 3.11 on only those that go back."""
 
 
+TRACING_KEEPS_LOCALS = JUMPS_LOOK
+"""Up to 3.10 a frame that is traced keeps a copy of its locals, which outlives them in a kept traceback."""
+
+
 def _may_interrupt(code: dict[int, tuple[str, int]], last: int, here: int) -> bool:
     """Whether CPython runs signal handlers between the instructions at `last` (-1: none yet) and `here`."""
     now, _ = code.get(here, ("", -1))
@@ -188,7 +192,7 @@ def run_interrupted(run: Callable[[], T], strike_at: int) -> Struck[T]:
         frame.f_trace_lines = False
         return local
 
-    before = sys.gettrace()
+    outer = sys.gettrace()
     sys._getframe().f_trace_opcodes = (
         True  # 3.12 gives no opcode events unless some frame had asked for them before
     )
@@ -202,9 +206,11 @@ def run_interrupted(run: Callable[[], T], strike_at: int) -> Struck[T]:
     except BaseException as raised:
         error = raised
     finally:
-        sys.settrace(before)
+        sys.settrace(outer)
         if collects:
             gc.enable()
+    if error is not None and TRACING_KEEPS_LOCALS:
+        error.__traceback__ = None
     return Struck(place, result, error, on_entry)
 
 

