@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from types import FunctionType, TracebackType
@@ -13,23 +10,23 @@ from typing import Any, NoReturn, TypeVar, overload
 from lifecycle import _world
 from lifecycle.access import AccessBlock, escaped, refuse_deferred
 from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, describe
+from lifecycle.checks import DEFERRED_BODY, NO_BYTES, check_callback, check_facts
 from lifecycle.config import SafetyConfig, exception_types
 from lifecycle.errors import (
-    CallbackError,
     ClosedError,
-    DuplicateError,
     ForeignHandleError,
     LifecycleError,
-    LimitError,
     RegistrationError,
     UnknownObjectError,
     text_of,
     trace_of,
 )
 from lifecycle.events import LEVELS, Event
+from lifecycle.factory import build_factory
 from lifecycle.finalizers import FINALIZER_TYPE, Action, SafeFinalizer, check_target
 from lifecycle.handle import Handle, check_timeout, checked, invalidate_record, refuse
 from lifecycle.keeper import Keeper
+from lifecycle.policies import UNSET, Unset, set_policy
 from lifecycle.queues import (
     ANY_THREAD,
     BACKGROUND,
@@ -41,7 +38,7 @@ from lifecycle.queues import (
     ReleaseQueue,
     WhenDue,
 )
-from lifecycle.registration import abandon, enter
+from lifecycle.registration import RESCUES, abandon, enter
 from lifecycle.releases import DEFERRED, nesting, process
 from lifecycle.shutdown import (
     await_holders,
@@ -62,17 +59,6 @@ R = TypeVar("R")
 SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0, 0)}
 """By leak level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all after that."""
 
-
-RESCUES = range(4)
-"""How often an interrupted registration tries to save its object, should the attempts be interrupted too."""
-
-
-class _Unset:
-    def __repr__(self) -> str:
-        return "unchanged"
-
-
-UNSET = _Unset()
 
 _managers: weakref.WeakSet[SafetyManager] = weakref.WeakSet()
 
@@ -191,14 +177,14 @@ class SafetyManager:
         try:
             kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
             if kind is None:
-                kind = self._kind(self._type_name(obj) if type_name is None else type_name)
+                kind = self._kind_of(obj, type_name)
             place = self._any_thread if release_on is ANY_THREAD else self._place(release_on)
             if release is not None and (
                 type(release) is not FunctionType or release.__code__.co_flags & DEFERRED_BODY
             ):
                 check_callback(release, "release")
             if name is not None or size is not NO_BYTES:
-                _check_facts(name, size)
+                check_facts(name, size)
             extra = None
             if retry_on:
                 extra = Extra()
@@ -250,7 +236,7 @@ class SafetyManager:
     ) -> None:
         """Have an object that was not entered released at its place: it was ours to keep or to give back."""
         check_callback(release, "release")
-        kind = self._kind(type_name if isinstance(type_name, str) and type_name else self._type_name(obj))
+        kind = self._kind_of(obj, type_name if isinstance(type_name, str) and type_name else None)
         abandon(kind, self._place(release_on), obj, release, None, extra, begun)
 
     def _tend(self) -> None:
@@ -299,6 +285,9 @@ class SafetyManager:
             kind.site_mask, kind.first_sites = SITES[self.config.leak_level]
             kind = self._registry.kinds.setdefault(type_name, kind)
         return kind
+
+    def _kind_of(self, obj: Any, type_name: Any) -> Kind:
+        return self._kind(self._type_name(obj) if type_name is None else type_name)
 
     def _type_name(self, obj: Any) -> str:
         cls = type(obj)
@@ -355,45 +344,17 @@ class SafetyManager:
         if release is not None:
             check_callback(release, "release")
         self._place(release_on)
-        taken: dict[object, None] = {}  # one entry for each object that is not released yet
-
-        def made(*args: Any, **kwargs: Any) -> Handle[T]:
-            slot = object()
-            box: list[T] = []
-            begun = [False]
-            try:
-                if self.closed:
-                    raise ClosedError(
-                        f"manager {self.name!r} is closed: nothing was made; make a new manager"
-                    )
-                taken[slot] = None
-                if limit is not None and len(taken) > limit:
-                    raise LimitError(
-                        f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; close one first"
-                    )
-                extra = Extra()
-                extra.slot = (taken, slot)
-                make_one = functools.partial(make, **kwargs)
-                place = self._place(release_on)
-                box.extend(itertools.starmap(make_one, (args,)))  # made and stored in one step
-                kind = self._kind(self._type_name(box[0]) if type_name is None else type_name)
-                return enter(kind, place, box[0], release, None, None, 0, None, extra, True, begun)
-            except BaseException as error:
-                if not box or isinstance(error, DuplicateError):
-                    taken.pop(slot, None)
-                elif isinstance(error, LimitError) or not isinstance(error, LifecycleError):
-                    for _ in RESCUES:  # it was made for us, so it goes back
-                        if begun[0]:
-                            break
-                        try:
-                            self._rescue(box[0], type_name, release, release_on, extra, begun)
-                        except BaseException:  # noqa: S112 - interrupted once more: the first interrupt is raised below
-                            continue
-                raise
-            finally:
-                box.clear()
-
-        return made
+        return build_factory(
+            self._registry,
+            self._kind_of,
+            self._place,
+            self._rescue,
+            make,
+            type_name,
+            release,
+            release_on,
+            limit,
+        )
 
     # -- access -------------------------------------------------------------------------------------------------------------
 
@@ -535,10 +496,10 @@ class SafetyManager:
         type_name: str,
         *,
         errors: Any = UNSET,
-        max_age: float | _Unset | None = UNSET,
-        max_live: int | _Unset | None = UNSET,
-        max_bytes: int | _Unset | None = UNSET,
-        validate: Callable[[Any], object] | _Unset | None = UNSET,
+        max_age: float | Unset | None = UNSET,
+        max_live: int | Unset | None = UNSET,
+        max_bytes: int | Unset | None = UNSET,
+        validate: Callable[[Any], object] | Unset | None = UNSET,
     ) -> None:
         """Set rules for a type; what is not given stays as it was, None takes a rule away.
 
@@ -555,40 +516,14 @@ class SafetyManager:
 
         Raises `RegistrationError` for a rule that makes no sense, and changes nothing then.
         """
-        kind = self._kind(type_name)
-        if not isinstance(errors, _Unset):
-            errors = exception_types(errors or (), "policy(errors=)")
-        for rule, value, types in (
-            ("max_age", max_age, (int, float)),
-            ("max_live", max_live, int),
-            ("max_bytes", max_bytes, int),
-        ):
-            if value is None or isinstance(value, _Unset):
-                continue
-            if isinstance(value, bool) or not isinstance(value, types) or not value > 0:
-                raise RegistrationError(
-                    f"policy({rule}=) of type {type_name!r} takes a number above 0 or None, not {value!r}"
-                )
-        if validate is not None and not isinstance(validate, _Unset):
-            check_callback(validate, "validate")
-        rules: tuple[tuple[str, Any], ...] = (
-            ("errors", errors),
-            ("max_age", max_age),
-            ("max_live", max_live),
-            ("max_bytes", max_bytes),
-            ("validate", validate),
+        set_policy(
+            self._kind(type_name),
+            errors=errors,
+            max_age=max_age,
+            max_live=max_live,
+            max_bytes=max_bytes,
+            validate=validate,
         )
-        for rule, value in rules:
-            if not isinstance(value, _Unset):
-                setattr(kind, rule, value)
-        kind.plain = self._registry if kind.validate is None else None
-        if (kind.max_live is None and kind.max_bytes is None) or not self.config.enable_state_checking:
-            kind.alive = None
-        elif kind.alive is None:
-            kind.alive = {}
-            for record in reversed(open_records(self._registry)):
-                if record.kind is kind:
-                    kind.alive[record.id] = record.size
 
     def add_cleanup(self, target: Any, fn: Callable[..., object], *args: Any) -> None:
         """Have ``fn(*args)`` called at the object's place before its release; the last added runs first. One that raises is
@@ -690,35 +625,7 @@ class SafetyManager:
 
     def health(self) -> Health:
         """Whether the manager's own threads are well; answers even when they are not."""
-        keeper, workers = self._keeper, self._workers
-        problems = []
-        if self._registry.started and not self.closed and not keeper.alive:
-            problems.append("the keeper thread is gone: nothing is counted, retried or watched")
-        if keeper.alive and keeper.last_run and _world.wall_time() - keeper.last_run > 5:
-            problems.append(f"the keeper has not run for {_world.wall_time() - keeper.last_run:.0f} s")
-        if workers.stuck:
-            problems.append(f"{len(workers.stuck)} release worker(s) are stuck")
-        if workers.quarantined:
-            problems.append(
-                f"{workers.quarantined} release(s) are quarantined: every worker that may exist is stuck"
-            )
-        if keeper.observer.dropped:
-            problems.append(
-                f"{keeper.observer.dropped} event(s) were not told to observers, which are too slow"
-            )
-        return Health(
-            ok=not problems,
-            closed=self.closed,
-            keeper_alive=keeper.alive,
-            keeper_last_run=keeper.last_run,
-            events_pending=self._registry.pending(),
-            stuck_workers=len(workers.stuck),
-            stuck_workers_limit=self.config.max_stuck_finalizers,
-            quarantined=workers.quarantined,
-            backlog={queue.queue: queue.entries for queue in keeper.queue_figures()},
-            observer_events_dropped=keeper.observer.dropped,
-            problems=tuple(problems),
-        )
+        return self._keeper.health()
 
     # -- the end ------------------------------------------------------------------------------------------------------------
 
@@ -833,33 +740,3 @@ class SafetyManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-DEFERRED_BODY = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-
-
-def check_callback(fn: Any, what: str) -> None:
-    """Refuse what is not a plain callable: the body of a coroutine or generator function would run at another time."""
-    if not callable(fn):
-        raise RegistrationError(f"{what} must be callable, not {fn!r}")
-    plain = fn
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    code = getattr(plain, "__code__", None)
-    if code is None:
-        code = getattr(type(plain).__call__, "__code__", None)
-    if code is not None and code.co_flags & DEFERRED_BODY:
-        raise CallbackError(
-            f"{what} {fn!r} is a coroutine or generator function: its body would not run when it is called; give a plain function"
-        )
-
-
-NO_BYTES = 0
-"""What `size` is when it was not given: by identity, since what is merely equal to it may be False or None's kin."""
-
-
-def _check_facts(name: Any, size: Any) -> None:
-    if name is not None and not isinstance(name, str):
-        raise RegistrationError(f"name= is a text, not {name!r}")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise RegistrationError(f"size= is a number of native bytes, 0 or more, not {size!r}")

@@ -39,6 +39,9 @@ from lifecycle.states import BY_CLOSE, DETACHED, ENDED, STUCK
 
 _new_object = object.__new__
 
+RESCUES = range(4)
+"""How often an interrupted registration tries to save its object, should the attempts be interrupted too."""
+
 
 def enter(  # noqa: C901 - in one piece: every call more is a point where an interrupt may fall
     kind: Kind,

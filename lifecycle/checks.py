@@ -1,0 +1,39 @@
+"""What every public call asks of its arguments before it changes anything."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from lifecycle.errors import CallbackError, RegistrationError
+
+DEFERRED_BODY = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+def check_callback(fn: Any, what: str) -> None:
+    """Refuse what is not a plain callable: the body of a coroutine or generator function would run at another time."""
+    if not callable(fn):
+        raise RegistrationError(f"{what} must be callable, not {fn!r}")
+    plain = fn
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        code = getattr(type(plain).__call__, "__code__", None)
+    if code is not None and code.co_flags & DEFERRED_BODY:
+        raise CallbackError(
+            f"{what} {fn!r} is a coroutine or generator function: its body would not run when it is called; give a plain function"
+        )
+
+
+NO_BYTES = 0
+"""What `size` is when it was not given: by identity, since what is merely equal to it may be False or None's kin."""
+
+
+def check_facts(name: Any, size: Any) -> None:
+    """Refuse a name that is no text and a size that is no number of bytes."""
+    if name is not None and not isinstance(name, str):
+        raise RegistrationError(f"name= is a text, not {name!r}")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise RegistrationError(f"size= is a number of native bytes, 0 or more, not {size!r}")

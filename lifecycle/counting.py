@@ -1,0 +1,269 @@
+"""Counting: what happened becomes figures, by one writer.
+
+Everything that is to be counted goes as an event into one mailbox (`Registry.events`, a deque that any thread, callback or
+handler can append to), and only whoever holds the keeper's role counts. Registrations and ends have a mailbox each (`entered`,
+`ended`), into which the record itself goes: it is marked as counted, so a lost or doubled event changes no figure (I7). A scrape
+is an event too, a `Question`: it is answered in its turn, after everything that was counted before it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from lifecycle import _world
+from lifecycle.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, Kind, Record, Registry
+from lifecycle.events import Event
+from lifecycle.observer import Observer
+from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, STUCK, ObjectState
+from lifecycle.stats import SafetyStats
+
+LEAK_REPORT_EVERY = 1.0
+"""Seconds between two reports of leaks from the same place."""
+
+_kind_of = attrgetter("kind")
+_end_of = attrgetter("kind", "phase", "cause")
+
+
+def _take_all(mailbox: deque[Record]) -> list[Record]:
+    """What is in `mailbox` now. Others go on appending; only the one who counts takes."""
+    take = mailbox.popleft
+    return [take() for _ in range(len(mailbox))]
+
+
+class Question:
+    """A scrape waiting for its answer."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self) -> None:
+        self.answer: _world.SimpleQueue[SafetyStats] = _world.SimpleQueue()
+
+
+class Ledger:
+    """The figures of one manager, and who writes them. One thread at a time, whoever holds the keeper's role."""
+
+    def __init__(self, registry: Registry, observer: Observer, answer: Callable[[], SafetyStats]) -> None:
+        self.registry = registry
+        self.observer = observer
+        self.answer = answer
+        self.late = 0
+        self.other_failures = 0
+        self._expiring: deque[Record] = deque()
+        self._leak_reports: dict[Any, tuple[float, int]] = {}
+        self._telling = False
+
+    def count_all(self) -> int:
+        """Count everything that had happened when this began; how much that was."""
+        registry = self.registry
+        self._telling = bool(self.observer.hooks)
+        # Ends are taken first, so that the registration and the events of each are at hand, and told last.
+        ended = _take_all(registry.ended)
+        entered = _take_all(registry.entered)
+        self._count_entered([record for record in entered if not record.counted])
+        events = registry.events
+        number = len(events)
+        for _ in range(number):
+            event = events.popleft()
+            if type(event) is Question:
+                self._count_ended(ended)
+                ended = []
+                self._count_records()  # what came in since, but before the question
+                event.answer.put(self.answer())
+            else:
+                self._count_event(event)
+        self._count_ended(ended)
+        return len(ended) + len(entered) + number
+
+    def _count_event(self, event: Any) -> None:
+        if type(event) is not DoorRef:
+            getattr(self, f"_on_{event[0]}")(*event[1:])
+            return
+        record = self.registry.records.get(event.id)
+        if record is not None and record.cause is None and record.phase not in ENDED:
+            record.shut = record.shut or _world.monotonic()
+            record.cause = BY_DROP
+            self._note_shut(record)
+
+    def _count_records(self) -> None:
+        ended = _take_all(self.registry.ended)
+        self._count_entered([record for record in _take_all(self.registry.entered) if not record.counted])
+        self._count_ended(ended)
+
+    def _count_entered(self, records: list[Record]) -> None:
+        for kind, number in Counter(map(_kind_of, records)).items():
+            kind.count.registered += number
+        for record in records:
+            if record.phase is None:
+                record.counted = LISTED
+                count = record.kind.count
+                count.order.append(record)
+                count.bytes += record.size
+                if len(count.order) > count.compact_at:
+                    count.compact()
+            else:  # it has ended, or is about to: it never appears among the live ones
+                record.counted = REGISTERED
+        if self._telling or self.registry.config.log_state_changes:
+            for record in records:
+                self._tell("registered", record)
+
+    def _count_ended(self, records: list[Record]) -> None:
+        fresh = []
+        for record in records:
+            counted = record.counted
+            if counted != ENDED_TOO:
+                if counted == LISTED:
+                    record.kind.count.bytes -= record.size
+                elif not counted:  # its registration was interrupted before it was told
+                    self._count_entered([record])
+                record.counted = ENDED_TOO
+                fresh.append(record)
+        for (kind, phase, cause), number in Counter(map(_end_of, fresh)).items():
+            kind.count.ended[phase] += number
+            kind.count.closed[cause or BY_DROP] += number
+            if phase is not RELEASED or cause is None or cause is BY_DROP or kind.count.shut:
+                self._look_closer([record for record in fresh if _end_of(record) == (kind, phase, cause)])
+        for kind in set(map(_kind_of, fresh)):
+            begun = [record for record in fresh if record.kind is kind and record.begun]
+            kind.count.wait.add_all([record.begun - record.shut for record in begun if record.shut])
+            kind.count.duration.add_all([record.ended - record.begun for record in begun])
+        self._expiring.extend(
+            [record for record in fresh if record.phase is not STUCK]
+        )  # those stay, with all they hold
+        if self._telling or self.registry.config.log_finalizers:
+            for record in fresh:
+                if record.phase is RELEASED:
+                    self._tell("released", record, **self._ending(record))
+
+    def _look_closer(self, records: list[Record]) -> None:
+        """Ends that are not a plain release after a plain close."""
+        for record in records:
+            count = record.kind.count
+            if record.id in count.shut:
+                count.invalid -= count.shut.pop(record.id)
+                count.closed[record.cause or BY_DROP] -= 1  # that was counted when the door was shut
+            elif record.cause is None or record.cause is BY_DROP:
+                self._leaked(record)
+            if record.phase is STUCK:
+                count.failures["timeout"] += 1
+            elif record.phase is FAILED:
+                count.failures[record.more().failure] += 1
+            if record.phase is not RELEASED:
+                self._tell(str(record.phase), record, **self._ending(record))
+
+    @staticmethod
+    def _ending(record: Record) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "cause": str(record.cause or BY_DROP),
+            "duration": record.ended - record.begun if record.begun else 0.0,
+        }
+        if record.extra is not None:
+            fields["reason"] = record.extra.reason
+        return fields
+
+    def _note_shut(self, record: Record) -> None:
+        """A door was shut and the object has not ended yet."""
+        count = record.kind.count
+        if not record.counted:
+            self._count_entered([record])
+        if record.counted == ENDED_TOO or record.id in count.shut:
+            return
+        cause = record.cause or BY_DROP
+        poisoned = cause in POISONED
+        count.shut[record.id] = poisoned
+        count.invalid += poisoned
+        count.closed[cause] += 1
+        if cause is BY_DROP:
+            self._leaked(record)
+        if self.registry.config.log_state_changes or self.observer.hooks:
+            self._tell("closed", record, cause=str(cause))
+
+    def _leaked(self, record: Record) -> None:
+        if self.registry.config.leak_level == "off" or not record.owning:
+            return
+        record.kind.count.leaks += 1
+        site = record.site
+        key = site or record.kind.type_name
+        now = _world.monotonic()
+        last, missed = self._leak_reports.get(key, (-LEAK_REPORT_EVERY, 0))
+        if now - last < LEAK_REPORT_EVERY:
+            self._leak_reports[key] = (last, missed + 1)
+            return
+        self._leak_reports[key] = (now, 0)
+        self._tell("leak", record, site=_world.describe_site(site), count=missed + 1)
+
+    # Events that are tuples: the name after `_on_` is their first item.
+
+    def _on_shut(self, record: Record) -> None:
+        self._note_shut(record)
+
+    def _on_refused(self, kind: Kind, state: ObjectState) -> None:
+        kind.count.refused[state] += 1
+
+    def _on_panic(self, kind: Kind, record: Record | None, reason: str, trace: str) -> None:
+        kind.count.panics += 1
+        self._tell("panic", record, kind=kind, reason=reason, traceback=trace)
+
+    def _on_error(self, kind: Kind, record: Record | None, reason: str) -> None:
+        kind.count.errors += 1
+        if self.registry.config.log_state_changes or self.observer.hooks:
+            self._tell("error", record, kind=kind, reason=reason)
+
+    def _on_retry(self, record: Record, reason: str) -> None:
+        record.kind.count.retries += 1
+        if self.registry.config.log_finalizers or self.observer.hooks:
+            self._tell("retry", record, reason=reason)
+
+    def _on_cleanup_failed(self, record: Record, reason: str) -> None:
+        self.other_failures += 1
+        self._tell("failed", record, reason=f"a cleanup raised {reason}")
+
+    def _on_finalizer_failed(self, type_name: str, reason: str) -> None:
+        self.other_failures += 1
+        self._tell("failed", None, type_name=type_name, reason=f"a safe finalizer raised {reason}")
+
+    def _on_late(self, record: Record, reason: str) -> None:
+        self.late += 1
+        if not reason:
+            self._expiring.append(record)
+        self._tell("late", record, reason=reason)
+
+    def _on_told(self, kind: str, fields: dict[str, Any]) -> None:
+        self._tell(kind, None, **fields)
+
+    def _tell(
+        self,
+        event: str,
+        record: Record | None,
+        *,
+        kind: Kind | None = None,
+        type_name: str = "",
+        **fields: Any,
+    ) -> None:
+        if not self.observer.hooks and not self.observer.logs(event):
+            return
+        kind = record.kind if record is not None else kind
+        self.observer.tell(
+            Event(
+                event,
+                self.registry.name,
+                record.id if record is not None else 0,
+                kind.type_name if kind is not None else type_name,
+                record.name if record is not None else None,
+                _world.wall_time(),
+                fields,
+            )
+        )
+
+    # -- retention ----------------------------------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """Forget ended objects whose retention is over."""
+        expiring = self._expiring
+        config = self.registry.config
+        old = _world.monotonic() - config.state_retention
+        records = self.registry.records
+        while expiring and (len(expiring) > config.max_retained or expiring[0].ended < old):
+            records.pop(expiring.popleft().id, None)

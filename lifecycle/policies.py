@@ -1,0 +1,69 @@
+"""Policies: the rules of one type of objects, checked before any is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lifecycle.cell import Kind
+from lifecycle.checks import check_callback
+from lifecycle.config import exception_types
+from lifecycle.errors import RegistrationError
+from lifecycle.shutdown import open_records
+
+
+class Unset:
+    """The type of `UNSET`: the rule stays as it was."""
+
+    def __repr__(self) -> str:
+        return "unchanged"
+
+
+UNSET = Unset()
+
+
+def set_policy(
+    kind: Kind,
+    *,
+    errors: Any,
+    max_age: float | Unset | None,
+    max_live: int | Unset | None,
+    max_bytes: int | Unset | None,
+    validate: Callable[[Any], object] | Unset | None,
+) -> None:
+    """Set the rules that are given. Raises `RegistrationError` for one that makes no sense, and changes nothing then."""
+    type_name = kind.type_name
+    registry = kind.registry
+    if not isinstance(errors, Unset):
+        errors = exception_types(errors or (), "policy(errors=)")
+    for rule, value, types in (
+        ("max_age", max_age, (int, float)),
+        ("max_live", max_live, int),
+        ("max_bytes", max_bytes, int),
+    ):
+        if value is None or isinstance(value, Unset):
+            continue
+        if isinstance(value, bool) or not isinstance(value, types) or not value > 0:
+            raise RegistrationError(
+                f"policy({rule}=) of type {type_name!r} takes a number above 0 or None, not {value!r}"
+            )
+    if validate is not None and not isinstance(validate, Unset):
+        check_callback(validate, "validate")
+    rules: tuple[tuple[str, Any], ...] = (
+        ("errors", errors),
+        ("max_age", max_age),
+        ("max_live", max_live),
+        ("max_bytes", max_bytes),
+        ("validate", validate),
+    )
+    for rule, value in rules:
+        if not isinstance(value, Unset):
+            setattr(kind, rule, value)
+    kind.plain = registry if kind.validate is None else None
+    if (kind.max_live is None and kind.max_bytes is None) or not registry.config.enable_state_checking:
+        kind.alive = None
+    elif kind.alive is None:
+        kind.alive = {}
+        for record in reversed(open_records(registry)):
+            if record.kind is kind:
+                kind.alive[record.id] = record.size
