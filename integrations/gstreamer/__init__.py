@@ -9,14 +9,20 @@ from __future__ import annotations
 from integrations.gstreamer.capture import Capture, CaptureStats
 from integrations.gstreamer.errors import (
     CaptureError,
+    DescriptionError,
+    ForkedError,
     FormatError,
     FrameClosedError,
     GStreamerError,
+    GuardError,
+    LinkError,
     MapError,
     MissingGStreamerError,
     NoFrames,
+    PipelineError,
     SampleError,
     ShortMemoryError,
+    StateTimeout,
 )
 from integrations.gstreamer.frame import Frame, SampleAdapter
 from integrations.gstreamer.tracer import LeaksTracer
@@ -25,15 +31,21 @@ __all__ = [
     "Capture",
     "CaptureError",
     "CaptureStats",
+    "DescriptionError",
+    "ForkedError",
     "FormatError",
     "Frame",
     "FrameClosedError",
     "GStreamerError",
+    "GuardError",
     "LeaksTracer",
+    "LinkError",
     "MapError",
     "MissingGStreamerError",
     "NoFrames",
+    "PipelineError",
     "SampleAdapter",
     "SampleError",
     "ShortMemoryError",
+    "StateTimeout",
 ]

@@ -10,14 +10,20 @@ from lifecycle import LifecycleError
 
 __all__ = [
     "CaptureError",
+    "DescriptionError",
+    "ForkedError",
     "FormatError",
     "FrameClosedError",
     "GStreamerError",
+    "GuardError",
+    "LinkError",
     "MapError",
     "MissingGStreamerError",
     "NoFrames",
+    "PipelineError",
     "SampleError",
     "ShortMemoryError",
+    "StateTimeout",
 ]
 
 
@@ -55,3 +61,44 @@ class CaptureError(GStreamerError, RuntimeError):
 
 class NoFrames(GStreamerError, TimeoutError):
     """No frame arrived within the time that was given."""
+
+
+class PipelineError(GStreamerError, RuntimeError):
+    """An element reported an error on its bus.
+
+    `element` is the name of the one that did, `text` what it said, `debug` what it added for its developers.
+    """
+
+    def __init__(self, message: str, *, element: str = "", text: str = "", debug: str = "") -> None:
+        super().__init__(message)
+        self.element = element
+        self.text = text
+        self.debug = debug
+
+
+class StateTimeout(GStreamerError, TimeoutError):
+    """A change of state was not done within its deadline. `elements` names those that are not there yet, `blocked` says where
+    streaming threads stand in Python code, as ``thread (element) in file.py:31 function``."""
+
+    def __init__(
+        self, message: str, *, elements: tuple[str, ...] = (), blocked: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.elements = elements
+        self.blocked = blocked
+
+
+class DescriptionError(GStreamerError, ValueError):
+    """A pipeline or branch description does not parse, or names elements that are not installed."""
+
+
+class LinkError(GStreamerError, RuntimeError):
+    """Two pads cannot be linked: a wrong direction, caps that do not meet, or a pad that is taken."""
+
+
+class GuardError(GStreamerError, RuntimeError):
+    """A guard was given something that it cannot guard, or asked for something that its state does not allow."""
+
+
+class ForkedError(GStreamerError, RuntimeError):
+    """GStreamer was in use when this process was forked: none of its threads is here, and the next call would hang."""
