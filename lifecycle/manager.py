@@ -8,7 +8,7 @@ from types import FunctionType, TracebackType
 from typing import Any, NoReturn, TypeVar, overload
 
 from lifecycle import _world
-from lifecycle.access import AccessBlock, escaped, refuse_deferred
+from lifecycle.access import AccessBlock, declared, escaped, refuse_deferred
 from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, describe
 from lifecycle.checks import DEFERRED_BODY, NO_BYTES, check_callback, check_facts
 from lifecycle.config import SafetyConfig, exception_types
@@ -606,6 +606,18 @@ class SafetyManager:
         """Count and report an exception that was contained outside `safe_access`, such as in a callback."""
         kind = self._kind(type_name or component)
         self._registry.events.append(("panic", kind, None, f"{component}: {text_of(error)}", trace_of(error)))
+
+    def report_error(
+        self, component: str, error: BaseException, *, type_name: str | None = None, errors: Any = ()
+    ) -> bool:
+        """Count and report what left a callback outside `safe_access`: as a declared error if it is of a type in `errors` (else in
+        the type's policy, else in the configuration), as a panic otherwise. Returns whether it was declared."""
+        kind = self._kind(type_name or component)
+        if not isinstance(error, declared(kind, errors)):
+            self.report_panic(component, error, type_name=type_name)
+            return False
+        self._registry.events.append(("error", kind, None, f"{component}: {text_of(error)}"))
+        return True
 
     def report(self, kind: str, **fields: Any) -> None:
         """Tell observers and the log of something an integration has noticed; `kind` is one of those of `Event.kind`."""

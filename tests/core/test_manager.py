@@ -835,3 +835,22 @@ def test_panics_contained_elsewhere_are_counted(manager: SafetyManager) -> None:
     assert figures.panics == 2
     assert figures.types["frame"].panics == 1
     assert figures.types["capture main"].panics == 1
+
+
+def test_errors_contained_elsewhere_are_counted_as_what_they_were_declared() -> None:
+    with SafetyManager(SafetyConfig(errors=(OSError,)), name="declared") as manager:
+        told: list[tuple[str, str]] = []
+        manager.add_observer(lambda event: told.append((event.kind, str(event.fields.get("reason")))))
+        manager.policy("frame", errors=(KeyError,))
+        report = manager.report_error
+        assert report("capture main", KeyError("k"), type_name="frame") is True
+        assert report("capture main", OSError("configured"), type_name="frame") is False, "nearest wins"
+        assert report("capture main", OSError("configured"), type_name="other") is True
+        assert report("capture main", ValueError("v"), type_name="frame", errors=(ValueError,)) is True
+        assert report("capture main", KeyError("k"), type_name="frame", errors=(ValueError,)) is False
+        assert report("alone", OSError()) is True
+        types = manager.stats().types
+        assert (types["frame"].errors, types["frame"].panics) == (2, 2)
+        assert (types["other"].errors, types["other"].panics) == (1, 0)
+        assert types["alone"].errors == 1
+        eventually(lambda: ("error", "capture main: ValueError: v") in told)
