@@ -85,8 +85,8 @@ class Capture:
         Run the callback on GStreamer's streaming thread (new-sample) instead of the capture's own. Frames that were queued
         before are dropped then.
     errors:
-        Exception types that the callback may raise: they are counted as errors and nothing else. Those of the manager's
-        configuration where none are given.
+        Exception types that the callback may raise: they are counted as errors and nothing else. Those of the manager's policy
+        for ``"gst.Sample"``, or else of its configuration, where none are given.
     on_error:
         ``"continue"``: the next frame follows whatever the callback raised. ``"stop"``: the capture stops (the pipeline flows
         on), and `wait` raises what it was.
@@ -366,9 +366,8 @@ class Capture:
 
     def _contain(self, error: BaseException, no_frame: bool) -> str:
         """Report what left the callback (or that there was no frame to give it), and let go of everything its traceback holds."""
-        expected = no_frame or isinstance(error, self._errors or self.manager.config.errors)
-        if not expected:
-            self.manager.report_panic(self.name, error, type_name=TYPE_NAME)
+        errors = (*self._errors, type(error)) if no_frame else self._errors
+        expected = self.manager.report_error(self.name, error, type_name=TYPE_NAME, errors=errors)
         _forget_frames(error)
         self._error = error
         if self._stops_on_error and self._run is not None:

@@ -210,6 +210,29 @@ def test_the_managers_declared_errors_hold_too(ten: Any) -> None:
         assert capture.wait(10)
         assert capture.stats().results == {"ok": 0, "error": 10, "panic": 0, "dropped": 0}
         assert manager.stats().panics == 0
+        assert manager.stats().types["gst.Sample"].errors == 10
+
+
+@pytest.mark.parametrize("where", ["capture", "policy"])
+def test_declared_errors_are_counted_wherever_they_were_declared(ten: Any, where: str) -> None:
+    """The nearest declaration wins: the capture's own, else the type's policy, else the configuration."""
+    from integrations.gstreamer import Capture
+
+    with SafetyManager(SafetyConfig(errors=(OSError,))) as manager:
+        manager.policy("gst.Sample", errors=(KeyError,))
+        declared = ValueError if where == "capture" else KeyError
+        with Capture(manager, ten, errors=(ValueError,) if where == "capture" else ()) as capture:
+            raised = iter([declared("declared"), OSError("farther away")])
+
+            @capture.on_frame
+            def look(frame: Any) -> None:
+                for error in raised:
+                    raise error
+
+            assert capture.wait(10)
+            assert capture.stats().results == {"ok": 8, "error": 1, "panic": 1, "dropped": 0}
+        figures = manager.stats().types["gst.Sample"]
+        assert (figures.errors, figures.panics) == (1, 1)
 
 
 @BOTH
