@@ -610,8 +610,8 @@ class SafetyManager:
     def report_error(
         self, component: str, error: BaseException, *, type_name: str | None = None, errors: Any = ()
     ) -> bool:
-        """Count and report what left a callback outside `safe_access`: as a declared error if it is of a type in `errors` (else in
-        the type's policy, else in the configuration), as a panic otherwise. Returns whether it was declared."""
+        """Count and report what left a callback outside `safe_access`: as a declared error if it is of a type in `errors` (else
+        in the type's policy, else in the configuration), as a panic otherwise. Returns whether it was declared."""
         kind = self._kind(type_name or component)
         if not isinstance(error, declared(kind, errors)):
             self.report_panic(component, error, type_name=type_name)
