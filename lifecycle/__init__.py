@@ -26,7 +26,8 @@ from lifecycle.errors import (
 )
 from lifecycle.events import Event
 from lifecycle.finalizers import SafeFinalizer
-from lifecycle.handle import Handle, Lease, WeakHandle
+from lifecycle.handle import Handle, WeakHandle
+from lifecycle.leases import Lease
 from lifecycle.manager import SafetyManager
 from lifecycle.queues import ANY_THREAD, BACKGROUND, ReleaseQueue
 from lifecycle.states import Cause, ObjectState

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from lifecycle.cell import Kind, Pin, Record, describe
 from lifecycle.config import exception_types
 from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError, text_of, trace_of
-from lifecycle.handle import invalidate_record
+from lifecycle.refusal import invalidate_record
 from lifecycle.states import Cause
 
 if TYPE_CHECKING:

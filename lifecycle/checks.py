@@ -6,7 +6,7 @@ import functools
 import inspect
 from typing import Any
 
-from lifecycle.errors import CallbackError, RegistrationError
+from lifecycle.errors import CallbackError, LifecycleError, RegistrationError
 
 DEFERRED_BODY = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -37,3 +37,12 @@ def check_facts(name: Any, size: Any) -> None:
         raise RegistrationError(f"name= is a text, not {name!r}")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise RegistrationError(f"size= is a number of native bytes, 0 or more, not {size!r}")
+
+
+def check_timeout(timeout: Any) -> None:
+    """A timeout is None or a number of seconds, 0 or more."""
+    if timeout is None or (
+        isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout < float("inf")
+    ):
+        return
+    raise LifecycleError(f"timeout= takes seconds, 0 or more, or None for ever, not {timeout!r}")

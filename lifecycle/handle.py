@@ -1,22 +1,17 @@
-"""Handles, leases and views: how users touch an object.
+"""Handles: how users touch an object.
 
 A `Handle` is one share of ownership. It knows the cell (the door) and the record (the facts); a `Lease` and a view know the pin
 and nothing else, so that what they keep alive is the object and never the door.
-
-A lease takes the pin when it is made, before its block begins, and gives it up in ``__exit__`` *or* when it dies: CPython 3.14
-may skip an ``__exit__`` when a signal handler raises at the wrong moment. No lock, no counter, nothing to unbalance.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle.cell import (
-    HIGH_WATER,
     SHUT,
     SHUT_CELL,
     Cell,
@@ -32,48 +27,22 @@ from lifecycle.cell import (
     shut,
     state_of,
 )
+from lifecycle.checks import check_timeout
 from lifecycle.errors import (
-    AccessRefusedError,
-    ClosedAccessError,
     HeldError,
-    LeaseEndedError,
     LifecycleError,
 )
+from lifecycle.leases import Lease
 from lifecycle.queues import DEFAULT, WhenDue
-from lifecycle.states import BY_CLOSE, CLOSING, ENDED, RELEASED, VALID, Cause, ObjectState
+from lifecycle.refusal import checked, refuse
+from lifecycle.states import BY_CLOSE, ENDED, RELEASED, VALID, ObjectState
+from lifecycle.views import make_view
 
 T = TypeVar("T")
 
 _new_object = object.__new__
 _getframe = sys._getframe
 getrefcount = sys.getrefcount
-
-
-class Lease(Generic[T]):
-    """The right to use an object until the block ends. Made by `Handle.lease`; usable in one ``with`` block, on any thread."""
-
-    __slots__ = ("_pin",)
-    _pin: Pin | None
-
-    def __enter__(self) -> T:
-        try:
-            return self._pin.record.obj  # type: ignore[union-attr, no-any-return]
-        except AttributeError:
-            raise LeaseEndedError("this lease has ended; take a new one with handle.lease()") from None
-
-    def __exit__(self, *_: object) -> None:
-        self._pin = None
-
-    def close(self) -> None:
-        """End the lease early. Ending twice is ending once."""
-        self._pin = None
-
-    def __repr__(self) -> str:
-        pin = self._pin
-        try:
-            return "<Lease: ended>" if pin is None else f"<Lease of {describe(pin.record)}>"
-        finally:
-            pin = None
 
 
 class Handle(Generic[T]):
@@ -358,107 +327,6 @@ def _new_share(record: Record, cell: Cell | None, parent: int | None) -> Handle[
         raise
     finally:
         cell = handle = None  # a kept traceback must keep nothing alive
-
-
-def refuse(record: Record, handle: Handle[Any] | None = None) -> NoReturn:
-    """Count and raise the refusal of an access."""
-    registry = record.kind.registry
-    state = state_of(record)
-    if state is VALID and handle is not None:
-        raise AccessRefusedError(
-            f"this share of {describe(record)} is closed; the object itself is still valid through its other shares: "
-            "call share() before closing, or keep the handle open"
-        )
-    registry.events.append(("refused", record.kind, state if state is not VALID else CLOSING))
-    if len(registry.events) > HIGH_WATER:
-        registry.relieve()
-    error = ClosedAccessError if record.cause in (Cause.EXIT, Cause.FORK) else AccessRefusedError
-    raise error(
-        f"{describe(record)} is not valid for access: {fate(record)}; take a lease or share() the handle before it is closed"
-    )
-
-
-def checked(pin: Pin) -> Pin:
-    """Ask the type's validator; a refusal invalidates the object, with the reason, and raises `AccessRefusedError`."""
-    record = pin.record
-    try:
-        validate = record.kind.validate
-        if validate is None or not record.kind.registry.config.enable_state_checking:
-            return pin
-        try:
-            reason = "" if validate(record.obj) is not False else "its validator refused it"
-        except Exception as error:
-            reason = f"its validator raised {type(error).__name__}: {error}"
-        if not reason:
-            return pin
-        invalidate_record(record, Cause.INVALIDATE, reason, None)
-    finally:
-        pin = None  # type: ignore[assignment]
-    refuse(record)
-
-
-def invalidate_record(record: Record, cause: Cause, reason: str, site: Any) -> bool:
-    """Shut the door of an object for everybody; False when it was shut already. The release follows when nobody holds it."""
-    door = record.door
-    cell = door() if door is not None else None
-    if cell is None or cell.pin is None:
-        return False
-    if record.cause is None and reason:
-        record.more().reason = reason
-    shut(record, cell, cause, site)
-    cell = None
-    record.kind.registry.events.append(("shut", record))
-    return True
-
-
-def check_timeout(timeout: Any) -> None:
-    """A timeout is None or a number of seconds, 0 or more."""
-    if timeout is None or (
-        isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout < float("inf")
-    ):
-        return
-    raise LifecycleError(f"timeout= takes seconds, 0 or more, or None for ever, not {timeout!r}")
-
-
-# -- views ------------------------------------------------------------------------------------------------------------------
-
-_array_types: dict[int, Any] = {}
-LAST_ADDRESS = sys.maxsize
-
-
-def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview:
-    """A memoryview of native memory that holds `pin`. The array types are few: lengths are rounded up to a power of two and the
-    view is sliced, since each ctypes array type costs 10 µs and leaves cyclic garbage."""
-    if nbytes == 0:
-        empty = memoryview(bytearray())
-        return empty.toreadonly() if readonly else empty
-    if (
-        type(address) is not int
-        or type(nbytes) is not int
-        or not 0 < address <= LAST_ADDRESS - nbytes
-        or nbytes < 0
-    ):
-        text = describe(pin.record)
-        pin = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
-        raise LifecycleError(
-            f"a view of {text} needs an address above 0 and a size of 0 or more bytes that lie within the address space, "
-            f"not ({address!r}, {nbytes!r})"
-        )
-    array = None
-    try:
-        bits = (nbytes - 1).bit_length()
-        array_type = _array_types.get(bits)
-        if array_type is None:
-            array_type = _array_types.setdefault(bits, ctypes.c_ubyte * (1 << bits))
-        array = array_type.from_address(address)
-        array.pin = pin
-        view = memoryview(array)
-        if readonly:
-            view = view.toreadonly()
-        return view[:nbytes].cast("B")
-    except BaseException:
-        array = pin = view = None  # type: ignore[assignment]
-        raise
 
 
 # -- who holds an object ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar, overload
 from lifecycle import _world
 from lifecycle.access import AccessBlock, declared, escaped, refuse_deferred
 from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, describe
-from lifecycle.checks import DEFERRED_BODY, NO_BYTES, check_callback, check_facts
+from lifecycle.checks import DEFERRED_BODY, NO_BYTES, check_callback, check_facts, check_timeout
 from lifecycle.config import SafetyConfig, exception_types
 from lifecycle.errors import (
     ClosedError,
@@ -24,7 +24,7 @@ from lifecycle.errors import (
 from lifecycle.events import LEVELS, Event
 from lifecycle.factory import build_factory
 from lifecycle.finalizers import FINALIZER_TYPE, Action, SafeFinalizer, check_target
-from lifecycle.handle import Handle, check_timeout, checked, invalidate_record, refuse
+from lifecycle.handle import Handle
 from lifecycle.keeper import Keeper
 from lifecycle.policies import UNSET, Unset, set_policy
 from lifecycle.queues import (
@@ -38,6 +38,7 @@ from lifecycle.queues import (
     ReleaseQueue,
     WhenDue,
 )
+from lifecycle.refusal import checked, invalidate_record, refuse
 from lifecycle.registration import RESCUES, abandon, enter
 from lifecycle.releases import DEFERRED, nesting, process
 from lifecycle.shutdown import (

@@ -1,0 +1,60 @@
+"""Refusing: what is asked before an access, and what an access through a shut door is told."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from lifecycle.cell import HIGH_WATER, Pin, Record, describe, fate, shut, state_of
+from lifecycle.errors import AccessRefusedError, ClosedAccessError
+from lifecycle.states import CLOSING, VALID, Cause
+
+
+def refuse(record: Record, share: object = None) -> NoReturn:
+    """Count and raise the refusal of an access, through the handle `share` or by id."""
+    registry = record.kind.registry
+    state = state_of(record)
+    if state is VALID and share is not None:
+        raise AccessRefusedError(
+            f"this share of {describe(record)} is closed; the object itself is still valid through its other shares: "
+            "call share() before closing, or keep the handle open"
+        )
+    registry.events.append(("refused", record.kind, state if state is not VALID else CLOSING))
+    if len(registry.events) > HIGH_WATER:
+        registry.relieve()
+    error = ClosedAccessError if record.cause in (Cause.EXIT, Cause.FORK) else AccessRefusedError
+    raise error(
+        f"{describe(record)} is not valid for access: {fate(record)}; take a lease or share() the handle before it is closed"
+    )
+
+
+def checked(pin: Pin) -> Pin:
+    """Ask the type's validator; a refusal invalidates the object, with the reason, and raises `AccessRefusedError`."""
+    record = pin.record
+    try:
+        validate = record.kind.validate
+        if validate is None or not record.kind.registry.config.enable_state_checking:
+            return pin
+        try:
+            reason = "" if validate(record.obj) is not False else "its validator refused it"
+        except Exception as error:
+            reason = f"its validator raised {type(error).__name__}: {error}"
+        if not reason:
+            return pin
+        invalidate_record(record, Cause.INVALIDATE, reason, None)
+    finally:
+        pin = None  # type: ignore[assignment]
+    refuse(record)
+
+
+def invalidate_record(record: Record, cause: Cause, reason: str, site: Any) -> bool:
+    """Shut the door of an object for everybody; False when it was shut already. The release follows when nobody holds it."""
+    door = record.door
+    cell = door() if door is not None else None
+    if cell is None or cell.pin is None:
+        return False
+    if record.cause is None and reason:
+        record.more().reason = reason
+    shut(record, cell, cause, site)
+    cell = None
+    record.kind.registry.events.append(("shut", record))
+    return True
