@@ -6,7 +6,6 @@ and nothing else, so that what they keep alive is the object and never the door.
 
 from __future__ import annotations
 
-import gc
 import sys
 from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
@@ -15,8 +14,6 @@ from lifecycle.cell import (
     SHUT,
     SHUT_CELL,
     Cell,
-    HoldRef,
-    Pin,
     Record,
     add_share,
     describe,
@@ -32,6 +29,7 @@ from lifecycle.errors import (
     HeldError,
     LifecycleError,
 )
+from lifecycle.holders import SOLE_REFERENCES, held_error, holders_of
 from lifecycle.leases import Lease
 from lifecycle.queues import DEFAULT, WhenDue
 from lifecycle.refusal import checked, refuse
@@ -250,9 +248,9 @@ class Handle(Generic[T]):
         others = len(tokens) - 1 if tokens else 0
         pin = self._cell.pin
         try:
-            if pin is not None and (others > 0 or getrefcount(pin) > _SOLE_REFERENCES):
+            if pin is not None and (others > 0 or getrefcount(pin) > SOLE_REFERENCES):
                 shares = (f"{others} other share(s)",) if others > 0 else ()
-                raise _held_error(record, (*shares, *holders_of(pin)))
+                raise held_error(record, (*shares, *holders_of(pin)))
         finally:
             pin = None
 
@@ -327,43 +325,3 @@ def _new_share(record: Record, cell: Cell | None, parent: int | None) -> Handle[
         raise
     finally:
         cell = handle = None  # a kept traceback must keep nothing alive
-
-
-# -- who holds an object ----------------------------------------------------------------------------------------------------
-
-
-def holders_of(pin: Pin) -> tuple[str, ...]:
-    """Who refers to `pin`, in words. Looks through the whole heap: for errors and reports."""
-    found: list[str] = []
-    try:
-        for referrer in gc.get_referrers(pin):
-            if isinstance(referrer, Lease):
-                found.append("a lease")
-            elif isinstance(referrer, Record):
-                found.append(f"its child {describe(referrer)}")
-            elif isinstance(referrer, dict) and referrer.get("pin") is pin:
-                found.append("a view")
-            elif not isinstance(referrer, (Cell, HoldRef)) and not hasattr(referrer, "f_code"):
-                found.append(f"a {type(referrer).__name__}")
-    finally:
-        pin = referrer = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
-    return tuple(found)
-
-
-def _held_error(record: Record, holders: tuple[str, ...]) -> HeldError:
-    return HeldError(
-        f"{describe(record)} is still held by {', '.join(holders) or 'a holder that cannot be named'}; it stays open: end those "
-        'first, or close(held="defer")',
-        holders,
-    )
-
-
-def _count_of_sole_pin() -> int:
-    """What `getrefcount` says of a pin that only its cell and the asking frame hold: differs between Python versions."""
-    cell = Cell()
-    cell.pin = Pin()
-    pin = cell.pin
-    return getrefcount(pin)
-
-
-_SOLE_REFERENCES = _count_of_sole_pin()
