@@ -68,14 +68,20 @@ next_id: Callable[[], int] = itertools.count(1).__next__
 """Object ids: one sequence for the whole process, so an id names its object for ever and in every manager."""
 
 collecting: int = 0
+"""The thread on which a collection runs, 0 when none does."""
+collections: int = 0
+"""How many have begun: while threads wait for the interpreter one may end and the next begin between two of their looks."""
 waited_for: int = 0
 no_wait_threads: set[int] = set()
 
 
 def _on_collection(phase: str, info: dict[str, Any]) -> None:
-    global collecting, waited_for
-    collecting = get_ident() if phase == "start" else 0
-    waited_for = 0
+    global collecting, collections
+    if phase == "start":
+        collections += 1
+        collecting = get_ident()
+    else:
+        collecting = 0
 
 
 gc.callbacks.append(_on_collection)
@@ -114,22 +120,33 @@ def snapshot(container: Collection[T]) -> list[T]:
             sleep(0)
 
 
-COLLECTION_WAIT = 1.0
-"""Seconds for which a drain holds back while another thread collects (a second net for resurrected cycles, so it is bounded)."""
+COLLECTION_WAIT = 10.0
+"""Seconds for which a drain holds back while another thread collects (a second net for resurrected cycles). Bounded, since a
+``__del__`` may wait for that very drain; long, since a collection on a loaded machine takes many times what it takes alone, and
+who goes on too early unmaps what it still reads."""
+
+LONGEST_LOOK = 0.005
+"""Seconds between two looks of who holds back, after the first: many who look often keep the collecting thread from running."""
 
 
 def await_collection() -> None:
-    """Hold back until the collection that runs on another thread is over, at most `COLLECTION_WAIT` seconds, and once: its end
-    may have been swallowed by an interrupt, or one of its ``__del__`` takes its time."""
+    """Hold back until the collection that runs on another thread is over, at most `COLLECTION_WAIT` seconds, and once for each
+    collection: one of its ``__del__`` may take its time, or wait for us."""
     global waited_for
-    running = collecting
-    if running in (0, waited_for, get_ident()):
+    number = collections
+    if collecting in (0, get_ident()) or number == waited_for:
         return
+    gc.collect(
+        0
+    )  # while that collection runs it does nothing; a mark whose end an interrupt swallowed is gone after it
     until = monotonic() + COLLECTION_WAIT
-    while collecting == running and monotonic() < until:
-        sleep(0.0002)
-    if collecting == running:
-        waited_for = running
+    look = 0.0002
+    while collecting and collections == number:
+        if monotonic() > until:
+            waited_for = number
+            break
+        sleep(look)
+        look = min(2 * look, LONGEST_LOOK)
 
 
 @contextlib.contextmanager
