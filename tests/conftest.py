@@ -142,9 +142,11 @@ def manager(request: pytest.FixtureRequest) -> Iterator[SafetyManager]:
 
     At the end nothing may be live in it any more: a test that means to leave something live is marked ``leaves_live``.
     """
-    from lifecycle import SafetyManager
+    from lifecycle import SafetyConfig, SafetyManager
 
-    with SafetyManager(name=request.node.name) as made:
+    # No deadline passes on a loaded machine.
+    patient = SafetyConfig(finalizer_timeout=60.0, shutdown_timeout=60.0)
+    with SafetyManager(patient, name=request.node.name) as made:
         yield made
         if request.node.get_closest_marker("leaves_live") is None and not made.closed:
             gc.collect()

@@ -15,6 +15,10 @@ import attrs
 
 ROOT = Path(__file__).resolve().parent.parent
 
+SOON = 15.0
+"""Seconds: what does not wait is done in this time also on a machine with many times more work than cores. What a test tells it
+from waits at least three times as long."""
+
 
 @attrs.frozen
 class Finished:
@@ -34,7 +38,7 @@ def run_python(
     code: str,
     *,
     env: Mapping[str, str] | None = None,
-    timeout: float = 30,
+    timeout: float = 90,
     args: tuple[str, ...] = (),
     argv: tuple[str, ...] = (),
 ) -> Finished:
@@ -66,10 +70,20 @@ def run_python(
     return finished
 
 
-def eventually(condition: Callable[[], object], *, timeout: float = 5.0, every: float = 0.005) -> None:
-    """Wait until `condition()` is true; fail the test after `timeout` seconds, with every thread's stack on stderr."""
+def eventually(
+    condition: Callable[[], object],
+    *,
+    timeout: float = 20.0,
+    every: float = 0.005,
+    progress: Callable[[], object] | None = None,
+) -> None:
+    """Wait until `condition()` is true; fail the test after `timeout` seconds, with every thread's stack on stderr. With
+    `progress`, the seconds count from when ``progress()`` last gave something new: slow is not stuck."""
     until = time.monotonic() + timeout
+    last = progress() if progress is not None else None
     while not condition():
+        if progress is not None and (now := progress()) != last:
+            last, until = now, time.monotonic() + timeout
         if time.monotonic() > until:
             faulthandler.dump_traceback(all_threads=True)
             raise AssertionError(f"not true within {timeout} s: {condition!r}")

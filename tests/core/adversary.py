@@ -297,7 +297,7 @@ class Standing(Generic[T]):
     `result` joins the thread and gives what `target` returned, or raises what it raised.
     """
 
-    def __init__(self, target: Callable[[], T], function: Any, line: str, *, patience: float = 10.0) -> None:
+    def __init__(self, target: Callable[[], T], function: Any, line: str, *, patience: float = 30.0) -> None:
         self._target = target
         self._code, self._line = line_of(function, line)
         self._patience = patience
@@ -389,7 +389,7 @@ def at_once(*actions: Callable[[], object], patience: float = 60.0) -> None:
 
 
 def in_own_process(
-    function: Callable[..., object], *args: object, timeout: float = 50, options: tuple[str, ...] = ()
+    function: Callable[..., object], *args: object, timeout: float = 90, options: tuple[str, ...] = ()
 ) -> str:
     """Call a module's function in a process of its own, and fail with all it said unless it ends well; its standard output. The
     arguments are passed by their repr, `options` to the interpreter."""
@@ -484,7 +484,7 @@ def assert_adds_up(manager: SafetyManager) -> lifecycle.SafetyStats:
     return stats
 
 
-def assert_nothing_left(manager: SafetyManager, *, timeout: float = 10.0) -> lifecycle.SafetyStats:
+def assert_nothing_left(manager: SafetyManager, *, timeout: float = 20.0) -> lifecycle.SafetyStats:
     """Nothing is live in `manager` any more, nor is anything left in its tables, nor in any mailbox."""
     registry = manager._registry
     tables = ("claims", "roots", "shared", "delayed", "waiters")

@@ -26,7 +26,7 @@ from lifecycle import (
     never_wait,
 )
 from tests.core.natives import Fence, Native
-from tests.support import eventually
+from tests.support import SOON, eventually
 
 
 def registered(manager: SafetyManager, native: Native, place: object = ANY_THREAD) -> Handle[Native]:
@@ -160,7 +160,7 @@ def test_closing_while_held_returns_at_once_and_releases_later(manager: SafetyMa
     with handle.lease() as held:
         began = time.monotonic()
         assert handle.close() is False
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < SOON
         assert handle.state == "closing"
         held.use()
         assert native.released == 0
@@ -180,7 +180,7 @@ def test_close_with_a_timeout_waits_for_the_others(manager: SafetyManager) -> No
 
     def hold() -> None:
         nonlocal lease
-        held.wait(5)
+        held.wait(20)
         time.sleep(0.02)
         lease.close()
 
@@ -216,9 +216,9 @@ def test_close_with_timeout_zero_waits_for_nothing(manager: SafetyManager) -> No
     handle = manager.register(native, release=release)
     began = time.monotonic()
     assert handle.close(timeout=0) is False
-    assert running.wait(5)
+    assert running.wait(20)
     assert handle.close(timeout=0) is False
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < SOON
     go_on.set()
     eventually(lambda: handle.close(timeout=0))
     assert native.released == 1
@@ -384,8 +384,8 @@ def test_never_wait_only_posts(manager: SafetyManager) -> None:
     with never_wait():
         began = time.monotonic()
         assert handle.close() is False
-        assert handle.close(timeout=5) is False
-        assert time.monotonic() - began < 3
+        assert handle.close(timeout=60) is False
+        assert time.monotonic() - began < SOON
     go_on.set()
     assert handle.close(timeout=10) is True
 
@@ -397,8 +397,8 @@ def test_never_wait_may_be_nested(manager: SafetyManager) -> None:
             with never_wait():
                 pass
             began = time.monotonic()
-            assert handle.close(timeout=5) is False
-            assert time.monotonic() - began < 3
+            assert handle.close(timeout=60) is False
+            assert time.monotonic() - began < SOON
         assert handle.close(timeout=0.01) is False
 
 

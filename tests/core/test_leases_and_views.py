@@ -482,7 +482,7 @@ def test_a_parent_waits_until_its_childs_release_is_done(manager: SafetyManager)
     child = manager.register("child", release=slow, parent=parent)
     parent.close()
     child.close(timeout=0)
-    assert running.wait(5)
+    assert running.wait(20)
     assert parent.close(timeout=0.05) is False
     go_on.set()
     assert parent.close(timeout=5) is True

@@ -26,9 +26,9 @@ from lifecycle import (
     SafetyManager,
 )
 from tests.core.adversary import STORM, assert_nothing_left, at_once, in_own_process
-from tests.support import eventually
+from tests.support import SOON, eventually
 
-QUIET = SafetyConfig(leak_level="off", finalizer_timeout=5.0)
+QUIET = SafetyConfig(leak_level="off", finalizer_timeout=60.0, shutdown_timeout=60.0)
 PLACES = ["any_thread", "background", "queue"]
 MIXED = [(first, second) for first in PLACES for second in PLACES]
 
@@ -51,10 +51,11 @@ def settle(manager: SafetyManager, queue: ReleaseQueue) -> None:
 
     def over() -> bool:
         queue.drain()
-        manager.register(Node(), "flush", release_on=ANY_THREAD).close()
+        for _ in range(100):  # each runs a few of those that wait
+            manager.register(Node(), "flush", release_on=ANY_THREAD).close()
         return manager.stats().active_objects == 0
 
-    eventually(over, timeout=20)
+    eventually(over, progress=lambda: manager.stats().active_objects)
     assert_nothing_left(manager)
 
 
@@ -99,7 +100,7 @@ def test_two_releases_that_close_each_other(first: str, second: str) -> None:
         handles["a"].close()
         settle(manager, where["queue"])
         assert sorted(released) == ["a", "b"]
-        assert time.monotonic() - began < 3, "they waited for each other"
+        assert time.monotonic() - began < SOON, "they waited for each other"
 
 
 def test_two_threads_whose_releases_close_each_other() -> None:
@@ -110,14 +111,14 @@ def test_two_threads_whose_releases_close_each_other() -> None:
         answers: deque[bool] = deque()
 
         def release(node: Node) -> None:
-            inside.wait(5)
+            inside.wait(20)
             answers.append(handles["b" if node.name == "a" else "a"].close())
 
         for name in "ab":
             handles[name] = manager.register(Node(name), "node", release=release, release_on=ANY_THREAD)
         began = time.monotonic()
         at_once(handles["a"].close, handles["b"].close)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < SOON
         assert len(answers) == 2
         assert_nothing_left(manager)
 
@@ -138,7 +139,7 @@ def test_timed_releases_that_close_each_other_in_a_ring() -> None:
         began = time.monotonic()
         at_once(*(handle.close for handle in handles[::3]))
         eventually(lambda: len(released) == number)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < SOON
         assert sorted(released) == list(range(number))
         assert manager.stats().stuck == 0
         assert_nothing_left(manager)
@@ -178,7 +179,6 @@ def test_many_at_once_whose_releases_use_the_manager(place: str, does: str) -> N
         inners: list[Handle[Node]] = []
 
         def release(node: Node) -> None:
-            outer.append(node)
             if does == "closes":
                 inners.pop().close()
             elif does == "drops":
@@ -189,6 +189,7 @@ def test_many_at_once_whose_releases_use_the_manager(place: str, does: str) -> N
                     inners.append(made)
                 else:
                     made.close()
+            outer.append(node)  # last: who sees all of them there sees all that they did
 
         handles = [
             manager.register(Node(), "outer", release=release, release_on=where[place]) for _ in range(number)
@@ -200,7 +201,10 @@ def test_many_at_once_whose_releases_use_the_manager(place: str, does: str) -> N
             )
         handles.clear()
         manager.register(Node(), "flush", release_on=ANY_THREAD).close()
-        eventually(lambda: (where["queue"].drain(), len(outer))[1] == number, timeout=20)
+        eventually(
+            lambda: (where["queue"].drain(), len(outer))[1] == number,
+            progress=lambda: len(outer),
+        )
         inners.clear()
         settle(manager, where["queue"])
         stats = manager.stats()
@@ -243,7 +247,7 @@ def test_a_release_may_do_anything_to_its_own_object() -> None:
             weak = handle.weak()
             began = time.monotonic()
             assert handle.close() is True
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < SOON
             assert len(refusals) == 7
             assert all(f"object {handle.id}" in text and "releasing" in text for text in refusals), refusals
             assert answers == {
@@ -312,7 +316,7 @@ def test_a_release_that_closes_the_manager(place: str) -> None:
     manager.close()
     where["queue"].drain()
     eventually(lambda: len(released) == 4)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < SOON
     assert_nothing_left(manager)
     assert all(not other.valid for other in others)
 
@@ -403,20 +407,20 @@ def a_long_family(number: int, how: str, place: str) -> None:
 
 @pytest.mark.parametrize("how", ["parents close first", "dropped"])
 def test_100_000_nested_parents(how: str) -> None:
-    in_own_process(a_long_family, 100_000, how, "any_thread", timeout=60)
+    in_own_process(a_long_family, 100_000, how, "any_thread", timeout=90)
 
 
 @pytest.mark.parametrize(
     "how", ["children close first", "dropped in a cycle", "unregistered", "the manager closes"]
 )
 def test_10_000_nested_parents(how: str) -> None:
-    in_own_process(a_long_family, 10_000, how, "any_thread", timeout=60)
+    in_own_process(a_long_family, 10_000, how, "any_thread", timeout=90)
 
 
 @pytest.mark.parametrize("how", ["parents close first", "dropped", "the manager closes"])
 @pytest.mark.parametrize("place", ["background", "queue"])
 def test_nested_parents_at_other_places(how: str, place: str) -> None:
-    in_own_process(a_long_family, 3_000, how, place, timeout=60)
+    in_own_process(a_long_family, 3_000, how, place, timeout=90)
 
 
 def test_a_parent_waits_for_a_child_at_another_place() -> None:

@@ -17,10 +17,10 @@ import structlog
 from lifecycle import ANY_THREAD, BACKGROUND, Event, NotReleased, SafetyConfig, SafetyManager
 from lifecycle.observer import OBSERVER_LIMIT
 from tests.core.adversary import assert_nothing_left, in_own_process
-from tests.support import eventually
+from tests.support import SOON, eventually
 
 CONFIG = SafetyConfig(
-    finalizer_timeout=0.1,
+    finalizer_timeout=0.25,
     cleanup_interval=0.05,
     state_retention=0.2,
     log_state_changes=True,
@@ -54,16 +54,16 @@ def all_goes_on(manager: SafetyManager, number: int = 3 * OBSERVER_LIMIT) -> Non
     began = time.monotonic()
     eventually(lambda: manager.stats().types["node"].live == 0)
     stats = manager.stats()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < SOON
     assert stats.types["node"].registered == len(released) == number + 1
-    assert stats.keeper_last_run > time.time() - 2
+    assert stats.keeper_last_run > time.time() - SOON
 
     hangs = threading.Event()
     stuck = manager.register(Node(), "stuck", release=lambda node: hangs.wait(10), release_on=BACKGROUND)
     began = time.monotonic()
     assert stuck.close() is False
     assert stuck.state == "stuck"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON
     hangs.set()
     eventually(lambda: stuck.state == "released")
 
@@ -81,7 +81,7 @@ def all_goes_on(manager: SafetyManager, number: int = 3 * OBSERVER_LIMIT) -> Non
     target = Node()
     manager.set_safe_finalizer(target, ran.set)
     del target
-    assert ran.wait(5)
+    assert ran.wait(20)
 
     id = manager.register(Node(), "expiring", keep=True).id
     manager.unregister(id)
@@ -106,7 +106,7 @@ def test_an_observer_that_blocks_for_ever(never: threading.Event) -> None:
     assert "not told" in " ".join(manager.health().problems)
     began = time.monotonic()
     manager.close()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < SOON
     assert_nothing_left(manager)
 
 
@@ -251,7 +251,7 @@ def warnings_that_block() -> None:
     manager = SafetyManager(CONFIG)
     manager.register(Node(), "leaked", release=repr, release_on=ANY_THREAD)
     manager.register(Node(), "flush", release_on=ANY_THREAD).close()
-    assert blocked.wait(5)
+    assert blocked.wait(20)
     all_goes_on(manager)
 
 
@@ -274,7 +274,7 @@ def a_standard_error_that_blocks() -> None:
         all_goes_on(manager)
         began = time.monotonic()
         manager.close()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < SOON
     finally:
         os.dup2(real, 2)
     os._exit(0)  # a blocked stream would hold up the interpreter's own end, which is none of ours
@@ -282,7 +282,7 @@ def a_standard_error_that_blocks() -> None:
 
 @pytest.mark.parametrize("scene", [leaks_as_errors, warnings_that_block, a_standard_error_that_blocks])
 def test_leak_reports_hold_up_nothing(scene: Callable[[], None]) -> None:
-    in_own_process(scene, timeout=30)
+    in_own_process(scene, timeout=90)
 
 
 def an_observer_blocks_at_exit() -> None:
@@ -297,6 +297,4 @@ def an_observer_blocks_at_exit() -> None:
 
 
 def test_a_blocked_observer_does_not_keep_the_process() -> None:
-    began = time.monotonic()
-    assert "released at exit" in in_own_process(an_observer_blocks_at_exit, timeout=20)
-    assert time.monotonic() - began < 10
+    assert "released at exit" in in_own_process(an_observer_blocks_at_exit, timeout=60)

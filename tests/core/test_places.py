@@ -21,9 +21,9 @@ from lifecycle import (
 )
 from lifecycle._world import free_threaded as FREE_THREADED
 from tests.core.natives import Fence, Native, Panic
-from tests.support import eventually
+from tests.support import SOON, eventually
 
-QUICK = SafetyConfig(finalizer_timeout=0.1)
+QUICK = SafetyConfig(finalizer_timeout=0.25)
 
 
 def on(manager: SafetyManager, place: Any, release: Any = Native.free, **more: Any) -> Handle[Native]:
@@ -117,7 +117,7 @@ def test_only_the_owner_may_drain(manager: SafetyManager) -> None:
     started, done = threading.Event(), threading.Event()
     owner = threading.Thread(target=lambda: (started.set(), done.wait(20)))
     owner.start()
-    started.wait(5)
+    started.wait(20)
     queue = ReleaseQueue("gl", thread=owner)
     handle = on(manager, queue)
     handle.close()
@@ -428,7 +428,7 @@ def test_a_release_may_close_its_own_handle(manager: SafetyManager) -> None:
         assert handle.close() is True
         assert answers == [False]
         assert native.released == 1
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < SOON
 
 
 def test_an_idle_any_thread_ticket_is_run_without_anybody(manager: SafetyManager) -> None:
@@ -456,9 +456,9 @@ def test_a_release_past_its_deadline_is_stuck_and_may_come_back_late() -> None:
         began = time.monotonic()
         handle = on(manager, BACKGROUND, hang)
         assert handle.close() is False
-        assert 0.05 < time.monotonic() - began < 4
+        assert 0.05 < time.monotonic() - began < SOON
         assert handle.state == "stuck"
-        assert "did not return within 0.1 s" in repr(handle)
+        assert "did not return within 0.25 s" in repr(handle)
         figures = manager.stats()
         assert (figures.stuck, figures.finalizer_failures, figures.stuck_workers, figures.active_objects) == (
             1,
@@ -539,7 +539,7 @@ def test_beyond_the_limit_of_stuck_workers_releases_are_quarantined_until_one_co
         waiting = on(manager, BACKGROUND)
         began = time.monotonic()
         assert waiting.close() is False
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < SOON
         assert manager.stats().quarantined == figures.quarantined + 1
         assert any("quarantined" in problem for problem in manager.health().problems)
         inline = on(manager, ANY_THREAD)
@@ -587,11 +587,11 @@ def test_two_releases_that_close_each_other_do_not_wait_for_each_other(manager: 
     both = threading.Barrier(2)
 
     def release_a(native: Native) -> None:
-        both.wait(5)
+        both.wait(20)
         b.close()
 
     def release_b(native: Native) -> None:
-        both.wait(5)
+        both.wait(20)
         a.close()
 
     a, b = on(manager, BACKGROUND, release_a), on(manager, BACKGROUND, release_b)
@@ -599,7 +599,7 @@ def test_two_releases_that_close_each_other_do_not_wait_for_each_other(manager: 
     a.close(timeout=0)
     b.close(timeout=0)
     eventually(lambda: a.state == b.state == "released")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < SOON
 
 
 def test_many_slow_releases_find_more_workers(manager: SafetyManager) -> None:

@@ -22,7 +22,7 @@ from lifecycle import (
     SafetyManager,
 )
 from tests.core.natives import Fence, Native, Panic
-from tests.support import eventually
+from tests.support import SOON, eventually
 
 
 def on(
@@ -100,7 +100,7 @@ def test_a_release_that_began_before_is_waited_for_too() -> None:
     manager = SafetyManager()
     handle = on(manager, BACKGROUND, slow)
     handle.close(timeout=0)
-    assert running.wait(5)
+    assert running.wait(20)
     timer = threading.Timer(0.1, go_on.set)
     timer.start()
     report = manager.close()
@@ -156,13 +156,13 @@ def test_failures_are_collected_and_stop_nothing() -> None:
 def test_one_that_hangs_is_written_off_and_the_rest_is_released(place: Any) -> None:
     """I6: also what runs inline elsewhere has a deadline here."""
     go_on = threading.Event()
-    manager = SafetyManager(SafetyConfig(finalizer_timeout=0.1, shutdown_timeout=8))
+    manager = SafetyManager(SafetyConfig(finalizer_timeout=0.1, shutdown_timeout=60))
     before = [on(manager, place) for _ in range(5)]
     hanging = on(manager, place, lambda native: go_on.wait(20))
     after = [on(manager, place) for _ in range(5)]
     began = time.monotonic()
     report = manager.close()
-    assert time.monotonic() - began < 7
+    assert time.monotonic() - began < SOON
     assert [info.id for info in report.stuck] == [hanging.id]
     assert report.released == 10
     assert all(handle.state == "released" for handle in (*before, *after))
@@ -173,11 +173,11 @@ def test_one_that_hangs_is_written_off_and_the_rest_is_released(place: Any) -> N
 def test_the_budget_is_over_all() -> None:
     """More hang than time allows: close returns within its budget and says what it could not do."""
     go_on = threading.Event()
-    manager = SafetyManager(SafetyConfig(finalizer_timeout=5, shutdown_timeout=0.3))
+    manager = SafetyManager(SafetyConfig(finalizer_timeout=60, shutdown_timeout=0.3))
     handles = [on(manager, BACKGROUND, lambda native: go_on.wait(20)) for _ in range(4)]
     began = time.monotonic()
     report = manager.close()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < SOON
     assert len(report.stuck) + len(report.leaked) == 4
     assert report.released == 0
     go_on.set()
@@ -225,7 +225,7 @@ def test_a_timeout_is_a_budget() -> None:
     lease = handle.lease()
     began = time.monotonic()
     report = manager.close(timeout=0.1)
-    assert 0.05 <= time.monotonic() - began < 5
+    assert 0.05 <= time.monotonic() - began < SOON
     assert [info.id for info in report.leaked] == [handle.id]
     lease.close()
     eventually(lambda: handle.state == "released")
@@ -401,7 +401,7 @@ def test_releases_may_use_the_manager_while_it_closes() -> None:
         manager.register(native, release=release, keep=True)
     began = time.monotonic()
     report = manager.close()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < SOON
     assert report.ok, report
     assert all(native.released == 1 for native in natives)
     assert len(told) == 12
@@ -418,7 +418,7 @@ def test_a_release_that_closes_its_own_manager() -> None:
         other = on(manager, BACKGROUND, keep=True)
         began = time.monotonic()
         handle.close()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < SOON
         eventually(lambda handle=handle: handle.state in ("released", "stuck"))  # type: ignore[misc]
         eventually(lambda other=other: other.state == "released")  # type: ignore[misc]
         assert manager.closed
@@ -427,7 +427,7 @@ def test_a_release_that_closes_its_own_manager() -> None:
 def test_closing_in_a_collection_does_not_wait() -> None:
     """I5."""
     go_on = threading.Event()
-    manager = SafetyManager(SafetyConfig(shutdown_timeout=5))
+    manager = SafetyManager(SafetyConfig(shutdown_timeout=60, finalizer_timeout=60))
 
     class Closer:
         def __init__(self) -> None:
@@ -439,11 +439,11 @@ def test_closing_in_a_collection_does_not_wait() -> None:
             took.append(time.monotonic() - began)
 
     took: list[float] = []
-    handle = on(manager, BACKGROUND, lambda native: go_on.wait(10))
+    handle = on(manager, BACKGROUND, lambda native: go_on.wait(50))
     Closer()
     gc.collect()
     assert len(took) == 1
-    assert took[0] < 3
+    assert took[0] < SOON
     go_on.set()
     eventually(lambda: handle.state == "released")
 

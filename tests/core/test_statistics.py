@@ -102,14 +102,14 @@ def test_states_while_releases_run(manager: SafetyManager) -> None:
     manager.invalidate(invalid, "poisoned")
     closed = on(manager, place=BACKGROUND, release=slow)
     closed.close(timeout=0)
-    assert running.wait(5)
+    assert running.wait(20)
     figures = manager.stats()
     check_sums(figures)
     assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "releasing": 1}
     running.clear()
     poisoned = on(manager, place=BACKGROUND, release=slow)
     manager.invalidate(poisoned, "poisoned")
-    assert running.wait(5)
+    assert running.wait(20)
     figures = manager.stats()
     check_sums(figures)
     assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "releasing": 2}

@@ -48,7 +48,7 @@ from tests.core.adversary import (
     switching,
     unmapped_twice,
 )
-from tests.support import eventually
+from tests.support import SOON, eventually
 
 QUIET = SafetyConfig(leak_level="off", max_retained=1000)
 PLACES = ["any_thread", "background", "queue"]
@@ -162,7 +162,7 @@ def test_two_first_registrations_at_once_start_one_keeper() -> None:
         other.start()
         other.join(0.3)
         standing.result()
-        other.join(5)
+        other.join(20)
     keepers = [thread for thread in threading.enumerate() if thread.name == "lifecycle-keeper-first two"]
     assert len(keepers) == 1
     assert manager.stats().total_objects == 2
@@ -178,7 +178,7 @@ def test_asking_while_the_keeper_ends() -> None:
         manager.close()
         began = time.monotonic()
         stats = standing.result()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < SOON
         assert stats.total_objects == stats.released == 10
 
 
@@ -449,7 +449,7 @@ def the_great_storm(place: str, seconds: float, threads: int = 8) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_great_storm(place: str) -> None:
-    in_own_process(the_great_storm, place, 1.5 * STORM, timeout=60 + 4 * STORM)
+    in_own_process(the_great_storm, place, 1.5 * STORM, timeout=90 + 4 * STORM)
 
 
 def a_storm_of_owners(seconds: float) -> None:
@@ -503,7 +503,7 @@ def a_storm_of_owners(seconds: float) -> None:
 
 
 def test_a_storm_of_owners() -> None:
-    in_own_process(a_storm_of_owners, 1.0 * STORM, timeout=40 + 2 * STORM)
+    in_own_process(a_storm_of_owners, 1.0 * STORM, timeout=90 + 2 * STORM)
 
 
 def a_storm_of_limits(seconds: float) -> None:
@@ -548,7 +548,7 @@ def a_storm_of_limits(seconds: float) -> None:
 
 
 def test_a_storm_of_limits() -> None:
-    in_own_process(a_storm_of_limits, 0.7 * STORM, timeout=40 + 2 * STORM)
+    in_own_process(a_storm_of_limits, 0.7 * STORM, timeout=90 + 2 * STORM)
 
 
 def a_storm_of_managers(seconds: float) -> None:
@@ -557,7 +557,7 @@ def a_storm_of_managers(seconds: float) -> None:
     rounds = 0
     while time.monotonic() < until:
         rounds += 1
-        manager = SafetyManager(SafetyConfig(leak_level="off", shutdown_timeout=5))
+        manager = SafetyManager(SafetyConfig(leak_level="off", shutdown_timeout=60))
         released: deque[int] = deque()
         made: deque[int] = deque()
         numbers = itertools.count()
@@ -594,7 +594,7 @@ def a_storm_of_managers(seconds: float) -> None:
             go_on.wait(10)
             began = time.monotonic()
             manager.close()
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < SOON
 
         at_once(
             *[use] * 2,
@@ -611,7 +611,7 @@ def a_storm_of_managers(seconds: float) -> None:
 
 
 def test_a_storm_of_managers() -> None:
-    in_own_process(a_storm_of_managers, 1.5 * STORM, timeout=60 + 2 * STORM)
+    in_own_process(a_storm_of_managers, 1.5 * STORM, timeout=90 + 2 * STORM)
 
 
 def a_storm_of_retries_and_queues(seconds: float) -> None:
@@ -661,4 +661,4 @@ def a_storm_of_retries_and_queues(seconds: float) -> None:
 
 
 def test_a_storm_of_retries_and_queues() -> None:
-    in_own_process(a_storm_of_retries_and_queues, 0.5 * STORM, timeout=70 + 5 * STORM)
+    in_own_process(a_storm_of_retries_and_queues, 0.5 * STORM, timeout=90 + 5 * STORM)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lifecycle import CallbackError, ClosedError, LifecycleError, SafetyConfig, SafetyManager
-from tests.support import eventually, run_python
+from tests.support import SOON, eventually, run_python
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
@@ -122,7 +122,7 @@ def test_nothing_within_the_timeout_says_so(gst: ModuleType, manager: SafetyMana
             NoFrames, match=r"'still': no frame within 0.2 s; the appsink is PAUSED"
         ) as caught:
             next(capture.frames(timeout=0.2))
-        assert 0.2 <= time.monotonic() - began < 1
+        assert 0.2 <= time.monotonic() - began < SOON
         assert isinstance(caught.value, LifecycleError)
         assert isinstance(caught.value, TimeoutError)
     gst.shutdown(pipeline)
@@ -164,7 +164,7 @@ def test_closing_the_capture_ends_a_loop_on_another_thread(gst: ModuleType, mana
     thread.start()
     time.sleep(0.1)
     capture.close()
-    assert ended.wait(1)
+    assert ended.wait(20)
     thread.join()
     gst.shutdown(pipeline)
 
@@ -339,7 +339,7 @@ def test_closing_on_a_live_pipeline_leaves_neither_growth_nor_a_freeze(
     eventually(lambda: seen > 5)
     began = time.monotonic()
     assert capture.close() is True
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < SOON
     after = (seen, passed)
     time.sleep(0.3)
     assert seen == after[0], "called after close"
@@ -392,7 +392,7 @@ def test_a_capture_can_be_closed_from_its_callback(
         frame.array()
         answers.append(capture.close())
 
-    assert capture.wait(5)
+    assert capture.wait(20)
     eventually(lambda: capture.close() is True)
     assert answers == [False]
     assert live.get_property("drop")
@@ -411,7 +411,7 @@ def test_the_pipeline_can_be_stopped_from_the_callback(gst: ModuleType, manager:
             gst.shutdown(pipeline)
             done.set()
 
-        assert done.wait(5)
+        assert done.wait(20)
     gst.shutdown(pipeline)
 
 
@@ -429,10 +429,10 @@ def test_closing_waits_for_a_running_callback_but_not_for_ever(
         inside.set()
         leave.wait(10)
 
-    assert inside.wait(5)
+    assert inside.wait(20)
     began = time.monotonic()
     assert capture.close(timeout=0.1) is False
-    assert 0.09 < time.monotonic() - began < 1
+    assert 0.09 < time.monotonic() - began < SOON
     leave.set()
     eventually(lambda: capture.close() is True)
 
