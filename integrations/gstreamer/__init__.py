@@ -6,7 +6,9 @@ the program's own ``Gst.init(None)``. Without them the import raises `MissingGSt
 
 from __future__ import annotations
 
+from integrations.gstreamer.bus import BusWatch
 from integrations.gstreamer.capture import Capture, CaptureStats
+from integrations.gstreamer.elements import ElementGuard
 from integrations.gstreamer.errors import (
     CaptureError,
     DescriptionError,
@@ -25,13 +27,18 @@ from integrations.gstreamer.errors import (
     StateTimeout,
 )
 from integrations.gstreamer.frame import Frame, SampleAdapter
+from integrations.gstreamer.pads import PadGuard, ProbeGuard
+from integrations.gstreamer.pipeline import PipelineGuard
+from integrations.gstreamer.signals import SignalGuard
 from integrations.gstreamer.tracer import LeaksTracer
 
 __all__ = [
+    "BusWatch",
     "Capture",
     "CaptureError",
     "CaptureStats",
     "DescriptionError",
+    "ElementGuard",
     "ForkedError",
     "FormatError",
     "Frame",
@@ -43,9 +50,13 @@ __all__ = [
     "MapError",
     "MissingGStreamerError",
     "NoFrames",
+    "PadGuard",
     "PipelineError",
+    "PipelineGuard",
+    "ProbeGuard",
     "SampleAdapter",
     "SampleError",
     "ShortMemoryError",
+    "SignalGuard",
     "StateTimeout",
 ]

@@ -1,0 +1,176 @@
+"""`BusWatch`: the bus read on a thread of its own, its handlers behind the boundary.
+
+A bus that nobody reads grows, and the error on it is a pipeline that stands still in silence. One watch reads one bus;
+handlers run on its thread, one at a time, so they may stop the pipeline and wait for it. `PipelineGuard` hears errors without it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, ClassVar, Final, TypeVar
+
+from integrations.gstreamer._native import Gst
+from integrations.gstreamer.callbacks import Callback
+from integrations.gstreamer.errors import GuardError, PipelineError
+from integrations.gstreamer.guard import Core, Guard, check_manager, check_seconds, pointer_of
+from integrations.gstreamer.pipeline import PipelineGuard, error_of
+from lifecycle import SafetyManager
+
+__all__ = ["BusWatch"]
+
+SLICE: Final = 0.05
+"""Seconds for which the thread waits for a message before it looks around."""
+KEPT_ERRORS: Final = 16
+
+F = TypeVar("F", bound=Callable[[Any], Any])
+
+
+class _BusCore(Core):
+    def __init__(self, bus: Any, name: str) -> None:
+        self.bus = bus
+        self.handlers: list[tuple[frozenset[str], Callback]] = []
+        self.waiting: dict[int, tuple[frozenset[str], SimpleQueue[Any]]] = {}
+        self.errors: deque[PipelineError] = deque(maxlen=KEPT_ERRORS)
+        self.messages = 0
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.run, name=f"gst-bus-{name}", daemon=True)
+
+    def run(self) -> None:
+        """The thread."""
+        wait = int(SLICE * 1e9)
+        while not self.stopped.is_set():
+            message = self.bus.timed_pop(wait)
+            if message is not None:
+                self.messages += 1
+                self.dispatch(message)
+            message = None
+
+    def dispatch(self, message: Any) -> None:
+        """One message, to all who want it."""
+        if message.type == Gst.MessageType.ERROR:
+            self.errors.append(error_of(message))
+        kind = Gst.MessageType.get_name(message.type)
+        for kinds, callback in list(self.handlers):
+            if (not kinds or kind in kinds) and not self.stopped.is_set():
+                callback(message)
+        for key, (kinds, queue) in list(self.waiting.items()):
+            if not kinds or kind in kinds:
+                self.waiting.pop(key, None)
+                queue.put(message)
+
+    def release(self) -> None:
+        """No further message; the thread ends (unless it is the one that closes)."""
+        self.stopped.set()
+        for _, callback in self.handlers:
+            callback.end()
+        if self.thread.ident not in (None, threading.get_ident()):
+            self.thread.join()
+        self.handlers.clear()
+
+
+class BusWatch(Guard[_BusCore]):
+    """Reads a bus until it is closed.
+
+    ::
+
+        watch = BusWatch(manager, pipeline)
+
+        @watch.on("error")
+        def failed(message):
+            print(message.parse_error()[0].message)
+
+    Parameters
+    ----------
+    manager:
+        Who is told of panics in handlers, and whose object the watch becomes.
+    source:
+        A `PipelineGuard`, a `Gst.Pipeline` or a `Gst.Bus`. One watch at a time reads a bus (`DuplicateError` otherwise):
+        two would take each other's messages.
+    """
+
+    type_name: ClassVar[str] = "gst.BusWatch"
+
+    def __init__(self, manager: SafetyManager, source: Any, *, name: str | None = None) -> None:
+        check_manager(manager, "BusWatch(manager, source)")
+        if isinstance(source, PipelineGuard):
+            source = source.pipeline
+        bus = source.get_bus() if isinstance(source, Gst.Element) else source
+        if not isinstance(bus, Gst.Bus):
+            raise GuardError(f"BusWatch takes a PipelineGuard, a Gst.Pipeline or a Gst.Bus, not {source!r}")
+        self._register(
+            manager, _BusCore(bus, name or source.get_name()), name or source.get_name(), pointer_of(bus)
+        )
+        with self._handle.lease() as core:
+            core.thread.start()
+
+    def on(self, *kinds: str, errors: tuple[type[BaseException], ...] = ()) -> Callable[[F], F]:
+        """Decorator: call the function with every message of these kinds (``"error"``, ``"eos"``, ``"state-changed"``, …; all
+        where none is given), on the watch's thread. What it raises is contained and reported. Raises `GuardError` for a kind that
+        GStreamer does not know."""
+        wanted = _kinds(kinds)
+
+        def add(function: F) -> F:
+            with self._handle.lease() as core:
+                core.handlers.append(
+                    (
+                        wanted,
+                        Callback(
+                            self.manager, f"bus handler of {self.name}", self.type_name, function, errors
+                        ),
+                    )
+                )
+            return function
+
+        return add
+
+    def wait(self, *kinds: str, timeout: float) -> Any:
+        """The next `Gst.Message` of these kinds (any where none is given) that comes from now on, or None after `timeout`
+        seconds. Not from a handler, which runs on the thread that would bring it (`GuardError`)."""
+        check_seconds(timeout, f"bus watch {self.name!r}: wait(timeout=)")
+        queue: SimpleQueue[Any] = SimpleQueue()
+        until = time.monotonic() + timeout
+        with self._handle.lease() as core:
+            if core.thread.ident == threading.get_ident():
+                raise GuardError(
+                    f"bus watch {self.name!r} was asked to wait in one of its handlers, which run on the thread that "
+                    "reads the bus"
+                )
+            waiting = core.waiting
+            waiting[id(queue)] = (_kinds(kinds), queue)
+        try:
+            while True:
+                left = until - time.monotonic()
+                try:
+                    return queue.get(timeout=max(0.001, min(SLICE, left)))
+                except Empty:
+                    if left <= 0:
+                        return None
+                    if self.closed:
+                        self._handle.lease()
+        finally:
+            waiting.pop(id(queue), None)
+
+    @property
+    def errors(self) -> tuple[PipelineError, ...]:
+        """The last 16 errors it has read, oldest first."""
+        with self._handle.lease() as core:
+            return tuple(core.errors)
+
+    @property
+    def messages(self) -> int:
+        """How many messages it has read."""
+        with self._handle.lease() as core:
+            return core.messages
+
+
+def _kinds(kinds: tuple[str, ...]) -> frozenset[str]:
+    values = (getattr(Gst.MessageType, name) for name in dir(Gst.MessageType) if name.isupper())
+    known = {str(Gst.MessageType.get_name(value)) for value in values if isinstance(value, Gst.MessageType)}
+    for kind in kinds:
+        if kind not in known:
+            raise GuardError(f"there is no bus message {kind!r}; there are {', '.join(sorted(known))}")
+    return frozenset(kinds)

@@ -1,0 +1,154 @@
+"""Callbacks that GStreamer calls: nothing they raise reaches C, and who ends them knows whether one still runs.
+
+What leaves a Python callback inside PyGObject is printed and lost, and C is given zero, which means *drop this buffer* to
+a probe. So each runs inside a boundary: what is declared is an error, everything else a panic (any `BaseException`, also
+`SystemExit`), both are counted, and C gets the answer that lets the data pass. Ctrl-C that strikes in there is not the
+callback's: it is raised again on the main thread.
+"""
+
+from __future__ import annotations
+
+import _thread
+import inspect
+import itertools
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+from lifecycle import CallbackError, SafetyManager
+from lifecycle._world import no_wait_threads
+
+__all__ = ["CALLBACK_WAIT", "Callback", "forget_frames", "is_foreign_thread"]
+
+CALLBACK_WAIT: Final = 5.0
+"""Seconds for which closing waits for a callback that is still running, unless told otherwise."""
+_next: Callable[[], int] = itertools.count().__next__
+
+
+class Callback:
+    """A user's function behind the boundary. Calling it never raises.
+
+    Parameters
+    ----------
+    manager, name, type_name:
+        Who reports a panic, and under which names.
+    function:
+        What is called. A coroutine or generator function is refused (`CallbackError`): its body would never run.
+    errors:
+        What it may raise: counted and otherwise nothing. The manager's own where none are given.
+    fallback:
+        What C is given after an exception, and once the callback is ended.
+    """
+
+    def __init__(
+        self,
+        manager: SafetyManager,
+        name: str,
+        type_name: str,
+        function: Callable[..., Any],
+        errors: tuple[type[BaseException], ...] = (),
+        fallback: Any = None,
+        streams: bool = False,
+    ) -> None:
+        if not callable(function):
+            raise CallbackError(f"{name}: a callback must be callable, not {function!r}")
+        if (
+            inspect.iscoroutinefunction(function)
+            or inspect.isgeneratorfunction(function)
+            or inspect.isasyncgenfunction(function)
+        ):
+            raise CallbackError(
+                f"{name}: {function!r} is a coroutine or generator function, whose body would not run when GStreamer calls it; "
+                "give a plain function that hands its work on"
+            )
+        self.manager = manager
+        self.name = name
+        self.type_name = type_name
+        self.errors = errors
+        self.fallback = fallback
+        self.streams = streams
+        self.calls = 0
+        self.failures = 0
+        self.error: BaseException | None = None
+        self._function: Callable[..., Any] | None = function
+        self._running: dict[int, int] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns, or the fallback. Called by GStreamer, on any thread."""
+        me = threading.get_ident()
+        key = _next()
+        self._running[key] = me
+        mark = self.streams and me not in no_wait_threads
+        if not self.streams and me not in no_wait_threads:
+            mark = is_foreign_thread()
+        if mark:
+            no_wait_threads.add(me)
+        try:
+            function = self._function
+            if function is None:
+                return self.fallback
+            self.calls += 1
+            return function(*arguments)
+        except BaseException as error:
+            self._contain(error)
+            return self.fallback
+        finally:
+            if mark:
+                no_wait_threads.discard(me)
+            self._running.pop(key, None)
+            arguments = ()
+
+    def _contain(self, error: BaseException) -> None:
+        self.failures += 1
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            _thread.interrupt_main()
+        elif not isinstance(error, self.errors or self.manager.config.errors):
+            self.manager.report_panic(self.name, error, type_name=self.type_name)
+        forget_frames(error)
+        self.error = error
+
+    def end(self) -> None:
+        """Call the function no more."""
+        self._function = None
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until no call of it runs on any other thread than this, `timeout` seconds at most; whether none does."""
+        me = threading.get_ident()
+        until = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0005
+        while any(ident != me for ident in list(self._running.values())):
+            if until is not None and time.monotonic() >= until:
+                return False
+            time.sleep(pause)
+            pause = min(0.01, pause * 2)
+        return True
+
+    @property
+    def where(self) -> tuple[int, ...]:
+        """The threads it runs on now."""
+        return tuple(self._running.values())
+
+
+def is_foreign_thread() -> bool:
+    """Whether this thread was not started by Python: GStreamer's, most likely."""
+    me = threading.get_ident()
+    return not any(
+        thread.ident == me and not isinstance(thread, threading._DummyThread)
+        for thread in threading.enumerate()
+    )
+
+
+def forget_frames(error: BaseException) -> None:
+    """Empty the frames of a handled exception and of what it came from: they would keep leases, arrays and so buffers alive."""
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        current = chain.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        traceback.clear_frames(current.__traceback__)
+        current.__traceback__ = None
+        chain += [current.__cause__, current.__context__]

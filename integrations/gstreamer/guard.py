@@ -1,0 +1,179 @@
+"""What all guards are: one registered object of the manager, closed once, on any thread.
+
+A guard owns an action on a native object of GStreamer – a state to leave, a probe to remove, a pad to give back – and the object
+with it. The action is the *release* of a core registered with the manager: it runs exactly once, at its place and with a
+deadline, when the guard is closed, when it was dropped (which is reported as a leak), and when the manager or the interpreter
+ends. So a guard is in the statistics, in leak reports and in the exit report like any other object.
+
+A guard holds its core through its handle alone. What GStreamer itself keeps (signal handlers, probes) refers to small
+objects that know neither guard nor core: a guard nobody refers to is therefore gone at once, whatever its pipeline does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+
+from integrations.gstreamer._native import Gst
+from integrations.gstreamer.errors import GuardError, StateTimeout
+from integrations.gstreamer.threads import refuse_forked
+from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
+
+__all__ = [
+    "Core",
+    "Guard",
+    "add_to",
+    "check_manager",
+    "check_seconds",
+    "elements_of",
+    "name_of",
+    "path_of",
+    "pointer_of",
+]
+
+S = TypeVar("S", bound="Guard[Any]")
+
+
+class Core:
+    """What a guard registers: `release` is its action."""
+
+    def release(self) -> None:
+        """Runs once, at the guard's place."""
+        raise NotImplementedError
+
+
+C = TypeVar("C", bound=Core)
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype = ctypes.c_void_p
+_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+
+def pointer_of(obj: Any) -> int:
+    """The address of a GObject."""
+    address: int = _pointer(obj.__gpointer__, None)
+    return address
+
+
+def name_of(obj: Any) -> str:
+    """The name of a `Gst.Object`, ``element.pad`` for a pad, for messages."""
+    if isinstance(obj, Gst.Pad):
+        parent = obj.get_parent()
+        return f"{parent.get_name() if parent is not None else '?'}.{obj.get_name()}"
+    return str(obj.get_name())
+
+
+def path_of(obj: Any) -> str:
+    """Where a `Gst.Object` sits: ``pipeline0/branch1/queue``."""
+    names = []
+    while obj is not None:
+        names.append(obj.get_name())
+        obj = obj.get_parent()
+    return "/".join(reversed(names))
+
+
+def elements_of(parent: Any) -> list[Any]:
+    """Every element in the bin `parent`, those of the bins in it too, sinks first."""
+    while True:
+        iterator = parent.iterate_recurse()
+        found = []
+        while True:
+            result, element = iterator.next()
+            if result == Gst.IteratorResult.OK:
+                found.append(element)
+            elif result == Gst.IteratorResult.RESYNC:
+                break
+            else:
+                return found
+
+
+def add_to(parent: Any, element: Any) -> bool:
+    """Add an element to a bin; whether it took it. (gst-python's override answers with an exception instead.)"""
+    try:
+        parent.add(element)
+    except Exception:
+        return False
+    return bool(element.get_parent() == parent)
+
+
+class Guard(Generic[C]):
+    """Base of the guards. A context manager; every method may be called on any thread and at any moment."""
+
+    type_name: ClassVar[str] = "gst.Guard"
+    _handle: Handle[C]
+
+    def _register(
+        self,
+        manager: SafetyManager,
+        core: C,
+        name: str,
+        native: Any,
+        release_on: Any = BACKGROUND,
+        parent: Any = None,
+    ) -> None:
+        """Make the core the manager's. Refused (closed manager, another guard of the same native), its caller still has it."""
+        self.manager = manager
+        self.name = name
+        self._handle = manager.register(
+            core,
+            self.type_name,
+            name=name,
+            native=native,
+            release=type(core).release,
+            release_on=release_on,
+            parent=parent,
+        )
+
+    @property
+    def handle(self) -> Handle[C]:
+        """The registered object: its id, state, and what is known of it in reports."""
+        return self._handle
+
+    @property
+    def closed(self) -> bool:
+        """Whether the guard was closed, or its object was shut otherwise."""
+        return not self._handle.valid
+
+    def close(self) -> bool:
+        """Do what the guard is for, once; True when that is done.
+
+        On a streaming thread, inside a garbage collection and under `lifecycle.never_wait` it is handed over to a worker, and the
+        answer is False. Closing again gives the answer as it is then. Raises `StateTimeout` when the manager's
+        ``finalizer_timeout`` passed first.
+        """
+        done = self._handle.close()
+        if not done and self._handle.state is ObjectState.STUCK:
+            self._stuck()
+        return done
+
+    def _stuck(self) -> NoReturn:
+        raise StateTimeout(
+            f"{self!r}: closing it was not done within {self.manager.config.finalizer_timeout:g} s; it is quarantined and its "
+            "worker was replaced"
+        )
+
+    def __enter__(self: S) -> S:
+        if self.closed:
+            self._handle.lease()  # raises, saying since when and why
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {self.name!r}: {'open' if self._handle.valid else self._handle.state}>"
+        )
+
+
+def check_manager(manager: Any, what: str) -> None:
+    """Refuse what is no manager, a forked child, and a process in which GStreamer is not initialised."""
+    if not isinstance(manager, SafetyManager):
+        raise GuardError(f"{what}: the first argument is the SafetyManager, not {manager!r}")
+    refuse_forked(what)
+
+
+def check_seconds(value: Any, what: str, error: type[LifecycleError] = GuardError) -> None:
+    """Refuse what is not a number of seconds, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise error(f"{what} takes seconds, 0 or more, not {value!r}")

@@ -1,0 +1,347 @@
+"""Pads while data flows: unlinking without a freeze, request pads given back once, probes that cannot drop a buffer by accident.
+
+**Unlinking.** A pad may be unlinked when nothing is being pushed through it: an IDLE probe on the *source* pad is called then, at
+once or after the push that is under way. It unlinks once, whoever else calls. No other order is safe while PLAYING: an
+element that is set to NULL while it is linked blocks whoever pushes into it, and with it every other branch of the tee.
+
+**Removing a probe** is decided by one pop, between `close` and a callback that returns ``REMOVE``: GStreamer warns about the
+second, and by then the id may belong to another probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, ClassVar, Final
+
+from integrations.gstreamer._native import Gst
+from integrations.gstreamer.callbacks import CALLBACK_WAIT, Callback
+from integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
+from integrations.gstreamer.guard import Core, Guard, check_manager, name_of, pointer_of
+from integrations.gstreamer.threads import may_wait, stands_at
+from lifecycle import ANY_THREAD, SafetyManager
+
+__all__ = ["PadGuard", "ProbeGuard", "link_pads", "unlink_when_idle", "when_idle"]
+
+UNLINK_TIMEOUT: Final = 4.0
+"""Seconds for which an unlink waits for the push that is under way: below the deadline of the release that it is part of."""
+
+
+def when_idle(pad: Any, action: Callable[[], object], timeout: float) -> bool:
+    """Have ``action()`` called once while nothing is pushed through source pad `pad`, and nothing can be; wait up to `timeout`
+    seconds for that. False: it was not idle in time, and the action will not be called any more."""
+    turn = [action]
+    done: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def idle(pad: Any, info: Any) -> Any:
+        try:
+            chosen = turn.pop()  # whoever has it acts, so it happens once however often this is called
+        except IndexError:
+            return Gst.PadProbeReturn.PASS  # given up: whoever did removes the probe
+        failed: BaseException | None = None
+        try:
+            chosen()
+        except BaseException as error:
+            failed = error
+        done.put(failed)
+        return Gst.PadProbeReturn.REMOVE
+
+    probe = pad.add_probe(Gst.PadProbeType.IDLE, idle)
+    try:
+        failed = done.get(timeout=timeout)
+    except Empty:
+        try:
+            turn.pop()
+        except IndexError:
+            failed = done.get()  # it has begun at the last moment
+        else:
+            pad.remove_probe(probe)
+            return False
+    if failed is not None:
+        raise failed
+    return True
+
+
+def unlink_when_idle(source: Any, timeout: float = UNLINK_TIMEOUT) -> None:
+    """Unlink source pad `source` from its peer, if it has one, between two buffers. Raises `StateTimeout` when a push did not end
+    within `timeout` seconds. Never on a streaming thread of the same pad's."""
+
+    def unlink() -> None:
+        peer = source.get_peer()
+        if peer is not None:
+            source.unlink(peer)
+
+    if source.get_peer() is None:
+        return
+    if not when_idle(source, unlink, timeout):
+        raise StateTimeout(
+            f"pad {name_of(source)} cannot be unlinked: a push through it has not ended within {timeout:g} s, so what is "
+            "behind it "
+            "blocks; put a queue with leaky=downstream at its head (low_latency_queue()), or stop the pipeline first"
+        )
+
+
+def link_pads(source: Any, sink: Any) -> None:
+    """Link two pads. Raises `LinkError` that says which of them is why."""
+    for pad, wanted in ((source, Gst.PadDirection.SRC), (sink, Gst.PadDirection.SINK)):
+        if pad.get_direction() != wanted:
+            raise LinkError(
+                f"pad {name_of(pad)} is a {pad.get_direction().value_nick} pad, where a {wanted.value_nick} pad is "
+                "needed; data flows "
+                f"from a src pad to a sink pad: link {name_of(sink)} to {name_of(source)} instead"
+            )
+        if pad.is_linked():
+            raise LinkError(
+                f"pad {name_of(pad)} is linked to {name_of(pad.get_peer())} already; unlink it, or put a tee between"
+            )
+    result = source.link_full(sink, Gst.PadLinkCheck.DEFAULT)  # an override makes plain link() raise
+    if result != Gst.PadLinkReturn.OK:
+        raise LinkError(
+            f"pad {name_of(source)} cannot be linked to {name_of(sink)} ({result.value_nick}): one gives "
+            f"{_caps(source)}, the other "
+            f"takes {_caps(sink)}; put a converter between (videoconvert, audioconvert), and both into one pipeline"
+        )
+
+
+def _caps(pad: Any) -> str:
+    caps = pad.query_caps(None)
+    text = "nothing" if caps is None else str(caps.to_string())
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+# -- request pads -----------------------------------------------------------------------------------------------------------
+
+
+class _PadCore(Core):
+    def __init__(self, element: Any, pad: Any) -> None:
+        self.element = element
+        self.pad = pad
+
+    def release(self) -> None:
+        """Unlinked, the end said to a mixer, the pad given back."""
+        pad, self_element = self.pad, self.element
+        if pad.get_direction() == Gst.PadDirection.SRC:
+            unlink_when_idle(pad)
+        else:
+            peer = pad.get_peer()
+            if peer is not None:
+                if peer.is_active():
+                    unlink_when_idle(peer)
+                else:
+                    peer.unlink(pad)
+            if pad.is_active():
+                pad.send_event(Gst.Event.new_eos())  # a mixer waits for no more data from here
+        self_element.release_request_pad(pad)
+
+
+class PadGuard(Guard[_PadCore]):
+    """Owns a request pad: unlinked, an end-of-stream to the mixer behind it, and given back exactly once.
+
+    ::
+
+        with PadGuard(manager, mixer, "sink_%u") as slot:
+            slot.link(source_pad)
+
+    Parameters
+    ----------
+    manager:
+        Whose object the pad becomes.
+    element:
+        The element to ask, such as a tee or a mixer.
+    template:
+        The name of a request pad template, ``"sink_%u"``, or of the pad wanted.
+
+    Closing waits, on a timed worker, until no buffer is being pushed through the pad. Raises `GuardError` when the element has no
+    such template or gives no pad.
+    """
+
+    type_name: ClassVar[str] = "gst.Pad"
+
+    def __init__(self, manager: SafetyManager, element: Any, template: str) -> None:
+        check_manager(manager, "PadGuard(manager, element, template)")
+        if not isinstance(element, Gst.Element):
+            raise GuardError(f"PadGuard takes an element, not {element!r}")
+        pad = request_pad(element, template)
+        try:
+            self._register(manager, _PadCore(element, pad), name_of(pad), pointer_of(pad))
+        except BaseException:
+            if pad.get_parent() is element:  # refused, and so still ours (a closed manager has released it)
+                element.release_request_pad(pad)
+            raise
+
+    @property
+    def pad(self) -> Any:
+        """The `Gst.Pad`. Raises `AccessRefusedError` once the guard is closed."""
+        with self._handle.lease() as core:
+            return core.pad
+
+    def link(self, other: Any) -> None:
+        """Link it to pad `other`, in the direction that fits. Raises `LinkError`."""
+        with self._handle.lease() as core:
+            pad = core.pad
+            if not isinstance(other, Gst.Pad):
+                raise LinkError(
+                    f"pad {self.name} is linked to a pad, not to {other!r}; take element.get_static_pad(name)"
+                )
+            if pad.get_direction() == Gst.PadDirection.SRC:
+                link_pads(pad, other)
+            else:
+                link_pads(other, pad)
+
+
+def request_pad(element: Any, template: str) -> Any:
+    """A new request pad of `element`. Raises `GuardError` naming the templates there are."""
+    known = [
+        made.name_template
+        for made in element.get_pad_template_list()
+        if made.presence == Gst.PadPresence.REQUEST
+    ]
+    ask = getattr(element, "request_pad_simple", None) or element.get_request_pad  # its name before 1.20
+    pad = ask(template) if isinstance(template, str) else None
+    if pad is None:
+        raise GuardError(
+            f"element {element.get_name()!r} ({element.get_factory().get_name() if element.get_factory() else '?'}) "
+            "gives no pad for "
+            f"{template!r}; its request pads are {', '.join(known) or 'none'}"
+        )
+    return pad
+
+
+# -- probes -----------------------------------------------------------------------------------------------------------------
+
+
+class _ProbeCore(Core):
+    def __init__(self, pad: Any, callback: Callback, mask: Any) -> None:
+        self.pad = pad
+        self.callback = callback
+        self.mask = mask
+        self.id: list[int] = []
+        self.wanted: list[None] = [None]  # popped by whoever removes the probe, or finds that it need not be
+
+    def add(self) -> None:
+        """Install it. An IDLE probe may be called in here, before its id is known."""
+        probe = _Probe(self)
+        identity = self.pad.add_probe(self.mask, probe)
+        if identity:
+            self.id.append(identity)
+            if probe.over:
+                self.remove()
+
+    def remove(self) -> None:
+        """Take it out, once."""
+        try:
+            identity = self.id.pop()
+        except IndexError:
+            return
+        self.pad.remove_probe(identity)
+
+    def release(self) -> None:
+        """No further call; then the probe goes."""
+        self.callback.end()
+        self.remove()
+
+
+class _Probe:
+    """What the pad keeps: refers to what removes the probe, and so to nothing of the guard."""
+
+    def __init__(self, core: _ProbeCore) -> None:
+        self._callback = core.callback
+        self._remove = core.remove
+        self._known = core.id
+        self.over = False
+        self._passing = core.callback.fallback
+
+    def __call__(self, pad: Any, info: Any) -> Any:
+        answer = self._callback(pad, info)
+        if answer == Gst.PadProbeReturn.REMOVE:
+            self.over = True
+            self._callback.end()
+            self._remove()  # where `close` was quicker there is nothing to remove
+            return self._passing
+        if isinstance(answer, Gst.PadProbeReturn):
+            return answer
+        return self._passing
+
+
+class ProbeGuard(Guard[_ProbeCore]):
+    """Owns a pad probe: removed once, and what goes wrong in it lets the data pass.
+
+    ::
+
+        @ProbeGuard.on(manager, pad, Gst.PadProbeType.BUFFER)
+        def probe(pad, info):
+            print(info.get_buffer().pts)
+
+    Parameters
+    ----------
+    manager:
+        Who is told of panics, and whose object the probe becomes.
+    pad, mask:
+        As for `Gst.Pad.add_probe`.
+    callback:
+        ``callback(pad, info)`` on a streaming thread. What it returns counts if it is a `Gst.PadProbeReturn`; anything else, None
+        too, lets the data pass. An exception is reported as a panic and lets the data pass (a blocking probe does not
+        block then). `pad` and `info` are good during the call only.
+    errors:
+        Exceptions that it may raise, counted and nothing more.
+
+    In plain PyGObject an exception, or a forgotten ``return``, is zero in C, which is ``DROP``: nothing arrives, without
+    an error.
+    """
+
+    type_name: ClassVar[str] = "gst.Probe"
+
+    def __init__(
+        self,
+        manager: SafetyManager,
+        pad: Any,
+        mask: Any,
+        callback: Callable[[Any, Any], Any],
+        *,
+        errors: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        check_manager(manager, "ProbeGuard(manager, pad, mask, callback)")
+        if not isinstance(pad, Gst.Pad):
+            raise GuardError(f"ProbeGuard takes a pad, not {pad!r}; take element.get_static_pad('src')")
+        blocks = bool(int(mask) & int(Gst.PadProbeType.BLOCKING))
+        passing = Gst.PadProbeReturn.PASS if blocks else Gst.PadProbeReturn.OK
+        name = f"probe of {name_of(pad)}"
+        self._callback = Callback(manager, name, self.type_name, callback, errors, passing, streams=True)
+        core = _ProbeCore(pad, self._callback, mask)
+        self._register(manager, core, name, None, ANY_THREAD)
+        with self._handle.lease() as core:
+            core.add()
+
+    @classmethod
+    def on(
+        cls, manager: SafetyManager, pad: Any, mask: Any, *, errors: tuple[type[BaseException], ...] = ()
+    ) -> Callable[[Callable[[Any, Any], Any]], ProbeGuard]:
+        """Decorator: the function becomes the guard of a probe that calls it."""
+        return lambda function: cls(manager, pad, mask, function, errors=errors)
+
+    @property
+    def calls(self) -> int:
+        """How often the callback was called."""
+        return self._callback.calls
+
+    @property
+    def error(self) -> BaseException | None:
+        """The last exception of the callback, without its traceback."""
+        return self._callback.error
+
+    def close(self, timeout: float | None = CALLBACK_WAIT) -> bool:
+        """Remove the probe; True when it is gone and no call of it runs any more. Waits up to `timeout` seconds for one that runs
+        on another thread (not on a streaming thread)."""
+        done = super().close()
+        return ended(self._callback, self, timeout) and done
+
+
+def ended(callback: Callback, guard: Any, timeout: float | None) -> bool:
+    """Wait for a call that runs on another thread; whether none runs at all. Raises `StateTimeout` that says where one stands."""
+    if timeout == 0 or not may_wait() or callback.wait(timeout):
+        return not callback.where
+    blocked = tuple(filter(None, map(stands_at, callback.where)))
+    raise StateTimeout(
+        f"{guard!r}: its callback has not returned within {timeout:g} s and stands in {', '.join(blocked)}; it is called no more",
+        blocked=blocked,
+    )

@@ -1,0 +1,140 @@
+"""`SignalGuard`: a signal handler that is disconnected once, and whose exceptions reach nobody but the manager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from gi.repository import GObject
+
+from integrations.gstreamer._native import Gst
+from integrations.gstreamer.callbacks import CALLBACK_WAIT, Callback
+from integrations.gstreamer.errors import GuardError
+from integrations.gstreamer.guard import Core, Guard, check_manager, name_of
+from integrations.gstreamer.pads import ended
+from lifecycle import ANY_THREAD, SafetyManager
+
+__all__ = ["SignalGuard"]
+
+
+class _SignalCore(Core):
+    def __init__(self, source: Any, callback: Callback) -> None:
+        self.source = source
+        self.callback = callback
+        self.id: list[int] = []
+
+    def release(self) -> None:
+        """No further call; then the handler goes."""
+        self.callback.end()
+        try:
+            identity = self.id.pop()
+        except IndexError:
+            return
+        self.source.disconnect(identity)
+
+
+class SignalGuard(Guard[_SignalCore]):
+    """Owns a signal handler.
+
+    ::
+
+        with SignalGuard(manager, element, "pad-added", link_it):
+            ...
+
+    Parameters
+    ----------
+    manager:
+        Who is told of panics, and whose object the connection becomes.
+    source, signal:
+        Any GObject, and the signal's name, with a detail where wanted (``"notify::caps"``).
+    callback:
+        Called with what the signal gives, `source` first, on whatever thread emits it.
+    fallback:
+        What the emitter is given when the callback raises, or returns None where the signal wants an answer. By default
+        `Gst.FlowReturn.OK` where a flow return is wanted, None otherwise.
+    errors:
+        Exceptions that it may raise, counted and nothing more.
+
+    Raises `GuardError` for a signal that `source` does not have, and for an appsink's ``new-sample``, whose handler stalls the
+    pipeline when it raises before it has pulled: `Capture` pulls first.
+    """
+
+    type_name: ClassVar[str] = "gst.Signal"
+
+    def __init__(
+        self,
+        manager: SafetyManager,
+        source: Any,
+        signal: str,
+        callback: Callable[..., Any],
+        *,
+        fallback: Any = None,
+        errors: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        check_manager(manager, "SignalGuard(manager, source, signal, callback)")
+        if not isinstance(source, GObject.Object) or not isinstance(signal, str):
+            raise GuardError(
+                f"SignalGuard takes a GObject and a signal's name, not {source!r} and {signal!r}"
+            )
+        of = f"{name_of(source) if isinstance(source, Gst.Object) else type(source).__name__}"
+        returns = _return_type(source, signal, of)
+        if signal in ("new-sample", "new-preroll") and returns == "GstFlowReturn":
+            raise GuardError(
+                f"{signal} of appsink {of!r} is for Capture: a handler that raises before it has pulled leaves a full "
+                "queue, and the "
+                "pipeline stands still. Use Capture(manager, appsink).on_frame, with streaming=True for this very thread"
+            )
+        if fallback is None and returns == "GstFlowReturn":
+            fallback = Gst.FlowReturn.OK
+        name = f"{signal} of {of}"
+        self._callback = Callback(manager, name, self.type_name, callback, errors, fallback)
+        self._register(manager, _SignalCore(source, self._callback), name, None, ANY_THREAD)
+        wants = returns not in ("void", None)
+        with self._handle.lease() as core:
+            core.id.append(
+                source.connect(signal, _Handler(self._callback, fallback) if wants else self._callback)
+            )
+
+    @property
+    def calls(self) -> int:
+        """How often the callback was called."""
+        return self._callback.calls
+
+    @property
+    def error(self) -> BaseException | None:
+        """The last exception of the callback, without its traceback."""
+        return self._callback.error
+
+    def close(self, timeout: float | None = CALLBACK_WAIT) -> bool:
+        """Disconnect; True when that is done and no call runs any more. Waits up to `timeout` seconds for one that runs on
+        another thread: a plain ``disconnect`` returns meanwhile."""
+        done = super().close()
+        return ended(self._callback, self, timeout) and done
+
+
+class _Handler:
+    """Gives the fallback for None, where the signal wants an answer."""
+
+    def __init__(self, callback: Callback, fallback: Any) -> None:
+        self._callback = callback
+        self._fallback = fallback
+
+    def __call__(self, *arguments: Any) -> Any:
+        answer = self._callback(*arguments)
+        return self._fallback if answer is None else answer
+
+
+def _return_type(source: Any, signal: str, of: str) -> str | None:
+    """The name of the type that handlers return. Raises `GuardError` where there is no such signal."""
+    plain = signal.partition("::")[0]
+    if not GObject.signal_lookup(plain, source.__gtype__):
+        known: set[str] = set()
+        kind = source.__gtype__
+        while kind.name != "void":
+            known.update(GObject.signal_list_names(kind))
+            if kind.name == "GObject":
+                break
+            kind = kind.parent
+        raise GuardError(f"{of!r} has no signal {plain!r}; it has {', '.join(sorted(known)) or 'none'}")
+    found = GObject.signal_query(plain, source.__gtype__)
+    return None if found is None else str(found.return_type.name)

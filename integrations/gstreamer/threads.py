@@ -1,0 +1,170 @@
+"""GStreamer's streaming threads: which they are, where they stand, and calls that may hang made elsewhere with a deadline.
+
+**The problem.** A state change joins the pipeline's streaming threads. Made from one of them, or while the caller holds a lock
+that one of them wants, it waits for ever, and it cannot be cancelled.
+
+**The idea.** A pipeline's bus tells of every streaming thread as it enters and leaves, on that very thread. The threads are noted
+down, and marked for `lifecycle.never_wait`: closing anything on them only posts. What may hang runs on a thread of its own, and
+whoever asked waits for its answer until the deadline. Past it `sys._current_frames` says in which line a streaming thread stands.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+from integrations.gstreamer._native import Gst
+from integrations.gstreamer.errors import ForkedError, GuardError
+from lifecycle._world import must_not_wait, no_wait_threads
+
+__all__ = [
+    "StreamingThreads",
+    "TookTooLong",
+    "in_the_background",
+    "may_wait",
+    "on_streaming_thread",
+    "refuse_forked",
+    "stands_at",
+    "with_deadline",
+]
+
+T = TypeVar("T")
+
+_streaming: dict[int, str] = {}
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _forked or Gst.is_initialized()
+    _streaming.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def refuse_forked(what: str) -> None:
+    """Raise `ForkedError` in a child of a process that used GStreamer, `GuardError` where GStreamer is not initialised."""
+    if _forked:
+        raise ForkedError(
+            f"{what} cannot be used here: GStreamer was initialised before this process was forked from another, none of its "
+            "threads is here and the next call would hang; start children with subprocess, or with multiprocessing's 'spawn' "
+            "or 'forkserver', and call Gst.init(None) there"
+        )
+    if not Gst.is_initialized():
+        raise GuardError(f"{what} needs GStreamer, which is not initialised: call Gst.init(None) first")
+
+
+def on_streaming_thread() -> bool:
+    """Whether this is a streaming thread of a guarded pipeline."""
+    return threading.get_ident() in _streaming
+
+
+def may_wait() -> bool:
+    """Whether this thread may block: not a streaming thread, not one marked with `lifecycle.never_wait`, not inside a garbage
+    collection."""
+    return not must_not_wait()
+
+
+class StreamingThreads:
+    """The streaming threads of one pipeline, by identity. Written on those threads themselves, read on any."""
+
+    def __init__(self) -> None:
+        self._threads: dict[int, str] = {}
+
+    def enter(self, element: str) -> None:
+        """This thread streams from here on, for `element`."""
+        ident = threading.get_ident()
+        label = f"streaming thread {threading.get_native_id()} of {element!r}"
+        self._threads[ident] = _streaming[ident] = label
+        no_wait_threads.add(ident)
+
+    def leave(self) -> None:
+        """This thread streams no more."""
+        self._forget(threading.get_ident())
+
+    def clear(self) -> None:
+        """The pipeline is at NULL: it has no threads, whatever was missed of their end."""
+        for ident in list(self._threads):
+            self._forget(ident)
+
+    def _forget(self, ident: int) -> None:
+        if self._threads.pop(ident, None) is not None:
+            _streaming.pop(ident, None)
+            no_wait_threads.discard(ident)
+
+    def blocked(self) -> tuple[str, ...]:
+        """Where those that are in Python code stand, as ``thread in file.py:31 function``."""
+        where = []
+        for ident, label in list(self._threads.items()):
+            line = stands_at(ident)
+            if line:
+                where.append(f"{label} in {line}")
+        return tuple(where)
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+
+_STANDARD: Final = os.path.dirname(os.__file__) + os.sep
+_OURS: Final = (os.path.dirname(os.path.abspath(__file__)) + os.sep,)
+
+
+def stands_at(ident: int) -> str:
+    """``file.py:31 function`` where the thread stands in the program's own code, empty where it is in no Python code."""
+    frame: FrameType | None = sys._current_frames().get(ident)
+    chosen = ""
+    try:
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if not chosen or not file.startswith((_STANDARD, *_OURS, "<frozen")):
+                chosen = f"{os.path.basename(file)}:{frame.f_lineno} {frame.f_code.co_name}"
+                if not file.startswith((_STANDARD, *_OURS, "<frozen")):
+                    break
+            frame = frame.f_back
+        return chosen
+    finally:
+        frame = None  # another thread's frame keeps its leases
+
+
+class TookTooLong(Exception):
+    """What was run with a deadline has not come back. `answer` is where its outcome will arrive."""
+
+    def __init__(self, answer: SimpleQueue[Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+def with_deadline(function: Callable[[], T], timeout: float, name: str) -> T:
+    """The result of ``function()``, run on a thread of its own. Raises what it raises, and `TookTooLong` after `timeout` seconds;
+    it then goes on, and what comes of it is dropped."""
+    answer: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put((True, function()))
+        except BaseException as error:
+            answer.put((False, error))
+
+    in_the_background(run, name)
+    try:
+        fine, result = answer.get(timeout=max(0.001, timeout))
+    except Empty:
+        raise TookTooLong(answer) from None
+    if not fine:
+        raise result
+    return result  # type: ignore[no-any-return]
+
+
+def in_the_background(function: Callable[[], object], name: str) -> None:
+    """Run ``function()`` on a new thread; here where the interpreter starts none any more."""
+    try:
+        threading.Thread(target=function, name=name, daemon=True).start()
+    except RuntimeError:
+        function()
