@@ -168,6 +168,19 @@ def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
     return threading.Thread(target=target, name=name, daemon=True)
 
 
+def thread_of(ident: int) -> threading.Thread | None:
+    """The running thread with this identity, None where Python did not start it (it then cannot say whether it has ended)."""
+    for thread in threading.enumerate():
+        if thread.ident == ident and type(thread).__name__ != "_DummyThread":
+            return thread
+    return None
+
+
+def has_ended(thread: threading.Thread) -> bool:
+    """Whether `thread` runs no Python any more. The main thread, which says so before exit hooks run, never has."""
+    return not thread.is_alive() and thread is not threading.main_thread()
+
+
 Site = tuple[CodeType, int]
 """A place in a program, as cheap to take as can be: turned into ``file:line`` only when somebody reads it."""
 

@@ -9,6 +9,7 @@ bounded queue that drops and counts. So an observer that blocks for ever stops n
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 from lifecycle import _world
@@ -44,7 +45,7 @@ class Keeper:
         self.workers = workers
         self.observer = Observer(registry.name, registry.config)
         self.ledger = Ledger(registry, self.observer, self._figures)
-        self.queues: set[ReleaseQueue] = set()
+        self.queues: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
         self.sweeps: list[Callable[[], None]] = []
         self.last_run = 0.0
         self._bell: _world.SimpleQueue[None] = _world.SimpleQueue()
@@ -278,6 +279,7 @@ class Keeper:
             problems.append(
                 f"{workers.quarantined} release(s) are quarantined: every worker that may exist is stuck"
             )
+        problems += [queue.problem for queue in _world.snapshot(self.queues) if queue.problem]
         if self.observer.dropped:
             problems.append(
                 f"{self.observer.dropped} event(s) were not told to observers, which are too slow"

@@ -307,6 +307,10 @@ class SafetyManager:
             return self._any_thread
         if isinstance(release_on, ReleaseQueue):
             generation = release_on.generation
+            if generation.abandoned():
+                raise RegistrationError(
+                    f"queue {release_on.name!r} belongs to a thread that has ended: nobody could release there; make a new queue"
+                )
             if release_on not in self._keeper.queues:
                 self._keeper.queues.add(release_on)
             generation.registries.add(self._registry)

@@ -11,10 +11,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from operator import attrgetter, is_
+from threading import Thread
 from typing import Any
 
 from lifecycle import _world
+from lifecycle.bell import Bell
 from lifecycle.cell import Record, Registry
+from lifecycle.checks import check_callback
 from lifecycle.errors import (
     LifecycleError,
     RegistrationError,
@@ -180,18 +183,42 @@ class Generation(DequePlace):
     """One life of a `ReleaseQueue`: from its start, or its last loss, to its next. Records refer to the generation, so a native
     name of a lost one can never reach an object of the next."""
 
-    def __init__(self, name: str, thread: int | None) -> None:
+    def __init__(
+        self, name: str, thread: int | None, owner: Thread | None, queue: ReleaseQueue, bell: Bell | None
+    ) -> None:
         super().__init__(name)
         self.thread = thread
+        self.owner = owner  # an identity is given again once its thread has ended: this one is not
+        self.queue = queue  # lives as long as a record refers to this: somebody must be able to drain it
+        self.bell = bell
+        if bell is not None:
+            self.mailbox = bell.mailbox
+            self.put = bell.put
+            self._takes = iter(self.mailbox.popleft, self)
         self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
         self.swept = False
         self.held: list[
             Record
         ] = []  # orphans that somebody used when the queue was lost, and that have a parent
 
+    def __len__(self) -> int:
+        return len(self.mailbox) + (len(self.bell) if self.bell is not None else 0)
+
+    def run_some(self, limit: int | None) -> int:
+        """As `DequePlace.run_some`."""
+        if self.bell is not None:
+            self.bell.hand_over()
+        return super().run_some(limit)
+
     def may_run_here(self) -> bool:
         """Whether this thread may run the tickets: the owner's, or any once nothing native is touched any more."""
-        return self.lost_reason is not None or (self.thread is not None and self.thread == _world.get_ident())
+        if self.lost_reason is not None:
+            return True
+        return self.thread is not None and self.thread == _world.get_ident() and not self.abandoned()
+
+    def abandoned(self) -> bool:
+        """Whether the thread that owns the queue is known to have ended: nobody can run its releases any more."""
+        return self.owner is not None and _world.has_ended(self.owner)
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """As `Place.settle`."""
@@ -256,19 +283,33 @@ class ReleaseQueue:
         The thread that owns the queue (a `threading.Thread`, an identity as of `threading.get_ident()`, or ``"current"``). On
         it closing releases at once, and `drain` anywhere else raises `WrongThreadError`. None: closing only posts, and any
         thread may drain.
+    post:
+        Given, an event loop drains the queue by itself: ``post(fn)`` must have the loop call ``fn()`` soon, on the thread that
+        owns the queue, and be callable on any thread (``loop.call_soon_threadsafe`` of asyncio, `GLib.idle_add`). It is called
+        when a release falls due, on a thread of the queue's own. Without it the owner calls `drain`.
 
     ``register(..., release_on=queue)`` chooses it. All methods may be called on any thread, `drain` where the owner allows.
     """
 
-    def __init__(self, name: str, *, thread: Any = None) -> None:
+    def __init__(
+        self, name: str, *, thread: Any = None, post: Callable[[Callable[[], None]], object] | None = None
+    ) -> None:
         if not isinstance(name, str) or not name:
             raise RegistrationError(f"a ReleaseQueue needs a name, not {name!r}")
+        if post is not None:
+            check_callback(post, f"post= of queue {name!r}")
         self.name = name
-        self._thread = _ident_of(thread)
+        self._thread, self._owner = _owner_of(thread)
         self._lost: deque[Generation] = deque()
         self._orphaned = 0
-        self.generation = Generation(name, self._thread)
+        self._bell = None if post is None else Bell(self, post)
+        self.generation = self._new_generation()
         _world.at_fork_in_child(self._after_fork)
+        if self._bell is not None:
+            self._bell.start()
+
+    def _new_generation(self) -> Generation:
+        return Generation(self.name, self._thread, self._owner, self, self._bell)
 
     @property
     def backlog(self) -> int:
@@ -285,8 +326,25 @@ class ReleaseQueue:
         """Objects forgotten because the queue was lost."""
         return self._orphaned + sum(generation.orphaned for generation in _world.snapshot(self._lost))
 
+    @property
+    def problem(self) -> str:
+        """Why what waits here will not be run, as far as can be known; an empty text otherwise."""
+        waiting = self.backlog
+        if not waiting:
+            return ""
+        what = f"queue {self.name!r}: {waiting} release(s) wait"
+        if self.generation.abandoned():
+            return f"{what}, but the thread that owns it has ended; give them up with lost()"
+        if self._bell is not None and self._bell.problem:
+            return (
+                f"{what}, but its event loop takes no turn: {self._bell.problem}; call drain() on its thread"
+            )
+        return ""
+
     def oldest(self) -> float:
         """Unix time at which the oldest waiting ticket was shut, 0.0 when none waits."""
+        if self._bell is not None:
+            self._bell.hand_over()
         for record in _world.snapshot(self.generation.mailbox):
             if record is not None and record.phase not in ENDED:
                 return _world.wall_time() - (_world.monotonic() - (record.shut or _world.monotonic()))
@@ -295,7 +353,12 @@ class ReleaseQueue:
     def drain(self, limit: int | None = None) -> int:
         """Run up to `limit` waiting releases on this thread (None: all); how many ran. A release that fails is counted and
         reported, and the next one runs. Raises `WrongThreadError` on a thread that does not own the queue."""
-        if self._thread is not None and self._thread != _world.get_ident():
+        if self._thread is not None and (self._thread != _world.get_ident() or self.generation.abandoned()):
+            if self.generation.abandoned():
+                raise WrongThreadError(
+                    f"queue {self.name!r} belongs to a thread that has ended: its native names are valid nowhere any more; give "
+                    "its objects up with lost(), and make a new queue"
+                )
             raise WrongThreadError(
                 f"queue {self.name!r} belongs to thread {self._thread} and cannot be drained on thread {_world.get_ident()}: its "
                 "native names are valid there only; call drain() from its owner"
@@ -315,7 +378,7 @@ class ReleaseQueue:
         old = self.generation
         old.lost_reason = str(reason)
         self._lost.append(old)
-        self.generation = new = Generation(self.name, self._thread)
+        self.generation = new = self._new_generation()
         new.last_drain = old.last_drain
         count = old.lose()
         self.sweep_lost()
@@ -332,21 +395,25 @@ class ReleaseQueue:
                 self._orphaned += generation.orphaned
 
     def _after_fork(self) -> None:
-        old, self.generation = self.generation, Generation(self.name, self._thread)
+        self._bell = None  # its thread is not here, and the loop is the parent's
+        old, self.generation = self.generation, self._new_generation()
         old.after_fork()
 
     def __repr__(self) -> str:
         return f"<ReleaseQueue {self.name!r}: {self.backlog} waiting>"
 
 
-def _ident_of(thread: Any) -> int | None:
-    if thread is None or isinstance(thread, int):
-        return thread
+def _owner_of(thread: Any) -> tuple[int | None, Thread | None]:
+    """The identity of the owner, and the thread itself where Python knows it."""
+    if thread is None:
+        return None, None
     if thread == "current":
-        return _world.get_ident()
+        thread = _world.get_ident()
+    if isinstance(thread, int):
+        return thread, _world.thread_of(thread)
     ident = getattr(thread, "ident", None)
     if isinstance(ident, int):
-        return ident
+        return ident, thread if callable(getattr(thread, "is_alive", None)) else None
     raise RegistrationError(f"thread= takes a started Thread, an identity or 'current', not {thread!r}")
 
 

@@ -85,7 +85,7 @@ def _somebody_will_run(record: Record) -> bool:
     """Whether to wait for a ticket: it runs, it waits for its retry or fence, or its queue has an owner to drain it."""
     place = record.place
     if isinstance(place, Generation) and not place.may_run_here():
-        return place.thread is not None
+        return place.thread is not None and not place.abandoned()
     registry = record.kind.registry
     return record.id in registry.claims or any(
         record is other for _, other in _world.snapshot(registry.delayed)
@@ -126,6 +126,9 @@ def report_on(records: list[Record], errors: list[str], began: float) -> Shutdow
         if phase is not None and phase in ENDED:
             by_end.setdefault(phase, []).append(record)
         else:
+            place = record.place
+            if isinstance(place, Generation) and place.abandoned():
+                record.more().reason = f"the thread that owns queue {place.name!r} has ended"
             leaked.append(info_of(record))
     return ShutdownReport(
         released=len(by_end.get(RELEASED, ())),

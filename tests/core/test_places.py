@@ -14,6 +14,7 @@ from lifecycle import (
     Handle,
     LifecycleError,
     NotReleased,
+    RegistrationError,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
@@ -833,3 +834,75 @@ def test_a_parent_waits_for_its_childs_fence(manager: SafetyManager) -> None:
     fence.done = True
     assert parent.close(timeout=5) is True
     assert child.state == "released"
+
+
+# -- a queue whose owner is gone --------------------------------------------------------------------------------------------
+
+
+def ended_owner(manager: SafetyManager) -> tuple[ReleaseQueue, Handle[Native], int]:
+    """A queue whose thread made one object and ended, and the identity that thread had."""
+    made: list[Any] = []
+
+    def own() -> None:
+        queue = ReleaseQueue("gl", thread="current")
+        made.extend((queue, on(manager, queue), threading.get_ident()))
+
+    thread = threading.Thread(target=own)
+    thread.start()
+    thread.join()
+    return tuple(made)  # type: ignore[return-value]
+
+
+def test_a_thread_that_inherits_an_identity_does_not_inherit_the_queue(manager: SafetyManager) -> None:
+    """I4: the system gives an ended thread's identity to the next one, which owns nothing of it."""
+    queue, handle, ident = ended_owner(manager)
+    native = handle.lease().__enter__()
+    seen: list[Any] = []
+
+    def heir() -> None:
+        seen.append(threading.get_ident())
+        seen.append(handle.close())
+        with pytest.raises(WrongThreadError, match=r"has ended.*lost\(\)"):
+            queue.drain()
+
+    for _ in range(20):
+        thread = threading.Thread(target=heir)
+        thread.start()
+        thread.join()
+        if seen[0] == ident:
+            break
+        seen.clear()
+    assert native.released == 0
+    assert str(handle.state) == "due"
+    assert queue.lost("its thread has ended") == 1
+    assert str(handle.state) == "orphaned"
+
+
+def test_what_waits_for_an_owner_that_has_ended_is_told_and_costs_no_waiting() -> None:
+    """I5, I9."""
+    manager = SafetyManager(SafetyConfig(shutdown_timeout=60), name="widowed")
+    queue, handle, _ = ended_owner(manager)
+    with pytest.raises(RegistrationError, match="'gl' belongs to a thread that has ended"):
+        on(manager, queue)
+    handle.close()
+    assert any("'gl'" in problem and "lost()" in problem for problem in manager.health().problems)
+    report = manager.close()
+    assert report.duration < 30
+    assert [info.reason for info in report.leaked] == ["the thread that owns queue 'gl' has ended"]
+    assert queue.lost("its thread has ended") == 1
+    assert manager.stats().orphaned == 1
+
+
+def test_a_queue_given_by_thread_object_or_identity_knows_that_its_owner_ended(
+    manager: SafetyManager,
+) -> None:
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait)
+    thread.start()
+    assert thread.ident is not None
+    queues = [ReleaseQueue("by thread", thread=thread), ReleaseQueue("by identity", thread=thread.ident)]
+    go_on.set()
+    thread.join()
+    for queue in queues:
+        with pytest.raises(WrongThreadError, match="has ended"):
+            queue.drain()

@@ -1,0 +1,236 @@
+"""Queues that an event loop drains: `ReleaseQueue(post=)`, against loops that are slow, deaf, closed or gone."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import pytest
+
+from lifecycle import CallbackError, Handle, RegistrationError, ReleaseQueue, SafetyManager, bell
+from tests.core.natives import Native
+from tests.support import eventually
+
+
+class Loop:
+    """The smallest event loop: a thread that calls what is posted."""
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.posted = 0
+        self.taken = 0
+        self.errors: list[BaseException] = []
+        self.paused = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def post(self, fn: Callable[[], None]) -> None:
+        self.posted += 1
+        self.calls.put(fn)
+
+    def run(self) -> None:
+        while (fn := self.calls.get()) is not None:
+            self.taken += 1
+            try:
+                fn()
+            except BaseException as error:
+                self.errors.append(error)
+            fn = None
+
+    def call(self, fn: Callable[[], Any]) -> Any:
+        answer: SimpleQueue[Any] = SimpleQueue()
+        self.calls.put(lambda: answer.put(fn()))
+        return answer.get(timeout=20)
+
+    def stop(self) -> None:
+        self.calls.put(None)
+        self.thread.join(20)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    made.stop()
+    assert made.errors == []
+
+
+def on(
+    manager: SafetyManager, queue: ReleaseQueue, release: Any = Native.free
+) -> tuple[Native, Handle[Native]]:
+    native = Native()
+    return native, manager.register(native, "native", release=release, release_on=queue)
+
+
+def test_a_loop_releases_what_is_closed_dropped_or_let_go_elsewhere(
+    manager: SafetyManager, loop: Loop
+) -> None:
+    """I4: at once, on its own thread, however the last reference went."""
+    queue = ReleaseQueue("loop", thread=loop.thread, post=loop.post)
+    closed, handle = on(manager, queue)
+    handle.close()
+    leased, handle = on(manager, queue)
+    with handle.lease():
+        handle.close()
+        assert leased.released == 0
+    dropped, handle = on(manager, queue)
+    handle._record.owning = 0  # not a leak to report
+    del handle
+    looped, handle = on(manager, queue)
+    handle._record.owning = 0
+    circle: list[Any] = [handle]
+    circle.append(circle)
+    del handle, circle
+    gc.collect()
+    for native in (closed, leased, dropped, looped):
+        eventually(lambda: native.released == 1, timeout=20)
+        assert native.threads == [loop.thread.ident]
+    eventually(lambda: queue.backlog == 0, timeout=20)
+
+
+def test_closing_with_a_timeout_waits_for_the_loop(manager: SafetyManager, loop: Loop) -> None:
+    queue = ReleaseQueue("loop", thread=loop.thread, post=loop.post)
+    native, handle = on(manager, queue)
+    assert handle.close(timeout=20) is True
+    assert native.threads == [loop.thread.ident]
+
+
+def test_on_the_loop_itself_closing_releases_at_once(manager: SafetyManager, loop: Loop) -> None:
+    queue = ReleaseQueue("loop", thread=loop.thread, post=loop.post)
+    assert loop.call(lambda: on(manager, queue)[1].close()) is True
+    eventually(lambda: queue.backlog == 0, timeout=20)
+
+
+def test_a_burst_rings_once_and_the_loop_gets_its_turns(manager: SafetyManager) -> None:
+    """A turn ends after `TURN_TIME`, so the loop's other work is not starved."""
+    calls: list[Callable[[], None]] = []
+    queue = ReleaseQueue("busy", thread="current", post=calls.append)
+    released: list[float] = []
+
+    def slow(native: object) -> None:
+        time.sleep(bell.TURN_TIME / 2)
+        released.append(time.monotonic())
+
+    handles = [on(manager, queue, slow)[1] for _ in range(3 * bell.TURN_STEPS)]
+    closer = threading.Thread(target=lambda: [handle.close() for handle in handles])
+    closer.start()
+    closer.join()
+    eventually(lambda: calls, timeout=20)
+    assert len(calls) == 1
+    turns = 0
+    while queue.backlog:
+        eventually(lambda: calls, timeout=20)
+        before = len(released)
+        calls.pop()()
+        turns += 1
+        assert 0 < len(released) - before <= bell.TURN_STEPS
+    assert turns == 3
+    assert calls == []
+
+
+def test_a_loop_that_takes_no_turn_is_asked_again(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn that was posted and lost, as by an interrupt as it began, strands nothing."""
+    monkeypatch.setattr(bell, "PATIENCE", 0.02)
+    calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+    queue = ReleaseQueue("deaf", thread="current", post=calls.put)
+    native, handle = on(manager, queue)
+    closer = threading.Thread(target=handle.close)
+    closer.start()
+    closer.join()
+    calls.get(timeout=20)  # and forgotten
+    calls.get(timeout=20)
+    calls.get(timeout=20)()
+    assert native.released == 1
+    time.sleep(0.3)
+    while not calls.empty():
+        calls.get()
+    time.sleep(0.1)
+    with pytest.raises(Empty):  # answered: no more calls
+        calls.get_nowait()
+
+
+def test_a_closed_loop_is_told_and_strands_nothing() -> None:
+    """I9: what waits is in the health report, and the owner's own closing or the end of the manager still runs it."""
+    manager = SafetyManager(name="loopless")
+
+    def post(fn: Callable[[], None]) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    queue = ReleaseQueue("closed", thread="current", post=post)
+    native, handle = on(manager, queue)
+    closer = threading.Thread(target=handle.close)
+    closer.start()
+    closer.join()
+    eventually(lambda: queue.problem, timeout=20)
+    assert (
+        "'closed': 1 release(s) wait, but its event loop takes no turn: RuntimeError: Event loop is closed"
+        in (queue.problem)
+    )
+    assert queue.problem in manager.health().problems
+    assert native.released == 0
+    assert manager.close().ok
+    assert native.released == 1
+    queue.drain()
+    assert queue.problem == ""
+
+
+def test_a_release_that_fails_stops_no_turn(manager: SafetyManager, loop: Loop) -> None:
+    """I6."""
+    queue = ReleaseQueue("loop", thread=loop.thread, post=loop.post)
+
+    def bad(native: Native) -> None:
+        raise SystemExit(3)
+
+    handles = [on(manager, queue, release)[1] for release in (Native.free, bad, Native.free)]
+    for handle in handles:
+        handle.close()
+    eventually(lambda: queue.backlog == 0, timeout=20)
+    assert [str(handle.state) for handle in handles] == ["released", "failed", "released"]
+
+
+def test_a_lost_queue_with_a_loop_goes_on_with_its_next_generation(
+    manager: SafetyManager, loop: Loop
+) -> None:
+    queue = ReleaseQueue("gl", thread=loop.thread, post=loop.post)
+    lost, first = on(manager, queue)
+    assert loop.call(lambda: queue.lost("context died")) == 1
+    fresh, second = on(manager, queue)
+    first.close()
+    assert second.close(timeout=20) is True
+    assert (lost.released, fresh.released) == (0, 1)
+
+
+def test_the_bells_thread_ends_with_its_queue(loop: Loop) -> None:
+    def bells() -> int:
+        return sum(thread.name == "lifecycle-bell-short" for thread in threading.enumerate())
+
+    manager = SafetyManager()
+    queue = ReleaseQueue("short", thread=loop.thread, post=loop.post)
+    gone = weakref.ref(queue)
+    _, handle = on(manager, queue)
+    del queue
+    gc.collect()
+    assert bells() == 1  # an object needs it still
+    assert handle.close(timeout=20) is True
+    manager.close()
+    del manager, handle
+    gc.collect()
+    eventually(lambda: gone() is None and bells() == 0, timeout=20)
+
+
+def test_post_must_be_a_plain_function() -> None:
+    """I9."""
+
+    async def post(fn: object) -> None: ...
+
+    with pytest.raises(RegistrationError, match="post= of queue 'x' must be callable, not 3"):
+        ReleaseQueue("x", post=3)  # type: ignore[arg-type]
+    with pytest.raises(CallbackError, match="coroutine"):
+        ReleaseQueue("x", post=post)
