@@ -14,6 +14,7 @@ from lifecycle.errors import (
     ClosedError,
     ConfigError,
     DuplicateError,
+    ExclusiveError,
     ForeignHandleError,
     HeldError,
     LeaseEndedError,
@@ -25,6 +26,7 @@ from lifecycle.errors import (
     WrongThreadError,
 )
 from lifecycle.events import Event
+from lifecycle.exclusive import Exclusive
 from lifecycle.finalizers import SafeFinalizer
 from lifecycle.handle import Handle, WeakHandle
 from lifecycle.leases import Lease
@@ -48,6 +50,8 @@ __all__ = [
     "ConfigError",
     "DuplicateError",
     "Event",
+    "Exclusive",
+    "ExclusiveError",
     "ForeignHandleError",
     "Handle",
     "Health",

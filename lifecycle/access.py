@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from lifecycle import _world
 from lifecycle.cell import Kind, Pin, Record, describe
 from lifecycle.config import exception_types
 from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError, text_of, trace_of
@@ -87,12 +88,13 @@ def escaped(record: Record, error: BaseException, errors: Any) -> None:
 class AccessBlock(Generic[T]):
     """``with manager.safe_access(handle) as obj``: the boundary around a block."""
 
-    __slots__ = ("_errors", "_manager", "_pin", "_target")
+    __slots__ = ("_errors", "_manager", "_pin", "_target", "_thread")
 
     def __init__(self, manager: SafetyManager, target: Any, errors: Any) -> None:
         self._manager = manager
         self._target = target
         self._errors = errors
+        self._thread = _world.get_ident()
         self._pin: Pin | None = manager._enter(target)
 
     def __enter__(self) -> T:

@@ -91,6 +91,11 @@ class Cell:
     pin: Pin | None
 
 
+raw_pin: Callable[[Cell], Pin | None] = Cell.__dict__["pin"].__get__
+"""The door itself: the pin even while somebody uses the object exclusively (`exclusive.py`), None once it is shut."""
+set_raw_pin: Callable[[Cell, Pin | None], None] = Cell.__dict__["pin"].__set__
+
+
 class DoorRef(weakref.ref[Cell]):
     """How an id finds its door; its callback posts it as an event, when the last handle is gone and nobody had closed."""
 
@@ -118,6 +123,8 @@ class Extra:
         "retry_on",
         "slot",
         "trace",
+        "turn_order",
+        "turns",
         "unlimited",
     )
 
@@ -135,6 +142,8 @@ class Extra:
             None  # the object's entry among those its factory counts
         )
         self.trace = ""
+        self.turns: dict[None, list[int]] = {}  # who uses the object exclusively
+        self.turn_order: Any = None
         self.unlimited = False  # past every limit of its type
 
 
@@ -357,7 +366,7 @@ def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> boo
     tokens = shared.get(record.id)
     if tokens is None:
         tokens = shared.setdefault(record.id, {FIRST_SHARE: None})
-    if tokens is SHUT or cell.pin is None:
+    if tokens is SHUT or raw_pin(cell) is None:
         if record.phase in ENDED:
             shared.pop(record.id, None)  # it had been forgotten, with all its shares
         return False
@@ -398,7 +407,7 @@ def state_of(record: Record) -> ObjectState:
     door = record.door
     if record.cause is None and door is not None:
         cell = door()
-        if cell is not None and cell.pin is not None:
+        if cell is not None and raw_pin(cell) is not None:
             return VALID
     return INVALID if record.cause in POISONED else CLOSING
 

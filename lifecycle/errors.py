@@ -93,6 +93,10 @@ class HeldError(LifecycleError):
         self.holders = holders
 
 
+class ExclusiveError(AccessError):
+    """The object is in exclusive use, or would be, beside another access of this very thread. Nothing was changed."""
+
+
 class WrongThreadError(LifecycleError):
     """A queue that belongs to one thread was drained on another."""
 

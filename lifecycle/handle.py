@@ -10,6 +10,7 @@ import sys
 from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
+from lifecycle import _world
 from lifecycle.cell import (
     SHUT,
     SHUT_CELL,
@@ -21,6 +22,7 @@ from lifecycle.cell import (
     fate,
     give_back,
     next_share,
+    raw_pin,
     shut,
     state_of,
 )
@@ -29,6 +31,7 @@ from lifecycle.errors import (
     HeldError,
     LifecycleError,
 )
+from lifecycle.exclusive import Exclusive, make_exclusive, pin_or_refuse
 from lifecycle.holders import SOLE_REFERENCES, held_error, holders_of
 from lifecycle.leases import Lease
 from lifecycle.queues import DEFAULT, WhenDue
@@ -40,6 +43,7 @@ T = TypeVar("T")
 
 _new_object = object.__new__
 _getframe = sys._getframe
+get_ident = _world.get_ident
 getrefcount = sys.getrefcount
 
 
@@ -94,26 +98,42 @@ class Handle(Generic[T]):
     def valid(self) -> bool:
         """Whether a lease through this handle would be granted right now. By the time you look it may have changed: ask for the
         lease instead where it matters."""
-        return self._cell.pin is not None
+        return raw_pin(self._cell) is not None
 
     # -- access -------------------------------------------------------------------------------------------------------------
 
-    def lease(self) -> Lease[T]:
+    def lease(self, *, timeout: float | None = 0) -> Lease[T]:
         """The right to use the object: ``with handle.lease() as obj``. Exceptions of the block pass unchanged.
 
-        Raises `AccessRefusedError` once the door is shut or when the type's validator refuses the object.
+        Raises `AccessRefusedError` once the door is shut or when the type's validator refuses the object, and `ExclusiveError`
+        while somebody uses the object exclusively; `timeout` seconds are waited for the end of that, None for ever.
         """
         pin = self._cell.pin
         if pin is None:
-            refuse(self._record, self)
+            pin = pin_or_refuse(self._record, self._cell, self, timeout)
         try:
             if pin.record.kind.validate is not None:
                 checked(pin)
             lease: Lease[T] = _new_object(Lease)
+            lease._thread = get_ident()
             lease._pin = pin
             return lease
         finally:
             pin = None  # a kept traceback must keep nothing alive
+
+    def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> Exclusive[T]:
+        """The right to use the object alone: ``with handle.exclusive() as obj``, for natives that are changed in place.
+
+        Entering the block waits up to `timeout` seconds (`finalizer_timeout` unless given; None for ever) until nobody else holds
+        the object: no lease, view, child or fence, and no other exclusive access. Inside it every other access is refused with
+        `ExclusiveError`; closing shuts the door, and the release waits for the block's end. Exceptions of the block pass
+        unchanged.
+
+        Entering raises `HeldError` naming the holders when the time is over, `ExclusiveError` when the thread would wait for
+        itself (it is in an exclusive access or a lease of the same object already), and `AccessRefusedError` once the door is
+        shut. Inside a garbage collection, and on threads marked with `never_wait`, it does not wait.
+        """
+        return make_exclusive(self._record, self._cell, timeout)
 
     def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
         """`nbytes` bytes of the object's memory from `address` on, without a copy: a one-dimensional memoryview of unsigned
@@ -124,7 +144,7 @@ class Handle(Generic[T]):
         """
         pin = self._cell.pin
         if pin is None:
-            refuse(self._record, self)
+            pin = pin_or_refuse(self._record, self._cell, self)
         try:
             return make_view(pin, address, nbytes, readonly)
         finally:
@@ -246,7 +266,7 @@ class Handle(Generic[T]):
         """Raise `HeldError` when somebody else holds the object. Counted while the door is open, so nothing has to be undone."""
         tokens = record.kind.registry.shared.get(record.id)
         others = len(tokens) - 1 if tokens else 0
-        pin = self._cell.pin
+        pin = raw_pin(self._cell)
         try:
             if pin is not None and (others > 0 or getrefcount(pin) > SOLE_REFERENCES):
                 shares = (f"{others} other share(s)",) if others > 0 else ()
@@ -255,7 +275,7 @@ class Handle(Generic[T]):
             pin = None
 
     def __enter__(self) -> Handle[T]:
-        if self._cell.pin is None:
+        if raw_pin(self._cell) is None:
             refuse(self._record, self)
         return self
 

@@ -12,6 +12,14 @@ from lifecycle.leases import Lease
 getrefcount = sys.getrefcount
 
 
+def lease_of_thread(pin: Pin, ident: int) -> bool:
+    """Whether a lease or an access block of thread `ident` holds `pin`. Looks through the whole heap."""
+    try:
+        return any(getattr(referrer, "_thread", None) == ident for referrer in gc.get_referrers(pin))
+    finally:
+        pin = None  # type: ignore[assignment]
+
+
 def holders_of(pin: Pin) -> tuple[str, ...]:
     """Who refers to `pin`, in words. Looks through the whole heap: for errors and reports."""
     found: list[str] = []

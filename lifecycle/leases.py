@@ -17,8 +17,9 @@ T = TypeVar("T")
 class Lease(Generic[T]):
     """The right to use an object until the block ends. Made by `Handle.lease`; usable in one ``with`` block, on any thread."""
 
-    __slots__ = ("_pin",)
+    __slots__ = ("_pin", "_thread")
     _pin: Pin | None
+    _thread: int  # that took it: who waits for it to end can say whom it waits for
 
     def __enter__(self) -> T:
         try:

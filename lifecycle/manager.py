@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar, overload
 
 from lifecycle import _world
 from lifecycle.access import AccessBlock, declared, escaped, refuse_deferred
-from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, describe
+from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, describe, raw_pin
 from lifecycle.checks import DEFERRED_BODY, NO_BYTES, check_callback, check_facts, check_timeout
 from lifecycle.config import SafetyConfig, exception_types
 from lifecycle.errors import (
@@ -22,6 +22,7 @@ from lifecycle.errors import (
     trace_of,
 )
 from lifecycle.events import LEVELS, Event
+from lifecycle.exclusive import pin_or_refuse
 from lifecycle.factory import build_factory
 from lifecycle.finalizers import FINALIZER_TYPE, Action, SafeFinalizer, check_target
 from lifecycle.handle import Handle
@@ -38,7 +39,7 @@ from lifecycle.queues import (
     ReleaseQueue,
     WhenDue,
 )
-from lifecycle.refusal import checked, invalidate_record, refuse
+from lifecycle.refusal import checked, invalidate_record
 from lifecycle.registration import RESCUES, abandon, enter
 from lifecycle.releases import DEFERRED, nesting, process
 from lifecycle.shutdown import (
@@ -326,7 +327,7 @@ class SafetyManager:
         self._check_mine(handle._record)
         pin = handle._cell.pin
         if pin is None:
-            refuse(handle._record, handle)
+            pin = pin_or_refuse(handle._record, handle._cell, handle)
         return handle.id, pin
 
     def factory(
@@ -389,7 +390,7 @@ class SafetyManager:
                 pin = target._cell.pin
                 if pin is None:
                     self._check_mine(target._record)
-                    refuse(target._record, target)
+                    pin = pin_or_refuse(target._record, target._cell, target)
                 record = pin.record
                 if record.kind.plain is not self._registry:
                     self._check_mine(record)
@@ -418,15 +419,15 @@ class SafetyManager:
             record = self._record_of(target)
             handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
             if isinstance(handle, Handle):
-                pin = handle._cell.pin
+                cell = handle._cell
             else:
                 handle = None
                 door = record.door
                 cell = door() if door is not None else None
-                pin = cell.pin if cell is not None else None
-                cell = None
+            pin = cell.pin if cell is not None else None
             if pin is None:
-                refuse(record, handle)
+                pin = pin_or_refuse(record, cell, handle)
+            cell = None
             return checked(pin) if record.kind.validate is not None else pin
         finally:
             pin = cell = None
@@ -472,7 +473,7 @@ class SafetyManager:
             return handle.valid
         door = record.door
         cell = door() if door is not None else None
-        return cell is not None and cell.pin is not None
+        return cell is not None and raw_pin(cell) is not None
 
     def invalidate(self, target: Any, reason: str) -> bool:
         """Shut the object's door for everybody, for `reason`: it reports `INVALID` and is released when nobody holds it any more.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from lifecycle.cell import HIGH_WATER, Pin, Record, describe, fate, shut, state_of
+from lifecycle.cell import HIGH_WATER, Pin, Record, describe, fate, raw_pin, shut, state_of
 from lifecycle.errors import AccessRefusedError, ClosedAccessError
 from lifecycle.states import CLOSING, VALID, Cause
 
@@ -50,7 +50,7 @@ def invalidate_record(record: Record, cause: Cause, reason: str, site: Any) -> b
     """Shut the door of an object for everybody; False when it was shut already. The release follows when nobody holds it."""
     door = record.door
     cell = door() if door is not None else None
-    if cell is None or cell.pin is None:
+    if cell is None or raw_pin(cell) is None:
         return False
     if record.cause is None and reason:
         record.more().reason = reason

@@ -100,9 +100,7 @@ class TypeCount:
         self.bytes = 0
         self.ended = dict.fromkeys(ENDS, 0)
         self.closed = {str(cause): 0 for cause in Cause}
-        self.refused: dict[str, int] = {
-            str(state): 0 for state in ObjectState if state is not ObjectState.VALID
-        }
+        self.refused = {str(state): 0 for state in ObjectState}
         self.failures = {"error": 0, "timeout": 0, "not_released": 0}
         self.panics = self.errors = self.leaks = self.retries = 0
         self.invalid = 0
@@ -149,7 +147,7 @@ class TypeStats:
     closed: Mapping[str, int]
     """What shut the door, by cause."""
     refused: Mapping[str, int]
-    """Accesses refused, by the state that refused."""
+    """Accesses refused, by the state that refused; ``valid`` for those beside an exclusive access."""
     panics: int
     errors: int
     leaks: int

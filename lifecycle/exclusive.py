@@ -1,0 +1,313 @@
+"""Exclusive access: one user at a time, and no lease beside it.
+
+**The problem.** Leases take no lock, so there is nothing to lock them out with; and a door that was shut must never open again
+(I1).
+
+**The idea.** The first exclusive access gives the object's cell another class, whose ``pin`` is a property: it shows no pin while
+somebody has the *turn*. The door itself stays as it is; only objects that are used exclusively pay for the property. Whoever
+wants the turn takes it by ``turns.setdefault(None, turn)``, and then waits until the reference count of the pin says that the
+leases, views, children and fences that were there before are gone. A lease takes its pin first and looks at the turn after; the
+turn is taken first and the pin counted after: one of the two sees the other. (Without the GIL a lock that both pass through makes
+that order hold.)
+
+**Nothing to unbalance.** A turn is a fresh object that the block refers to and the table of turns; if the table's is the only
+reference left, the block died without its end (an interrupt at the entry of ``__exit__``), and whoever comes next clears it away.
+
+**No self-deadlock.** A thread that has the turn, or a lease, and asks for the turn is told so instead of waiting for itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Generic, NoReturn, TypeVar
+
+from lifecycle import _world
+from lifecycle.cell import SHUT_CELL, Cell, Pin, Record, describe, raw_pin, set_raw_pin
+from lifecycle.checks import check_timeout
+from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
+from lifecycle.holders import SOLE_REFERENCES, holders_of, lease_of_thread
+from lifecycle.queues import DEFAULT, WhenDue
+from lifecycle.refusal import checked, refuse
+
+T = TypeVar("T")
+
+getrefcount = sys.getrefcount
+_new_object = object.__new__
+
+FIRST_PAUSE = 0.00005
+LONGEST_PAUSE = 0.002
+"""Seconds between two looks of somebody who waits; doubled from the first to the longest."""
+
+LOOK_FOR_OWN_LEASES_AFTER = 0.01
+"""Seconds of waiting after which the heap is searched for leases of the waiting thread itself."""
+
+
+class ExclusiveCell(Cell):
+    """The door of an object that has been used exclusively: shows no pin while somebody has the turn."""
+
+    __slots__ = ()
+
+    @property
+    def pin(self) -> Pin | None:
+        """The pin, if the door is open and nobody has the turn."""
+        pin = raw_pin(self)
+        try:
+            if pin is not None:
+                extra = pin.record.extra
+                if _world.free_threaded:
+                    with extra.turn_order:  # type: ignore[union-attr]
+                        pass
+                if extra.turns:  # type: ignore[union-attr]
+                    pin = None
+            return pin
+        finally:
+            pin = None
+
+    @pin.setter
+    def pin(self, pin: Pin | None) -> None:
+        set_raw_pin(self, pin)
+
+
+class Exclusive(Generic[T]):
+    """The right to use an object alone until the block ends. Made by `Handle.exclusive`; usable in one ``with`` block."""
+
+    __slots__ = ("_cell", "_pin", "_record", "_timeout", "_turn")
+    _cell: Cell
+    _pin: Pin | None
+    _record: Record
+    _timeout: float | WhenDue | None
+    _turn: list[int] | None
+
+    def __enter__(self) -> T:
+        pin = None
+        record = self._record
+        cell = self._cell
+        try:
+            if self._turn is not None:
+                raise LeaseEndedError(
+                    f"this exclusive access to {describe(record)} was used already; take a new one with handle.exclusive()"
+                )
+            self._turn = turn = [_world.get_ident()]
+            extra = record.extra
+            if extra.turns.setdefault(None, turn) is not turn:  # type: ignore[union-attr]
+                _await_turn(record, turn, self._timeout)
+            pin = raw_pin(cell)
+            if pin is None:
+                refuse(record)
+            if _world.free_threaded:
+                with extra.turn_order:  # type: ignore[union-attr]
+                    pass
+            if getrefcount(pin) > SOLE_REFERENCES:
+                pin = None
+                _await_holders(record, cell, self._timeout)
+                pin = raw_pin(cell)
+                if pin is None:
+                    refuse(record)
+            if record.kind.validate is not None:
+                checked(pin)
+            self._cell = SHUT_CELL  # the door is not ours to keep from falling shut
+            self._pin = pin
+            return record.obj  # type: ignore[no-any-return]
+        except LeaseEndedError:
+            raise
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            pin = cell = turn = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+    def __exit__(self, *_: object) -> None:
+        self._pin = None
+        turns = self._record.extra.turns  # type: ignore[union-attr]
+        if turns.get(None) is self._turn:
+            del turns[None]
+
+    def _end(self) -> None:
+        self._pin = None
+        turn = self._turn
+        turns = self._record.extra.turns  # type: ignore[union-attr]
+        if turn is not None and turns.get(None) is turn:
+            turns.pop(None, None)
+
+    def close(self) -> None:
+        """End it early. Ending twice is ending once."""
+        self._cell = SHUT_CELL
+        self._turn = self._turn or []
+        self._end()
+
+    def __repr__(self) -> str:
+        return f"<Exclusive access to {describe(self._record)}: {'active' if self._pin is not None else 'not active'}>"
+
+
+def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) -> Exclusive[T]:
+    """What `Handle.exclusive` returns."""
+    if timeout is not DEFAULT:
+        check_timeout(timeout)
+    exclusive: Exclusive[T] = _new_object(Exclusive)
+    try:
+        if type(cell) is not ExclusiveCell:
+            if raw_pin(cell) is None:
+                refuse(record)
+            _prepare(record, cell)
+        exclusive._cell = cell
+        exclusive._record = record
+        exclusive._timeout = timeout
+        exclusive._pin = None
+        exclusive._turn = None
+        return exclusive
+    finally:
+        cell = exclusive = None  # type: ignore[assignment]
+
+
+def _prepare(record: Record, cell: Cell) -> None:
+    extra = record.more()
+    if extra.turn_order is None:
+        extra.turn_order = threading.RLock()
+    cell.__class__ = ExclusiveCell
+    cell = None  # type: ignore[assignment]
+
+
+def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeout: float | None = 0) -> Pin:
+    """The slow path of every access, once `cell.pin` showed none: the pin after all, if that was only somebody's turn and it ends
+    within `timeout` seconds (None: whenever it does). Raises `ExclusiveError` when it does not, and refuses otherwise."""
+    pin = None
+    try:
+        until = None if timeout is None else _world.monotonic() + timeout
+        pause = FIRST_PAUSE
+        while cell is not None and raw_pin(cell) is not None:
+            pin = cell.pin
+            if pin is not None:
+                return pin
+            turn = record.extra.turns.get(None)  # type: ignore[union-attr]
+            if turn is None or _abandoned(record, turn):
+                continue
+            mine = turn[0] == _world.get_ident()
+            if mine or (until is not None and _world.monotonic() >= until) or _world.must_not_wait():
+                _refuse_beside(record, mine, turn)
+            turn = None
+            pause = _pause(pause, until)
+        refuse(record, share)
+    finally:
+        pin = cell = None
+
+
+def _refuse_beside(record: Record, mine: bool, turn: list[int]) -> NoReturn:
+    registry = record.kind.registry
+    registry.events.append(("refused", record.kind, "valid"))
+    who = "this thread itself" if mine else f"thread {thread_name(turn[0])}"
+    remedy = (
+        "use the object that the `with handle.exclusive()` block was given"
+        if mine
+        else "wait for its end with lease(timeout=), or try again"
+    )
+    raise ExclusiveError(
+        f"{describe(record)} is in exclusive use by {who}: no lease is granted beside it; {remedy}"
+    )
+
+
+def thread_name(ident: int) -> str:
+    """The name of a thread, or its identity when it is gone."""
+    for thread in threading.enumerate():
+        if thread.ident == ident:
+            return repr(thread.name)
+    return str(ident)
+
+
+def _abandoned(record: Record, turn: list[int]) -> bool:
+    """Clear away the turn of a block that died without its end. Only the one who holds the sole other reference to it does so,
+    hence nobody takes away another's turn."""
+    turns = record.extra.turns  # type: ignore[union-attr]
+    if getrefcount(turn) > SOLE_TURN + 1:  # + 1: our caller's
+        return False
+    if turns.get(None) is turn:
+        turns.pop(None, None)
+    return True
+
+
+def _sole_turn() -> int:
+    """What `getrefcount` says of an argument that only its caller and one table refer to, less the caller's reference."""
+    turns = {None: [0]}
+
+    def count(turn: list[int]) -> int:
+        return getrefcount(turn)
+
+    turn = turns[None]
+    return count(turn) - 1
+
+
+SOLE_TURN = _sole_turn()
+
+
+def _pause(pause: float, until: float | None) -> float:
+    left = pause if until is None else max(0.0, until - _world.monotonic())
+    _world.sleep(min(pause, left))
+    return min(pause * 2, LONGEST_PAUSE)
+
+
+def _await_turn(record: Record, mine: list[int], timeout: float | WhenDue | None) -> None:
+    """Get the turn that somebody else has."""
+    until = _until(record, timeout)
+    turns = record.extra.turns  # type: ignore[union-attr]
+    pause = FIRST_PAUSE
+    while True:
+        turn = turns.setdefault(None, mine)
+        if turn is mine:
+            return
+        if _abandoned(record, turn):
+            continue
+        if turn[0] == mine[0]:
+            raise ExclusiveError(
+                f"this thread is inside an exclusive access to {describe(record)} already and would wait for itself: use the "
+                "object that the outer block was given"
+            )
+        if (until is not None and _world.monotonic() >= until) or _world.must_not_wait():
+            who = f"an exclusive access of thread {thread_name(turn[0])}"
+            raise HeldError(
+                f"{describe(record)} is still held by {who}; nothing was changed: end that first, or give exclusive() a longer "
+                "timeout",
+                (who,),
+            )
+        turn = None
+        pause = _pause(pause, until)
+
+
+def _await_holders(record: Record, cell: Cell, timeout: float | WhenDue | None) -> None:
+    """Having the turn, wait until everybody who was there before has let go."""
+    began = _world.monotonic()
+    until = _until(record, timeout)
+    pause = FIRST_PAUSE
+    looked = False
+    pin = None
+    try:
+        while True:
+            pin = raw_pin(cell)
+            if pin is None or getrefcount(pin) <= SOLE_REFERENCES:
+                return
+            now = _world.monotonic()
+            over = (until is not None and now >= until) or _world.must_not_wait()
+            if over or (not looked and now >= began + LOOK_FOR_OWN_LEASES_AFTER):
+                looked = True
+                if lease_of_thread(pin, _world.get_ident()):
+                    raise ExclusiveError(
+                        f"this thread holds a lease of {describe(record)} and would wait for itself: end the lease before "
+                        "exclusive()"
+                    )
+                if over:
+                    holders = holders_of(pin)
+                    raise HeldError(
+                        f"{describe(record)} is still held by {', '.join(holders) or 'a frame that is accessing it'}; nothing "
+                        "was changed: end that first, or give exclusive() a longer timeout",
+                        holders,
+                    )
+            pin = None
+            pause = _pause(pause, until)
+    finally:
+        pin = cell = None  # type: ignore[assignment]
+
+
+def _until(record: Record, timeout: float | WhenDue | None) -> float | None:
+    if timeout is DEFAULT:
+        timeout = record.kind.registry.config.finalizer_timeout
+    assert not isinstance(timeout, WhenDue)
+    return None if timeout is None else _world.monotonic() + timeout
