@@ -6,6 +6,7 @@ anything: what a refused call was given still belongs to whoever gave it, unless
 
 from __future__ import annotations
 
+import queue
 import traceback
 
 
@@ -99,6 +100,23 @@ class ExclusiveError(AccessError):
 
 class WrongThreadError(LifecycleError):
     """A queue that belongs to one thread was drained on another."""
+
+
+class Empty(LifecycleError, queue.Empty):
+    """No frame came within the time that was given to `FrameReceiver.recv`."""
+
+
+class Lagged(LifecycleError):
+    """A receiver fell behind: `missed` frames were overwritten (or shut by their owner) before it came to them. The next call
+    goes on with what is still there."""
+
+    def __init__(self, message: str, missed: int = 0) -> None:
+        super().__init__(message)
+        self.missed = missed
+
+
+class EvictedError(ClosedError):
+    """A receiver was thrown out by its own policy (`EvictAfter`), because it fell behind too often."""
 
 
 class NotReleased(LifecycleError):

@@ -1,0 +1,186 @@
+"""The public face of distribution: one or several publishers, any number of receivers."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from lifecycle.distribution.figures import DistributorStats
+from lifecycle.distribution.policies import Policy, policy_of
+from lifecycle.distribution.receiver import FrameReceiver, subscribe
+from lifecycle.distribution.ring import Ring
+from lifecycle.errors import LifecycleError
+from lifecycle.manager import SafetyManager
+
+T = TypeVar("T")
+
+
+class FrameDistributor(Generic[T]):
+    """Gives every frame to every receiver, without a copy.
+
+    Parameters
+    ----------
+    capacity:
+        How many frames are kept for receivers that are not so quick; exactly this many, not rounded. Each is one share of its
+        frame, so a bounded pool of buffers must be larger.
+    name:
+        The label in metrics and messages.
+    manager:
+        Its metrics show this distributor, and closing it closes the distributor first. Not needed otherwise.
+
+    Publishing costs the same for one receiver and for a thousand. All methods may be called on any thread and at any moment, also
+    from callbacks and releases that a publish has caused. A context manager that closes itself; dropping it closes it too.
+    """
+
+    __slots__ = ("__weakref__", "_leave_manager", "_ring")
+
+    kind: Final = "distributor"
+
+    def __init__(self, capacity: int, *, name: str = "", manager: SafetyManager | None = None) -> None:
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            raise LifecycleError(
+                f"FrameDistributor(capacity) takes a whole number of frames, 1 or more, not {capacity!r}"
+            )
+        if not isinstance(name, str):
+            raise LifecycleError(f"FrameDistributor(name=) takes a text, not {name!r}")
+        self._ring: Ring[T] = Ring(capacity, name)
+        self._leave_manager: Any = None
+        if manager is not None:
+            self._leave_manager = manager.on_close(self._ring.close)
+            manager.add_component(self)
+
+    # -- publishing ---------------------------------------------------------------------------------------------------------
+
+    def publish(self, frame: T, *, key: bool = True) -> int:
+        """Give `frame` to every receiver, and return how many there are. Your own share stays yours.
+
+        A `Handle`, a GStreamer `Frame` and whatever else has ``share()`` and ``close()`` is shared; any other object is passed on
+        as it is. Nothing is copied. The share of the frame that falls out of the ring is closed here, without waiting for its
+        release. `key` tells frames that stand for themselves from those that need their predecessors (see `KeepKeyFrames`).
+
+        Raises `ClosedError` on a closed distributor, and what ``frame.share()`` raises for a frame that is closed; then nothing
+        was published or kept. Waits only for receivers with `BlockPublisher`.
+        """
+        return self._ring.publish(frame, key)
+
+    # -- receiving ----------------------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        *,
+        start: Literal["now", "keyframe", "oldest"] = "now",
+        group: str = "",
+        policy: Policy | str = "drop-oldest",
+        name: str = "",
+    ) -> FrameReceiver[T]:
+        """A new receiver.
+
+        Parameters
+        ----------
+        start:
+            With the next frame, with the newest key frame that is still there (else the next one that comes), or with the oldest
+            frame that is still there.
+        group:
+            Figures are summed by group, also in metrics.
+        policy:
+            What happens when it falls behind: ``"drop-oldest"``, ``"latest-only"``, ``"keep-key-frames"``, ``"block"``,
+            ``"evict"``, or one of the policy classes with figures of your own.
+        name:
+            Shown in messages.
+
+        Raises `ClosedError` on a closed distributor.
+        """
+        for what, value in (("group", group), ("name", name)):
+            if not isinstance(value, str):
+                raise LifecycleError(f"subscribe({what}=) takes a text, not {value!r}")
+        chosen = policy_of(policy)
+        ring = self._ring
+        newest = ring.newest().seq
+        at, awaits_key = newest + 1, False
+        if start == "oldest":
+            at = max(0, newest + 1 - ring.capacity)
+        elif start == "keyframe":
+            at, awaits_key = self._newest_key(newest)
+        elif start != "now":
+            raise LifecycleError(f"subscribe(start=) takes 'now', 'keyframe' or 'oldest', not {start!r}")
+        return subscribe(ring, name, group, chosen, at, awaits_key)
+
+    def _newest_key(self, newest: int) -> tuple[int, bool]:
+        ring = self._ring
+        for seq in range(newest, max(-1, newest - ring.capacity), -1):
+            slot = ring.table.get(seq)
+            if slot is not None and slot.key and not slot.gone:
+                return seq, False
+        return newest + 1, True
+
+    # -- facts --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The distributor's name."""
+        return self._ring.name
+
+    @property
+    def capacity(self) -> int:
+        """How many frames are kept."""
+        return self._ring.capacity
+
+    @property
+    def published(self) -> int:
+        """Frames published."""
+        return self._ring.newest().seq + 1
+
+    @property
+    def receivers(self) -> int:
+        """How many receivers there are now."""
+        self._ring.bury()
+        return len(self._ring.roster.value.seats)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._ring.closed
+
+    def __len__(self) -> int:
+        """How many frames are kept now."""
+        return len(self._ring.table) + len(self._ring.kept)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def stats(self) -> DistributorStats:
+        """The figures, as a frozen snapshot."""
+        return self._ring.stats()
+
+    # -- the end ------------------------------------------------------------------------------------------------------------
+
+    def close(self, *, discard: bool = False) -> None:
+        """Take nothing more, and wake whoever waits. What was published can still be received, and is given back when everyone
+        has read it; with `discard` at once (then it counts as missed). Closing again changes nothing."""
+        self._ring.close()
+        if discard:
+            self._ring.discard()
+        if self._leave_manager is not None:
+            self._leave_manager()
+
+    def __enter__(self) -> FrameDistributor[T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_leave_manager", UNMADE) is not UNMADE:
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return (
+            f"<FrameDistributor {self.name!r}: {state}, {self.published} published, {len(self)} of {self.capacity} kept, "
+            f"{self.receivers} receivers>"
+        )
+
+
+UNMADE = object()

@@ -1,0 +1,436 @@
+"""A receiver: a position in the ring, and the ways of moving it.
+
+**Falling behind.** The ring keeps `capacity` frames. A receiver that is further behind is told by `Lagged` from `recv`, once, how
+many frames exactly it has missed, and goes on with the oldest that is still there (or as its policy says). Iterating does not
+raise it; `FrameReceiver.missed` counts in any case.
+
+**Closing.** After the distributor is closed a receiver still gets everything that was published and not overwritten; then `recv`
+raises `ClosedError` and loops end.
+
+**Whose frame.** `recv` gives a share that is the caller's to close. A loop closes each frame when it asks for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Generic, NoReturn, TypeVar
+
+from lifecycle import _world
+from lifecycle.distribution.bells import until
+from lifecycle.distribution.figures import ReceiverStats
+from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, LatestOnly
+from lifecycle.distribution.ring import (
+    EVICTED,
+    GONE,
+    Ring,
+    Seat,
+    SeatRef,
+    Slot,
+    Standing,
+    give_back,
+    is_shareable,
+    standing,
+)
+from lifecycle.errors import ClosedError, Empty, EvictedError, Lagged
+from lifecycle.handle import check_timeout
+
+T = TypeVar("T")
+
+
+class _Nothing:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+NOTHING: Any = _Nothing()
+"""No frame yet."""
+NOTHING_YET, LOOK_AGAIN = -1, -2
+
+
+class FrameReceiver(Generic[T]):
+    """One consumer of a `FrameDistributor`; made by `FrameDistributor.subscribe`.
+
+    All methods may be called on any thread and at any moment. Several threads may receive from one receiver: each frame goes to
+    one of them. A receiver that is dropped is closed; use it as a context manager to have it closed at the end of a block.
+    """
+
+    __slots__ = ("__weakref__", "_ring", "_seat")
+
+    def __init__(self, ring: Ring[T], seat: Seat) -> None:
+        self._ring = ring
+        self._seat = seat
+        seat.ref = SeatRef(self, ring.dropped.append)
+        seat.ref.seat = seat
+
+    # -- receiving ----------------------------------------------------------------------------------------------------------
+
+    def recv(self, timeout: float | None = None) -> T:
+        """The next frame: a share that is yours to close, or the plain object that was published.
+
+        Waits up to `timeout` seconds (None: for ever, 0: not at all). A thread that must not wait (`never_wait`, a garbage
+        collection) does not. Raises `Empty` when nothing came, `Lagged` when frames were missed (the next call goes on),
+        `ClosedError` when everything was read and the distributor, or this receiver, is closed, `EvictedError` when the receiver
+        was thrown out by its policy. An interrupt in here loses no frame, or counts it as missed.
+        """
+        if timeout is not None:
+            check_timeout(timeout)
+        item = self._take()
+        if item is NOTHING:
+            left = until(timeout)
+            while True:
+                bell = self._ring.heard.for_threads()
+                item = self._take()
+                if item is not NOTHING:
+                    break
+                seconds = left()
+                if seconds <= 0 or _world.must_not_wait():
+                    raise self._empty(timeout)
+                bell.wait(seconds)
+        return item  # type: ignore[no-any-return]
+
+    async def recv_async(self, timeout: float | None = None) -> T:
+        """`recv` for coroutines: the event loop goes on meanwhile. Cancelling it loses no frame."""
+        import asyncio
+
+        if timeout is not None:
+            check_timeout(timeout)
+        item = self._take()
+        if item is NOTHING:
+            left = until(timeout)
+            loop = asyncio.get_running_loop()
+            while True:
+                bell = self._ring.heard.for_loop(loop)
+                item = self._take()
+                if item is not NOTHING:
+                    break
+                seconds = left()
+                if seconds <= 0:
+                    raise self._empty(timeout)
+                await bell.wait(seconds)
+        return item  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[T]:
+        """Frames until the end. Each is closed when the next one is asked for; what must live longer is to be shared."""
+        return FrameLoop(self)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        """As ``__iter__``, for coroutines."""
+        return FrameLoop(self)
+
+    # -- taking one ---------------------------------------------------------------------------------------------------------
+
+    def _take(self) -> Any:
+        """The next frame, or `NOTHING`; raises what `recv` raises. Decided by one step, after everything is at hand."""
+        seat, ring = self._seat, self._ring
+        slot: Slot | None = None
+        now = new = None
+        item = NOTHING
+        try:
+            while True:
+                now = seat.now()
+                if now.ended:
+                    raise self._over(now)
+                slot, at = self._next_slot(now)
+                if slot is None:
+                    if at == NOTHING_YET:
+                        return NOTHING
+                    continue
+                item = self._share_of(slot, now, at)
+                if item is GONE:
+                    continue
+                new = standing(at + 1, now.received + 1, now.missed + at - now.cursor, now.lags)
+                if seat.advance(now, new):
+                    if isinstance(seat.policy, BlockPublisher):
+                        ring.room.ring()
+                    return item
+                self._close(slot, item)  # another thread took that one
+                item = NOTHING
+        except BaseException:
+            if item is not NOTHING and item is not GONE and slot is not None:
+                self._close(slot, item)
+            if new is not None and now is not None and now.get(None) is new:
+                self._never_came()
+            raise
+        finally:
+            item = slot = now = new = None
+
+    def _next_slot(self, now: Standing) -> tuple[Slot | None, int]:
+        """The slot to be received now, and its number; without a slot, `NOTHING_YET` or `LOOK_AGAIN`. Raises `Lagged`, after the
+        receiver was put where it goes on."""
+        ring, policy = self._ring, self._seat.policy
+        cursor = now.cursor
+        if type(policy) is LatestOnly:
+            newest = ring.newest()
+            cursor = max(cursor, newest.seq)
+        slot = ring.table.get(cursor)
+        if slot is None or slot.gone:
+            slot = ring.kept.get(cursor) if ring.kept and type(policy) is KeepKeyFrames else None
+        if slot is not None:
+            if not now.awaits_key or slot.key:
+                return slot, cursor
+            self._move(now, *self._next_key(cursor + 1))
+            return None, LOOK_AGAIN
+        newest = ring.newest()
+        if now.cursor > newest.seq:
+            if newest.end:
+                ring.discard_if_read()
+                raise self._at_end()
+            return None, NOTHING_YET
+        if ring.discarded:
+            self._lag(now, newest.seq + 1, False)
+        elif cursor <= newest.seq - ring.capacity and type(policy) is not LatestOnly:
+            if type(policy) is KeepKeyFrames:
+                self._lag(now, *self._next_key(cursor))
+            else:
+                self._lag(now, newest.seq - ring.capacity + 1, False)
+        return None, LOOK_AGAIN
+
+    def _next_key(self, seq: int) -> tuple[int, bool]:
+        """The first key frame from `seq` on that is still there; else what comes next, of which only a key frame will do."""
+        ring = self._ring
+        newest = ring.newest()
+        kept = [number for number in _world.snapshot(ring.kept) if number >= seq]
+        if kept:
+            return min(kept), False
+        for number in range(max(seq, newest.seq - ring.capacity + 1), newest.seq + 1):
+            slot = ring.table.get(number)
+            if slot is not None and slot.key and not slot.gone:
+                return number, False
+        return newest.seq + 1, True
+
+    def _move(self, now: Standing, to: int, awaits_key: bool) -> None:
+        """Go on at `to`, without having fallen behind: what lies between is missed."""
+        missed = now.missed + to - now.cursor
+        self._seat.advance(now, standing(to, now.received, missed, now.lags, awaits_key))
+
+    def _lag(self, now: Standing, to: int, awaits_key: bool) -> None:
+        """Go on at `to` and say so, unless another thread moved this receiver meanwhile."""
+        seat = self._seat
+        missed = to - now.cursor
+        lags = now.lags + 1
+        if isinstance(seat.policy, EvictAfter) and lags >= seat.policy.lags:
+            self._ring.retire(seat, EVICTED)
+            return
+        if seat.advance(now, standing(to, now.received, now.missed + missed, lags, awaits_key)):
+            if isinstance(seat.policy, BlockPublisher):
+                self._ring.room.ring()
+            raise self._lagged(missed)
+
+    def _share_of(self, slot: Slot, now: Standing, at: int) -> Any:
+        """A share of the slot's frame for the receiver; `GONE` when it was overwritten meanwhile. A frame that its owner has shut
+        can be had by nobody any more: it is missed, and that is raised."""
+        item = slot.item
+        try:
+            if item is GONE or not slot.shared:
+                return item
+            return item.share()
+        except Exception as error:
+            if slot.gone and slot is not self._ring.kept.get(at):
+                return GONE
+            missed = at + 1 - now.cursor
+            if self._seat.advance(now, standing(at + 1, now.received, now.missed + missed, now.lags + 1)):
+                raise self._lagged(missed) from error
+            return GONE
+        finally:
+            item = slot = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+    @staticmethod
+    def _close(slot: Slot, item: Any) -> None:
+        if slot.shared:
+            give_back(item)
+
+    def _never_came(self) -> None:
+        """An interrupt fell between the deciding step and the caller: what counts as received was not."""
+        while True:
+            now = self._seat.now()
+            if now.ended or self._seat.advance(
+                now,
+                standing(now.cursor, now.received - 1, now.missed + 1, now.lags, now.awaits_key),
+            ):
+                return
+
+    # -- what can go wrong ----------------------------------------------------------------------------------------------------
+
+    def _lagged(self, missed: int) -> Lagged:
+        return Lagged(
+            f"{self!r} fell behind and missed {missed} frame(s); the next recv() goes on with what is still there: receive "
+            f"faster, give the distributor more than {self._ring.capacity} slots, or choose another policy",
+            missed,
+        )
+
+    def _empty(self, timeout: float | None) -> Empty:
+        return Empty(
+            f"{self!r}: no frame within {timeout or 0} s; wait longer, or see whether the publisher still runs"
+        )
+
+    def _at_end(self) -> ClosedError:
+        return ClosedError(
+            f"{self!r} has read everything, and its distributor is closed; there is nothing more to come"
+        )
+
+    def _over(self, now: Standing) -> ClosedError:
+        if now.ended == EVICTED:
+            return EvictedError(
+                f"{self!r} was thrown out after {now.lags} lag(s) by its policy {self._seat.policy!r}: "
+                "resubscribe() and receive faster, or choose another policy"
+            )
+        return ClosedError(f"{self!r} is {now.ended}: nothing can be received from it; subscribe() again")
+
+    # -- facts --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The receiver's name, empty without one."""
+        return self._seat.name
+
+    @property
+    def group(self) -> str:
+        """The group that its figures belong to."""
+        return self._seat.group
+
+    @property
+    def received(self) -> int:
+        """Frames received."""
+        return self._seat.now().received
+
+    @property
+    def missed(self) -> int:
+        """Frames that this receiver will never get. ``published == received + missed + lag``, always."""
+        return self._seat.now().missed
+
+    @property
+    def lag(self) -> int:
+        """Frames published and neither received nor missed yet."""
+        now = self._seat.now()
+        return 0 if now.ended else max(0, self._ring.newest().seq + 1 - now.cursor)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be received any more: closed, dropped or evicted, or the distributor is closed and all is read."""
+        now = self._seat.now()
+        newest = self._ring.newest()
+        return bool(now.ended) or (newest.end and now.cursor > newest.seq)
+
+    @property
+    def evicted(self) -> bool:
+        """Whether its policy threw it out."""
+        return self._seat.now().ended == EVICTED
+
+    def __len__(self) -> int:
+        """How many frames could be received right now."""
+        most = 1 if type(self._seat.policy) is LatestOnly else self._ring.capacity
+        return 0 if self._ring.discarded else min(self.lag, most)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def stats(self) -> ReceiverStats:
+        """The figures, as a frozen snapshot."""
+        seat = self._seat
+        now = seat.now()
+        lag = 0 if now.ended else max(0, self._ring.newest().seq + 1 - now.cursor)
+        return ReceiverStats(
+            name=seat.name,
+            group=seat.group,
+            published=now.cursor + lag - seat.start,
+            received=now.received,
+            missed=now.missed,
+            lags=now.lags,
+            lag=lag,
+            ended=now.ended,
+        )
+
+    # -- the end ------------------------------------------------------------------------------------------------------------
+
+    def resubscribe(self) -> FrameReceiver[T]:
+        """Another receiver of the same name, group and policy, from now on. Raises `ClosedError` when the distributor
+        is closed."""
+        seat = self._seat
+        return subscribe(self._ring, seat.name, seat.group, seat.policy, self._ring.newest().seq + 1, False)
+
+    def close(self) -> None:
+        """Receive nothing more. What was not read counts as missed. Closing again changes nothing."""
+        self._ring.retire(self._seat, "closed")
+
+    def __enter__(self) -> FrameReceiver[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be copied or pickled: use resubscribe() for another receiver, or send the frames' data"
+        )
+
+    def __repr__(self) -> str:
+        seat = self._seat
+        name = f" {seat.name!r}" if seat.name else ""
+        group = f" of group {seat.group!r}" if seat.group else ""
+        now = seat.now()
+        state = now.ended or f"{now.received} received, {now.missed} missed, {self.lag} to come"
+        return f"<FrameReceiver{name}{group} of {self._ring.name!r}: {state}>"
+
+
+class FrameLoop(Generic[T]):
+    """A loop over a receiver's frames. Holds the one that the body works on, and closes it when the next is asked for, and when
+    the loop itself is dropped."""
+
+    __slots__ = ("_frame", "_receiver")
+
+    def __init__(self, receiver: FrameReceiver[T]) -> None:
+        self._receiver = receiver
+        self._frame: Any = NOTHING
+
+    def __iter__(self) -> FrameLoop[T]:
+        return self
+
+    def __aiter__(self) -> FrameLoop[T]:
+        return self
+
+    def _let_go(self) -> None:
+        frame = self._frame
+        if frame is not NOTHING and is_shareable(frame):
+            give_back(frame)
+        self._frame = NOTHING
+
+    def __next__(self) -> T:
+        self._let_go()
+        while True:
+            try:
+                self._frame = self._receiver.recv()
+                return self._frame  # type: ignore[no-any-return]
+            except Lagged:
+                continue  # counted in `missed`
+            except EvictedError:
+                raise
+            except ClosedError:
+                raise StopIteration from None
+
+    async def __anext__(self) -> T:
+        self._let_go()
+        while True:
+            try:
+                self._frame = await self._receiver.recv_async()
+                return self._frame  # type: ignore[no-any-return]
+            except Lagged:
+                continue
+            except EvictedError:
+                raise
+            except ClosedError:
+                raise StopAsyncIteration from None
+
+    def __del__(self) -> None:
+        self._let_go()
+
+
+def subscribe(
+    ring: Ring[T], name: str, group: str, policy: Any, start: int, awaits_key: bool
+) -> FrameReceiver[T]:
+    """A new receiver at `start`; raises `ClosedError` on a closed ring."""
+    if ring.closed:
+        raise ring.refusal()
+    seat = Seat(name, group, policy, start, awaits_key)
+    receiver = FrameReceiver(ring, seat)
+    ring.roster.update(lambda roster: roster.with_seat(seat))
+    return receiver

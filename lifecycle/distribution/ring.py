@@ -1,0 +1,501 @@
+"""The ring: what was published, in order, and who reads it.
+
+**Slots.** Each frame has a slot with a number, hung on the slot before it (see `chain`): that one step is the publication. A
+table finds a slot by its number; the slot that fell out of the capacity is taken from it and its share closed. Numbers have no
+gaps, so a receiver needs nothing but its own number, and what it has missed is a difference.
+
+**Receivers** cost the publisher nothing: it knows how many there are, and rings a bell if somebody waits. A receiver's `Standing`
+(position, received, missed) is one object that is replaced in one step, so its figures always add up.
+
+**Guaranteed.** A frame is published wholly or not at all, and then to everybody. Its share is closed by the publish that
+overwrites it, or when the ring is closed and read by everyone. Publishing to a closed ring raises `ClosedError` and keeps
+nothing.
+
+**How the table keeps up.** A slot may be linked and not yet in the table, when its publisher was held up in between. Whoever
+walks the chain past such a slot enters it, so everything before the last slot is in the table. A slot that was entered after it
+had been overwritten already takes itself out.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import attrs
+
+from lifecycle import _world
+from lifecycle.distribution.bells import SLICE, Bells
+from lifecycle.distribution.chain import Link, Register
+from lifecycle.distribution.figures import DistributorStats, GroupStats
+from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, Policy
+from lifecycle.errors import ClosedError
+from lifecycle.handle import Handle
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Shareable(Protocol):
+    """What is published by sharing: a `Handle`, a GStreamer `Frame`, or anything else with these two methods.
+
+    ``share()`` gives another owner of the same thing, to be closed on its own; ``close()`` may be called twice. Everything else
+    that is published (bytes, arrays, any object) is passed on as it is.
+    """
+
+    def share(self) -> Any:
+        """Another share of the same thing."""
+
+    def close(self) -> Any:
+        """Give this share back."""
+
+
+def is_shareable(item: object) -> bool:
+    """Whether `item` is published by sharing."""
+    kind = type(item)
+    if kind is Handle:
+        return True
+    return callable(getattr(kind, "share", None)) and callable(getattr(kind, "close", None))
+
+
+def give_back(item: Any) -> None:
+    """Close a share, waiting for nothing: a release that is timed, or somebody else's to run, follows on its own."""
+    if type(item) is Handle:
+        item.close(timeout=0)
+    else:
+        item.close()
+
+
+class _Gone:
+    def __repr__(self) -> str:
+        return "gone"
+
+
+GONE: Any = _Gone()
+"""What a slot holds once its frame was given back."""
+
+
+class Slot(Link):
+    """One published frame, or the end of the stream."""
+
+    __slots__ = ("end", "gone", "indexed", "item", "key", "seq", "shared")
+    seq: int
+    """Its number, from 0. Of the end: the last frame's."""
+    item: Any
+    """The ring's own share."""
+    shared: bool
+    key: bool
+    end: bool
+    gone: bool
+    """It was overwritten."""
+    indexed: bool
+
+
+def _slot(seq: int, *, end: bool = False) -> Slot:
+    """A slot that holds nothing and is in no table."""
+    slot = Slot()
+    slot.seq = seq
+    slot.item = GONE
+    slot.shared = slot.key = False
+    slot.end = end
+    slot.gone = slot.indexed = True
+    return slot
+
+
+class Standing(Link):
+    """Where a receiver stands. Never changed: the next one is hung on it."""
+
+    __slots__ = ("awaits_key", "cursor", "ended", "lags", "missed", "received")
+    cursor: int
+    """The number of the next frame. Always ``start + received + missed``."""
+    received: int
+    missed: int
+    lags: int
+    awaits_key: bool
+    ended: str
+    """Why it receives nothing any more, empty while it does."""
+
+
+def standing(
+    cursor: int, received: int, missed: int, lags: int = 0, awaits_key: bool = False, ended: str = ""
+) -> Standing:
+    """A `Standing`."""
+    new = Standing()
+    new.cursor = cursor
+    new.received = received
+    new.missed = missed
+    new.lags = lags
+    new.awaits_key = awaits_key
+    new.ended = ended
+    return new
+
+
+class SeatRef(weakref.ref[Any]):
+    """How the ring knows that a receiver was dropped: its callback is the C method that posts it. No code of ours runs there."""
+
+    __slots__ = ("seat",)
+    seat: Seat
+
+
+class Seat:
+    """A receiver, as the ring sees it."""
+
+    __slots__ = ("__weakref__", "group", "name", "policy", "ref", "standing", "start")
+
+    def __init__(self, name: str, group: str, policy: Policy, start: int, awaits_key: bool) -> None:
+        self.name = name
+        self.group = group
+        self.policy = policy
+        self.start = start
+        self.standing = standing(start, 0, 0, awaits_key=awaits_key)
+        self.ref: SeatRef | None = None
+
+    def now(self) -> Standing:
+        """Where it stands."""
+        now = self.standing
+        while (after := now.get(None)) is not None:
+            now = after
+        return now
+
+    def advance(self, seen: Standing, new: Standing) -> bool:
+        """Replace `seen` by `new`; False when another was quicker."""
+        if seen.setdefault(None, new) is new:
+            self.standing = new
+            return True
+        return False
+
+
+@attrs.frozen
+class Totals:
+    """What the receivers of a group that are gone have left behind."""
+
+    published: int = 0
+    received: int = 0
+    missed: int = 0
+    evictions: int = 0
+
+
+EVICTED = "evicted"
+
+
+@attrs.frozen
+class Roster:
+    """Who receives. Replaced as a whole, so a receiver is counted either among the open ones or in the totals."""
+
+    seats: tuple[Seat, ...] = ()
+    blocking: tuple[Seat, ...] = ()
+    evicting: tuple[Seat, ...] = ()
+    keep: int = 0
+    totals: dict[str, Totals] = attrs.field(factory=dict)
+
+    def of(self, seats: tuple[Seat, ...], totals: dict[str, Totals]) -> Roster:
+        """A roster of these."""
+        return Roster(
+            seats,
+            tuple(seat for seat in seats if isinstance(seat.policy, BlockPublisher)),
+            tuple(seat for seat in seats if isinstance(seat.policy, EvictAfter)),
+            max((seat.policy.keep for seat in seats if isinstance(seat.policy, KeepKeyFrames)), default=0),
+            totals,
+        )
+
+    def with_seat(self, seat: Seat) -> Roster:
+        """With one more."""
+        return self.of((*self.seats, seat), {seat.group: Totals(), **self.totals})
+
+    def without(self, seat: Seat) -> Roster:
+        """With one less; what it had received stays in the totals of its group."""
+        if not any(other is seat for other in self.seats):
+            return self
+        last = seat.now()
+        old = self.totals.get(seat.group, Totals())
+        total = Totals(
+            old.published + last.cursor - seat.start,
+            old.received + last.received,
+            old.missed + last.missed,
+            old.evictions + (last.ended == EVICTED),
+        )
+        seats = tuple(other for other in self.seats if other is not seat)
+        return self.of(seats, {**self.totals, seat.group: total})
+
+
+class Ring(Generic[T]):
+    """See the module. Shared by a distributor and its receivers; every method may be called on any thread, at any moment."""
+
+    def __init__(self, capacity: int, name: str) -> None:
+        self.capacity = capacity
+        self.name = name
+        self.tail = _slot(-1)
+        self.table: dict[int, Slot] = {}
+        self.kept: dict[int, Slot] = {}  # overwritten key frames
+        self.roster: Register[Roster] = Register(Roster())
+        self.heard = Bells()  # rung when there is something to receive
+        self.room = Bells()  # rung when a receiver that blocks the publisher has moved on
+        self.dropped: deque[SeatRef] = deque()
+        self.discarded = False
+        self.close_failures: deque[str] = deque()
+        _world.at_fork_in_child(self._after_fork)
+
+    def _after_fork(self) -> None:
+        self.heard.forget()
+        self.room.forget()
+
+    # -- publishing ---------------------------------------------------------------------------------------------------------
+
+    def publish(self, item: T, key: bool) -> int:
+        """See `FrameDistributor.publish`."""
+        slot = _slot(0)
+        slot.key = key
+        tail = after = None
+        began = None
+        try:
+            slot.shared = is_shareable(item)
+            slot.item = item.share() if slot.shared else item  # type: ignore[attr-defined]
+            slot.gone = slot.indexed = False
+            tail = self.tail
+            while True:
+                after = tail.get(None)
+                if after is not None:
+                    if not after.indexed:
+                        self._index(after)
+                    tail = after
+                    continue
+                if tail.end:
+                    raise self.refusal()
+                slot.seq = tail.seq + 1
+                if self.roster.value.blocking:
+                    began = began or _world.monotonic()
+                    if self._waited_for_room(slot.seq, began):
+                        continue
+                if tail.setdefault(None, slot) is slot:
+                    return self._published(slot)
+        except BaseException:
+            if tail is not None and tail.get(None) is slot:
+                self._published(
+                    slot
+                )  # interrupted after the deciding step: what follows from it is done all the same
+            else:
+                self._give_back(slot)
+            raise
+        finally:
+            item = tail = after = slot = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+    def _published(self, slot: Slot) -> int:
+        """What follows from a publication. Each step may be repeated."""
+        self._index(slot)
+        self.tail = slot
+        if self.heard:
+            self.heard.ring()
+        seq = slot.seq
+        capacity = self.capacity
+        if seq >= capacity:
+            self._overwrite(seq - capacity)
+        if len(self.table) > capacity:  # an interrupt, or another publisher, left some to be overwritten
+            for old in _world.snapshot(self.table):
+                if old <= seq - capacity:
+                    self._overwrite(old)
+        if self.dropped:
+            self.bury()
+        roster = self.roster.value
+        if roster.evicting and seq % capacity == 0:
+            for seat in roster.evicting:
+                self._evict_if_left_behind(seat, seq)
+            roster = self.roster.value
+        return len(roster.seats)
+
+    def _index(self, slot: Slot) -> None:
+        if not slot.indexed:
+            self.table[slot.seq] = slot
+            slot.indexed = True
+            if slot.gone or self.discarded:
+                self.table.pop(slot.seq, None)
+
+    def _overwrite(self, seq: int) -> None:
+        slot = self.table.get(seq)
+        if slot is None:
+            return
+        try:
+            slot.gone = True
+            keep = self.roster.value.keep
+            if keep and slot.key and slot.item is not GONE:
+                self.kept[seq] = slot
+                self._trim_kept(keep)
+            else:
+                self._give_back(slot)
+            self.table.pop(seq, None)
+        finally:
+            slot = None  # a kept traceback must keep nothing alive
+
+    def _trim_kept(self, keep: int) -> None:
+        while len(self.kept) > keep:
+            seq = min(_world.snapshot(self.kept), default=-1)
+            slot = self.kept.get(seq)
+            if slot is not None:
+                self._give_back(slot)
+                self.kept.pop(seq, None)
+
+    def _give_back(self, slot: Slot) -> None:
+        """Close the ring's share of a slot. What its owner's ``close`` raises concerns nobody else."""
+        item = slot.item
+        try:
+            if item is not GONE and slot.shared:
+                give_back(item)
+        except Exception as error:
+            self.close_failures.append(f"{type(error).__name__}: {error}")
+        finally:
+            item = None
+        slot.item = GONE
+
+    def newest(self) -> Slot:
+        """The last slot, or the end; everything before it is in the table."""
+        tail = self.tail
+        while (after := tail.get(None)) is not None:
+            if not after.indexed:
+                self._index(after)
+            tail = after
+        return tail
+
+    # -- receivers that concern the publisher ---------------------------------------------------------------------------------
+
+    def _waited_for_room(self, seq: int, began: float) -> bool:
+        """Wait a moment if frame `seq` would overwrite one that a blocking receiver has not read and its deadline is not over.
+        True when it waited, and everything is to be looked at again."""
+        bell = self.room.for_threads()
+        left = max(
+            (
+                seat.policy.deadline
+                for seat in self.roster.value.blocking
+                if isinstance(seat.policy, BlockPublisher) and self._is_full(seat, seq)
+            ),
+            default=0.0,
+        )
+        left -= _world.monotonic() - began
+        if left <= 0 or _world.must_not_wait():
+            return False
+        bell.wait(min(left, SLICE))
+        return True
+
+    def _is_full(self, seat: Seat, seq: int) -> bool:
+        now = seat.now()
+        return not now.ended and seq - self.capacity >= now.cursor
+
+    def _evict_if_left_behind(self, seat: Seat, newest: int) -> None:
+        """A receiver lags once for each time that the whole ring has passed it by; at the number that it is allowed it goes."""
+        now = seat.now()
+        behind = newest - self.capacity + 1 - now.cursor
+        laps = -(-behind // self.capacity) if behind > 0 else 0
+        assert isinstance(seat.policy, EvictAfter)
+        if laps and now.lags + laps >= seat.policy.lags:
+            self.retire(seat, EVICTED)
+
+    # -- who receives ---------------------------------------------------------------------------------------------------------
+
+    def retire(self, seat: Seat, reason: str) -> None:
+        """End a receiver: what it has not read counts as missed. Calling again changes nothing."""
+        while True:
+            now = seat.now()
+            if now.ended:
+                break
+            end = max(now.cursor, self.newest().seq + 1)
+            last = standing(end, now.received, now.missed + end - now.cursor, now.lags, ended=reason)
+            if seat.advance(now, last):
+                break
+        roster = self.roster.update(lambda roster: roster.without(seat))
+        self._trim_kept(roster.keep)
+        self.heard.ring()
+        self.room.ring()
+        self.discard_if_read()
+
+    def bury(self) -> None:
+        """End the receivers that were dropped without `close`."""
+        while self.dropped:
+            try:
+                ref = self.dropped.popleft()
+            except IndexError:
+                return
+            try:
+                self.retire(ref.seat, "dropped")
+            except BaseException:
+                self.dropped.append(ref)
+                raise
+
+    # -- the end ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be published any more."""
+        return self.newest().end
+
+    def refusal(self) -> ClosedError:
+        """What publishing and subscribing raise then."""
+        return ClosedError(
+            f"distributor {self.name!r} is closed after {self.newest().seq + 1} frames: what was published can still be "
+            "received, but nothing more is taken; the frame is still yours. Make a new distributor"
+        )
+
+    def close(self) -> None:
+        """Hang the end on the last slot. Calling again changes nothing."""
+        while True:
+            tail = self.newest()
+            if tail.end:
+                break
+            end = _slot(tail.seq, end=True)
+            if tail.setdefault(None, end) is end:
+                self.tail = end
+                break
+        self.heard.ring()
+        self.room.ring()
+        self.bury()
+        self.discard_if_read()
+
+    def discard_if_read(self) -> None:
+        """Once closed, and read by everyone who still can, the frames are given back."""
+        newest = self.newest()
+        if newest.end and all(seat.now().cursor > newest.seq for seat in self.roster.value.seats):
+            self.discard()
+
+    def discard(self) -> None:
+        """Give every frame back. For a closed ring."""
+        self.discarded = True
+        for table in (self.table, self.kept):
+            for seq in _world.snapshot(table):
+                slot = table.get(seq)
+                if slot is not None:
+                    slot.gone = True
+                    self._give_back(slot)
+                    table.pop(seq, None)
+
+    # -- figures ----------------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> DistributorStats:
+        """See `FrameDistributor.stats`."""
+        self.bury()
+        roster = self.roster.value
+        newest = self.newest()
+        published = newest.seq + 1
+        figures: dict[str, list[int]] = {
+            group: [0, total.published, total.received, total.missed, 0, total.evictions]
+            for group, total in roster.totals.items()
+        }
+        for seat in roster.seats:
+            now = seat.now()
+            group = figures[seat.group]
+            lag = 0 if now.ended else max(0, published - now.cursor)
+            group[0] += not now.ended
+            group[1] += now.cursor + lag - seat.start
+            group[2] += now.received
+            group[3] += now.missed
+            group[4] = max(group[4], lag)
+            group[5] += now.ended == EVICTED
+        return DistributorStats(
+            name=self.name,
+            capacity=self.capacity,
+            published=published,
+            held=len(self.table) + len(self.kept),
+            receivers=len(roster.seats),
+            closed=newest.end,
+            close_failures=len(self.close_failures),
+            groups={group: GroupStats(group, *numbers) for group, numbers in figures.items()},
+        )
+
+    def __del__(self) -> None:
+        self.discard()
