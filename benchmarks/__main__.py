@@ -1,4 +1,4 @@
-"""``python -m benchmarks [core|gstreamer|prometheus …]``: run the benchmarks and print what each costs beside its peer.
+"""``python -m benchmarks [core|guards|gstreamer …]``: run the benchmarks and print what each costs beside its peer.
 
 Each module here is a pyperf script. Its benchmarks come in pairs named ``case | ours`` and ``case | peer``, run one after the
 other in the same run, and ``TARGETS`` says what their ratio should be. Machines are noisy, so nothing here fails: read the table.
@@ -17,7 +17,7 @@ import pyperf
 from rich.console import Console
 from rich.table import Table
 
-MODULES = ("core", "scrape", "gstreamer")
+MODULES = ("core", "guards", "scrape", "gstreamer")
 
 
 def run(module: str, quick: bool) -> pyperf.BenchmarkSuite | None:

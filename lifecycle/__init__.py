@@ -28,6 +28,8 @@ from lifecycle.errors import (
     AccessPanicError,
     AccessRefusedError,
     CallbackError,
+    CleanupErrorGroup,
+    CleanupPanicError,
     ClosedAccessError,
     ClosedError,
     ConfigError,
@@ -49,6 +51,7 @@ from lifecycle.errors import (
 from lifecycle.events import Event
 from lifecycle.exclusive import Exclusive
 from lifecycle.finalizers import SafeFinalizer
+from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
 from lifecycle.handle import Handle, WeakHandle
 from lifecycle.leases import Lease
 from lifecycle.manager import SafetyManager
@@ -67,6 +70,10 @@ __all__ = [
     "BlockPublisher",
     "CallbackError",
     "Cause",
+    "CleanupErrorGroup",
+    "CleanupGuard",
+    "CleanupPanicError",
+    "CleanupStack",
     "ClosedAccessError",
     "ClosedError",
     "ConfigError",
@@ -108,6 +115,7 @@ __all__ = [
     "SafetyManager",
     "SafetyStats",
     "Shareable",
+    "SharedCleanupGuard",
     "ShutdownReport",
     "Sink",
     "TypeStats",

@@ -12,6 +12,7 @@ right.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import gc
@@ -179,6 +180,18 @@ def thread_of(ident: int) -> threading.Thread | None:
 def has_ended(thread: threading.Thread) -> bool:
     """Whether `thread` runs no Python any more. The main thread, which says so before exit hooks run, never has."""
     return not thread.is_alive() and thread is not threading.main_thread()
+
+
+def run_apart(target: Callable[[], object]) -> bool:
+    """Call ``target()`` on a thread of its own; False where none can be started. Callable inside a collection, which may have
+    begun in the middle of `threading`: no Python code and no lock of that module is on the way."""
+    if sys.is_finalizing():
+        return False
+    try:
+        _thread.start_new_thread(target, ())
+    except RuntimeError:
+        return False
+    return True
 
 
 Site = tuple[CodeType, int]

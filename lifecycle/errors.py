@@ -6,8 +6,12 @@ anything: what a refused call was given still belongs to whoever gave it, unless
 
 from __future__ import annotations
 
+import builtins
 import queue
+import sys
 import traceback
+from collections.abc import Sequence
+from typing import Any
 
 
 def text_of(error: BaseException) -> str:
@@ -125,3 +129,91 @@ class NotReleased(LifecycleError):
     The library retries up to ``max_finalizer_retries`` times, with back-off, and never after any other exception (unless its
     type was given in ``retry_on=``) nor after a timeout: the first call may have released, or be releasing still.
     """
+
+
+class CleanupPanicError(LifecycleError):
+    """A cleanup raised something that is no `Exception` (as extensions written in Rust do), which is ``__cause__``: it stands in
+    its place in a `CleanupErrorGroup`, which takes exceptions only."""
+
+
+if sys.version_info >= (3, 11):
+    _Group = builtins.ExceptionGroup
+else:  # pragma: no cover - covered on 3.10
+
+    class _Group(Exception):
+        """What of the language's own `ExceptionGroup` (3.11) is needed to read one, sort one out and raise the rest."""
+
+        _message: str
+        _members: tuple[Exception, ...]
+
+        def __new__(cls, message: str, exceptions: Sequence[Exception]) -> Any:
+            """As there."""
+            members = tuple(exceptions)
+            if not members or not all(isinstance(member, Exception) for member in members):
+                raise ValueError(f"{cls.__name__} takes one exception or more, not {exceptions!r}")
+            self = super().__new__(cls, message, exceptions)
+            self._message, self._members = message, members
+            return self
+
+        @property
+        def message(self) -> str:
+            """What happened, as given."""
+            return self._message
+
+        @property
+        def exceptions(self) -> tuple[Exception, ...]:
+            """The members, in their order."""
+            return self._members
+
+        def __str__(self) -> str:
+            number = len(self._members)
+            head = f"{self._message} ({number} sub-exception{'' if number == 1 else 's'})"
+            traces = [trace_of(member).rstrip().replace("\n", "\n  | ") for member in self._members]
+            rule = "\n  +---------------- "
+            return "".join([head, *(f"{rule}{i}\n  | {trace}" for i, trace in enumerate(traces, 1))])
+
+        def __repr__(self) -> str:
+            return f"{type(self).__name__}({self._message!r}, {list(self._members)!r})"
+
+        def derive(self, exceptions: Sequence[Exception]) -> Any:
+            """A group of the same kind with other members."""
+            return type(self)(self._message, exceptions)
+
+        def split(self, condition: Any) -> tuple[Any, Any]:
+            """The members that `condition` (exception types, or a function) holds for, and the others; None for none."""
+            matches = condition if not isinstance(condition, (type, tuple)) else None
+            sides: tuple[list[Exception], list[Exception]] = ([], [])
+            for member in self._members:
+                if isinstance(member, _Group):
+                    for side, part in zip(sides, member.split(condition), strict=True):
+                        side += [] if part is None else [part]
+                    continue
+                held = matches(member) if matches is not None else isinstance(member, condition)
+                sides[0 if held else 1].append(member)
+            return tuple(self._like(side) if side else None for side in sides)  # type: ignore[return-value]
+
+        def subgroup(self, condition: Any) -> Any:
+            """The first half of `split`."""
+            return self.split(condition)[0]
+
+        def _like(self, members: list[Exception]) -> Any:
+            made = self.derive(members)
+            made.__traceback__, made.__context__, made.__cause__ = (
+                self.__traceback__,
+                self.__context__,
+                self.__cause__,
+            )
+            return made
+
+
+class CleanupErrorGroup(LifecycleError, _Group):
+    """What went wrong while a `CleanupStack` was unwound: every failure, in the order in which they happened, behind the
+    exception that the block itself had raised, if it had.
+
+    An `ExceptionGroup`, so that ``except*``, `split` and tracebacks work as for any. On Python 3.10, which has none, it has the
+    same attributes and methods, and its text shows every member's traceback.
+    """
+
+    def derive(self, exceptions: Sequence[Exception]) -> Any:
+        """A group of the same kind with other members; what `split` and `subgroup` make their halves with."""
+        return CleanupErrorGroup(self.message, exceptions)
