@@ -6,6 +6,7 @@ the program's own ``Gst.init(None)``. Without them the import raises `MissingGSt
 
 from __future__ import annotations
 
+from integrations.gstreamer.adapter import SampleAdapter
 from integrations.gstreamer.bus import BusWatch
 from integrations.gstreamer.capture import Capture, CaptureStats
 from integrations.gstreamer.elements import ElementGuard
@@ -26,11 +27,12 @@ from integrations.gstreamer.errors import (
     ShortMemoryError,
     StateTimeout,
 )
-from integrations.gstreamer.frame import Frame, SampleAdapter
+from integrations.gstreamer.frame import Frame
 from integrations.gstreamer.pads import PadGuard, ProbeGuard
 from integrations.gstreamer.pipeline import PipelineGuard
 from integrations.gstreamer.signals import SignalGuard
 from integrations.gstreamer.tracer import LeaksTracer
+from integrations.gstreamer.writable import WritableFrame
 
 __all__ = [
     "BusWatch",
@@ -59,4 +61,5 @@ __all__ = [
     "ShortMemoryError",
     "SignalGuard",
     "StateTimeout",
+    "WritableFrame",
 ]

@@ -51,19 +51,25 @@ except (ImportError, ValueError) as error:
 __all__ = [
     "CLOCK_TIME_NONE",
     "MAP_READ",
+    "AudioMeta",
     "BufferHead",
     "Gst",
     "GstApp",
     "GstVideo",
     "Mapping",
     "VideoMeta",
+    "audio_meta",
     "buffer_size",
+    "find_memory",
+    "int_field",
     "is_fd_memory",
     "map_foreign",
+    "map_one_memory",
     "map_plain",
     "media_type",
     "memory_count",
     "memory_of",
+    "memory_size",
     "np",
     "sample_buffer",
     "sample_caps",
@@ -73,6 +79,7 @@ __all__ = [
     "unmap_foreign",
     "unmap_plain",
     "video_meta",
+    "video_meta_key",
 ]
 
 CLOCK_TIME_NONE: Final = 2**64 - 1
@@ -172,6 +179,36 @@ class VideoMeta(ctypes.Structure):
     stride: Any
 
 
+class AudioInfo(ctypes.Structure):
+    """`GstAudioInfo`."""
+
+    _fields_ = (
+        ("finfo", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("layout", ctypes.c_int),
+        ("rate", ctypes.c_int),
+        ("channels", ctypes.c_int),
+        ("bpf", ctypes.c_int),
+        ("position", ctypes.c_int * 64),
+        ("_reserved", ctypes.c_void_p * 4),
+    )
+
+
+class AudioMeta(ctypes.Structure):
+    """The head of `GstAudioMeta`: how many samples this very buffer has, and where each channel's begin."""
+
+    _fields_ = (
+        ("meta_flags", ctypes.c_uint),
+        ("meta_info", ctypes.c_void_p),
+        ("info", AudioInfo),
+        ("samples", ctypes.c_size_t),
+        ("offsets", ctypes.POINTER(ctypes.c_size_t)),
+    )
+
+    samples: int
+    offsets: Any
+
+
 def _names(stem: str) -> tuple[str, ...]:
     """What the library is called here, the likeliest first: the very file that PyGObject has loaded already."""
     if sys.platform == "darwin":
@@ -205,6 +242,7 @@ _p = ctypes.c_void_p
 _getters = _open(ctypes.PyDLL, "gstreamer")
 _actions = _open(ctypes.CDLL, "gstreamer")
 _video = _open(ctypes.PyDLL, "gstvideo")
+_audio = _open(ctypes.PyDLL, "gstaudio")
 _allocators = _open(ctypes.PyDLL, "gstallocators")
 
 sample_buffer: Callable[[int], int | None] = _function(_getters, "gst_sample_get_buffer", _p, _p)
@@ -219,6 +257,20 @@ _structure_text = _function(_getters, "gst_structure_get_string", ctypes.c_char_
 _memory_sizes = _function(_getters, "gst_memory_get_sizes", ctypes.c_size_t, _p, _p, _p)
 _fd_of = _function(_allocators, "gst_fd_memory_get_fd", ctypes.c_int, _p)
 video_meta: Callable[[int], int | None] = _function(_video, "gst_buffer_get_video_meta", _p, _p)
+_meta_of = _function(_getters, "gst_buffer_get_meta", _p, _p, ctypes.c_size_t)
+_audio_meta_type = _function(_audio, "gst_audio_meta_api_get_type", ctypes.c_size_t)
+_structure_int = _function(
+    _getters, "gst_structure_get_int", ctypes.c_int, _p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int)
+)
+_find_memory = _function(
+    _getters,
+    "gst_buffer_find_memory",
+    ctypes.c_int,
+    _p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+    *(ctypes.POINTER(kind) for kind in (ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t)),
+)
 _map_types = (_p, ctypes.POINTER(MapInfo), ctypes.c_int)
 _unmap_types = (_p, ctypes.POINTER(MapInfo))
 MapCall = Callable[[int, MapInfo, int], int]
@@ -227,6 +279,16 @@ map_plain: MapCall = _function(_getters, "gst_buffer_map", ctypes.c_int, *_map_t
 map_foreign: MapCall = _function(_actions, "gst_buffer_map", ctypes.c_int, *_map_types)
 unmap_plain: UnmapCall = _function(_getters, "gst_buffer_unmap", None, *_unmap_types)
 unmap_foreign: UnmapCall = _function(_actions, "gst_buffer_unmap", None, *_unmap_types)
+_map_range = _function(
+    _actions,
+    "gst_buffer_map_range",
+    ctypes.c_int,
+    _p,
+    ctypes.c_uint,
+    ctypes.c_int,
+    ctypes.POINTER(MapInfo),
+    ctypes.c_int,
+)
 _new_buffer: Callable[[], int] = _function(_getters, "gst_buffer_new", _p)
 _unref = _function(_actions, "gst_mini_object_unref", None, _p)
 _byref = ctypes.byref
@@ -242,6 +304,42 @@ def text_field(caps: Any, field: str) -> str:
     """A text in the first structure of a `Gst.Caps`, empty where there is none."""
     value: bytes | None = _structure_text(_structure(hash(caps), 0), field.encode())
     return value.decode() if value else ""
+
+
+def int_field(caps: Any, field: str) -> int:
+    """A whole number in the first structure of a `Gst.Caps`, 0 where there is none."""
+    value = ctypes.c_int(0)
+    _structure_int(_structure(hash(caps), 0), field.encode(), _byref(value))
+    return value.value
+
+
+def video_meta_key(address: int) -> bytes:
+    """What a video meta says of where its picture lies, as one value to compare by."""
+    return ctypes.string_at(address + _META_FROM, _META_BYTES)
+
+
+_META_FROM: Final = int(VideoMeta.__dict__["width"].offset)
+_META_BYTES: Final = int(VideoMeta.__dict__["stride"].offset) + 4 * ctypes.sizeof(ctypes.c_int) - _META_FROM
+
+
+def audio_meta(buffer: int) -> AudioMeta | None:
+    """The buffer's audio meta, read in place: keep the buffer alive over its use."""
+    address = _meta_of(buffer, _audio_meta_type())
+    return AudioMeta.from_address(address) if address else None
+
+
+def find_memory(buffer: int, offset: int, size: int) -> tuple[int, int, int] | None:
+    """Which memories of the buffer hold `size` bytes from `offset` on: the first's index, how many, and where in the first."""
+    index, length, skip = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_size_t()
+    if not _find_memory(buffer, offset, size, _byref(index), _byref(length), _byref(skip)):
+        return None
+    return index.value, length.value, skip.value
+
+
+def map_one_memory(buffer: int, index: int, info: MapInfo, flags: int) -> int:
+    """`gst_buffer_map` of one of several memories, without putting them together into one, which would copy them."""
+    done: int = _map_range(buffer, index, 1, info, flags)
+    return done
 
 
 def unmap(mapping: Mapping) -> None:
@@ -260,6 +358,12 @@ def unmap(mapping: Mapping) -> None:
         other = _new_buffer()
         call(other, mapping)
         _unref(other)
+
+
+def memory_size(memory: int) -> int:
+    """How many bytes a memory has."""
+    size: int = _memory_sizes(memory, None, None)
+    return size
 
 
 def short_fd_memory(memory: int) -> tuple[int, int, int] | None:

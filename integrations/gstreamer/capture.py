@@ -30,8 +30,9 @@ from typing import Any, Final, Literal, TypeVar
 import attrs
 
 from integrations.gstreamer._native import Gst, GstApp
+from integrations.gstreamer.adapter import SampleAdapter
 from integrations.gstreamer.errors import CaptureError, NoFrames
-from integrations.gstreamer.frame import TYPE_NAME, Frame, SampleAdapter
+from integrations.gstreamer.frame import TYPE_NAME, Frame
 from lifecycle import CallbackError, ClosedError, Histogram, ObjectState, SafetyManager
 
 __all__ = ["Capture", "CaptureStats"]

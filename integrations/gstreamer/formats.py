@@ -1,134 +1,119 @@
 """From caps to layout: what lies where in a buffer, worked out once per caps and then found by pointer.
 
 Parsing caps costs tens of microseconds, a look-up a twentieth of one. The cache holds a reference to each caps it knows, so no
-pointer in it can come to mean other caps; it is bounded, and what falls out is parsed again.
+pointer in it can come to mean other caps; it is bounded, and what falls out is parsed again. So a stream may change its format at
+any frame: each frame is laid out by its own caps.
 
-GStreamer describes a format by components (depth, shift, pixel stride, subsampling) and planes (stride, offset). `Plane` is one
-ndarray's worth of that. A format whose pixels are one plane of equal, byte-aligned components has an *image plane* and can be an
-array of height × width × channels (height × width for one component); formats of several planes or with subsampling have none
-yet, and say so. GStreamer's own description decides, not a list of names, so a packed format that is new to us works.
+A picture has planes (`planes.py`) and, where they are one array of height × width × channels, an *image plane*; sound has
+frames × channels (`audio.py`); anything else has bytes.
 
-A buffer may carry a video meta whose strides and offsets differ from its caps (padding by a camera or decoder). The meta wins:
-`Layout.of_meta` gives the layout with its figures, cached as well.
+A buffer may carry a meta that says otherwise than its caps (padding by a camera or decoder; where the channels of planar audio
+begin). The meta wins: `Layout.of_buffer` gives the layout with its figures, for pictures cached as well.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
 
 import attrs
 
-from integrations.gstreamer._native import GstVideo, VideoMeta, media_type, np, text_field
+from integrations.gstreamer._native import (
+    GstVideo,
+    VideoMeta,
+    media_type,
+    text_field,
+    video_meta,
+    video_meta_key,
+)
+from integrations.gstreamer.audio import Sound, sound_of
 from integrations.gstreamer.errors import FormatError, SampleError
+from integrations.gstreamer.planes import Plane, image_of, planes_of, why_no_image, why_no_planes
 
-__all__ = ["Layout", "LayoutCache", "Plane"]
-
-PALETTE: Final = 1 << 5
-COMPLEX: Final = 1 << 6
-TILED: Final = 1 << 8
-LITTLE_ENDIAN: Final = 1 << 4
+__all__ = ["Layout", "LayoutCache", "Plane", "parse"]
 
 PLAIN: Final = "memory:SystemMemory"
 MAPPABLE_FEATURES: Final = frozenset({PLAIN, "memory:DMABuf"})
 """Memories whose mapping is the picture itself; of any other kind the mapping may be a descriptor, or a slow download."""
 
-_frombuffer: Any = np.frombuffer
-
 META_VARIANTS: Final = 16
 """How many layouts that differ by video meta one caps keeps."""
 
 
-@attrs.frozen
-class Plane:
-    """One ndarray's worth of a buffer: where it starts, its shape and its steps in bytes."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    strides: tuple[int, ...]
-    count: int = attrs.field(init=False)
-    """How many elements lie one after the other without a gap, or 0 where there are gaps."""
-
-    @count.default
-    def _without_gaps(self) -> int:
-        step = self.dtype.itemsize
-        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if stride != step:
-                return 0
-            step *= size
-        return step // self.dtype.itemsize
-
-    def over(self, view: memoryview) -> np.ndarray[Any, Any]:
-        """The array over a read-only `view`, zero-copy. Raises `ValueError` or `TypeError` when the view is too short.
-
-        By way of `frombuffer`, whose arrays stay read-only: one that `ndarray` makes of the view directly could be made
-        writeable, and writing through a mapping made for reading is a SIGSEGV.
-        """
-        array: np.ndarray[Any, Any]
-        if self.count:
-            array = _frombuffer(view, self.dtype, self.count, self.offset)
-            return array.reshape(self.shape)
-        array = np.ndarray(self.shape, self.dtype, _frombuffer(view, np.uint8), self.offset, self.strides)
-        return array
-
-    @property
-    def end(self) -> int:
-        """The first byte after the last element: how long the buffer must be."""
-        last = sum((count - 1) * step for count, step in zip(self.shape, self.strides, strict=True))
-        return self.offset + last + self.dtype.itemsize
-
-
 @attrs.define(eq=False)
 class Layout:
-    """What caps say about a buffer. `problem` names why there is no image plane; `caps` is held as long as the layout."""
+    """What caps say about a buffer; `caps` is held as long as the layout."""
 
     caps: Any
     media_type: str
-    format: str
-    width: int
-    height: int
-    size: int
-    image: Plane | None
-    problem: str
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    size: int = 0
+    image: Plane | None = None
+    """The one plane that is the whole picture (or sound), if there is one; `problem` says why there is none."""
+    problem: str = ""
+    planes: tuple[Plane, ...] = ()
+    """All planes; `planes_problem` says why there are none."""
+    planes_problem: str = ""
     plain: bool = True
     """Whether the caps promise system memory."""
+    sound: Sound | None = None
     _info: Any = attrs.field(default=None, repr=False)
-    _variants: dict[tuple[int, ...], Layout] = attrs.field(factory=dict, repr=False)
+    _variants: dict[Any, Layout] = attrs.field(factory=dict, repr=False)
+
+    @property
+    def varies(self) -> bool:
+        """Whether only a buffer can say what there is: sound, whose length is the buffer's own."""
+        return self.sound is not None
 
     def image_plane(self) -> Plane:
         """The plane that `Frame.array` shows; raises `FormatError` for what an ndarray cannot express."""
         if self.image is None:
-            raise FormatError(f"{self}: {self.problem}")
+            self._refuse(self.problem)
         return self.image
 
-    def of_meta(self, address: int) -> Layout:
-        """This layout with the figures of a buffer's own video meta, which is at `address`."""
+    def all_planes(self) -> tuple[Plane, ...]:
+        """The planes that `Frame.planes` shows; raises `FormatError` where one of them is no ndarray."""
+        if not self.planes:
+            self._refuse(self.planes_problem)
+        return self.planes
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise FormatError(f"{self}: {problem}")
+
+    def of_buffer(self, buffer: int, size: int) -> Layout:
+        """This layout with what a buffer's own meta says; `size` is how many bytes the buffer has."""
+        if self.sound is not None:
+            image, planes, problem = self.sound.planes(buffer, size)
+            return attrs.evolve(
+                self, image=image, planes=planes, problem=problem, planes_problem=problem, variants={}
+            )
         if self._info is None:
             return self
+        address = video_meta(buffer)
+        if not address:
+            return self
+        variant = self._variants.get(video_meta_key(address))
+        return self._of_meta(address) if variant is None else variant
+
+    def _of_meta(self, address: int) -> Layout:
         meta = VideoMeta.from_address(address)
         count = min(meta.n_planes, 4)
-        key = (meta.width, meta.height, *meta.offset[:count], *meta.stride[:count])
-        variant = self._variants.get(key)
-        if variant is None:
-            info = self._info
-            own = (info.width, _field_height(info), *info.offset[:count], *info.stride[:count])
-            if key == own:
-                variant = self
-            else:
-                variant = _video_layout(
-                    self.caps,
-                    self.media_type,
-                    info,
-                    meta.width,
-                    meta.height,
-                    meta.offset[:count],
-                    meta.stride[:count],
-                )
-            _bound(self._variants, META_VARIANTS)
-            self._variants[key] = variant
+        info = self._info
+        key = (meta.width, meta.height, tuple(meta.offset[:count]), tuple(meta.stride[:count]))
+        own = info.finfo.n_planes
+        if key == (info.width, field_height(info), tuple(info.offset[:own]), tuple(info.stride[:own])):
+            variant = self
+        else:
+            variant = _video_layout(self.caps, self.media_type, info, *key)
+        _bound(self._variants, META_VARIANTS)
+        self._variants[video_meta_key(address)] = variant
         return variant
 
     def __str__(self) -> str:
+        if self.sound is not None:
+            return f"{self.media_type} {self.format} {self.sound.channels} × {self.sound.rate} Hz"
         if self.format:
             return f"{self.media_type} {self.format} {self.width}×{self.height}"
         return self.media_type
@@ -141,49 +126,12 @@ def _bound(cache: dict[Any, Any], limit: int) -> None:
             cache.pop(key, None)
 
 
-def _field_height(info: Any) -> int:
+def field_height(info: Any) -> int:
     """Rows in one buffer: half a picture where each field has a buffer of its own."""
     height = int(info.height)
     if info.interlace_mode == GstVideo.VideoInterlaceMode.ALTERNATE:
         return (height + 1) // 2
     return height
-
-
-def _why_no_image(info: Any) -> str:
-    """Why the format is no single ndarray, or an empty string when it is one."""
-    finfo = info.finfo
-    flags = int(finfo.flags)
-    used = range(finfo.n_components)
-    advice = "use frame.data() for its bytes, or put «videoconvert ! video/x-raw,format=RGB» before the sink"
-    for flag, kind in (
-        (PALETTE, "has a palette"),
-        (TILED, "is tiled"),
-        (COMPLEX, "packs its pixels in its own way"),
-    ):
-        if flags & flag:
-            return f"the format {kind}, which an ndarray cannot express; {advice}"
-    if any(finfo.w_sub[i] or finfo.h_sub[i] for i in used):
-        return f"its colour is subsampled, so it is not one array of height × width × channels; {advice}"
-    if finfo.n_planes != 1:
-        return f"its {finfo.n_planes} planes are not one array of height × width × channels; {advice}"
-    depths = {finfo.depth[i] for i in used}
-    if len(depths) != 1 or depths - {8, 16} or any(finfo.shift[i] for i in used):
-        return f"its components are not whole bytes ({'/'.join(str(finfo.depth[i]) for i in used)} bits); {advice}"
-    steps = {finfo.pixel_stride[i] for i in used}
-    if len(steps) != 1 or min(steps) == 0:
-        return f"its components do not lie at equal steps, which an ndarray cannot express; {advice}"
-    return ""
-
-
-def _image_plane(info: Any, width: int, height: int, offset: int, stride: int) -> Plane:
-    finfo = info.finfo
-    step = int(finfo.pixel_stride[0])
-    wide = int(finfo.depth[0]) == 16
-    order = "<" if int(finfo.flags) & LITTLE_ENDIAN else ">"
-    dtype = np.dtype(order + "u2" if wide else "u1")
-    if finfo.n_components == 1 and step == dtype.itemsize:
-        return Plane((height, width), dtype, offset, (stride, step))
-    return Plane((height, width, step // dtype.itemsize), dtype, offset, (stride, step, dtype.itemsize))
 
 
 def _memory_feature(caps: Any) -> str:
@@ -197,20 +145,55 @@ def _memory_feature(caps: Any) -> str:
     return PLAIN
 
 
+def _no_access(memory: str) -> str:
+    return (
+        f"it lies in {memory}, which is not this process's memory; download it before the sink (glcolorconvert ! gldownload, "
+        "cudadownload, nvvideoconvert, vapostproc, as the memory demands), or use frame.data() for what a mapping of it gives"
+    )
+
+
 def _video_layout(
-    caps: Any, media_type: str, info: Any, width: int, height: int, offsets: list[int], strides: list[int]
+    caps: Any,
+    media_type: str,
+    info: Any,
+    width: int,
+    height: int,
+    offsets: Sequence[int],
+    strides: Sequence[int],
 ) -> Layout:
-    problem = _why_no_image(info)
     memory = _memory_feature(caps)
-    if memory not in MAPPABLE_FEATURES:
-        problem = (
-            f"the picture lies in {memory}, which is not this process's memory; download it before the sink "
-            "(glcolorconvert ! gldownload, cudadownload, nvvideoconvert, vapostproc, as the memory demands)"
+    planes: tuple[Plane, ...] = ()
+    problem = planes_problem = "" if memory in MAPPABLE_FEATURES else _no_access(memory)
+    if not problem:
+        planes_problem = why_no_planes(info)
+        problem = why_no_image(info)
+    if not planes_problem and len(offsets) < info.finfo.n_planes:
+        planes_problem = problem = (
+            f"the buffer's own video meta has {len(offsets)} planes, its format {info.finfo.n_planes}; use frame.data()"
         )
-    plane = None if problem else _image_plane(info, width, height, int(offsets[0]), int(strides[0]))
-    name = str(info.finfo.name)
+    if not planes_problem:
+        planes = planes_of(info, width, height, offsets, strides)
+        for number, plane in enumerate(planes):
+            if plane.shape[0] > 1 and abs(plane.strides[0]) < plane.row:
+                planes_problem = problem = (
+                    f"the rows of its plane {number} have {plane.row} bytes and begin {abs(plane.strides[0])} apart, so they "
+                    "overlap: the buffer's video meta is not the picture's own; use frame.data() for its bytes"
+                )
+                planes = ()
+                break
     return Layout(
-        caps, media_type, name, width, height, int(info.size), plane, problem, memory == PLAIN, info
+        caps,
+        media_type,
+        str(info.finfo.name),
+        width,
+        height,
+        int(info.size),
+        image_of(planes, problem),
+        problem,
+        planes,
+        planes_problem,
+        memory == PLAIN,
+        info=info,
     )
 
 
@@ -222,15 +205,27 @@ def parse(caps: Any) -> Layout:
             "appsink, or give Gst.Sample.new the caps that the buffer really has"
         )
     kind = media_type(caps)
+    if kind == "audio/x-raw":
+        return Layout(
+            caps,
+            kind,
+            text_field(caps, "format"),
+            plain=_memory_feature(caps) == PLAIN,
+            sound=sound_of(caps),
+        )
 
-    def without_image(problem: str, name: str = "") -> Layout:
-        return Layout(caps, kind, name, 0, 0, 0, None, problem, _memory_feature(caps) == PLAIN)
+    def bytes_only(problem: str, name: str = "") -> Layout:
+        plain = _memory_feature(caps) == PLAIN
+        return Layout(caps, kind, name, problem=problem, planes_problem=problem, plain=plain)
 
     if kind != "video/x-raw":
-        return without_image("it is not raw video, so it has no image; use frame.data() for its bytes")
+        return bytes_only(
+            "it is neither raw video nor raw audio, so it has no array; use frame.data() for its bytes"
+        )
     name = text_field(caps, "format")
-    unknown = without_image(
-        "this GStreamer cannot tell how its pixels lie; put «videoconvert ! video/x-raw,format=RGB» before the sink",
+    unknown = bytes_only(
+        "this GStreamer cannot tell how its pixels lie; use frame.data() for its bytes, or put "
+        "«videoconvert ! video/x-raw,format=RGB» before the sink",
         name,
     )
     try:
@@ -239,7 +234,7 @@ def parse(caps: Any) -> Layout:
         return unknown
     if info is None or not info.finfo.n_components:
         return unknown
-    return _video_layout(caps, kind, info, int(info.width), _field_height(info), info.offset, info.stride)
+    return _video_layout(caps, kind, info, int(info.width), field_height(info), info.offset, info.stride)
 
 
 class LayoutCache:

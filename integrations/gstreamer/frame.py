@@ -23,15 +23,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from integrations.gstreamer._buffers import deep_copy, own_reference, sole_owner
 from integrations.gstreamer._native import (
     CLOCK_TIME_NONE,
     MAP_READ,
     BufferHead,
-    Gst,
-    Mapping,
     buffer_size,
+    find_memory,
     is_fd_memory,
     map_foreign,
     map_plain,
@@ -39,12 +39,8 @@ from integrations.gstreamer._native import (
     memory_of,
     np,
     sample_buffer,
-    sample_caps,
-    short_fd_memory,
-    unmap,
     unmap_foreign,
     unmap_plain,
-    video_meta,
 )
 from integrations.gstreamer.errors import (
     FormatError,
@@ -53,106 +49,22 @@ from integrations.gstreamer.errors import (
     SampleError,
     ShortMemoryError,
 )
-from integrations.gstreamer.formats import Layout, LayoutCache, Plane
-from lifecycle import ANY_THREAD, Handle, SafetyManager
+from integrations.gstreamer.formats import Layout, Plane
+from integrations.gstreamer.held import Held, Live, check_memories, end_held, no_mapping, open_memory
+from integrations.gstreamer.writable import WritableFrame
+from lifecycle import ANY_THREAD, Handle
 
-__all__ = ["Frame", "SampleAdapter"]
+if TYPE_CHECKING:
+    from integrations.gstreamer.adapter import SampleAdapter
+
+__all__ = ["TYPE_NAME", "Frame", "Live", "end_held"]
 
 T = TypeVar("T")
-Live = dict[int, "weakref.ref[Any]"]
 
 TYPE_NAME: Final = "gst.Sample"
 """The type under which frames are registered."""
 
-
 _NOTHING: Final = memoryview(b"")
-
-
-class Held(Mapping):
-    """The native object of a frame: the mapping, and its entry ``live[key]`` in the table of live ones."""
-
-    __slots__ = ("key", "live")
-    live: Live | None
-    key: int
-
-
-def _end(held: Held) -> None:
-    """The release function of every frame: leave the table and unmap. The sample goes with `held` itself."""
-    live = held.live
-    if live is not None:
-        live.pop(held.key, None)
-    unmap(held)
-
-
-_Sample = Gst.Sample
-_tables: weakref.WeakKeyDictionary[SafetyManager, Live] = weakref.WeakKeyDictionary()
-
-
-class SampleAdapter:
-    """Makes frames of samples.
-
-    Parameters
-    ----------
-    manager:
-        Whose objects the frames become.
-    name:
-        Shown in messages and reports as the name of every frame made here.
-
-    One adapter serves any number of threads and of formats; what it knows of caps is cached, so keep it.
-    """
-
-    __slots__ = ("_known", "_layouts", "_live", "_name", "_register", "manager")
-
-    def __init__(self, manager: SafetyManager, *, name: str | None = None) -> None:
-        self.manager = manager
-        self._name = name
-        self._register = manager.registrar(TYPE_NAME, release=_end, release_on=ANY_THREAD)
-        self._live = _tables.setdefault(manager, {})
-        self._layouts = LayoutCache()
-        self._known = self._layouts.known
-
-    def frame(self, sample: Any) -> Frame:
-        """The frame of a `Gst.Sample`. Nothing is mapped or copied yet; callable on any thread.
-
-        Raises `SampleError` for what is no sample, or one without a buffer or without fixed caps.
-        """
-        if not isinstance(sample, _Sample):
-            raise SampleError(
-                f"a frame is made of a Gst.Sample, not of {type(sample).__name__} ({sample!r}); pull one from an appsink "
-                "(None there means end of stream, or nothing within the timeout), or wrap a buffer: Gst.Sample.new(buffer, caps)"
-            )
-        pointer = hash(sample)
-        layout = self._known.get(sample_caps(pointer))  # type: ignore[arg-type]  # None is in no table
-        if layout is None:
-            layout = self._learn(sample)
-        if sample_buffer(pointer) is None:
-            raise SampleError(
-                f"the sample at {pointer:#x} ({layout}) has no buffer; skip it, it carries caps or a buffer list only"
-            )
-        return Frame(self, sample, layout)
-
-    def convert(self, sample: Any, fn: Callable[[Any], T]) -> T:
-        """What ``fn(array)`` returns for the sample's picture, in one call: frame, panic boundary and close.
-
-        The array is the read-only one of `Frame.array`; it may be kept, or be part of the result. What `fn` raises and nobody
-        declared is a panic: `AccessPanicError`, from it. Raises what `frame` and `Frame.array` raise.
-        """
-        with self.frame(sample) as frame:
-            frame.array()  # what the sample or its format cannot give is no panic of fn's
-            result: T = self.manager.safe_access(frame.handle, frame._show, fn)
-            return result
-
-    def _learn(self, sample: Any) -> Layout:
-        caps = sample.get_caps()
-        if caps is None:
-            raise SampleError(
-                f"the sample at {hash(sample):#x} has no caps, so nobody can say what its bytes are; pull it from a running "
-                "appsink, or give Gst.Sample.new its caps"
-            )
-        return self._layouts.add(caps)
-
-    def __repr__(self) -> str:
-        return f"<SampleAdapter {self._name or TYPE_NAME!r} of manager {self.manager.name!r}: {len(self._known)} formats known>"
 
 
 class Frame:
@@ -164,12 +76,13 @@ class Frame:
 
     __slots__ = (
         "__weakref__",
+        "_actual",
         "_adapter",
         "_closed",
         "_handles",
         "_layout",
         "_native",
-        "_plane",
+        "_parts",
         "_sample",
         "_view",
     )
@@ -179,10 +92,11 @@ class Frame:
         self._sample = sample
         self._layout = layout
         self._closed = False
+        self._actual = layout
         self._view: memoryview | None = None
-        self._plane: Plane | None = None
         self._handles: list[Handle[Held]] = []
         self._native: list[Handle[Any]] | None = None
+        self._parts: dict[int, tuple[Handle[Held], memoryview]] | None = None
 
     # -- the picture --------------------------------------------------------------------------------------------------------
 
@@ -195,27 +109,74 @@ class Frame:
         return self._view_now()[:]
 
     def array(self) -> np.ndarray[Any, Any]:
-        """The picture as a read-only ndarray, zero-copy: height × width × channels, or height × width for one component.
+        """The picture as a read-only ndarray, zero-copy: height × width × channels, or height × width for one component. Sound as
+        frames × channels.
 
-        The dtype is uint8 or uint16 (of the format's byte order); strides are the buffer's own, so rows may be padded. Valid as
-        long as it, or any array made from it, lives. Raises `FormatError` for a format that is not one such array, and what
-        `data` raises.
+        The dtype is uint8 or uint16 (of the format's byte order), for sound that of its format; strides are the buffer's own, so
+        rows may be padded. Valid as long as it, or any array made from it, lives. Raises `FormatError` for a format that is not
+        one such array, and what `data` raises.
         """
-        if self._layout.image is None:
-            self._layout.image_plane()  # says why
+        layout = self._layout
+        if layout.image is None and not layout.varies:
+            layout.image_plane()  # says why
         view = self._view
         if view is None or not self._handles[0].valid:
             view = self._view_now()
-        plane = self._plane
-        assert plane is not None  # set by whoever mapped
+        plane = self._actual.image
+        if plane is None:
+            view = _NOTHING
+            plane = self._actual.image_plane()
         try:
             return plane.over(view)
         except (TypeError, ValueError):
             size, view = len(view), _NOTHING  # a kept traceback must keep no memory
-            raise ShortMemoryError(
-                f"{self!r} has {size} bytes and its caps ({self._layout}) need {plane.end}: the buffer is truncated, or the "
-                "caps are not its own; use data() for the bytes that are there"
-            ) from None
+            raise self._too_short(size, plane) from None
+
+    def planes(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """The planes as read-only ndarrays, zero-copy, in the order in which they lie in memory: one for packed formats, (Y, UV)
+        for NV12, (Y, U, V) for I420, (Y, V, U) for YV12; the table of shapes stands in `planes.py`. Sound: frames × channels, or
+        one array a channel where it is planar.
+
+        Where the buffer has several memories and no plane lies across two, each is mapped where it is, without a copy. Raises
+        `FormatError` for a format with planes that are no ndarrays, and what `data` raises.
+        """
+        layout = self._layout
+        if not layout.varies:
+            layout.all_planes()  # says why not
+        views = None if layout.varies else self._memories_now()
+        view = self._view_now() if views is None else _NOTHING
+        planes = self._actual.all_planes()
+        try:
+            if views is not None:
+                return tuple(plane.over(part) for plane, part in views)
+            return tuple(plane.over(view) for plane in planes)
+        except (TypeError, ValueError):
+            size, view, views = len(view), _NOTHING, None  # a kept traceback must keep no memory
+            raise self._too_short(size, max(planes, key=lambda plane: plane.end)) from None
+        finally:
+            view, views = _NOTHING, None
+
+    def copy(self, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        """A writable copy of `array` that is yours alone: no mapping, no padding, nothing to close.
+
+        `out`, an array of the same shape and dtype, is filled and returned instead of a new one: for a picture of some megabytes
+        that saves the pages of a new array, which cost more than the copying. Raises what `array` raises, `FormatError` where
+        `out` does not fit.
+        """
+        if out is None:
+            copy: np.ndarray[Any, Any] = self.array().copy()
+            return copy
+        array = self.array()
+        try:
+            if not isinstance(out, np.ndarray) or out.shape != array.shape or out.dtype != array.dtype:
+                given = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else repr(out)
+                raise FormatError(
+                    f"{self!r}: copy(out=) takes an array of shape {array.shape} and dtype {array.dtype}, not {given}"
+                )
+            np.copyto(out, array)
+            return out
+        finally:
+            del array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.array()
@@ -251,6 +212,18 @@ class Frame:
         return self._layout.format or self._layout.media_type
 
     @property
+    def rate(self) -> int:
+        """Frames of sound a second. Raises `FormatError` where the caps are not raw audio."""
+        sound = self._layout.sound
+        return sound.rate if sound is not None else self._no_picture("rate")
+
+    @property
+    def channels(self) -> int:
+        """Channels of sound. Raises `FormatError` where the caps are not raw audio."""
+        sound = self._layout.sound
+        return sound.channels if sound is not None else self._no_picture("channels")
+
+    @property
     def pts(self) -> int | None:
         """Presentation time in nanoseconds, None when the buffer has none."""
         sample = self._sample_now()
@@ -276,6 +249,12 @@ class Frame:
                 self._open(mapped=False)  # what cannot be mapped can still be held
         return self._handles[0]
 
+    def _held_handle(self) -> Handle[Held]:
+        """The frame's share of the registered object, which is held but not mapped where nobody asked for that yet."""
+        if not self._handles:
+            self._open(mapped=False)
+        return self._handles[0]
+
     @property
     def native(self) -> Handle[Any]:
         """A child handle whose object is the `Gst.Sample` itself: ``with frame.native.lease() as sample``.
@@ -290,7 +269,7 @@ class Frame:
             child = self._adapter.manager.register(
                 sample,
                 TYPE_NAME + ".native",
-                parent=self.handle,
+                parent=self._held_handle(),
                 release=None,
                 release_on=ANY_THREAD,
                 name=self._adapter._name,
@@ -306,8 +285,33 @@ class Frame:
         other = Frame(self._adapter, self._sample_now(), self._layout)
         other._handles.append(self.handle.share())
         other._view = view
-        other._plane = self._plane
+        other._actual = self._actual
         return other
+
+    def writable(self) -> WritableFrame:
+        """The frame for writing; this one is closed by it.
+
+        If the frame was the last to hold its buffer, the buffer itself: nobody else can see it. Otherwise (another branch of a
+        tee, an array or a sample that is kept, memory that is read-only) a copy; `WritableFrame.copied` says which. Raises
+        `MapError` when neither can be mapped, and what `data` raises.
+        """
+        sample = self._sample_now()
+        owned = own_reference(self._buffer_of(sample))
+        layout = self._layout
+        sample = None
+        self.close()
+        manager, name = self._adapter.manager, self._adapter._name
+        if sole_owner(owned):
+            try:
+                return WritableFrame(manager, owned, layout, copied=False, name=name)
+            except MapError:
+                pass  # memory that may only be read: a copy it is
+        check_memories(self, owned.value or 0)
+        copy = deep_copy(owned)
+        owned.drop()
+        if not copy.value:
+            raise no_mapping(self)
+        return WritableFrame(manager, copy, layout, copied=True, name=name)
 
     def close(self) -> bool:
         """Give the frame back. True when the buffer is unmapped and given back already, False when a view, an array or another
@@ -315,9 +319,8 @@ class Frame:
         self._closed = True
         self._view = None
         self._sample = None
-        if self._native:
-            for child in self._native:
-                child.close()
+        if self._native or self._parts:
+            self._close_children()
         released = True
         for handle in self._handles:
             released = handle.close() and released
@@ -334,8 +337,8 @@ class Frame:
     def __exit__(self, *exc_info: object) -> None:
         self._closed = True  # as `close`, without its answer
         self._view = self._sample = None
-        if self._native is not None:
-            self.close()
+        if self._native is not None or self._parts is not None:
+            self._close_children()
         for handle in self._handles:
             handle.close()
 
@@ -345,6 +348,17 @@ class Frame:
         return f"<Frame {self._layout}: {state}>"
 
     # -- inside -------------------------------------------------------------------------------------------------------------
+
+    def _close_children(self) -> None:
+        for child in self._native or ():
+            child.close()
+        parts = self._parts
+        if parts is not None:
+            for index in list(parts):
+                part = parts.pop(index, None)
+                if part is not None:
+                    part[0].close()
+                part = None
 
     def _show(self, _: Held, fn: Callable[[Any], T]) -> T:
         """Call `fn` with the array, without keeping that in a frame of ours."""
@@ -399,13 +413,12 @@ class Frame:
                     if plain:
                         done = map_plain(buffer, held, MAP_READ)
                     else:
-                        self._check_memories(buffer)
+                        check_memories(self, buffer)
                         held.unmap = unmap_foreign
                         done = map_foreign(buffer, held, MAP_READ)
                     if not done:
-                        raise self._no_mapping()
-                meta = video_meta(buffer)
-                self._plane = layout.image if meta is None else layout.of_meta(meta).image
+                        raise no_mapping(self)
+                self._actual = layout.of_buffer(buffer, held.size if owner is None else buffer_size(buffer))
             handle = adapter._register(held, buffer, layout.size or buffer_size(buffer))
             if owner is not None:
                 view = memoryview(owner).cast("B")[: buffer_size(buffer)].toreadonly()
@@ -417,7 +430,7 @@ class Frame:
             view = owner = None
             if handle is not None:
                 handle.close()
-            _end(held)
+            end_held(held)
             raise
         if view is None:
             view = _NOTHING
@@ -432,24 +445,53 @@ class Frame:
             raise self._refusal()
         return view
 
-    def _check_memories(self, buffer: int) -> None:
-        """Refuse memory of a file that is shorter than it says: a mapping reaches past the end of a short file without an error,
-        and reading there (several memories are read by mapping them) kills the process."""
-        for index in range(memory_count(buffer)):
-            memory = memory_of(buffer, index)
-            short = short_fd_memory(memory) if is_fd_memory(memory) else None
-            if short is not None:
-                fd, needed, there = short
-                raise ShortMemoryError(
-                    f"{self!r}: its memory is fd {fd} and says it has {needed} bytes, but the file has {there}, and reading on "
-                    "would be a SIGBUS; the producer must size the file (ftruncate) before it pushes the buffer, and never "
-                    "shrink it"
-                )
+    def _memories_now(self) -> list[tuple[Plane, memoryview]] | None:
+        """Each plane with the view of the one memory that it lies in; None where the whole buffer has to be mapped."""
+        sample = self._sample_now()
+        buffer = self._buffer_of(sample)
+        if self._view is not None or memory_count(buffer) < 2:
+            return None
+        self._actual = layout = self._layout.of_buffer(buffer, 0)
+        found = []
+        for plane in layout.all_planes():
+            where = find_memory(buffer, plane.start, plane.end - plane.start)
+            if where is None or where[1] != 1:
+                return None
+            found.append((plane, where[0], where[2] - plane.start))
+        parent = self._held_handle()
+        if not parent.valid:
+            self._refuse()
+        check_memories(self, buffer)
+        parts = self._parts
+        if parts is None:
+            parts = self._parts = {}
+        placed: list[tuple[Plane, memoryview]] = []
+        try:
+            for plane, index, shift in found:
+                part = parts.get(index)
+                if part is None:
+                    adapter = self._adapter
+                    part = open_memory(
+                        adapter.manager, adapter._live, self, parent, sample, buffer, index, TYPE_NAME
+                    )
+                    if parts.setdefault(index, part) is not part:
+                        part[0].close()
+                here = Plane(plane.shape, plane.dtype, plane.offset + shift, plane.strides)
+                placed.append((here, part[1]))
+            if self._closed:
+                self._close_children()
+                raise self._refusal()
+            return placed
+        except BaseException:
+            placed.clear()
+            raise
+        finally:
+            part = None
 
-    def _no_mapping(self) -> MapError:
-        return MapError(
-            f"{self!r}: GStreamer cannot map this memory for reading; take a sample from system memory (a converter or download "
-            "element before the sink), or use frame.native for the memory's own interface"
+    def _too_short(self, size: int, plane: Plane) -> ShortMemoryError:
+        return ShortMemoryError(
+            f"{self!r} has {size} bytes and its caps ({self._layout}) need {plane.end}: the buffer is truncated, or the "
+            "caps are not its own; use data() for the bytes that are there"
         )
 
     def _sample_now(self) -> Any:
@@ -476,4 +518,5 @@ class Frame:
         )
 
     def _no_picture(self, what: str) -> NoReturn:
-        raise FormatError(f"{self._layout} has no {what}: {self._layout.problem or 'it is not a picture'}")
+        layout = self._layout
+        raise FormatError(f"{layout} has no {what}: {layout.problem or f'its caps are {layout.media_type}'}")

@@ -115,12 +115,12 @@ def test_what_gstreamer_does_not_know_either_is_said(gst: ModuleType, adapter: A
 def test_what_is_no_picture_has_bytes_and_no_width(gst: ModuleType, adapter: Any) -> None:
     from integrations.gstreamer import FormatError
 
-    sample = gst.sample_of(b"abcd", "audio/x-raw,format=S16LE,rate=48000,channels=2,layout=interleaved")
+    sample = gst.sample_of(b"abcd", "video/x-h264,stream-format=byte-stream,alignment=au")
     with adapter.frame(sample) as frame:
         assert bytes(frame.data()) == b"abcd"
-        assert frame.format == "audio/x-raw"
-        for ask in (frame.array, lambda: frame.width, lambda: frame.height):
-            with pytest.raises(FormatError, match="audio/x-raw"):
+        assert frame.format == "video/x-h264"
+        for ask in (frame.array, frame.planes, frame.copy, lambda: frame.width, lambda: frame.height):
+            with pytest.raises(FormatError, match=r"video/x-h264.*frame\.data\(\)"):
                 ask()
 
 

@@ -1,0 +1,161 @@
+"""Loans: what GStreamer holds of ours, and the moment at which it lets go.
+
+**The problem.** An array that is pushed without a copy must live until the last element has dropped its buffer, which happens on
+any thread, at any time, perhaps while the interpreter ends. GStreamer tells by calling a C function. A Python function in its
+place dies with the interpreter, and takes the process with it.
+
+**The idea.** The C function adds one to a number, the loan's *slot*. Python looks at the slots now and then: at each new loan
+(at a few), when somebody asks (at all), and every `PERIOD` seconds while anything is out, on a thread that exists only then.
+
+**What is relied on.** A loan's number is never used again, so whoever takes it out of the table has it alone, without a lock.
+Slots are never freed. The table is never freed either, not even as the interpreter ends: what is still out then is out for good.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+__all__ = ["Loans"]
+
+CHUNK: Final = 1024
+"""Slots that are made at a time."""
+LOOKED_AT: Final = 2
+"""How many of the oldest loans a new one looks at."""
+PERIOD: Final = 0.02
+"""Seconds between two looks at all of them."""
+IDLE_ROUNDS: Final = 100
+"""After so many looks with nothing out the thread ends."""
+
+_chunks: list[Any] = []
+_free: deque[Any] = deque()
+_next_number: Callable[[], int] = itertools.count(1).__next__
+
+
+class _Loan(NamedTuple):
+    slot: Any
+    kept: Any
+    owner: dict[int, Any]
+    back: Callable[[Any], object] | None
+
+
+_out: dict[int, _Loan] = {}
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_out))
+
+
+def _new_slot() -> Any:
+    while True:
+        try:
+            return _free.popleft()
+        except IndexError:
+            chunk = (ctypes.c_int * CHUNK)()
+            _chunks.append(chunk)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(chunk))
+            start = ctypes.addressof(chunk)
+            _free.extend(
+                ctypes.c_int.from_address(start + index * ctypes.sizeof(ctypes.c_int))
+                for index in range(CHUNK)
+            )
+
+
+class Loans:
+    """What one party has lent to GStreamer. `info` by number of what is out now; look with `sweep` first."""
+
+    __slots__ = ("info",)
+
+    def __init__(self) -> None:
+        self.info: dict[int, Any] = {}
+
+    def lend(
+        self, kept: Any, make: Callable[[int], Any], info: Any, back: Callable[[Any], object] | None = None
+    ) -> tuple[int, Any]:
+        """``(number, make(address))``: `make` gives GStreamer the slot's address together with what `kept` keeps alive.
+
+        ``back(kept)`` is called once it is back, on any thread; it must be quick and not fail. If `make` fails nothing is lent.
+        """
+        sweep(LOOKED_AT)
+        slot = _new_slot()
+        number = _next_number()
+        made = None
+        try:
+            self.info[number] = info
+            _out[number] = _Loan(slot, kept, self.info, back)
+            made = make(ctypes.addressof(slot))
+            _start()
+            return number, made
+        except BaseException:
+            # Of what `make` made and an interrupt lost, the death has told the slot; of what it did not make nothing will.
+            if made is None and not slot.value and _out.pop(number, None) is not None:
+                self.info.pop(number, None)
+                _free.append(slot)
+            raise
+        finally:
+            kept = None
+
+    def __len__(self) -> int:
+        """How many are out now, exactly."""
+        sweep()
+        return len(self.info)
+
+
+def sweep(most: int | None = None) -> None:
+    """Take back what GStreamer has let go of: all of it, or what is among the `most` oldest loans."""
+    while True:
+        try:
+            entries = list(_out.items() if most is None else itertools.islice(_out.items(), most))
+            break
+        except RuntimeError:  # another thread has changed it meanwhile
+            continue
+    loan = None
+    try:
+        for number, loan in entries:
+            if not loan.slot.value:
+                continue
+            loan.owner.pop(number, None)  # first: interrupted after this, the next sweep finds the rest
+            if _out.pop(number, None) is not None:
+                loan.slot.value = 0
+                _free.append(loan.slot)
+                if loan.back is not None:
+                    loan.back(loan.kept)
+    finally:
+        loan = None
+        entries.clear()
+
+
+# -- the thread that looks while anything is out --------------------------------------------------------------------------------
+
+_watcher: threading.Thread | None = None
+
+
+def _start() -> None:
+    global _watcher
+    watcher = _watcher
+    if watcher is not None and watcher.is_alive():
+        return
+    thread = threading.Thread(target=_watch, name="gst-loans", daemon=True)
+    _watcher = thread
+    try:
+        thread.start()
+    except RuntimeError:
+        _watcher = None  # the interpreter is ending: what is out stays out
+
+
+def _watch() -> None:
+    global _watcher
+    idle = 0
+    while True:
+        time.sleep(PERIOD)
+        if _watcher is not threading.current_thread():
+            return  # another one has been started
+        sweep()
+        idle = 0 if _out else idle + 1
+        if idle > IDLE_ROUNDS:
+            _watcher = None
+            if not _out:
+                return
+            _watcher = threading.current_thread()
