@@ -66,6 +66,8 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "gst-overrides": (_gst_overrides, SYSTEM_PACKAGES),
     "numpy": (lambda: _module("numpy"), MAKE),
     "prometheus_client": (lambda: _module("prometheus_client"), MAKE),
+    "uvloop": (lambda: _module("uvloop"), MAKE),
+    "pyside6": (lambda: _module("PySide6.QtCore"), MAKE),
     "promtool": (lambda: tool("promtool") is not None, MAKE),
     "prometheus": (lambda: tool("prometheus") is not None, MAKE),
 }

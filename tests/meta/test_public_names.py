@@ -16,7 +16,7 @@ import pytest
 import lifecycle
 from tests.support import ROOT, run_python
 
-PUBLIC_MODULES = ["lifecycle", "integrations.prometheus"]
+PUBLIC_MODULES = ["lifecycle", "integrations.event_loops.asyncio", "integrations.prometheus"]
 
 
 def submodules() -> list[str]:

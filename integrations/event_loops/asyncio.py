@@ -1,0 +1,197 @@
+"""asyncio, also on uvloop: a release queue of the loop, leases that survive cancellation, closing without blocking.
+
+**Leases across awaits** need nothing special: ``with handle.lease() as obj`` in a coroutine holds the object until the block
+ends, also when the task is cancelled in it, or is dropped for good.
+
+**Work on threads** does. Cancelling a task does not stop the thread that it waits for: a lease held by the coroutine would end
+under that thread's feet. In `run_leased` the thread owns the lease, from before it starts until its function is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Generic, TypeVar
+
+from lifecycle import Handle, Lease, LifecycleError, ReleaseQueue, _world
+from lifecycle.cell import Record
+from lifecycle.checks import check_callback, check_timeout
+from lifecycle.queues import DEFAULT, WhenDue
+from lifecycle.releases import LET_DIE
+from lifecycle.states import ENDED, RELEASED
+from lifecycle.workers import SLACK
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def release_queue(name: str = "asyncio") -> ReleaseQueue:
+    """A `ReleaseQueue` of the running loop: what is registered with ``release_on=`` it is released on the loop's thread, in a
+    turn of the loop, wherever it was closed or dropped. Raises `LifecycleError` where no loop runs."""
+    loop = _running_loop(f"release_queue({name!r})")
+    return ReleaseQueue(name, thread="current", post=loop.call_soon_threadsafe)
+
+
+async def run_leased(
+    handle: Handle[T], fn: Callable[..., R], /, *args: Any, executor: Executor | None = None
+) -> R:
+    """``fn(obj, *args)`` on a thread, which owns a lease of the object meanwhile.
+
+    The lease is taken at once, so that a shut door is refused here (`AccessRefusedError`) and not later. It ends when `fn` is
+    back, before this returns. Where the task is cancelled before a thread has begun, it ends then; where it is cancelled later,
+    `fn` runs on with its lease, and should it then raise, the loop's exception handler is told, since nobody else will be.
+
+    Parameters
+    ----------
+    handle:
+        A handle, or anything that has one as its ``handle``.
+    fn:
+        A plain function; a coroutine function is refused (`CallbackError`). Context variables are those of the caller. What it
+        raises passes unchanged and poisons nothing: for the panic boundary use ``asyncio.to_thread(manager.safe_access, handle,
+        fn)``.
+    executor:
+        Whose threads to use; None takes the loop's default, as `asyncio.to_thread` does.
+    """
+    loop = _running_loop("run_leased")
+    check_callback(fn, "run_leased(fn)")
+    call: _Call[T] = _Call(loop)
+    try:
+        call.lease.append(_handle_of(handle).lease())
+        context = contextvars.copy_context()
+        return await loop.run_in_executor(executor, context.run, call.run, fn, *args)  # type: ignore[arg-type]
+    finally:
+        call.leave()
+        handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+
+class _Call(Generic[T]):
+    """One `run_leased`. Whoever pops the lease, the thread that begins or the task that gives up, ends it."""
+
+    __slots__ = ("abandoned", "lease", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.lease: list[Lease[T]] = []
+        self.abandoned = False
+
+    def run(self, fn: Callable[..., R], *args: Any) -> R | None:
+        """On the thread."""
+        try:
+            lease = self.lease.pop()
+        except IndexError:
+            return None  # given up before it began, and nobody asks for a result
+        obj = None
+        try:
+            with lease as obj:
+                return fn(obj, *args)
+        except BaseException as error:
+            if self.abandoned:
+                self._tell(error)
+            raise
+        finally:
+            lease = obj = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+    def leave(self) -> None:
+        """In the task: it is done, or cancelled."""
+        self.abandoned = True
+        try:
+            self.lease.pop().close()
+        except IndexError:  # the thread has it, or had
+            return
+
+    def _tell(self, error: BaseException) -> None:
+        facts = {"message": "run_leased failed after its task had been cancelled", "exception": error}
+        try:
+            self.loop.call_soon_threadsafe(self.loop.call_exception_handler, facts)
+        except RuntimeError:  # the loop is closed
+            self.loop.call_exception_handler(facts)
+
+
+async def aclose(handle: Handle[Any], *, timeout: float | WhenDue | None = DEFAULT) -> bool:
+    """`Handle.close`, with the same answers, but waiting without blocking the loop: for the release on a worker thread or
+    wherever else it runs, and with `timeout` (seconds, None for ever) for the others who hold the object.
+
+    If the task is cancelled the handle is closed all the same, and only the waiting ends.
+    """
+    if timeout is not DEFAULT:
+        check_timeout(timeout)
+    handle = _handle_of(handle)
+    try:
+        record = handle._record
+        if handle.close(timeout=0) or record.phase in ENDED:
+            return record.phase is RELEASED
+    finally:
+        handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+    if isinstance(timeout, WhenDue):
+        if record() is not None:
+            return False
+        timeout = record.kind.registry.config.finalizer_timeout + SLACK
+    return await _end_of(record, timeout)
+
+
+class _Waiter:
+    """Stands among those who wait for an object's end (`Registry.waiters`); `put` is called on whatever thread it ends."""
+
+    __slots__ = ("_loop", "ended")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.ended = asyncio.Event()
+
+    def put(self, _: None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self.ended.set)
+        except RuntimeError:  # the loop is closed, and nobody waits there any more
+            return
+
+
+async def _end_of(record: Record, timeout: float | None) -> bool:
+    waiters = record.kind.registry.waiters
+    loop = asyncio.get_running_loop()
+    waiter = _Waiter(loop)
+    until = None if timeout is None else _world.monotonic() + timeout
+    try:
+        waiters.setdefault(record.id, []).append(waiter)
+        while record.phase not in ENDED:
+            left = None if until is None else until - _world.monotonic()
+            if left is not None and left <= 0:
+                break
+            if (
+                _world.free_threaded
+            ):  # an object made on this thread may wait for it to run Python again, to die
+                left = LET_DIE if left is None else min(left, LET_DIE)
+            timer = None if left is None else loop.call_later(left, waiter.ended.set)
+            try:
+                await waiter.ended.wait()
+                waiter.ended.clear()
+            finally:
+                if timer is not None:
+                    timer.cancel()
+    finally:
+        others = waiters.get(record.id)
+        if others is not None and waiter in others:
+            others.remove(waiter)
+        if not others:
+            waiters.pop(record.id, None)
+    return record.phase is RELEASED
+
+
+def _running_loop(what: str) -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise LifecycleError(
+            f"{what} belongs to a running event loop, and none runs on this thread: call it in a coroutine"
+        ) from None
+
+
+def _handle_of(target: Any) -> Handle[Any]:
+    handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
+    if not isinstance(handle, Handle):
+        raise LifecycleError(f"expected a handle or something that has one as its handle, not {target!r}")
+    return handle
+
+
+__all__ = ["aclose", "release_queue", "run_leased"]
