@@ -44,6 +44,7 @@ from lifecycle.errors import (
     LifecycleError,
     LimitError,
     NotReleased,
+    OwnershipError,
     RegistrationError,
     UnknownObjectError,
     WrongThreadError,
@@ -58,6 +59,7 @@ from lifecycle.manager import SafetyManager
 from lifecycle.queues import ANY_THREAD, BACKGROUND, ReleaseQueue
 from lifecycle.states import Cause, ObjectState
 from lifecycle.stats import Health, Histogram, ObjectInfo, QueueStats, SafetyStats, ShutdownReport, TypeStats
+from lifecycle.stopping import StopToken
 
 __version__ = "0.1.0"
 
@@ -105,6 +107,7 @@ __all__ = [
     "NotReleased",
     "ObjectInfo",
     "ObjectState",
+    "OwnershipError",
     "Policy",
     "QueueStats",
     "ReceiverStats",
@@ -118,6 +121,7 @@ __all__ = [
     "SharedCleanupGuard",
     "ShutdownReport",
     "Sink",
+    "StopToken",
     "TypeStats",
     "UnknownObjectError",
     "WeakHandle",

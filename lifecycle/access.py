@@ -17,6 +17,7 @@ from lifecycle import _world
 from lifecycle.cell import Kind, Pin, Record, describe
 from lifecycle.config import exception_types
 from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError, text_of, trace_of
+from lifecycle.observed import observed
 from lifecycle.refusal import invalidate_record
 from lifecycle.states import Cause
 
@@ -88,7 +89,7 @@ def escaped(record: Record, error: BaseException, errors: Any) -> None:
 class AccessBlock(Generic[T]):
     """``with manager.safe_access(handle) as obj``: the boundary around a block."""
 
-    __slots__ = ("_errors", "_manager", "_pin", "_target", "_thread")
+    __slots__ = ("_errors", "_manager", "_obj", "_pin", "_target", "_thread")
 
     def __init__(self, manager: SafetyManager, target: Any, errors: Any) -> None:
         self._manager = manager
@@ -96,10 +97,12 @@ class AccessBlock(Generic[T]):
         self._errors = errors
         self._thread = _world.get_ident()
         self._pin: Pin | None = manager._enter(target)
+        self._obj = observed(self._pin.record) if self._pin.record.owning < 0 else None
 
     def __enter__(self) -> T:
         try:
-            return self._pin.record.obj  # type: ignore[union-attr, no-any-return]
+            record = self._pin.record  # type: ignore[union-attr]
+            return record.obj if self._obj is None else self._obj  # type: ignore[no-any-return]
         except AttributeError:
             raise LeaseEndedError("this access has ended; call safe_access again") from None
 
@@ -107,7 +110,7 @@ class AccessBlock(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pin = self._pin
-        self._pin = None
+        self._pin = self._obj = None
         if error is None or pin is None:
             return
         record = pin.record

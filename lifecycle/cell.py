@@ -96,6 +96,16 @@ raw_pin: Callable[[Cell], Pin | None] = Cell.__dict__["pin"].__get__
 set_raw_pin: Callable[[Cell, Pin | None], None] = Cell.__dict__["pin"].__set__
 
 
+class ObservedRef(weakref.ref[Any]):
+    """`Record.obj` of an observed object, which is owned elsewhere. Its callback posts it as an event when the object is gone."""
+
+    __slots__ = ("alive", "id")
+    id: int
+    alive: (
+        Callable[[Any], object] | None
+    )  # False once its owner has ended the native, as far as that can be asked
+
+
 class DoorRef(weakref.ref[Cell]):
     """How an id finds its door; its callback posts it as an event, when the last handle is gone and nobody had closed."""
 
@@ -184,7 +194,7 @@ class Record(weakref.ref[Core]):
     cause: Cause | None
     phase: ObjectState | None  # what was decided; None while the core and the door decide
     outcome: Any  # how the release itself came out, before anything is tidied: a state, or what it raised
-    owning: int  # 0 borrowed, 1 it has (or had) a release, so to forget it leaks, 2 it is in `owners` as well
+    owning: int  # -1 observed, 0 borrowed, 1 it has (or had) a release, so to forget it leaks, 2 it is in `owners` as well
     born: float
     shut: float
     begun: float
@@ -312,6 +322,7 @@ class Registry:
         )
         self.refuse_closed: Callable[[Any], None] = _nothing
         self.wake: Callable[[], None] = _nothing
+        self.abandon: Callable[..., None] = _nothing  # have an object released that nobody will own
         self.relieve: Callable[[], None] = _nothing
 
     def pending(self) -> int:
@@ -462,4 +473,4 @@ def fate(record: Record) -> str:
     return text
 
 
-_CALLS = frozenset({BY_CLOSE, Cause.UNREGISTER, Cause.INVALIDATE})
+_CALLS = frozenset({BY_CLOSE, Cause.UNREGISTER, Cause.INVALIDATE, Cause.DETACH})

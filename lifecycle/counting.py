@@ -14,10 +14,11 @@ from operator import attrgetter
 from typing import Any
 
 from lifecycle import _world
-from lifecycle.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, Kind, Record, Registry
+from lifecycle.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, Kind, ObservedRef, Record, Registry
 from lifecycle.events import Event
 from lifecycle.observer import Observer
-from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, STUCK, ObjectState
+from lifecycle.refusal import invalidate_record
+from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, STUCK, Cause, ObjectState
 from lifecycle.stats import SafetyStats
 
 LEAK_REPORT_EVERY = 1.0
@@ -78,6 +79,11 @@ class Ledger:
         return len(ended) + len(entered) + number
 
     def _count_event(self, event: Any) -> None:
+        if type(event) is ObservedRef:
+            observed = self.registry.records.get(event.id)
+            if observed is not None:
+                invalidate_record(observed, Cause.OWNER, "its owner let it go", None)
+            return
         if type(event) is not DoorRef:
             getattr(self, f"_on_{event[0]}")(*event[1:])
             return
@@ -181,7 +187,7 @@ class Ledger:
             self._tell("closed", record, cause=str(cause))
 
     def _leaked(self, record: Record) -> None:
-        if self.registry.config.leak_level == "off" or not record.owning:
+        if self.registry.config.leak_level == "off" or record.owning <= 0:
             return
         record.kind.count.leaks += 1
         site = record.site

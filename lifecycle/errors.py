@@ -91,7 +91,8 @@ class CallbackError(LifecycleError, TypeError):
 
 
 class HeldError(LifecycleError):
-    """``close(held="refuse")`` or a transfer found other holders; the door is still open. `holders` names them."""
+    """``close(held="refuse")``, `detach` or `exclusive` found other holders, which `holders` names. Nothing was changed, unless
+    the message says otherwise."""
 
     def __init__(self, message: str, holders: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -100,6 +101,10 @@ class HeldError(LifecycleError):
 
 class ExclusiveError(AccessError):
     """The object is in exclusive use, or would be, beside another access of this very thread. Nothing was changed."""
+
+
+class OwnershipError(LifecycleError):
+    """What was asked for takes an object that is not the handle's to give: it is borrowed, observed, or has a parent."""
 
 
 class WrongThreadError(LifecycleError):

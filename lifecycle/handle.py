@@ -32,11 +32,12 @@ from lifecycle.errors import (
     LifecycleError,
 )
 from lifecycle.exclusive import Exclusive, make_exclusive, pin_or_refuse
-from lifecycle.holders import SOLE_REFERENCES, held_error, holders_of
 from lifecycle.leases import Lease
+from lifecycle.ownership import begin_detach, refuse_if_held, undo_detach
 from lifecycle.queues import DEFAULT, WhenDue
 from lifecycle.refusal import checked, refuse
-from lifecycle.states import BY_CLOSE, ENDED, RELEASED, VALID, ObjectState
+from lifecycle.releases import finish
+from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASED, VALID, ObjectState
 from lifecycle.views import make_view
 
 T = TypeVar("T")
@@ -210,6 +211,33 @@ class Handle(Generic[T]):
             )  # interrupted: a closed handle that is kept by a traceback must not keep the object
             raise
 
+    def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
+        """Take the object out of the manager: the raw object, whose release is now the caller's business. The handle is closed,
+        the object's cleanups are not run, and it ends as `DETACHED`.
+
+        Raises `HeldError` naming them when others hold it (shares, leases, views, children, fences), and `OwnershipError` when it
+        has a parent, or is only borrowed or observed; nothing is changed then. An access that began while the door fell shut is
+        waited for up to `timeout` seconds (`finalizer_timeout` unless given; None for ever). Raises `AccessRefusedError` once the
+        door is shut.
+        """
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        frame = _getframe(1)
+        record = self._record
+        me: list[object] = []
+        obj = release = None
+        try:
+            begin_detach(record, self._cell, me, timeout, (frame.f_code, frame.f_lasti))
+            obj, release = record.obj, record.release
+            record.outcome = DETACHED
+            finish(record)
+            return obj  # type: ignore[no-any-return]  # no call behind the last one: no interrupt can lose the object here
+        except BaseException:
+            undo_detach(record, me, obj, release)
+            raise
+        finally:
+            obj = None
+
     def _not_released(self, last: bool, timeout: float | WhenDue | None, held: str) -> None:
         record = self._record
         if last and record.phase not in ENDED:
@@ -258,21 +286,9 @@ class Handle(Generic[T]):
                 f"close(after=) of {describe(record)} takes a fence with a signalled() method, not {after!r}"
             )
         if held == "refuse" and self._cell is not SHUT_CELL:
-            self._refuse_if_held(record)
+            refuse_if_held(record, self._cell)
         if after is not None:
             record.more().fences.append(after)
-
-    def _refuse_if_held(self, record: Record) -> None:
-        """Raise `HeldError` when somebody else holds the object. Counted while the door is open, so nothing has to be undone."""
-        tokens = record.kind.registry.shared.get(record.id)
-        others = len(tokens) - 1 if tokens else 0
-        pin = raw_pin(self._cell)
-        try:
-            if pin is not None and (others > 0 or getrefcount(pin) > SOLE_REFERENCES):
-                shares = (f"{others} other share(s)",) if others > 0 else ()
-                raise held_error(record, (*shares, *holders_of(pin)))
-        finally:
-            pin = None
 
     def __enter__(self) -> Handle[T]:
         if raw_pin(self._cell) is None:
@@ -327,6 +343,16 @@ class WeakHandle(Generic[T]):
         return f"<WeakHandle of {describe(self._record)}: {fate(self._record)}>"
 
 
+observed_handle: type[Handle[Any]] = Handle
+"""The class of handles of observed objects, which stands in a layer above (`observed.py`)."""
+
+
+def set_observed_handle(cls: type[Handle[Any]]) -> None:
+    """Tell what shares of observed objects are made of."""
+    global observed_handle
+    observed_handle = cls
+
+
 def _new_share(record: Record, cell: Cell | None, parent: int | None) -> Handle[Any] | None:
     """One more share, or None. The handle is made before the share is entered: an interrupt finds either none or both."""
     token = next_share()
@@ -338,6 +364,8 @@ def _new_share(record: Record, cell: Cell | None, parent: int | None) -> Handle[
         if cell is None or not add_share(record, cell, parent, token):
             return None
         handle._cell = cell  # type: ignore[union-attr]
+        if record.owning < 0:
+            handle.__class__ = observed_handle
         return handle
     except BaseException:
         if cell is not None:

@@ -27,6 +27,7 @@ from lifecycle.factory import build_factory
 from lifecycle.finalizers import FINALIZER_TYPE, Action, SafeFinalizer, check_target
 from lifecycle.handle import Handle
 from lifecycle.keeper import Keeper
+from lifecycle.observed import enter_observed, observed
 from lifecycle.policies import UNSET, Unset, set_policy
 from lifecycle.queues import (
     ANY_THREAD,
@@ -53,6 +54,7 @@ from lifecycle.shutdown import (
 )
 from lifecycle.states import ENDED, RELEASED, Cause
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport, TypeCount, bounds_with
+from lifecycle.stopping import StopToken
 from lifecycle.workers import Workers
 
 T = TypeVar("T")
@@ -92,12 +94,13 @@ class SafetyManager:
         self._background: Place = self._workers if self.config.enable_finalizer_safety else self._any_thread
         self._kept: dict[int, Handle[Any]] = self._registry.kept
         self._safe: dict[int, tuple[weakref.finalize[..., Any], Handle[Any]]] = {}
-        self._close_callbacks: dict[int, Callable[[], object]] = {}
+        self._stopping = StopToken(f"manager {name!r}")
         self._components: weakref.WeakSet[Any] = weakref.WeakSet()
         self._type_names: dict[type, str] = {}
         self._registry.waiting = self._any_thread.mailbox
         self._registry.tend = self._tend
         self._registry.refuse_closed = self._refuse_closed
+        self._registry.abandon = abandon
         self._starting = _world.Lock()
         self._closers: dict[None, int] = {}  # the thread that closes
         self._report: ShutdownReport | None = None
@@ -123,6 +126,11 @@ class SafetyManager:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._registry.closed
+
+    @property
+    def stopping(self) -> StopToken:
+        """The stop token: set when `close` begins, before any door is shut. For whoever produces objects."""
+        return self._stopping
 
     def __repr__(self) -> str:
         return f"<SafetyManager {self.name!r}: {'closed' if self.closed else 'open'}>"
@@ -213,6 +221,34 @@ class SafetyManager:
             raise
         finally:
             parent_pin = handle = obj = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+    def observe(
+        self,
+        obj: T,
+        type_name: str | None = None,
+        *,
+        name: str | None = None,
+        native: Any = None,
+        size: int = 0,
+        alive: Callable[[T], object] | None = None,
+    ) -> Handle[T]:
+        """A handle of an object that is owned elsewhere: the manager keeps no strong reference to it and never releases it.
+
+        The handle's state follows the object: once that is gone it ends as ``released`` with cause ``owner``, and so it does when
+        ``alive(obj)``, asked before each access, says False (or raises): for objects that outlive their native end, such as a
+        texture that was destroyed. `SafetyManager.invalidate` tells of an end that only the owner knows. Leases, views and
+        accesses hold the Python object while they last; the native end itself is its owner's business. The other parameters are
+        those of `register`, and so are the errors; an object that cannot be weakly referenced is refused.
+        """
+        if alive is not None:
+            check_callback(alive, "alive")
+        check_facts(name, size)
+        try:
+            return enter_observed(
+                self._kind_of(obj, type_name), self._any_thread, obj, name, native, size, alive
+            )
+        finally:
+            obj = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
     def registrar(
         self,
@@ -384,7 +420,7 @@ class SafetyManager:
         """
         if fn is None:
             return AccessBlock(self, target, errors)
-        pin = None
+        pin = obj = None
         try:
             if type(target) is Handle:
                 pin = target._cell.pin
@@ -395,13 +431,15 @@ class SafetyManager:
                 if record.kind.plain is not self._registry:
                     self._check_mine(record)
                     checked(pin)
+                obj = record.obj
             else:
                 pin = self._enter(target)
                 record = pin.record
+                obj = record.obj if record.owning >= 0 else observed(record)
             try:
-                result = fn(record.obj, *args)
+                result = fn(obj, *args)
             except BaseException as error:
-                pin = None
+                pin = obj = None
                 if not callable(fn):
                     check_callback(fn, "safe_access(fn)")
                 escaped(record, error, errors)
@@ -410,7 +448,7 @@ class SafetyManager:
                 refuse_deferred(result, record, fn)
             return result
         finally:
-            pin = None
+            pin = obj = None
 
     def _enter(self, target: Any) -> Pin:
         """The pin behind a handle, an id or something with a `handle`; refused, counted and raised otherwise."""
@@ -574,18 +612,9 @@ class SafetyManager:
                 self._safe.pop(id, None)
 
     def on_close(self, fn: Callable[[], object]) -> Callable[[], None]:
-        """Have ``fn()`` called when the manager begins to close: producers stop there. Called at once on a closed manager. The
-        latest added is called first. Returns a function that takes it back."""
-        check_callback(fn, "on_close callback")
-        key = _world.next_id()
-        self._close_callbacks[key] = fn
-        if self.closed and self._close_callbacks.pop(key, None) is not None:
-            fn()
-
-        def remove() -> None:
-            self._close_callbacks.pop(key, None)
-
-        return remove
+        """Have ``fn()`` called when the manager begins to close, as `StopToken.on_stop`: producers stop there. Called at once on
+        a closed manager. The latest added is called first. Returns a function that takes it back."""
+        return self._stopping.on_stop(fn)
 
     def add_observer(self, fn: Callable[[Event], object]) -> Callable[[], None]:
         """Have ``fn(event)`` called, on the observer thread, for every event. A slow observer loses events, which are counted; it
@@ -680,7 +709,9 @@ class SafetyManager:
         self, timeout: float | WhenDue | None, began: float, until: float
     ) -> tuple[ShutdownReport, KeyboardInterrupt | None]:
         self._registry.closed = True
-        errors = self._run_close_callbacks()
+        self._stopping.set()
+        errors = self._stopping.call_back()
+        running = () if nesting() else self._stopping.join(until)
         records = open_records(self._registry)
         self._workers.hold_back = True  # the tickets that come of it wait for their turn in the batch
         shut_doors(records)
@@ -698,20 +729,7 @@ class SafetyManager:
         self._workers.let_go()
         if may_wait and timeout is not DEFAULT:
             await_holders(records, until if timeout is not None else float("inf"))
-        return report_on(records, errors, began), interrupt
-
-    def _run_close_callbacks(self) -> list[str]:
-        errors = []
-        while self._close_callbacks:
-            try:
-                fn = self._close_callbacks.popitem()[1]
-            except KeyError:
-                break
-            try:
-                fn()
-            except BaseException as error:
-                errors.append(f"{fn!r}: {text_of(error)}")
-        return errors
+        return report_on(records, errors, began, running), interrupt
 
     def _wind_down(self, lingering: bool) -> None:
         """End the threads, or, while somebody still holds something, let them end after it."""
@@ -735,6 +753,7 @@ class SafetyManager:
     def _after_fork(self) -> None:
         registry = self._registry
         self._starting = _world.Lock()
+        self._stopping.after_fork()
         self._closers.clear()
         registry.waiters.clear()
         registry.delayed.clear()

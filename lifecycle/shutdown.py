@@ -117,7 +117,9 @@ def info_of(record: Record) -> ObjectInfo:
     )
 
 
-def report_on(records: list[Record], errors: list[str], began: float) -> ShutdownReport:
+def report_on(
+    records: list[Record], errors: list[str], began: float, running: tuple[str, ...] = ()
+) -> ShutdownReport:
     """How it went with `records`."""
     by_end: dict[ObjectState, list[Record]] = {}
     leaked = []
@@ -137,6 +139,7 @@ def report_on(records: list[Record], errors: list[str], began: float) -> Shutdow
         leaked=tuple(leaked),
         errors=tuple(errors),
         duration=_world.monotonic() - began,
+        running=running,
     )
 
 

@@ -43,6 +43,8 @@ class Cause(str, enum.Enum):
     DROP = "drop"
     EXIT = "exit"
     FORK = "fork"
+    DETACH = "detach"
+    OWNER = "owner"
 
     __hash__ = str.__hash__  # Enum's own is Python code, and states are looked up on every path
 

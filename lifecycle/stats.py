@@ -261,8 +261,10 @@ class ShutdownReport:
     """What `on_close` callbacks and releases raised."""
     duration: float
     """Seconds."""
+    running: tuple[str, ...] = ()
+    """Threads attached to the stop token that had not ended within the budget."""
 
     @property
     def ok(self) -> bool:
         """Whether everything was released."""
-        return not (self.failed or self.stuck or self.leaked or self.errors)
+        return not (self.failed or self.stuck or self.leaked or self.errors or self.running)

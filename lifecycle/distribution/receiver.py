@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle import _world
+from lifecycle.checks import check_timeout
 from lifecycle.distribution.bells import until
 from lifecycle.distribution.figures import ReceiverStats
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, LatestOnly
@@ -32,7 +33,6 @@ from lifecycle.distribution.ring import (
     standing,
 )
 from lifecycle.errors import ClosedError, Empty, EvictedError, Lagged
-from lifecycle.handle import check_timeout
 
 T = TypeVar("T")
 

@@ -1,0 +1,171 @@
+"""Observed objects: owned elsewhere, known here.
+
+The registry refers to such an object weakly (`Record.obj` is an `ObservedRef`), so every use of it first asks for a strong
+reference, and the lease, view or access holds that as well as the pin. When the object is gone, its weak reference's callback,
+a C method, posts an event; whoever looks earlier ends it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from lifecycle.cell import Kind, ObservedRef, Record, describe, raw_pin
+from lifecycle.errors import OwnershipError, RegistrationError, text_of
+from lifecycle.exclusive import Exclusive
+from lifecycle.handle import Handle, set_observed_handle
+from lifecycle.leases import Lease
+from lifecycle.queues import DEFAULT, Place, WhenDue
+from lifecycle.refusal import invalidate_record, refuse
+from lifecycle.registration import enter
+from lifecycle.states import Cause, ObjectState
+
+T = TypeVar("T")
+
+
+def observed(record: Record) -> Any:
+    """The object behind an observed record, strongly. Ends the record and refuses when its owner has ended the object."""
+    obj, reason = _look(record)
+    try:
+        if reason:
+            _owner_ended(record, reason)
+            refuse(record)
+        return obj
+    finally:
+        obj = None
+
+
+def _look(record: Record) -> tuple[Any, str]:
+    """The object, and why it cannot be used any more, if so."""
+    ref = record.obj
+    obj = None
+    try:
+        if ref is None:
+            refuse(record)
+        obj = ref()
+        if obj is None:
+            return None, "its owner let it go"
+        if ref.alive is not None:
+            try:
+                if not ref.alive(obj):
+                    return obj, "its owner has ended it"
+            except Exception as error:
+                return obj, f"asking whether it is alive raised {text_of(error)}"
+        return obj, ""
+    finally:
+        obj = None
+
+
+def _owner_ended(record: Record, reason: str) -> None:
+    invalidate_record(record, Cause.OWNER, reason, None)
+    record.place.settle(record, 0)
+
+
+class ObservedLease(Lease[T]):
+    """A lease of an observed object: holds that too."""
+
+    __slots__ = ("_obj",)
+    _obj: T | None
+
+    def __enter__(self) -> T:
+        super().__enter__()
+        return self._obj  # type: ignore[return-value]
+
+    def __exit__(self, *_: object) -> None:
+        self._pin = self._obj = None
+
+    close = __exit__
+
+
+class ObservedHandle(Handle[T]):
+    """A handle of an object that is owned elsewhere. Made by `SafetyManager.observe`."""
+
+    __slots__ = ()
+
+    @property
+    def state(self) -> ObjectState:
+        """As `Handle.state`; looks after the object first."""
+        self._follow()
+        return super().state
+
+    @property
+    def valid(self) -> bool:
+        """As `Handle.valid`; looks after the object first."""
+        self._follow()
+        return super().valid
+
+    def _follow(self) -> None:
+        if raw_pin(self._cell) is not None:
+            reason = _look(self._record)[1]
+            if reason:
+                _owner_ended(self._record, reason)
+
+    def lease(self, *, timeout: float | None = 0) -> Lease[T]:
+        """As `Handle.lease`."""
+        plain = lease = obj = None
+        try:
+            obj = observed(self._record)
+            plain = super().lease(timeout=timeout)
+            lease = ObservedLease.__new__(ObservedLease)
+            lease._obj = obj
+            lease._thread = plain._thread
+            lease._pin = plain._pin
+            return lease
+        finally:
+            plain = lease = obj = None
+
+    def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
+        """As `Handle.view`; the view holds the Python object too."""
+        obj = observed(self._record)
+        try:
+            view = super().view(address, nbytes, readonly)
+            view.obj.owner = obj  # type: ignore[attr-defined]  # our own ctypes array, see `make_view`
+            return view
+        finally:
+            obj = view = None  # type: ignore[assignment]
+
+    def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> Exclusive[T]:
+        """Refused: others may use the object without this manager."""
+        self._not_ours(
+            "nobody here can keep its owner from using it: exclusive access is for objects that were registered"
+        )
+
+    def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
+        """Refused: there is no ownership to hand out."""
+        self._not_ours("there is no ownership to hand out: close the handle and use the object you have")
+
+    def _not_ours(self, why: str) -> NoReturn:
+        raise OwnershipError(f"{describe(self._record)} is observed, not owned: {why}")
+
+
+set_observed_handle(ObservedHandle)
+
+
+def enter_observed(
+    kind: Kind,
+    place: Place,
+    obj: Any,
+    name: str | None,
+    native: Any,
+    size: int,
+    alive: Callable[[Any], object] | None,
+) -> ObservedHandle[Any]:
+    """What `SafetyManager.observe` does. Its arguments have been checked."""
+    handle = None
+    try:
+        try:
+            ref = ObservedRef(obj, kind.registry.events.append)
+        except TypeError:
+            raise RegistrationError(
+                f"a {type(obj).__name__} cannot be weakly referenced, so it cannot be observed; register it without release=, "
+                "with its owner's handle as parent="
+            ) from None
+        ref.id = 0
+        ref.alive = alive
+        handle = enter(kind, place, ref, None, name, native, size, None, None, False)
+        ref.id = handle._record.id
+        handle._record.owning = -1
+        handle.__class__ = ObservedHandle
+        return handle  # type: ignore[return-value]
+    finally:
+        handle = obj = None

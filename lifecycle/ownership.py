@@ -1,0 +1,105 @@
+"""Ownership moves out: the raw object back to the caller, with nobody else left who could use or release it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from lifecycle import _world
+from lifecycle.cell import SHUT, Cell, Record, describe, raw_pin, shut
+from lifecycle.errors import HeldError, OwnershipError
+from lifecycle.holders import SOLE_REFERENCES, held_error, holders_of
+from lifecycle.queues import DEFAULT, WhenDue
+from lifecycle.refusal import refuse
+from lifecycle.releases import finish
+from lifecycle.states import DETACHED, ENDED, Cause
+
+getrefcount = sys.getrefcount
+
+PAUSE = 0.0005
+"""Seconds between two looks for a lease that began while the door fell shut."""
+
+
+def check_transferable(record: Record) -> None:
+    """Raise `OwnershipError` for an object that cannot change hands."""
+    if record.owning <= 0:
+        raise OwnershipError(
+            f"{describe(record)} is not owned here (it was registered without release=, or is observed): there is no ownership "
+            "to hand out; close the handle and use the object you have"
+        )
+    if record.parent is not None:
+        raise OwnershipError(
+            f"{describe(record)} has a parent, object {record.more().parent_id}, which would be released under it: detach() is "
+            "for objects that stand alone; use it through a lease instead"
+        )
+
+
+def refuse_if_held(record: Record, cell: Cell) -> None:
+    """Raise `HeldError` when somebody else holds the object. Counted while the door is open, so nothing has to be undone."""
+    tokens = record.kind.registry.shared.get(record.id)
+    others = len(tokens) - 1 if tokens else 0
+    pin = raw_pin(cell)
+    try:
+        if pin is not None and (others > 0 or getrefcount(pin) > SOLE_REFERENCES):
+            shares = (f"{others} other share(s)",) if others > 0 else ()
+            raise held_error(record, (*shares, *holders_of(pin)))
+    finally:
+        pin = cell = None  # type: ignore[assignment]
+
+
+def begin_detach(
+    record: Record, cell: Cell, me: list[object], timeout: float | WhenDue | None, site: Any
+) -> None:
+    """The first half of `Handle.detach`: afterwards the claim is `me`, so no release begins, the door is shut, and nobody holds
+    the object any more. Whatever is raised in here, `undo_detach` puts right."""
+    check_transferable(record)
+    if record.extra is not None and record.extra.fences:
+        raise HeldError(
+            f"{describe(record)} waits for a fence, so its native is still in use: detach it once that has signalled",
+            ("a fence",),
+        )
+    pin = None
+    try:
+        if raw_pin(cell) is None:
+            refuse(record)
+        refuse_if_held(record, cell)
+        registry = record.kind.registry
+        if registry.claims.setdefault(record.id, me) is not me or record.phase in ENDED:
+            refuse(record)
+        pin = raw_pin(cell)
+        registry.shared[record.id] = SHUT  # nobody else had a share; one that is made now finds a shut door
+        shut(record, cell, Cause.DETACH, site)
+        until = _until(record, timeout)
+        while getrefcount(pin) > SOLE_REFERENCES - 1:  # its cell has let go
+            if _world.must_not_wait() or (until is not None and _world.monotonic() >= until):
+                holders = holders_of(pin)  # type: ignore[arg-type]
+                raise HeldError(
+                    f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment it was detached, "
+                    "and was not given back in time: it is shut, stays the manager's, and is released when that ends",
+                    holders,
+                )
+            _world.sleep(PAUSE)
+    finally:
+        pin = cell = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+
+def undo_detach(record: Record, me: list[object], obj: Any, release: Any) -> None:
+    """Something was raised: what was to be handed out goes back to its place, what was claimed is free again."""
+    registry = record.kind.registry
+    try:
+        if record.outcome is DETACHED:
+            finish(record)
+            registry.abandon(record.kind, record.place, obj, release, None, None)
+        elif registry.claims.get(record.id) is me:
+            registry.claims.pop(record.id, None)
+            if record() is None and record.phase not in ENDED:
+                record.place.put(record)  # its ticket may have come, and gone, while it was ours
+    finally:
+        obj = None
+
+
+def _until(record: Record, timeout: float | WhenDue | None) -> float | None:
+    if timeout is DEFAULT:
+        timeout = record.kind.registry.config.finalizer_timeout
+    assert not isinstance(timeout, WhenDue)
+    return None if timeout is None else _world.monotonic() + timeout

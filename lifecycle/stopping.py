@@ -1,0 +1,137 @@
+"""The stop token: how closing a manager reaches every producer.
+
+A producer (a capture, a receiver, a pool, a loop, a thread of the user's) that still makes objects while its manager closes would
+leak them or be refused in the middle of its work. The token tells it before a single door is shut: it can be asked, waited for,
+and called back from; and closing waits, within its budget, for the threads that were attached to it.
+
+Setting is one store and then one `put` for each that waits: no lock, so a signal handler may close its manager anywhere.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+
+from lifecycle import _world
+from lifecycle.checks import check_callback, check_timeout
+from lifecycle.errors import ClosedError, RegistrationError, text_of
+from lifecycle.releases import LONGEST_WAIT
+
+
+class StopToken:
+    """Told when its manager begins to close: `SafetyManager.stopping`. All methods may be called on any thread, at any moment.
+
+    Closing is announced in this order: the token is set and whoever waits for it wakes; the callbacks are called, the last added
+    first; the attached threads are waited for, within the budget of the close. Only then are doors shut.
+    """
+
+    __slots__ = ("__weakref__", "_callbacks", "_owner", "_set", "_threads", "_waiters")
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._set = False
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._waiters: dict[int, _world.SimpleQueue[None]] = {}
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the manager closes or is closed."""
+        return self._set
+
+    def __bool__(self) -> bool:
+        """As `is_set`: ``while not manager.stopping``."""
+        return self._set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the manager begins to close, or for `timeout` seconds (None: for ever). Returns whether it does. Where
+        waiting is not allowed (`never_wait`, inside a collection) it answers at once."""
+        check_timeout(timeout)
+        if self._set or timeout == 0 or _world.must_not_wait():
+            return self._set
+        key = _world.next_id()
+        waiter: _world.SimpleQueue[None] = _world.SimpleQueue()
+        until = None if timeout is None else _world.monotonic() + timeout
+        try:
+            self._waiters[key] = waiter
+            while not self._set:
+                left = LONGEST_WAIT if until is None else min(LONGEST_WAIT, until - _world.monotonic())
+                if left <= 0:
+                    break
+                try:
+                    waiter.get(timeout=left)
+                except _world.Empty:
+                    continue
+        finally:
+            self._waiters.pop(key, None)
+        return self._set
+
+    def check(self) -> None:
+        """Raise `ClosedError` once the manager closes: for the head of a loop."""
+        if self._set:
+            raise ClosedError(f"{self._owner} is closing: stop producing; make a new manager to go on")
+
+    def on_stop(self, fn: Callable[[], object]) -> Callable[[], None]:
+        """Have ``fn()`` called when the manager begins to close, at once if it does already. The latest added is called first;
+        what it raises is collected in the `ShutdownReport`. Returns a function that takes it back."""
+        check_callback(fn, "on_stop callback")
+        key = _world.next_id()
+        self._callbacks[key] = fn
+        if self._set and self._callbacks.pop(key, None) is not None:
+            fn()
+
+        def remove() -> None:
+            self._callbacks.pop(key, None)
+
+        return remove
+
+    def attach(self, thread: threading.Thread | None = None) -> None:
+        """Have `close` wait for `thread` (None: this one), which is to end once the token is set. Kept weakly. A thread that
+        outlives the budget is named in the report's `running`."""
+        thread = threading.current_thread() if thread is None else thread
+        if not isinstance(thread, threading.Thread):
+            raise RegistrationError(f"attach() takes a threading.Thread or None for this one, not {thread!r}")
+        self._threads.add(thread)
+
+    # -- the manager's side -------------------------------------------------------------------------------------------------
+
+    def set(self) -> None:
+        """Set the token and wake whoever waits. Setting twice is setting once."""
+        self._set = True
+        for waiter in _world.snapshot(self._waiters.values()):
+            waiter.put(None)
+
+    def call_back(self) -> list[str]:
+        """Call the callbacks; what they raised, as texts."""
+        errors = []
+        while self._callbacks:
+            try:
+                fn = self._callbacks.popitem()[1]
+            except KeyError:
+                break
+            try:
+                fn()
+            except BaseException as error:
+                errors.append(f"{fn!r}: {text_of(error)}")
+        return errors
+
+    def join(self, until: float) -> tuple[str, ...]:
+        """Wait for the attached threads until the clock says `until`; the names of those that still run."""
+        running = []
+        for thread in _world.snapshot(self._threads):
+            if thread is threading.current_thread() or not thread.is_alive():
+                continue
+            if not _world.must_not_wait():
+                thread.join(max(0.0, min(until - _world.monotonic(), LONGEST_WAIT)))
+            if thread.is_alive():
+                running.append(thread.name)
+        return tuple(sorted(running))
+
+    def after_fork(self) -> None:
+        """In the child: the threads and those who wait belong to the parent."""
+        self._waiters.clear()
+        self._threads = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return f"<StopToken of {self._owner}: {'set' if self._set else 'not set'}>"
