@@ -61,6 +61,7 @@ wall_time = time.time
 get_ident = threading.get_ident
 Lock = threading.Lock
 RLock = threading.RLock
+ThreadLocal = threading.local
 sleep = time.sleep
 
 free_threaded: bool = not getattr(sys, "_is_gil_enabled", lambda: True)()

@@ -222,3 +222,35 @@ class CleanupErrorGroup(LifecycleError, _Group):
     def derive(self, exceptions: Sequence[Exception]) -> Any:
         """A group of the same kind with other members; what `split` and `subgroup` make their halves with."""
         return CleanupErrorGroup(self.message, exceptions)
+
+
+class PoolError(LifecycleError):
+    """Base of what pools refuse. Nothing is lost by it: what was lent stays lent, what was given stays the giver's."""
+
+
+class PoolExhaustedError(PoolError):
+    """Everything the pool may lend is lent. `holders` says by whom, longest first."""
+
+    def __init__(self, message: str, holders: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.holders = holders
+
+
+class PoolTimeoutError(PoolExhaustedError, TimeoutError):
+    """Nothing came back to the pool within the time one was willing to wait."""
+
+
+class NotLentError(PoolError):
+    """Something was given to a pool that never lent it; the message names the pool that did."""
+
+
+class ReturnedTwiceError(PoolError):
+    """What was given back had been given back before."""
+
+
+class OutOfMemoryError(LifecycleError, MemoryError):
+    """The memory asked for is more than there is."""
+
+
+class StaleUseError(PoolError):
+    """A buffer was written to after it had come back. Reported, never raised: whoever did it is long gone."""

@@ -1,0 +1,354 @@
+"""Buffers: page-aligned memory that is lent again and again.
+
+**The problem.** Fresh memory costs a page fault for each 4 KiB when it is first written, more than most of what is done with a
+frame; and memory that is given back while an array still reads it is somebody else's picture.
+
+**The idea.** A `Buffer` is a handle. Its memory goes back to the pool when the handle is closed *and* the last view, slice or
+array of it is gone, whichever comes later, so nobody ever sees it change hands.
+
+Blocks are private anonymous mappings: aligned to pages, zero when new, and what the last user left when reused. A forked child
+sees its own copy. A pool holds blocks of one size, the largest that it serves; with ``exhausted="evict"`` it holds what is
+asked for, in size classes a quarter apart (the steps of jemalloc), and makes room by letting go idle ones of another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from lifecycle import _world
+from lifecycle.cell import Record
+from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
+from lifecycle.handle import Handle
+from lifecycle.manager import SafetyManager
+from lifecycle.pools.figures import Loan, loan_of
+from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
+from lifecycle.pools.waiting import CLOSED, EMPTY, Request, Sign, Slot
+
+PAGE = mmap.PAGESIZE
+
+CLASSES = 4
+"""Size classes for each doubling: a block is at most a quarter larger than what was asked for."""
+
+LOOK = 1 << 16
+"""Bytes compared at a time when poisoned memory is checked."""
+
+_getframe = sys._getframe
+
+
+class Block:
+    """Memory of a pool: `nbytes` bytes from `address` on. Use it by the handle that lends it, never longer."""
+
+    __slots__ = ("__weakref__", "address", "memory", "nbytes", "poisoned_by")
+
+    def __init__(self, nbytes: int) -> None:
+        try:
+            self.memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError, ValueError, MemoryError) as error:
+            raise OutOfMemoryError(
+                f"there are no {nbytes} bytes of memory to be had ({error}); ask for less, or trim() what is idle"
+            ) from error
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        self.nbytes = nbytes
+        self.poisoned_by: Loan | None = None  # who had it before it was filled with poison
+
+    def __repr__(self) -> str:
+        return f"<Block of {self.nbytes} bytes at {self.address:#x}>"
+
+
+class Buffer(Handle[Block]):
+    """One share of a lent buffer: a handle (`close`, `share`, `lease`, ``with``) with views. Made by `BufferPool.get`."""
+
+    __slots__ = ()
+
+    @property
+    def address(self) -> int:
+        """Where its memory begins: a multiple of the page size. For native code, within ``with buffer.lease():``."""
+        return int(self._record.native)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes were asked for."""
+        return self._record.size
+
+    def view(
+        self, address: int | None = None, nbytes: int | None = None, readonly: bool = False
+    ) -> memoryview:
+        """The memory, without a copy: a one-dimensional memoryview of unsigned bytes, writable unless `readonly`; all of it, or
+        `nbytes` bytes from `address` on. Every slice, cast and NumPy array (``np.frombuffer(buffer.view(), dtype)``) keeps the
+        memory from going back to the pool, beyond this handle's `close`.
+
+        Raises `AccessRefusedError` once the handle is closed, `LifecycleError` for a part that is not within the buffer.
+        """
+        record = self._record
+        start: int = record.native
+        if address is None and nbytes is None:
+            return Handle.view(self, start, record.size, readonly)
+        address = start if address is None else address
+        nbytes = record.size - (address - start) if nbytes is None else nbytes
+        if not start <= address <= address + nbytes <= start + record.size:
+            raise LifecycleError(
+                f"a view of {nbytes} bytes from {address:#x} on is not within the {record.size} bytes at {start:#x} of "
+                f"object {record.id}"
+            )
+        return Handle.view(self, address, nbytes, readonly)
+
+    if TYPE_CHECKING:  # as it is, but for the type
+
+        def __enter__(self) -> Buffer: ...
+
+    def share(self) -> Buffer:
+        """Another share of the same buffer, to be closed on its own. Raises `AccessRefusedError` when this one is closed."""
+        return _buffer(Handle.share(self))
+
+
+_new_object = object.__new__
+
+
+def _buffer(handle: Handle[Any]) -> Buffer:
+    """`handle`, which is used no more, as a `Buffer`."""
+    buffer: Buffer = _new_object(Buffer)
+    try:
+        buffer._record = handle._record
+        buffer._token = handle._token
+        buffer._cell = handle._cell
+        return buffer
+    finally:
+        handle = buffer = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+
+class BufferPool(Pool):
+    """Lends page-aligned memory.
+
+    Parameters
+    ----------
+    manager:
+        Whose objects the loans are. When it closes, so does the pool.
+    size:
+        Bytes of one buffer: the default of `get`, and the largest that comes from the pool.
+    count:
+        How many buffers the pool has at most. They are made when first needed.
+    timeout:
+        Seconds to wait for one when all are in use; None: for ever. 0 (the default) does not wait.
+    exhausted:
+        What happens then: ``"fallback"``, a plain buffer from outside the pool, counted; ``"refuse"``, a `PoolTimeoutError` or
+        `PoolExhaustedError` that names the longest holders; ``"evict"``: the pool holds blocks of the sizes that are asked for,
+        idle ones of another size make room, and when really all are in use it falls back.
+    name:
+        Shown in messages and metrics.
+    type_name:
+        The type of its loans in the manager's figures and policies.
+    poison:
+        A byte (0–255) that a buffer's whole memory is filled with when it comes back, and looked for before it is lent again:
+        who reads it without holding it sees the poison, and one who writes it is reported, with the place of the last loan, and
+        the block is never used again. For finding stale users; costs two passes over the memory.
+
+    A closed pool still serves, with plain buffers. Raises `ConfigError` for sizes and counts that are not possible, and
+    `OutOfMemoryError` for a size beyond the machine's memory.
+    """
+
+    def __init__(
+        self,
+        manager: SafetyManager,
+        size: int,
+        count: int,
+        *,
+        timeout: float | None = 0.0,
+        exhausted: str = "fallback",
+        name: str = "buffers",
+        type_name: str = "buffer",
+        poison: int | None = None,
+    ) -> None:
+        if poison is not None and (
+            isinstance(poison, bool) or not isinstance(poison, int) or not 0 <= poison < 256
+        ):
+            raise ConfigError(f"pool {name!r}: poison= takes a byte, 0 to 255, or None, not {poison!r}")
+        self.name = name
+        self._check_limit(count, "count")
+        self._size = self._check_size(size)
+        self._poison = poison
+        self._evicts = exhausted == "evict"
+        self._class = _round_up(self._size)
+        super().__init__(
+            manager,
+            name=name,
+            limit=count,
+            timeout=timeout,
+            exhausted=exhausted,
+            choices=("fallback", "refuse", "evict"),
+            type_name=type_name,
+        )
+        self._careful = poison is not None
+
+    def _check_size(self, size: Any) -> int:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError(f"pool {self.name!r}: size= takes a number of bytes, 1 or more, not {size!r}")
+        if size > _memory():
+            raise OutOfMemoryError(
+                f"pool {self.name!r}: {size} bytes are more than the {_memory()} bytes of memory that this machine has"
+            )
+        return size
+
+    @property
+    def size(self) -> int:
+        """Bytes of one buffer."""
+        return self._size
+
+    @property
+    def count(self) -> int:
+        """How many buffers the pool has at most."""
+        return self._shelf.limit
+
+    def get(self, size: int | None = None, *, timeout: float | Own | None = OWN_TIMEOUT) -> Buffer:
+        """A buffer of `size` bytes (None: the pool's size), whose memory comes back when its last holder goes. A larger one
+        than the pool's size is served plainly, counted as a fallback. What is in it is what the last user left.
+
+        Raises `ConfigError` for a size that is none, `OutOfMemoryError`, `PoolTimeoutError` or `PoolExhaustedError` (with
+        ``exhausted="refuse"``), and `ClosedError` when the manager is closed.
+        """
+        want = self._class
+        plain = ""
+        if size is None:
+            size = self._size
+        else:
+            self._check_size(size)
+            if size > self._size:
+                plain = "fallback"
+                want = _round_up(size)
+            elif self._evicts:
+                want = _class_of(size, want)
+        return _buffer(self._get(want, size, timeout, _getframe(1), plain))
+
+    # -- size and memory ------------------------------------------------------------------------------------------------------
+
+    def trim(self, keep: int = 0, *, idle_for: float = 0.0) -> int:
+        """Give the memory of idle buffers back to the system, the least recently used first, until `keep` are left; of those
+        only that have been idle for `idle_for` seconds. Returns the bytes freed. What is lent is not touched."""
+        return self._trim(keep, idle_for, _bytes_of)
+
+    def resize(self, size: int | None = None, count: int | None = None) -> None:
+        """Change the size of a buffer, or how many there are; what is not given stays. Idle buffers that no longer serve are
+        freed at once, lent ones when they come back. Raises as making a pool does, and `PoolError` on a closed pool."""
+        size = self._size if size is None else self._check_size(size)
+        self._resize(self.count if count is None else count, "count")
+        if size != self._size:
+            self._size = size
+            self._class = _round_up(size)
+            self.trim()
+
+    # -- how a pool of memory works -------------------------------------------------------------------------------------------
+
+    def _find(self, request: Request) -> bool:
+        shelf = self._shelf
+        if shelf.take(request.want, request) or shelf.take(EMPTY, request):
+            return True
+        keys = sorted(key for key in _world.snapshot(shelf.takes) if key != EMPTY)
+        larger = [key for key in keys if key > request.want]
+        return any(shelf.take(key, request) for key in (*larger, *keys))
+
+    def _fit(self, slot: Slot, want: int) -> str:
+        block: Block | None = slot.item
+        if block is not None and (block.nbytes < want or (block.nbytes != want and not self._evicts)):
+            self._empty(slot, "evicted")
+            block = None
+        if block is not None and block.poisoned_by is not None:
+            block = self._look_for_poison(slot, block)
+        slot.dirty = False
+        if block is not None:
+            return "reused"
+        slot.item = self._allocate(want)
+        slot.key = want
+        return "created"
+
+    def _allocate(self, nbytes: int) -> Block:
+        try:
+            return Block(nbytes)
+        except OutOfMemoryError:
+            if not self.trim():
+                raise
+            return Block(nbytes)
+
+    def _look_for_poison(self, slot: Slot, block: Block) -> Block | None:
+        """The block of `slot`, unless somebody wrote to it after it had come back: then it is his for ever, and he is
+        reported."""
+        assert self._poison is not None
+        first = _first_other(block.memory, self._poison)
+        last, block.poisoned_by = block.poisoned_by, None
+        if first < 0:
+            return block
+        self._empty(slot, "stale")
+        _quarantine.append(block)
+        self._contained(
+            "stale use",
+            StaleUseError(
+                f"the buffer at {block.address:#x} was written to at byte {first} after it had come back to pool "
+                f"{self.name!r}; the last to have it was {last}. It is never used again. Look for a raw address that "
+                "outlives its handle: only views of the handle keep the memory"
+            ),
+        )
+        return None
+
+    def _clean(self, slot: Slot, record: Record) -> None:
+        block: Block = slot.item
+        if block.nbytes > self._class or (block.nbytes != self._class and not self._evicts):
+            self._empty(slot, "retired")
+        elif self._poison is not None:
+            ctypes.memset(block.address, self._poison, block.nbytes)
+            block.poisoned_by = loan_of(record, slot.borrower)
+        slot.dirty = False
+
+    def _empty(self, slot: Slot, why: str) -> None:
+        slot.item = None
+        slot.key = EMPTY
+        self._counts.lost(why)
+
+    def _native(self, item: Any) -> int:
+        return item.address  # type: ignore[no-any-return]
+
+    def _instead(self, answer: Sign) -> str:
+        if answer is CLOSED:
+            return "" if self.manager.closed else "closed"
+        return "" if self._exhausted == "refuse" else "fallback"
+
+    def _bytes_of(self, slots: list[Slot]) -> int:
+        return sum(slot.key for slot in slots)
+
+
+def _bytes_of(slot: Slot) -> int:
+    return slot.key
+
+
+_quarantine: list[Block] = []
+"""Blocks that somebody writes to who does not hold them. Kept for ever: whatever came to lie there would be written to."""
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * PAGE
+    except (AttributeError, ValueError, OSError):  # not told here
+        return sys.maxsize
+
+
+def _round_up(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def _class_of(size: int, most: int) -> int:
+    """The size class of `size`: whole pages, `CLASSES` classes for each doubling, none above `most`."""
+    size = _round_up(size)
+    step = max(PAGE, (1 << (size - 1).bit_length()) // (2 * CLASSES))
+    return min(-(-size // step) * step, most)
+
+
+def _first_other(memory: mmap.mmap, byte: int) -> int:
+    """Where in `memory` the first other byte than `byte` is, -1 if there is none."""
+    pattern = bytes([byte]) * LOOK
+    for start in range(0, len(memory), LOOK):
+        part = memory[start : start + LOOK]
+        if part != pattern[: len(part)]:
+            return start + next(number for number, value in enumerate(part) if value != byte)
+    return -1

@@ -1,0 +1,304 @@
+"""Objects that are costly to make, lent again and again: connections, encoders, contexts.
+
+An item is registered with the manager for its whole life, with `destroy` as its release; each loan of it is an object of its
+own that has the item as its parent. So whatever becomes of the pool, the item is destroyed once, at its place, and never while
+somebody still uses it.
+
+**Fit to be lent.** `reset` runs when an item comes back, `check` when it is lent; one that is refused by either, is older than
+`max_age`, or was invalidated while it was lent (a panic in `safe_access`) is destroyed, and its slot goes on empty: the next
+borrower makes a new one in it. The user's functions run on the thread of whoever borrows or gives back, and under no lock.
+
+**Thread affinity.** Some natives may be touched by the thread that made them alone. With ``affinity=True`` an item is lent only
+there, and checked, reset and destroyed there: each thread has a `ReleaseQueue`, drained whenever it borrows or calls `drain`.
+The items of a thread that has ended can be reached by nobody: their queue is lost, and they are counted as orphaned.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from lifecycle import _world
+from lifecycle._world import monotonic
+from lifecycle.cell import Record
+from lifecycle.checks import check_callback
+from lifecycle.errors import ConfigError
+from lifecycle.handle import Handle
+from lifecycle.manager import SafetyManager
+from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
+from lifecycle.pools.waiting import CLOSED, EMPTY, Request, Sign, Slot
+from lifecycle.queues import BACKGROUND, PlaceLike, ReleaseQueue
+from lifecycle.states import POISONED
+
+T = TypeVar("T")
+
+ANYONE = 1
+"""The key of items that may be lent to every thread."""
+
+_getframe = sys._getframe
+
+
+class Home:
+    """A thread that items belong to. Referred to by the thread's own locals alone, so it dies with the thread."""
+
+    __slots__ = ("__weakref__", "key", "make", "queue")
+    key: int
+    queue: ReleaseQueue
+    make: Callable[[], Handle[Any]]
+
+
+class ObjectPool(Pool, Generic[T]):
+    """Lends objects that are costly to make.
+
+    Parameters
+    ----------
+    manager:
+        Whose objects the items and their loans are. When it closes, so does the pool.
+    create:
+        Makes an item; called without arguments, on the thread that borrows. What it raises comes out of `get`.
+    size:
+        How many items there are at most. They are made when first needed.
+    reset:
+        Called with an item that came back; False or an exception destroys it.
+    check:
+        Called with an item before it is lent again; False or an exception destroys it, and a new one is made.
+    destroy:
+        Called with each item once, when it is no longer needed, at the place `release_on`. None: nothing is called.
+    timeout:
+        Seconds that `get` waits when all are in use; None: for ever.
+    exhausted:
+        What happens then: ``"refuse"``, `PoolTimeoutError` or `PoolExhaustedError`, naming the longest holders; ``"fallback"``:
+        one more is made, lent once and destroyed when it comes back.
+    max_age:
+        Seconds after which an item is not lent again.
+    affinity:
+        Items belong to the thread that made them: see above. `release_on` is then the pool's own.
+    release_on:
+        Where `destroy` runs: `BACKGROUND` (timed workers), `ANY_THREAD`, or a `ReleaseQueue`.
+    name:
+        Shown in messages and metrics.
+    type_name:
+        The type of its loans in the manager's figures and policies (None: the pool's name); that of its items has ``.item``
+        after.
+
+    Raises `ConfigError` for sizes and times that are not possible, `CallbackError` for functions that cannot be called as
+    needed.
+    """
+
+    def __init__(
+        self,
+        manager: SafetyManager,
+        create: Callable[[], T],
+        *,
+        size: int,
+        reset: Callable[[T], object] | None = None,
+        check: Callable[[T], object] | None = None,
+        destroy: Callable[[T], object] | None = None,
+        timeout: float | None = 30.0,
+        exhausted: str = "refuse",
+        max_age: float | None = None,
+        affinity: bool = False,
+        release_on: PlaceLike = BACKGROUND,
+        name: str = "objects",
+        type_name: str | None = None,
+    ) -> None:
+        check_callback(create, f"pool {name!r}: create")
+        for fn, what in ((reset, "reset"), (check, "check"), (destroy, "destroy")):
+            if fn is not None:
+                check_callback(fn, f"pool {name!r}: {what}")
+        if max_age is not None and (
+            isinstance(max_age, bool)
+            or not isinstance(max_age, (int, float))
+            or not 0 < max_age < float("inf")
+        ):
+            raise ConfigError(f"pool {name!r}: max_age= takes seconds above 0, or None, not {max_age!r}")
+        if affinity and release_on is not BACKGROUND:
+            raise ConfigError(
+                f"pool {name!r}: with affinity=True items are destroyed on their own threads; leave release_on= out"
+            )
+        self._create = create
+        self._reset = reset
+        self._check = check
+        self._destroy = destroy
+        self._max_age = max_age
+        self._affine = bool(affinity)
+        self._homes = _world.ThreadLocal()
+        self._queues: dict[int, tuple[weakref.ref[Home], ReleaseQueue]] = {}
+        super().__init__(
+            manager,
+            name=name,
+            limit=size,
+            timeout=timeout,
+            exhausted=exhausted,
+            choices=("refuse", "fallback"),
+            type_name=type_name or name,
+        )
+        self._careful = check is not None or max_age is not None
+        self._make = manager.factory(
+            create, f"{self._type_name}.item", release=destroy, release_on=release_on
+        )
+
+    @property
+    def size(self) -> int:
+        """How many items there are at most."""
+        return self._shelf.limit
+
+    def get(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Handle[T]:
+        """An item, as a handle: ``with pool.get() as handle, handle.lease() as item``. It comes back when the handle is closed
+        and its last holder gone.
+
+        Raises `PoolTimeoutError` (nothing came back within `timeout` seconds) and `PoolExhaustedError` (and it was not to
+        wait), both naming the longest holders, `ClosedError` when the pool or its manager is closed, also while it waits, and
+        whatever `create` raises.
+        """
+        want = ANYONE if not self._affine else self._home().key
+        return self._get(want, 0, timeout, _getframe(1))
+
+    @contextmanager
+    def item(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Iterator[T]:
+        """An item for a block: ``with pool.item() as item``. Raises as `get`."""
+        handle = self._get(ANYONE if not self._affine else self._home().key, 0, timeout, _world.caller())
+        try:
+            with handle, handle.lease() as item:
+                yield item
+        finally:
+            handle = item = None  # type: ignore[assignment]  # a kept traceback must keep nothing
+
+    def trim(self, keep: int = 0, *, idle_for: float = 0.0) -> int:
+        """Destroy idle items, the least recently used first, until `keep` are left; of those only that have been idle for
+        `idle_for` seconds. Returns how many. What is lent is not touched."""
+        return self._trim(keep, idle_for, _one)
+
+    def resize(self, size: int) -> None:
+        """Change how many items there are at most. Where there are too many, idle ones are destroyed at once, lent ones when
+        they come back. Raises `ConfigError`, and `PoolError` on a closed pool."""
+        self._resize(size, "size")
+
+    def drain(self) -> int:
+        """With ``affinity=True``: destroy what waits to be destroyed on this thread; how many. `get` does it too."""
+        home = getattr(self._homes, "home", None)
+        return 0 if home is None else home.queue.drain()
+
+    # -- threads --------------------------------------------------------------------------------------------------------------
+
+    def _home(self) -> Home:
+        """This thread, as one that items belong to."""
+        home: Home | None = getattr(self._homes, "home", None)
+        if home is None:
+            home = Home()
+            home.key = ANYONE + _world.next_id()
+            home.queue = ReleaseQueue(self.name, thread="current")
+            home.make = self.manager.factory(
+                self._create, f"{self._type_name}.item", release=self._destroy, release_on=home.queue
+            )
+            self._queues[home.key] = (weakref.ref(home), home.queue)
+            self._homes.home = home
+        if home.queue.backlog:
+            home.queue.drain()
+        return home
+
+    def _bury(self) -> None:
+        """Give up the items of threads that have ended: nobody may touch them any more."""
+        for key, (home, queue) in _world.snapshot(self._queues.items()):
+            if home() is None:
+                queue.lost("its thread has ended")
+                self._shelf.forget_row(key)
+                if not any(slot.key == key for slot in _world.snapshot(self._shelf.slots)):
+                    self._queues.pop(key, None)
+
+    # -- how a pool of objects works ----------------------------------------------------------------------------------------
+
+    def _find(self, request: Request) -> bool:
+        shelf = self._shelf
+        if shelf.take(request.want, request) or shelf.take(EMPTY, request):
+            return True
+        if not self._affine:
+            return False
+        self._bury()
+        return shelf.take(EMPTY, request) or shelf.take_any(request)  # another thread's makes room
+
+    def _fit(self, slot: Slot, want: int) -> str:
+        if slot.key not in (EMPTY, want):
+            self._empty(slot, "evicted")
+        if slot.key != EMPTY:
+            why = self._unfit(slot)
+            if not why:
+                return "reused"
+            self._empty(slot, why)
+        handle = self._homes.home.make() if self._affine else self._make()
+        try:
+            slot.item = handle._record.obj
+            slot.handle = handle
+            slot.dirty = False
+            slot.key = want
+            slot.made = monotonic()
+            return "created"
+        finally:
+            handle = None
+
+    def _unfit(self, slot: Slot) -> str:
+        """Why the item of an idle slot is not to be lent; empty when it is fit."""
+        handle = slot.handle
+        if handle is None or not handle.valid:
+            return "panic"
+        if self._max_age is not None and monotonic() - slot.made > self._max_age:
+            return "aged"
+        if slot.dirty and not self._passes(self._reset, slot.item, "reset"):
+            return "reset"
+        slot.dirty = False
+        return "" if self._passes(self._check, slot.item, "check") else "check"
+
+    def _clean(self, slot: Slot, record: Record) -> None:
+        if record.cause in POISONED:
+            self._empty(slot, "panic")
+        elif self._max_age is not None and monotonic() - slot.made > self._max_age:
+            self._empty(slot, "aged")
+        elif self._reset is None:
+            slot.dirty = False
+        elif not self._affine or self._is_home(slot.key):
+            if self._passes(self._reset, slot.item, "reset"):
+                slot.dirty = False
+            else:
+                self._empty(slot, "reset")
+
+    def _is_home(self, key: int) -> bool:
+        home = getattr(self._homes, "home", None)
+        return home is not None and home.key == key
+
+    def _passes(self, fn: Callable[[T], object] | None, item: T, what: str) -> bool:
+        if fn is None:
+            return True
+        try:
+            return fn(item) is not False
+        except BaseException as error:
+            self._contained(what, error)
+            return False
+        finally:
+            item = None  # type: ignore[assignment]
+
+    def _empty(self, slot: Slot, why: str) -> None:
+        handle = slot.handle
+        slot.handle = slot.item = None
+        slot.key = EMPTY
+        slot.dirty = False
+        self._counts.lost(why)
+        if handle is not None:
+            handle.close(timeout=0)
+
+    def _native(self, item: Any) -> None:
+        return None
+
+    def _instead(self, answer: Sign) -> str:
+        return "" if answer is CLOSED or self._exhausted == "refuse" else "fallback"
+
+    def _after_fork(self) -> None:
+        self._homes = _world.ThreadLocal()
+        self._queues = {}
+        super()._after_fork()
+
+
+def _one(slot: Slot) -> int:
+    return 1

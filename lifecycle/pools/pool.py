@@ -1,0 +1,458 @@
+"""What both pools are: a shelf of slots whose contents are lent under handles of the manager.
+
+**A loan is an object like any other.** `get` registers what it lends with the manager, for this once, and the release of that
+registration is giving the slot back. So a loan ends when its last holder goes (leases, views, arrays), on whatever thread,
+exactly once; a borrower who forgets to close is reported by the manager, with the place where it borrowed, and the item comes
+back all the same; the manager's exit, its reports and its figures know every loan.
+
+**Getting** takes a slot from the shelf, or waits for one, sees that there is an item in it that is fit (and makes one if not),
+and enters the loan. Whatever is raised on the way, from the user's own functions too, the slot goes back and wakes whoever
+waits.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Final, TypeVar
+
+from lifecycle import _world
+from lifecycle._world import get_ident, monotonic
+from lifecycle.access import is_control_flow
+from lifecycle.cell import SHUT_CELL, Record, describe, fate
+from lifecycle.checks import check_facts, check_timeout
+from lifecycle.errors import (
+    ClosedError,
+    ConfigError,
+    NotLentError,
+    PoolError,
+    PoolExhaustedError,
+    PoolTimeoutError,
+    ReturnedTwiceError,
+)
+from lifecycle.handle import Handle
+from lifecycle.manager import SafetyManager
+from lifecycle.pools.figures import Counts, Loan, PoolReport, PoolStats, loan_of
+from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, Request, Shelf, Sign, Slot
+from lifecycle.registration import enter
+from lifecycle.states import BY_DROP
+
+Self = TypeVar("Self", bound="Pool")
+
+MOST_SLOTS = 1_000_000
+"""A pool makes its slots at once, some 200 bytes each."""
+
+NAMED_HOLDERS = 3
+"""How many of those who hold something an error names."""
+
+_getframe = sys._getframe
+
+
+class Own:
+    """The type of `OWN_TIMEOUT`."""
+
+    def __repr__(self) -> str:
+        return "the pool's own"
+
+
+OWN_TIMEOUT: Final = Own()
+"""What `get` waits unless told otherwise: the pool's own `timeout`."""
+
+
+class LentBy(str):
+    """The name under which a pool lends: a text for messages, that knows the pool."""
+
+    __slots__ = ("pool",)
+    pool: weakref.ref[Pool]
+
+
+class Pool:
+    """The base of `BufferPool` and `ObjectPool`. All methods may be called on any thread and at any moment, also from
+    ``__del__``, callbacks and signal handlers; where waiting is forbidden (inside a garbage collection, on threads marked with
+    `never_wait`) every timeout is 0."""
+
+    kind: Final = "pool"
+
+    def __init__(
+        self,
+        manager: SafetyManager,
+        *,
+        name: str,
+        limit: int,
+        timeout: float | None,
+        exhausted: str,
+        choices: tuple[str, ...],
+        type_name: str,
+    ) -> None:
+        what = type(self).__name__
+        if not isinstance(manager, SafetyManager):
+            raise ConfigError(f"{what}(manager=) takes a SafetyManager, not {manager!r}")
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"{what}(name=) takes a text of one letter or more, not {name!r}")
+        if exhausted not in choices:
+            raise ConfigError(
+                f"pool {name!r}: exhausted= takes {', '.join(map(repr, choices))}, not {exhausted!r}"
+            )
+        check_facts(name, 0)
+        check_timeout(timeout)
+        if manager.closed:
+            raise ClosedError(f"manager {manager.name!r} is closed, so it takes no pool; make a new manager")
+        self.name = name
+        self.manager = manager
+        self._timeout = timeout
+        self._exhausted = exhausted
+        self._type_name = type_name
+        self._label = LentBy(name)
+        self._label.pool = weakref.ref(self)
+        self._counts = Counts()
+        self._extras: dict[Slot, None] = {}  # lent, and no slots of the shelf
+        self._careful = False  # an item has to be looked at before it is lent again
+        self._kind = manager._kind(type_name)
+        self._place = manager._any_thread
+        self._tend = manager._tend
+        self._shelf = Shelf(self, self._check_limit(limit, "size"), self._empty, self._gone)
+        me = weakref.ref(self)
+
+        def manager_closes() -> None:
+            pool = me()
+            if pool is not None:
+                pool._shelf.shut()
+
+        self._leave_manager = manager.on_close(manager_closes)
+        weakref.finalize(self, self._leave_manager).atexit = False
+        manager.add_component(self)
+        _world.at_fork_in_child(self._after_fork)
+
+    def _check_limit(self, limit: Any, what: str) -> int:
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_SLOTS:
+            raise ConfigError(
+                f"pool {self.name!r}: {what}= takes a whole number from 1 to {MOST_SLOTS}, not {limit!r}"
+            )
+        return limit
+
+    # -- what the two kinds do differently ------------------------------------------------------------------------------------
+
+    def _find(self, request: Request) -> bool:
+        """Take an idle slot for ``request.want`` from the shelf, the best first."""
+        raise NotImplementedError
+
+    def _fit(self, slot: Slot, want: int) -> str:
+        """See that there is an item in `slot` that serves `want` and is fit; ``reused`` or ``created``."""
+        raise NotImplementedError
+
+    def _clean(self, slot: Slot, record: Record) -> None:
+        """`slot` has come back from the loan `record`: make its item fit to be lent again, or empty it, or leave it dirty: then
+        `_fit` sees to it."""
+        raise NotImplementedError
+
+    def _empty(self, slot: Slot, why: str) -> None:
+        """Throw the item of `slot` away. Nothing of it is left on the slot when anything is called."""
+        raise NotImplementedError
+
+    def _native(self, item: Any) -> Any:
+        """The native name of an item, for messages."""
+        raise NotImplementedError
+
+    def _instead(self, answer: Sign) -> str:
+        """There is no slot: the result under which something plain is served, or empty."""
+        raise NotImplementedError
+
+    # -- lending ------------------------------------------------------------------------------------------------------------
+
+    def _get(
+        self, want: int, nbytes: int, timeout: float | Own | None, frame: FrameType | None, plain: str = ""
+    ) -> Handle[Any]:
+        """The loan of an item of `want`; with `plain`, of one from outside the pool, counted as that."""
+        slot = request = pin = handle = None
+        began = waited = 0.0
+        result = plain
+        begun = [False]
+        try:
+            site = None if frame is None else (frame.f_code, frame.f_lasti)
+            takes = self._shelf.takes.get(want)
+            if takes is not None and not plain:
+                try:
+                    for slot, _ in takes:  # noqa: B007 - taken and stored in one step
+                        break
+                except KeyError:
+                    pass  # none is idle
+            if slot is None:
+                began = monotonic()
+                if not plain:
+                    request = Request(want)
+                    waited = self._obtain(request, timeout)
+                    answer = request.box[0]
+                    if isinstance(answer, Slot):
+                        slot = answer
+                        answer = GAVE_UP
+                    else:
+                        result = self._instead(answer) or self._refuse(answer, timeout, waited)
+                if slot is None:
+                    slot = Slot(self)
+                    self._extras[slot] = None
+            handle = slot.handle
+            pin = None if handle is None else handle._cell.pin
+            if slot.dirty or self._careful or slot.key != want or (pin is None and handle is not None):
+                handle = pin = None
+                began = began or monotonic()
+                fitted = self._fit(slot, want)
+                result = result or fitted
+                handle = slot.handle
+                pin = None if handle is None else handle._cell.pin
+            item = slot.item
+            handle = enter(
+                self._kind,
+                self._place,
+                item,
+                slot.came_back,
+                self._label,
+                self._native(item),
+                nbytes,
+                pin,
+                None,
+                False,
+                begun,
+            )
+            slot.loan = record = handle._record
+            record.site = site
+            slot.borrower = get_ident()
+            slot.dirty = True
+            if began:
+                self._counts.got(result or "reused", monotonic() - began, waited)
+            else:
+                slot.at_once += 1
+            return handle
+        except BaseException:
+            if not begun[0]:
+                self._undo(slot, request)
+            raise
+        finally:
+            slot = request = pin = handle = item = frame = None
+
+    def _undo(self, slot: Slot | None, request: Request | None) -> None:
+        """Nothing was lent: the slot goes to the next."""
+        if slot is None and request is not None:
+            answer = request.box.setdefault(0, GAVE_UP)
+            slot = answer if isinstance(answer, Slot) else None
+        if slot is not None:
+            self._extras.pop(slot, None)
+            self._shelf.put(slot)
+
+    def _obtain(self, request: Request, timeout: float | Own | None) -> float:
+        """Have ``request.box`` filled: from the shelf, by whoever gives something back, or with what says that nobody did. For
+        how long it waited, in seconds."""
+        shelf = self._shelf
+        if not isinstance(timeout, Own):
+            check_timeout(timeout)
+        for again in (self._tend, shelf.find_lost, None):
+            if self._find(request):
+                request.box[0], request.hand = request.hand, None  # type: ignore[assignment]
+                return 0.0
+            if again is not None:
+                again()
+        if isinstance(timeout, Own):
+            timeout = self._timeout
+        if shelf.closed or timeout == 0 or _world.must_not_wait():
+            request.box.setdefault(0, CLOSED if shelf.closed else GAVE_UP)
+            return 0.0
+        began = monotonic()
+        shelf.wait(request, None if timeout is None else began + timeout, self._find, self._tend)
+        request.answer()
+        return max(monotonic() - began, 1e-9)
+
+    def _refuse(self, answer: Sign, timeout: float | Own | None, waited: float) -> str:
+        if answer is CLOSED:
+            self._counts.got("closed", waited, waited)
+            who = f"manager {self.manager.name!r}" if self.manager.closed else f"pool {self.name!r}"
+            raise ClosedError(f"{who} is closed: pool {self.name!r} lends nothing any more; make a new one")
+        self._counts.got("timeout" if waited else "refused", waited, waited)
+        holders = tuple(str(loan) for loan in self.loans())
+        told = "; ".join(holders[:NAMED_HOLDERS])
+        if len(holders) > NAMED_HOLDERS:
+            told += f"; and {len(holders) - NAMED_HOLDERS} more"
+        time = f"nothing came back within {waited:.3g} s" if waited else "it was not to wait"
+        error = PoolTimeoutError if waited else PoolExhaustedError
+        raise error(
+            f"pool {self.name!r} is exhausted: all {self._shelf.limit} are in use, and {time}. Held longest: "
+            f"{told or 'by nobody known'}. Close them earlier, wait longer (timeout=), or make the pool larger (resize)",
+            holders,
+        )
+
+    # -- giving back --------------------------------------------------------------------------------------------------------
+
+    def came_back(self, slot: Slot) -> None:
+        """The last holder of a loan has gone. Called once for each loan, by its release."""
+        try:
+            record, slot.loan = slot.loan, None
+            if record is not None and (record.cause is None or record.cause is BY_DROP):
+                self._counts.was_dropped()
+            if slot in self._extras:
+                self._extras.pop(slot, None)
+            elif slot.dirty and record is not None and not self._shelf.closed:
+                self._clean(slot, record)
+        finally:
+            self._shelf.put(slot)
+            slot = record = None  # type: ignore[assignment]
+
+    def put(self, handle: Handle[Any]) -> bool:
+        """Give back what `get` gave; the same as ``handle.close(timeout=0)``, but for seeing that it was lent here. True when
+        it is back; False while somebody else holds it: a share, a lease, a view.
+
+        Raises `NotLentError`, naming the pool that it came from, and `ReturnedTwiceError`.
+        """
+        if not isinstance(handle, Handle):
+            raise NotLentError(f"pool {self.name!r} is given back the handle that get() gave, not {handle!r}")
+        record = handle._record
+        label = record.name
+        if not isinstance(label, LentBy):
+            raise NotLentError(
+                f"{describe(record)} was never lent by a pool, so pool {self.name!r} does not take it; close() its handle"
+            )
+        if label is not self._label:
+            raise NotLentError(
+                f"{describe(record)} was lent by another pool, {str(label)!r}, not by {self.name!r}: give it back there, or just "
+                "close() its handle"
+            )
+        if handle._cell is SHUT_CELL:
+            raise ReturnedTwiceError(
+                f"{describe(record)} was given back to pool {self.name!r} already: {fate(record)}; every share and every loan is "
+                "closed once"
+            )
+        return handle.close(timeout=0)
+
+    def _contained(self, what: str, error: BaseException) -> None:
+        """What a function of the user's raised is counted and reported, and goes no further, but for control flow."""
+        if is_control_flow(error):
+            raise error
+        self.manager.report_error(f"pool {self.name}: {what}", error, type_name=self._type_name)
+
+    def _gone(self, slot: Slot) -> None:
+        self._counts.at_once(slot.at_once)
+
+    # -- size and memory ------------------------------------------------------------------------------------------------------
+
+    def _resize(self, limit: int, what: str) -> None:
+        limit = self._check_limit(limit, what)
+        if self.closed:
+            raise PoolError(f"pool {self.name!r} is closed and cannot be resized; make a new one")
+        self._shelf.limit = limit
+        self._shelf.adjust()
+
+    def _trim(self, keep: int, idle_for: float, freed: Callable[[Slot], int]) -> int:
+        """Throw away idle items, the least recently used first, until `keep` are left; the sum of what `freed` says of each."""
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
+            raise PoolError(f"pool {self.name!r}: trim(keep=) takes a whole number, 0 or more, not {keep!r}")
+        check_timeout(idle_for)
+        shelf = self._shelf
+        shelf.find_lost()
+        rows = [row for key, row in _world.snapshot(shelf.idle.items()) if key != EMPTY]
+        idle = [
+            (slot.idle_since, number, slot)
+            for row in rows
+            for number, slot in enumerate(_world.snapshot(row))
+        ]
+        idle.sort(key=lambda entry: entry[:2])
+        now = monotonic()
+        total = 0
+        slot = None
+        try:
+            for since, _, slot in idle[: max(0, len(idle) - keep)]:
+                row = shelf.idle.get(slot.key)
+                if now - since < idle_for or row is None or row.pop(slot, self) is not None:
+                    continue
+                total += freed(slot)
+                self._empty(slot, "trimmed")
+                shelf.put(slot)
+            return total
+        finally:
+            idle.clear()
+            slot = None
+
+    # -- knowing ------------------------------------------------------------------------------------------------------------
+
+    def loans(self) -> tuple[Loan, ...]:
+        """What is lent now, longest first. Costs what the pool's size is."""
+        found = []
+        for slots in (self._shelf.slots, self._extras):
+            for slot in _world.snapshot(slots):
+                record = slot.loan
+                if record is not None:
+                    found.append(loan_of(record, slot.borrower))
+        return tuple(sorted(found, key=lambda loan: -loan.seconds))
+
+    def stats(self) -> PoolStats:
+        """The figures of this moment. Costs what the pool's size is."""
+        shelf = self._shelf
+        shelf.find_lost()
+        loans = self.loans()
+        idle, empty = shelf.count_idle()
+        slots = _world.snapshot(shelf.slots)
+        counted = self._counts.snapshot(sum(slot.at_once for slot in slots))
+        in_use = max(0, len(slots) - idle - empty) + len(self._extras)
+        return PoolStats(
+            name=self.name,
+            items={"idle": idle, "in_use": in_use},
+            items_limit=shelf.limit,
+            item_bytes=self._bytes_of(slots),
+            waiters=len(shelf.waiters),
+            longest=loans[0] if loans else None,
+            **counted,
+        )
+
+    def _bytes_of(self, slots: list[Slot]) -> int:
+        return 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool was closed, by `close` or with its manager."""
+        return self._shelf.closed
+
+    def __repr__(self) -> str:
+        idle, empty = self._shelf.count_idle()
+        in_use = len(self._shelf.slots) - idle - empty + len(self._extras)
+        state = "closed" if self.closed else f"{idle} idle"
+        return f"<{type(self).__name__} {self.name!r}: {in_use} in use, {state}, {self._shelf.limit} at most>"
+
+    # -- the end ------------------------------------------------------------------------------------------------------------
+
+    def close(self, timeout: float | None = 0.0) -> PoolReport:
+        """Lend no more items of the pool, throw away what is idle, and what comes back from now on. Those who wait are told.
+
+        Waits up to `timeout` seconds (None: for ever) for what is lent; the report names what has not come back. Nothing is
+        taken from those who hold it. Closing again gives the report as it is then.
+        """
+        check_timeout(timeout)
+        until = None if timeout is None else monotonic() + timeout
+        handles = [slot.handle for slot in _world.snapshot(self._shelf.slots) if slot.handle is not None]
+        self._shelf.shut()
+        self._leave_manager()
+        if not _world.must_not_wait():
+            while self.loans() and (until is None or monotonic() < until):
+                self._tend()
+                _world.sleep(0.002)
+            for handle in handles:
+                if handle._cell is SHUT_CELL:  # it was idle, or has come back: wait for its end
+                    handle.close()
+        return PoolReport(self.name, self.loans())
+
+    def __enter__(self: Self) -> Self:
+        if self.closed:
+            raise ClosedError(f"pool {self.name!r} is closed; make a new one")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _after_fork(self) -> None:
+        """In the child: what was made belongs to the parent, and other threads may have been anywhere. It begins with
+        nothing."""
+        old = self._shelf
+        self._counts.lock = _world.RLock()
+        self._extras = {}
+        self._shelf = Shelf(self, old.limit, self._empty, self._gone)
+        if old.closed:
+            self._shelf.shut()

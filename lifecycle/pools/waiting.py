@@ -1,0 +1,314 @@
+"""The shelf: a fixed number of slots, lent again and again, and those who wait for one.
+
+**The problem.** Items go back from anywhere: a `close`, the death of the last array, a drain on another thread, a signal
+handler in the middle of a `get`. So no lock may be held here. And nothing may be lost: not to a waiter that gives up at the
+moment it is handed something, not to a Ctrl-C between taking and lending, not to an item that turned out to be broken.
+
+**The idea.** What is lent is a *slot*, the right to have one item, and not the item. A slot whose item was thrown away is an
+empty one, and goes the same way: to the first waiter, else to the shelf. So whoever waits learns of it, whatever became of the
+item, and the number of slots never changes but by `resize`.
+
+**One owner.** A slot is in exactly one of: the shelf (`idle`), a waiter's box, a loan's record, a local variable. It moves
+between them by single steps with no call in between, after which CPython looks for signals: it is taken from the shelf by
+``for slot, _ in takes`` (the iterator's step and the store are one) and put there by a store into a dict.
+
+**Hand-over is a handshake** (psycopg_pool's ``WaitingClient.set``): `Request.offer` and the waiter's giving up are the same
+``box.setdefault``, so one of them decides and both know it. A waiter is entered first and looks at the shelf after; a slot is
+put on the shelf first and its giver looks for waiters after: one of the two always sees the other.
+
+**What an interrupt loses is found.** A slot that nobody has is referred to by the table of slots alone, so its reference count
+says so: `Shelf.find_lost` puts it back. It is asked where somebody starves, and by `stats`. Without the GIL a count is exact
+only when nothing moves, so a slot must be found lost twice, `SURE_AFTER` seconds apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from sys import getrefcount
+from typing import Any
+
+from lifecycle import _world
+from lifecycle._world import monotonic
+from lifecycle.cell import Record
+
+EMPTY = 0
+"""The key of slots without an item. Others are the pool's: sizes, threads."""
+
+SLICE = 0.1
+"""Seconds for which a waiter sleeps at most before it looks around: for what an interrupt lost, for releases nobody has run."""
+
+SURE_AFTER = 0.02
+"""Seconds between the two looks at a lost slot where there is no GIL."""
+
+
+class Slot:
+    """The right to have one item. `pool` is who lends it."""
+
+    __slots__ = (
+        "at_once",
+        "borrower",
+        "dirty",
+        "handle",
+        "idle_since",
+        "item",
+        "key",
+        "loan",
+        "made",
+        "missed",
+        "pool",
+    )
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.key = EMPTY
+        self.item: Any = None
+        self.handle: Any = None  # of the item itself, where it is registered
+        self.loan: Record | None = None
+        self.dirty = False  # it was lent since it was last reset
+        self.borrower = 0  # the thread it is lent to
+        self.at_once = 0  # loans that were served without a wait
+        self.made = 0.0
+        self.idle_since = 0.0
+        self.missed = 0.0  # when it was seen to be lost
+
+    def came_back(self, item: object) -> None:
+        """The release of every loan, at the place of the loan."""
+        self.pool.came_back(self)
+
+
+class Sign:
+    """An answer to a request that is no slot."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+GAVE_UP = Sign("gave up")
+CLOSED = Sign("closed")
+
+
+class Request:
+    """One caller that wants a slot. `hand` is where it takes one from the shelf into, `box` where one is given to it."""
+
+    __slots__ = ("bell", "box", "hand", "want")
+
+    def __init__(self, want: int = EMPTY) -> None:
+        self.want = want
+        self.hand: Slot | None = None
+        self.box: dict[int, Slot | Sign] = {}
+        self.bell: _world.SimpleQueue[None] = _world.SimpleQueue()
+
+    def offer(self, answer: Slot | Sign) -> bool:
+        """Give it `answer`, the first wins; False: it was given another, or has given up. Callable on any thread."""
+        if self.box.setdefault(0, answer) is not answer:
+            return False
+        self.bell.put(None)
+        return True
+
+    def answer(self) -> Slot | Sign:
+        """The answer, from now on final: a slot, `CLOSED`, or `GAVE_UP`."""
+        return self.box.setdefault(0, GAVE_UP)
+
+
+class Shelf:
+    """Slots, idle by key, and waiters in their order. `empty(slot, why)` throws a slot's item away, whatever that takes, and
+    `gone(slot)` is told of a slot that is no more. All methods may be called on any thread at any moment."""
+
+    def __init__(
+        self, pool: Any, limit: int, empty: Callable[[Slot, str], None], gone: Callable[[Slot], None]
+    ) -> None:
+        self.pool = pool
+        self.limit = limit
+        self.closed = False
+        self.slots: dict[Slot, None] = {}
+        self.idle: dict[int, dict[Slot, None]] = {}
+        self.takes: dict[int, Iterator[tuple[Slot, None]]] = {}
+        self.waiters: dict[Request, None] = {}
+        self._empty = empty
+        self._gone = gone
+        self.row(EMPTY)
+        self.adjust()
+
+    # -- the rows -----------------------------------------------------------------------------------------------------------
+
+    def row(self, key: int) -> dict[Slot, None]:
+        """The idle slots with items of `key`, the last used at the end, and with `takes[key]` to take from it."""
+        row = self.idle.get(key)
+        if row is None or key not in self.takes:
+            row = self.idle.setdefault(key, {})
+            self.takes.setdefault(key, iter(row.popitem, None))
+        return row
+
+    def forget_row(self, key: int) -> None:
+        """Nothing of `key` will come any more; what is idle there is emptied."""
+        request = Request()
+        try:
+            while self.take(key, request):
+                slot, request.hand = request.hand, None
+                if slot is not None:
+                    self._empty(slot, "retired")
+                    self.put(slot)
+                slot = None
+        finally:
+            request.hand = None
+        if not self.idle.get(key):
+            self.takes.pop(key, None)
+            self.idle.pop(key, None)
+
+    def take(self, key: int, request: Request) -> bool:
+        """Take an idle slot of `key`, the last used first, into ``request.hand``."""
+        takes = self.takes.get(key)
+        if takes is None:
+            return False
+        try:
+            for request.hand, _ in takes:
+                return True
+        except KeyError:
+            pass  # none is there
+        return False
+
+    def take_any(self, request: Request) -> bool:
+        """Take any idle slot into ``request.hand``, an empty one first."""
+        return any(self.take(key, request) for key in _world.snapshot(self.takes))
+
+    def count_idle(self) -> tuple[int, int]:
+        """How many slots are idle with an item, and how many without."""
+        rows = _world.snapshot(self.idle.items())
+        return sum(len(row) for key, row in rows if key != EMPTY), len(self.idle[EMPTY])
+
+    # -- giving back --------------------------------------------------------------------------------------------------------
+
+    def put(self, slot: Slot | None) -> None:
+        """Give a slot to the first waiter, or to the shelf, or let it go where there are too many or the pool is closed. From
+        the call on it is no longer the caller's, however this ends."""
+        request = waiter = None
+        try:
+            while slot is not None:
+                if self.closed or len(self.slots) > self.limit or slot not in self.slots:
+                    self._retire(slot)
+                    return
+                if self.waiters:
+                    for waiter in _world.snapshot(self.waiters):
+                        if waiter.offer(slot):
+                            self.waiters.pop(waiter, None)
+                            return
+                row = self.row(slot.key)
+                slot.idle_since = monotonic()
+                row[slot] = None
+                slot = None
+                if not (self.waiters or self.closed or len(self.slots) > self.limit):
+                    return
+                request = request or Request()  # somebody came to wait, or it was closed, after we had looked
+                if self.take_any(request):
+                    slot, request.hand = request.hand, None
+        finally:
+            slot = request = waiter = None  # a kept traceback must keep nothing
+
+    def _retire(self, slot: Slot) -> None:
+        """A slot that is one too many, of a closed pool, or no slot of this pool's any more (of before a fork)."""
+        try:
+            ours = self.slots.pop(slot, self) is None
+            if slot.key != EMPTY:
+                self._empty(slot, "retired" if ours else "extra")
+            if ours:
+                self._gone(slot)
+            if not self.closed and len(self.slots) < self.limit:
+                self.adjust()  # another thread let one go at the same moment
+        finally:
+            slot = None  # type: ignore[assignment]
+
+    def adjust(self) -> None:
+        """Make or let go slots until there are `limit`. What is lent goes when it comes back."""
+        request = Request()
+        slot = None
+        try:
+            while not self.closed and len(self.slots) != self.limit:
+                if len(self.slots) < self.limit:
+                    slot = Slot(self.pool)
+                    self.slots[slot] = None
+                    self.put(slot)
+                elif self.take_any(request):
+                    slot, request.hand = request.hand, None
+                    self.put(slot)
+                else:
+                    return
+        finally:
+            slot = request.hand = None
+
+    def shut(self) -> None:
+        """Close: everybody who waits is told, what is idle is let go, and so is what comes back from now on."""
+        self.closed = True
+        self.tell_all(CLOSED)
+        request = Request()
+        try:
+            while self.take_any(request):
+                slot, request.hand = request.hand, None
+                self.put(slot)
+        finally:
+            slot = request.hand = None
+
+    def tell_all(self, sign: Sign) -> None:
+        """Answer everybody who waits with `sign`."""
+        for waiter in _world.snapshot(self.waiters):
+            waiter.offer(sign)
+            self.waiters.pop(waiter, None)
+
+    # -- waiting ------------------------------------------------------------------------------------------------------------
+
+    def wait(
+        self, request: Request, until: float | None, find: Callable[[Request], bool], tend: Callable[[], None]
+    ) -> None:
+        """Block until `request` has an answer or `until` (monotonic; None: for ever) is past. `find` takes from the shelf what
+        suits, `tend` runs releases that wait for somebody to run them."""
+        slot = None
+        try:
+            self.waiters[request] = None
+            while True:
+                if self.closed:
+                    request.offer(CLOSED)
+                elif not request.box and find(request):
+                    slot, request.hand = request.hand, None
+                    if slot is not None and not request.offer(slot):
+                        self.put(slot)
+                    slot = None
+                left = SLICE if until is None else min(SLICE, until - monotonic())
+                if request.box or left <= 0:
+                    return
+                try:
+                    request.bell.get(timeout=left)
+                except _world.Empty:
+                    tend()
+                    self.find_lost()
+        finally:
+            self.waiters.pop(request, None)
+            slot = None
+
+    def find_lost(self) -> int:
+        """Put back the slots that nobody has; how many. An interrupt may lose one between two owners."""
+        found = 0
+        for slot in _world.snapshot(self.slots):
+            if getrefcount(slot) > _LOST:
+                slot.missed = 0.0
+                continue
+            if _world.free_threaded and not 0 < slot.missed < monotonic() - SURE_AFTER:
+                slot.missed = slot.missed or monotonic()
+                continue
+            slot.missed = 0.0
+            slot.loan = None
+            found += 1
+            self.put(slot)
+        return found
+
+
+def _count_of_lost() -> int:
+    """What `getrefcount` says of a slot that only the table and the asking loop refer to: differs between Python versions."""
+    slots: dict[Slot, None] = {Slot(None): None}
+    for slot in _world.snapshot(slots):
+        return getrefcount(slot)
+    return 0
+
+
+_LOST = _count_of_lost()
