@@ -23,6 +23,7 @@ import sysconfig
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import attrs
@@ -135,7 +136,7 @@ Sources = list[tuple[tuple[str, ...], Any]]
 
 @attrs.frozen
 class _Row:
-    """One family: how a reading of it is got from the figures of one type, queue, manager or capture."""
+    """One family: how a reading of it is got from the figures of one type, queue, manager, capture or pool."""
 
     make: Callable[..., Any]
     """The family's class: gauge, counter or histogram."""
@@ -251,6 +252,14 @@ _PER_CAPTURE: tuple[_Row, ...] = (
     _Row(_gauge, "capture_frames_held", "Frames alive beyond their callback.", "frames_held"),
 )
 
+_PER_POOL: tuple[_Row, ...] = (
+    _Row(_gauge, "pool_items", "Items, idle and in use.", "items", "state"),
+    _Row(_gauge, "pool_items_limit", "How many items the pool keeps at most.", "items_limit"),
+    _Row(_gauge, "pool_waiters", "Callers waiting now.", "waiters"),
+    _Row(_histogram, "pool_get_wait_seconds", "The time to get an item.", "get_wait"),
+    _Row(_counter, "pool_gets", "Calls of get, by what they ended in.", "results", "result"),
+)
+
 
 # -- a scrape: every snapshot, sorted by what it is about -----------------------------------------------------------------------
 
@@ -265,6 +274,7 @@ class _Scrape:
     queues: Sources = attrs.field(factory=list)
     managers: Sources = attrs.field(factory=list)
     captures: Sources = attrs.field(factory=list)
+    pools: Sources = attrs.field(factory=list)
 
 
 def _scrape(managers: Sequence[SafetyManager]) -> _Scrape:
@@ -281,6 +291,7 @@ def _scrape(managers: Sequence[SafetyManager]) -> _Scrape:
         queues=_by_name([(queue.queue, queue) for stats in snapshots for queue in stats.queues]),
         managers=[((stats.manager,), stats) for stats in snapshots],
         captures=_by_name([(c.name, c.stats()) for c in components if c.kind == "capture"]),
+        pools=_by_name([(c.name, c.stats()) for c in components if c.kind == "pool"]),
     )
 
 
@@ -291,6 +302,7 @@ def _families(scrape: _Scrape) -> list[Metric]:
         *(row.family(("queue",), scrape.queues) for row in _PER_QUEUE),
         *(row.family(("manager",), scrape.managers) for row in _PER_MANAGER),
         *(row.family(("capture",), scrape.captures) for row in _PER_CAPTURE),
+        *(row.family(("pool",), scrape.pools) for row in _PER_POOL),
     ]
 
 
@@ -358,6 +370,8 @@ def _combine(name: str, values: Sequence[Any]) -> Any:
         return min((value for value in values if value), default=0.0)
     if name.startswith("last_"):
         return max(values)
+    if name == "longest":
+        return max(filter(None, values), key=attrgetter("seconds"), default=None)
     if name.endswith("_limit"):
         return None  # each has its own; a sum would be nobody's
     return sum(values)

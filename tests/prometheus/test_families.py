@@ -17,6 +17,7 @@ from lifecycle import (
     ANY_THREAD,
     AccessPanicError,
     AccessRefusedError,
+    BufferPool,
     NotReleased,
     ReleaseQueue,
     SafetyManager,
@@ -58,6 +59,11 @@ FAMILIES = {
     "lifecycle_capture_last_frame_timestamp_seconds": ("gauge", ("capture",)),
     "lifecycle_capture_callback_duration_seconds": ("histogram", ("capture",)),
     "lifecycle_capture_frames_held": ("gauge", ("capture",)),
+    "lifecycle_pool_items": ("gauge", ("pool", "state")),
+    "lifecycle_pool_items_limit": ("gauge", ("pool",)),
+    "lifecycle_pool_waiters": ("gauge", ("pool",)),
+    "lifecycle_pool_get_wait_seconds": ("histogram", ("pool",)),
+    "lifecycle_pool_gets": ("counter", ("pool", "result")),
 }
 """Name and labels of every family, as they are promised."""
 
@@ -83,7 +89,7 @@ def test_every_family_has_the_promised_labels_and_no_other(manager: SafetyManage
     manager.policy("camera.Frame", max_live=10, max_bytes=1000)
     camera = Camera("front", 3)
     manager.add_component(camera)
-    with manager.register(Native(), "camera.Frame", release=released, size=10):
+    with manager.register(Native(), "camera.Frame", release=released, size=10), BufferPool(manager, 4096, 1):
         metrics = list(LifecycleCollector(manager).collect())
     assert [metric.name for metric in metrics] == list(FAMILIES)
     for metric in metrics:
