@@ -7,6 +7,7 @@ the program's own ``Gst.init(None)``. Without them the import raises `MissingGSt
 from __future__ import annotations
 
 from integrations.gstreamer.adapter import SampleAdapter
+from integrations.gstreamer.branches import Branch, Tee, low_latency_queue
 from integrations.gstreamer.bus import BusWatch
 from integrations.gstreamer.capture import Capture, CaptureStats
 from integrations.gstreamer.elements import ElementGuard
@@ -35,6 +36,7 @@ from integrations.gstreamer.tracer import LeaksTracer
 from integrations.gstreamer.writable import WritableFrame
 
 __all__ = [
+    "Branch",
     "BusWatch",
     "Capture",
     "CaptureError",
@@ -61,5 +63,7 @@ __all__ = [
     "ShortMemoryError",
     "SignalGuard",
     "StateTimeout",
+    "Tee",
     "WritableFrame",
+    "low_latency_queue",
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import DescriptionError, GuardError, LinkError
-from integrations.gstreamer.guard import Core, Guard, add_to, check_manager, path_of, pointer_of
+from integrations.gstreamer.errors import GuardError, LinkError
+from integrations.gstreamer.guard import Core, Guard, add_to, check_manager, make_element, path_of, pointer_of
 from integrations.gstreamer.pads import link_pads, unlink_when_idle
 from integrations.gstreamer.pipeline import bin_of
 from lifecycle import SafetyManager
@@ -88,13 +88,7 @@ class ElementGuard(Guard[_ElementCore]):
         check_manager(manager, "ElementGuard(manager, element, parent)")
         owner, _ = bin_of(parent, "ElementGuard(parent=)")
         if isinstance(element, str):
-            made = Gst.ElementFactory.make(element)
-            if made is None:
-                raise DescriptionError(
-                    f"there is no element {element!r} here; gst-inspect-1.0 lists what is installed (on Debian the packages are "
-                    "gstreamer1.0-plugins-base, -good, -bad, -ugly)"
-                )
-            element = made
+            element = make_element(element)
         if not isinstance(element, Gst.Element):
             raise GuardError(f"ElementGuard takes an element or a factory's name, not {element!r}")
         if element is owner:

@@ -15,7 +15,7 @@ import ctypes
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import GuardError, StateTimeout
+from integrations.gstreamer.errors import DescriptionError, GuardError, StateTimeout
 from integrations.gstreamer.threads import refuse_forked
 from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
 
@@ -26,6 +26,7 @@ __all__ = [
     "check_manager",
     "check_seconds",
     "elements_of",
+    "make_element",
     "name_of",
     "path_of",
     "pointer_of",
@@ -87,6 +88,17 @@ def elements_of(parent: Any) -> list[Any]:
                 return found
 
 
+def make_element(factory: str, name: str | None = None) -> Any:
+    """A new element. Raises `DescriptionError` where there is no such factory. (gst-python's own errors differ by version.)"""
+    found = Gst.ElementFactory.find(factory)
+    if found is None:
+        raise DescriptionError(
+            f"there is no element {factory!r} here; gst-inspect-1.0 lists what is installed (on Debian the packages are "
+            "gstreamer1.0-plugins-base, -good, -bad, -ugly)"
+        )
+    return found.create(name)
+
+
 def add_to(parent: Any, element: Any) -> bool:
     """Add an element to a bin; whether it took it. (gst-python's override answers with an exception instead.)"""
     try:
@@ -139,11 +151,15 @@ class Guard(Generic[C]):
 
         On a streaming thread, inside a garbage collection and under `lifecycle.never_wait` it is handed over to a worker, and the
         answer is False. Closing again gives the answer as it is then. Raises `StateTimeout` when the manager's
-        ``finalizer_timeout`` passed first.
+        ``finalizer_timeout`` passed first, `GuardError` when GStreamer refused.
         """
         done = self._handle.close()
-        if not done and self._handle.state is ObjectState.STUCK:
-            self._stuck()
+        if not done:
+            state = self._handle.state
+            if state is ObjectState.STUCK:
+                self._stuck()
+            if state is ObjectState.FAILED:
+                raise GuardError(f"{self!r} could not be closed: {self._handle!r}")
         return done
 
     def _stuck(self) -> NoReturn:

@@ -22,6 +22,7 @@ import functools
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -387,6 +388,14 @@ class _News:
         self.ended = False
         self.threads = StreamingThreads()
         self._waiting: dict[int, SimpleQueue[None]] = {}
+        self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
+
+    def delegate(self, part: Any, failed: Callable[[PipelineError], bool]) -> Callable[[], object]:
+        """Have what fails in the bin `part` told by ``failed(error)``, on the failing thread, and not as the pipeline's own error
+        where that returns True. Returns what takes it back. The part is kept alive by whoever asks."""
+        key = pointer_of(part)
+        self._delegates[key] = failed
+        return functools.partial(self._delegates.pop, key, None)
 
     def listening(self) -> _Listening:
         """For a block: a queue that gets an entry with each piece of news."""
@@ -398,7 +407,14 @@ class _News:
 
     def on_error(self, bus: Any, message: Any) -> None:
         """An element failed."""
-        self.errors.append(error_of(message))
+        error = error_of(message)
+        part = message.src
+        while part is not None and self._delegates:
+            failed = self._delegates.get(pointer_of(part))
+            if failed is not None and failed(error):
+                return
+            part = part.get_parent()
+        self.errors.append(error)
         self._tell()
 
     def on_warning(self, bus: Any, message: Any) -> None:

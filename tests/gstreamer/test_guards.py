@@ -250,7 +250,8 @@ def test_an_exit_while_playing_goes_by_null(g: Any) -> None:
     for how in ("", "sys.exit(0)", "1 / 0"):
         done = run_python(
             f"""
-            import sys
+            import atexit, sys
+            atexit.register(lambda: print("at the end", pipeline.get_state(0)[1].value_nick))
             from integrations.gstreamer import *
             from lifecycle import SafetyManager
             from tests.gstreamer.program import *
@@ -260,10 +261,6 @@ def test_an_exit_while_playing_goes_by_null(g: Any) -> None:
             pipeline = guard.pipeline
             guard.play()
             manager.on_close(lambda: print("closing", guard.state))
-            class Last:
-                def __del__(self, state=pipeline.get_state, stdout=sys.stdout):
-                    print("at the end", state(0)[1].value_nick, file=stdout)
-            sys.last_words = Last()
             {how}
             """,
             env={"G_DEBUG": "fatal-criticals"},
@@ -357,7 +354,7 @@ def test_elements_that_cannot_join(g: Any, gst: Any, manager: SafetyManager) -> 
             assert first.pipeline.get_name() in text
             assert "sink" in text
             text = refusal(
-                lambda: g.ElementGuard(manager, gst.Gst.ElementFactory.make("queue", "sink"), second)
+                lambda: g.ElementGuard(manager, gst.Gst.ElementFactory.find("queue").create("sink"), second)
             )
             assert "one of that name" in text
             assert "nosuch" in refusal(lambda: g.ElementGuard(manager, "nosuch", second))
