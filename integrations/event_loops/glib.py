@@ -1,0 +1,54 @@
+"""GLib: a release queue that a main context drains, such as the one behind ``GLib.MainLoop().run()`` or a GTK application.
+
+What is posted is an idle source of its own, attached to the context: GLib lets any thread do that, and wakes the loop.
+Releases run between two events of the loop's thread, at the priority of ordinary events, so that a busy source does not
+starve them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from gi.repository import GLib
+
+from lifecycle import LifecycleError, ReleaseQueue
+
+__all__ = ["release_queue"]
+
+
+def release_queue(name: str = "glib", context: Any = None, *, thread: Any = "current") -> ReleaseQueue:
+    """A `ReleaseQueue` of a GLib main context: what is registered with ``release_on=`` it is released by the loop that runs the
+    context, wherever it was closed or dropped.
+
+    Parameters
+    ----------
+    name:
+        Shown in metrics, messages and reports.
+    context:
+        A `GLib.MainContext`; by default the calling thread's own where it has one (``push_thread_default``), else the global one.
+    thread:
+        Who runs the loop: the calling thread by default, another `threading.Thread` or its identity.
+
+    Raises `LifecycleError` for what is no main context.
+    """
+    if context is None:
+        context = GLib.MainContext.get_thread_default() or GLib.MainContext.default()
+    if not isinstance(context, GLib.MainContext):
+        raise LifecycleError(f"release_queue({name!r}, context) takes a GLib.MainContext, not {context!r}")
+
+    def post(fn: Callable[[], object]) -> None:
+        source = GLib.Idle(priority=GLib.PRIORITY_DEFAULT)
+        source.set_callback(_call, fn)
+        source.attach(context)
+
+    return ReleaseQueue(name, thread=thread, post=post)
+
+
+def _call(fn: Callable[[], object]) -> bool:
+    try:
+        fn()
+    except BaseException:  # an interrupt: PyGObject prints what leaves a callback
+        sys.excepthook(*sys.exc_info())
+    return False
