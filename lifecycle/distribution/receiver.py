@@ -182,7 +182,7 @@ class FrameReceiver(Generic[T]):
             if type(policy) is KeepKeyFrames:
                 self._lag(now, *self._next_key(cursor))
             else:
-                self._lag(now, newest.seq - ring.capacity + 1, False)
+                self._lag(now, newest.seq - ring.capacity + 1, now.awaits_key)
         return None, LOOK_AGAIN
 
     def _next_key(self, seq: int) -> tuple[int, bool]:
