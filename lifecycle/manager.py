@@ -101,7 +101,7 @@ class SafetyManager:
         self._registry.tend = self._tend
         self._registry.refuse_closed = self._refuse_closed
         self._registry.abandon = abandon
-        self._starting = _world.Lock()
+        self._starters: dict[None, object] = {}  # who starts the threads
         self._closers: dict[None, int] = {}  # the thread that closes
         self._report: ShutdownReport | None = None
         self._keeper.sweeps.append(self._sweep_finalizers)
@@ -291,16 +291,21 @@ class SafetyManager:
     def _start(self) -> None:
         """Start the threads, before the first object, since 3.12 starts none once the interpreter shuts down. One thread at a
         time does it; interrupted, it is done again by the next registration."""
-        if self._registry.closed or not self._starting.acquire(blocking=False):
-            return
+        me: object = []
         try:
+            if self._registry.closed or self._starters.setdefault(None, me) is not me:
+                return
             self._workers.start()
             self._keeper.start()
             self._registry.started = True
         except RuntimeError:
             self._registry.started = False
-        finally:
-            self._starting.release()
+        finally:  # nothing is called here: an interrupt finds it undone or done
+            try:
+                if self._starters[None] is me:
+                    del self._starters[None]
+            except KeyError:
+                me = None
 
     def _refuse_closed(self, record: Record) -> NoReturn:
         """A registration found the manager closed. The object is ours, and nobody serves our places any more: it goes here."""
@@ -752,7 +757,7 @@ class SafetyManager:
 
     def _after_fork(self) -> None:
         registry = self._registry
-        self._starting = _world.Lock()
+        self._starters = {}
         self._stopping.after_fork()
         self._closers.clear()
         registry.waiters.clear()

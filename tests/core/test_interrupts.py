@@ -32,7 +32,6 @@ from lifecycle import (
 )
 from tests.core.adversary import (
     STORM,
-    TRACING_KEEPS_LOCALS,
     Interrupt,
     NativeMemory,
     Signals,
@@ -40,6 +39,7 @@ from tests.core.adversary import (
     assert_nothing_left,
     each_interrupt,
     in_own_process,
+    library,
     switching,
     unmapped_twice,
 )
@@ -170,7 +170,7 @@ def test_the_first_registration_of_a_manager_which_starts_the_threads() -> None:
         managers.append(SafetyManager(QUIET, name="fresh"))
 
     fresh()
-    for struck in each_interrupt(first, step=2):
+    for struck in each_interrupt(first):
         manager = managers[-1]
         managers[-1].register(Thing(), "second", release=released.append).close()
         eventually(lambda: released and released[-1] is not None)
@@ -342,7 +342,7 @@ def objects_and_stats(world: World) -> object:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation(world: World, name: str) -> None:
-    if TRACING_KEEPS_LOCALS and name.startswith("close_refuse"):
+    if sys.version_info < (3, 11) and name.startswith("close_refuse"):
         pytest.skip("on 3.10 tracing itself holds what close(held='refuse') counts the holders of")
     run = OPERATIONS[name]
     world.renew()
@@ -688,7 +688,7 @@ def rain_on_register_and_close(place: str, seconds: float) -> None:
         manager.stats()
 
     until = time.monotonic() + seconds
-    with Signals(only_ours=True) as signals:
+    with Signals(of=library) as signals:
         while time.monotonic() < until:
             signals.run(work)
     assert signals.raised > 50, f"only {signals.raised} interrupts"

@@ -31,6 +31,7 @@ from lifecycle import (
     WeakHandle,
     cell,
     keeper,
+    ownership,
     registration,
     releases,
 )
@@ -102,7 +103,7 @@ def test_closing_with_refuse_undoes_no_other_closing(shutting: str) -> None:
         handle = manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
         lease = handle.lease()
         with Standing(
-            lambda: handle.close(held="refuse"), handle_module.Handle._refuse_if_held, "raise _held_error"
+            lambda: handle.close(held="refuse"), ownership.refuse_if_held, "raise held_error"
         ) as standing:
             if shutting == "invalidate":
                 manager.invalidate(handle.id, "because")
