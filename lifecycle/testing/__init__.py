@@ -1,0 +1,45 @@
+"""For tests of programs that use the library, and of the library itself.
+
+Two halves: `assert_no_leaks`, which fails what leaves objects, leases, tickets or threads behind and says where each was made
+(the pytest plugin `lifecycle.testing.plugin` does it around every test); and adversaries, which make happen at every moment what
+a process may do to a program at the worst moment. A storm finds a race by luck; these go through the places one by one.
+
+- `every_line` runs an action (the collector, another call) before every line of code.
+- `each_interrupt` raises at the first, the second, the third … point at which CPython may run a signal handler; `Signals` is
+  Ctrl-C for real, thousands of times a second.
+- `Standing` is a thread that stands still before a named line until it is let go; `at_once` starts threads from one moment on;
+  `switching` changes threads as often as the interpreter can; `interleavings` runs every order that a few operations may take.
+- `FaultPlan` says which call goes wrong, and how.
+- `LyingClock` lets the library's time jump and stand.
+
+Nothing here is imported by the rest of the library.
+"""
+
+from lifecycle.testing.clock import LyingClock
+from lifecycle.testing.faults import Fault, FaultPlan, fails, hangs, takes
+from lifecycle.testing.interrupts import Interrupt, Signals, Struck, each_interrupt, run_interrupted
+from lifecycle.testing.lines import EveryLine, every_line
+from lifecycle.testing.sequencer import Standing, at_once, line_of, switching
+from lifecycle.testing.where import code_of, library
+
+__all__ = [
+    "EveryLine",
+    "Fault",
+    "FaultPlan",
+    "Interrupt",
+    "LyingClock",
+    "Signals",
+    "Standing",
+    "Struck",
+    "at_once",
+    "code_of",
+    "each_interrupt",
+    "every_line",
+    "fails",
+    "hangs",
+    "library",
+    "line_of",
+    "run_interrupted",
+    "switching",
+    "takes",
+]

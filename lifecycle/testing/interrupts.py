@@ -1,0 +1,231 @@
+"""An interrupt at every point at which CPython may run a signal handler, and signals that really come.
+
+After a call has returned and before its result is stored, on entering a function, on jumping back: only there CPython looks for
+signals, so what an interrupt of `each_interrupt` breaks a real Ctrl-C would break.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import gc
+import inspect
+import itertools
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from lifecycle.testing.where import Chooses, library, place_of
+
+T = TypeVar("T")
+
+
+class Interrupt(KeyboardInterrupt):
+    """What our signal handlers raise: a Ctrl-C that can be told from the user's."""
+
+
+@functools.cache
+def _opcodes(code: CodeType) -> dict[int, tuple[str, int]]:
+    """By offset: the instruction's name, and the offset of the one that follows it in the code."""
+    instructions = list(dis.get_instructions(code))
+    following = [instruction.offset for instruction in instructions[1:]] + [-1]
+    return {one.offset: (one.opname, after) for one, after in zip(instructions, following, strict=True)}
+
+
+NOT_BEFORE = frozenset({"SETUP_FINALLY", "SETUP_WITH", "BEFORE_ASYNC_WITH", "YIELD_FROM"})
+"""CPython 3.10 looks for signals before any instruction but these, once a call has asked it to look."""
+JUMPS_LOOK = sys.version_info < (3, 11)
+"""Up to 3.10 every jump that is taken looks for signals, from 3.11 on only those that go back."""
+TRACING_COPIES_LOCALS = sys.version_info < (3, 11)
+"""Up to 3.10 a frame that is traced keeps a copy of its locals, as of the last moment at which it was traced."""
+
+
+def _may_interrupt(code: dict[int, tuple[str, int]], last: int, here: int) -> bool:
+    """Whether CPython runs signal handlers between the instructions at `last` (-1: none yet) and `here`."""
+    now, _ = code.get(here, ("", -1))
+    before, following = code.get(last, ("", -1))
+    if JUMPS_LOOK and now in NOT_BEFORE:
+        return False
+    if last < 0:
+        return now != "RESUME"  # on entering a function; from 3.11 on it is that instruction which looks
+    if "JUMP" in before and here != following:
+        return JUMPS_LOOK or here < last
+    if here != following:
+        return False  # the instruction raised: it goes on at the handler, without a look
+    if before == "PRECALL":  # 3.11: a call in two instructions, of which the second may be skipped
+        return now != "CALL"
+    if before == "RESUME":
+        return True
+    return before.startswith("CALL") and not before.startswith("CALL_INTRINSIC")
+
+
+@attrs.frozen
+class Struck(Generic[T]):
+    """One run of `each_interrupt`."""
+
+    place: str
+    """Where the interrupt struck, empty in the last run, which went through."""
+    result: T | None
+    error: BaseException | None
+    """The `Interrupt`, or whatever else came out."""
+    on_entry: bool = False
+    """It struck a function before its first statement: that frame keeps its arguments as long as the traceback is kept, and
+    nothing that the function could do would change it."""
+
+
+def _forget_copies(error: BaseException | None) -> None:
+    """Looking at ``f_locals`` makes a frame's copy of its locals anew, so that a kept traceback keeps what its frames keep, no
+    more."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        trace = error.__traceback__
+        while trace is not None:
+            frame = trace.tb_frame
+            if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+                _ = frame.f_locals
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+
+
+def run_interrupted(
+    run: Callable[[], T],
+    strike_at: int,
+    *,
+    of: Chooses = library,
+    error: Callable[[str], BaseException] = Interrupt,
+) -> Struck[T]:
+    """Call ``run()`` and raise ``error(place)`` at the point number `strike_at` of the code that `of` chooses, on this thread."""
+    passed = itertools.count(1)
+    place = ""
+    on_entry = False
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if not of(frame.f_code):
+            return None
+        code = _opcodes(frame.f_code)
+        last = -1
+
+        def local(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal last, place, on_entry
+            if event == "opcode":
+                here = frame.f_lasti
+                struck = _may_interrupt(code, last, here) and next(passed) == strike_at
+                entering = last < 0 or code.get(last, ("", -1))[0] in (
+                    "RESUME",
+                    "COPY_FREE_VARS",
+                    "MAKE_CELL",
+                )
+                last = here
+                if struck:
+                    on_entry = entering
+                    place = f"{place_of(frame)} before {code[here][0]}"
+                    raise error(place)
+            return local
+
+        frame.f_trace = local  # 3.13 gives opcode events only if this is set before they are asked for
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return local
+
+    outer = sys.gettrace()
+    sys._getframe().f_trace_opcodes = (
+        True  # 3.12 gives no opcode events unless some frame had asked for them before
+    )
+    raised: BaseException | None = None
+    result = None
+    collects = gc.isenabled()
+    gc.disable()  # so that the points are the same in every run
+    try:
+        sys.settrace(trace)
+        result = run()
+    except BaseException as out:
+        raised = out
+    finally:
+        sys.settrace(outer)
+        if collects:
+            gc.enable()
+    if TRACING_COPIES_LOCALS:
+        _forget_copies(raised)
+    return Struck(place, result, raised, on_entry)
+
+
+def each_interrupt(
+    run: Callable[[], T],
+    *,
+    first: int = 1,
+    step: int = 1,
+    of: Chooses = library,
+    error: Callable[[str], BaseException] = Interrupt,
+) -> Iterator[Struck[T]]:
+    """Call ``run()`` again and again, interrupted at the first point, the second, … until it goes through without; that last run
+    is not among what this yields, unless nothing else is.
+
+    The caller checks after each run, and resets what has to be reset. Points lie in the code that `of` chooses, on this thread
+    alone; what is raised there is ``error(place)``, such as `MemoryError`. The collector is off while `run` runs.
+    """
+    for strike_at in itertools.count(first, step):
+        struck = run_interrupted(run, strike_at, of=of, error=error)
+        if struck.place or strike_at == first:
+            yield struck
+        if not struck.place:
+            if struck.error is not None:
+                raise struck.error
+            return
+
+
+class Signals:
+    """A real signal, `hertz` times a second, whose handler raises `Interrupt` on the main thread. Where that thread is kept from
+    running, the signals wait for it: half the time between two of them it has worked, on a loaded machine too.
+
+    It raises only in code that `run` was given: `run` returns False when its function was interrupted. With `of` it raises only
+    where that chooses the innermost Python frame's code: with `library` never inside a release or a callback of the test's.
+    """
+
+    def __init__(self, hertz: float = 10_000, *, of: Chooses | None = None) -> None:
+        self.hertz = hertz
+        self._of = of
+        self.raised = 0
+        self._last = 0.0
+        self._target: CodeType | None = None
+        self._before: Any = None
+
+    def __enter__(self) -> Signals:
+        self._before = signal.signal(signal.SIGALRM, self._handle)
+        signal.setitimer(signal.ITIMER_REAL, 1 / self.hertz, 1 / self.hertz)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        target = self._target
+        if target is None or frame is None or (self._of is not None and not self._of(frame.f_code)):
+            return
+        outer: FrameType | None = frame
+        while outer is not None:
+            if outer.f_code is target:
+                now = time.thread_time()
+                if now - self._last < 0.5 / self.hertz:
+                    return
+                self._last = now
+                self.raised += 1
+                raise Interrupt("by the timer")
+            outer = outer.f_back
+
+    def run(self, function: Callable[[], object]) -> bool:
+        """Call `function`, a Python function; False when an interrupt ended it."""
+        try:
+            self._target = function.__code__
+            function()
+        except Interrupt:
+            return False
+        finally:
+            self._target = None
+        return True
