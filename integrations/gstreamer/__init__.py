@@ -14,6 +14,8 @@ from integrations.gstreamer.elements import ElementGuard
 from integrations.gstreamer.errors import (
     CaptureError,
     DescriptionError,
+    FeederError,
+    FeederFull,
     ForkedError,
     FormatError,
     FrameClosedError,
@@ -28,6 +30,7 @@ from integrations.gstreamer.errors import (
     ShortMemoryError,
     StateTimeout,
 )
+from integrations.gstreamer.feeder import Feeder, FeederStats
 from integrations.gstreamer.frame import Frame
 from integrations.gstreamer.pads import PadGuard, ProbeGuard
 from integrations.gstreamer.pipeline import PipelineGuard
@@ -43,6 +46,10 @@ __all__ = [
     "CaptureStats",
     "DescriptionError",
     "ElementGuard",
+    "Feeder",
+    "FeederError",
+    "FeederFull",
+    "FeederStats",
     "ForkedError",
     "FormatError",
     "Frame",

@@ -35,7 +35,6 @@ __all__ = [
     "map_own",
     "new_buffer",
     "own_reference",
-    "pointer_of",
     "push_to",
     "shallow_copy",
     "sole_owner",
@@ -200,20 +199,7 @@ def wrapper_of(owned: Owned) -> Any:
     return sample.get_buffer()
 
 
-# -- GObjects -----------------------------------------------------------------------------------------------------------------
-
-_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_capsule_pointer.restype = _p
-_capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
-_capsule_name = ctypes.pythonapi.PyCapsule_GetName
-_capsule_name.restype = ctypes.c_char_p
-_capsule_name.argtypes = (ctypes.py_object,)
-
-
-def pointer_of(gobject: Any) -> int:
-    """The C pointer of a GObject's wrapper (an element, a pool), good as long as the wrapper lives."""
-    capsule = gobject.__gpointer__
-    return int(_capsule_pointer(capsule, _capsule_name(capsule)))
+# -- appsrc ------------------------------------------------------------------------------------------------------------------
 
 
 def push_to(appsrc: int, owned: Owned) -> int:

@@ -11,6 +11,8 @@ from lifecycle import LifecycleError
 __all__ = [
     "CaptureError",
     "DescriptionError",
+    "FeederError",
+    "FeederFull",
     "ForkedError",
     "FormatError",
     "FrameClosedError",
@@ -21,8 +23,11 @@ __all__ = [
     "MissingGStreamerError",
     "NoFrames",
     "PipelineError",
+    "PoolEmpty",
+    "PoolError",
     "SampleError",
     "ShortMemoryError",
+    "Starved",
     "StateTimeout",
 ]
 
@@ -61,6 +66,34 @@ class CaptureError(GStreamerError, RuntimeError):
 
 class NoFrames(GStreamerError, TimeoutError):
     """No frame arrived within the time that was given."""
+
+
+class Starved(NoFrames):
+    """No frame arrived because all buffers of the bounded pool are out. `held` says which frames are, and who holds them."""
+
+    def __init__(self, message: str, *, held: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.held = held
+
+
+class FeederError(GStreamerError, RuntimeError):
+    """A feeder was given something that would be a wrong picture, or its appsrc takes nothing in this state."""
+
+
+class FeederFull(FeederError, TimeoutError):
+    """The appsrc had no room within the time that was given."""
+
+
+class PoolError(GStreamerError, RuntimeError):
+    """A buffer pool cannot be used in this way or state."""
+
+
+class PoolEmpty(PoolError, TimeoutError):
+    """No buffer came back within the time that was given. `holders` says where each of them is."""
+
+    def __init__(self, message: str, *, holders: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.holders = holders
 
 
 class PipelineError(GStreamerError, RuntimeError):

@@ -1,0 +1,70 @@
+"""The ear: what a pipeline reports as an error, heard without taking it from anybody.
+
+A bus has one reader, which is the program's own business. What is posted can be heard beside it, on the thread that posts it. So
+whoever waits for frames, or for room, learns at once that none will come.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from integrations.gstreamer.errors import PipelineError
+from integrations.gstreamer.pipeline import error_of
+
+__all__ = ["Ear"]
+
+
+class Ear:
+    """Hears the errors of the pipeline that `element` is in, from `listen` until `close`. Callable on any thread."""
+
+    def __init__(self, element: Any) -> None:
+        self._element = element
+        self._listening: list[tuple[Any, int]] = []
+        self._errors: list[PipelineError] = []
+
+    def listen(self) -> None:
+        """Begin, if the element is in a pipeline by now; does nothing where it listens already."""
+        if self._listening:
+            return
+        top = self._element
+        while top is not None and (parent := top.get_parent()) is not None:
+            top = parent
+        bus = top.get_bus() if top is not None and top is not self._element else None
+        if bus is None:
+            return
+        bus.enable_sync_message_emission()
+        bus.enable_sync_message_emission()  # once for each of the two signals
+        me = weakref.ref(self)
+
+        def heard(bus: Any, message: Any) -> None:
+            ear = me()
+            if ear is not None:
+                ear._errors.append(error_of(message))
+
+        def started_anew(bus: Any, message: Any) -> None:
+            ear = me()
+            if ear is not None:
+                ear._errors.clear()
+
+        self._listening.append((bus, bus.connect("sync-message::error", heard)))
+        self._listening.append((bus, bus.connect("sync-message::stream-start", started_anew)))
+
+    @property
+    def error(self) -> PipelineError | None:
+        """The first error since the pipeline was started, if there was one. A new one each time: it keeps no traceback."""
+        if not self._errors:
+            return None
+        first = self._errors[0]
+        return PipelineError(str(first), element=first.element, text=first.text, debug=first.debug)
+
+    def close(self) -> None:
+        """Listen no more. What was heard stays known. Calling twice is calling once."""
+        while self._listening:
+            try:
+                bus, signal = self._listening.pop()
+            except IndexError:
+                break
+            bus.disconnect(signal)
+            bus.disable_sync_message_emission()
+        self._element = None

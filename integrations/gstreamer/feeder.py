@@ -1,0 +1,447 @@
+"""Feeders: pictures made in Python, given to an appsrc without a copy, and never more of them than it takes.
+
+**The problem.** `Gst.Buffer.new_wrapped` copies; what wraps without a copy crashes when the array dies first; an array that is
+written after its push changes the picture downstream; a picture whose rows lie otherwise than GStreamer thinks is a wrong picture
+without an error; and an appsrc that is fed faster than it flows grows until the memory is gone, or blocks in C where no Ctrl-C
+reaches.
+
+**The idea.** What is pushed is lent (`loans.py`): it lives until GStreamer has dropped it, and is read-only from the push on, so
+a late write is an error in the line that writes. ``with feeder.frame() as array`` lends memory in GStreamer's own layout the
+other way round and pushes it at the end of the block. Anything else is compared with the caps first (`fitting.py`): what fits is
+pushed as it lies, what only lies otherwise is copied into place, what would be another picture is refused.
+
+**Waiting.** A push waits for room in Python, in slices, and ends with an error when the time is over, the pipeline reports an
+error, or the feeder or its manager is closed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import Any, Final
+
+import attrs
+
+from integrations.gstreamer._buffers import (
+    NOTIFY,
+    Flow,
+    Owned,
+    add_video_meta,
+    level_of,
+    push_to,
+    shallow_copy,
+    wrap_memory,
+)
+from integrations.gstreamer._native import BufferHead, Gst, GstApp, np
+from integrations.gstreamer.adapter import SampleAdapter
+from integrations.gstreamer.ear import Ear
+from integrations.gstreamer.errors import FeederError, FeederFull, FormatError
+from integrations.gstreamer.fitting import fitting, fitting_planes
+from integrations.gstreamer.formats import Layout
+from integrations.gstreamer.frame import Frame
+from integrations.gstreamer.guard import pointer_of
+from integrations.gstreamer.lent import Memory, MemoryStore, address_of
+from integrations.gstreamer.loans import Loans
+from integrations.gstreamer.writable import WritableFrame, nanoseconds
+from lifecycle import ClosedError, SafetyManager
+
+__all__ = ["Feeder", "FeederStats"]
+
+READONLY: Final = 2
+"""`GST_MEMORY_FLAG_READONLY`: elements that change pictures in place make a copy first."""
+WAITS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005)
+"""Seconds between two looks for room: longer and longer."""
+
+
+@attrs.frozen
+class FeederStats:
+    """A feeder's figures at one moment."""
+
+    name: str
+    pushed: int
+    """Buffers given to the appsrc."""
+    copied: int
+    """Of these, pictures that lay otherwise than GStreamer takes them and were copied into place."""
+    waiting: int
+    """Buffers in the appsrc now."""
+    outstanding: int
+    """Arrays that GStreamer holds now, in the appsrc and anywhere behind it. Exact."""
+
+
+class Feeder:
+    """Gives arrays, frames and bytes to an appsrc.
+
+    Parameters
+    ----------
+    manager:
+        Whose writable frames these are; closing it ends whoever waits for room with `ClosedError`.
+    appsrc:
+        The element. Its ``format`` becomes time, and ``block`` false: the feeder waits itself.
+    caps:
+        What is fed, a `Gst.Caps` or its text; the appsrc's own where None. Where it has none either, the caps of the frames that
+        are pushed, which may change.
+    max_buffers:
+        How many buffers may wait in the appsrc; a push waits for room.
+    video_meta:
+        Say where the rows lie of pictures that lie otherwise than GStreamer's own layout, instead of copying them into it.
+        Right for elements that heed it (converters, encoders and sinks for raw video do; those that take any bytes do not).
+
+    All methods may be called on any thread.
+    """
+
+    kind: Final = "feeder"
+
+    def __init__(
+        self,
+        manager: SafetyManager,
+        appsrc: Any,
+        *,
+        caps: Any = None,
+        name: str | None = None,
+        max_buffers: int = 4,
+        video_meta: bool = False,
+    ) -> None:
+        if manager.closed:
+            raise ClosedError(
+                f"manager {manager.name!r} is closed, so it takes no feeder; make a new manager"
+            )
+        if not isinstance(appsrc, GstApp.AppSrc):
+            raise FeederError(
+                f"a feeder pushes into an appsrc, not into {appsrc!r}; begin the pipeline with «appsrc name=feed» and give that "
+                "element"
+            )
+        if isinstance(max_buffers, bool) or not isinstance(max_buffers, int) or max_buffers < 1:
+            raise FeederError(f"max_buffers= takes a whole number above 0, not {max_buffers!r}")
+        self.manager = manager
+        self.name = str(name or appsrc.get_name())
+        self.max_buffers = max_buffers
+        self._source: Any = appsrc
+        self._pointer = pointer_of(appsrc)
+        self._adapter = SampleAdapter(manager, name=self.name)
+        self._video_meta = video_meta
+        self._layout: Layout | None = None
+        self._follows = False
+        self._loans = Loans()
+        self._store = MemoryStore(max_buffers + 2)
+        self._ear = Ear(appsrc)
+        self._closed = threading.Event()
+        self._counting = threading.RLock()
+        self._pushed = 0
+        self._copied = 0
+        given = appsrc.get_property("caps") if caps is None else caps
+        if given is None:
+            self._follows = True
+        else:
+            self._set_caps(self._adapter.layout(given))
+        if appsrc.get_property("format") != Gst.Format.TIME:
+            appsrc.set_property("format", Gst.Format.TIME)
+        appsrc.set_property("block", False)
+        self._ear.listen()
+        self._leave_manager = manager.on_close(self.close)
+        manager.add_component(self)
+
+    def _set_caps(self, layout: Layout) -> None:
+        self._layout = layout
+        self._source.set_property("caps", layout.caps)
+
+    # -- feeding ------------------------------------------------------------------------------------------------------------
+
+    def frame(
+        self, pts: int | None = None, *, duration: int | None = None, timeout: float | None = None
+    ) -> FeederFrame:
+        """A picture to be made: ``with feeder.frame(pts=t) as array: array[:] = …`` pushes it at the end of the block.
+
+        What it gives is a writable ndarray in GStreamer's own layout (strides may pad rows), for formats of several planes a
+        tuple of them. Its contents are not cleared. After the block it is read-only, and stays good; a slice that is still alive
+        then keeps its memory, and what is pushed is a copy. After an exception nothing is pushed.
+
+        Waits up to `timeout` seconds (None: for ever) for room as the block begins. Raises what `push` raises.
+        """
+        return FeederFrame(self, nanoseconds("pts", pts), nanoseconds("duration", duration), timeout)
+
+    def push(
+        self,
+        what: Any,
+        *,
+        pts: int | None = None,
+        duration: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Give `what` to the appsrc.
+
+        Parameters
+        ----------
+        what:
+            An ndarray in the shape and dtype of `Frame.array` (or anything that NumPy shows as one without a copy), a tuple of
+            arrays in those of `Frame.planes`, bytes of the whole buffer in any buffer object, a `Frame`, a `WritableFrame`, or a
+            `Gst.Buffer`. Arrays and bytes are not copied where they lie as GStreamer takes them; an array is read-only from
+            here on, for good: make the next picture in another (or with `frame`), or push ``array.copy()``.
+        pts, duration:
+            Nanoseconds; those of a frame stay its own where None.
+        timeout:
+            Seconds to wait for room; None for ever.
+
+        Raises `FormatError` for what would be a wrong picture, `FeederFull` when there is no room in time, `HeldError` for a
+        writable frame that something still writes to, `FeederError` where the appsrc takes nothing (not running, or after
+        `end_of_stream`), `PipelineError` when the pipeline reports one, `ClosedError` when feeder or manager is closed. What does
+        not fit or finds no room is still yours, unchanged; what the appsrc itself refuses is used up.
+        """
+        start, length = nanoseconds("pts", pts), nanoseconds("duration", duration)
+        if isinstance(what, (Frame, WritableFrame, Gst.Buffer)):
+            self._wait_for_room(timeout)
+            owned = self._of_gstreamer(what)
+        elif isinstance(what, tuple):
+            planes = fitting_planes(self.name, self._layout, what)
+            self._wait_for_room(timeout)
+            owned = self._copied_into(self._layout.all_planes(), planes)  # type: ignore[union-attr]
+        else:
+            array = fitting(self.name, self._layout, what)
+            self._wait_for_room(timeout)
+            owned = self._of_array(array)
+        head = BufferHead.from_address(owned.value or 0)
+        if pts is not None:
+            head.pts = start
+        if duration is not None:
+            head.duration = length
+        self._give(owned)
+
+    def _give(self, owned: Owned) -> None:
+        flow = push_to(self._pointer, owned)
+        if flow == Flow.OK:
+            with self._counting:
+                self._pushed += 1
+            return
+        self._raise_if_over()
+        if flow == Flow.EOS:
+            raise FeederError(f"feeder {self.name!r}: the appsrc takes nothing after the end of the stream")
+        raise FeederError(
+            f"feeder {self.name!r}: the appsrc takes nothing (flow {flow}) while it is {_state_name(self._source)}; set the "
+            "pipeline to PLAYING first"
+        )
+
+    # -- what can be pushed -------------------------------------------------------------------------------------------------
+
+    def _of_gstreamer(self, what: Any) -> Owned:
+        """The buffer of a frame, or a `Gst.Buffer` itself."""
+        if isinstance(what, Gst.Buffer):
+            return shallow_copy(hash(what))
+        layout = what._layout
+        if self._follows and (self._layout is None or not layout.caps.is_equal(self._layout.caps)):
+            self._set_caps(layout)
+        assert self._layout is not None
+        if not (layout.caps is self._layout.caps or layout.caps.is_equal(self._layout.caps)):
+            raise FormatError(
+                f"feeder {self.name!r} feeds {self._layout.caps.to_string()}, and this frame is {layout.caps.to_string()}; "
+                "convert it, or make the feeder without caps= to have it follow its frames"
+            )
+        if isinstance(what, WritableFrame):
+            return what._hand_on()
+        sample = what._sample_now()
+        try:
+            return shallow_copy(what._buffer_of(sample))
+        finally:
+            sample = None
+
+    def _of_array(self, array: np.ndarray[Any, Any]) -> Owned:
+        """A buffer over the array's own memory, or over a copy in GStreamer's layout where it lies otherwise."""
+        layout = self._layout
+        assert layout is not None
+        plane = layout.image
+        shaped = plane is not None and array.ndim == len(plane.shape)
+        if array.flags.c_contiguous and (not shaped or array.strides == plane.strides):  # type: ignore[union-attr]
+            return self._lend(array, array.nbytes)
+        if plane is not None and array.ndim == len(plane.shape):
+            if self._video_meta and array.strides[1:] == plane.strides[1:] and array.strides[0] >= plane.row:
+                extent = (array.shape[0] - 1) * array.strides[0] + plane.row
+                owned = self._lend(array, extent)
+                video_format = layout._info.finfo.format
+                add_video_meta(owned, video_format, layout.width, layout.height, [0], [array.strides[0]])
+                return owned
+            return self._copied_into((plane,), (array,))
+        self._count_copy()
+        return self._lend(np.ascontiguousarray(array), array.nbytes)
+
+    def _copied_into(self, planes: Any, arrays: tuple[np.ndarray[Any, Any], ...]) -> Owned:
+        assert self._layout is not None
+        memory = self._store.take(self._layout.size)
+        for target, array in zip(memory.arrays(planes), arrays, strict=True):
+            np.copyto(target, array)
+        self._count_copy()
+        return self._lend_memory(memory)
+
+    def _count_copy(self) -> None:
+        with self._counting:
+            self._copied += 1
+
+    def _lend(self, array: np.ndarray[Any, Any], size: int) -> Owned:
+        """A read-only buffer over the array, which is read-only from now on, as is what it is a view of."""
+        owner: Any = array
+        while isinstance(owner, np.ndarray):
+            if owner.flags.writeable:
+                owner.flags.writeable = False
+            owner = owner.base
+        address = address_of(array)
+        owned: Owned = self._loans.lend(
+            array, lambda slot: wrap_memory(READONLY, address, size, 0, size, slot, NOTIFY), self.name
+        )[1]
+        return owned
+
+    def _lend_memory(self, memory: Memory) -> Owned:
+        """A buffer over memory of our own, read-only for GStreamer while an array of ours looks at it."""
+        address, size = memory.address, memory.size
+        flags = READONLY if memory.onlookers() else 0
+        owned: Owned = self._loans.lend(
+            memory,
+            lambda slot: wrap_memory(flags, address, size, 0, size, slot, NOTIFY),
+            self.name,
+            self._store.put,
+        )[1]
+        return owned
+
+    # -- waiting ------------------------------------------------------------------------------------------------------------
+
+    def _wait_for_room(self, timeout: float | None) -> None:
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0
+        ):
+            raise FeederError(f"timeout= takes seconds, 0 or more, or None for ever, not {timeout!r}")
+        if self._closed.is_set():
+            self._raise_if_over()
+        self._ear.listen()
+        if level_of(self._pointer) < self.max_buffers:
+            return
+        until = None if timeout is None else time.monotonic() + timeout
+        waits = iter(WAITS)
+        wait = 0.0
+        while True:
+            self._raise_if_over()
+            if level_of(self._pointer) < self.max_buffers:
+                return
+            if until is not None and time.monotonic() >= until:
+                raise FeederFull(
+                    f"feeder {self.name!r}: no room within {timeout} s: {level_of(self._pointer)} buffers wait in the appsrc "
+                    f"(max_buffers={self.max_buffers}), which is {_state_name(self._source)}; what comes after it is slower, "
+                    "or stands still"
+                )
+            wait = next(waits, wait)
+            self._closed.wait(wait if until is None else max(0.0, min(wait, until - time.monotonic())))
+
+    def _raise_if_over(self) -> None:
+        if self._closed.is_set():
+            whose = f"manager {self.manager.name!r}" if self.manager.closed else f"feeder {self.name!r}"
+            raise ClosedError(
+                f"{whose} is closed: feeder {self.name!r} takes nothing any more; make a new one"
+            )
+        error = self._ear.error
+        if error is not None and self._source.get_state(0)[1] >= Gst.State.PAUSED:
+            raise error
+
+    # -- the end ------------------------------------------------------------------------------------------------------------
+
+    def end_of_stream(self) -> None:
+        """Tell that nothing follows. Raises `FeederError` where the appsrc does not take that, `ClosedError` after `close`."""
+        if self._closed.is_set():
+            self._raise_if_over()
+        flow = self._source.emit("end-of-stream")
+        if flow != Gst.FlowReturn.OK:
+            raise FeederError(
+                f"feeder {self.name!r}: the appsrc does not take the end of the stream while it is {_state_name(self._source)}"
+            )
+
+    def close(self) -> None:
+        """Feed no more; whoever waits for room gets `ClosedError`. What was pushed flows on, and its arrays live until GStreamer
+        has dropped them. Does not end the stream. Closing twice is closing once."""
+        self._closed.set()
+        self._ear.close()
+        self._store.most = 0
+        self._store.clear()
+        self._leave_manager()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed.is_set()
+
+    @property
+    def caps(self) -> Any:
+        """The `Gst.Caps` that are fed, None before the first frame where it follows its frames."""
+        return None if self._layout is None else self._layout.caps
+
+    def stats(self) -> FeederStats:
+        """The figures, as a frozen snapshot. Callable on any thread."""
+        return FeederStats(self.name, self._pushed, self._copied, level_of(self._pointer), len(self._loans))
+
+    def __enter__(self) -> Feeder:
+        if self._closed.is_set():
+            self._raise_if_over()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<Feeder {self.name!r} of {self._layout or 'what its frames are'}: {state}, {self._pushed} pushed>"
+
+
+class FeederFrame:
+    """What `Feeder.frame` gives: one picture, lent for one ``with`` block."""
+
+    __slots__ = ("_arrays", "_duration", "_feeder", "_memory", "_pts", "_timeout")
+
+    def __init__(self, feeder: Feeder, pts: int, duration: int, timeout: float | None) -> None:
+        self._feeder = feeder
+        self._pts = pts
+        self._duration = duration
+        self._timeout = timeout
+        self._memory: Memory | None = None
+        self._arrays: tuple[np.ndarray[Any, Any], ...] = ()
+
+    def __enter__(self) -> Any:
+        feeder = self._feeder
+        layout = feeder._layout
+        if layout is None:
+            raise FeederError(
+                f"feeder {feeder.name!r} has no caps, so there is no picture to lend; give caps= when making it"
+            )
+        planes = layout.all_planes()
+        if self._memory is not None:
+            raise FeederError(f"feeder {feeder.name!r}: a frame is lent once; ask frame() for the next")
+        feeder._wait_for_room(self._timeout)
+        self._memory = memory = feeder._store.take(layout.size)
+        self._arrays = arrays = memory.arrays(planes)
+        return arrays[0] if layout.image is not None else arrays
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        feeder, memory, arrays = self._feeder, self._memory, self._arrays
+        self._arrays = ()
+        if memory is None:
+            return
+        if error is not None:
+            del arrays
+            if memory.onlookers() == 0:
+                feeder._store.put(memory)
+            return
+        if feeder._closed.is_set():
+            feeder._raise_if_over()
+        if memory.onlookers() > len(
+            arrays
+        ):  # a slice could still be written: what was pushed may not change any more
+            layout = feeder._layout
+            assert layout is not None
+            owned = feeder._copied_into(layout.all_planes(), arrays)
+            del arrays
+        else:
+            memory.seal(arrays)
+            del arrays
+            owned = feeder._lend_memory(memory)
+        head = BufferHead.from_address(owned.value or 0)
+        head.pts, head.duration = self._pts, self._duration
+        feeder._give(owned)
+
+
+def _state_name(element: Any) -> str:
+    return str(element.get_state(0)[1].value_nick).upper()

@@ -1,0 +1,98 @@
+"""Memory for pictures that Python makes and GStreamer shows: laid out as GStreamer wants it, and used again when it is back.
+
+A fresh picture of some megabytes costs more for its pages than for its contents, so memory that has come back serves again, once
+no array looks at it any more.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import Any, Final
+
+from integrations.gstreamer._native import np
+from integrations.gstreamer.planes import Plane
+
+__all__ = ["Memory", "MemoryStore"]
+
+ALIGNMENT: Final = 64
+
+
+class Memory:
+    """Bytes of our own, and the arrays of the planes in them. One thread uses it at a time."""
+
+    __slots__ = ("_raw", "_start", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._raw: np.ndarray[Any, Any] = np.empty(size + ALIGNMENT, np.uint8)
+        self._start = -address_of(self._raw) % ALIGNMENT
+
+    @property
+    def address(self) -> int:
+        """Where the bytes begin."""
+        return address_of(self._raw) + self._start
+
+    def arrays(self, planes: tuple[Plane, ...]) -> tuple[np.ndarray[Any, Any], ...]:
+        """A writable array for each plane."""
+        self._raw.flags.writeable = True
+        return tuple(
+            np.ndarray(plane.shape, plane.dtype, self._raw, self._start + plane.offset, plane.strides)
+            for plane in planes
+        )
+
+    def onlookers(self) -> int:
+        """How many arrays look at it: NumPy has every slice refer to the array that owns the memory."""
+        return sys.getrefcount(self._raw) - _SOLE
+
+    def seal(self, arrays: tuple[np.ndarray[Any, Any], ...]) -> None:
+        """Have nothing written any more through `arrays`, nor through what is made of them."""
+        for array in arrays:
+            array.flags.writeable = False
+        self._raw.flags.writeable = False
+
+
+def address_of(array: np.ndarray[Any, Any]) -> int:
+    """Where an array's first element lies."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _count_of_sole() -> int:
+    """What `onlookers` counts of memory that nobody looks at: differs between Python versions."""
+    memory = Memory.__new__(Memory)
+    memory._raw = np.empty(1, np.uint8)
+    return sys.getrefcount(memory._raw)
+
+
+_SOLE: Final = _count_of_sole()
+
+
+class MemoryStore:
+    """Memory of one size that came back, at most `most` of it."""
+
+    __slots__ = ("_idle", "most")
+
+    def __init__(self, most: int) -> None:
+        self._idle: deque[Memory] = deque()
+        self.most = most
+
+    def take(self, size: int) -> Memory:
+        """Memory of `size` bytes that nobody looks at."""
+        for _ in range(len(self._idle)):
+            try:
+                memory = self._idle.popleft()
+            except IndexError:
+                break
+            if memory.size == size and memory.onlookers() == 0:
+                return memory
+        return Memory(size)
+
+    def put(self, memory: Memory) -> None:
+        """Memory that is back. Callable on any thread."""
+        if len(self._idle) < self.most:
+            self._idle.append(memory)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._idle.clear()
