@@ -28,6 +28,7 @@ LeaksTracer.enable()
 from integrations.gstreamer import (
     Capture,
     ElementGuard,
+    Feeder,
     ForkedError,
     GuardError,
     PadGuard,
@@ -39,7 +40,7 @@ from integrations.gstreamer import (
     StateTimeout,
     Tee,
 )
-from lifecycle import ObjectState, SafetyConfig, SafetyManager
+from lifecycle import HeldError, ObjectState, SafetyConfig, SafetyManager
 from tests.gstreamer.program import (
     FULL_HD,
     SMALL,
@@ -351,6 +352,91 @@ def _() -> None:
     # Not preventable once it is mapped, which is said; what is too short when it is mapped is refused.
     with adapter.frame(fd_sample(bytes(100), says=64 * 48 * 3)) as frame:
         assert "100" in refused(ShortMemoryError, frame.array)
+
+
+@raw("wrapped-bytes-not-kept-alive")
+def _() -> object:
+    from integrations.gstreamer._native import _actions
+
+    wrap = _actions.gst_buffer_new_wrapped_full
+    wrap.restype = ctypes.c_void_p
+    wrap.argtypes = (ctypes.c_int, ctypes.c_void_p, *[ctypes.c_size_t] * 3, ctypes.c_void_p, ctypes.c_void_p)
+    picture = np.full(1920 * 1080 * 3, 7, np.uint8)
+    pointer = wrap(0, picture.ctypes.data, picture.nbytes, 0, picture.nbytes, None, None)
+    out = (ctypes.c_ubyte * (1920 * 1080 * 3))()
+    del picture
+    gc.collect()
+    _actions.gst_buffer_extract.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+    )
+    _actions.gst_buffer_extract(pointer, 0, out, len(out))
+    return "survived"
+
+
+@guarded("wrapped-bytes-not-kept-alive")
+def _() -> None:
+    sums: list[int] = []
+    with PipelineGuard(
+        manager, "appsrc name=feed ! queue ! appsink name=sink sync=false async=false"
+    ) as pipeline:
+        with (
+            Feeder(manager, pipeline["feed"], caps=FULL_HD) as feeder,
+            Capture(manager, pipeline["sink"]) as capture,
+        ):
+            pipeline.play(0)
+            frames = capture.frames(timeout=20)
+            for number in range(5):
+                feeder.push(
+                    np.full((1080, 1920, 3), number, np.uint8), pts=number, timeout=20
+                )  # kept by nobody but GStreamer
+                gc.collect()
+                sums.append(int(next(frames).array()[::7, ::7].max()))
+            frames.close()  # type: ignore[attr-defined]
+    assert sums == [0, 1, 2, 3, 4]
+
+
+@raw("a-write-view-kept-after-push")
+def _() -> object:
+    pipeline = Gst.parse_launch(
+        f"appsrc name=feed format=time caps={SMALL} ! appsink name=sink sync=false async=false"
+    )
+    pipeline.set_state(Gst.State.PLAYING)
+    buffer = Gst.Buffer.new_allocate(None, 64 * 48 * 3, None)
+    with buffer.map(Gst.MapFlags.WRITE) as info:
+        view = np.frombuffer(info.data, np.uint8)
+        view[:] = 1
+    pipeline.get_by_name("feed").emit("push-buffer", buffer)
+    sample = pull(pipeline.get_by_name("sink"))
+    view[:] = 2
+    shown = sample.get_buffer().extract_dup(0, 1)[0]
+    shutdown(pipeline)
+    return "edits what is downstream" if shown == 2 else "edits nothing"
+
+
+@guarded("a-write-view-kept-after-push")
+def _() -> None:
+    with PipelineGuard(manager, "appsrc name=feed ! appsink name=sink sync=false async=false") as pipeline:
+        with (
+            Feeder(manager, pipeline["feed"], caps=SMALL) as feeder,
+            Capture(manager, pipeline["sink"]) as capture,
+        ):
+            pipeline.play(0)
+            writable = adapter.buffer(SMALL)
+            view = writable.array()
+            view[:] = 1
+            refused(HeldError, lambda: feeder.push(writable, timeout=20))
+            del view
+            feeder.push(writable, timeout=20)
+            frames = capture.frames(timeout=20)
+            assert int(next(frames).array().max()) == 1
+            frames.close()  # type: ignore[attr-defined]
+            with feeder.frame(timeout=20) as array:
+                array[:] = 3
+            assert "read-only" in refused(ValueError, lambda: array.fill(4))
+            del writable
 
 
 # -- elements and pipelines -------------------------------------------------------------------------------------------------

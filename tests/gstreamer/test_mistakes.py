@@ -29,6 +29,7 @@ FATAL = {
     "unmapped-twice": rf"{DIES}|CRITICAL",
     "write-through-a-read-mapping": DIES,
     "fd-truncated-under-a-mapping": r"died of -7",
+    "wrapped-bytes-not-kept-alive": DIES,
     "unref-by-hand": rf"{DIES}|CRITICAL",
     "a-playing-pipeline-dropped": rf"{DIES}|([5-9]|[1-9]\d+) threads",
     "a-playing-element-removed": rf"{DIES}|CRITICAL",
@@ -43,6 +44,7 @@ FATAL = {
 LIVING = {
     "the-pool-recycles-the-buffer": r"changed after \d+ frames",
     "never-unmapped": "3 memories leak",
+    "a-write-view-kept-after-push": "edits what is downstream",
     "the-last-branch-unlinked": "not-linked",
     "a-request-pad-released-twice": "CRITICAL",
     "an-exception-in-new-sample": "only sys.excepthook hears",
