@@ -18,6 +18,7 @@ Nothing here is imported by the rest of the library.
 from lifecycle.testing.clock import LyingClock
 from lifecycle.testing.faults import Fault, FaultPlan, fails, hangs, takes
 from lifecycle.testing.interrupts import Interrupt, Signals, Struck, each_interrupt, run_interrupted
+from lifecycle.testing.leaks import LeaksFound, Leftovers, assert_no_leaks
 from lifecycle.testing.lines import EveryLine, every_line
 from lifecycle.testing.sequencer import Standing, at_once, line_of, switching
 from lifecycle.testing.where import code_of, library
@@ -27,10 +28,13 @@ __all__ = [
     "Fault",
     "FaultPlan",
     "Interrupt",
+    "LeaksFound",
+    "Leftovers",
     "LyingClock",
     "Signals",
     "Standing",
     "Struck",
+    "assert_no_leaks",
     "at_once",
     "code_of",
     "each_interrupt",
