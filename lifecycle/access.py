@@ -92,12 +92,15 @@ class AccessBlock(Generic[T]):
     __slots__ = ("_errors", "_manager", "_obj", "_pin", "_target", "_thread")
 
     def __init__(self, manager: SafetyManager, target: Any, errors: Any) -> None:
-        self._manager = manager
-        self._target = target
-        self._errors = errors
-        self._thread = _world.get_ident()
-        self._pin: Pin | None = manager._enter(target)
-        self._obj = observed(self._pin.record) if self._pin.record.owning < 0 else None
+        try:
+            self._manager = manager
+            self._target = target
+            self._errors = errors
+            self._thread = _world.get_ident()
+            self._pin: Pin | None = manager._enter(target)
+            self._obj = observed(self._pin.record) if self._pin.record.owning < 0 else None
+        finally:
+            self = target = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
     def __enter__(self) -> T:
         try:

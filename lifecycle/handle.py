@@ -291,9 +291,12 @@ class Handle(Generic[T]):
             record.more().fences.append(after)
 
     def __enter__(self) -> Handle[T]:
-        if raw_pin(self._cell) is None:
-            refuse(self._record, self)
-        return self
+        try:
+            if raw_pin(self._cell) is None:
+                refuse(self._record, self)
+            return self
+        finally:
+            self = None  # type: ignore[assignment]  # the share may be the with statement's alone: a kept traceback keeps it not
 
     def __exit__(self, *_: object) -> None:
         try:
