@@ -112,10 +112,14 @@ class AccessBlock(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pin = self._pin
-        self._pin = self._obj = None
-        if error is None or pin is None:
+        if error is None:
+            self._pin = self._obj = None
             return
-        record = pin.record
-        pin = None
-        escaped(record, error, self._errors)
+        pin = self._pin
+        try:  # 3.10 looks for signals at every jump: none is taken while the pin is in a local that nothing clears
+            self._pin = self._obj = None
+            record = pin.record if pin is not None else None
+        finally:
+            pin = None
+        if record is not None:
+            escaped(record, error, self._errors)
