@@ -11,6 +11,7 @@ import ctypes
 import gc
 import mmap
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from tests.support import run_python
 
 __all__ = [
     "STORM",
+    "TRACING_KEEPS_LOCALS",
     "EveryLine",
     "Interrupt",
     "NativeMemory",
@@ -55,6 +57,8 @@ __all__ = [
     "unmapped_twice",
 ]
 
+TRACING_KEEPS_LOCALS = sys.version_info < (3, 11)
+"""Up to 3.10 a frame that is traced holds what it has in its locals once more: a count of holders counts that too."""
 STORM = float(os.environ.get("LIFECYCLE_STORM", "1"))
 """By how much the storms are larger than they have to be."""
 
