@@ -105,6 +105,8 @@ class ExclusiveError(AccessError):
 
 class OwnershipError(LifecycleError):
     """What was asked for takes an object that is not the handle's to give: it is borrowed, observed, or has a parent."""
+class CircularCloseError(LifecycleError):
+    """A release or cleanup would wait for its own end, in one step or in a circle of several. Nothing has changed."""
 
 
 class WrongThreadError(LifecycleError):

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from lifecycle.cell import HIGH_WATER, Pin, Record, describe, fate, raw_pin, shut, state_of
 from lifecycle.errors import AccessRefusedError, ClosedAccessError
+from lifecycle.releases import releases_here
 from lifecycle.states import CLOSING, VALID, Cause
 
 
@@ -22,9 +23,10 @@ def refuse(record: Record, share: object = None) -> NoReturn:
     if len(registry.events) > HIGH_WATER:
         registry.relieve()
     error = ClosedAccessError if record.cause in (Cause.EXIT, Cause.FORK) else AccessRefusedError
-    raise error(
-        f"{describe(record)} is not valid for access: {fate(record)}; take a lease or share() the handle before it is closed"
-    )
+    remedy = "take a lease or share() the handle before it is closed"
+    if record.id in registry.claims and any(record is one for one in releases_here()):
+        remedy = "it is being released by this very call: give the cleanup or release what it needs, not the handle"
+    raise error(f"{describe(record)} is not valid for access: {fate(record)}; {remedy}")
 
 
 def checked(pin: Pin) -> Pin:

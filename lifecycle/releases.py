@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 
 from lifecycle import _world
 from lifecycle._world import monotonic
-from lifecycle.cell import ENDED_TOO, NO_IDENTITY, Record, Registry, native_key, owners, shut
+from lifecycle.cell import ENDED_TOO, NO_IDENTITY, Record, Registry, describe, native_key, owners, shut
 from lifecycle.errors import (
     CallbackError,
+    CircularCloseError,
     NotReleased,
     text_of,
     trace_of,
@@ -107,12 +108,12 @@ DEFERRED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 """What a function returns instead of running its body."""
 
 
-def _refuse_deferred(result: Any) -> NoReturn:
+def _refuse_deferred(result: Any, what: str = "release") -> NoReturn:
     close = getattr(result, "close", None)
     if close is not None:
         close()
     raise CallbackError(
-        f"the release returned a {type(result).__name__}: nothing was released, since its body has not run; give a plain function"
+        f"the {what} returned a {type(result).__name__}: nothing was done, since its body has not run; give a plain function"
     )
 
 
@@ -187,7 +188,9 @@ def _run_cleanups(record: Record) -> None:
         cleanup = cleanups[-1]
         del cleanups[-1]
         try:
-            cleanup()
+            result = cleanup()
+            if result is not None and type(result) in DEFERRED:
+                _refuse_deferred(result, "cleanup")
         except (
             BaseException
         ) as error:  # one failing cleanup changes nothing for the next, nor for the release (I6)
@@ -362,20 +365,48 @@ def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reas
 # -- waiting for an end -----------------------------------------------------------------------------------------------------
 
 
-def wait_for_end(record: Record, until: float | None, step: float | None) -> bool:
+CIRCLE_LOOKS = (0.05, 0.5)
+"""Seconds after which a wait is asked whether it is part of a circle, for the first time and again and again."""
+
+_waits: dict[int, tuple[Record, tuple[Record, ...]]] = {}
+"""By thread: what it waits for, in the middle of which releases. Kept for waits that last, so the others cost nothing."""
+
+
+def wait_for_end(record: Record, until: float | None, step: float | None, *, insist: bool = True) -> bool:
     """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its ticket every `step`
-    seconds at most, for places that nobody else serves. Returns whether it was released."""
+    seconds at most, for places that nobody else serves. Returns whether it was released.
+
+    A release or cleanup that waits for its own end, in one step or in a circle of several, would wait for ever: it is told so by
+    a `CircularCloseError`, or without `insist` by False.
+    """
     registry = record.kind.registry
     waiter: _world.SimpleQueue[None] = _world.SimpleQueue()
+    me = _world.get_ident()
+    look = _world.monotonic() + CIRCLE_LOOKS[0]
+    before = _waits.get(me)
     try:
         registry.waiters.setdefault(record.id, []).append(waiter)
         while record.phase not in ENDED:
-            left = None if until is None else until - _world.monotonic()
-            if left is not None and left <= 0:
+            now = _world.monotonic()
+            if until is not None and now >= until:
                 break
+            if now >= look:
+                ours = releases_here()
+                if ours:
+                    _waits[me] = (
+                        record,
+                        ours,
+                    )  # said before it is asked: of two that close a circle the later one sees both
+                    circle = _circle(record, ours, me)
+                    if circle and insist:
+                        raise _told_of(circle)
+                    if circle:
+                        break
+                look = now + CIRCLE_LOOKS[1] if ours else float("inf")
             pause = min(
-                LONGEST_WAIT if left is None else left,
+                LONGEST_WAIT if until is None else until - now,
                 step or (LET_DIE if _world.free_threaded else LONGEST_WAIT),
+                look - now,
             )
             try:
                 waiter.get(timeout=pause)
@@ -383,6 +414,10 @@ def wait_for_end(record: Record, until: float | None, step: float | None) -> boo
                 if step is not None:
                     record.place.serve(record)
     finally:
+        if before is None:
+            _waits.pop(me, None)
+        else:
+            _waits[me] = before
         if record.phase in ENDED:
             notify(registry, record.id)
         else:
@@ -392,6 +427,44 @@ def wait_for_end(record: Record, until: float | None, step: float | None) -> boo
             if not waiters:
                 registry.waiters.pop(record.id, None)
     return record.phase is RELEASED
+
+
+def _circle(record: Record, ours: tuple[Record, ...], me: int) -> tuple[Record, ...]:
+    """Whether `record` ends only after one of the releases that this thread is inside of: the chain of waits that leads there."""
+    chain = [record]
+    while not any(chain[-1] is one for one in ours):
+        waits = _world.snapshot(_waits.items())
+        following = next(
+            (
+                waited_for
+                for ident, (waited_for, inside) in waits
+                if ident != me and any(chain[-1] is one for one in inside)
+            ),
+            None,
+        )
+        if following is None or any(following is one for one in chain):  # the end, or a circle without us
+            return ()
+        chain.append(following)
+    return tuple(chain)
+
+
+def _told_of(circle: tuple[Record, ...]) -> CircularCloseError:
+    chain = " -> ".join(f"object {one.id}" for one in (*circle, circle[0]))
+    return CircularCloseError(
+        f"{describe(circle[0])} cannot be waited for here: it ends only after this very call ({chain}); in a release or cleanup "
+        "close without timeout=, or with timeout=0, which does not wait"
+    )
+
+
+def releases_here() -> tuple[Record, ...]:
+    """The records whose releases or cleanups this thread is inside of, the innermost first. Walks the stack."""
+    found = []
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is process.__code__:
+            found.append(frame.f_locals["record"])
+        frame = frame.f_back
+    return tuple(found)
 
 
 def nesting() -> int:

@@ -61,7 +61,9 @@ def release_all(records: list[Record], workers: Workers, until: float) -> Keyboa
             break
         for record in due:
             if record.phase not in ENDED and _somebody_will_run(record):
-                wait_for_end(record, until, 0.005 if isinstance(record.place, Generation) else None)
+                wait_for_end(
+                    record, until, 0.005 if isinstance(record.place, Generation) else None, insist=False
+                )
     return interrupt
 
 
@@ -96,7 +98,7 @@ def await_holders(records: list[Record], until: float) -> None:
     """Wait for those who still hold an object, until the clock says `until`."""
     for record in records:
         if record.phase not in ENDED and _world.monotonic() < until:
-            wait_for_end(record, until, 0.005)
+            wait_for_end(record, until, 0.005, insist=False)
 
 
 def info_of(record: Record) -> ObjectInfo:

@@ -212,11 +212,14 @@ class Workers(Place):
             process(record)  # no thread could be started any more: here, without a deadline, or never
         if record.phase in ENDED or timeout == 0 or _world.must_not_wait():
             return record.phase is RELEASED
+        insist = not isinstance(timeout, WhenDue)
         if isinstance(timeout, WhenDue):
             if record() is not None or self.quarantined:
                 return False
             timeout = self.timeout + SLACK
-        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, None)
+        return wait_for_end(
+            record, None if timeout is None else _world.monotonic() + timeout, None, insist=insist
+        )
 
     def will_shut(self, record: Record) -> None:
         """As `Place.will_shut`: what a release closes runs on its own worker, so the others are to leave the ticket alone."""
@@ -230,7 +233,7 @@ class Workers(Place):
             worker.waits = True
             other = self.running.get(record.id)
             if other is not None and other is not worker and not other.waits and not _world.must_not_wait():
-                wait_for_end(record, _world.monotonic() + self.timeout + SLACK, None)
+                wait_for_end(record, _world.monotonic() + self.timeout + SLACK, None, insist=False)
         finally:
             worker.waits = False
         return record.phase is RELEASED
