@@ -27,6 +27,7 @@ from lifecycle.errors import (
     AccessError,
     AccessPanicError,
     AccessRefusedError,
+    BudgetError,
     CallbackError,
     CircularCloseError,
     CleanupErrorGroup,
@@ -64,6 +65,8 @@ from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
 from lifecycle.handle import Handle, WeakHandle
 from lifecycle.leases import Lease
 from lifecycle.manager import SafetyManager
+from lifecycle.memory import MemoryConfig, MemoryManager, MemoryStats, MemoryTypeStats
+from lifecycle.objects import Family, ObjectLifecycleManager, ObjectStats, Transition
 from lifecycle.pools import Block, Buffer, BufferPool, Loan, ObjectPool, PoolReport, PoolStats
 from lifecycle.queues import ANY_THREAD, BACKGROUND, ReleaseQueue
 from lifecycle.states import Cause, ObjectState
@@ -80,6 +83,7 @@ __all__ = [
     "AccessRefusedError",
     "Block",
     "BlockPublisher",
+    "BudgetError",
     "Buffer",
     "BufferPool",
     "CallbackError",
@@ -102,6 +106,7 @@ __all__ = [
     "EvictedError",
     "Exclusive",
     "ExclusiveError",
+    "Family",
     "ForeignHandleError",
     "FrameDistributor",
     "FrameReceiver",
@@ -118,11 +123,17 @@ __all__ = [
     "LifecycleError",
     "LimitError",
     "Loan",
+    "MemoryConfig",
+    "MemoryManager",
+    "MemoryStats",
+    "MemoryTypeStats",
     "NotLentError",
     "NotReleased",
     "ObjectInfo",
+    "ObjectLifecycleManager",
     "ObjectPool",
     "ObjectState",
+    "ObjectStats",
     "OutOfMemoryError",
     "OwnershipError",
     "Policy",
@@ -146,6 +157,7 @@ __all__ = [
     "Sink",
     "StaleUseError",
     "StopToken",
+    "Transition",
     "TypeStats",
     "UnknownObjectError",
     "WeakHandle",

@@ -51,6 +51,15 @@ class LimitError(LifecycleError):
     """A limit of the type or factory (`max_live`, `max_bytes`, `limit`) is reached. The object was not taken."""
 
 
+class BudgetError(LimitError):
+    """A `MemoryManager` has no room for the object, which was not taken. `holders` tells of the largest that are in the way (of
+    type `ObjectInfo`)."""
+
+    def __init__(self, message: str, holders: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.holders = holders
+
+
 class ClosedError(LifecycleError):
     """The manager (or another component) is closed."""
 
@@ -105,6 +114,8 @@ class ExclusiveError(AccessError):
 
 class OwnershipError(LifecycleError):
     """What was asked for takes an object that is not the handle's to give: it is borrowed, observed, or has a parent."""
+
+
 class CircularCloseError(LifecycleError):
     """A release or cleanup would wait for its own end, in one step or in a circle of several. Nothing has changed."""
 

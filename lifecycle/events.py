@@ -38,6 +38,8 @@ LEVELS: Mapping[str, str] = {
     "orphaned": "warning",
     "late": "warning",
     "leak": "warning",
+    "over_budget": "warning",
+    "pressure": "info",
     "types_capped": "warning",
     "observer_failed": "error",
     "panic": "error",

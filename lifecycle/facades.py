@@ -1,0 +1,231 @@
+"""What the two facades, `MemoryManager` and `ObjectLifecycleManager`, have in common: objects known by their ids.
+
+A facade registers with ``keep=True``, so that the id alone is enough, and knows which ids are its own. An object leaves it at its
+end, whatever that is (released, failed, stuck, orphaned): the entry is taken out by the very step that ends it, the one that also
+gives back a factory's slot. Nothing is copied: state, history and figures are the manager's.
+
+Closing a facade releases what was registered through it, the newest first. The manager is shared and stays open, unless the
+facade had made it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from lifecycle import _world
+from lifecycle.cell import Record, describe
+from lifecycle.checks import check_timeout
+from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
+from lifecycle.handle import Handle
+from lifecycle.manager import SafetyManager
+from lifecycle.queues import DEFAULT, PlaceLike, WhenDue
+from lifecycle.states import ENDED
+
+Self = TypeVar("Self", bound="Facade")
+R = TypeVar("R")
+
+
+class Index(dict[int, None]):
+    """The ids of one facade, and who is told of each that leaves."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.left = left
+
+    def pop(self, key: Any, default: object = None) -> Any:
+        """Called as an object ends, at its place; again, when that was interrupted."""
+        self.left(key)
+        return super().pop(key, None)
+
+
+class Facade:
+    """One facade over one manager. All methods may be called on any thread and at any moment."""
+
+    kind = ""
+    """What it is called among the components."""
+
+    def __init__(self, manager: SafetyManager | None, name: str | None) -> None:
+        if manager is not None and not isinstance(manager, SafetyManager):
+            raise LifecycleError(f"{type(self).__name__} takes a SafetyManager or None, not {manager!r}")
+        if name is not None and (not isinstance(name, str) or not name):
+            raise LifecycleError(f"{type(self).__name__}(name=) takes a name, not {name!r}")
+        self._owns_manager = manager is None
+        self._manager = manager if manager is not None else SafetyManager(name=name or self.kind)
+        self._name = name or self._manager.name
+        self._index = Index(self._left)
+        self._closed = False
+        self._stop_listening = self._manager.on_close(self._stopped)
+        self._manager.add_component(self)
+        _world.at_fork_in_child(self._after_fork)
+
+    # -- facts --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def manager(self) -> SafetyManager:
+        """The manager it registers with."""
+        return self._manager
+
+    @property
+    def name(self) -> str:
+        """Its name: the manager's unless it was given one."""
+        return self._name
+
+    @property
+    def closed(self) -> bool:
+        """Whether it, or its manager, was closed."""
+        return self._closed or self._manager.closed
+
+    def __len__(self) -> int:
+        """How many objects were registered here and have not ended."""
+        return len(self._index)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._index
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self)} objects"
+        return f"<{type(self).__name__} {self._name!r}: {state}>"
+
+    # -- objects ------------------------------------------------------------------------------------------------------------
+
+    def _register(
+        self,
+        obj: Any,
+        type_name: str | None,
+        name: str | None,
+        size: int,
+        release: Callable[[Any], object] | None,
+        release_on: PlaceLike,
+        native: Any,
+        parent: Any,
+        noted: Callable[[int], object],
+    ) -> int:
+        """Register `obj`, kept by the manager, tell `noted` its id, and return that. Whatever is raised after the manager has
+        taken it, the object is released."""
+        self._refuse_closed()
+        handle: Any = None
+        try:
+            if isinstance(parent, int) and not isinstance(parent, bool):
+                parent = self._handle_of(parent)
+            register = functools.partial(
+                self._manager.register,
+                type_name=type_name,
+                name=name,
+                release=release,
+                release_on=release_on,
+                native=native,
+                parent=parent,
+                size=size,
+                keep=True,
+            )
+            for handle in map(register, (obj,)):  # registered and stored in one step
+                self._enter(handle._record, noted)
+                if self.closed:
+                    raise ClosedError(
+                        f"{self!r} was closed meanwhile: {describe(handle._record)} came too late and has been released; "
+                        "register before close(), or make a new one"
+                    )
+            id: int = handle._record.id
+            return id
+        except BaseException:
+            if handle is not None:
+                self._enter(handle._record, noted)
+                self._manager.unregister(handle._record.id, timeout=0)
+            raise
+        finally:
+            handle = obj = parent = register = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+    def _enter(self, record: Record, noted: Callable[[int], object]) -> None:
+        """Note that an object is ours until it ends, or not at all if it has. May be repeated."""
+        id = record.id
+        self._index[id] = None
+        noted(id)
+        record.more().slot = (self._index, id)  # type: ignore[assignment]  # a dict of ids
+        if record.phase in ENDED:
+            self._index.pop(id)
+
+    def _left(self, key: Any) -> None:
+        """An object has ended. Called at its place, and perhaps twice."""
+
+    def _handle_of(self, id: int) -> Handle[Any]:
+        handle = self._manager._kept.get(id)
+        if handle is None:
+            record = self._record_of(id)
+            raise RegistrationError(
+                f"parent= names {describe(record)}, which is shut; register children while it is open"
+            )
+        return handle
+
+    def _record_of(self, id: Any) -> Record:
+        """The record behind an id of ours, also of one that has ended a while ago."""
+        if type(id) is not int:
+            raise UnknownObjectError(f"{self!r} knows objects by the ids it gave, not by {id!r}")
+        record = self._manager._record_of(id)
+        if id not in self._index and (
+            record.extra is None or record.extra.slot is None or record.extra.slot[0] is not self._index
+        ):
+            raise UnknownObjectError(
+                f"{describe(record)} was not registered through {self!r}: use the manager or the facade that gave the id"
+            )
+        return record
+
+    def safe_object_access(self, id: int, fn: Callable[..., R], *args: Any, errors: Any = ()) -> R:
+        """Call ``fn(obj, *args)`` inside the panic boundary, as `SafetyManager.safe_access` does, and return what it returns.
+
+        Raises `UnknownObjectError` for an id that was not given here, and what `SafetyManager.safe_access` raises.
+        """
+        if id not in self._index:
+            self._record_of(id)
+        return self._manager.safe_access(id, fn, *args, errors=errors)
+
+    def _unregister(self, id: int, timeout: float | WhenDue | None) -> bool:
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        self._record_of(id)
+        return self._manager.unregister(id, timeout=timeout)
+
+    # -- the end ------------------------------------------------------------------------------------------------------------
+
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise ClosedError(f"{self!r} is closed: nothing was registered; make a new one")
+
+    def _stopped(self) -> None:
+        """The manager closes, or we do."""
+
+    def close(self, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
+        """Release everything that was registered here, the newest first; True when all of it is released. With `timeout`
+        (seconds), those who still hold something are waited for, all together for so long. The manager stays open, unless it
+        was made by this facade. Closing again gives the answer of now."""
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        self._closed = True
+        self._stop_listening()
+        self._stopped()
+        until = _world.monotonic() + (timeout if isinstance(timeout, (int, float)) else float("inf"))
+        for id in sorted(_world.snapshot(self._index), reverse=True):
+            left = max(0.0, until - _world.monotonic()) if isinstance(timeout, (int, float)) else timeout
+            try:
+                self._manager.unregister(id, timeout=left)
+            except UnknownObjectError:  # it has ended meanwhile, and its record has expired
+                continue
+        if self._owns_manager:
+            return self._manager.close(timeout=timeout).ok
+        return not self._index
+
+    def _after_fork(self) -> None:
+        """In a forked child everything was the parent's."""
+
+    def __enter__(self: Self) -> Self:
+        self._refuse_closed()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
