@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 
@@ -29,7 +30,9 @@ def holders_of(pin: Pin) -> tuple[str, ...]:
                 found.append("a lease")
             elif isinstance(referrer, Record):
                 found.append(f"its child {describe(referrer)}")
-            elif isinstance(referrer, dict) and referrer.get("pin") is pin:
+            elif isinstance(referrer, ctypes.Array) or (
+                isinstance(referrer, dict) and referrer.get("pin") is pin
+            ):  # from 3.13 on the array itself, before that its dict
                 found.append("a view")
             elif not isinstance(referrer, (Cell, HoldRef)) and not hasattr(referrer, "f_code"):
                 found.append(f"a {type(referrer).__name__}")
