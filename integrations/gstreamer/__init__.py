@@ -28,13 +28,16 @@ from integrations.gstreamer.errors import (
     PipelineError,
     SampleError,
     ShortMemoryError,
+    Starved,
     StateTimeout,
 )
 from integrations.gstreamer.feeder import Feeder, FeederStats
 from integrations.gstreamer.frame import Frame
 from integrations.gstreamer.pads import PadGuard, ProbeGuard
 from integrations.gstreamer.pipeline import PipelineGuard
+from integrations.gstreamer.pool import PoolAdapter
 from integrations.gstreamer.signals import SignalGuard
+from integrations.gstreamer.starving import Stall
 from integrations.gstreamer.tracer import LeaksTracer
 from integrations.gstreamer.writable import WritableFrame
 
@@ -64,11 +67,14 @@ __all__ = [
     "PadGuard",
     "PipelineError",
     "PipelineGuard",
+    "PoolAdapter",
     "ProbeGuard",
     "SampleAdapter",
     "SampleError",
     "ShortMemoryError",
     "SignalGuard",
+    "Stall",
+    "Starved",
     "StateTimeout",
     "Tee",
     "WritableFrame",

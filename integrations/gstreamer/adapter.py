@@ -94,7 +94,7 @@ class SampleAdapter:
         owned = new_buffer(None, wanted, None)
         if not owned.value:
             raise MapError(f"{layout}: there is no memory for a buffer of {wanted} bytes")
-        return WritableFrame(self.manager, owned, layout, copied=False, name=self._name)
+        return WritableFrame(self.manager, owned, layout, copied=False)
 
     def layout(self, caps: Any) -> Layout:
         """The layout of `caps`, a `Gst.Caps` or its text. Raises `SampleError` for caps that do not describe one format."""

@@ -12,6 +12,10 @@ the flow goes on or stops as chosen. ``for frame in capture.frames()`` pulls on 
 **Waiting.** A pull cannot be woken by anything but a frame, the end of the stream or the pipeline's stop, so it waits in slices
 of `SLICE` seconds and looks around in between: closing takes one slice at most, beyond what the callback itself takes.
 
+**When nothing comes** there is a reason, and whoever waits is told it: the stream's end, an error on the bus (`PipelineError`),
+frames that are held from a bounded pool (`Starved`, with their holders), the manager's end (`ClosedError`), or none of these
+(`NoFrames`).
+
 **Closing** leaves the appsink behind with ``max-buffers=1 drop=true``: a live pipeline flows on, and nothing piles up.
 
 The queue between pipeline and callback is the appsink's own: bound it there (``max-buffers``, ``drop``).
@@ -24,35 +28,37 @@ import threading
 import time
 import traceback
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
-from integrations.gstreamer._native import Gst, GstApp
 from integrations.gstreamer.adapter import SampleAdapter
-from integrations.gstreamer.errors import CaptureError, NoFrames
+from integrations.gstreamer.ear import Ear
+from integrations.gstreamer.errors import CaptureError, NoFrames, Starved
+from integrations.gstreamer.formats import Layout
 from integrations.gstreamer.frame import TYPE_NAME, Frame
-from lifecycle import CallbackError, ClosedError, Histogram, ObjectState, SafetyManager
+from integrations.gstreamer.iteration import Frames
+from integrations.gstreamer.runs import Run, an_appsink, let_flow, puller, state_name
+from integrations.gstreamer.starving import Stall, is_held, starving
+from lifecycle import CallbackError, ClosedError, Histogram, SafetyManager
 
 __all__ = ["Capture", "CaptureStats"]
 
 F = TypeVar("F", bound=Callable[[Frame], object])
 
-SLICE: Final = 0.05
-"""Seconds for which a pull waits before it looks around."""
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for which `Capture.close` waits for a callback that is running, unless told otherwise."""
 BOUNDS: Final = (1e-5, 1e-4, 1e-3, 5e-3, 0.0166, 0.0333, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Buckets of the callback's duration, in seconds."""
-STALE: Final = 1000
-"""How many frames that were queued before a streaming capture began are dropped at most, where the queue is unbounded."""
 HELD_SLACK: Final = 64
 """How many frames beyond the last count are noted as held before the note is tidied."""
 
-LIVE: Final = frozenset(
-    {ObjectState.VALID, ObjectState.CLOSING, ObjectState.INVALID, ObjectState.DUE, ObjectState.RELEASING}
-)
+STALL_AFTER: Final = 1.0
+"""Seconds, and `STALL_DURATIONS` frames' durations, without a frame after which a capture counts as stalled."""
+STALL_DURATIONS: Final = 5
+
+G = TypeVar("G", bound=Callable[[Stall], object])
 
 
 @attrs.frozen
@@ -116,12 +122,13 @@ class Capture:
         streaming: bool = False,
         errors: tuple[type[BaseException], ...] = (),
         on_error: Literal["continue", "stop"] = "continue",
+        max_held: int | None = None,
     ) -> None:
         if manager.closed:
             raise ClosedError(
                 f"manager {manager.name!r} is closed, so it takes no capture; make a new manager"
             )
-        self._sink: Any = _an_appsink(
+        self._sink: Any = an_appsink(
             appsink
         )  # let go when the capture is closed: it keeps buffers of its own
         self.name = str(name or appsink.get_name())
@@ -132,11 +139,19 @@ class Capture:
                 f"capture {self.name!r}: on_error= takes 'continue' or 'stop', not {on_error!r}"
             )
         self._stops_on_error = on_error == "stop"
+        if max_held is not None and (
+            isinstance(max_held, bool) or not isinstance(max_held, int) or max_held < 1
+        ):
+            raise CaptureError(
+                f"capture {self.name!r}: max_held= takes a whole number above 0 or None, not {max_held!r}"
+            )
+        self._max_held = max_held
         self._streaming = streaming
+        self._ear = Ear(appsink)
         self._adapter = SampleAdapter(manager, name=self.name)
-        self._try_pull = _puller(appsink)
+        self._try_pull = puller(appsink)
         self._callback: Callable[[Frame], object] | None = None
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._iterating = False
         self._closed = False
         self._ended = threading.Event()
@@ -147,7 +162,11 @@ class Capture:
         self._duration_sum = 0.0
         self._held: list[Frame] = []
         self._held_limit = HELD_SLACK
-        self._leave_manager = manager.on_close(self.close)
+        self._on_stall: Callable[[Stall], object] | None = None
+        self._layout: Layout | None = None
+        self._manager_closed = False
+        self._ear.listen()
+        self._leave_manager = manager.on_close(self._manager_closes)
         manager.add_component(self)
 
     # -- by callback --------------------------------------------------------------------------------------------------------
@@ -159,8 +178,33 @@ class Capture:
         Raises `CallbackError` for a coroutine or generator function, whose body would run after the frame is closed, and
         `CaptureError` when there is a callback already or the capture is being iterated.
         """
+        self._check_callback(callback, "on_frame")
+        if self._callback is not None or self._iterating:
+            raise CaptureError(
+                f"capture {self.name!r} has {'a callback' if self._callback else 'a loop over frames()'} already; call several "
+                "functions from one callback, or tee the pipeline to a second appsink"
+            )
+        self._callback = callback
+        self.start()
+        return callback
+
+    def on_stall(self, callback: G) -> G:
+        """Decorator: call ``callback(stall)`` with a `Stall` when nothing has come for a second (or five durations of a frame, if
+        that is longer) while the pipeline runs; again only after frames have come. On the thread that pulls.
+
+        Raises `CallbackError` as `on_frame` does, `CaptureError` for a streaming capture, whose thread is the pipeline's own.
+        """
+        self._check_callback(callback, "on_stall")
+        if self._streaming:
+            raise CaptureError(
+                f"capture {self.name!r} runs on the pipeline's own thread, which stands still with it; leave streaming= out"
+            )
+        self._on_stall = callback
+        return callback
+
+    def _check_callback(self, callback: Any, what: str) -> None:
         if not callable(callback):
-            raise CallbackError(f"capture {self.name!r}: on_frame takes a function, not {callback!r}")
+            raise CallbackError(f"capture {self.name!r}: {what} takes a function, not {callback!r}")
         if (
             inspect.iscoroutinefunction(callback)
             or inspect.isgeneratorfunction(callback)
@@ -170,14 +214,6 @@ class Capture:
                 f"capture {self.name!r}: {callback.__qualname__} is a coroutine or generator function, whose body would "
                 "run after its frame is closed; give a plain function that hands the frame's array or share() on"
             )
-        if self._callback is not None or self._iterating:
-            raise CaptureError(
-                f"capture {self.name!r} has {'a callback' if self._callback else 'a loop over frames()'} already; call several "
-                "functions from one callback, or tee the pipeline to a second appsink"
-            )
-        self._callback = callback
-        self.start()
-        return callback
 
     def start(self) -> None:
         """Begin, or begin again after `stop`. Does nothing while running. `on_frame` has called it already."""
@@ -191,7 +227,8 @@ class Capture:
             return
         self._error = None
         self._ended.clear()
-        self._run = run = _Run(self)
+        self._ear.listen()
+        self._run = run = Run(self)
         run.begin(self._streaming)
 
     def stop(self, timeout: float | None = CLOSE_TIMEOUT) -> bool:
@@ -205,17 +242,21 @@ class Capture:
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the stream ends or the capture stops, `timeout` seconds at most; whether it has.
 
-        With ``on_error="stop"`` raises what the callback raised when that was the reason.
+        Raises `PipelineError` when the pipeline reports an error, `ClosedError` when the manager is closed meanwhile, and with
+        ``on_error="stop"`` what the callback raised when that was the reason.
         """
         until = None if timeout is None else time.monotonic() + timeout
         while not self._ended.wait(0.1 if until is None else max(0.0, min(0.1, until - time.monotonic()))):
+            self._raise_pipeline_error()
             if until is not None and time.monotonic() >= until:
                 return False
+        self._raise_if_manager_closed()
         error = self._error
         if error is not None and self._stops_on_error:
             raise CaptureError(
                 f"capture {self.name!r} stopped because its callback raised {type(error).__name__}: {error}"
             ) from error
+        self._raise_pipeline_error()
         return True
 
     @property
@@ -225,12 +266,14 @@ class Capture:
 
     # -- by iteration -------------------------------------------------------------------------------------------------------
 
-    def frames(self, timeout: float | None = None) -> Iterator[Frame]:
-        """Iterate over frames on this thread: ``for frame in capture.frames(timeout=5)``. Each frame is closed when the next one
-        is asked for, and when the loop ends.
+    def frames(self, timeout: float | None = None) -> Frames:
+        """Iterate over frames on this thread: ``for frame in capture.frames(timeout=5)``, or in a coroutine: ``async for frame in
+        capture.frames(timeout=5)``. Each frame is closed when the next one is asked for, and when the loop ends.
 
-        Ends with the stream, when the pipeline is stopped, and when the capture is closed. Raises `NoFrames` when nothing comes
-        for `timeout` seconds (None: waits for ever), `CaptureError` when a callback is registered.
+        Ends with the stream, when the pipeline is stopped, and when the capture is closed. When nothing comes for `timeout`
+        seconds (None: waits for ever) it raises `Starved` if held frames are the reason, `NoFrames` otherwise. Raises
+        `PipelineError` when the pipeline reports an error, `ClosedError` when the manager is closed, `CaptureError` when a
+        callback is registered.
         """
         self._refuse_closed()
         if self._callback is not None or self._iterating:
@@ -239,59 +282,86 @@ class Capture:
                 "tee the pipeline to a second appsink for a second consumer"
             )
         if timeout is not None and (
-            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0
+            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0
         ):
             raise CaptureError(
                 f"capture {self.name!r}: timeout= takes seconds above 0 or None, not {timeout!r}"
             )
-        return self._iterate(timeout)
+        return Frames(self, timeout)
 
-    def _iterate(self, timeout: float | None) -> Iterator[Frame]:
+    def _loop_begins(self) -> None:
+        self._refuse_closed()
+        if self._callback is not None or self._iterating:
+            raise CaptureError(
+                f"capture {self.name!r} gives its frames to {'its callback' if self._callback else 'another loop'} already; "
+                "tee the pipeline to a second appsink for a second consumer"
+            )
         self._iterating = True
         self._ended.clear()
-        try:
-            while True:
-                sample = self._next_sample(timeout)
-                if sample is None:
-                    return
-                began = time.perf_counter()
-                frame = None
-                result = "error"
-                try:
-                    frame = self._adapter.frame(sample)
-                    sample = None
-                    result = "ok"
-                    yield frame
-                finally:
-                    self._count(result, began, frame)
-                    frame = None
-        finally:
-            self._iterating = False
-            self._ended.set()
+        self._ear.listen()
 
-    def _next_sample(self, timeout: float | None) -> Any:
-        """The next sample, None at the end of the stream."""
-        began = time.monotonic()
-        while not self._closed:
-            sink = self._sink
-            if sink is None:
-                break
-            left = SLICE if timeout is None else min(SLICE, began + timeout - time.monotonic())
-            sample = self._try_pull(sink, max(1, int(left * 1e9))) if left > 0 else None
-            if sample is not None:
-                return sample
-            if left <= 0:
-                raise NoFrames(
-                    f"capture {self.name!r}: no frame within {timeout} s; the appsink is {_state_name(sink)}"
-                    f"{' and has seen no frame yet' if not self._last_frame else ''}: see that the pipeline is PLAYING, ask its "
-                    "bus for errors, and look for frames that are held from a bounded pool"
-                )
-            flow = _flow(sink)
-            if flow == "eos" or (flow == "idle" and self._last_frame > 0.0):
-                return None
-            if flow == "idle":
-                time.sleep(max(0.001, min(0.01, left)))
-        return None
+    def _loop_ended(self) -> None:
+        self._iterating = False
+        self._ended.set()
+
+    # -- when nothing comes -------------------------------------------------------------------------------------------------
+
+    def _raise_pipeline_error(self) -> None:
+        self._ear.listen()
+        error = self._ear.error
+        if error is not None and not self._closed:
+            raise error
+
+    def _raise_if_manager_closed(self) -> None:
+        if self._manager_closed:
+            raise ClosedError(
+                f"manager {self.manager.name!r} was closed, and with it capture {self.name!r}: no frame follows; make new ones"
+            )
+
+    def _nothing_came(self, seconds: float) -> NoFrames:
+        stall = self._stall(seconds)
+        return Starved(stall.text, held=stall.held) if stall.starved else NoFrames(stall.text)
+
+    def _stall(self, seconds: float) -> Stall:
+        """What there is to be said of a capture to which nothing comes."""
+        reason, held = starving(list(self._held), self._max_held)
+        begin = f"capture {self.name!r}: no frame within {seconds:.3g} s"
+        if reason:
+            text = f"{begin}: {reason}; close them, drop their arrays, or keep frame.copy() instead ({'; '.join(held)})"
+            return Stall(self.name, seconds, True, held, text)
+        sink = self._sink
+        text = (
+            f"{begin}; the appsink is {state_name(sink) if sink is not None else 'gone'}"
+            f"{' and has seen no frame yet' if not self._last_frame else ''}: see that the pipeline is PLAYING and that what "
+            "feeds it has something to give"
+        )
+        return Stall(self.name, seconds, False, held, text)
+
+    def _stall_after(self) -> float:
+        """Seconds without a frame after which that is told."""
+        layout = self._layout
+        return max(STALL_AFTER, STALL_DURATIONS * (layout.seconds if layout is not None else 0.0))
+
+    def _tell_stall(self, seconds: float) -> None:
+        """Call `on_stall`, behind the boundary."""
+        callback = self._on_stall
+        if callback is not None:
+            try:
+                callback(self._stall(seconds))
+            except BaseException as error:
+                self._contain(error, False)
+
+    def _may_hold_more(self) -> bool:
+        most = self._max_held
+        if most is None or len(self._held) < most:
+            return True
+        self._tidy()
+        return len(self._held) < most
+
+    def _tidy(self) -> None:
+        """Forget the frames that are back; what has just fallen free goes back now: its pool may be waiting for it."""
+        if self._held:
+            self._held = [frame for frame in self._held if is_held(frame)]
 
     # -- the end ------------------------------------------------------------------------------------------------------------
 
@@ -305,11 +375,16 @@ class Capture:
         done = run is None or run.end(timeout)
         sink = self._sink
         if done and sink is not None:
-            _let_flow(sink)
+            let_flow(sink)
             self._sink = None
+        self._ear.close()
         self._ended.set()
         self._leave_manager()
         return done
+
+    def _manager_closes(self) -> None:
+        self._manager_closed = not self._ended.is_set()
+        self.close()
 
     @property
     def closed(self) -> bool:
@@ -325,7 +400,7 @@ class Capture:
 
     def stats(self) -> CaptureStats:
         """The figures, as a frozen snapshot. Callable on any thread."""
-        held = sum(1 for frame in list(self._held) if _is_held(frame))
+        held = sum(1 for frame in list(self._held) if is_held(frame))
         durations = Histogram(bounds=BOUNDS, counts=tuple(self._durations), sum=self._duration_sum)
         return CaptureStats(self.name, dict(self._results), self._last_frame, durations, held)
 
@@ -349,20 +424,24 @@ class Capture:
         if self._closed:
             raise ClosedError(f"capture {self.name!r} is closed; make a new one for its appsink")
 
-    def _deliver(self, sample: Any) -> None:
-        """Give one sample to the callback. Nothing that the callback does, or that the sample is, leaves this."""
+    def _pull_frame(self, sink: Any, nanoseconds: int) -> Frame | None:
+        """The next frame, None where none has come. The frame alone holds its sample. Raises `SampleError`."""
+        sample = self._try_pull(sink, nanoseconds)
+        return None if sample is None else self._adapter.frame(sample)
+
+    def _deliver(self, frame: Frame) -> None:
+        """Give one frame to the callback. Nothing that the callback does leaves this."""
         callback = self._callback
-        if callback is None or self._closed:
+        if callback is None or self._closed or (self._max_held is not None and not self._may_hold_more()):
             self._results["dropped"] += 1
+            frame.close()
             return
         began = time.perf_counter()
-        frame = None
         result = "ok"
         try:
-            frame = self._adapter.frame(sample)
             callback(frame)
         except BaseException as error:  # the boundary: what is not declared is a panic, whatever its class
-            result = self._contain(error, frame is None)
+            result = self._contain(error, False)
         self._count(result, began, frame)
 
     def _contain(self, error: BaseException, no_frame: bool) -> str:
@@ -382,166 +461,15 @@ class Capture:
         self._durations[bisect_left(BOUNDS, seconds)] += 1
         self._duration_sum += seconds
         self._last_frame = time.time()
-        if frame is not None and not frame.close():
+        if frame is None:
+            return
+        self._layout = frame._layout
+        if not frame.close():
             held = self._held
             held.append(frame)
             if len(held) > self._held_limit:
-                self._held = held = [kept for kept in held if _is_held(kept)]
+                self._held = held = [kept for kept in held if is_held(kept)]
                 self._held_limit = 2 * len(held) + HELD_SLACK
-
-
-class _Run:
-    """One run of a capture, from start to stop, on its own thread or on the streaming thread."""
-
-    def __init__(self, capture: Capture) -> None:
-        self.capture = capture
-        self.stopped = threading.Event()
-        self.idle = threading.Event()
-        self.idle.set()
-        self._threads: set[int] = set()
-        self._thread: threading.Thread | None = None
-        self._signals: list[int] = []
-        self._sink = sink = capture._sink
-        before = capture._run
-        self._queue: dict[str, Any] = (
-            {key: sink.get_property(key) for key in ("max-buffers", "drop")}
-            if before is None
-            else before._queue
-        )
-        self._emitted = sink.get_property("emit-signals")
-
-    def begin(self, streaming: bool) -> None:
-        capture = self.capture
-        sink = self._sink
-        for key, value in self._queue.items():  # what the run before has left behind
-            sink.set_property(key, value)
-        if streaming:
-            self._signals = [sink.connect("new-sample", self._on_sample), sink.connect("eos", self._on_eos)]
-            sink.set_property("emit-signals", True)
-            self._drop_what_waits()
-        else:
-            self._thread = threading.Thread(target=self._pull, name=f"capture-{capture.name}", daemon=True)
-            self._thread.start()
-
-    def _drop_what_waits(self) -> None:
-        """A full queue emits no new-sample: it would wait for us for ever, as we for it."""
-        capture, sink = self.capture, self._sink
-        for _ in range(sink.get_property("max-buffers") or STALE):
-            if capture._try_pull(sink, 0) is None:
-                break
-            capture._results["dropped"] += 1
-        if _flow(sink) == "eos":
-            capture._ended.set()
-
-    def end(self, timeout: float | None) -> bool:
-        """Stop; True when no callback runs any more."""
-        self.stopped.set()
-        thread = self._thread
-        if thread is None:
-            self._leave()
-        me = threading.get_ident()
-        if me in self._threads or (thread is not None and thread.ident == me):
-            return False  # called from the callback: the run ends as soon as it returns
-        if thread is not None:
-            thread.join(timeout)
-            return not thread.is_alive()
-        return self.idle.wait(timeout)
-
-    def _pull(self) -> None:
-        """The pull thread."""
-        capture = self.capture
-        sink, pull, stopped = self._sink, capture._try_pull, self.stopped
-        wait = int(SLICE * 1e9)
-        try:
-            while not stopped.is_set():
-                sample = pull(sink, wait)
-                if sample is not None:
-                    capture._deliver(sample)
-                    sample = None
-                    continue
-                flow = _flow(sink)
-                if flow == "eos":
-                    capture._ended.set()
-                if flow != "flowing":
-                    stopped.wait(SLICE)
-        finally:
-            sink = None
-            self._leave()
-
-    def _on_sample(self, sink: Any) -> Any:
-        """new-sample, on the streaming thread. Pulls first, so that no failure of ours can stall the queue."""
-        me = threading.get_ident()
-        self.idle.clear()
-        self._threads.add(me)
-        try:
-            sample = self.capture._try_pull(sink, 0)
-            if sample is not None and not self.stopped.is_set():
-                self.capture._deliver(sample)
-            if self.stopped.is_set():
-                self._leave()
-        finally:
-            self._threads.discard(me)
-            self.idle.set()
-        return Gst.FlowReturn.OK
-
-    def _on_eos(self, sink: Any) -> None:
-        self.capture._ended.set()
-
-    def _leave(self) -> None:
-        """Let the pipeline flow on without us."""
-        capture = self.capture
-        sink, self._sink = self._sink, None
-        if sink is None:
-            return
-        signals, self._signals = self._signals, []
-        for signal in signals:
-            sink.disconnect(signal)
-        if signals:
-            sink.set_property("emit-signals", self._emitted)
-        _let_flow(sink)
-        if capture._closed:
-            capture._sink = None
-        capture._ended.set()
-
-
-def _let_flow(sink: Any) -> None:
-    """Neither growth nor a freeze in an appsink that nobody drains."""
-    sink.set_property("drop", True)
-    sink.set_property("max-buffers", 1)
-
-
-def _is_held(frame: Frame) -> bool:
-    return bool(frame._handles) and frame._handles[0].state in LIVE
-
-
-def _flow(sink: Any) -> str:
-    """Why a pull gave nothing: ``flowing`` (nothing there yet), ``eos``, or ``idle`` (the element is not running)."""
-    if not sink.get_property("eos"):
-        return "flowing"
-    state = sink.get_state(0)[1]
-    return "eos" if state >= Gst.State.PAUSED else "idle"
-
-
-def _state_name(sink: Any) -> str:
-    return str(sink.get_state(0)[1].value_nick).upper()
-
-
-def _an_appsink(element: Any) -> Any:
-    factory = element.get_factory() if isinstance(element, Gst.Element) else None
-    if not isinstance(element, GstApp.AppSink) and (factory is None or factory.get_name() != "appsink"):
-        raise CaptureError(
-            f"a capture pulls from an appsink, not from {element!r}; end the branch in «appsink name=capture» and "
-            "give that element"
-        )
-    return element
-
-
-def _puller(element: Any) -> Callable[[Any, int], Any]:
-    """How to pull from this element: its method, or the action where it was made before GstApp was known."""
-    if isinstance(element, GstApp.AppSink):
-        pull: Callable[[Any, int], Any] = GstApp.AppSink.try_pull_sample
-        return pull
-    return lambda sink, nanoseconds: sink.emit("try-pull-sample", nanoseconds)
 
 
 def _error_types(errors: Any) -> tuple[type[BaseException], ...]:

@@ -23,8 +23,6 @@ __all__ = [
     "MissingGStreamerError",
     "NoFrames",
     "PipelineError",
-    "PoolEmpty",
-    "PoolError",
     "SampleError",
     "ShortMemoryError",
     "Starved",
@@ -82,18 +80,6 @@ class FeederError(GStreamerError, RuntimeError):
 
 class FeederFull(FeederError, TimeoutError):
     """The appsrc had no room within the time that was given."""
-
-
-class PoolError(GStreamerError, RuntimeError):
-    """A buffer pool cannot be used in this way or state."""
-
-
-class PoolEmpty(PoolError, TimeoutError):
-    """No buffer came back within the time that was given. `holders` says where each of them is."""
-
-    def __init__(self, message: str, *, holders: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.holders = holders
 
 
 class PipelineError(GStreamerError, RuntimeError):

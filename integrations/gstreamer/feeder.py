@@ -236,7 +236,7 @@ class Feeder:
                 "convert it, or make the feeder without caps= to have it follow its frames"
             )
         if isinstance(what, WritableFrame):
-            return what._hand_on()
+            return what._hand_on(f"pushed by feeder {self.name!r}")
         sample = what._sample_now()
         try:
             return shallow_copy(what._buffer_of(sample))

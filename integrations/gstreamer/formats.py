@@ -67,6 +67,12 @@ class Layout:
         """Whether only a buffer can say what there is: sound, whose length is the buffer's own."""
         return self.sound is not None
 
+    @property
+    def seconds(self) -> float:
+        """How long a picture is shown, 0.0 where that is not said or differs."""
+        info = self._info
+        return info.fps_d / info.fps_n if info is not None and info.fps_n > 0 else 0.0
+
     def image_plane(self) -> Plane:
         """The plane that `Frame.array` shows; raises `FormatError` for what an ndarray cannot express."""
         if self.image is None:

@@ -281,9 +281,9 @@ class Frame:
 
     def share(self) -> Frame:
         """Another frame over the same mapping, with a share of its own: for a second consumer, thread or queue."""
-        view = self._view_now()
+        view = None if self._parts and self._view is None else self._view_now()
         other = Frame(self._adapter, self._sample_now(), self._layout)
-        other._handles.append(self.handle.share())
+        other._handles.append(self._held_handle().share())
         other._view = view
         other._actual = self._actual
         return other
@@ -300,10 +300,10 @@ class Frame:
         layout = self._layout
         sample = None
         self.close()
-        manager, name = self._adapter.manager, self._adapter._name
+        manager = self._adapter.manager
         if sole_owner(owned):
             try:
-                return WritableFrame(manager, owned, layout, copied=False, name=name)
+                return WritableFrame(manager, owned, layout, copied=False)
             except MapError:
                 pass  # memory that may only be read: a copy it is
         check_memories(self, owned.value or 0)
@@ -311,7 +311,7 @@ class Frame:
         owned.drop()
         if not copy.value:
             raise no_mapping(self)
-        return WritableFrame(manager, copy, layout, copied=True, name=name)
+        return WritableFrame(manager, copy, layout, copied=True)
 
     def close(self) -> bool:
         """Give the frame back. True when the buffer is unmapped and given back already, False when a view, an array or another

@@ -11,6 +11,8 @@ to itself, or is a copy (`copied` says which). Handing it on ends the mapping, a
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from integrations.gstreamer._buffers import Own, Owned, end_own, map_own, own_reference, wrapper_of
@@ -26,6 +28,21 @@ BUFFER_TYPE: Final = "gst.Buffer"
 LATEST: Final = 2**63
 
 
+_registrars: weakref.WeakKeyDictionary[SafetyManager, Callable[[Any, Any, int], Handle[Own]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def registrar_of(manager: SafetyManager) -> Callable[[Any, Any, int], Handle[Own]]:
+    """How writable frames are registered. Not by unique address: a buffer that goes back to its pool may be lent again, at the
+    same address, before the registration that ended with it is quite over."""
+    register = _registrars.get(manager)
+    if register is None:
+        register = manager.registrar(BUFFER_TYPE, release=end_own, release_on=ANY_THREAD)
+        _registrars[manager] = register
+    return register
+
+
 class WritableFrame:
     """A picture (or sound, or bytes) to be written. Made by `Frame.writable`, `BufferPool.acquire` and `SampleAdapter.buffer`.
 
@@ -33,11 +50,9 @@ class WritableFrame:
     writes at a time; all methods may be called on any thread.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_handle", "_layout", "copied")
+    __slots__ = ("__weakref__", "_closed", "_handle", "_layout", "_out", "copied")
 
-    def __init__(
-        self, manager: SafetyManager, owned: Owned, layout: Layout, *, copied: bool, name: str | None = None
-    ) -> None:
+    def __init__(self, manager: SafetyManager, owned: Owned, layout: Layout, *, copied: bool) -> None:
         own = Own()
         own.owned = owned
         address = owned.value or 0
@@ -51,19 +66,12 @@ class WritableFrame:
                 )
             self._layout = layout.of_buffer(own.buffer, own.size)
             self._closed = False
+            self._out: Any = None  # what its pool knows of it
             self.copied = (
                 copied or own.memory != memory
             )  # GStreamer itself copies memory that may only be read
             """Whether the bytes were copied, because somebody else holds the original or it may only be read."""
-            self._handle: Handle[Own] = manager.register(
-                own,
-                BUFFER_TYPE,
-                name=name,
-                native=own.buffer,
-                size=own.size,
-                release=end_own,
-                release_on=ANY_THREAD,
-            )
+            self._handle = registrar_of(manager)(own, own.buffer, own.size)
         except BaseException:
             end_own(own)
             raise
@@ -168,9 +176,9 @@ class WritableFrame:
         Raises `HeldError`, naming the holders, while an array or a view of it is alive: what it wrote later would be seen
         downstream. Nothing has changed then.
         """
-        return wrapper_of(self._hand_on())
+        return wrapper_of(self._hand_on("taken as a Gst.Buffer"))
 
-    def _hand_on(self) -> Owned:
+    def _hand_on(self, where: str) -> Owned:
         """The buffer, unmapped; closed by it. Raises `HeldError` and changes nothing while something still holds it."""
         handle = self._now()
         with handle.lease() as own:
@@ -178,6 +186,8 @@ class WritableFrame:
         own = None  # type: ignore[assignment]
         handle.close(held="refuse")
         self._closed = True
+        if self._out is not None:
+            self._out.where = where
         return owned
 
     def close(self) -> bool:

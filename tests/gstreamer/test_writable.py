@@ -51,8 +51,11 @@ def test_whoever_else_holds_it_keeps_the_picture_as_it_was(
     gst: ModuleType, adapter: Any, manager: SafetyManager, who: str
 ) -> None:
     kept: Any = None
-    sample = gst.sample_of(bytes([7]) * SIZE)
-    sample.get_buffer().pts = 11
+    buffer = gst.Gst.Buffer.new_allocate(None, SIZE, None)
+    buffer.fill(0, bytes([7]) * SIZE)
+    buffer.pts = 11
+    sample = gst.Gst.Sample.new(buffer, gst.Gst.Caps.from_string(gst.SMALL), None, None)
+    del buffer
     buffer = sample.get_buffer()
     if who == "sample":
         kept = sample

@@ -1,0 +1,185 @@
+"""Iterating over a capture: ``for frame in capture.frames()`` and ``async for frame in capture.frames()``.
+
+One frame at a time: each is closed when the next one is asked for, when the loop ends, and when the iterator is dropped. The
+asynchronous loop looks for a frame without waiting first, and waits on a thread of the event loop's pool otherwise, in slices;
+what such a wait brings after its task was cancelled is the next one's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from integrations.gstreamer.frame import Frame
+from integrations.gstreamer.runs import SLICE, Quiet, flow_of
+
+if TYPE_CHECKING:
+    from integrations.gstreamer.capture import Capture
+
+__all__ = ["Frames"]
+
+
+class Frames:
+    """Iterator and asynchronous iterator over the frames of a capture. Made by `Capture.frames`; used by one loop."""
+
+    __slots__ = ("__weakref__", "_began", "_capture", "_early", "_frame", "_over", "_started", "_timeout")
+
+    def __init__(self, capture: Capture, timeout: float | None) -> None:
+        self._capture = capture
+        self._timeout = timeout
+        self._frame: Frame | None = None
+        self._began = 0.0
+        self._early: deque[Any] = deque()  # what a cancelled wait has brought
+        self._started = False
+        self._over = False
+
+    def __iter__(self) -> Frames:
+        return self
+
+    def __aiter__(self) -> Frames:
+        return self
+
+    def __next__(self) -> Frame:
+        """The next frame; the one before is closed. Raises as `Capture.frames` says."""
+        self._next_turn()
+        began, quiet = time.monotonic(), Quiet()
+        try:
+            while True:
+                sink = self._sink()
+                if sink is None:
+                    break
+                sample = self._capture._try_pull(sink, self._slice(began))
+                if sample is not None:
+                    if self._admitted():
+                        return self._give(sample)
+                    sample = None
+                elif self._ended(sink, began, quiet):
+                    break
+                else:
+                    self._rest(sink)
+            raise StopIteration
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            sample = sink = None
+
+    async def __anext__(self) -> Frame:
+        """As `__next__`, without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        self._next_turn()
+        began, quiet = time.monotonic(), Quiet()
+        try:
+            while True:
+                sink = self._sink()
+                if sink is None:
+                    break
+                sample = self._early.popleft() if self._early else self._capture._try_pull(sink, 0)
+                if sample is not None:
+                    if self._admitted():
+                        return self._give(sample)
+                    sample = None
+                elif self._ended(sink, began, quiet):
+                    break
+                else:
+                    await loop.run_in_executor(None, self._wait, sink, self._slice(began))
+            raise StopAsyncIteration
+        except asyncio.CancelledError:
+            raise  # of one wait: the loop over the frames may go on
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            sample = sink = None
+
+    def close(self) -> None:
+        """End the loop, closing its frame. Calling twice is calling once."""
+        self._finish()
+        self._over = True
+        while self._early:
+            self._early.popleft()
+            self._capture._results["dropped"] += 1
+        if self._started:
+            self._started = False
+            self._capture._loop_ended()
+
+    async def aclose(self) -> None:
+        """As `close`, for ``contextlib.aclosing``."""
+        self.close()
+
+    def __del__(self) -> None:
+        if self._started:
+            self.close()
+
+    # -- inside -------------------------------------------------------------------------------------------------------------
+
+    def _next_turn(self) -> None:
+        self._finish()
+        if self._over:
+            return
+        if not self._started:
+            self._capture._loop_begins()
+            self._started = True
+
+    def _finish(self) -> None:
+        """Close the frame that was given last."""
+        frame, self._frame = self._frame, None
+        if frame is not None:
+            self._capture._count("ok", self._began, frame)
+
+    def _sink(self) -> Any:
+        """The appsink, None where there is none any more. Raises `ClosedError` when the manager has closed the capture."""
+        self._capture._raise_if_manager_closed()
+        return None if self._over or self._capture._closed else self._capture._sink
+
+    def _slice(self, began: float) -> int:
+        left = SLICE if self._timeout is None else min(SLICE, began + self._timeout - time.monotonic())
+        return max(1, int(left * 1e9))
+
+    def _admitted(self) -> bool:
+        """Whether one more frame may be out; else what has come is dropped."""
+        if self._capture._may_hold_more():
+            return True
+        self._capture._results["dropped"] += 1
+        return False
+
+    def _give(self, sample: Any) -> Frame:
+        self._began = time.perf_counter()
+        try:
+            self._frame = frame = self._capture._adapter.frame(sample)
+            return frame
+        except BaseException:
+            self._capture._count("error", self._began, None)
+            raise
+
+    def _ended(self, sink: Any, began: float, quiet: Quiet) -> bool:
+        """Nothing has come: whether nothing will. Raises what there is to be said of it."""
+        capture = self._capture
+        capture._tidy()
+        flow = flow_of(sink)
+        if flow == "eos" or (flow == "idle" and capture._last_frame > 0.0):
+            capture._raise_pipeline_error()
+            return True
+        capture._raise_pipeline_error()
+        if self._timeout is not None and time.monotonic() >= began + self._timeout:
+            raise capture._nothing_came(self._timeout)
+        if flow == "flowing" and capture._on_stall is not None and quiet.told_after(capture._stall_after()):
+            capture._tell_stall(quiet.seconds)
+        return False
+
+    def _rest(self, sink: Any) -> None:
+        """A pull does not wait on an element that does not run."""
+        if flow_of(sink) == "idle":
+            time.sleep(0.01)
+
+    def _wait(self, sink: Any, nanoseconds: int) -> None:
+        """On a thread of the pool: put what comes where the next turn finds it."""
+        sample = self._capture._try_pull(sink, nanoseconds)
+        if sample is None:
+            self._rest(sink)
+        elif self._over:
+            self._capture._results["dropped"] += 1
+        else:
+            self._early.append(sample)
