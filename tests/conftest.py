@@ -61,9 +61,25 @@ def _gst_overrides() -> bool:
     return _gstreamer() and importlib.util.find_spec("gi.overrides.Gst") is not None
 
 
+def _webrtc() -> bool:
+    if not _gstreamer():
+        return False
+    import gi
+
+    try:
+        gi.require_version("GstWebRTC", "1.0")
+    except ValueError:
+        return False
+    from gi.repository import Gst
+
+    Gst.init(None)
+    return all(Gst.ElementFactory.find(name) is not None for name in ("webrtcbin", "nicesrc", "vp8enc"))
+
+
 PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "gstreamer": (_gstreamer, SYSTEM_PACKAGES),
     "gst-overrides": (_gst_overrides, SYSTEM_PACKAGES),
+    "webrtc": (_webrtc, SYSTEM_PACKAGES),
     "numpy": (lambda: _module("numpy"), MAKE),
     "prometheus_client": (lambda: _module("prometheus_client"), MAKE),
     "uvloop": (lambda: _module("uvloop"), MAKE),

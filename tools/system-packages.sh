@@ -10,7 +10,8 @@ for part in "$@"; do
     python) wanted+=(python3-venv) ;;
     gstreamer)
       wanted+=(python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
-        gstreamer1.0-plugins-base gstreamer1.0-plugins-good python3-gst-1.0) ;;
+        gstreamer1.0-plugins-base gstreamer1.0-plugins-good python3-gst-1.0
+        gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad gstreamer1.0-nice) ;; # the last three: WebRTC
     gstreamer-build) # PyGObject for an interpreter that is not Debian's own
       wanted+=(libcairo2-dev pkg-config gcc)
       if apt-cache show libgirepository-2.0-dev >/dev/null 2>&1; then

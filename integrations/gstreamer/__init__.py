@@ -10,6 +10,7 @@ from integrations.gstreamer.adapter import SampleAdapter
 from integrations.gstreamer.branches import Branch, Tee, low_latency_queue
 from integrations.gstreamer.bus import BusWatch
 from integrations.gstreamer.capture import Capture, CaptureStats
+from integrations.gstreamer.clients import Client, ClientStats, Fanout, request_key_frame
 from integrations.gstreamer.elements import ElementGuard
 from integrations.gstreamer.errors import (
     CaptureError,
@@ -47,8 +48,11 @@ __all__ = [
     "Capture",
     "CaptureError",
     "CaptureStats",
+    "Client",
+    "ClientStats",
     "DescriptionError",
     "ElementGuard",
+    "Fanout",
     "Feeder",
     "FeederError",
     "FeederFull",
@@ -79,4 +83,5 @@ __all__ = [
     "Tee",
     "WritableFrame",
     "low_latency_queue",
+    "request_key_frame",
 ]

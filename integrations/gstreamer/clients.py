@@ -1,0 +1,327 @@
+"""`Fanout`: one encoder, and clients that come and go, each with a pipeline of its own.
+
+**The problem.** Encoding once per client is what a machine cannot afford; a tee behind the encoder ties every client's
+fate to the pipeline's, and one that joins late sees nothing until the next key frame, which a live encoder sends when it likes.
+
+**The idea.** The encoder ends in an appsink. Each frame is shared out to the clients' appsrcs: the same memory, a head of
+its own. A client that joins asks the encoder for a key frame (force-key-unit) and is given nothing before it. One that
+cannot keep up loses frames, and then everything up to the next key frame, so that it never shows a broken picture; nobody
+waits for it.
+
+**Times.** The clients' pipelines use the source's clock and base time (`Fanout.follow`), so a frame's time means the same
+everywhere, and a client's latency is that of its own way.
+
+**Failing.** What a client's pipeline reports, or refuses, ends that client alone: it is taken off and closed on a thread
+of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, Protocol
+
+import attrs
+
+from integrations.gstreamer._native import BufferHead, Gst, GstVideo
+from integrations.gstreamer.capture import Capture
+from integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError, StateTimeout
+from integrations.gstreamer.feeder import Feeder
+from integrations.gstreamer.frame import Frame
+from integrations.gstreamer.guard import Core, Guard, check_manager
+from integrations.gstreamer.pipeline import START_TIMEOUT, PipelineGuard
+from integrations.gstreamer.threads import in_the_background
+from lifecycle import ClosedError, LifecycleError, SafetyManager
+
+__all__ = ["Client", "ClientStats", "Fanout", "request_key_frame"]
+
+DELTA_UNIT: Final = 1 << 13
+"""`GST_BUFFER_FLAG_DELTA_UNIT`: cannot be decoded without what came before."""
+KEY_INTERVAL: Final = 0.2
+"""Seconds between two requests for a key frame at least: a crowd that joins asks once."""
+_count = itertools.count()
+
+
+class Closeable(Protocol):
+    """What a client may own beside its pipeline."""
+
+    def close(self) -> object:
+        """End it."""
+
+
+@attrs.frozen
+class ClientStats:
+    """A client's figures at one moment."""
+
+    name: str
+    sent: int
+    """Frames given to its appsrc."""
+    dropped: int
+    """Frames that it did not get: before its first key frame, or since it fell behind."""
+    fell_behind: int
+    """How often its appsrc was full."""
+    waiting_for_key: bool
+    """Whether it gets nothing before the next key frame."""
+
+
+class _ClientCore(Core):
+    def __init__(self, feeder: Feeder, owned: list[Closeable]) -> None:
+        self.feeder = feeder
+        self.owned = owned
+
+    def release(self) -> None:
+        """No further frame; then what it owns goes, the last first, whatever fails."""
+        failed: BaseException | None = None
+        for closeable in (self.feeder, *reversed(self.owned)):
+            try:
+                closeable.close()
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+
+class Client(Guard[_ClientCore]):
+    """One client of a `Fanout`, from `Fanout.add` until `close`."""
+
+    type_name: ClassVar[str] = "gst.Client"
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        name: str,
+        feeder: Feeder,
+        owned: list[Closeable],
+        on_end: Callable[[Client], object] | None,
+    ) -> None:
+        self.error: BaseException | None = None
+        """Why it was taken off, if it was."""
+        self._forget = fanout._clients.pop
+        self._ask = fanout.request_key_frame
+        self._feeder = feeder
+        self._on_end = on_end
+        self._needs_key = True
+        self._sent = self._dropped = self._behind = 0
+        self.key = next(_count)
+        self._register(fanout.manager, _ClientCore(feeder, owned), name, None)
+
+    def _give(self, frame: Frame, key: bool) -> None:
+        """Called by the fanout's thread alone."""
+        if self._needs_key and not key:
+            self._dropped += 1
+            self._ask()  # again with every frame, as often as it may be: a request can be lost, or come just before its client
+            return
+        try:
+            self._feeder.push(frame, timeout=0)
+        except FeederFull:
+            self._dropped += 1
+            self._behind += 1
+            self._needs_key = True
+        except ClosedError:
+            self._dropped += 1
+        except (GStreamerError, LifecycleError) as error:
+            self._fail(error)
+        else:
+            self._sent += 1
+            self._needs_key = False
+
+    def _fail(self, error: BaseException) -> None:
+        error.__traceback__ = None
+        self.error = error
+        self._forget(self.key, None)
+        in_the_background(self._end, f"gst-client-{self.name}")
+
+    def _end(self) -> None:
+        try:
+            if self._on_end is not None:
+                self._on_end(self)
+        except BaseException as error:
+            self.manager.report_panic(f"on_end of client {self.name}", error, type_name=self.type_name)
+        try:
+            self.close()
+        except LifecycleError as error:
+            self.manager.report_panic(f"closing client {self.name}", error, type_name=self.type_name)
+
+    def close(self) -> bool:
+        """Take it off, and close what it owns; True when that is done."""
+        self._forget(self.key, None)
+        return super().close()
+
+    def stats(self) -> ClientStats:
+        """The figures, as a frozen snapshot."""
+        return ClientStats(self.name, self._sent, self._dropped, self._behind, self._needs_key)
+
+
+class Fanout:
+    """Shares the frames of an encoder out to clients.
+
+    ::
+
+        source = PipelineGuard(manager, "v4l2src ! videoconvert ! vp8enc deadline=1 ! appsink name=encoded sync=false")
+        fanout = Fanout(manager, source, "encoded")
+        source.play()
+        ...
+        pipeline = PipelineGuard(manager, "appsrc name=feed is-live=true ! rtpvp8pay ! udpsink host=…")
+        client = fanout.add(pipeline, "feed")
+        ...
+        client.close()                            # the pipeline with it
+
+    Parameters
+    ----------
+    manager:
+        Whose objects the clients become.
+    source:
+        The `PipelineGuard` with the encoder.
+    appsink:
+        The appsink behind the encoder, or its name. Its ``sync`` is set to false: what is encoded goes out at once.
+
+    A context manager. All methods may be called on any thread.
+    """
+
+    def __init__(self, manager: SafetyManager, source: PipelineGuard, appsink: Any) -> None:
+        check_manager(manager, "Fanout(manager, source, appsink)")
+        if not isinstance(source, PipelineGuard):
+            raise GuardError(f"Fanout(source=) takes the PipelineGuard of the encoder, not {source!r}")
+        if isinstance(appsink, str):
+            appsink = source[appsink]
+        self.manager = manager
+        self.name = str(appsink.get_name())
+        self._source = source
+        self._pad = appsink.get_static_pad("sink")
+        self._clients: dict[int, Client] = {}
+        self._asked = 0.0
+        self._asking = threading.Lock()
+        appsink.set_property("sync", False)
+        self._capture = Capture(manager, appsink, name=f"{self.name} to clients")
+        self._capture.on_frame(self._share)
+
+    def _share(self, frame: Frame) -> None:
+        clients = list(self._clients.values())
+        if clients:
+            key = is_key_frame(frame)
+            for client in clients:
+                client._give(frame, key)
+
+    def add(
+        self,
+        pipeline: PipelineGuard,
+        appsrc: Any,
+        *owned: Closeable,
+        name: str | None = None,
+        max_buffers: int = 4,
+        on_end: Callable[[Client], object] | None = None,
+    ) -> Client:
+        """Give frames to an appsrc from the next key frame on, which is asked for.
+
+        Parameters
+        ----------
+        pipeline:
+            The client's pipeline, which the client owns from here on. It is set to the source's clock and times, and played.
+        appsrc:
+            Its appsrc, or its name.
+        owned:
+            What is closed with the client, ahead of its pipeline, the last first.
+        max_buffers:
+            Frames that may wait in the appsrc; one that would be too many makes the client fall behind, to the next key frame.
+        on_end:
+            ``on_end(client)`` on a thread of its own when the client ends by an error of its pipeline (`Client.error`), which
+            also closes it.
+
+        Raises what `PipelineGuard.play` raises; everything given is then closed.
+        """
+        client = None
+        try:
+            if isinstance(appsrc, str):
+                appsrc = pipeline[appsrc]
+            self.follow(pipeline)
+            feeder = Feeder(self.manager, appsrc, max_buffers=max_buffers)
+            client = Client(self, name or pipeline.name, feeder, [pipeline, *owned], on_end)
+            pipeline.play(0)
+            _await_running(pipeline, appsrc)
+        except BaseException:
+            if client is not None:
+                client.close()
+            else:
+                for closeable in reversed((pipeline, *owned)):
+                    closeable.close()
+            raise
+        self._clients[client.key] = client
+        self.request_key_frame()
+        return client
+
+    def follow(self, pipeline: PipelineGuard) -> None:
+        """Have another pipeline, before it plays, use the source's clock and count time from the same moment."""
+        source, follower = self._source.pipeline, pipeline.pipeline
+        clock = source.get_clock()
+        if clock is not None:
+            follower.use_clock(clock)
+            follower.set_base_time(source.get_base_time())
+            follower.set_start_time(Gst.CLOCK_TIME_NONE)  # or going to PLAYING would count anew
+
+    def request_key_frame(self) -> bool:
+        """Ask the encoder for a key frame, at most every 0.2 s; whether it was asked now. Clients that wait for one ask by
+        themselves."""
+        with self._asking:
+            now = time.monotonic()
+            if now - self._asked < KEY_INTERVAL:
+                return False
+            self._asked = now
+        return request_key_frame(self._pad)
+
+    @property
+    def clients(self) -> tuple[Client, ...]:
+        """Those that are there."""
+        return tuple(self._clients.values())
+
+    @property
+    def capture(self) -> Capture:
+        """The capture behind it, for its figures."""
+        return self._capture
+
+    def close(self) -> bool:
+        """Close every client, and take no further frame; True when all are closed. The source flows on."""
+        done = self._capture.close()
+        for client in self.clients:
+            done = client.close() and done
+        return done
+
+    def __enter__(self) -> Fanout:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Fanout {self.name!r}: {len(self._clients)} clients>"
+
+
+def _await_running(pipeline: PipelineGuard, appsrc: Any) -> None:
+    """Wait until the appsrc takes buffers; the pipeline is PLAYING only once it has had some."""
+    until = time.monotonic() + START_TIMEOUT
+    while appsrc.get_state(0)[1] < Gst.State.PAUSED:
+        pipeline.check()
+        if time.monotonic() >= until:
+            raise StateTimeout(
+                f"pipeline {pipeline.name!r} of a client: its appsrc is not running after {START_TIMEOUT:g} s; an "
+                "element of it blocks as "
+                "it starts",
+                elements=(appsrc.get_name(),),
+            )
+        time.sleep(0.001)
+
+
+def is_key_frame(frame: Frame) -> bool:
+    """Whether an encoded frame can be decoded without what came before."""
+    sample = frame._sample_now()
+    try:
+        return not BufferHead.from_address(frame._buffer_of(sample)).mini_object.flags & DELTA_UNIT
+    finally:
+        sample = None
+
+
+def request_key_frame(sink_pad: Any) -> bool:
+    """Ask the encoder upstream of a sink pad for a key frame (force-key-unit); whether somebody upstream took it."""
+    event = GstVideo.video_event_new_upstream_force_key_unit(Gst.CLOCK_TIME_NONE, True, 0)
+    return bool(sink_pad.push_event(event))

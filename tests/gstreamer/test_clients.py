@@ -1,0 +1,246 @@
+"""One encoder, clients that come and go: each begins at a key frame, and ends alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lifecycle import LifecycleError, ObjectState, SafetyManager
+from tests.support import eventually, run_python
+
+if TYPE_CHECKING:
+    from integrations.gstreamer import Fanout, PipelineGuard
+
+pytestmark = pytest.mark.needs("gstreamer", "numpy")
+
+SOURCE = (
+    "videotestsrc is-live=true ! video/x-raw,format=I420,width=64,height=48,framerate=50/1 "
+    "! vp8enc deadline=1 cpu-used=8 keyframe-max-dist=9999 ! appsink name=encoded"
+)
+"""One key frame, the first; every other one must be asked for."""
+DELTA = 1 << 13
+
+
+@pytest.fixture
+def g(gst: Any) -> Any:
+    """The integration, GStreamer initialised."""
+    import integrations.gstreamer
+
+    return integrations.gstreamer
+
+
+@pytest.fixture
+def fanout(g: Any, manager: SafetyManager) -> Iterator[Fanout]:
+    """An encoder that plays, and has sent its only key frame."""
+    with g.PipelineGuard(manager, SOURCE, name="encoder") as source:
+        with g.Fanout(manager, source, "encoded") as fanout:
+            source.play()
+            eventually(lambda: fanout.capture.stats().results["ok"] > 3, timeout=20)
+            yield fanout
+        assert not source.errors
+
+
+def client_pipeline(
+    g: Any, manager: SafetyManager, rest: str = "vp8dec ! fakesink sync=false"
+) -> PipelineGuard:
+    made: PipelineGuard = g.PipelineGuard(
+        manager, f"appsrc name=feed is-live=true ! identity name=door ! {rest}"
+    )
+    return made
+
+
+def noted(g: Any, gst: Any, manager: SafetyManager, pipeline: PipelineGuard) -> list[tuple[bool, int]]:
+    """A list that gets (key frame, pts) of every buffer that enters the pipeline."""
+    seen: list[tuple[bool, int]] = []
+
+    def note(pad: Any, info: Any) -> Any:
+        buffer = info.get_buffer()
+        seen.append((not buffer.has_flags(gst.Gst.BufferFlags.DELTA_UNIT), buffer.pts))
+        return gst.Gst.PadProbeReturn.OK
+
+    pipeline["door"].get_static_pad("sink").add_probe(gst.Gst.PadProbeType.BUFFER, note)
+    return seen
+
+
+def test_each_client_begins_at_a_key_frame(g: Any, gst: Any, manager: SafetyManager, fanout: Fanout) -> None:
+    for _ in range(3):
+        pipeline = client_pipeline(g, manager)
+        seen = noted(g, gst, manager, pipeline)
+        with fanout.add(pipeline, "feed", name="guest") as client:
+            assert fanout.clients == (client,)
+            eventually(lambda: len(seen) > 5, timeout=20)
+            assert client.stats().sent > 5
+            assert not client.stats().waiting_for_key
+        assert seen[0][0], seen
+        assert not any(key for key, _ in seen[1:]), seen
+        times = [pts for _, pts in seen]
+        assert times == sorted(times)
+        assert pipeline.closed
+        assert not fanout.clients
+
+
+def test_times_mean_the_same_everywhere(g: Any, gst: Any, manager: SafetyManager, fanout: Fanout) -> None:
+    pipeline = client_pipeline(g, manager)
+    with fanout.add(pipeline, "feed"):
+        eventually(lambda: pipeline.pipeline.get_base_time() > 0, timeout=20)
+        assert pipeline.pipeline.get_base_time() == fanout._source.pipeline.get_base_time()
+        eventually(lambda: pipeline.state == "playing", timeout=20)
+        assert pipeline.pipeline.get_base_time() == fanout._source.pipeline.get_base_time()
+
+
+def test_a_client_that_falls_behind_goes_on_at_a_key_frame(
+    g: Any, gst: Any, manager: SafetyManager, fanout: Fanout
+) -> None:
+    hold = threading.Event()
+    slow, fast = client_pipeline(g, manager), client_pipeline(g, manager)
+    seen, fine = noted(g, gst, manager, slow), noted(g, gst, manager, fast)
+    slow["door"].set_property("signal-handoffs", True)
+    slow["door"].connect("handoff", lambda *_: hold.wait(60))
+    with fanout.add(slow, "feed", max_buffers=2) as client, fanout.add(fast, "feed"):
+        eventually(lambda: client.stats().fell_behind > 0, timeout=20)
+        before = len(fine)
+        eventually(lambda: len(fine) > before + 5, timeout=20)  # nobody waits for it
+        hold.set()
+        reached = len(seen)
+        eventually(lambda: len(seen) > reached + 5, timeout=20)
+    gaps = [number for number in range(1, len(seen)) if seen[number][1] - seen[number - 1][1] > 90_000_000]
+    assert gaps, seen
+    assert all(seen[number][0] for number in gaps), seen  # after every gap a key frame
+
+
+def test_a_client_that_fails_ends_alone(g: Any, gst: Any, manager: SafetyManager, fanout: Fanout) -> None:
+    told: list[Any] = []
+    good, bad = (
+        client_pipeline(g, manager),
+        client_pipeline(g, manager, "identity error-after=3 name=broken ! fakesink"),
+    )
+    seen = noted(g, gst, manager, good)
+    with fanout.add(good, "feed"):
+        client = fanout.add(bad, "feed", on_end=told.append)
+        eventually(lambda: client.handle.state is ObjectState.RELEASED, timeout=20)
+        assert told == [client]
+        assert "broken" in str(client.error)
+        assert client.error is not None
+        assert client.error.__traceback__ is None
+        assert bad.closed
+        before = len(seen)
+        eventually(lambda: len(seen) > before + 5, timeout=20)
+
+
+def test_a_dropped_client_ends_too(g: Any, gst: Any, manager: SafetyManager, fanout: Fanout) -> None:
+    client = fanout.add(client_pipeline(g, manager), "feed")
+    fanout._clients.clear()  # nobody refers to it now
+    handle = client.handle
+    del client
+    eventually(lambda: handle.state is ObjectState.VALID, timeout=20)
+    assert handle.close(timeout=20)
+    eventually(lambda: manager.stats().types["gst.Pipeline"].live == 1, timeout=20)
+
+
+def test_what_cannot_be_added_is_closed(g: Any, gst: Any, manager: SafetyManager, fanout: Fanout) -> None:
+    for text, appsrc in (
+        ("fakesrc ! fakesink", "feed"),
+        ("appsrc name=feed ! filesink location=/no/such/folder/x", "feed"),
+    ):
+        pipeline = g.PipelineGuard(manager, text)
+        with pytest.raises(LifecycleError) as caught:
+            fanout.add(pipeline, appsrc)
+        assert "feed" in str(caught.value) or "/no/such" in str(caught.value)
+        caught.value.__traceback__ = None
+        assert pipeline.closed
+    with pytest.raises(LifecycleError, match="PipelineGuard of the encoder"):
+        g.Fanout(manager, 3, "encoded")
+
+
+def test_clients_in_and_out_leave_nothing(g: Any) -> None:
+    done = run_python(
+        f"""
+        import gc, random, threading
+        from integrations.gstreamer import *
+        LeaksTracer.enable()
+        from lifecycle import SafetyManager
+        from tests.gstreamer.program import *
+        from tests.support import eventually
+
+        manager = SafetyManager(name="crowd")
+        source = PipelineGuard(manager, {SOURCE!r})
+        fanout = Fanout(manager, source, "encoded")
+        source.play()
+
+        def guest(times):
+            for _ in range(times):
+                client = fanout.add(PipelineGuard(manager, "appsrc name=feed is-live=true ! vp8dec ! fakesink sync=false"), "feed")
+                eventually(lambda: client.stats().sent > 1, timeout=30)
+                client.close()
+
+        guest(1)
+        tracer = LeaksTracer()
+        tracer.start()
+        threads = [threading.Thread(target=guest, args=(5,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert fanout.close() and source.close()
+        del fanout
+        gc.collect()
+        eventually(lambda: manager.stats().active_objects == 0, timeout=20)
+        alive = tracer.alive()
+        assert alive == {{}}, alive
+        stats = manager.stats().types["gst.Client"]
+        assert stats.ended["released"] == 16 and stats.leaks == 0, stats
+        assert manager.close().ok
+        print("clean")
+        """,
+        env={"G_DEBUG": "fatal-criticals"},
+        timeout=100,
+    )
+    assert done.check() == "clean\n"
+
+
+@pytest.mark.needs("webrtc")
+def test_the_server_and_two_peers_over_loopback() -> None:
+    done = run_python(
+        """
+        from examples.webrtc_server import run
+        assert run(1, 2)
+        """,
+        timeout=100,
+    )
+    said = done.check()
+    assert "0 objects left" in said, said
+    assert said.count("the first after") >= 2, said
+
+
+@pytest.mark.needs("webrtc")
+def test_negotiations_that_cannot_be(g: Any, manager: SafetyManager) -> None:
+    from integrations.gstreamer.webrtc import NegotiationError, WebRTCPeer
+
+    with (
+        g.PipelineGuard(manager, "webrtcbin name=rtc") as pipeline,
+        WebRTCPeer(manager, pipeline, "rtc") as peer,
+    ):
+        assert peer.state == "new"
+        began = time.monotonic()
+        for attempt, words in (
+            (lambda: peer.offer(0.1), "nothing to offer"),
+            (lambda: peer.answer("nonsense"), "v="),
+            (lambda: peer.accept(""), "v="),
+            (lambda: peer.accept("v=0\r\n", timeout=5), "set-remote-description"),
+            (lambda: peer.wait(0.1), "candidates"),
+        ):
+            with pytest.raises(NegotiationError, match=words) as caught:
+                attempt()
+            caught.value.__traceback__ = None
+        assert time.monotonic() - began < 60
+        peer.add_ice(0, "candidate:1 1 UDP 1 127.0.0.1 9 typ host")  # kept until the other side is described
+    assert peer.state == "closed"
+    with pytest.raises(NegotiationError, match="closed"):
+        peer.answer("v=0\r\n", timeout=5)
+    with g.PipelineGuard(manager, "fakesrc name=x ! fakesink") as pipeline:
+        with pytest.raises(LifecycleError, match="webrtcbin"):
+            WebRTCPeer(manager, pipeline, "x")
