@@ -285,14 +285,35 @@ def _scrape(managers: Sequence[SafetyManager]) -> _Scrape:
         capped=[m for m, stats in zip(managers, snapshots, strict=True) if len(stats.types) > MAX_TYPES],
         types=[
             ((stats.manager, label), figures)
-            for stats in snapshots
-            for label, figures in _capped(stats.types).items()
+            for manager, stats in zip(managers, snapshots, strict=True)
+            for label, figures in _capped(_with_budgets(stats.types, manager)).items()
         ],
         queues=_by_name([(queue.queue, queue) for stats in snapshots for queue in stats.queues]),
         managers=[((stats.manager,), stats) for stats in snapshots],
         captures=_by_name([(c.name, c.stats()) for c in components if c.kind == "capture"]),
         pools=_by_name([(c.name, c.stats()) for c in components if c.kind == "pool"]),
     )
+
+
+def _with_budgets(types: Mapping[str, TypeStats], manager: SafetyManager) -> Mapping[str, TypeStats]:
+    """`types` with the limits that memory managers set for them; the lowest of several."""
+    limited = dict(types)
+    for component in manager.components():
+        if component.kind != "memory":
+            continue
+        for name, budget in component.stats().types.items():
+            known = limited.get(name)
+            if known is not None:
+                limited[name] = attrs.evolve(
+                    known,
+                    bytes_limit=_lower(known.bytes_limit, budget.bytes_limit),
+                    objects_limit=_lower(known.objects_limit, budget.objects_limit),
+                )
+    return limited
+
+
+def _lower(one: int | None, other: int | None) -> int | None:
+    return min(one, other) if one is not None and other is not None else one if other is None else other
 
 
 def _families(scrape: _Scrape) -> list[Metric]:
