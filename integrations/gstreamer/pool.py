@@ -201,6 +201,8 @@ class PoolAdapter:
                 if owned.value:
                     return owned
                 if flow != Flow.EOS:
+                    if self._closed.is_set():  # between the question and the answer
+                        self._refuse_closed()
                     self._count("refused")
                     raise PoolError(
                         f"pool {self.name!r} lends nothing (flow {flow}): somebody has deactivated or flushed it; make a new one"
