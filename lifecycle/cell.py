@@ -7,8 +7,8 @@ many threads, interrupts strike between any two bytecodes and the collector runs
 CPython's own count says when the last is gone. ::
 
     Handle ─► Cell (the door) ─► Pin ◄─ lease, view, child's record, fence entry
-                                  │
-                                  ▼
+                                 │ ▲
+                                 ▼ ·weakref
                                  Core ···weakref··· Record (facts, the raw object)
 
 Access is one load (``pin = cell.pin``), closing one store (``cell.pin = None``).
@@ -17,8 +17,9 @@ Access is one load (``pin = cell.pin``), closing one store (``cell.pin = None``)
 that appends it to its place's mailbox: the ticket *is* the record. Nothing can interrupt that.
 
 **Why pin and core.** In a garbage cycle the collector fires weakref callbacks *before* the cycle's ``__del__`` methods, which may
-still read a view. So the core is never part of garbage: a `HoldRef` in `Registry.roots` refers to it until the pin is garbage
-or dead, the pin refers to it until it is really taken apart. The core dies by count alone, after the last ``__del__``.
+still read a view. So the core is never part of garbage: `Registry.roots` refers to it until the pin is garbage or dead, and the
+pin until it is really taken apart. The core is itself the weak reference on the pin whose callback, a C method, takes it out of
+the roots; and it dies by count alone, after the last ``__del__``.
 
 **One claim.** A release belongs to whoever wins ``claims.setdefault(id, me)``. (Not ``live.pop(id)``: an interrupt between the
 pop's return and the store of its result loses the object for good, and no handler can know whether it won. After an interrupted
@@ -63,12 +64,6 @@ if TYPE_CHECKING:
     from lifecycle.stats import TypeCount
 
 
-class Core:
-    """Dies by reference count alone; its death is the object's."""
-
-    __slots__ = ("__weakref__",)
-
-
 class Pin:
     """What every holder holds. Refers to the core, and to the record for the raw object."""
 
@@ -77,11 +72,11 @@ class Pin:
     record: Record
 
 
-class HoldRef(weakref.ref[Pin]):
-    """Keeps the core out of every garbage cycle its pin gets into. Lives in `Registry.roots`; its callback takes it out."""
+class Core(weakref.ref[Pin]):
+    """Dies by reference count alone; its death is the object's. Lives in `Registry.roots`, out of every garbage cycle that its
+    pin gets into, and its callback takes it out."""
 
-    __slots__ = ("core",)
-    core: Core
+    __slots__ = ("__weakref__",)
 
 
 class Cell:
@@ -301,7 +296,7 @@ class Registry:
         self.config = config
         self.records: dict[int, Record] = {}  # live and, until retention ends, ended ones
         self.claims: dict[int, object] = {}
-        self.roots: set[HoldRef] = set()
+        self.roots: set[Core] = set()
         self.shared: dict[int, dict[int, None]] = {}
         self.kinds: dict[str, Kind] = {}
         self.waiters: dict[int, list[Any]] = {}
@@ -311,6 +306,9 @@ class Registry:
         )  # registrations and ends to be counted, and whatever else happens
         self.ended: deque[Record] = deque()
         self.events: deque[Any] = deque()
+        # The callbacks of weak references, made once: each object would carry its own of 72 bytes otherwise.
+        self.unroot: Callable[[Core], None] = self.roots.discard
+        self.tell_drop: Callable[[Any], None] = self.events.append
         self.delayed: deque[tuple[float, Record]] = (
             deque()
         )  # retries and unsignalled fences, put back by the keeper

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import sys
 
-from lifecycle.cell import Cell, HoldRef, Pin, Record, describe
+from lifecycle.cell import Cell, Core, Pin, Record, describe
 from lifecycle.errors import HeldError
 from lifecycle.leases import Lease
 
@@ -34,7 +34,7 @@ def holders_of(pin: Pin) -> tuple[str, ...]:
                 isinstance(referrer, dict) and referrer.get("pin") is pin
             ):  # from 3.13 on the array itself, before that its dict
                 found.append("a view")
-            elif not isinstance(referrer, (Cell, HoldRef)) and not hasattr(referrer, "f_code"):
+            elif not isinstance(referrer, (Cell, Core)) and not hasattr(referrer, "f_code"):
                 found.append(f"a {type(referrer).__name__}")
     finally:
         pin = referrer = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive

@@ -2,12 +2,12 @@
 
 One function, since every frame of a camera comes through it. Its order is its correctness:
 
-1. The record is made on the core and filled in. Nothing is called in between, so no interrupt falls there and there is no ticket
-   without facts.
+1. Pin and core; then the record is made on the core and filled in. Nothing is called in between, so no interrupt falls there and
+   there is no ticket without facts.
 2. It becomes the owner of its native object in one step, or the registration is refused with nothing entered.
 3. It enters the table. From here on every exception, in this function or in its caller, takes the pin down with the frame's
    locals, which makes the object due at its place.
-4. Pin, hold, door, handle; and the event that counts it.
+4. The core enters the roots; door, handle; and the event that counts it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from lifecycle.cell import (
     Core,
     DoorRef,
     Extra,
-    HoldRef,
     Kind,
     Pin,
     Record,
@@ -61,7 +60,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
     released."""
     registry = kind.registry
     entered = registry.entered
-    core = record = pin = hold = cell = handle = site = None
+    core = record = pin = cell = handle = site = None
     try:
         if begun is not None:
             begun[0] = (
@@ -74,7 +73,8 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
             site = site_of(caller())
         id = next_id()
         now = monotonic()
-        core = Core()
+        pin = Pin()
+        core = Core(pin, registry.unroot)
         record = Record(core, place.put)
         record.id = id
         record.kind = kind
@@ -104,15 +104,12 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         else:
             record.owning = 1
         registry.records[id] = record
-        pin = Pin()
         pin.core = core
         pin.record = record
-        hold = HoldRef(pin, registry.roots.discard)
-        hold.core = core
-        registry.roots.add(hold)
+        registry.roots.add(core)
         cell = Cell()
         cell.pin = pin
-        door = DoorRef(cell, registry.events.append)
+        door = DoorRef(cell, registry.tell_drop)
         door.id = id
         record.door = door
         entered.append(record)
@@ -131,16 +128,16 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
                 begun[0] = False  # until it has been entered after all, below
             if record is not None:
                 _withdraw(record)
-            handle = cell = pin = hold = core = None
+            handle = cell = pin = core = None
             _not_entered(kind, place, obj, release, native, parent, extra, error, begun)
         else:
-            handle = cell = pin = hold = core = None
+            handle = cell = pin = core = None
             record.cause = BY_CLOSE
             if isinstance(error, ClosedError):
                 registry.refuse_closed(record)
         raise
     finally:  # a kept traceback must keep nothing alive, not even one of a release that ran on behalf of others in here
-        core = pin = hold = cell = handle = parent = obj = None
+        core = pin = cell = handle = parent = obj = None
 
 
 _identity = id

@@ -22,9 +22,9 @@ from lifecycle import (
     SafetyManager,
     never_wait,
 )
+from lifecycle.testing.interrupts import TRACING_COPIES_LOCALS
 from tests.core.adversary import (
     STORM,
-    TRACING_KEEPS_LOCALS,
     assert_nothing_left,
     at_once,
     each_interrupt,
@@ -239,7 +239,7 @@ def test_a_block_that_dies_without_its_end_frees_the_turn(handle: Handle[Counter
 
 
 @pytest.mark.skipif(
-    TRACING_KEEPS_LOCALS, reason="on 3.10 tracing itself holds what exclusive access counts the holders of"
+    TRACING_COPIES_LOCALS, reason="on 3.10 tracing itself holds what exclusive access counts the holders of"
 )
 @pytest.mark.parametrize("beside", ["nothing", "a lease"])
 def test_interrupted_anywhere_the_turn_is_free_again(handle: Handle[Counter], beside: str) -> None:
@@ -267,7 +267,7 @@ def test_interrupted_anywhere_the_turn_is_free_again(handle: Handle[Counter], be
 
 
 @pytest.mark.skipif(
-    TRACING_KEEPS_LOCALS, reason="on 3.10 tracing itself holds what exclusive access counts the holders of"
+    TRACING_COPIES_LOCALS, reason="on 3.10 tracing itself holds what exclusive access counts the holders of"
 )
 def test_the_collector_at_every_line(handle: Handle[Counter]) -> None:
     def run() -> None:

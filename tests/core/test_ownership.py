@@ -25,9 +25,9 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle.testing.interrupts import TRACING_COPIES_LOCALS
 from tests.core.adversary import (
     STORM,
-    TRACING_KEEPS_LOCALS,
     Interrupt,
     assert_adds_up,
     assert_nothing_left,
@@ -172,7 +172,7 @@ def test_a_kept_object_and_one_of_a_limited_factory_make_room(manager: SafetyMan
 @pytest.mark.parametrize("place", ["any_thread", "background", "queue"])
 def test_interrupted_anywhere_a_transfer_is_whole_or_the_object_goes_back(place: str) -> None:
     """Either the caller has the object and nobody releases it, or it is released once; in no case neither or both."""
-    if TRACING_KEEPS_LOCALS:
+    if TRACING_COPIES_LOCALS:
         pytest.skip("on 3.10 tracing itself holds what detach() counts the holders of")
     released: deque[Thing] = deque()
     where = places()[place]
