@@ -291,12 +291,14 @@ class Handle(Generic[T]):
             record.more().fences.append(after)
 
     def __enter__(self) -> Handle[T]:
-        try:
-            if raw_pin(self._cell) is None:
-                refuse(self._record, self)
-            return self
-        finally:
-            self = None  # type: ignore[assignment]  # the share may be the with statement's alone: a kept traceback keeps it not
+        if self._cell.pin is None:
+            try:
+                if raw_pin(self._cell) is None:
+                    refuse(self._record, self)
+            except BaseException:
+                self._give_back(None)  # interrupted: the block ends before it began
+                raise
+        return self
 
     def __exit__(self, *_: object) -> None:
         try:

@@ -7,7 +7,7 @@ One function, since every frame of a camera comes through it. Its order is its c
 2. It becomes the owner of its native object in one step, or the registration is refused with nothing entered.
 3. It enters the table. From here on every exception, in this function or in its caller, takes the pin down with the frame's
    locals, which makes the object due at its place.
-4. The core enters the roots; door, handle; and the event that counts it.
+4. Door, handle; and the event that counts it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lifecycle.states import BY_CLOSE, DETACHED, ENDED, STUCK
 
 _new_object = object.__new__
 
-RESCUES = range(4)
+RESCUES = range(32)
 """How often an interrupted registration tries to save its object, should the attempts be interrupted too."""
 
 
@@ -75,6 +75,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         now = monotonic()
         pin = Pin()
         core = Core(pin, registry.unroot)
+        registry.roots.add(core)  # at once: only now it has the hash by which its callback takes it out
         record = Record(core, place.put)
         record.id = id
         record.kind = kind
@@ -106,7 +107,6 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         registry.records[id] = record
         pin.core = core
         pin.record = record
-        registry.roots.add(core)
         cell = Cell()
         cell.pin = pin
         door = DoorRef(cell, registry.tell_drop)

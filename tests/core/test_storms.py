@@ -192,7 +192,7 @@ def test_an_access_that_began_before_the_door_was_shut_is_finished_before_the_re
         with Standing(
             lambda: manager.safe_access(handle, lambda node: order.append(f"used {node.name}")),
             manager_module.SafetyManager.safe_access,
-            "result = fn(record.obj, *args)",
+            "result = fn(obj, *args)",
         ) as standing:
             assert handle.close() is False
             assert handle.state == "closing"
