@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import FunctionType, TracebackType
 from typing import Any, NoReturn, TypeVar, overload
@@ -63,6 +64,9 @@ R = TypeVar("R")
 SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0, 0)}
 """By leak level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all after that."""
 
+
+TOLD_AT_EXIT = 20
+"""Objects, and then types, that are reported one by one when the interpreter exits with objects unreleased."""
 
 _managers: weakref.WeakSet[SafetyManager] = weakref.WeakSet()
 
@@ -750,8 +754,14 @@ class SafetyManager:
         report = self.close()
         if report.ok:
             return
-        for info in report.leaked:
+        for info in report.leaked[:TOLD_AT_EXIT]:
             self._registry.events.append(("told", "leak", {"reason": f"not released at exit: {info}"}))
+        if len(report.leaked) > TOLD_AT_EXIT:
+            types = Counter(info.type_name for info in report.leaked[TOLD_AT_EXIT:])
+            rest = ", ".join(f"{number} of type {name}" for name, number in types.most_common(TOLD_AT_EXIT))
+            self._registry.events.append(
+                ("told", "leak", {"reason": f"not released at exit, further: {rest}"})
+            )
         self._keeper.ask()  # the threads would go on, but the process does not: what there is to tell is told now
         self._keeper.observer.stop(1.0)
 
