@@ -17,6 +17,7 @@ Nothing here is imported by the rest of the library.
 
 from lifecycle.testing.clock import LyingClock
 from lifecycle.testing.faults import Fault, FaultPlan, fails, hangs, takes
+from lifecycle.testing.interleavings import Interleaving, Outcome, interleavings
 from lifecycle.testing.interrupts import Interrupt, Signals, Struck, each_interrupt, run_interrupted
 from lifecycle.testing.leaks import LeaksFound, Leftovers, assert_no_leaks
 from lifecycle.testing.lines import EveryLine, every_line
@@ -27,10 +28,12 @@ __all__ = [
     "EveryLine",
     "Fault",
     "FaultPlan",
+    "Interleaving",
     "Interrupt",
     "LeaksFound",
     "Leftovers",
     "LyingClock",
+    "Outcome",
     "Signals",
     "Standing",
     "Struck",
@@ -41,6 +44,7 @@ __all__ = [
     "every_line",
     "fails",
     "hangs",
+    "interleavings",
     "library",
     "line_of",
     "run_interrupted",

@@ -21,7 +21,7 @@ def library(code: CodeType) -> bool:
     return name.startswith(_LIBRARY) and not name.startswith(_KIT)
 
 
-def code_of(*what: ModuleType | FunctionType | MethodType) -> Chooses:
+def code_of(*what: ModuleType | Callable[..., object]) -> Chooses:
     """A choice of code: that of modules, of packages with all below them, and of single functions; the library's is not among it
     unless it is named. ``every_line(gc.collect, of=code_of(my_adapter))`` is how an adapter is tried."""
     prefixes: list[str] = []
