@@ -78,6 +78,11 @@ class Struck(Generic[T]):
     nothing that the function could do would change it."""
 
 
+BREATH = 2.0 if JUMPS_LOOK else 0.5
+"""Of the time between two `Signals`, how much the thread must have worked since the last. Up to 3.10 signals are looked for on
+entering an ``except`` block too: who is struck twice within microseconds is struck there, and nothing can guard that."""
+
+
 def _forget_copies(error: BaseException | None) -> None:
     """Looking at ``f_locals`` makes a frame's copy of its locals anew, so that a kept traceback keeps what its frames keep, no
     more."""
@@ -212,7 +217,7 @@ class Signals:
         while outer is not None:
             if outer.f_code is target:
                 now = time.thread_time()
-                if now - self._last < 0.5 / self.hertz:
+                if now - self._last < BREATH / self.hertz:
                     return
                 self._last = now
                 self.raised += 1
