@@ -155,13 +155,14 @@ def await_collection() -> None:
 def never_wait() -> Iterator[None]:
     """Mark this thread, for a block, as one on which closing only posts and never waits. Callable on any thread."""
     ident = get_ident()
-    already = ident in no_wait_threads
-    no_wait_threads.add(ident)
+    marked = no_wait_threads  # not looked up at the end, which may be that of the interpreter
+    already = ident in marked
+    marked.add(ident)
     try:
         yield
     finally:
         if not already:
-            no_wait_threads.discard(ident)
+            marked.discard(ident)
 
 
 def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
@@ -231,49 +232,65 @@ def describe_site(site: Site | None) -> str:
     return f"{os.path.basename(code.co_filename)}:{line}"
 
 
-# -- fork and exit ----------------------------------------------------------------------------------------------------------
+# -- fork -------------------------------------------------------------------------------------------------------------------
 
-_fork_hooks: list[weakref.WeakMethod[Callable[[], None]]] = []
-_exit_hooks: list[Callable[[], None]] = []
+_Hook = weakref.WeakMethod[Callable[[], None]]
+_before_fork: dict[int, tuple[_Hook, _Hook]] = {}
+_fork_hooks: dict[int, _Hook] = {}
+_process_locks: list[Any] = []
 
 
 def at_fork_in_child(method: Callable[[], None]) -> None:
     """Call the bound `method` in every forked child, as long as its object lives."""
-    _fork_hooks[:] = [hook for hook in _fork_hooks if hook() is not None]
-    _fork_hooks.append(weakref.WeakMethod(method))
+    for key, hook in snapshot(_fork_hooks.items()):
+        if hook() is None:
+            _fork_hooks.pop(key, None)
+    _fork_hooks[next_id()] = weakref.WeakMethod(method)
 
 
 def around_fork(before: Callable[[], None], after: Callable[[], None]) -> None:
     """Call the bound method `before` ahead of each fork, and `after` behind it in the parent, as long as their object lives."""
-    _before_fork[:] = [(one, two) for one, two in _before_fork if one() is not None]
-    _before_fork.append((weakref.WeakMethod(before), weakref.WeakMethod(after)))
+    for key, (one, _) in snapshot(_before_fork.items()):
+        if one() is None:
+            _before_fork.pop(key, None)
+    _before_fork[next_id()] = (weakref.WeakMethod(before), weakref.WeakMethod(after))
 
 
-_before_fork: list[tuple[weakref.WeakMethod[Callable[[], None]], weakref.WeakMethod[Callable[[], None]]]] = []
+def process_lock() -> Any:
+    """A reentrant lock for the whole process: free in a forked child, where the thread that held it in the parent is not."""
+    lock = RLock()
+    _process_locks.append(lock)
+    return lock
+
+
+def _call_all(hooks: list[_Hook]) -> None:
+    """Call what still lives; what one raises stops none of the others."""
+    for hook in hooks:
+        try:
+            method = hook()
+            if method is not None:
+                method()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
 
 
 def _ahead_of_fork() -> None:
-    for hook, _ in list(_before_fork):
-        method = hook()
-        if method is not None:
-            method()
+    _call_all([before for before, _ in snapshot(_before_fork.values())])
 
 
 def _behind_fork() -> None:
-    for _, hook in list(_before_fork):
-        method = hook()
-        if method is not None:
-            method()
+    _call_all([after for _, after in snapshot(_before_fork.values())])
 
 
 def _after_fork_in_child() -> None:
-    global collecting
+    global collecting, _armed
     collecting = 0
+    _armed = False
     no_wait_threads.clear()
-    for hook in list(_fork_hooks):
-        method = hook()
-        if method is not None:
-            method()
+    for lock in _process_locks:
+        if not lock._is_owned():
+            lock._at_fork_reinit()
+    _call_all(list(_fork_hooks.values()))
 
 
 if hasattr(os, "register_at_fork"):
@@ -282,14 +299,29 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+# -- exit -------------------------------------------------------------------------------------------------------------------
+
+_exit_hooks: list[Callable[[], None]] = []
+_armed = False  # in this process
+_over = False
+_ATTEMPTS = 3
+"""How often the exit pass goes on after an interrupt that fell between two of its hooks."""
+MULTIPROCESSING_PRIORITY = 100
+"""Of our exit pass among the finalizers of a multiprocessing child: before the library's own, which are 15 and less."""
+
+
+# Registers finalize's exit pass now, so that ours, later, runs earlier, and hooks that the program registers later still may make
+# managers: `at_exit` enters those there.
+weakref.finalize(_on_collection, int).detach()
+
+
 def at_exit(function: Callable[[], None]) -> None:
-    """Run `function` at interpreter exit, the latest registered first, and before `weakref.finalize`'s own exit pass."""
-    if not _exit_hooks:
-        weakref.finalize(
-            _on_collection, int
-        ).detach()  # registers finalize's exit pass, so that ours, later, runs earlier
-        atexit.register(_run_exit_hooks)
+    """Run `function` at the end of this process, the latest registered first, and before `weakref.finalize`'s own exit pass. A
+    forked child calls `arm_exit` to have it run there too."""
+    arm_exit()
     _exit_hooks.append(function)
+    if _over:  # made by an exit hook that came after ours: what is still to come is finalize's pass
+        weakref.finalize(_on_collection, _run_exit_hooks)
 
 
 def not_at_exit(function: Callable[[], None]) -> None:
@@ -298,10 +330,69 @@ def not_at_exit(function: Callable[[], None]) -> None:
         _exit_hooks.remove(function)
 
 
+def arm_exit() -> None:
+    """See that the exit pass runs in this process, once.
+
+    The children of `multiprocessing` end by `os._exit`. Some versions run `atexit` there but forget what was registered before
+    the fork, others run none of it. Its own finalizers they all run, so that is where we are entered as well.
+    """
+    global _armed
+    if _armed:
+        return
+    weakref.finalize(
+        _on_collection, int
+    ).detach()  # registers finalize's pass, so that ours, later, runs earlier
+    atexit.register(_run_exit_hooks)
+    util, process = sys.modules.get("multiprocessing.util"), sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None:
+        util.register_after_fork(
+            _run_exit_hooks, _arm_child
+        )  # called when a child begins, of whatever start method
+        if process.parent_process() is not None:
+            _arm_child(_run_exit_hooks)
+    _armed = True
+
+
+def _arm_child(_: object) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, _end_of_child, exitpriority=MULTIPROCESSING_PRIORITY)
+
+
+def _end_of_child() -> None:
+    """As the interpreter does at its exit: threads that are no daemons are waited for first."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    _run_exit_hooks()
+
+
 def _run_exit_hooks() -> None:
+    global _over
+    for _ in range(_ATTEMPTS):
+        try:
+            _go_through_exit_hooks()
+            break
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+    _over = True
+
+
+def _go_through_exit_hooks() -> None:
     while _exit_hooks:
-        function = _exit_hooks.pop()
+        function = _exit_hooks[-1]
         try:
             function()
         except BaseException:  # an exit pass goes on whatever happens: the rest must be closed as well
             sys.excepthook(*sys.exc_info())
+        finally:
+            not_at_exit(function)
+
+
+def others_run() -> bool:
+    """Whether threads of the program, beside this one, run Python: at exit those are daemons."""
+    me = threading.current_thread()
+    return any(
+        thread is not me
+        and not thread.name.startswith("lifecycle-")
+        and thread is not threading.main_thread()
+        for thread in threading.enumerate()
+    )

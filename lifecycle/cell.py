@@ -214,7 +214,7 @@ class Record(weakref.ref[Core]):
         return extra
 
 
-_extras = _world.RLock()
+_extras = _world.process_lock()
 """Two threads must not make two. Held for one store; whoever waits for it, in the collector too, waits for no longer."""
 
 

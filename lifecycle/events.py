@@ -17,7 +17,8 @@ class Event:
 
     kind: str
     """``registered``, ``closed``, ``released``, ``failed``, ``stuck``, ``orphaned``, ``detached``, ``late``, ``panic``,
-    ``error``, ``leak``, ``retry``, ``types_capped``, ``observer_failed``."""
+    ``error``, ``leak``, ``retry``, ``types_capped``, ``shutdown`` (not everything could be released at exit),
+    ``observer_failed``."""
     manager: str
     id: int
     type_name: str
@@ -40,6 +41,7 @@ LEVELS: Mapping[str, str] = {
     "leak": "warning",
     "over_budget": "warning",
     "pressure": "info",
+    "shutdown": "warning",
     "types_capped": "warning",
     "observer_failed": "error",
     "panic": "error",

@@ -152,6 +152,9 @@ class Keeper:
         self._bell = _world.SimpleQueue()
         self._role = _world.Lock()
         self._inside = set()
+        self.observer.queue.put(
+            None
+        )  # should the fork have been a hook's, in which case its thread goes on here
         hooks = self.observer.hooks
         self.observer = Observer(self.registry.name, self.registry.config)
         self.observer.hooks = hooks

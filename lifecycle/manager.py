@@ -46,6 +46,7 @@ from lifecycle.registration import RESCUES, abandon, enter
 from lifecycle.releases import DEFERRED, nesting, process
 from lifecycle.shutdown import (
     await_holders,
+    await_others,
     info_of,
     open_records,
     orphan_inherited,
@@ -301,6 +302,7 @@ class SafetyManager:
                 return
             self._workers.start()
             self._keeper.start()
+            _world.arm_exit()  # in a forked child once more
             self._registry.started = True
         except RuntimeError:
             self._registry.started = False
@@ -694,8 +696,11 @@ class SafetyManager:
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)
-        began = _world.monotonic()
         budget = self.config.shutdown_timeout if timeout is DEFAULT or timeout is None else float(timeout)  # type: ignore[arg-type]
+        return self._shut_down(timeout, budget, False)
+
+    def _shut_down(self, timeout: float | WhenDue | None, budget: float, exiting: bool) -> ShutdownReport:
+        began = _world.monotonic()
         me = _world.get_ident()
         while self._report is None and self._closers.setdefault(None, me) != me:
             if nesting() or _world.must_not_wait() or _world.monotonic() >= began + budget:
@@ -704,7 +709,7 @@ class SafetyManager:
         if self._report is not None:
             return self._report
         try:
-            report, interrupt = self._close(timeout, began, began + budget)
+            report, interrupt = self._close(timeout, began, began + budget, exiting)
             self._report = report
         finally:
             self._closers.pop(None, None)
@@ -715,30 +720,49 @@ class SafetyManager:
         return report
 
     def _close(
-        self, timeout: float | WhenDue | None, began: float, until: float
+        self, timeout: float | WhenDue | None, began: float, until: float, exiting: bool
     ) -> tuple[ShutdownReport, KeyboardInterrupt | None]:
         self._registry.closed = True
         self._stopping.set()
-        errors = self._stopping.call_back()
+        errors, interrupt = self._stopping.call_back(self._call_at_exit if exiting else None)
         running = () if nesting() else self._stopping.join(until)
         records = open_records(self._registry)
-        self._workers.hold_back = True  # the tickets that come of it wait for their turn in the batch
-        shut_doors(records)
-        self._kept.clear()
-        for watch, _ in _world.snapshot(self._safe.values()):
-            watch.detach()
-        self._safe.clear()
-        interrupt = None
         may_wait = not _world.must_not_wait()
-        if may_wait:
-            if _world.free_threaded:  # what other threads made dies now, not when they next run Python
-                for _ in ("pin", "hold", "core"):  # one after the other, and a collection sees to one
-                    _world.collect()
-            interrupt = release_all(records, self._workers, until)
-        self._workers.let_go()
+        try:
+            self._workers.hold_back = True  # the tickets that come of it wait for their turn in the batch
+            shut_doors(records)
+            self._kept.clear()
+            for watch, _ in _world.snapshot(self._safe.values()):
+                watch.detach()
+            self._safe.clear()
+            if may_wait:
+                if _world.free_threaded:  # what other threads made dies now, not when they next run Python
+                    for _ in ("pin", "hold", "core"):  # one after the other, and a collection sees to one
+                        _world.collect()
+                interrupt = release_all(records, self._workers, until) or interrupt
+        finally:
+            self._workers.let_go()
         if may_wait and timeout is not DEFAULT:
             await_holders(records, until if timeout is not None else float("inf"))
+        elif may_wait and exiting:
+            await_others(records, until)
         return report_on(records, errors, began, running), interrupt
+
+    def _call_at_exit(self, fn: Callable[[], object]) -> None:
+        """Call an `on_close` callback where one that hangs does not keep the process. It may close this manager itself."""
+        me = _world.get_ident()
+
+        def call() -> None:
+            self._closers[None] = _world.get_ident()
+            try:
+                fn()
+            finally:
+                self._closers[None] = me
+
+        try:
+            self._workers.call(call, min(self.config.finalizer_timeout, self.config.shutdown_timeout / 2))
+        except LifecycleError as error:
+            raise LifecycleError(str(error).replace(repr(call), repr(fn))) from None
 
     def _wind_down(self, lingering: bool) -> None:
         """End the threads, or, while somebody still holds something, let them end after it."""
@@ -751,17 +775,39 @@ class SafetyManager:
             self._workers.stop(1.0)
 
     def _at_exit(self) -> None:
-        report = self.close()
-        if report.ok:
-            return
+        """The end of the process. Ctrl-C ends the waiting it strikes in and is raised when all is done; a second one ends all."""
+        budget = self.config.shutdown_timeout
+        until = _world.monotonic() + budget
+        _world.no_wait_threads.discard(_world.get_ident())  # nothing else will run on this thread
+        interrupt = None
+        try:
+            report = self._shut_down(DEFAULT, budget, True)
+        except KeyboardInterrupt as error:
+            interrupt = error
+            report = self._shut_down(DEFAULT, max(0.0, until - _world.monotonic()), True)
+        if not report.ok:
+            self._tell_at_exit(report)
+        if interrupt is not None:
+            raise interrupt
+
+    def _tell_at_exit(self, report: ShutdownReport) -> None:
+        events = self._registry.events
         for info in report.leaked[:TOLD_AT_EXIT]:
-            self._registry.events.append(("told", "leak", {"reason": f"not released at exit: {info}"}))
+            events.append(("told", "leak", {"reason": f"not released at exit: {info}"}))
         if len(report.leaked) > TOLD_AT_EXIT:
             types = Counter(info.type_name for info in report.leaked[TOLD_AT_EXIT:])
             rest = ", ".join(f"{number} of type {name}" for name, number in types.most_common(TOLD_AT_EXIT))
-            self._registry.events.append(
-                ("told", "leak", {"reason": f"not released at exit, further: {rest}"})
-            )
+            events.append(("told", "leak", {"reason": f"not released at exit, further: {rest}"}))
+        facts: dict[str, Any] = {
+            "released": report.released,
+            "failed": len(report.failed),
+            "stuck": len(report.stuck),
+            "leaked": len(report.leaked),
+            "errors": "; ".join(report.errors),
+            "running": ", ".join(report.running),
+            "duration": round(report.duration, 3),
+        }
+        events.append(("told", "shutdown", facts))
         self._keeper.ask()  # the threads would go on, but the process does not: what there is to tell is told now
         self._keeper.observer.stop(1.0)
 

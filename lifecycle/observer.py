@@ -26,6 +26,8 @@ def logger() -> Any:
     has no business on a program's standard output."""
     if structlog.is_configured():
         return structlog.get_logger("lifecycle")
+    if sys.stderr is None:  # as under pythonw; structlog would take standard output
+        return structlog.wrap_logger(structlog.ReturnLogger())
     return structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
 
 

@@ -164,7 +164,7 @@ def _supersede(key: object, record: Record) -> None:
     )
 
 
-_ownership = _world.RLock()
+_ownership = _world.process_lock()
 
 
 def _withdraw(record: Record) -> None:

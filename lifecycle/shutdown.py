@@ -5,11 +5,13 @@ Also what a forked child does with what it inherited: nothing, said openly.
 
 from __future__ import annotations
 
+import attrs
+
 from lifecycle import _world
 from lifecycle.cell import Record, Registry, owners, shut, state_of
 from lifecycle.queues import Generation
 from lifecycle.releases import LONGEST_WAIT, end_without_release, nesting, process, wait_for_end
-from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, STUCK, Cause, ObjectState
+from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
 from lifecycle.stats import ObjectInfo, ShutdownReport
 from lifecycle.workers import Batch, Workers
 
@@ -101,6 +103,17 @@ def await_holders(records: list[Record], until: float) -> None:
             wait_for_end(record, until, 0.005, insist=False)
 
 
+EXIT_GRACE = 0.5
+"""Seconds for which the exit pass waits for other threads, daemons all, to let go what they hold."""
+
+
+def await_others(records: list[Record], until: float) -> None:
+    """At exit: give other threads a moment to end their leases. Where there are none, what is held is held by what the program
+    leaves lying about, and nobody would let go."""
+    if _world.others_run():
+        await_holders(records, min(until, _world.monotonic() + EXIT_GRACE))
+
+
 def info_of(record: Record) -> ObjectInfo:
     """What is known of an object now."""
     extra = record.extra
@@ -130,10 +143,7 @@ def report_on(
         if phase is not None and phase in ENDED:
             by_end.setdefault(phase, []).append(record)
         else:
-            place = record.place
-            if isinstance(place, Generation) and place.abandoned():
-                record.more().reason = f"the thread that owns queue {place.name!r} has ended"
-            leaked.append(info_of(record))
+            leaked.append(attrs.evolve(info_of(record), reason=_why_left(record)))
     return ShutdownReport(
         released=len(by_end.get(RELEASED, ())),
         failed=tuple(info_of(record) for record in by_end.get(FAILED, ())),
@@ -143,6 +153,23 @@ def report_on(
         duration=_world.monotonic() - began,
         running=running,
     )
+
+
+def _why_left(record: Record) -> str:
+    """Why an object was not released when its manager closed."""
+    place = record.place
+    said = record.extra.reason if record.extra is not None else ""
+    if said:
+        return said
+    if record() is not None:
+        return "still held"
+    if record.phase is RELEASING:
+        return "its release has not returned"
+    if isinstance(place, Generation) and place.abandoned():
+        return f"the thread that owns queue {place.name!r} has ended"
+    if isinstance(place, Generation) and not place.may_run_here():
+        return f"queue {place.name!r} was not drained by its owner"
+    return "there was no time for its release"
 
 
 def orphan_inherited(registry: Registry) -> None:

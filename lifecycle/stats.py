@@ -245,7 +245,8 @@ class ObjectInfo:
     def __str__(self) -> str:
         name = f' "{self.name}"' if self.name else ""
         site = f", made at {self.site}" if self.site else ""
-        return f"object {self.id} ({self.type_name}{name}): {self.state}{site}"
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"object {self.id} ({self.type_name}{name}): {self.state}{reason}{site}"
 
 
 @attrs.frozen

@@ -102,19 +102,25 @@ class StopToken:
         for waiter in _world.snapshot(self._waiters.values()):
             waiter.put(None)
 
-    def call_back(self) -> list[str]:
-        """Call the callbacks; what they raised, as texts."""
-        errors = []
+    def call_back(
+        self, call: Callable[[Callable[[], object]], object] | None = None
+    ) -> tuple[list[str], KeyboardInterrupt | None]:
+        """Call the callbacks, each by way of `call` where that is given. What they raised, as texts; and the first Ctrl-C that
+        struck in one, which is for the user and stops none of the others."""
+        errors: list[str] = []
+        interrupt = None
         while self._callbacks:
             try:
                 fn = self._callbacks.popitem()[1]
             except KeyError:
                 break
             try:
-                fn()
+                fn() if call is None else call(fn)
             except BaseException as error:
                 errors.append(f"{fn!r}: {text_of(error)}")
-        return errors
+                if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
+                    interrupt = interrupt or error
+        return errors, interrupt
 
     def join(self, until: float) -> tuple[str, ...]:
         """Wait for the attached threads until the clock says `until`; the names of those that still run."""

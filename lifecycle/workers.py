@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from lifecycle import _world
 from lifecycle.cell import Record, Registry
+from lifecycle.errors import LifecycleError
 from lifecycle.queues import Place, WhenDue
 from lifecycle.releases import NEST_LIMIT, Timed, notify, process, wait_for_end
 from lifecycle.states import ENDED, RELEASED, STUCK
@@ -39,6 +41,25 @@ class Batch:
         self.done: _world.SimpleQueue[None] = _world.SimpleQueue()
 
 
+class Errand:
+    """A function to be called on a worker by who cannot wait for it for ever: callbacks at exit, which may hang."""
+
+    def __init__(self, fn: Callable[[], object]) -> None:
+        self.todo = [fn]  # whoever pops it decides: the worker that calls it, or the sender that gives up
+        self.done: _world.SimpleQueue[BaseException | None] = _world.SimpleQueue()
+        self.worker: Worker | None = None
+
+    def run(self, worker: Worker) -> None:
+        """On the worker. The answer is what it raised, or None."""
+        self.worker = worker
+        try:
+            self.todo.pop()()
+        except BaseException as error:
+            self.done.put(error)
+        else:
+            self.done.put(None)
+
+
 class Worker(Timed):
     """One worker thread. `stack` holds the releases it is in, the innermost last, as (record, deadline)."""
 
@@ -47,6 +68,7 @@ class Worker(Timed):
         "busy_since",
         "closing",
         "ident",
+        "inherited",
         "stack",
         "thread",
         "waits",
@@ -61,6 +83,7 @@ class Worker(Timed):
         self.busy_since = 0.0
         self.ident = 0
         self.written_off = False
+        self.inherited = False  # this is a forked child, and the thread belongs to the parent
         self.waits = False
         self.closing: Record | None = None
         self.thread: threading.Thread | None = None
@@ -91,6 +114,8 @@ class Worker(Timed):
                 self.busy_since = _world.monotonic()
                 if isinstance(ticket, Batch):
                     self._run_batch(ticket)
+                elif isinstance(ticket, Errand):
+                    ticket.run(self)
                 elif any(other.closing is ticket for other in [*workers.healthy, *workers.stuck]):
                     ticket = None  # a release on that worker closes it, and will run it itself
                 elif workers.hold_back:
@@ -138,7 +163,7 @@ class Workers(Place):
         self._reset()
 
     def _reset(self) -> None:
-        self.mailbox: _world.SimpleQueue[Record | Batch | None] = _world.SimpleQueue()
+        self.mailbox: _world.SimpleQueue[Record | Batch | Errand | None] = _world.SimpleQueue()
         self.put = self.mailbox.put
         self.running: dict[int, Worker] = {}
         self.by_ident: dict[int, Worker] = {}
@@ -178,6 +203,8 @@ class Workers(Place):
 
     def ended(self, worker: Worker) -> None:
         """Called by a worker thread as its last act."""
+        if worker.inherited:  # a release forked, and came back in the child: with this thread the child ends
+            return
         for group in (self.healthy, self.stuck):
             if worker in group:
                 group.remove(worker)
@@ -271,6 +298,10 @@ class Workers(Place):
         record.phase = STUCK
         self.registry.ended.append(record)
         notify(self.registry, record.id)
+        self._write_off(worker)
+
+    def _write_off(self, worker: Worker) -> None:
+        """Expect nothing more of a worker, and have another in its place if there may be one."""
         if not worker.written_off:
             worker.written_off = True
             if worker in self.healthy:
@@ -280,6 +311,27 @@ class Workers(Place):
                 self.mailbox.put(worker.batch)
             if len(self.healthy) + len(self.stuck) < self.limit:
                 self._start_one()
+
+    def call(self, fn: Callable[[], object], timeout: float) -> None:
+        """Call ``fn()`` on a worker (here, where there is none) and raise what it raises, or `LifecycleError` when it is not back
+        after `timeout` seconds; its worker is written off then."""
+        if not self.healthy:
+            fn()
+            return
+        errand = Errand(fn)
+        self.mailbox.put(errand)
+        try:
+            error = errand.done.get(timeout=timeout)
+        except _world.Empty:
+            begun = not errand.todo
+            errand.todo.clear()
+            if begun and errand.worker is not None:
+                self._write_off(errand.worker)
+            raise LifecycleError(
+                f"{fn!r} did not {'return' if begun else 'begin'} within {timeout:.3g} s and was left behind"
+            ) from None
+        if error is not None:
+            raise error
 
     def stop(self, timeout: float) -> None:
         """Let the workers run out and join the healthy ones for `timeout` seconds."""
@@ -293,5 +345,7 @@ class Workers(Place):
                 thread.join(max(0.0, until - _world.monotonic()))
 
     def after_fork(self) -> None:
-        """In the child: no thread of the parent's is here, and its tickets are not ours."""
+        """In the child: no thread of the parent's is here (but the one that forked), and its tickets are not ours."""
+        for worker in [*self.healthy, *self.stuck]:
+            worker.inherited = worker.written_off = True
         self._reset()
