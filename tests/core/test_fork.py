@@ -409,7 +409,7 @@ def child():
         assert handle.close(timeout=20), handle
     assert manager.stats().active_objects == 0, manager.stats()
     assert manager.close().ok
-for _ in range(12):
+for _ in range(6):
     in_child(child)
 stop = True
 for thread in threads:
@@ -420,5 +420,5 @@ say(manager.close().ok)
         timeout=60,
     )
     said = [line for line in done.check().splitlines() if "lifecycle." not in line]
-    assert said == ["child ended 0"] * 12 + ["True"], done
+    assert said == ["child ended 0"] * 6 + ["True"], done
     assert "Traceback" not in done.stderr, done.stderr
