@@ -26,7 +26,7 @@ from lifecycle.handle import Handle
 from lifecycle.manager import SafetyManager
 from lifecycle.pools.figures import Loan, loan_of
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
-from lifecycle.pools.waiting import CLOSED, EMPTY, Request, Sign, Slot
+from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
 
 PAGE = mmap.PAGESIZE
 
@@ -110,8 +110,9 @@ _new_object = object.__new__
 
 def _buffer(handle: Handle[Any]) -> Buffer:
     """`handle`, which is used no more, as a `Buffer`."""
-    buffer: Buffer = _new_object(Buffer)
+    buffer = None
     try:
+        buffer = _new_object(Buffer)
         buffer._record = handle._record
         buffer._token = handle._token
         buffer._cell = handle._cell
@@ -181,7 +182,7 @@ class BufferPool(Pool):
             choices=("fallback", "refuse", "evict"),
             type_name=type_name,
         )
-        self._careful = poison is not None
+        self._careful = self.looks_after = poison is not None
 
     def _check_size(self, size: Any) -> int:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -200,7 +201,7 @@ class BufferPool(Pool):
     @property
     def count(self) -> int:
         """How many buffers the pool has at most."""
-        return self._shelf.limit
+        return self.shelf.limit
 
     def get(self, size: int | None = None, *, timeout: float | Own | None = OWN_TIMEOUT) -> Buffer:
         """A buffer of `size` bytes (None: the pool's size), whose memory comes back when its last holder goes. A larger one
@@ -237,12 +238,13 @@ class BufferPool(Pool):
         if size != self._size:
             self._size = size
             self._class = _round_up(size)
+            self.looks_after = True  # what is lent has the old size
             self.trim()
 
     # -- how a pool of memory works -------------------------------------------------------------------------------------------
 
     def _find(self, request: Request) -> bool:
-        shelf = self._shelf
+        shelf = self.shelf
         if shelf.take(request.want, request) or shelf.take(EMPTY, request):
             return True
         keys = sorted(key for key in _world.snapshot(shelf.takes) if key != EMPTY)
@@ -259,7 +261,8 @@ class BufferPool(Pool):
         slot.dirty = False
         if block is not None:
             return "reused"
-        slot.item = self._allocate(want)
+        slot.item = block = self._allocate(want)
+        slot.native = block.address
         slot.key = want
         return "created"
 
@@ -303,10 +306,10 @@ class BufferPool(Pool):
     def _empty(self, slot: Slot, why: str) -> None:
         slot.item = None
         slot.key = EMPTY
-        self._counts.lost(why)
-
-    def _native(self, item: Any) -> int:
-        return item.address  # type: ignore[no-any-return]
+        if why == EXTRA:
+            self.shelf.extras.pop(slot, None)
+        else:
+            self._counts.lost(why)
 
     def _instead(self, answer: Sign) -> str:
         if answer is CLOSED:

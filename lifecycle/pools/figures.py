@@ -134,10 +134,9 @@ class Counts:
             self.wait.counts[0] += number
 
     def lost(self, why: str) -> None:
-        """An item left the pool; one that never was its own is not counted."""
+        """An item left the pool."""
         with self.lock:
-            if why in self.losses:
-                self.losses[why] += 1
+            self.losses[why] += 1
 
     def was_dropped(self) -> None:
         """A loan came back by itself."""

@@ -29,7 +29,7 @@ from lifecycle.errors import ConfigError
 from lifecycle.handle import Handle
 from lifecycle.manager import SafetyManager
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
-from lifecycle.pools.waiting import CLOSED, EMPTY, Request, Sign, Slot
+from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
 from lifecycle.queues import BACKGROUND, PlaceLike, ReleaseQueue
 from lifecycle.states import POISONED
 
@@ -137,6 +137,7 @@ class ObjectPool(Pool, Generic[T]):
             type_name=type_name or name,
         )
         self._careful = check is not None or max_age is not None
+        self.looks_after = reset is not None or max_age is not None
         self._make = manager.factory(
             create, f"{self._type_name}.item", release=destroy, release_on=release_on
         )
@@ -144,7 +145,7 @@ class ObjectPool(Pool, Generic[T]):
     @property
     def size(self) -> int:
         """How many items there are at most."""
-        return self._shelf.limit
+        return self.shelf.limit
 
     def get(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Handle[T]:
         """An item, as a handle: ``with pool.get() as handle, handle.lease() as item``. It comes back when the handle is closed
@@ -205,14 +206,14 @@ class ObjectPool(Pool, Generic[T]):
         for key, (home, queue) in _world.snapshot(self._queues.items()):
             if home() is None:
                 queue.lost("its thread has ended")
-                self._shelf.forget_row(key)
-                if not any(slot.key == key for slot in _world.snapshot(self._shelf.slots)):
+                self.shelf.forget_row(key)
+                if not any(slot.key == key for slot in _world.snapshot(self.shelf.slots)):
                     self._queues.pop(key, None)
 
     # -- how a pool of objects works ----------------------------------------------------------------------------------------
 
     def _find(self, request: Request) -> bool:
-        shelf = self._shelf
+        shelf = self.shelf
         if shelf.take(request.want, request) or shelf.take(EMPTY, request):
             return True
         if not self._affine:
@@ -284,12 +285,12 @@ class ObjectPool(Pool, Generic[T]):
         slot.handle = slot.item = None
         slot.key = EMPTY
         slot.dirty = False
-        self._counts.lost(why)
+        if why == EXTRA:
+            self.shelf.extras.pop(slot, None)
+        else:
+            self._counts.lost(why)
         if handle is not None:
             handle.close(timeout=0)
-
-    def _native(self, item: Any) -> None:
-        return None
 
     def _instead(self, answer: Sign) -> str:
         return "" if answer is CLOSED or self._exhausted == "refuse" else "fallback"

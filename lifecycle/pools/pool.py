@@ -107,18 +107,18 @@ class Pool:
         self._label = LentBy(name)
         self._label.pool = weakref.ref(self)
         self._counts = Counts()
-        self._extras: dict[Slot, None] = {}  # lent, and no slots of the shelf
         self._careful = False  # an item has to be looked at before it is lent again
+        self.looks_after = False  # and when it comes back
         self._kind = manager._kind(type_name)
         self._place = manager._any_thread
         self._tend = manager._tend
-        self._shelf = Shelf(self, self._check_limit(limit, "size"), self._empty, self._gone)
+        self.shelf = Shelf(self, self._check_limit(limit, "size"), self._empty, self._gone)
         me = weakref.ref(self)
 
         def manager_closes() -> None:
             pool = me()
             if pool is not None:
-                pool._shelf.shut()
+                pool.shelf.shut()
 
         self._leave_manager = manager.on_close(manager_closes)
         weakref.finalize(self, self._leave_manager).atexit = False
@@ -151,10 +151,6 @@ class Pool:
         """Throw the item of `slot` away. Nothing of it is left on the slot when anything is called."""
         raise NotImplementedError
 
-    def _native(self, item: Any) -> Any:
-        """The native name of an item, for messages."""
-        raise NotImplementedError
-
     def _instead(self, answer: Sign) -> str:
         """There is no slot: the result under which something plain is served, or empty."""
         raise NotImplementedError
@@ -165,13 +161,13 @@ class Pool:
         self, want: int, nbytes: int, timeout: float | Own | None, frame: FrameType | None, plain: str = ""
     ) -> Handle[Any]:
         """The loan of an item of `want`; with `plain`, of one from outside the pool, counted as that."""
-        slot = request = pin = handle = None
+        slot = request = answer = pin = handle = None
         began = waited = 0.0
         result = plain
         begun = [False]
         try:
             site = None if frame is None else (frame.f_code, frame.f_lasti)
-            takes = self._shelf.takes.get(want)
+            takes = self.shelf.takes.get(want)
             if takes is not None and not plain:
                 try:
                     for slot, _ in takes:  # noqa: B007 - taken and stored in one step
@@ -186,12 +182,12 @@ class Pool:
                     answer = request.box[0]
                     if isinstance(answer, Slot):
                         slot = answer
-                        answer = GAVE_UP
+                        answer = None
                     else:
                         result = self._instead(answer) or self._refuse(answer, timeout, waited)
                 if slot is None:
                     slot = Slot(self)
-                    self._extras[slot] = None
+                    self.shelf.extras[slot] = None
             handle = slot.handle
             pin = None if handle is None else handle._cell.pin
             if slot.dirty or self._careful or slot.key != want or (pin is None and handle is not None):
@@ -208,7 +204,7 @@ class Pool:
                 item,
                 slot.came_back,
                 self._label,
-                self._native(item),
+                slot.native,
                 nbytes,
                 pin,
                 None,
@@ -229,21 +225,22 @@ class Pool:
                 self._undo(slot, request)
             raise
         finally:
-            slot = request = pin = handle = item = frame = None
+            slot = request = answer = pin = handle = item = frame = None
 
     def _undo(self, slot: Slot | None, request: Request | None) -> None:
         """Nothing was lent: the slot goes to the next."""
-        if slot is None and request is not None:
-            answer = request.box.setdefault(0, GAVE_UP)
-            slot = answer if isinstance(answer, Slot) else None
-        if slot is not None:
-            self._extras.pop(slot, None)
-            self._shelf.put(slot)
+        try:
+            if slot is not None:
+                self.shelf.put(slot)
+            elif request is not None:
+                request.take_back(self.shelf)
+        finally:
+            slot = request = None
 
     def _obtain(self, request: Request, timeout: float | Own | None) -> float:
         """Have ``request.box`` filled: from the shelf, by whoever gives something back, or with what says that nobody did. For
         how long it waited, in seconds."""
-        shelf = self._shelf
+        shelf = self.shelf
         if not isinstance(timeout, Own):
             check_timeout(timeout)
         for again in (self._tend, shelf.find_lost, None):
@@ -275,25 +272,22 @@ class Pool:
         time = f"nothing came back within {waited:.3g} s" if waited else "it was not to wait"
         error = PoolTimeoutError if waited else PoolExhaustedError
         raise error(
-            f"pool {self.name!r} is exhausted: all {self._shelf.limit} are in use, and {time}. Held longest: "
+            f"pool {self.name!r} is exhausted: all {self.shelf.limit} are in use, and {time}. Held longest: "
             f"{told or 'by nobody known'}. Close them earlier, wait longer (timeout=), or make the pool larger (resize)",
             holders,
         )
 
     # -- giving back --------------------------------------------------------------------------------------------------------
 
-    def came_back(self, slot: Slot) -> None:
-        """The last holder of a loan has gone. Called once for each loan, by its release."""
+    def look_after(self, slot: Slot, record: Record | None) -> None:
+        """`slot` has come back from the loan `record` (None: it was interrupted before anybody had it), and was not simply
+        closed, or this pool looks at everything that comes back."""
         try:
-            record, slot.loan = slot.loan, None
             if record is not None and (record.cause is None or record.cause is BY_DROP):
                 self._counts.was_dropped()
-            if slot in self._extras:
-                self._extras.pop(slot, None)
-            elif slot.dirty and record is not None and not self._shelf.closed:
+            if slot.dirty and record is not None and not self.shelf.closed and slot in self.shelf.slots:
                 self._clean(slot, record)
         finally:
-            self._shelf.put(slot)
             slot = record = None  # type: ignore[assignment]
 
     def put(self, handle: Handle[Any]) -> bool:
@@ -302,25 +296,30 @@ class Pool:
 
         Raises `NotLentError`, naming the pool that it came from, and `ReturnedTwiceError`.
         """
-        if not isinstance(handle, Handle):
-            raise NotLentError(f"pool {self.name!r} is given back the handle that get() gave, not {handle!r}")
-        record = handle._record
-        label = record.name
-        if not isinstance(label, LentBy):
-            raise NotLentError(
-                f"{describe(record)} was never lent by a pool, so pool {self.name!r} does not take it; close() its handle"
-            )
-        if label is not self._label:
-            raise NotLentError(
-                f"{describe(record)} was lent by another pool, {str(label)!r}, not by {self.name!r}: give it back there, or just "
-                "close() its handle"
-            )
-        if handle._cell is SHUT_CELL:
-            raise ReturnedTwiceError(
-                f"{describe(record)} was given back to pool {self.name!r} already: {fate(record)}; every share and every loan is "
-                "closed once"
-            )
-        return handle.close(timeout=0)
+        try:
+            if not isinstance(handle, Handle):
+                raise NotLentError(
+                    f"pool {self.name!r} is given back the handle that get() gave, not {handle!r}"
+                )
+            record = handle._record
+            label = record.name
+            if not isinstance(label, LentBy):
+                raise NotLentError(
+                    f"{describe(record)} was never lent by a pool, so pool {self.name!r} does not take it; close() its handle"
+                )
+            if label is not self._label:
+                raise NotLentError(
+                    f"{describe(record)} was lent by another pool, {str(label)!r}, not by {self.name!r}: give it back there, or "
+                    "just close() its handle"
+                )
+            if handle._cell is SHUT_CELL:
+                raise ReturnedTwiceError(
+                    f"{describe(record)} was given back to pool {self.name!r} already: {fate(record)}; every share and every "
+                    "loan is closed once"
+                )
+            return handle.close(timeout=0)
+        finally:
+            handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing
 
     def _contained(self, what: str, error: BaseException) -> None:
         """What a function of the user's raised is counted and reported, and goes no further, but for control flow."""
@@ -333,19 +332,23 @@ class Pool:
 
     # -- size and memory ------------------------------------------------------------------------------------------------------
 
+    def drain(self) -> int:
+        """Run what waits to be run on this thread; how much. There is nothing but in a pool whose items belong to threads."""
+        return 0
+
     def _resize(self, limit: int, what: str) -> None:
         limit = self._check_limit(limit, what)
         if self.closed:
             raise PoolError(f"pool {self.name!r} is closed and cannot be resized; make a new one")
-        self._shelf.limit = limit
-        self._shelf.adjust()
+        self.shelf.limit = limit
+        self.shelf.adjust()
 
     def _trim(self, keep: int, idle_for: float, freed: Callable[[Slot], int]) -> int:
         """Throw away idle items, the least recently used first, until `keep` are left; the sum of what `freed` says of each."""
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
             raise PoolError(f"pool {self.name!r}: trim(keep=) takes a whole number, 0 or more, not {keep!r}")
         check_timeout(idle_for)
-        shelf = self._shelf
+        shelf = self.shelf
         shelf.find_lost()
         rows = [row for key, row in _world.snapshot(shelf.idle.items()) if key != EMPTY]
         idle = [
@@ -362,9 +365,11 @@ class Pool:
                 row = shelf.idle.get(slot.key)
                 if now - since < idle_for or row is None or row.pop(slot, self) is not None:
                     continue
-                total += freed(slot)
-                self._empty(slot, "trimmed")
-                shelf.put(slot)
+                try:
+                    total += freed(slot)
+                    self._empty(slot, "trimmed")
+                finally:
+                    shelf.put(slot)
             return total
         finally:
             idle.clear()
@@ -375,7 +380,7 @@ class Pool:
     def loans(self) -> tuple[Loan, ...]:
         """What is lent now, longest first. Costs what the pool's size is."""
         found = []
-        for slots in (self._shelf.slots, self._extras):
+        for slots in (self.shelf.slots, self.shelf.extras):
             for slot in _world.snapshot(slots):
                 record = slot.loan
                 if record is not None:
@@ -384,13 +389,13 @@ class Pool:
 
     def stats(self) -> PoolStats:
         """The figures of this moment. Costs what the pool's size is."""
-        shelf = self._shelf
+        shelf = self.shelf
         shelf.find_lost()
         loans = self.loans()
         idle, empty = shelf.count_idle()
         slots = _world.snapshot(shelf.slots)
         counted = self._counts.snapshot(sum(slot.at_once for slot in slots))
-        in_use = max(0, len(slots) - idle - empty) + len(self._extras)
+        in_use = max(0, len(slots) - idle - empty) + len(self.shelf.extras)
         return PoolStats(
             name=self.name,
             items={"idle": idle, "in_use": in_use},
@@ -407,13 +412,13 @@ class Pool:
     @property
     def closed(self) -> bool:
         """Whether the pool was closed, by `close` or with its manager."""
-        return self._shelf.closed
+        return self.shelf.closed
 
     def __repr__(self) -> str:
-        idle, empty = self._shelf.count_idle()
-        in_use = len(self._shelf.slots) - idle - empty + len(self._extras)
+        idle, empty = self.shelf.count_idle()
+        in_use = len(self.shelf.slots) - idle - empty + len(self.shelf.extras)
         state = "closed" if self.closed else f"{idle} idle"
-        return f"<{type(self).__name__} {self.name!r}: {in_use} in use, {state}, {self._shelf.limit} at most>"
+        return f"<{type(self).__name__} {self.name!r}: {in_use} in use, {state}, {self.shelf.limit} at most>"
 
     # -- the end ------------------------------------------------------------------------------------------------------------
 
@@ -425,9 +430,10 @@ class Pool:
         """
         check_timeout(timeout)
         until = None if timeout is None else monotonic() + timeout
-        handles = [slot.handle for slot in _world.snapshot(self._shelf.slots) if slot.handle is not None]
-        self._shelf.shut()
+        handles = [slot.handle for slot in _world.snapshot(self.shelf.slots) if slot.handle is not None]
+        self.shelf.shut()
         self._leave_manager()
+        self.drain()
         if not _world.must_not_wait():
             while self.loans() and (until is None or monotonic() < until):
                 self._tend()
@@ -450,9 +456,8 @@ class Pool:
     def _after_fork(self) -> None:
         """In the child: what was made belongs to the parent, and other threads may have been anywhere. It begins with
         nothing."""
-        old = self._shelf
+        old = self.shelf
         self._counts.lock = _world.RLock()
-        self._extras = {}
-        self._shelf = Shelf(self, old.limit, self._empty, self._gone)
+        self.shelf = Shelf(self, old.limit, self._empty, self._gone)
         if old.closed:
-            self._shelf.shut()
+            self.shelf.shut()

@@ -30,9 +30,13 @@ from typing import Any
 from lifecycle import _world
 from lifecycle._world import monotonic
 from lifecycle.cell import Record
+from lifecycle.states import BY_CLOSE
 
 EMPTY = 0
 """The key of slots without an item. Others are the pool's: sizes, threads."""
+
+EXTRA = "extra"
+"""Why a slot is emptied that never was the shelf's."""
 
 SLICE = 0.1
 """Seconds for which a waiter sleeps at most before it looks around: for what an interrupt lost, for releases nobody has run."""
@@ -55,6 +59,7 @@ class Slot:
         "loan",
         "made",
         "missed",
+        "native",
         "pool",
     )
 
@@ -62,6 +67,7 @@ class Slot:
         self.pool = pool
         self.key = EMPTY
         self.item: Any = None
+        self.native: int | None = None  # the item's native name
         self.handle: Any = None  # of the item itself, where it is registered
         self.loan: Record | None = None
         self.dirty = False  # it was lent since it was last reset
@@ -72,8 +78,19 @@ class Slot:
         self.missed = 0.0  # when it was seen to be lost
 
     def came_back(self, item: object) -> None:
-        """The release of every loan, at the place of the loan."""
-        self.pool.came_back(self)
+        """The release of every loan, run once by whoever lets go last, or for him."""
+        pool = self.pool
+        try:
+            record, self.loan = self.loan, None
+            if pool.looks_after or record is None or record.cause is not BY_CLOSE:
+                pool.look_after(self, record)
+            else:
+                self.dirty = False
+        finally:
+            try:
+                pool.shelf.put(self)
+            finally:
+                self = record = None  # type: ignore[assignment]  # a kept traceback must keep nothing
 
 
 class Sign:
@@ -112,6 +129,19 @@ class Request:
         """The answer, from now on final: a slot, `CLOSED`, or `GAVE_UP`."""
         return self.box.setdefault(0, GAVE_UP)
 
+    def take_back(self, shelf: Shelf) -> None:
+        """It is over: what it took or was given goes back."""
+        try:
+            answer = self.answer()
+            if isinstance(answer, Slot):
+                shelf.put(answer)
+        finally:
+            slot, self.hand, answer = self.hand, None, GAVE_UP
+            try:
+                shelf.put(slot)
+            finally:
+                slot = None
+
 
 class Shelf:
     """Slots, idle by key, and waiters in their order. `empty(slot, why)` throws a slot's item away, whatever that takes, and
@@ -127,6 +157,8 @@ class Shelf:
         self.idle: dict[int, dict[Slot, None]] = {}
         self.takes: dict[int, Iterator[tuple[Slot, None]]] = {}
         self.waiters: dict[Request, None] = {}
+        self.extras: dict[Slot, None] = {}  # lent, and none of `slots`: they end when they come back
+        self.stray: dict[Slot, None] = {}  # whose way back was interrupted
         self._empty = empty
         self._gone = gone
         self.row(EMPTY)
@@ -148,10 +180,12 @@ class Shelf:
         try:
             while self.take(key, request):
                 slot, request.hand = request.hand, None
-                if slot is not None:
-                    self._empty(slot, "retired")
+                try:
+                    if slot is not None:
+                        self._empty(slot, "retired")
+                finally:
                     self.put(slot)
-                slot = None
+                    slot = None
         finally:
             request.hand = None
         if not self.idle.get(key):
@@ -204,6 +238,11 @@ class Shelf:
                 request = request or Request()  # somebody came to wait, or it was closed, after we had looked
                 if self.take_any(request):
                     slot, request.hand = request.hand, None
+        except BaseException:
+            # Nothing is called up to the store, so no second interrupt falls in here.
+            if slot is not None and not (waiter is not None and 0 in waiter.box and waiter.box[0] is slot):
+                self.stray[slot] = None
+            raise
         finally:
             slot = request = waiter = None  # a kept traceback must keep nothing
 
@@ -211,8 +250,8 @@ class Shelf:
         """A slot that is one too many, of a closed pool, or no slot of this pool's any more (of before a fork)."""
         try:
             ours = self.slots.pop(slot, self) is None
-            if slot.key != EMPTY:
-                self._empty(slot, "retired" if ours else "extra")
+            if slot.key != EMPTY or not ours:
+                self._empty(slot, "retired" if ours else EXTRA)
             if ours:
                 self._gone(slot)
             if not self.closed and len(self.slots) < self.limit:
@@ -287,9 +326,18 @@ class Shelf:
             slot = None
 
     def find_lost(self) -> int:
-        """Put back the slots that nobody has; how many. An interrupt may lose one between two owners."""
+        """Put right what interrupts left: slots between two owners go back; how many."""
         found = 0
-        for slot in _world.snapshot(self.slots):
+        if len(self.slots) != self.limit:
+            self.adjust()  # a resize was interrupted, or not everything has come back
+        while self.stray:
+            try:
+                slot = self.stray.popitem()[0]
+            except KeyError:
+                break
+            found += 1
+            self.put(slot)
+        for slot in [*_world.snapshot(self.slots), *_world.snapshot(self.extras)]:
             if getrefcount(slot) > _LOST:
                 slot.missed = 0.0
                 continue
@@ -306,7 +354,7 @@ class Shelf:
 def _count_of_lost() -> int:
     """What `getrefcount` says of a slot that only the table and the asking loop refer to: differs between Python versions."""
     slots: dict[Slot, None] = {Slot(None): None}
-    for slot in _world.snapshot(slots):
+    for slot in [*_world.snapshot(slots), *_world.snapshot({})]:
         return getrefcount(slot)
     return 0
 

@@ -1,0 +1,290 @@
+"""Hand-over: nothing is lost between two who let go, give up, close or wait at the same moment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lifecycle import ClosedError, Handle, ObjectPool, PoolError, PoolTimeoutError, SafetyManager
+from lifecycle.pools import waiting
+from lifecycle.pools.pool import Pool
+from lifecycle.pools.waiting import GAVE_UP, Request, Shelf, Slot
+from tests.core.adversary import Standing
+from tests.core.natives import Native
+from tests.support import eventually
+
+
+@pytest.fixture(autouse=True)
+def _no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits is woken or is not: no look around helps."""
+    monkeypatch.setattr(waiting, "SLICE", 1000.0)
+
+
+class Natives:
+    def __init__(self) -> None:
+        self.made: list[Native] = []
+
+    def __call__(self) -> Native:
+        self.made.append(Native())
+        return self.made[-1]
+
+    def destroyed(self) -> bool:
+        return [native.released for native in self.made] == [1] * len(self.made)
+
+
+@pytest.fixture
+def make() -> Natives:
+    return Natives()
+
+
+@pytest.fixture
+def pool(manager: SafetyManager, make: Natives) -> Iterator[ObjectPool[Native]]:
+    with ObjectPool(manager, make, size=1, destroy=Native.free, timeout=20) as pool:
+        yield pool
+    eventually(make.destroyed, timeout=20)
+
+
+def waits(pool: ObjectPool[Native], function: Callable[[], Any]) -> threading.Thread:
+    """A thread that has called `function` and waits in it."""
+    thread = threading.Thread(target=function, daemon=True)
+    before = len(pool.shelf.waiters)
+    thread.start()
+    eventually(lambda: len(pool.shelf.waiters) > before, timeout=20)
+    return thread
+
+
+def ends(thread: threading.Thread) -> None:
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def is_whole(pool: ObjectPool[Native]) -> None:
+    with pool.get(timeout=0):
+        with pytest.raises(PoolError):
+            pool.get(timeout=0)
+
+
+# -- return against wait --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line", ["row = self.row(slot.key)", "row[slot] = None", "if not (self.waiters or self.closed"]
+)
+def test_a_return_that_saw_no_waiter_wakes_one_who_came_since(pool: ObjectPool[Native], line: str) -> None:
+    handle = pool.get()
+    got: list[Handle[Native]] = []
+    with Standing(handle.close, Shelf.put, line) as returning:
+        thread = threading.Thread(target=lambda: got.append(pool.get()), daemon=True)
+        thread.start()
+        eventually(lambda: pool.shelf.waiters or got, timeout=20)
+        assert returning.result() is True
+        ends(thread)
+    got.pop().close()
+    assert not got
+    is_whole(pool)
+
+
+@pytest.mark.parametrize("line", ["self.waiters[request] = None", "elif not request.box and find(request):"])
+def test_one_who_is_about_to_wait_sees_what_came_back(pool: ObjectPool[Native], line: str) -> None:
+    handle = pool.get()
+    with Standing(pool.get, Shelf.wait, line) as getting:
+        handle.close()
+        getting.result().close()
+    is_whole(pool)
+
+
+def test_two_returns_and_one_waiter(manager: SafetyManager, make: Natives) -> None:
+    """The second return finds the waiter served already, and shelves."""
+    with ObjectPool(manager, make, size=2, destroy=Native.free, timeout=20) as pool:
+        one, two = pool.get(), pool.get()
+        got: list[Handle[Native]] = []
+        thread = waits(pool, lambda: got.append(pool.get()))
+        with Standing(one.close, Shelf.put, "if waiter.offer(slot):") as returning:
+            two.close()
+            ends(thread)
+            returning.result()
+        assert pool.stats().items == {"idle": 1, "in_use": 1}
+        got[0].close()
+    eventually(make.destroyed, timeout=20)
+
+
+# -- timeout against hand-over ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_handed_over_at_the_moment_of_the_timeout_is_taken(pool: ObjectPool[Native]) -> None:
+    handle = pool.get()
+    with Standing(lambda: pool.get(timeout=0.01), Pool._obtain, "request.answer()") as giving_up:
+        handle.close()  # finds nobody waiting any more
+        with pytest.raises(PoolTimeoutError):
+            giving_up.result()
+    is_whole(pool)
+    handle = pool.get()
+    with Standing(lambda: pool.get(timeout=0.01), Shelf.wait, "self.waiters.pop(request, None)") as giving_up:
+        handle.close()  # finds one who waits, though his time is up
+        giving_up.result().close()
+    is_whole(pool)
+
+
+def test_one_who_gave_up_is_passed_over(pool: ObjectPool[Native]) -> None:
+    handle = pool.get()
+    impatient: list[BaseException] = []
+
+    def hurry() -> None:
+        try:
+            pool.get(timeout=0.2)
+        except PoolTimeoutError as error:
+            impatient.append(error)
+
+    first = waits(pool, hurry)
+    second = waits(pool, lambda: pool.get().close())
+    with Standing(handle.close, Shelf.put, "if waiter.offer(slot):") as returning:
+        ends(first)
+        assert impatient
+        returning.result()
+        ends(second)
+    is_whole(pool)
+
+
+def test_the_first_answer_is_the_answer() -> None:
+    request = Request()
+    slot = Slot(None)
+    assert request.offer(slot)
+    assert not request.offer(Slot(None))
+    assert request.answer() is slot
+    late = Request()
+    assert late.answer() is GAVE_UP
+    assert not late.offer(slot)
+
+
+# -- return against close ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "if self.closed or len(self.slots)",
+        "row = self.row(slot.key)",
+        "row[slot] = None",
+        "if not (self.waiters or self.closed",
+    ],
+)
+def test_what_comes_back_while_the_pool_closes_is_destroyed(
+    manager: SafetyManager, make: Natives, line: str
+) -> None:
+    pool = ObjectPool(manager, make, size=2, destroy=Native.free)
+    handle = pool.get()
+    with Standing(handle.close, Shelf.put, line) as returning:
+        closer = threading.Thread(target=pool.close, daemon=True)
+        closer.start()
+        eventually(lambda: pool.closed, timeout=20)
+        ends(closer)
+        returning.result()
+    eventually(make.destroyed, timeout=20)
+    eventually(lambda: pool.stats().items == {"idle": 0, "in_use": 0}, timeout=20)
+    assert pool.shelf.slots == {}
+
+
+@pytest.mark.parametrize("line", ["self.tell_all(CLOSED)", "while self.take_any(request):", "self.put(slot)"])
+def test_what_comes_back_while_it_is_being_closed_is_destroyed(
+    manager: SafetyManager, make: Natives, line: str
+) -> None:
+    pool = ObjectPool(manager, make, size=2, destroy=Native.free)
+    one, two = pool.get(), pool.get()
+    one.close()
+    with Standing(pool.close, Shelf.shut, line) as closing:
+        two.close()
+        closing.result()
+    eventually(make.destroyed, timeout=20)
+    assert pool.shelf.slots == {}
+
+
+def test_one_who_comes_to_wait_while_it_closes_is_told(manager: SafetyManager, make: Natives) -> None:
+    pool = ObjectPool(manager, make, size=1, destroy=Native.free, timeout=None)
+    with pool.get():
+        with Standing(pool.get, Shelf.wait, "self.waiters[request] = None") as getting:
+            pool.close()
+            with pytest.raises(ClosedError):
+                getting.result()
+
+
+def test_a_hand_over_beats_a_close(manager: SafetyManager, make: Natives) -> None:
+    pool = ObjectPool(manager, make, size=1, destroy=Native.free, timeout=None)
+    handle = pool.get()
+    got: list[Handle[Native]] = []
+    thread = waits(pool, lambda: got.append(pool.get()))
+    with Standing(pool.close, Shelf.tell_all, "waiter.offer(sign)") as closing:
+        pool.shelf.closed = False  # it looks once more at where it stood
+        handle.close()
+        ends(thread)
+        pool.shelf.closed = True
+        closing.result()
+    assert got[0].valid
+    got[0].close()
+    eventually(make.destroyed, timeout=20)
+
+
+# -- resizes ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_shrinking_while_something_comes_back(manager: SafetyManager, make: Natives) -> None:
+    pool = ObjectPool(manager, make, size=3, destroy=Native.free)
+    handles = [pool.get() for _ in range(3)]
+    with Standing(handles[0].close, Shelf.put, "row[slot] = None") as returning:
+        with Standing(handles[1].close, Shelf.put, "if self.closed or len(self.slots)") as other:
+            pool.resize(1)
+            handles[2].close()
+            other.result()
+        returning.result()
+    assert len(pool.shelf.slots) == 1
+    assert pool.stats().items == {"idle": 1, "in_use": 0}
+    pool.close()
+    eventually(make.destroyed, timeout=20)
+
+
+def test_two_that_go_at_once_are_not_one_too_many(manager: SafetyManager, make: Natives) -> None:
+    pool = ObjectPool(manager, make, size=2, destroy=Native.free)
+    one, two = pool.get(), pool.get()
+    pool.resize(1)
+    with Standing(one.close, Shelf._retire, "ours = self.slots.pop(slot, self) is None") as first:
+        two.close()
+        first.result()
+    assert len(pool.shelf.slots) == 1
+    is_whole(pool)
+    pool.close()
+
+
+# -- what an interrupt loses --------------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_that_nobody_has_is_found(pool: ObjectPool[Native], monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.get().close()
+    request = Request()
+    assert pool.shelf.take_any(request)
+    assert pool.shelf.find_lost() == 0  # somebody has it
+    request.hand = None
+    eventually(lambda: pool.shelf.find_lost() == 1, timeout=20)
+    assert pool.shelf.find_lost() == 0
+    is_whole(pool)
+
+
+def test_a_slot_that_is_lent_shelved_or_handed_over_is_not_lost(pool: ObjectPool[Native]) -> None:
+    handle = pool.get()
+    assert pool.shelf.find_lost() == 0
+    view = handle.lease()
+    handle.close()
+    assert pool.shelf.find_lost() == 0
+    del view
+    eventually(lambda: pool.stats().items["idle"] == 1, timeout=20)
+    assert pool.shelf.find_lost() == 0
+
+
+def test_one_who_starves_finds_it(pool: ObjectPool[Native], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SLICE", 0.02)
+    request = Request()
+    assert pool.shelf.take_any(request)
+    thread = waits(pool, lambda: pool.get(timeout=None).close())
+    request.hand = None
+    ends(thread)
