@@ -1,8 +1,8 @@
 """GStreamer's C interface for buffers that are ours to write, to make and to give away.
 
 - **A reference is an object.** `Owned` holds one reference on a buffer and gives it up once: when it is dropped, given away, or
-  dies. The C calls that make buffers return it directly, so no interrupt can fall between having a reference and having a record
-  of it.
+  dies. What makes a buffer puts it there in one C expression, and its death calls C, so no interrupt can fall between having a
+  reference and having a record of it, nor into the giving up.
 - **Giving away is one C expression.** `push_to` takes the reference out of its `Owned` and hands it to the appsrc without a
   bytecode in between.
 - **What runs when GStreamer drops something is C.** A Python function would have to be called on whatever thread that happens,
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
 from integrations.gstreamer._native import Gst, MapInfo, Mapping, _function, _open, map_foreign
 
 __all__ = [
-    "NOTIFY",
     "READ_WRITE",
     "Flow",
     "Own",
@@ -34,6 +35,7 @@ __all__ = [
     "limits_of_pool",
     "map_own",
     "new_buffer",
+    "nothing_owned",
     "own_reference",
     "push_to",
     "shallow_copy",
@@ -56,18 +58,48 @@ _replace = _function(_slow, "gst_mini_object_replace", ctypes.c_int, _p, _p)
 _steal = _function(_quick, "gst_mini_object_steal", _p, _p)
 
 
+_take = _function(_quick, "gst_mini_object_take", ctypes.c_int, _p, _p)
+
+
 class Owned(_p):
-    """One reference on a buffer (or any mini object), or nothing. Made by the functions below; one thread uses it at a time."""
+    """One reference on a buffer (or any mini object), or nothing. Made by `nothing_owned` and the functions below; one thread
+    uses it at a time."""
 
     value: int | None
 
-    def drop(self, *, _replace: Any = _replace, _byref: Any = _byref) -> None:
+    def drop(self) -> None:
         """Give the reference up, once: C empties this in the same step."""
         _replace(_byref(self), None)
 
-    def __del__(self, *, _replace: Any = _replace, _byref: Any = _byref) -> None:
-        if self.value is not None:
-            _replace(_byref(self), None)
+
+class _Guard(weakref.ref[Owned]):
+    """Has C empty an `Owned` as it dies, without a bytecode: its callback is the C function itself, to which it is NULL."""
+
+    __slots__ = ()
+    _as_parameter_ = None
+
+
+_guards: dict[int, _Guard] = {}
+"""By address, which is used again when an `Owned` has died: there are never more than there were at a time."""
+
+
+def nothing_owned() -> Owned:
+    """An `Owned` to be filled."""
+    owned = Owned()
+    address = ctypes.addressof(owned)
+    _guards[address] = _Guard(owned, functools.partial(_replace, address))
+    return owned
+
+
+def _fill(owned: Owned, make: Callable[..., Any], *arguments: Any) -> None:
+    """Put what ``make(*arguments)`` returns into `owned`, in one step."""
+    list(map(_take, (_byref(owned),), map(make, *((one,) for one in arguments))))
+
+
+def _owned(make: Callable[..., Any], *arguments: Any) -> Owned:
+    owned = nothing_owned()
+    _fill(owned, make, *arguments)
+    return owned
 
 
 class Flow:
@@ -79,19 +111,11 @@ class Flow:
     EOS: Final = -3
 
 
-own_reference: Callable[[int], Owned] = _function(_quick, "gst_mini_object_ref", Owned, _p)
-"""One more reference on a buffer that somebody keeps alive over this call."""
-deep_copy: Callable[[Any], Owned] = _function(_slow, "gst_buffer_copy_deep", Owned, _p)
-"""A copy of buffer and bytes."""
-new_buffer: Callable[[Any, int, Any], Owned] = _function(
-    _slow, "gst_buffer_new_allocate", Owned, _p, _size, _p
-)
-"""``new_buffer(None, size, None)``: a buffer of so many bytes."""
-wrap_memory: Callable[..., Owned] = _function(
-    _quick, "gst_buffer_new_wrapped_full", Owned, ctypes.c_uint, _p, _size, _size, _size, _p, _p
-)
-"""``wrap_memory(flags, data, maxsize, offset, size, user_data, notify)``: a buffer over memory that is not GStreamer's."""
-_copy_into = _function(_quick, "gst_buffer_copy_region", Owned, _p, ctypes.c_int, _size, _size)
+_ref = _function(_quick, "gst_mini_object_ref", _p, _p)
+_copy_deep = _function(_slow, "gst_buffer_copy_deep", _p, _p)
+_allocate = _function(_slow, "gst_buffer_new_allocate", _p, _p, _size, _p)
+_wrap = _function(_quick, "gst_buffer_new_wrapped_full", _p, ctypes.c_uint, _p, _size, _size, _size, _p, _p)
+_copy_region = _function(_quick, "gst_buffer_copy_region", _p, _p, ctypes.c_int, _size, _size)
 _is_writable = _function(_quick, "gst_mini_object_is_writable", ctypes.c_int, _p)
 _memory_writable = _function(_quick, "gst_buffer_is_all_memory_writable", ctypes.c_int, _p)
 _unmap = _function(_slow, "gst_buffer_unmap", None, _p, ctypes.POINTER(MapInfo))
@@ -128,10 +152,32 @@ NOTIFY: Final[int] = ctypes.cast(_glib_function("g_atomic_int_inc"), _p).value o
 COPY_ALL: Final = 0xF  # flags, timestamps, meta, memory: everything but a merge or a deep copy
 
 
+ALL: Final = _size(-1).value
+
+
+def own_reference(buffer: Any) -> Owned:
+    """One more reference on a buffer that somebody keeps alive over this call."""
+    return _owned(_ref, buffer)
+
+
+def deep_copy(buffer: Any) -> Owned:
+    """A copy of buffer and bytes; empty where it cannot be made."""
+    return _owned(_copy_deep, buffer)
+
+
 def shallow_copy(buffer: Any) -> Owned:
     """Another buffer over the same memory, with all flags, times and metas, whose times can be changed."""
-    copied: Owned = _copy_into(buffer, COPY_ALL, 0, _size(-1).value)
-    return copied
+    return _owned(_copy_region, buffer, COPY_ALL, 0, ALL)
+
+
+def new_buffer(size: int) -> Owned:
+    """A buffer of so many bytes; empty where there is no memory for it."""
+    return _owned(_allocate, None, size, None)
+
+
+def wrap_memory(owned: Owned, flags: int, address: int, size: int, slot: int | None) -> None:
+    """Have `owned` hold a buffer over memory that is not GStreamer's; as it goes, one is added to the slot at `slot`."""
+    _fill(owned, _wrap, flags, address, size, 0, size, slot, None if slot is None else NOTIFY)
 
 
 def sole_owner(buffer: Any) -> bool:

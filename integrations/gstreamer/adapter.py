@@ -91,7 +91,7 @@ class SampleAdapter:
             raise FormatError(
                 f"{layout}: a buffer for it needs {layout.size or 'a size= in'} bytes, not {size!r}; give size= its whole length"
             )
-        owned = new_buffer(None, wanted, None)
+        owned = new_buffer(wanted)
         if not owned.value:
             raise MapError(f"{layout}: there is no memory for a buffer of {wanted} bytes")
         return WritableFrame(self.manager, owned, layout, copied=False)

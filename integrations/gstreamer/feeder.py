@@ -24,14 +24,13 @@ from typing import Any, Final
 import attrs
 
 from integrations.gstreamer._buffers import (
-    NOTIFY,
     Flow,
     Owned,
     add_video_meta,
     level_of,
+    nothing_owned,
     push_to,
     shallow_copy,
-    wrap_memory,
 )
 from integrations.gstreamer._native import BufferHead, Gst, GstApp, np
 from integrations.gstreamer.adapter import SampleAdapter
@@ -282,21 +281,16 @@ class Feeder:
                 owner.flags.writeable = False
             owner = owner.base
         address = address_of(array)
-        owned: Owned = self._loans.lend(
-            array, lambda slot: wrap_memory(READONLY, address, size, 0, size, slot, NOTIFY), self.name
-        )[1]
+        owned = nothing_owned()
+        self._loans.lend(array, owned, READONLY, address, size, self.name)
         return owned
 
     def _lend_memory(self, memory: Memory) -> Owned:
         """A buffer over memory of our own, read-only for GStreamer while an array of ours looks at it."""
         address, size = memory.address, memory.size
         flags = READONLY if memory.onlookers() else 0
-        owned: Owned = self._loans.lend(
-            memory,
-            lambda slot: wrap_memory(flags, address, size, 0, size, slot, NOTIFY),
-            self.name,
-            self._store.put,
-        )[1]
+        owned = nothing_owned()
+        self._loans.lend(memory, owned, flags, address, size, self.name, self._store.put)
         return owned
 
     # -- waiting ------------------------------------------------------------------------------------------------------------

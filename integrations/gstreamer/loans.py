@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from integrations.gstreamer._buffers import Owned, wrap_memory
+
 __all__ = ["Loans"]
 
 CHUNK: Final = 1024
@@ -72,27 +74,34 @@ class Loans:
         self.info: dict[int, Any] = {}
 
     def lend(
-        self, kept: Any, make: Callable[[int], Any], info: Any, back: Callable[[Any], object] | None = None
-    ) -> tuple[int, Any]:
-        """``(number, make(address))``: `make` gives GStreamer the slot's address together with what `kept` keeps alive.
+        self,
+        kept: Any,
+        owned: Owned,
+        flags: int,
+        address: int,
+        size: int,
+        info: Any,
+        back: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Have `owned` hold a buffer over the `size` bytes at `address`, which `kept` keeps alive.
 
-        ``back(kept)`` is called once it is back, on any thread; it must be quick and not fail. If `make` fails nothing is lent.
+        ``back(kept)`` is called once the buffer is gone, on any thread; it must be quick and not fail.
         """
         sweep(LOOKED_AT)
         slot = _new_slot()
         number = _next_number()
-        made = None
         try:
             self.info[number] = info
             _out[number] = _Loan(slot, kept, self.info, back)
-            made = make(ctypes.addressof(slot))
+            wrap_memory(owned, flags, address, size, ctypes.addressof(slot))
             _start()
-            return number, made
         except BaseException:
-            # Of what `make` made and an interrupt lost, the death has told the slot; of what it did not make nothing will.
-            if made is None and not slot.value and _out.pop(number, None) is not None:
-                self.info.pop(number, None)
+            if owned.value is not None:
+                owned.drop()  # its going tells the slot, and the next sweep finds it
+            elif not slot.value and _out.pop(number, None) is not None:  # it never was
                 _free.append(slot)
+            if number not in _out:
+                self.info.pop(number, None)
             raise
         finally:
             kept = None

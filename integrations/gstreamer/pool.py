@@ -20,14 +20,13 @@ from typing import Any, Final
 import attrs
 
 from integrations.gstreamer._buffers import (
-    NOTIFY,
     Flow,
     Owned,
     acquire_from_pool,
     add_parent,
     configure_pool,
     limits_of_pool,
-    wrap_memory,
+    nothing_owned,
 )
 from integrations.gstreamer._native import Gst, GstVideo
 from integrations.gstreamer.adapter import SampleAdapter
@@ -169,12 +168,10 @@ class PoolAdapter:
         owned = self._get(began, timeout)
         out = Out(time.monotonic())
 
-        def guarded(slot: int) -> Owned:
-            sentinel = wrap_memory(0, _SENTINEL_ADDRESS, 1, 0, 1, slot, NOTIFY)
-            add_parent(owned, sentinel)
-            return sentinel
-
-        self._loans.lend(None, guarded, out)
+        sentinel = nothing_owned()
+        self._loans.lend(None, sentinel, 0, _SENTINEL_ADDRESS, 1, out)
+        add_parent(owned, sentinel)
+        sentinel.drop()
         address = owned.value or 0
         frame = WritableFrame(self.manager, owned, self._layout, copied=False)
         out.record = frame._handle._record
@@ -189,7 +186,7 @@ class PoolAdapter:
         return frame
 
     def _get(self, began: float, timeout: float | None) -> Owned:
-        owned = Owned()
+        owned = nothing_owned()
         waits = iter(WAITS)
         wait = 0.0
         waiting = False

@@ -89,11 +89,13 @@ def test_whoever_else_holds_it_keeps_the_picture_as_it_was(
 def test_memory_that_may_only_be_read_is_copied(gst: ModuleType, adapter: Any) -> None:
     import numpy as np
 
-    from integrations.gstreamer._buffers import wrap_memory, wrapper_of
+    from integrations.gstreamer._buffers import nothing_owned, wrap_memory, wrapper_of
 
     data = np.full(SIZE, 5, np.uint8)
     read_only = int(gst.Gst.MemoryFlags.READONLY)
-    buffer = wrapper_of(wrap_memory(read_only, data.ctypes.data, SIZE, 0, SIZE, None, None))
+    owned = nothing_owned()
+    wrap_memory(owned, read_only, data.ctypes.data, SIZE, None)
+    buffer = wrapper_of(owned)
     sample = gst.Gst.Sample.new(buffer, gst.Gst.Caps.from_string(gst.SMALL), None, None)
     del buffer
     frame = adapter.frame(sample)
