@@ -3,14 +3,16 @@
 
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
+SOAK_SECONDS ?= 3600
 
-.PHONY: help demo test test-all-pythons bench lint clean
+.PHONY: help demo test test-all-pythons bench soak lint clean
 
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
 	@echo "make test              the whole suite        (PYTEST_ARGS='-k name -x' is passed on)"
 	@echo "make test-all-pythons  the suite on every CPython 3.10-3.14 found here"
 	@echo "make bench             the benchmarks' ratio tables"
+	@echo "make soak              GStreamer for an hour: memory, ages, latency, with plots in out/soak (SOAK_SECONDS=60 for less)"
 	@echo "make lint              ruff, mypy --strict, import-linter"
 	@echo "make clean             removes .venv, caches and results"
 
@@ -29,6 +31,11 @@ test-all-pythons:
 bench:
 	@tools/environment.sh bench
 	@$(PYTHON) -m benchmarks
+
+soak:
+	@tools/environment.sh test
+	@GSTREAMER_CYCLES=500 $(PYTHON) -m pytest tests/gstreamer/test_branches.py -k storm
+	@$(PYTHON) -m benchmarks.soak --seconds $(SOAK_SECONDS) --time 60
 
 lint:
 	@tools/environment.sh lint

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import GuardError, LinkError
+from integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
 from integrations.gstreamer.guard import Core, Guard, add_to, check_manager, make_element, path_of, pointer_of
-from integrations.gstreamer.pads import link_pads, unlink_when_idle
+from integrations.gstreamer.pads import UNLINK_TIMEOUT, link_pads, unlink_when_idle, when_idle
 from integrations.gstreamer.pipeline import bin_of
 from lifecycle import SafetyManager
 
@@ -32,11 +32,16 @@ def leave(element: Any, parent: Any) -> None:
         if peer is not None:
             unlink_when_idle(peer)
     element.set_locked_state(True)  # or the bin takes it along when it changes its own state meanwhile
-    if not pads_of(
-        element, Gst.PadDirection.SINK
-    ):  # a source: its own thread pushes, and is the one to wait for
+    if not pads_of(element, Gst.PadDirection.SINK):
+        # A source is its own pusher, and would report not-linked: it stops linked. NULL waits for the push that is under way, so
+        # that is waited for here, where there is a deadline.
         for pad in pads_of(element, Gst.PadDirection.SRC):
-            unlink_when_idle(pad)
+            if pad.is_linked() and not when_idle(pad, _nothing, UNLINK_TIMEOUT):
+                raise StateTimeout(
+                    f"source {path_of(element)} cannot leave: its push has not ended within {UNLINK_TIMEOUT:g} s, so "
+                    "what is behind it "
+                    "blocks; stop the pipeline first, or put a leaky queue behind it"
+                )
     if element.set_state(Gst.State.NULL) == Gst.StateChangeReturn.FAILURE:
         raise GuardError(
             f"element {path_of(element)} refused to go to NULL; it was unlinked, and stays in its bin"
@@ -47,6 +52,10 @@ def leave(element: Any, parent: Any) -> None:
             pad.unlink(peer)
     if element.get_parent() is parent:
         parent.remove(element)
+
+
+def _nothing() -> None:
+    """To be idle is enough."""
 
 
 def pads_of(element: Any, direction: Any) -> list[Any]:

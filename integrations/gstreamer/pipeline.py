@@ -9,7 +9,8 @@ An error on the bus that nobody reads is a pipeline that stands still in silence
 `STUCK`, and the error names the elements that are not at NULL and the Python line in which a streaming thread stands.
 
 **Listening.** Errors, warnings, the end of the stream and the coming and going of streaming threads are heard by synchronous
-messages, which take nothing off the bus: `BusWatch`, a GLib signal watch, or a loop of the program's own see them too. The
+messages, which take nothing off the bus: `BusWatch`, a GLib signal watch, or a loop of the program's own see them too.
+What nobody fetches is dropped in time (`drain.py`). The
 handlers know only the `_News`, never the pipeline.
 
 **Closing**: end-of-stream with a deadline where asked, NULL, the bus drained, the handlers gone. In this order, since a file is
@@ -27,6 +28,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Final, NoReturn
 
 from integrations.gstreamer._native import Gst
+from integrations.gstreamer.drain import leave_bus, sweep, watch_bus
 from integrations.gstreamer.errors import (
     DescriptionError,
     GuardError,
@@ -364,10 +366,12 @@ class _PipelineCore(Core):
             ("eos", self.news.on_eos),
         ):
             self.signals.append((bus, bus.connect(f"sync-message::{kind}", handler)))
+        self.news.bus = watch_bus(bus)
 
     def release(self) -> None:
         """NULL, the bus emptied, nobody listening."""
         self.pipeline.set_state(Gst.State.NULL)
+        leave_bus(self.news.bus)
         signals, self.signals = self.signals, []
         bus = self.pipeline.get_bus()
         while bus.pop() is not None:  # each message keeps its element
@@ -386,6 +390,7 @@ class _News:
         self.errors: deque[PipelineError] = deque(maxlen=KEPT_ERRORS)
         self.warnings: deque[str] = deque(maxlen=4)
         self.ended = False
+        self.bus = 0  # what `drain.py` calls it
         self.threads = StreamingThreads()
         self._waiting: dict[int, SimpleQueue[None]] = {}
         self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
@@ -395,7 +400,12 @@ class _News:
         where that returns True. Returns what takes it back. The part is kept alive by whoever asks."""
         key = pointer_of(part)
         self._delegates[key] = failed
-        return functools.partial(self._delegates.pop, key, None)
+
+        def back() -> None:
+            self._delegates.pop(key, None)
+            sweep(self.bus)  # the part's messages keep it
+
+        return back
 
     def listening(self) -> _Listening:
         """For a block: a queue that gets an entry with each piece of news."""

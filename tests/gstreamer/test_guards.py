@@ -402,12 +402,13 @@ def test_a_mixer_goes_on_when_an_input_leaves(g: Any, gst: Any, manager: SafetyM
             guard.play()
             eventually(lambda: probe.calls > 3, timeout=20)
             pad = slot.pad
+            assert source.close()
             assert slot.close()
             assert slot.close()
             assert pad.get_parent() is None
             before = probe.calls
             eventually(lambda: probe.calls > before + 3, timeout=20)
-            source.close()
+        assert not guard.errors
 
 
 # -- probes -----------------------------------------------------------------------------------------------------------------
@@ -599,6 +600,26 @@ def test_a_bus_is_read_until_it_is_closed(g: Any, manager: SafetyManager) -> Non
             assert "bad" in kinds
             assert watch.errors[0].element == "bad"
         assert watch.close()
+
+
+def test_a_bus_that_nobody_reads_keeps_nobody(
+    g: Any, gst: Any, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from integrations.gstreamer import drain
+
+    monkeypatch.setattr(drain, "PATIENCE", 0.1)
+    monkeypatch.setattr(drain, "PERIOD", 0.05)
+    with g.PipelineGuard(manager, f"{LIVE} ! fakesink name=sink") as guard:
+        guard.play()
+        bus = guard.pipeline.get_bus()
+        guard.pipeline.post_message(gst.Gst.Message.new_eos(guard["sink"]))
+        guard.pause()
+        guard.play()
+        eventually(lambda: bus.peek() is not None and bus.peek().type == gst.Gst.MessageType.EOS, timeout=20)
+        time.sleep(0.3)
+        assert bus.peek().type == gst.Gst.MessageType.EOS  # what a program may come to ask for waits longer
+        monkeypatch.setattr(drain, "LONG_PATIENCE", 0.2)
+        eventually(lambda: bus.peek() is None, timeout=20)
 
 
 def test_waiting_for_a_message(g: Any, manager: SafetyManager) -> None:

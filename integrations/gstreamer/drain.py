@@ -1,0 +1,128 @@
+"""Buses that nobody reads: what waits there is let go.
+
+**The problem.** Each message on a bus keeps the element that posted it, with everything that the element keeps. Whoever
+never reads the bus of a pipeline that runs for days, with parts that come and go, keeps every part that ever went, and the
+last frame of each.
+
+**The idea.** A thread looks at the buses of guarded pipelines twice a second. Where the same message is first in line as before,
+nobody reads: what is merely of passing interest (states, quality of service, tags) goes after `PATIENCE` seconds, what a
+program may still come to ask for (errors, the end of the stream, messages of elements and applications) after
+`LONG_PATIENCE`. `PipelineGuard` has heard of errors and the end by then. A bus that is read, by a `BusWatch`, a main loop
+or the program, is left alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Final
+
+from integrations.gstreamer._native import Gst
+
+__all__ = ["LONG_PATIENCE", "PATIENCE", "leave_bus", "sweep", "watch_bus"]
+
+PATIENCE: Final = 1.0
+"""Seconds after which a message of passing interest that nobody fetches is dropped."""
+LONG_PATIENCE: Final = 60.0
+"""The same for messages that a program waits for."""
+PERIOD: Final = 0.5
+
+PASSING: Final = (
+    Gst.MessageType.STATE_CHANGED
+    | Gst.MessageType.STATE_DIRTY
+    | Gst.MessageType.STREAM_STATUS
+    | Gst.MessageType.STREAM_START
+    | Gst.MessageType.ASYNC_START
+    | Gst.MessageType.ASYNC_DONE
+    | Gst.MessageType.NEW_CLOCK
+    | Gst.MessageType.LATENCY
+    | Gst.MessageType.QOS
+    | Gst.MessageType.TAG
+    | Gst.MessageType.DURATION_CHANGED
+    | Gst.MessageType.STRUCTURE_CHANGE
+    | Gst.MessageType.RESET_TIME
+    | Gst.MessageType.PROGRESS
+)
+
+
+class _Bus:
+    """One bus: what was first in line, and since when."""
+
+    def __init__(self, bus: Any) -> None:
+        self.bus = bus
+        self.first: Any = None  # held, so that its address is nobody else's
+        self.since = 0.0
+        self.unread = False  # known from the last look
+
+    def look(self, now: float) -> None:
+        """Drop what has been first in line for too long, and what is of the same kind behind it."""
+        first = self.bus.peek()
+        if first is None or self.first is None or hash(first) != hash(self.first):
+            self.unread = self.unread and first is None
+            self.first, self.since = first, now
+            return
+        if now - self.since >= PATIENCE:
+            self.unread = True
+            self.drop(now)
+
+    def drop(self, now: float) -> None:
+        """Drop messages until one comes that is to wait."""
+        first = self.bus.peek()
+        while first is not None:
+            long = (
+                self.first is not None
+                and hash(first) == hash(self.first)
+                and now - self.since >= LONG_PATIENCE
+            )
+            if not long and not first.type & PASSING:
+                break
+            taken = self.bus.pop()
+            if taken is None or hash(taken) != hash(first):
+                self.unread = False  # somebody reads after all
+                break
+            first = self.bus.peek()
+        if first is None or self.first is None or hash(first) != hash(self.first):
+            self.first, self.since = first, now
+
+
+_buses: dict[int, _Bus] = {}
+_thread: list[threading.Thread] = []
+
+
+def watch_bus(bus: Any) -> int:
+    """Look after a bus; returns what `leave_bus` takes."""
+    key = id(bus)
+    _buses[key] = _Bus(bus)
+    if not (_thread and _thread[0].is_alive()):
+        thread = threading.Thread(target=_run, name="gst-bus-drain", daemon=True)
+        _thread[:] = [thread]
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter shuts down: nothing will pile up any more
+            _thread.clear()
+    return key
+
+
+def leave_bus(key: int) -> None:
+    """Look after it no more."""
+    _buses.pop(key, None)
+
+
+def sweep(key: int) -> None:
+    """Where a bus is known to be read by nobody, drop what is of passing interest now: a part of the pipeline has just left."""
+    watched = _buses.get(key)
+    if watched is not None and watched.unread:
+        watched.drop(time.monotonic())
+
+
+def _run() -> None:
+    me = threading.current_thread()
+    while _thread and _thread[0] is me:
+        time.sleep(PERIOD)
+        for watched in list(_buses.values()):
+            watched.look(time.monotonic())
+        watched = None  # type: ignore[assignment]
+        if not _buses:
+            _thread.clear()
+            if _buses:  # one came just now, and may have seen this thread alive
+                _thread.append(me)
