@@ -22,6 +22,7 @@ TARGETS = {
     "register + close at leak level simple, beside off": 1.05,
     "timed release, beside a bare hand-off to a thread and back": 2.0,
     "share + close, beside 1 µs of sleepless waiting": 1.0,
+    "exclusive access, beside a lease and a bare threading.Lock": 1.5,
 }
 
 
@@ -184,7 +185,20 @@ def main() -> None:
         handed_off(),
     )
     pair("share + close, beside 1 µs of sleepless waiting", lambda: handle.share().close(), one_microsecond)
+    alone = manager.register(Native(), "native", release=nothing, release_on=ANY_THREAD)
+    mutex = threading.Lock()
+
+    def exclusive() -> None:
+        with alone.exclusive():
+            pass
+
+    def lease_and_lock() -> None:
+        with handle.lease(), mutex:
+            pass
+
+    pair("exclusive access, beside a lease and a bare threading.Lock", exclusive, lease_and_lock)
     handle.close()
+    alone.close()
 
 
 if __name__ == "__main__":

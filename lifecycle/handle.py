@@ -23,7 +23,6 @@ from lifecycle.cell import (
     give_back,
     next_share,
     raw_pin,
-    shut,
     state_of,
 )
 from lifecycle.checks import check_timeout
@@ -45,6 +44,7 @@ T = TypeVar("T")
 _new_object = object.__new__
 _getframe = sys._getframe
 get_ident = _world.get_ident
+monotonic = _world.monotonic
 getrefcount = sys.getrefcount
 
 
@@ -197,7 +197,7 @@ class Handle(Generic[T]):
                 self._prepare(timeout, held, after)
             record = self._record
             last = self._give_back(_getframe(1)) if self._cell is not SHUT_CELL else False
-            if record.phase in ENDED:
+            if record.phase is not None and record.phase in ENDED:
                 return record.phase is RELEASED
             released: bool = record.place.settle(record, timeout)
             if not released:
@@ -262,10 +262,16 @@ class Handle(Generic[T]):
                     last = True
                     if not record.place.inline:
                         record.place.will_shut(record)
-                    shut(record, cell, BY_CLOSE, None if frame is None else (frame.f_code, frame.f_lasti))
-                    if (
-                        record.phase in ENDED
-                    ):  # it was shut by other means before, and has forgotten its shares already
+                    # As `shut`, which would be one call more on the way of every frame.
+                    if record.cause is None:
+                        record.shut = monotonic()
+                        record.cause = BY_CLOSE
+                    if frame is not None and record.shut_site is None:
+                        record.shut_site = (frame.f_code, frame.f_lasti)
+                    record.door = None
+                    cell.pin = None
+                    if record.phase is not None and record.phase in ENDED:
+                        # It was shut by other means before, and has forgotten its shares already.
                         shared.pop(record.id, None)
                 self._cell = SHUT_CELL
             return last

@@ -140,7 +140,17 @@ class AnyThread(DequePlace):
         if record() is None:
             process(record)
         if self.mailbox and not (claims and nesting()):
-            self._clear_up_after(record)
+            # The ticket of what was just released, and a bounded number of others that wait.
+            ticket = None
+            try:
+                for ticket in self._takes:  # noqa: B007 - FOR_ITER takes and stores in one step, next() would not
+                    break
+            except IndexError:  # another thread was quicker
+                ticket = None
+            if ticket is not None and (ticket is not record or record.phase not in ENDED):
+                self.mailbox.appendleft(ticket)  # another's, or its last holder has let go only a moment ago
+            if self.mailbox:
+                self.run_some(DRAIN_STEPS)
         phase = record.phase
         if phase is RELEASED:
             return True
@@ -154,19 +164,6 @@ class AnyThread(DequePlace):
             return False
         assert not isinstance(timeout, WhenDue)
         return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, 0.001)
-
-    def _clear_up_after(self, record: Record) -> None:
-        """Take the ticket of a record that was just released, and run a bounded number of others that wait."""
-        ticket = None
-        try:
-            for ticket in self._takes:  # noqa: B007 - FOR_ITER takes and stores in one step, next() would not
-                break
-        except IndexError:
-            return
-        if ticket is not record or record.phase not in ENDED:  # its last holder may have let go a moment ago
-            self.mailbox.appendleft(ticket)
-        if self.mailbox:
-            self.run_some(DRAIN_STEPS)
 
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""

@@ -47,7 +47,7 @@ FENCE_POLL = 0.001
 def process(record: Record, timed: Timed | None = None) -> bool:
     """Claim a ticket and run its release on this thread; True when that ended the object, False when it was not ours to run or
     is to be tried again. Raises `KeyboardInterrupt` only."""
-    if record() is not None or record.phase in ENDED:
+    if record() is not None or (record.phase is not None and record.phase in ENDED):
         return False
     if _world.collecting:
         _world.await_collection()
