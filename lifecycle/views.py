@@ -13,6 +13,16 @@ _array_types: dict[int, Any] = {}
 LAST_ADDRESS = sys.maxsize
 
 
+def _array_type(length: int) -> Any:
+    """An array of bytes with a slot for the pin, so that no array needs a dict."""
+    base: Any = ctypes.c_ubyte * length
+
+    class Memory(base):  # type: ignore[misc]
+        __slots__ = ("pin",)
+
+    return Memory
+
+
 def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview:
     """A memoryview of native memory that holds `pin`. The array types are few: lengths are rounded up to a power of two and the
     view is sliced, since each ctypes array type costs 10 µs and leaves cyclic garbage."""
@@ -36,7 +46,7 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
         bits = (nbytes - 1).bit_length()
         array_type = _array_types.get(bits)
         if array_type is None:
-            array_type = _array_types.setdefault(bits, ctypes.c_ubyte * (1 << bits))
+            array_type = _array_types.setdefault(bits, _array_type(1 << bits))
         array = array_type.from_address(address)
         array.pin = pin
         view = memoryview(array)
