@@ -51,17 +51,20 @@ def build_factory(
             box.extend(itertools.starmap(make_one, (args,)))  # made and stored in one step
             kind = kind_of(box[0], type_name)
             return enter(kind, place, box[0], release, None, None, 0, None, extra, True, begun)
+        except DuplicateError:
+            taken.pop(slot, None)
+            raise
         except BaseException as error:
-            if not box or isinstance(error, DuplicateError):
-                taken.pop(slot, None)
-            elif isinstance(error, LimitError) or not isinstance(error, LifecycleError):
-                for _ in RESCUES:  # it was made for us, so it goes back
-                    if begun[0]:
+            for _ in RESCUES:  # what was made for us goes back; whatever may be interrupted once more stands inside the `try`
+                try:
+                    if not box:
+                        taken.pop(slot, None)
                         break
-                    try:
-                        rescue(box[0], type_name, release, release_on, extra, begun)
-                    except BaseException:  # noqa: S112 - interrupted once more: the first interrupt is raised below
-                        continue
+                    if begun[0] or (isinstance(error, LifecycleError) and not isinstance(error, LimitError)):
+                        break
+                    rescue(box[0], type_name, release, release_on, extra, begun)
+                except BaseException:  # noqa: S112 - interrupted once more: the first interrupt is raised below
+                    continue
             raise
         finally:
             box.clear()

@@ -211,15 +211,15 @@ class SafetyManager:
             if keep:
                 self._kept[handle._record.id] = handle
             return handle
+        except LifecycleError:
+            raise
         except BaseException as error:
-            for _ in RESCUES:
-                if begun[0] or isinstance(error, LifecycleError) or release is None:
-                    break
-                try:  # interrupted: it may not be lost
+            for _ in RESCUES:  # interrupted: it may not be lost. Whatever may be interrupted once more stands inside the `try`
+                try:
+                    if begun[0] or release is None:
+                        break
                     self._rescue(obj, type_name, release, release_on, None, begun)
-                except (
-                    Exception
-                ) as second:  # it cannot be taken at all, as with a release that is not callable
+                except Exception as second:  # it cannot be taken, as with a release that is not callable
                     raise error from second
                 except BaseException:  # noqa: S112 - interrupted once more: the first interrupt is raised below
                     continue

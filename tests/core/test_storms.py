@@ -556,7 +556,7 @@ def a_storm_of_managers(seconds: float) -> None:
     """Managers are made, used by 8 threads, asked, and closed by several at once while all of that goes on."""
     until = time.monotonic() + seconds
     rounds = 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or rounds < 3:
         rounds += 1
         manager = SafetyManager(SafetyConfig(leak_level="off", shutdown_timeout=60))
         released: deque[int] = deque()
@@ -607,7 +607,6 @@ def a_storm_of_managers(seconds: float) -> None:
         eventually(lambda: len(released) >= len(made))
         assert Counter(released) == Counter(made), "each once, those that were refused as well"
         assert_nothing_left(manager)
-    assert rounds > 2
     print(f"{rounds} managers")
 
 
