@@ -39,6 +39,7 @@ from lifecycle.errors import (
     Empty,
     EvictedError,
     ExclusiveError,
+    FenceError,
     ForeignHandleError,
     HeldError,
     Lagged,
@@ -52,6 +53,7 @@ from lifecycle.errors import (
     PoolError,
     PoolExhaustedError,
     PoolTimeoutError,
+    QueueLostError,
     RegistrationError,
     ReturnedTwiceError,
     StaleUseError,
@@ -60,6 +62,7 @@ from lifecycle.errors import (
 )
 from lifecycle.events import Event
 from lifecycle.exclusive import Exclusive
+from lifecycle.fences import EventFence, Fence, FutureFence, ProcessFence, fence_of_block
 from lifecycle.finalizers import SafeFinalizer
 from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
 from lifecycle.handle import Handle, WeakHandle
@@ -72,6 +75,7 @@ from lifecycle.queues import ANY_THREAD, BACKGROUND, ReleaseQueue
 from lifecycle.states import Cause, ObjectState
 from lifecycle.stats import Health, Histogram, ObjectInfo, QueueStats, SafetyStats, ShutdownReport, TypeStats
 from lifecycle.stopping import StopToken
+from lifecycle.timelines import Timeline
 
 __version__ = "0.1.0"
 
@@ -102,14 +106,18 @@ __all__ = [
     "DuplicateError",
     "Empty",
     "Event",
+    "EventFence",
     "EvictAfter",
     "EvictedError",
     "Exclusive",
     "ExclusiveError",
     "Family",
+    "Fence",
+    "FenceError",
     "ForeignHandleError",
     "FrameDistributor",
     "FrameReceiver",
+    "FutureFence",
     "GroupStats",
     "Handle",
     "Health",
@@ -142,6 +150,8 @@ __all__ = [
     "PoolReport",
     "PoolStats",
     "PoolTimeoutError",
+    "ProcessFence",
+    "QueueLostError",
     "QueueStats",
     "ReceiverStats",
     "RegistrationError",
@@ -157,12 +167,14 @@ __all__ = [
     "Sink",
     "StaleUseError",
     "StopToken",
+    "Timeline",
     "Transition",
     "TypeStats",
     "UnknownObjectError",
     "WeakHandle",
     "WrongThreadError",
     "derived_from",
+    "fence_of_block",
     "never_wait",
     "with_release",
 ]

@@ -122,6 +122,7 @@ class Extra:
         "failure",
         "fence_polls",
         "fences",
+        "line",
         "not_before",
         "parent_id",
         "reason",
@@ -139,6 +140,7 @@ class Extra:
         self.cleanups: list[Callable[[], object]] = []
         self.fences: list[Any] = []  # all must have signalled before the release
         self.fence_polls = 0
+        self.line: Any = None  # timelines.Line: where it waits for its turn to ask
         self.not_before = 0.0  # no earlier than this (monotonic) is it tried again
         self.parent_id = 0
         self.reason = ""

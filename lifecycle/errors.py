@@ -141,6 +141,14 @@ class EvictedError(ClosedError):
     """A receiver was thrown out by its own policy (`EvictAfter`), because it fell behind too often."""
 
 
+class FenceError(LifecycleError):
+    """Not a fence, or one of another timeline, or one that cannot be made. Nothing was changed; the fence is still yours."""
+
+
+class QueueLostError(LifecycleError):
+    """The queue was lost, so its objects are orphaned, and what was asked for makes no sense for them any more."""
+
+
 class NotReleased(LifecycleError):
     """Raised *by a release function* to say: nothing was released, call me again.
 

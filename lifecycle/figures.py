@@ -102,12 +102,8 @@ def queue_figures(
 ) -> tuple[QueueStats, ...]:
     """The places that releases wait at. Callable on any thread."""
     found: list[QueueStats] = []
-    fences: dict[str, int] = {}
-    for _, record in _world.snapshot(registry.delayed):
-        if record.extra is not None and record.extra.fences:
-            fences[record.place.name] = fences.get(record.place.name, 0) + 1
     for place in places:
-        found.append(QueueStats(place.name, len(place), 0.0, last_run, 0, fences.get(place.name, 0)))
+        found.append(QueueStats(place.name, len(place), 0.0, last_run, 0, len(place.timelines), 0, 0))
     for queue in _world.snapshot(queues):
         found.append(
             QueueStats(
@@ -116,7 +112,9 @@ def queue_figures(
                 queue.oldest(),
                 queue.last_drain,
                 queue.orphaned,
-                fences.get(queue.name, 0),
+                len(queue.generation.timelines),
+                int(queue.at_once),
+                int(queue.handed),
             )
         )
     return tuple(found)

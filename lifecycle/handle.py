@@ -37,6 +37,7 @@ from lifecycle.queues import DEFAULT, WhenDue
 from lifecycle.refusal import checked, refuse
 from lifecycle.releases import finish
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASED, VALID, ObjectState
+from lifecycle.timelines import attach
 from lifecycle.views import make_view
 
 T = TypeVar("T")
@@ -188,7 +189,8 @@ class Handle(Generic[T]):
         held:
             ``"refuse"``: when others hold the object leave the door open and raise `HeldError` with their names.
         after:
-            A fence (an object whose ``signalled()`` turns True): the release waits for it.
+            A `Fence`: the release waits until it has signalled. Raises `FenceError` for what is none, or is one of another
+            timeline, and `QueueLostError` when the object's queue was lost; then nothing has changed.
 
         Inside a garbage collection, and on threads marked with `never_wait`, it only posts.
         """
@@ -210,6 +212,14 @@ class Handle(Generic[T]):
                 None
             )  # interrupted: a closed handle that is kept by a traceback must not keep the object
             raise
+
+    def release_after(self, fence: Any) -> None:
+        """Have the release wait for `fence`, whenever and however it comes about: for handles that are only dropped. May be
+        called several times; all fences must have signalled then. Raises what ``close(after=)`` raises, and `AccessRefusedError`
+        once this share is closed."""
+        if raw_pin(self._cell) is None and self._record.place.lost_reason is None:
+            refuse(self._record, self)
+        attach(self._record, fence)
 
     def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
         """Take the object out of the manager: the raw object, whose release is now the caller's business. The handle is closed,
@@ -287,14 +297,10 @@ class Handle(Generic[T]):
             raise LifecycleError(
                 f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}"
             )
-        if after is not None and not callable(getattr(after, "signalled", None)):
-            raise LifecycleError(
-                f"close(after=) of {describe(record)} takes a fence with a signalled() method, not {after!r}"
-            )
         if held == "refuse" and self._cell is not SHUT_CELL:
             refuse_if_held(record, self._cell)
         if after is not None:
-            record.more().fences.append(after)
+            attach(record, after)
 
     def __enter__(self) -> Handle[T]:
         if self._cell.pin is None:

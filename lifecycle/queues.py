@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any
 
 from lifecycle import _world
+from lifecycle._world import Tally
 from lifecycle.bell import Bell
 from lifecycle.cell import Record, Registry
 from lifecycle.checks import check_callback
@@ -23,6 +24,7 @@ from lifecycle.errors import (
     RegistrationError,
     WrongThreadError,
 )
+from lifecycle.fences import MODES, FenceMode
 from lifecycle.releases import (
     NEST_LIMIT,
     end_without_release,
@@ -32,6 +34,7 @@ from lifecycle.releases import (
     wait_for_end,
 )
 from lifecycle.states import ENDED, ORPHANED, RELEASED, Cause
+from lifecycle.timelines import Timelines
 
 DRAIN_STEPS = 32
 """How many waiting tickets one `register` or `close` runs at most on behalf of others."""
@@ -57,6 +60,10 @@ class Place:
     inline = True  # whoever closes may run the release; False: `will_shut` is called before
     lost_reason: str | None = None
     put: Callable[[Record], None]
+    requeue: Callable[[Record], None]
+    """As `put`, by whoever is running tickets here."""
+    timelines: Timelines
+    fence_mode: FenceMode = "poll"
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """Called by whoever just closed `record`: run or await its release as the place allows. True means released."""
@@ -80,6 +87,8 @@ class Place:
 class DequePlace(Place):
     """A place whose mailbox nobody blocks on: whoever may drains it."""
 
+    handed: Tally | None = None  # counts what ran out of the mailbox, where that is of interest
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.last_drain = 0.0
@@ -88,7 +97,8 @@ class DequePlace(Place):
 
     def _make_mailbox(self) -> None:
         self.mailbox: deque[Record | None] = deque()
-        self.put = self.mailbox.append
+        self.put = self.requeue = self.mailbox.append
+        self.timelines = Timelines()
         self._takes: Iterator[Record | None] = iter(
             self.mailbox.popleft, self
         )  # taking and storing is one FOR_ITER step
@@ -107,7 +117,10 @@ class DequePlace(Place):
             for record in self._takes:
                 if record is not None:
                     if record.phase not in ENDED:
-                        done += process(record)
+                        if process(record):
+                            done += 1
+                            if self.handed is not None and record.phase is not ORPHANED:
+                                self.handed.add()
                     else:  # it was run by another, who may have been interrupted before it was forgotten
                         forget(record.kind.registry, record)
                 record = None
@@ -191,7 +204,10 @@ class Generation(DequePlace):
         if bell is not None:
             self.mailbox = bell.mailbox
             self.put = bell.put
+            self.requeue = bell.mailbox.append
             self._takes = iter(self.mailbox.popleft, self)
+        self.fence_mode = queue.fences
+        self.handed = queue.handed
         self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
         self.swept = False
         self.held: list[
@@ -235,8 +251,8 @@ class Generation(DequePlace):
         """As `Place.serve`."""
         if self.may_run_here():
             depth = nesting() if record.kind.registry.claims else 0
-            if record() is None and depth < NEST_LIMIT:
-                process(record)
+            if record() is None and depth < NEST_LIMIT and process(record) and record.phase is not ORPHANED:
+                self.queue.at_once.add()
             if not depth:
                 self.run_some(DRAIN_STEPS)
 
@@ -284,18 +300,33 @@ class ReleaseQueue:
         Given, an event loop drains the queue by itself: ``post(fn)`` must have the loop call ``fn()`` soon, on the thread that
         owns the queue, and be callable on any thread (``loop.call_soon_threadsafe`` of asyncio, `GLib.idle_add`). It is called
         when a release falls due, on a thread of the queue's own. Without it the owner calls `drain`.
+    fences:
+        ``"poll"``: an entry whose fence is pending steps aside. For comparison: ``"wait"`` stands still until it has signalled,
+        up to ``finalizer_timeout``, and ``"ignore"`` does not ask at all, which corrupts whoever is not done.
 
     ``register(..., release_on=queue)`` chooses it. All methods may be called on any thread, `drain` where the owner allows.
     """
 
     def __init__(
-        self, name: str, *, thread: Any = None, post: Callable[[Callable[[], None]], object] | None = None
+        self,
+        name: str,
+        *,
+        thread: Any = None,
+        post: Callable[[Callable[[], None]], object] | None = None,
+        fences: FenceMode = "poll",
     ) -> None:
         if not isinstance(name, str) or not name:
             raise RegistrationError(f"a ReleaseQueue needs a name, not {name!r}")
         if post is not None:
             check_callback(post, f"post= of queue {name!r}")
+        if fences not in MODES:
+            raise RegistrationError(
+                f"ReleaseQueue(fences=) takes one of {', '.join(map(repr, MODES))}, not {fences!r}"
+            )
         self.name = name
+        self.fences = fences
+        self.at_once = Tally()  # releases that ran where they were closed
+        self.handed = Tally()  # and those that came here from elsewhere
         self._thread, self._owner = _owner_of(thread)
         self._lost: deque[Generation] = deque()
         self._orphaned = 0

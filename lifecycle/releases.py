@@ -12,12 +12,23 @@ from __future__ import annotations
 
 import builtins
 import sys
+from collections.abc import Callable
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any, NoReturn
 
 from lifecycle import _world
 from lifecycle._world import monotonic
-from lifecycle.cell import ENDED_TOO, NO_IDENTITY, Record, Registry, describe, native_key, owners, shut
+from lifecycle.cell import (
+    ENDED_TOO,
+    NO_IDENTITY,
+    Extra,
+    Record,
+    Registry,
+    describe,
+    native_key,
+    owners,
+    shut,
+)
 from lifecycle.errors import (
     CallbackError,
     CircularCloseError,
@@ -25,7 +36,9 @@ from lifecycle.errors import (
     text_of,
     trace_of,
 )
+from lifecycle.fences import PENDING, SIGNALLED, ask
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
+from lifecycle.timelines import last_user, users
 
 RETRY_FIRST = 0.01
 """Seconds before the first retry of a release that said `NotReleased`; doubled each time."""
@@ -228,30 +241,67 @@ def _retry_later(record: Record) -> None:
 
 
 def _again(record: Record, delay: float) -> None:
-    """Put the ticket aside: the keeper posts it again after `delay` seconds. The claim ends before the ticket is visible."""
+    """Put the ticket aside: the keeper posts it again after `delay` seconds. The claim ends before that can be, and tickets are
+    passed over only when one is sure to come."""
     registry = record.kind.registry
     extra = record.more()
-    extra.not_before = when = _world.monotonic() + delay
+    when = _world.monotonic() + delay
     record.phase = None
-    registry.delayed.append((when, record))
     registry.claims.pop(record.id, None)
+    registry.delayed.append((when, record))
+    extra.not_before = when
     registry.wake()
 
 
 def _fences_signalled(record: Record) -> bool:
-    """Ask the fences; False also puts the ticket aside. One that raises is lost: the object is orphaned, never released."""
+    """Ask the fences, each in its turn; False also puts the ticket aside. One that is lost orphans the object."""
     extra = record.more()
-    try:
-        while extra.fences:
-            if extra.fences[-1].signalled() is not True:
-                extra.fence_polls += 1
-                _again(record, min(FENCE_POLL * 2 ** min(extra.fence_polls, 5), 0.02))
-                return False
-            extra.fences.pop()
-    except Exception as error:
-        extra.reason = f"its fence is lost: {text_of(error)}"
-        record.outcome = ORPHANED
+    place = record.place
+    registry = record.kind.registry
+    while extra.fences:
+        fence = extra.fences[-1]
+        if place.timelines.behind(record, fence):
+            registry.claims.pop(record.id, None)  # before others can see the ticket again
+            if not place.timelines.join(record, fence):
+                place.requeue(record)  # who stood before it has left meanwhile
+            return False
+        answer = ask(fence, place.fence_mode, registry.config.finalizer_timeout)
+        if answer is PENDING:
+            place.timelines.join(record, fence)
+            extra.fence_polls += 1
+            _again(record, min(FENCE_POLL * 2 ** min(extra.fence_polls, 5), 0.02))
+            return False
+        if extra.line is not None:
+            _post_next(record, place.requeue)
+        if answer is not SIGNALLED:
+            extra.line = None
+            extra.reason = f"its fence is lost: {answer.why}"
+            record.outcome = ORPHANED
+            return True
+        if users and last_user(record, fence):
+            if fence.delete not in extra.cleanups:
+                extra.cleanups.append(fence.delete)
+            users.pop(id(fence), None)
+        extra.line = None
+        extra.fences.pop()
     return True
+
+
+def _post_next(record: Record, post: Callable[[Record], object]) -> None:
+    """Leave the line, and have the next entry of the timeline asked."""
+    following = record.place.timelines.leave(record)
+    if following is not None:
+        post(following)
+
+
+def _drop_fences(record: Record, extra: Extra) -> None:
+    """The object has ended without them: whoever stands behind it goes on, and nothing is deleted that may still be in use."""
+    if extra.line is not None:
+        _post_next(record, record.place.put)
+        extra.line = None
+    for fence in extra.fences:
+        if last_user(record, fence):
+            users.pop(id(fence), None)
 
 
 def finish(record: Record) -> None:
@@ -277,8 +327,11 @@ def finish(record: Record) -> None:
     if kind.alive is not None:
         kind.alive.pop(id, None)
     extra = record.extra
-    if extra is not None and extra.slot is not None:
-        extra.slot[0].pop(extra.slot[1], None)
+    if extra is not None:
+        if extra.slot is not None:
+            extra.slot[0].pop(extra.slot[1], None)
+        if extra.fences or extra.line is not None:
+            _drop_fences(record, extra)
     record.ended = monotonic()
     record.phase = record.outcome
     registry.ended.append(record)

@@ -91,6 +91,8 @@ def _somebody_will_run(record: Record) -> bool:
     if isinstance(place, Generation) and not place.may_run_here():
         return place.thread is not None and not place.abandoned()
     registry = record.kind.registry
+    if record.extra is not None and record.extra.line is not None:
+        return True
     return record.id in registry.claims or any(
         record is other for _, other in _world.snapshot(registry.delayed)
     )

@@ -169,6 +169,10 @@ class QueueStats:
     last_drain: float
     orphaned: int
     fences_pending: int
+    run: int
+    """Releases of a `ReleaseQueue` that ran at once, since they were closed where they belong."""
+    handed: int
+    """Releases of a `ReleaseQueue` that were closed, or dropped, anywhere else, and ran in a drain."""
 
 
 @attrs.frozen

@@ -24,6 +24,7 @@ from lifecycle.errors import LifecycleError
 from lifecycle.queues import Place, WhenDue
 from lifecycle.releases import NEST_LIMIT, Timed, notify, process, wait_for_end
 from lifecycle.states import ENDED, RELEASED, STUCK
+from lifecycle.timelines import Timelines
 
 INITIAL_WORKERS = 2
 BUSY_BEFORE_GROWTH = 0.1
@@ -164,7 +165,8 @@ class Workers(Place):
 
     def _reset(self) -> None:
         self.mailbox: _world.SimpleQueue[Record | Batch | Errand | None] = _world.SimpleQueue()
-        self.put = self.mailbox.put
+        self.put = self.requeue = self.mailbox.put
+        self.timelines = Timelines()
         self.running: dict[int, Worker] = {}
         self.by_ident: dict[int, Worker] = {}
         self.healthy: list[Worker] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -46,7 +48,7 @@ class FrameDistributor(Generic[T]):
         self._ring: Ring[T] = Ring(capacity, name)
         self._leave_manager: Any = None
         if manager is not None:
-            self._leave_manager = manager.on_close(self._ring.close)
+            self._leave_manager = manager.on_close(_closer(weakref.ref(self._ring)))
             manager.add_component(self)
 
     # -- publishing ---------------------------------------------------------------------------------------------------------
@@ -184,3 +186,14 @@ class FrameDistributor(Generic[T]):
 
 
 UNMADE = object()
+
+
+def _closer(ring: weakref.ref[Ring[Any]]) -> Callable[[], None]:
+    """What a manager calls when it closes: keeps no ring alive, whatever interrupt had the distributor forgotten there."""
+
+    def close() -> None:
+        there = ring()
+        if there is not None:
+            there.close()
+
+    return close

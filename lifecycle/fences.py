@@ -1,0 +1,250 @@
+"""Fences: somebody else is not done with it yet.
+
+A fence is the lease of somebody who holds no Python reference: a GPU, another process, a thread that was handed an address. It is
+asked, at the object's place, whether that user is done, and the release waits for it: ``handle.close(after=fence)``,
+``handle.release_after(fence)``.
+
+**Only True is True.** What a fence says is taken by whitelist: True is signalled, False is pending, and anything else – another
+value, an exception, a code that nobody knows – means that the fence is *lost*. A lost fence never counts as signalled: its object
+is orphaned, which leaks it, since releasing what may still be in use corrupts whoever uses it.
+
+The fences here need no GPU. Those of frameworks stand in `integrations`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from lifecycle import _world
+from lifecycle.errors import FenceError, text_of
+
+FenceMode = Literal["poll", "wait", "ignore"]
+MODES: tuple[FenceMode, ...] = ("poll", "wait", "ignore")
+POLL = 0.001
+"""Seconds between two questions to a fence that cannot be waited for."""
+
+
+@runtime_checkable
+class Fence(Protocol):
+    """What a release can wait for. Only `signalled` is needed; the others may be left out.
+
+    ``timeline``
+        An attribute: any object. Fences of one timeline signal in order, so only the first of them is asked; see `Timeline`.
+    ``may_poll() -> bool``
+        Whether it may be asked here and now. Anything but True: it is pending, and asked again later.
+    ``wait(timeout: float) -> bool``
+        Wait for it. For queues with ``fences="wait"``.
+    ``delete()``
+        Called once, at the object's place, when it has signalled and no other object waits for it. Never for one that is lost.
+    """
+
+    def signalled(self) -> bool:
+        """True: whoever used the object is done with it. False: not yet. Anything else, or an exception: nobody knows. Called at
+        the object's place, where its release will run."""
+        ...
+
+
+class Answer:
+    """What a fence said."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def __repr__(self) -> str:
+        return self.why
+
+
+SIGNALLED, PENDING = Answer("signalled"), Answer("pending")
+
+
+def ask(fence: Any, mode: FenceMode, patience: float) -> Answer:
+    """`SIGNALLED`, `PENDING`, or why it is lost. With mode "wait" waits up to `patience` seconds. An interrupt passes."""
+    if mode == "ignore":
+        return SIGNALLED
+    try:
+        may_poll = getattr(fence, "may_poll", None)
+        if may_poll is not None and may_poll() is not True:
+            return PENDING
+        said = fence.signalled()
+        if said is False and mode == "wait" and not _world.must_not_wait():
+            said = _waited(fence, patience)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
+            raise
+        return Answer(text_of(error))
+    if said is True:
+        return SIGNALLED
+    return PENDING if said is False else Answer(f"it said {_shown(said)}, which is neither True nor False")
+
+
+def _waited(fence: Any, patience: float) -> Any:
+    wait = getattr(fence, "wait", None)
+    if wait is not None:
+        return wait(patience)
+    until = _world.monotonic() + patience
+    while (said := fence.signalled()) is False and _world.monotonic() < until:
+        _world.sleep(POLL)
+    return said
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:80]
+    except Exception:
+        return f"a {type(value).__name__}"
+
+
+# -- fences that need no GPU --------------------------------------------------------------------------------------------------
+
+
+class EventFence:
+    """Signals with a `threading.Event` (or anything with ``is_set()`` and ``wait(timeout)``)."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, event: Any) -> None:
+        if not callable(getattr(event, "is_set", None)):
+            raise FenceError(f"EventFence takes an event with an is_set() method, not {event!r}")
+        self._event = event
+
+    def signalled(self) -> bool:
+        """Whether the event is set. Callable on any thread."""
+        return self._event.is_set()  # type: ignore[no-any-return]
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for it."""
+        return self._event.wait(timeout)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<EventFence of {self._event!r}>"
+
+
+class FutureFence:
+    """Signals when the work behind a `concurrent.futures.Future` is over, with a result or an exception: then it uses nothing.
+
+    One that was cancelled before it began signals as well. A future of asyncio that was cancelled is *lost*: cancelling the task
+    says nothing about a thread that it had started.
+    """
+
+    __slots__ = ("_asyncio", "_future")
+
+    def __init__(self, future: Any) -> None:
+        if not all(callable(getattr(future, name, None)) for name in ("done", "cancelled")):
+            raise FenceError(
+                f"FutureFence takes a future of concurrent.futures or asyncio, not {future!r}: hand over what submit(), "
+                "run_in_executor() or create_task() returned"
+            )
+        self._future = future
+        self._asyncio = callable(getattr(future, "get_loop", None))
+
+    def signalled(self) -> bool:
+        """Whether the work is over. Callable on any thread. Raises `FenceError` where cancelling has left that unknown."""
+        done = self._future.done()
+        if done and self._asyncio and self._future.cancelled():
+            raise FenceError(
+                f"{self._future!r} was cancelled, which does not end what it had started on other threads"
+            )
+        return done  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<FutureFence of {self._future!r}>"
+
+
+class ProcessFence:
+    """Signals when a process has ended: it maps no memory of ours any more.
+
+    Takes a process id, or what has one (`subprocess.Popen`, `multiprocessing.Process`). On Linux the process is held by a pidfd,
+    so a number that is given to another process later means nothing here; elsewhere only what can tell by itself is taken.
+
+    Raises `FenceError` for a process that cannot be found: it may never have been what was meant.
+    """
+
+    __slots__ = ("_fd", "_pid", "_process")
+
+    def __init__(self, process: Any) -> None:
+        pid = process if isinstance(process, int) else getattr(process, "pid", None)
+        self._fd = -1
+        self._process = None if isinstance(process, int) else process
+        if isinstance(pid, bool) or not isinstance(pid, int) or pid <= 0:
+            raise FenceError(
+                f"ProcessFence takes a process id, or a process that was started, not {process!r}"
+            )
+        self._pid = pid
+        if _has_ended(self._process) is True:
+            return
+        if hasattr(os, "pidfd_open"):
+            try:
+                self._fd = os.pidfd_open(pid)
+            except OSError as error:
+                if _has_ended(self._process) is not True:
+                    raise FenceError(
+                        f"process {pid} cannot be watched ({error}): make the fence while it is known to run, from its Popen or "
+                        "Process object"
+                    ) from error
+        elif _has_ended(self._process) is None:
+            raise FenceError(
+                f"process {pid} cannot be watched here by its number: give its Popen or Process object"
+            )
+
+    def signalled(self) -> bool:
+        """Whether it has ended. Callable on any thread."""
+        if self._fd >= 0:
+            return bool(select.select([self._fd], [], [], 0)[0])
+        ended = _has_ended(self._process)
+        if ended is None:
+            raise FenceError(
+                f"nobody can say any more whether process {self._pid} has ended: the fence was deleted"
+            )
+        return ended
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for it."""
+        if self._fd >= 0:
+            return bool(select.select([self._fd], [], [], timeout)[0])
+        return self.signalled()
+
+    def delete(self) -> None:
+        """Let go of the process. Again: nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            with contextlib.suppress(OSError):
+                self.delete()
+
+    def __repr__(self) -> str:
+        return f"<ProcessFence of {self._pid}>"
+
+
+def _has_ended(process: Any) -> bool | None:
+    """Whether a Popen or Process says that it has ended; None where it cannot say."""
+    poll = getattr(process, "poll", None)
+    if callable(poll):
+        return poll() is not None
+    exitcode = getattr(process, "exitcode", process)
+    return None if exitcode is process else exitcode is not None
+
+
+@contextlib.contextmanager
+def fence_of_block() -> Iterator[EventFence]:
+    """A fence that signals when the block ends, however it ends: for code that uses an object without a Python reference.
+
+    ::
+
+        with fence_of_block() as fence:
+            handle.close(after=fence)
+            library.read_from(address)
+    """
+    event = _world.Event()
+    try:
+        yield EventFence(event)
+    finally:
+        event.set()
