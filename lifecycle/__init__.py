@@ -66,6 +66,7 @@ from lifecycle.fences import EventFence, Fence, FutureFence, ProcessFence, fence
 from lifecycle.finalizers import SafeFinalizer
 from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
 from lifecycle.handle import Handle, WeakHandle
+from lifecycle.holders import Holder
 from lifecycle.leases import Lease
 from lifecycle.manager import SafetyManager
 from lifecycle.memory import MemoryConfig, MemoryManager, MemoryStats, MemoryTypeStats
@@ -123,6 +124,7 @@ __all__ = [
     "Health",
     "HeldError",
     "Histogram",
+    "Holder",
     "KeepKeyFrames",
     "Lagged",
     "LatestOnly",

@@ -31,6 +31,7 @@ from lifecycle.errors import (
     LifecycleError,
 )
 from lifecycle.exclusive import Exclusive, make_exclusive, pin_or_refuse
+from lifecycle.holders import Holder, all_holders, expect
 from lifecycle.leases import Lease
 from lifecycle.ownership import begin_detach, refuse_if_held, undo_detach
 from lifecycle.queues import DEFAULT, WhenDue
@@ -171,6 +172,26 @@ class Handle(Generic[T]):
         weak._record = self._record
         return weak
 
+    # -- who holds it -------------------------------------------------------------------------------------------------------
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who keeps the object from being released, other than this handle: leases, views, children, fences, other handles, and
+        what is none of these, each with who keeps it in turn. Looks through the whole heap: for reports. Callable on any thread,
+        also after `close`."""
+        return all_holders(self._record, self)
+
+    def expect_holders(
+        self, *, leases: int = 0, views: int = 0, fences: int = 0, timeout: float = 0.0
+    ) -> None:
+        """Raise `HeldError`, naming them, unless exactly so many leases, views and fences hold the object, at the latest after
+        `timeout` seconds. For tests and assertions. Exact also without the GIL, where it asks for a collection. A view counts
+        once, whatever slices and arrays were made from it; use a `timeout` where other threads are letting go just now."""
+        check_timeout(timeout)
+        for what, number in (("leases", leases), ("views", views), ("fences", fences)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise LifecycleError(f"expect_holders({what}=) takes a number, 0 or more, not {number!r}")
+        expect(self._record, self, {"lease": leases, "view": views, "fence": fences}, timeout)
+
     # -- closing ------------------------------------------------------------------------------------------------------------
 
     def close(
@@ -219,7 +240,7 @@ class Handle(Generic[T]):
         once this share is closed."""
         if raw_pin(self._cell) is None and self._record.place.lost_reason is None:
             refuse(self._record, self)
-        attach(self._record, fence)
+        attach(self._record, fence, "release_after()")
 
     def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
         """Take the object out of the manager: the raw object, whose release is now the caller's business. The handle is closed,
@@ -300,7 +321,7 @@ class Handle(Generic[T]):
         if held == "refuse" and self._cell is not SHUT_CELL:
             refuse_if_held(record, self._cell)
         if after is not None:
-            attach(record, after)
+            attach(record, after, "close(after=)")
 
     def __enter__(self) -> Handle[T]:
         if self._cell.pin is None:

@@ -59,11 +59,11 @@ def timeline_of(fence: Any) -> Any:
     return fence if timeline is None else timeline
 
 
-def attach(record: Record, fence: Any) -> None:
+def attach(record: Record, fence: Any, call: str) -> None:
     """Have the release of `record` wait for `fence`, too. Raises before anything is changed, `FenceError` or `QueueLostError`."""
     if not callable(getattr(fence, "signalled", None)):
         raise FenceError(
-            f"close(after=) and release_after() of {describe(record)} take a fence with a signalled() method, not {fence!r}"
+            f"{call} of {describe(record)} takes a fence with a signalled() method, not {fence!r}"
         )
     place = record.place
     if place.lost_reason is not None:

@@ -321,7 +321,7 @@ def test_a_fence_of_another_timeline_is_refused(manager: SafetyManager) -> None:
 @pytest.mark.parametrize("fence", [object(), None, 7, True, "fence"])
 def test_what_is_no_fence_is_refused(manager: SafetyManager, fence: Any) -> None:
     handle = held(manager, ANY_THREAD)
-    with pytest.raises(FenceError, match=r"take a fence with a signalled\(\) method, not"):
+    with pytest.raises(FenceError, match=r"takes a fence with a signalled\(\) method, not"):
         handle.release_after(fence)
     if fence is not None:
         with pytest.raises(LifecycleError):
