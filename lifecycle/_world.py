@@ -198,8 +198,16 @@ def thread_of(ident: int) -> threading.Thread | None:
 
 
 def has_ended(thread: threading.Thread) -> bool:
-    """Whether `thread` runs no Python any more. The main thread, which says so before exit hooks run, never has."""
-    return not thread.is_alive() and thread is not threading.main_thread()
+    """Whether `thread` runs no Python any more. The main thread, which says so before exit hooks run, never has.
+
+    Up to 3.12 a Ctrl-C in ``thread.join()`` makes ``is_alive()`` of a thread that runs say False for good; the list of threads is
+    kept by the threads themselves.
+    """
+    return (
+        not thread.is_alive()
+        and thread is not threading.main_thread()
+        and thread not in threading.enumerate()
+    )
 
 
 def run_apart(target: Callable[[], object]) -> bool:

@@ -126,11 +126,11 @@ class StopToken:
         """Wait for the attached threads until the clock says `until`; the names of those that still run."""
         running = []
         for thread in _world.snapshot(self._threads):
-            if thread is threading.current_thread() or not thread.is_alive():
+            if thread is threading.current_thread() or _world.has_ended(thread):
                 continue
             if not _world.must_not_wait():
                 thread.join(max(0.0, min(until - _world.monotonic(), LONGEST_WAIT)))
-            if thread.is_alive():
+            if not _world.has_ended(thread):
                 running.append(thread.name)
         return tuple(sorted(running))
 

@@ -1,0 +1,233 @@
+"""Ctrl-C in real life: a SIGINT from outside, while the main thread waits in one of our calls.
+
+`test_interrupts.py` strikes between any two bytecodes; this is about waiting in C, which a signal must end at once, and about
+what a program finds afterwards. One process for all, since each strike costs half a second.
+"""
+
+from __future__ import annotations
+
+from tests.core.test_process import PRELUDE
+from tests.support import run_python
+
+STRIKE = """
+import contextlib, signal
+
+def strike(what, fn, pause=0.15, ready=None):
+    '''Call `fn`, which blocks, and have a SIGINT sent meanwhile: some time after it began, or after `ready` was set.'''
+    began = time.monotonic()
+    def send():
+        if ready is not None:
+            ready.wait(30)
+        time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGINT)
+    sender = threading.Thread(target=send)
+    try:
+        sender.start()
+        fn()
+        say(what, "was not interrupted")
+    except KeyboardInterrupt:
+        pass
+    if time.monotonic() - began > 20:
+        say(what, "came out late")
+    sender.join()
+
+def owned_by_another():
+    event = threading.Event()
+    thread = threading.Thread(target=event.wait, daemon=True)
+    thread.start()
+    return ReleaseQueue("another's", thread=thread)
+
+def check(what, condition):
+    if not condition:
+        say(what, "is wrong")
+"""
+
+
+def strikes(code: str) -> str:
+    done = run_python(PRELUDE + STRIKE + code, timeout=100)
+    assert done.check() == "end\n", done
+    return done.stderr
+
+
+def test_in_each_call_that_waits() -> None:
+    """I2, I3, I5: it ends the waiting and nothing else: what was closed is shut, what is held stays, the next call goes on."""
+    strikes("""
+manager = SafetyManager(SafetyConfig(finalizer_timeout=30, shutdown_timeout=30))
+released = []
+def on(place, release=released.append):
+    return manager.register(object(), "object", release=release, release_on=place)
+
+for place in (BACKGROUND, ANY_THREAD, ReleaseQueue("own", thread="current")):
+    handle = on(place)
+    lease = handle.lease()
+    strike(f"close(timeout=None) at {place}", lambda: handle.close(timeout=None))
+    strike(f"close(timeout=) again at {place}", lambda: handle.close(timeout=60))
+    check(f"the door at {place}", not handle.valid and handle.state == "closing" and not handle._record.kind.registry.waiters)
+    lease.close()
+    check(f"the release at {place}", handle.close(timeout=30) and len(released) == 1)
+    released.clear()
+
+queue = owned_by_another()
+handle = on(queue)
+strike("close() at another's queue", lambda: handle.close(timeout=None))
+check("what waits for its owner", handle.state == "due")
+queue.lost("test")
+
+go_on = threading.Event()
+slow = on(BACKGROUND, lambda obj: go_on.wait(30) and released.append(obj))
+strike("close() during a release", slow.close)
+strike("unregister() during a release", lambda: manager.unregister(slow, timeout=60))
+go_on.set()
+check("the release", slow.close(timeout=30) and len(released) == 1)
+
+def ask():
+    while True:
+        manager.stats()
+strike("stats()", ask)
+
+strike("stopping.wait()", lambda: manager.stopping.wait())
+
+def leases():
+    with on(ANY_THREAD) as handle:
+        while True:
+            with handle.lease():
+                pass
+strike("leases", leases)
+check("nothing is left", manager.close().ok and manager.stats().active_objects == 0)
+
+thread = threading.Thread(target=threading.Event().wait, daemon=True)
+thread.start()
+queue = ReleaseQueue("live", thread=thread)
+strike("join()", thread.join)       # up to 3.12 this thread now says that it has ended
+check("the queue's owner lives", not queue.generation.abandoned())
+say("end")
+""")
+
+
+def test_in_the_release_itself() -> None:
+    """I3: there it strikes the user's code, whose object has failed; those that wait behind it have their turn."""
+    said = strikes("""
+manager = SafetyManager()
+released = []
+begun = threading.Event()
+def slow(label):
+    begun.set()
+    time.sleep(0.2)
+    released.append(label)
+inline = manager.register("inline", release=slow, release_on=ANY_THREAD)
+strike("an inline release", inline.close, pause=0.05, ready=begun)
+check("its end", inline.state == "failed" and inline.close() is False)
+queue = ReleaseQueue("own", thread="current")
+handles = [manager.register(n, release=slow, release_on=queue) for n in range(4)]
+closer = threading.Thread(target=lambda: [handle.close() for handle in handles])
+closer.start()
+closer.join()
+begun.clear()
+strike("drain()", queue.drain, pause=0.3, ready=begun)
+queue.drain()
+ends = [str(handle.state) for handle in handles]
+check(f"the ends {ends}", ends.count("failed") == 1 and ends.count("released") == 3 and len(released) == 3)
+check("the figures", manager.stats().failed == 2)
+say("end")
+""")
+    assert said.count("lifecycle.failed") == 2
+
+
+def test_in_the_closing_of_a_manager() -> None:
+    """I3: everything is shut, the rest follows by itself, by a second `close` or at exit, and no ticket is held back."""
+    strikes("""
+released = []
+go_on = threading.Event()
+def slow(label):
+    go_on.wait(30)
+    released.append(label)
+def manager_with(name, **more):
+    manager = SafetyManager(SafetyConfig(finalizer_timeout=30, shutdown_timeout=30), name=name)
+    handles = [manager.register(f"{name} {n}", release=slow if n == 2 else released.append) for n in range(4)]
+    return manager, handles
+
+manager, handles = manager_with("released")
+held = manager.register("held", release=released.append)
+lease = held.lease()
+strike("manager.close() during a release", manager.close)
+check("the doors", not any(handle.valid for handle in (*handles, held)))
+go_on.set()
+check("all are released", all(handle.close(timeout=30) for handle in handles))
+strike("manager.close() with a holder", lambda: manager.close(timeout=None))
+lease.close()
+check("the last is released", held.close(timeout=30))
+check("the report", manager.close().ok)
+check("each once", sorted(released) == ["held", *(f"released {n}" for n in range(4))])
+
+go_on.clear()
+released.clear()
+manager, handles = manager_with("with")
+def block():
+    with manager:
+        pass
+strike("with manager", block)
+go_on.set()
+check("the second close", manager.close().ok and all(handle.state == "released" for handle in handles))
+check("each once", sorted(released) == [f"with {n}" for n in range(4)])
+
+manager, handles = manager_with("producer")
+def stop():
+    time.sleep(30)
+manager.on_close(stop)
+manager.on_close(lambda: released.append("stopped"))
+strike("an on_close callback", manager.close)
+check("the end", manager.close().released == 4 and "stopped" in released)
+
+thread = threading.Thread(target=threading.Event().wait, daemon=True)
+thread.start()
+manager, handles = manager_with("thread")
+manager.stopping.attach(thread)
+strike("waiting for a thread", manager.close)
+check("the releases", manager.close(timeout=0.1).running and all(handle.close(timeout=30) for handle in handles))
+say("end")
+""")
+
+
+def test_in_a_loop() -> None:
+    """I2, I5: `run_leased`, `aclose` and a turn of the loop."""
+    strikes("""
+import asyncio
+from integrations.event_loops.asyncio import aclose, release_queue, run_leased
+manager = SafetyManager()
+released, used = [], []
+def on(label, place=ANY_THREAD, release=released.append):
+    return manager.register(label, release=release, release_on=place)
+
+leased = on("leased")
+def work(label):
+    time.sleep(0.5)
+    used.append((label, list(released)))
+strike("run_leased", lambda: asyncio.run(run_leased(leased, work)))
+check("the thread has finished with it", used == [("leased", [])] and leased.close(timeout=30))
+
+held = on("held")
+lease = held.lease()
+strike("aclose", lambda: asyncio.run(aclose(held, timeout=None)))
+lease.close()
+check("the end", held.close(timeout=30))
+
+async def turns():
+    queue = release_queue()
+    def slow(label):
+        begun.set()
+        time.sleep(0.03)
+        released.append(label)
+    handles = [on(n, queue, slow) for n in range(10)]
+    kept.extend((queue, handles))
+    await asyncio.to_thread(lambda: [handle.close() for handle in handles])
+    await asyncio.sleep(30)
+kept = []
+begun = threading.Event()
+strike("a turn", lambda: asyncio.run(turns()), pause=0.05, ready=begun)
+queue, handles = kept
+queue.drain()
+ends = [str(handle.state) for handle in handles]
+check(f"the ends {ends}", ends.count("released") >= 9 and not queue.backlog)
+check("the close", not manager.close().leaked)
+say("end")
+""")
