@@ -58,7 +58,7 @@ class Frames:
                 elif self._ended(sink, began, quiet):
                     break
                 else:
-                    self._rest(sink)
+                    _rest(sink)
             raise StopIteration
         except BaseException:
             self.close()
@@ -84,7 +84,10 @@ class Frames:
                 elif self._ended(sink, began, quiet):
                     break
                 else:
-                    await loop.run_in_executor(None, self._wait, sink, self._slice(began))
+                    # Without `self`: the loop's end must not wait for a thread to let go of it.
+                    await loop.run_in_executor(
+                        None, _wait, self._capture, self._early, sink, self._slice(began)
+                    )
             raise StopAsyncIteration
         except asyncio.CancelledError:
             raise  # of one wait: the loop over the frames may go on
@@ -169,17 +172,17 @@ class Frames:
             capture._tell_stall(quiet.seconds)
         return False
 
-    def _rest(self, sink: Any) -> None:
-        """A pull does not wait on an element that does not run."""
-        if flow_of(sink) == "idle":
-            time.sleep(0.01)
 
-    def _wait(self, sink: Any, nanoseconds: int) -> None:
-        """On a thread of the pool: put what comes where the next turn finds it."""
-        sample = self._capture._try_pull(sink, nanoseconds)
-        if sample is None:
-            self._rest(sink)
-        elif self._over:
-            self._capture._results["dropped"] += 1
-        else:
-            self._early.append(sample)
+def _rest(sink: Any) -> None:
+    """A pull does not wait on an element that does not run."""
+    if flow_of(sink) == "idle":
+        time.sleep(0.01)
+
+
+def _wait(capture: Capture, early: deque[Any], sink: Any, nanoseconds: int) -> None:
+    """On a thread of the pool: put what comes where the next turn finds it."""
+    sample = capture._try_pull(sink, nanoseconds)
+    if sample is None:
+        _rest(sink)
+    else:
+        early.append(sample)
