@@ -215,6 +215,13 @@ _PER_QUEUE: tuple[_Row, ...] = (
     _Row(_gauge, "release_queue_last_drain_timestamp_seconds", "Unix time of the last drain.", "last_drain"),
     _Row(_counter, "release_queue_orphaned", "Entries forgotten because their context was lost.", "orphaned"),
     _Row(_gauge, "fences_pending", "Entries that wait for a fence.", "fences_pending"),
+    _Row(
+        _counter,
+        "release_queue_outcomes",
+        "Releases that ran where they were closed, were handed to the queue's owner, or were orphaned.",
+        "outcomes",
+        "result",
+    ),
 )
 
 _PER_MANAGER: tuple[_Row, ...] = (
@@ -260,6 +267,18 @@ _PER_POOL: tuple[_Row, ...] = (
     _Row(_counter, "pool_gets", "Calls of get, by what they ended in.", "results", "result"),
 )
 
+_PER_DISTRIBUTOR: tuple[_Row, ...] = (
+    _Row(_counter, "distributor_published", "Frames published.", "published"),
+)
+
+_PER_GROUP: tuple[_Row, ...] = (
+    _Row(_gauge, "distributor_receivers", "Receivers now.", "receivers"),
+    _Row(_counter, "receiver_received", "Frames received, summed over the group.", "received"),
+    _Row(_counter, "receiver_missed", "Frames missed, summed over the group.", "missed"),
+    _Row(_gauge, "receiver_lag_frames", "Largest lag in the group.", "lag"),
+    _Row(_counter, "receiver_evictions", "Receivers evicted.", "evictions"),
+)
+
 
 # -- a scrape: every snapshot, sorted by what it is about -----------------------------------------------------------------------
 
@@ -275,11 +294,14 @@ class _Scrape:
     managers: Sources = attrs.field(factory=list)
     captures: Sources = attrs.field(factory=list)
     pools: Sources = attrs.field(factory=list)
+    distributors: Sources = attrs.field(factory=list)
+    groups: Sources = attrs.field(factory=list)
 
 
 def _scrape(managers: Sequence[SafetyManager]) -> _Scrape:
     snapshots = [manager.stats() for manager in managers]
     components = [component for manager in managers for component in manager.components()]
+    distributors = [component.stats() for component in components if component.kind == "distributor"]
     return _Scrape(
         builds=frozenset(manager.config.leak_level for manager in managers),
         capped=[m for m, stats in zip(managers, snapshots, strict=True) if len(stats.types) > MAX_TYPES],
@@ -292,6 +314,12 @@ def _scrape(managers: Sequence[SafetyManager]) -> _Scrape:
         managers=[((stats.manager,), stats) for stats in snapshots],
         captures=_by_name([(c.name, c.stats()) for c in components if c.kind == "capture"]),
         pools=_by_name([(c.name, c.stats()) for c in components if c.kind == "pool"]),
+        distributors=_by_name([(stats.name, attrs.evolve(stats, groups={})) for stats in distributors]),
+        groups=_by_labels(
+            ((stats.name, group), figures)
+            for stats in distributors
+            for group, figures in stats.groups.items()
+        ),
     )
 
 
@@ -324,6 +352,8 @@ def _families(scrape: _Scrape) -> list[Metric]:
         *(row.family(("manager",), scrape.managers) for row in _PER_MANAGER),
         *(row.family(("capture",), scrape.captures) for row in _PER_CAPTURE),
         *(row.family(("pool",), scrape.pools) for row in _PER_POOL),
+        *(row.family(("distributor",), scrape.distributors) for row in _PER_DISTRIBUTOR),
+        *(row.family(("distributor", "group"), scrape.groups) for row in _PER_GROUP),
     ]
 
 
@@ -358,10 +388,17 @@ def _capped(types: Mapping[str, TypeStats]) -> dict[str, TypeStats]:
 
 
 def _by_name(named: Iterable[tuple[str, Figures]]) -> list[tuple[tuple[str, ...], Figures]]:
-    groups: dict[str, list[Figures]] = {}
-    for name, figures in named:
-        groups.setdefault(name, []).append(figures)
-    return [((name,), _together(group)) for name, group in groups.items()]
+    return _by_labels(((name,), figures) for name, figures in named)
+
+
+def _by_labels(
+    labelled: Iterable[tuple[tuple[str, ...], Figures]],
+) -> list[tuple[tuple[str, ...], Figures]]:
+    """Each set of label values once, with the figures of all that have them."""
+    groups: dict[tuple[str, ...], list[Figures]] = {}
+    for labels, figures in labelled:
+        groups.setdefault(labels, []).append(figures)
+    return [(labels, _together(group)) for labels, group in groups.items()]
 
 
 def _together(group: Sequence[Figures]) -> Figures:
@@ -389,7 +426,7 @@ def _combine(name: str, values: Sequence[Any]) -> Any:
         return _sum_of_histograms(values)
     if name == "oldest":
         return min((value for value in values if value), default=0.0)
-    if name.startswith("last_"):
+    if name.startswith("last_") or name == "lag":
         return max(values)
     if name == "longest":
         return max(filter(None, values), key=attrgetter("seconds"), default=None)

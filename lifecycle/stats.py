@@ -174,6 +174,11 @@ class QueueStats:
     handed: int
     """Releases of a `ReleaseQueue` that were closed, or dropped, anywhere else, and ran in a drain."""
 
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """What became of releases: ``run`` where they were closed, ``handed`` to the queue's owner, ``orphaned`` with a loss."""
+        return {"run": self.run, "handed": self.handed, "orphaned": self.orphaned}
+
 
 @attrs.frozen
 class SafetyStats:

@@ -18,6 +18,7 @@ from lifecycle import (
     AccessPanicError,
     AccessRefusedError,
     BufferPool,
+    FrameDistributor,
     NotReleased,
     ReleaseQueue,
     SafetyManager,
@@ -49,6 +50,7 @@ FAMILIES = {
     "lifecycle_release_queue_last_drain_timestamp_seconds": ("gauge", ("queue",)),
     "lifecycle_release_queue_orphaned": ("counter", ("queue",)),
     "lifecycle_fences_pending": ("gauge", ("queue",)),
+    "lifecycle_release_queue_outcomes": ("counter", ("queue", "result")),
     "lifecycle_stuck_workers": ("gauge", ("manager",)),
     "lifecycle_stuck_workers_limit": ("gauge", ("manager",)),
     "lifecycle_quarantined_releases": ("gauge", ("manager",)),
@@ -64,6 +66,12 @@ FAMILIES = {
     "lifecycle_pool_waiters": ("gauge", ("pool",)),
     "lifecycle_pool_get_wait_seconds": ("histogram", ("pool",)),
     "lifecycle_pool_gets": ("counter", ("pool", "result")),
+    "lifecycle_distributor_published": ("counter", ("distributor",)),
+    "lifecycle_distributor_receivers": ("gauge", ("distributor", "group")),
+    "lifecycle_receiver_received": ("counter", ("distributor", "group")),
+    "lifecycle_receiver_missed": ("counter", ("distributor", "group")),
+    "lifecycle_receiver_lag_frames": ("gauge", ("distributor", "group")),
+    "lifecycle_receiver_evictions": ("counter", ("distributor", "group")),
 }
 """Name and labels of every family, as they are promised."""
 
@@ -89,8 +97,11 @@ def test_every_family_has_the_promised_labels_and_no_other(manager: SafetyManage
     manager.policy("camera.Frame", max_live=10, max_bytes=1000)
     camera = Camera("front", 3)
     manager.add_component(camera)
+    distributor: FrameDistributor[int] = FrameDistributor(4, name="front", manager=manager)
+    receiver = distributor.subscribe()
     with manager.register(Native(), "camera.Frame", release=released, size=10), BufferPool(manager, 4096, 1):
         metrics = list(LifecycleCollector(manager).collect())
+    receiver.close()
     assert [metric.name for metric in metrics] == list(FAMILIES)
     for metric in metrics:
         kind, labels = FAMILIES[metric.name]
