@@ -95,15 +95,17 @@ class Layout:
             return attrs.evolve(
                 self, image=image, planes=planes, problem=problem, planes_problem=problem, variants={}
             )
+        address = video_meta(buffer)
+        return self if address is None else self.of_meta(address)
+
+    def of_meta(self, address: int) -> Layout:
+        """This layout with the figures of a buffer's own video meta, which is at `address`."""
         if self._info is None:
             return self
-        address = video_meta(buffer)
-        if not address:
-            return self
         variant = self._variants.get(video_meta_key(address))
-        return self._of_meta(address) if variant is None else variant
+        return self._new_variant(address) if variant is None else variant
 
-    def _of_meta(self, address: int) -> Layout:
+    def _new_variant(self, address: int) -> Layout:
         meta = VideoMeta.from_address(address)
         count = min(meta.n_planes, 4)
         info = self._info

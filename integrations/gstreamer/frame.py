@@ -25,11 +25,9 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from integrations.gstreamer._buffers import deep_copy, own_reference, sole_owner
+from integrations.gstreamer._buffers import own_reference
 from integrations.gstreamer._native import (
-    CLOCK_TIME_NONE,
     MAP_READ,
-    BufferHead,
     buffer_size,
     find_memory,
     is_fd_memory,
@@ -41,14 +39,14 @@ from integrations.gstreamer._native import (
     sample_buffer,
     unmap_foreign,
     unmap_plain,
+    video_meta,
 )
 from integrations.gstreamer.errors import (
     FormatError,
-    FrameClosedError,
     MapError,
-    SampleError,
     ShortMemoryError,
 )
+from integrations.gstreamer.facts import FrameFacts
 from integrations.gstreamer.formats import Layout, Plane
 from integrations.gstreamer.held import Held, Live, check_memories, end_held, no_mapping, open_memory
 from integrations.gstreamer.writable import WritableFrame
@@ -67,7 +65,7 @@ TYPE_NAME: Final = "gst.Sample"
 _NOTHING: Final = memoryview(b"")
 
 
-class Frame:
+class Frame(FrameFacts):
     """One picture (or any other buffer) of a sample; made by `SampleAdapter.frame`. Use it as a context manager.
 
     Closing gives the frame back; views and arrays made before stay valid, and the buffer is unmapped after the last of them.
@@ -80,10 +78,8 @@ class Frame:
         "_adapter",
         "_closed",
         "_handles",
-        "_layout",
         "_native",
         "_parts",
-        "_sample",
         "_view",
     )
 
@@ -120,8 +116,10 @@ class Frame:
         if layout.image is None and not layout.varies:
             layout.image_plane()  # says why
         view = self._view
-        if view is None or not self._handles[0].valid:
-            view = self._view_now()
+        if view is None:
+            view = self._open()
+        elif not self._handles[0].valid:
+            self._refuse()
         plane = self._actual.image
         if plane is None:
             view = _NOTHING
@@ -189,54 +187,6 @@ class Frame:
             )
         return array.astype(wanted)
 
-    # -- facts --------------------------------------------------------------------------------------------------------------
-
-    @property
-    def caps(self) -> Any:
-        """The `Gst.Caps` of the sample."""
-        return self._layout.caps
-
-    @property
-    def width(self) -> int:
-        """Pixels in a row. Raises `FormatError` where the caps are not raw video."""
-        return self._layout.width or self._no_picture("width")
-
-    @property
-    def height(self) -> int:
-        """Rows. Raises `FormatError` where the caps are not raw video."""
-        return self._layout.height or self._no_picture("height")
-
-    @property
-    def format(self) -> str:
-        """GStreamer's name of the pixel format, such as ``"RGB"``; the media type where the caps are not raw video."""
-        return self._layout.format or self._layout.media_type
-
-    @property
-    def rate(self) -> int:
-        """Frames of sound a second. Raises `FormatError` where the caps are not raw audio."""
-        sound = self._layout.sound
-        return sound.rate if sound is not None else self._no_picture("rate")
-
-    @property
-    def channels(self) -> int:
-        """Channels of sound. Raises `FormatError` where the caps are not raw audio."""
-        sound = self._layout.sound
-        return sound.channels if sound is not None else self._no_picture("channels")
-
-    @property
-    def pts(self) -> int | None:
-        """Presentation time in nanoseconds, None when the buffer has none."""
-        sample = self._sample_now()
-        pts = BufferHead.from_address(self._buffer_of(sample)).pts
-        return None if pts == CLOCK_TIME_NONE else pts
-
-    @property
-    def duration(self) -> int | None:
-        """Duration in nanoseconds, None when the buffer has none."""
-        sample = self._sample_now()
-        duration = BufferHead.from_address(self._buffer_of(sample)).duration
-        return None if duration == CLOCK_TIME_NONE else duration
-
     # -- ownership ----------------------------------------------------------------------------------------------------------
 
     @property
@@ -297,21 +247,9 @@ class Frame:
         """
         sample = self._sample_now()
         owned = own_reference(self._buffer_of(sample))
-        layout = self._layout
         sample = None
         self.close()
-        manager = self._adapter.manager
-        if sole_owner(owned):
-            try:
-                return WritableFrame(manager, owned, layout, copied=False)
-            except MapError:
-                pass  # memory that may only be read: a copy it is
-        check_memories(self, owned.value or 0)
-        copy = deep_copy(owned)
-        owned.drop()
-        if not copy.value:
-            raise no_mapping(self)
-        return WritableFrame(manager, copy, layout, copied=True)
+        return WritableFrame.over(self._adapter.manager, owned, self._layout)
 
     def close(self) -> bool:
         """Give the frame back. True when the buffer is unmapped and given back already, False when a view, an array or another
@@ -418,7 +356,12 @@ class Frame:
                         done = map_foreign(buffer, held, MAP_READ)
                     if not done:
                         raise no_mapping(self)
-                self._actual = layout.of_buffer(buffer, held.size if owner is None else buffer_size(buffer))
+                if layout.sound is None:
+                    meta = video_meta(buffer)
+                    if meta is not None:
+                        self._actual = layout.of_meta(meta)
+                else:
+                    self._actual = layout.of_buffer(buffer, buffer_size(buffer))
             handle = adapter._register(held, buffer, layout.size or buffer_size(buffer))
             if owner is not None:
                 view = memoryview(owner).cast("B")[: buffer_size(buffer)].toreadonly()
@@ -493,30 +436,3 @@ class Frame:
             f"{self!r} has {size} bytes and its caps ({self._layout}) need {plane.end}: the buffer is truncated, or the "
             "caps are not its own; use data() for the bytes that are there"
         )
-
-    def _sample_now(self) -> Any:
-        sample = self._sample
-        if sample is None:
-            raise self._refusal()
-        return sample
-
-    def _buffer_of(self, sample: Any) -> int:
-        """The sample's buffer, asked anew each time: whoever owns the sample alone may exchange it."""
-        buffer = sample_buffer(hash(sample))
-        if buffer is None:
-            raise self._lost_buffer(sample)
-        return buffer
-
-    def _lost_buffer(self, sample: Any) -> SampleError:
-        return SampleError(
-            f"the sample at {hash(sample):#x} ({self._layout}) has lost its buffer since the frame was made"
-        )
-
-    def _refusal(self) -> FrameClosedError:
-        return FrameClosedError(
-            f"{self!r} was closed: make arrays before the end of its block (they outlive it), or take share() for another user"
-        )
-
-    def _no_picture(self, what: str) -> NoReturn:
-        layout = self._layout
-        raise FormatError(f"{layout} has no {what}: {layout.problem or f'its caps are {layout.media_type}'}")

@@ -55,7 +55,7 @@ def check_memories(whose: Any, buffer: int) -> None:
         if short is not None:
             fd, needed, there = short
             raise ShortMemoryError(
-                f"{whose!r}: its memory is fd {fd} and says it has {needed} bytes, but the file has {there}, and reading on "
+                f"{whose}: its memory is fd {fd} and says it has {needed} bytes, but the file has {there}, and reading on "
                 "would be a SIGBUS; the producer must size the file (ftruncate) before it pushes the buffer, and never "
                 "shrink it"
             )
@@ -64,7 +64,7 @@ def check_memories(whose: Any, buffer: int) -> None:
 def no_mapping(whose: Any) -> MapError:
     """The error for memory that GStreamer does not map."""
     return MapError(
-        f"{whose!r}: GStreamer cannot map this memory for reading; take a sample from system memory (a converter or download "
+        f"{whose}: GStreamer cannot map this memory for reading; take a sample from system memory (a converter or download "
         "element before the sink), or use frame.native for the memory's own interface"
     )
 

@@ -15,10 +15,20 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from integrations.gstreamer._buffers import Own, Owned, end_own, map_own, own_reference, wrapper_of
+from integrations.gstreamer._buffers import (
+    Own,
+    Owned,
+    deep_copy,
+    end_own,
+    map_own,
+    own_reference,
+    sole_owner,
+    wrapper_of,
+)
 from integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, memory_count, memory_of, np
 from integrations.gstreamer.errors import FormatError, FrameClosedError, MapError, ShortMemoryError
 from integrations.gstreamer.formats import Layout
+from integrations.gstreamer.held import check_memories, no_mapping
 from lifecycle import ANY_THREAD, Handle, SafetyManager
 
 __all__ = ["WritableFrame"]
@@ -75,6 +85,22 @@ class WritableFrame:
         except BaseException:
             end_own(own)
             raise
+
+    @classmethod
+    def over(cls, manager: SafetyManager, owned: Owned, layout: Layout) -> WritableFrame:
+        """The frame over a buffer if nobody else holds it, over a copy of it otherwise. Raises `MapError` where neither can be
+        mapped, `ShortMemoryError` for a file that is shorter than it says."""
+        if sole_owner(owned):
+            try:
+                return cls(manager, owned, layout, copied=False)
+            except MapError:
+                pass  # memory that may only be read: a copy it is
+        check_memories(layout, owned.value or 0)
+        copy = deep_copy(owned)
+        owned.drop()
+        if not copy.value:
+            raise no_mapping(layout)
+        return cls(manager, copy, layout, copied=True)
 
     # -- the picture --------------------------------------------------------------------------------------------------------
 
