@@ -247,15 +247,16 @@ def caller(depth: int = 2) -> FrameType | None:
 
 def describe_site(site: Site | None) -> str:
     """``file.py:31``, or an empty string where nothing is known."""
-    if site is None:
-        return ""
+    return "" if site is None else f"{os.path.basename(site[0].co_filename)}:{line_of(site)}"
+
+
+def line_of(site: Site) -> int:
+    """The number of its line."""
     code, lasti = site
-    line = code.co_firstlineno
     for start, end, number in code.co_lines():
         if start <= lasti < end and number is not None:
-            line = number
-            break
-    return f"{os.path.basename(code.co_filename)}:{line}"
+            return number
+    return code.co_firstlineno
 
 
 # -- fork -------------------------------------------------------------------------------------------------------------------

@@ -117,6 +117,7 @@ class Extra:
     """The facts that few objects need."""
 
     __slots__ = (
+        "accesses",
         "attempts",
         "cleanups",
         "failure",
@@ -135,6 +136,9 @@ class Extra:
     )
 
     def __init__(self) -> None:
+        self.accesses: deque[tuple[int, float, Site | None]] | None = (
+            None  # the last ones, where they are noted
+        )
         self.attempts = 0
         self.failure = "error"  # what a failed release is counted as
         self.cleanups: list[Callable[[], object]] = []
@@ -236,6 +240,8 @@ class Kind:
         "max_age",
         "max_bytes",
         "max_live",
+        "no_validator",
+        "note",
         "plain",
         "registry",
         "sampled",
@@ -250,6 +256,8 @@ class Kind:
         self.count = count
         self.errors: tuple[type[BaseException], ...] = ()
         self.validate: Callable[[Any], object] | None = None
+        self.no_validator: Callable[[Any], object] | None = None  # what `validate` is when nobody has set one
+        self.note: Callable[[Record], None] | None = None  # told of accesses, where `validate` is not None
         self.max_age: float | None = None
         self.max_live: int | None = None
         self.max_bytes: int | None = None
@@ -288,6 +296,10 @@ SHUT: dict[int, None] = {}
 
 FIRST_SHARE = 1
 next_share: Callable[[], int] = itertools.count(FIRST_SHARE + 1).__next__
+
+
+def always_valid(obj: object) -> None:
+    """A validator that refuses nothing."""
 
 
 class Registry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import attrs
 from lifecycle.errors import ConfigError
 
 LEAK_LEVELS = ("off", "simple", "detailed", "paranoid")
+DEFAULT_LEAK_LEVEL = "simple"
 
 
 def _positive(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -55,6 +57,20 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _leak_level_of(environ: Mapping[str, str] = os.environ) -> str:
+    """The leak level of the environment. It is set by whoever runs the program, perhaps for all programs, so it is not fatal."""
+    text = environ.get("LIFECYCLE_LEAK_LEVEL", "") or DEFAULT_LEAK_LEVEL
+    level = text.strip().lower()
+    if level in LEAK_LEVELS:
+        return level
+    warnings.warn(
+        f"LIFECYCLE_LEAK_LEVEL={text!r} is unknown, so it is {DEFAULT_LEAK_LEVEL!r}: the levels are {', '.join(LEAK_LEVELS)}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return DEFAULT_LEAK_LEVEL
+
+
 @attrs.frozen(kw_only=True)
 class SafetyConfig:
     """How a `SafetyManager` behaves. Immutable; `attrs.evolve` makes a changed copy. Impossible values raise `ConfigError`.
@@ -84,8 +100,10 @@ class SafetyConfig:
     """How many workers may be written off and replaced; beyond that timed releases are quarantined."""
     errors: tuple[type[BaseException], ...] = attrs.field(default=(), converter=_errors)
     """Exceptions that are errors, not panics, in every `safe_access` of the manager."""
-    leak_level: str = attrs.field(default="simple", converter=_lower, validator=_level)
-    """``off``, ``simple`` (sampled sites), ``detailed`` or ``paranoid`` (every site)."""
+    leak_level: str = attrs.field(factory=_leak_level_of, converter=_lower, validator=_level)
+    """``off``, ``simple`` (sampled sites), ``detailed`` (every site, and the last accesses) or ``paranoid`` (more of them).
+    Where it is not given, the environment's ``LIFECYCLE_LEAK_LEVEL`` says (one that is unknown is warned of), else it is
+    ``simple``."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> SafetyConfig:
@@ -99,9 +117,12 @@ class SafetyConfig:
         values: dict[str, Any] = {}
         for field in attrs.fields(cls):
             variable = f"LIFECYCLE_{field.name.upper()}"
-            if field.name == "errors" or field.name in overrides or variable not in source:
+            if field.name == "leak_level" and field.name not in overrides:
+                values[field.name] = _leak_level_of(source)
+            elif field.name == "errors" or field.name in overrides or variable not in source:
                 continue
-            values[field.name] = _parse(variable, source[variable], type(field.default))
+            else:
+                values[field.name] = _parse(variable, source[variable], type(field.default))
         return cls(**values, **overrides)
 
 

@@ -16,13 +16,11 @@ from typing import Any
 from lifecycle import _world
 from lifecycle.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, Kind, ObservedRef, Record, Registry
 from lifecycle.events import Event
+from lifecycle.leaks import LeakReports
 from lifecycle.observer import Observer
 from lifecycle.refusal import invalidate_record
 from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, STUCK, Cause, ObjectState
 from lifecycle.stats import SafetyStats
-
-LEAK_REPORT_EVERY = 1.0
-"""Seconds between two reports of leaks from the same place."""
 
 _kind_of = attrgetter("kind")
 _end_of = attrgetter("kind", "phase", "cause")
@@ -53,7 +51,7 @@ class Ledger:
         self.late = 0
         self.other_failures = 0
         self._expiring: deque[Record] = deque()
-        self._leak_reports: dict[Any, tuple[float, int]] = {}
+        self.leaks = LeakReports(registry, self._tell)
         self._telling = False
 
     def count_all(self) -> int:
@@ -135,6 +133,7 @@ class Ledger:
             begun = [record for record in fresh if record.kind is kind and record.begun]
             kind.count.wait.add_all([record.begun - record.shut for record in begun if record.shut])
             kind.count.duration.add_all([record.ended - record.begun for record in begun])
+        self.leaks.ended(fresh)
         self._expiring.extend(
             [record for record in fresh if record.phase is not STUCK]
         )  # those stay, with all they hold
@@ -151,7 +150,7 @@ class Ledger:
                 count.invalid -= count.shut.pop(record.id)
                 count.closed[record.cause or BY_DROP] -= 1  # that was counted when the door was shut
             elif record.cause is None or record.cause is BY_DROP:
-                self._leaked(record)
+                self.leaks.leaked(record)
             if record.phase is STUCK:
                 count.failures["timeout"] += 1
             elif record.phase is FAILED:
@@ -182,23 +181,9 @@ class Ledger:
         count.invalid += poisoned
         count.closed[cause] += 1
         if cause is BY_DROP:
-            self._leaked(record)
+            self.leaks.leaked(record)
         if self.registry.config.log_state_changes or self.observer.hooks:
             self._tell("closed", record, cause=str(cause))
-
-    def _leaked(self, record: Record) -> None:
-        if self.registry.config.leak_level == "off" or record.owning <= 0:
-            return
-        record.kind.count.leaks += 1
-        site = record.site
-        key = site or record.kind.type_name
-        now = _world.monotonic()
-        last, missed = self._leak_reports.get(key, (-LEAK_REPORT_EVERY, 0))
-        if now - last < LEAK_REPORT_EVERY:
-            self._leak_reports[key] = (last, missed + 1)
-            return
-        self._leak_reports[key] = (now, 0)
-        self._tell("leak", record, site=_world.describe_site(site), count=missed + 1)
 
     # Events that are tuples: the name after `_on_` is their first item.
 
@@ -260,6 +245,7 @@ class Ledger:
                 record.name if record is not None else None,
                 _world.wall_time(),
                 fields,
+                record if event == "leak" else None,
             )
         )
 

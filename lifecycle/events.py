@@ -27,6 +27,8 @@ class Event:
     """Unix time in seconds at which the keeper counted it."""
     fields: Mapping[str, Any] = attrs.field(factory=dict)
     """What else is known: ``cause``, ``reason``, ``error``, ``site``, ``duration`` (seconds), …"""
+    source: object = attrs.field(default=None, repr=False, eq=False)
+    """Of a leak: something that was allocated at the object's registration, for `tracemalloc.get_object_traceback`."""
 
 
 LEVELS: Mapping[str, str] = {
@@ -39,6 +41,8 @@ LEVELS: Mapping[str, str] = {
     "orphaned": "warning",
     "late": "warning",
     "leak": "warning",
+    "held_too_long": "warning",
+    "returned": "info",
     "over_budget": "warning",
     "pressure": "info",
     "shutdown": "warning",
@@ -49,6 +53,9 @@ LEVELS: Mapping[str, str] = {
     "stuck": "error",
 }
 """The log level of each kind; ``warning`` and above are always logged, the rest as the configuration says."""
+
+LEAK_KINDS = frozenset({"leak", "held_too_long", "returned"})
+"""What leak hooks are told of."""
 
 FINALIZER_KINDS = frozenset({"released", "retry", "late"})
 """What `SafetyConfig.log_finalizers` switches on; `log_state_changes` switches on every other kind below ``warning``."""

@@ -155,9 +155,9 @@ class Keeper:
         self.observer.queue.put(
             None
         )  # should the fork have been a hook's, in which case its thread goes on here
-        hooks = self.observer.hooks
+        hooks, leak_hooks = self.observer.hooks, self.observer.leak_hooks
         self.observer = Observer(self.registry.name, self.registry.config)
-        self.observer.hooks = hooks
+        self.observer.hooks, self.observer.leak_hooks = hooks, leak_hooks
         self.ledger.observer = self.observer
         self.registry.wake = self.wake
         self.registry.relieve = self.relieve
@@ -204,6 +204,7 @@ class Keeper:
             with self._role:
                 if self.ledger.count_all():
                     self._idle = 0
+                self.ledger.leaks.look()
         finally:
             self._inside.discard(me)
         self._post_delayed()

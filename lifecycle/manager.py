@@ -28,6 +28,8 @@ from lifecycle.factory import build_factory
 from lifecycle.finalizers import FINALIZER_TYPE, Action, SafeFinalizer, check_target
 from lifecycle.handle import Handle
 from lifecycle.keeper import Keeper
+from lifecycle.leaks import SITES as SITES
+from lifecycle.leaks import arm
 from lifecycle.observed import enter_observed, observed
 from lifecycle.policies import UNSET, Unset, set_policy
 from lifecycle.queues import (
@@ -61,9 +63,6 @@ from lifecycle.workers import Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0, 0)}
-"""By leak level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all after that."""
 
 
 TOLD_AT_EXIT = 20
@@ -331,7 +330,7 @@ class SafetyManager:
             if not isinstance(type_name, str) or not type_name:
                 raise RegistrationError(f"a type name is a text of one letter or more, not {type_name!r}")
             kind = Kind(self._registry, type_name, TypeCount(self._bounds))
-            kind.site_mask, kind.first_sites = SITES[self.config.leak_level]
+            arm(kind, self.config.leak_level)
             kind = self._registry.kinds.setdefault(type_name, kind)
         return kind
 
@@ -632,6 +631,20 @@ class SafetyManager:
         holds up nothing else. Returns a function that takes it back."""
         check_callback(fn, "observer")
         hooks = self._keeper.observer.hooks
+        hooks.append(fn)
+
+        def remove() -> None:
+            if fn in hooks:
+                hooks.remove(fn)
+
+        return remove
+
+    def add_leak_hook(self, fn: Callable[[Event], object]) -> Callable[[], None]:
+        """Have ``fn(event)`` called, on the observer thread, for every report of a leak: events of the kinds ``leak``,
+        ``held_too_long`` and ``returned``. Unlike an observer it costs nothing otherwise. Returns a function that takes it
+        back."""
+        check_callback(fn, "leak hook")
+        hooks = self._keeper.observer.leak_hooks
         hooks.append(fn)
 
         def remove() -> None:

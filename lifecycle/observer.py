@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,8 @@ import structlog
 from lifecycle import _world
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import trace_of
-from lifecycle.events import FINALIZER_KINDS, LEVELS, Event
+from lifecycle.events import FINALIZER_KINDS, LEAK_KINDS, LEVELS, Event
+from lifecycle.leaks import warn_of_leak
 
 OBSERVER_LIMIT = 1000
 
@@ -38,6 +38,7 @@ class Observer:
         self.name = name
         self.config = config
         self.hooks: list[Callable[[Event], object]] = []
+        self.leak_hooks: list[Callable[[Event], object]] = []
         self.dropped = 0
         self.queue: _world.SimpleQueue[Event | None] = _world.SimpleQueue()
         self.thread: threading.Thread | None = None
@@ -67,7 +68,8 @@ class Observer:
             self._deliver(event)
 
     def _deliver(self, event: Event) -> None:
-        for hook in [self._log, _warn_of_leak, *self.hooks]:
+        leaks = self.leak_hooks if event.kind in LEAK_KINDS else ()
+        for hook in [self._log, warn_of_leak, *self.hooks, *leaks]:
             try:
                 hook(event)
             except BaseException as error:  # a failing hook costs nobody else an event (I6)
@@ -75,7 +77,9 @@ class Observer:
 
     def logs(self, kind: str) -> bool:
         """Whether the configuration wants events of `kind` in the log."""
-        if LEVELS[kind] not in ("debug", "info"):
+        if (
+            LEVELS[kind] not in ("debug", "info") or kind in LEAK_KINDS
+        ):  # an alarm is withdrawn where it was raised
             return True
         return self.config.log_finalizers if kind in FINALIZER_KINDS else self.config.log_state_changes
 
@@ -117,18 +121,3 @@ class Observer:
         last = self.last
         if last is not None and last.ident != _world.get_ident():
             last.join(timeout)
-
-
-def _warn_of_leak(event: Event) -> None:
-    """Leaks are a `ResourceWarning` too, so that whoever turns warnings on, or into errors, sees them."""
-    if event.kind != "leak":
-        return
-    if not event.id:
-        return  # told at exit, and in the log
-    site, count = event.fields["site"], event.fields["count"]
-    warnings.warn(
-        f"{event.type_name} object {event.id} was never closed{f' (made at {site})' if site else ''}: its last handle was "
-        f"garbage-collected; use `with handle:` or handle.close(){f' ({count - 1} more like it)' if count > 1 else ''}",
-        ResourceWarning,
-        stacklevel=2,
-    )

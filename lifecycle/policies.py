@@ -59,6 +59,7 @@ def set_policy(
     for rule, value in rules:
         if not isinstance(value, Unset):
             setattr(kind, rule, value)
+    kind.validate = kind.validate or kind.no_validator
     kind.plain = registry if kind.validate is None else None
     if (kind.max_live is None and kind.max_bytes is None) or not registry.config.enable_state_checking:
         kind.alive = None

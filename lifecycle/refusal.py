@@ -33,6 +33,9 @@ def checked(pin: Pin) -> Pin:
     """Ask the type's validator; a refusal invalidates the object, with the reason, and raises `AccessRefusedError`."""
     record = pin.record
     try:
+        note = record.kind.note
+        if note is not None:
+            note(record)
         validate = record.kind.validate
         if validate is None or not record.kind.registry.config.enable_state_checking:
             return pin

@@ -149,7 +149,6 @@ def test_what_cannot_be_read_is_refused_by_the_variables_name(variable: str, tex
     [
         ("LIFECYCLE_FINALIZER_TIMEOUT", "-1", "finalizer_timeout"),
         ("LIFECYCLE_FINALIZER_TIMEOUT", "nan", "finalizer_timeout"),
-        ("LIFECYCLE_LEAK_LEVEL", "loud", "leak_level"),
     ],
 )
 def test_what_can_be_read_and_is_impossible_is_refused(variable: str, text: str, field: str) -> None:
