@@ -72,6 +72,7 @@ from lifecycle.manager import SafetyManager
 from lifecycle.memory import MemoryConfig, MemoryManager, MemoryStats, MemoryTypeStats
 from lifecycle.objects import Family, ObjectLifecycleManager, ObjectStats, Transition
 from lifecycle.pools import Block, Buffer, BufferPool, Loan, ObjectPool, PoolReport, PoolStats
+from lifecycle.profiling import Profiler, TypeProfile
 from lifecycle.queues import ANY_THREAD, BACKGROUND, ReleaseQueue
 from lifecycle.states import Cause, ObjectState
 from lifecycle.stats import Health, Histogram, ObjectInfo, QueueStats, SafetyStats, ShutdownReport, TypeStats
@@ -153,6 +154,7 @@ __all__ = [
     "PoolStats",
     "PoolTimeoutError",
     "ProcessFence",
+    "Profiler",
     "QueueLostError",
     "QueueStats",
     "ReceiverStats",
@@ -171,6 +173,7 @@ __all__ = [
     "StopToken",
     "Timeline",
     "Transition",
+    "TypeProfile",
     "TypeStats",
     "UnknownObjectError",
     "WeakHandle",

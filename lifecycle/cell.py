@@ -246,6 +246,7 @@ class Kind:
         "registry",
         "sampled",
         "site_mask",
+        "timer",
         "type_name",
         "validate",
     )
@@ -258,6 +259,7 @@ class Kind:
         self.validate: Callable[[Any], object] | None = None
         self.no_validator: Callable[[Any], object] | None = None  # what `validate` is when nobody has set one
         self.note: Callable[[Record], None] | None = None  # told of accesses, where `validate` is not None
+        self.timer: Any = None  # profiling.Profiler
         self.max_age: float | None = None
         self.max_live: int | None = None
         self.max_bytes: int | None = None
@@ -269,6 +271,14 @@ class Kind:
         self.plain: Registry | None = (
             registry  # the registry while no validator is set: one comparison clears an access
         )
+
+    def watch(self) -> None:
+        """Have accesses take the way of validators, where they are noted or timed, or not if nobody wants that any more."""
+        watched = self.note is not None or self.timer is not None
+        self.no_validator = always_valid if watched else None
+        if self.validate is None or self.validate is always_valid:
+            self.validate = self.no_validator
+        self.plain = self.registry if self.validate is None else None
 
     def reserve(self, id: int, size: int) -> None:
         """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they were."""
@@ -327,6 +337,7 @@ class Registry:
             deque()
         )  # retries and unsignalled fences, put back by the keeper
         self.waiting: deque[Record | None] = deque()  # tickets that any thread may run
+        self.timer: Any = None  # for the kinds that come
         self.started = False
         self.closed = False
         self.tend: Callable[[], None] = (

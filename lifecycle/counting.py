@@ -52,6 +52,7 @@ class Ledger:
         self.other_failures = 0
         self._expiring: deque[Record] = deque()
         self.leaks = LeakReports(registry, self._tell)
+        self.profiler: Any = None  # profiling.Profiler, while one runs
         self._telling = False
 
     def count_all(self) -> int:
@@ -134,6 +135,8 @@ class Ledger:
             kind.count.wait.add_all([record.begun - record.shut for record in begun if record.shut])
             kind.count.duration.add_all([record.ended - record.begun for record in begun])
         self.leaks.ended(fresh)
+        if self.profiler is not None:
+            self.profiler.ended(fresh)
         self._expiring.extend(
             [record for record in fresh if record.phase is not STUCK]
         )  # those stay, with all they hold

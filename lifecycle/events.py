@@ -16,9 +16,7 @@ class Event:
     """Something that happened to an object (or, with `id` 0, to the manager itself)."""
 
     kind: str
-    """``registered``, ``closed``, ``released``, ``failed``, ``stuck``, ``orphaned``, ``detached``, ``late``, ``panic``,
-    ``error``, ``leak``, ``retry``, ``types_capped``, ``shutdown`` (not everything could be released at exit),
-    ``observer_failed``."""
+    """One of `LEVELS`."""
     manager: str
     id: int
     type_name: str
@@ -53,6 +51,29 @@ LEVELS: Mapping[str, str] = {
     "stuck": "error",
 }
 """The log level of each kind; ``warning`` and above are always logged, the rest as the configuration says."""
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "registered": (),
+    "closed": ("cause",),
+    "released": ("cause", "duration", "reason"),
+    "detached": ("cause", "duration", "reason"),
+    "error": ("reason",),
+    "retry": ("reason",),
+    "orphaned": ("cause", "duration", "reason"),
+    "late": ("reason",),
+    "leak": ("site", "count", "accesses", "reason"),
+    "held_too_long": ("site", "count", "accesses", "age"),
+    "returned": ("held",),
+    "over_budget": ("memory", "type", "size", "limit"),
+    "pressure": ("memory", "bytes", "objects"),
+    "shutdown": ("released", "failed", "stuck", "leaked", "errors", "running", "duration"),
+    "types_capped": ("limit",),
+    "observer_failed": ("hook", "event_kind", "error"),
+    "panic": ("reason", "traceback"),
+    "failed": ("cause", "duration", "reason"),
+    "stuck": ("cause", "duration", "reason"),
+}
+"""What each kind may have beside ``manager``, ``id``, ``type`` and ``name``. Nothing empty is logged."""
 
 LEAK_KINDS = frozenset({"leak", "held_too_long", "returned"})
 """What leak hooks are told of."""

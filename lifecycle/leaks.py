@@ -29,7 +29,7 @@ from itertools import takewhile
 from typing import Any
 
 from lifecycle import _world
-from lifecycle.cell import ENDED_TOO, Kind, Record, Registry, always_valid
+from lifecycle.cell import ENDED_TOO, Kind, Record, Registry
 from lifecycle.events import Event
 from lifecycle.states import ENDED
 
@@ -48,8 +48,8 @@ def arm(kind: Kind, level: str) -> None:
     kind.site_mask, kind.first_sites = SITES[level]
     if HISTORY[level]:
         kind.note = functools.partial(note_access, HISTORY[level])
-        kind.validate = kind.no_validator = always_valid
-        kind.plain = None
+    kind.timer = kind.registry.timer
+    kind.watch()
 
 
 def note_access(limit: int, record: Record) -> None:
@@ -126,7 +126,7 @@ class LeakReports:
                 ):
                     self._alarmed[record.id] = None
                     self._report("held_too_long", record)
-        self._next_look = now + min(max(min(ages, default=4.0) / 4, LOOK_EVERY[0]), LOOK_EVERY[1])
+        self._next_look = now + min(max(min(ages, default=1.0) / 4, LOOK_EVERY[0]), LOOK_EVERY[1])
 
     def _report(self, kind: str, record: Record) -> None:
         key = (kind, record.site or record.kind.type_name)

@@ -441,10 +441,14 @@ class SafetyManager:
                 if record.kind.plain is not self._registry:
                     self._check_mine(record)
                     checked(pin)
+                    if record.kind.timer is not None:
+                        fn = record.kind.timer.call(record, fn)
                 obj = record.obj
             else:
                 pin = self._enter(target)
                 record = pin.record
+                if record.kind.timer is not None:
+                    fn = record.kind.timer.call(record, fn)
                 obj = record.obj if record.owning >= 0 else observed(record)
             try:
                 result = fn(obj, *args)

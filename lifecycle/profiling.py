@@ -1,0 +1,232 @@
+"""Profiling: where the time of objects goes, by type, while somebody wants to know.
+
+Four durations are collected: an object's whole life, from its registration to the end of its release; how long leases and guarded
+calls hold it; how long it waits from the door shut until its release begins; how long that runs. The first, third and fourth come
+from the same records that the counting of ends reads (`counting.py`), so nothing is missed under load, as events to an
+observer may be. Leases are timed where accesses are noted: on the way of validators, so when no profiler runs nothing is
+asked that is not asked anyway, and it costs nothing.
+
+Not timed: views and arrays (they may live for ever), and ``with manager.safe_access(...)`` blocks; take a lease for those.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+import attrs
+
+from lifecycle import _world
+from lifecycle.cell import Kind, Pin, Record
+from lifecycle.errors import LifecycleError
+from lifecycle.leases import Lease
+from lifecycle.manager import SafetyManager
+from lifecycle.stats import Histogram, HistogramCount
+
+_new_object = object.__new__
+
+
+@attrs.frozen
+class TypeProfile:
+    """Where the time of one type's objects went, while the profiler ran. All durations in seconds."""
+
+    type_name: str
+    life: Histogram
+    """From registration to the end, of objects that have ended."""
+    held: Histogram
+    """Leases, and calls of ``safe_access(target, fn)``."""
+    wait: Histogram
+    """From the door shut until the release began: other holders, and the queue of its place."""
+    release: Histogram
+    """The release with its cleanups."""
+
+
+class _Counts:
+    """One type's figures being collected, by the one who counts."""
+
+    __slots__ = ("held", "life", "release", "wait")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.life, self.held = HistogramCount(bounds), HistogramCount(bounds)
+        self.wait, self.release = HistogramCount(bounds), HistogramCount(bounds)
+
+
+class _TimedLease(Lease[Any]):
+    """A lease that says how long it was held."""
+
+    __slots__ = ("_kind", "_profiler", "_since")
+    _kind: Kind
+    _profiler: Profiler
+    _since: float
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the lease. Ending twice is ending once."""
+        pin, self._pin = self._pin, None
+        if pin is not None:
+            self._profiler.note(self._kind, self._since)
+        pin = None
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except AttributeError:  # an interrupt while it was made
+            return
+
+
+class Profiler:
+    """``with Profiler(manager) as profiler: …`` and then `report`, or `table`. One at a time for each manager.
+
+    Raises `LifecycleError` on `start` when another runs. All methods may be called on any thread.
+    """
+
+    def __init__(self, manager: SafetyManager) -> None:
+        if not isinstance(manager, SafetyManager):
+            raise LifecycleError(f"Profiler takes a SafetyManager, not {manager!r}")
+        self._manager = manager
+        self._counts: dict[str, _Counts] = {}
+        self._held: deque[tuple[Kind, float]] = deque()
+        self._running = False
+
+    @property
+    def running(self) -> bool:
+        """Whether it collects now."""
+        return self._running
+
+    def start(self) -> None:
+        """Begin to collect; what was collected before stays. Starting twice is starting once."""
+        registry, ledger = self._manager._registry, self._manager._keeper.ledger
+        self._manager.stats()  # what has ended before is not ours
+        if registry.timer is not None and registry.timer is not self:
+            raise LifecycleError(f"another profiler runs on manager {self._manager.name!r}: stop it first")
+        registry.timer = ledger.profiler = self
+        for kind in _world.snapshot(registry.kinds.values()):
+            kind.timer = self
+            kind.watch()
+        self._running = True
+
+    def stop(self) -> None:
+        """Collect no more. Leases that are held now are not counted."""
+        registry, ledger = self._manager._registry, self._manager._keeper.ledger
+        if registry.timer is not self:
+            return
+        self._manager.stats()
+        registry.timer = ledger.profiler = None
+        for kind in _world.snapshot(registry.kinds.values()):
+            kind.timer = None
+            kind.watch()
+        self._running = False
+
+    def __enter__(self) -> Profiler:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def report(self) -> tuple[TypeProfile, ...]:
+        """What was collected so far, by type; those whose objects were held longest first."""
+        self._manager.stats()  # whoever answers has counted everything before
+        profiles = [
+            TypeProfile(
+                name,
+                life=counts.life.snapshot(),
+                held=counts.held.snapshot(),
+                wait=counts.wait.snapshot(),
+                release=counts.release.snapshot(),
+            )
+            for name, counts in _world.snapshot(self._counts.items())
+        ]
+        return tuple(sorted(profiles, key=lambda one: -one.held.sum))
+
+    def table(self) -> str:
+        """`report` as text: for each type and duration how often, the mean, and the bound below which 95 % were."""
+        rows = [f"{'type':24} {'':8} {'count':>8} {'mean':>10} {'95 % below':>11}"]
+        for one in self.report():
+            name = one.type_name
+            for what in ("life", "held", "wait", "release"):
+                histogram: Histogram = getattr(one, what)
+                if histogram.count:
+                    mean = _seconds(histogram.sum / histogram.count)
+                    rows.append(f"{name:24} {what:8} {histogram.count:8} {mean:>10} {_below(histogram):>11}")
+                    name = ""
+        return "\n".join(rows)
+
+    # -- called by the core -------------------------------------------------------------------------------------------------
+
+    def lease(self, pin: Pin) -> Lease[Any]:
+        """A lease that is timed."""
+        made = _new_object(_TimedLease)
+        made._kind = pin.record.kind
+        made._profiler = self
+        made._since = _world.monotonic()
+        made._thread = _world.get_ident()
+        made._pin = pin
+        pin = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        return made
+
+    def call(self, record: Record, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """`fn`, timed."""
+        kind = record.kind
+        if not callable(fn):
+            return fn  # type: ignore[unreachable]  # refused with its own message
+
+        def timed(*args: Any) -> Any:
+            since = _world.monotonic()
+            try:
+                return fn(*args)
+            finally:
+                args = ()
+                self.note(kind, since)
+
+        return timed
+
+    def note(self, kind: Kind, since: float) -> None:
+        """Something was held since then. Callable at any moment."""
+        if self._running:
+            self._held.append((kind, _world.monotonic() - since))
+
+    def ended(self, records: Iterable[Record]) -> None:
+        """Objects have ended. Called by the one who counts, with none as well."""
+        held: dict[str, list[float]] = {}
+        for _ in range(len(self._held)):
+            kind, duration = self._held.popleft()
+            held.setdefault(kind.type_name, []).append(duration)
+        for name, durations in held.items():
+            self._of(name).held.add_all(durations)
+        ended: dict[str, list[Record]] = {}
+        for record in records:
+            ended.setdefault(record.kind.type_name, []).append(record)
+        for name, group in ended.items():
+            counts = self._of(name)
+            counts.life.add_all([record.ended - record.born for record in group])
+            counts.wait.add_all([one.begun - one.shut for one in group if one.begun and one.shut])
+            counts.release.add_all([record.ended - record.begun for record in group if record.begun])
+
+    def _of(self, type_name: str) -> _Counts:
+        counts = self._counts.get(type_name)
+        if counts is None:
+            counts = self._counts.setdefault(type_name, _Counts(self._manager._bounds))
+        return counts
+
+
+def _below(histogram: Histogram, share: float = 0.95) -> str:
+    seen = 0
+    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        seen += count
+        if seen >= share * histogram.count:
+            return _seconds(bound) if bound != float("inf") else f"> {_seconds(histogram.bounds[-1])}"
+    return ""
+
+
+def _seconds(value: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.3g} µs"
