@@ -33,14 +33,16 @@ from integrations.gstreamer import (
     GuardError,
     PadGuard,
     PipelineGuard,
+    PoolAdapter,
     ProbeGuard,
     SampleAdapter,
     ShortMemoryError,
     SignalGuard,
+    Starved,
     StateTimeout,
     Tee,
 )
-from lifecycle import HeldError, ObjectState, SafetyConfig, SafetyManager
+from lifecycle import ClosedError, HeldError, ObjectState, SafetyConfig, SafetyManager
 from tests.gstreamer.program import (
     FULL_HD,
     SMALL,
@@ -811,6 +813,101 @@ def _() -> None:
         shutdown(pipeline)
     finally:
         gc.enable()
+
+
+# -- pools --------------------------------------------------------------------------------------------------------------------
+
+
+def _active_pool(most: int) -> Any:
+    pool = Gst.BufferPool.new()
+    config = pool.get_config()
+    Gst.BufferPool.config_set_params(config, Gst.Caps.from_string(SMALL), 64 * 48 * 3, 0, most)
+    pool.set_config(config)
+    pool.set_active(True)
+    return pool
+
+
+@raw("a-pooled-buffer-released-by-hand")
+def _() -> object:
+    pool = _active_pool(2)
+    buffer = pool.acquire_buffer(None)[1]
+    pool.release_buffer(buffer)
+    return None
+
+
+@guarded("a-pooled-buffer-released-by-hand")
+def _() -> None:
+    with PoolAdapter(manager, SMALL, most=1) as pool:
+        for _ in range(20):  # back by being closed, dropped, or handed on
+            with pool.acquire(timeout=20) as frame:
+                frame.array()[:] = 1
+            buffer = pool.acquire(timeout=20).take()
+            assert pool.outstanding == 1
+            del buffer
+        assert pool.outstanding == 0
+
+
+@raw("samples-of-a-bounded-pool-kept")
+def _() -> object:
+    pool = _active_pool(6)
+    pipeline = Gst.parse_launch("appsrc name=src ! appsink name=sink sync=false enable-last-sample=false")
+    pipeline.set_state(Gst.State.PLAYING)
+    source, sink = pipeline.get_by_name("src"), pipeline.get_by_name("sink")
+
+    def film() -> None:
+        while True:
+            flow, buffer = pool.acquire_buffer(None)
+            if flow != Gst.FlowReturn.OK:
+                return
+            source.emit("push-buffer", buffer)
+
+    threading.Thread(target=film, daemon=True).start()
+    kept = []
+    while (sample := sink.emit("try-pull-sample", Gst.SECOND)) is not None:
+        kept.append(sample)
+    said = pipeline.get_bus().pop_filtered(Gst.MessageType.ERROR | Gst.MessageType.WARNING)
+    pool.set_flushing(True)
+    shutdown(pipeline)
+    return f"frozen after {len(kept)} frames, {'no error' if said is None else said}"
+
+
+@guarded("samples-of-a-bounded-pool-kept")
+def _() -> None:
+    pipeline = Gst.parse_launch("appsrc name=src ! appsink name=sink sync=false enable-last-sample=false")
+    pipeline.set_state(Gst.State.PLAYING)
+    kept = []
+    with (
+        PoolAdapter(manager, SMALL, most=6) as pool,
+        Feeder(manager, pipeline.get_by_name("src"), caps=SMALL, max_buffers=1) as feeder,
+        Capture(manager, pipeline.get_by_name("sink")) as capture,
+    ):
+
+        def film() -> None:
+            try:
+                while True:
+                    with pool.acquire(timeout=20) as frame:
+                        feeder.push(frame)
+            except ClosedError:
+                pass
+
+        thread = threading.Thread(target=film)
+        thread.start()
+
+        def keep() -> None:
+            for frame in capture.frames(timeout=0.5):
+                kept.append(frame.array())
+
+        assert "buffers of the source's pool are in frames that are held" in refused(Starved, keep)
+        kept.clear()
+        frames = capture.frames(timeout=20)
+        for _ in range(20):
+            next(frames)
+        frames.close()
+        feeder.close()
+        pool.close()
+        thread.join(20)
+        assert not thread.is_alive()
+    shutdown(pipeline)
 
 
 # -- the process ------------------------------------------------------------------------------------------------------------

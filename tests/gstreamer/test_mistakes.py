@@ -51,6 +51,8 @@ LIVING = {
     "an-exception-in-a-probe": "nothing arrives, no error",
     "raising-before-the-pull": "stalls",
     "samples-in-a-cycle": r"[2-9]\d samples wait",
+    "a-pooled-buffer-released-by-hand": "CRITICAL",
+    "samples-of-a-bounded-pool-kept": r"frozen after \d frames, no error",
     "fork-after-init": "the child hangs",
     "an-appsink-that-nobody-drains": "frozen",
 }
