@@ -286,6 +286,8 @@ class Shelf:
             while self.take_any(request):
                 slot, request.hand = request.hand, None
                 self.put(slot)
+            slot = None
+            self.find_lost()
         finally:
             slot = request.hand = None
 
