@@ -87,7 +87,7 @@ def undo_detach(record: Record, me: list[object], obj: Any, release: Any) -> Non
     """Something was raised: what was to be handed out goes back to its place, what was claimed is free again."""
     registry = record.kind.registry
     try:
-        if record.outcome is DETACHED:
+        if release is not None and record.outcome is DETACHED:  # not what an earlier call did
             finish(record)
             registry.abandon(record.kind, record.place, obj, release, None, None)
         elif registry.claims.get(record.id) is me:

@@ -92,6 +92,19 @@ def test_detached_it_is_the_callers_again(manager: SafetyManager, released: dequ
     assert stats.types["thing"].closed["detach"] == 1
 
 
+def test_detaching_twice_is_refused_and_registers_nothing(
+    manager: SafetyManager, released: deque[Thing]
+) -> None:
+    handle = manager.register(Thing(), "thing", release=released.append, release_on=ANY_THREAD)
+    handle.detach()
+    for _ in range(2):
+        with pytest.raises(AccessRefusedError, match="detached"):
+            handle.detach()
+    stats = assert_adds_up(manager)
+    assert (stats.total_objects, stats.detached, stats.active_objects) == (1, 1, 0)
+    assert not released
+
+
 def test_a_detached_object_lives_by_its_callers_reference_alone(manager: SafetyManager) -> None:
     import weakref
 
