@@ -3,16 +3,19 @@
 
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
-SOAK_SECONDS ?= 3600
+SOAK_SECONDS ?= $(or $(S),3600)
 
-.PHONY: help demo test test-all-pythons bench soak lint clean
+.PHONY: help demo test test-all-pythons mutants soak soak-core soak-gstreamer bench lint clean
 
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
 	@echo "make test              the whole suite        (PYTEST_ARGS='-k name -x' is passed on)"
 	@echo "make test-all-pythons  the suite on every CPython 3.10-3.14 found here"
+	@echo "make mutants           bugs planted in the core, one at a time: the tests must find each"
+	@echo "make soak-core S=3600  objects of every fate for S seconds, or N=5000000 of them: figures, memory and its plot in out/"
 	@echo "make bench             the benchmarks' ratio tables"
-	@echo "make soak              GStreamer for an hour: memory, ages, latency, with plots in out/soak (SOAK_SECONDS=60 for less)"
+	@echo "make soak-gstreamer    GStreamer for an hour: memory, ages, latency, with plots in out/soak (S=60 for less)"
+	@echo "make soak S=3600       both of them"
 	@echo "make lint              ruff, mypy --strict, import-linter"
 	@echo "make clean             removes .venv, caches and results"
 
@@ -28,11 +31,21 @@ test-all-pythons:
 	@tools/environment.sh test
 	@tools/test-all-pythons.sh $(PYTEST_ARGS)
 
+mutants:
+	@tools/environment.sh test
+	@$(PYTHON) -m tools.mutants --write
+
 bench:
 	@tools/environment.sh bench
 	@$(PYTHON) -m benchmarks
 
-soak:
+soak: soak-core soak-gstreamer
+
+soak-core:
+	@tools/environment.sh test
+	@$(PYTHON) -m benchmarks.core_soak $(if $(N),--objects $(N),--seconds $(SOAK_SECONDS))
+
+soak-gstreamer:
 	@tools/environment.sh test
 	@GSTREAMER_CYCLES=500 $(PYTHON) -m pytest tests/gstreamer/test_branches.py -k storm
 	@$(PYTHON) -m benchmarks.soak --seconds $(SOAK_SECONDS) --time 60

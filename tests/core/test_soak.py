@@ -1,0 +1,35 @@
+"""I7, briefly: objects of every fate on several threads, and the figures to the last one. `make soak-core` does it for hours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import core_soak
+from tests.core.adversary import STORM
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_every_object_is_accounted_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    number = int(20_000 * STORM)
+    monkeypatch.setattr(core_soak, "HANGS_EVERY", number // 3)
+    monkeypatch.setattr(core_soak, "LATE", 0.2)
+    report = core_soak.soak(number, seed=1)
+    assert report.wrong == ()
+    assert report.objects >= number
+    assert min(report.expected.values()) >= 1, report.expected
+    assert report.growth < 40, "MB in so short a run"
+    assert "polyline" in core_soak.plot(report)
+
+
+def test_what_does_not_add_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_soak.Churn, "panic", core_soak.Churn.close)
+    monkeypatch.setattr(core_soak.Churn, "failure", lambda self, place: self.made("failed", "panics"))
+    report = core_soak.soak(1000)
+    assert "panics" in " ".join(report.wrong)
+    assert "registered" in " ".join(report.wrong)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert core_soak.plot(core_soak.soak(500)).startswith("<svg")

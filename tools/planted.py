@@ -1,0 +1,461 @@
+"""The bugs that `tools.mutants` plants: what is changed, what is wrong then, and the tests that are to notice."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Mutant:
+    """One bug. Each edit is (file in lifecycle/, the text there, the text instead)."""
+
+    name: str
+    wrong: str
+    invariant: str
+    edits: tuple[tuple[str, str, str], ...]
+    tests: tuple[str, ...]
+
+
+def core(*names: str) -> tuple[str, ...]:
+    """Test files of the core, ``name`` or ``name::test``."""
+    return tuple(
+        f"tests/core/test_{name.replace('::', '.py::')}{'' if '::' in name else '.py'}" for name in names
+    )
+
+
+MUTANTS = (
+    # -- the door
+    Mutant(
+        "the door stays open",
+        "close() forgets to shut it",
+        "I1",
+        (("cell.py", "        cell.pin = None\n", ""),),
+        core("shares", "manager"),
+    ),
+    Mutant(
+        "a lease holds the door",
+        "access by id goes on after the last close, through somebody's lease",
+        "I1",
+        (
+            ("leases.py", '__slots__ = ("_pin", "_thread")', '__slots__ = ("_cell", "_pin", "_thread")'),
+            (
+                "handle.py",
+                "            lease._pin = pin\n",
+                "            lease._pin = pin\n            lease._cell = self._cell\n",
+            ),
+        ),
+        core("leases_and_views"),
+    ),
+    Mutant(
+        "the last share does not shut",
+        "giving back a share never finds that it was the last",
+        "I3",
+        (("cell.py", "    return not tokens\n", "    return False\n"),),
+        core("shares"),
+    ),
+    Mutant(
+        "any share shuts",
+        "closing one share shuts the object for all",
+        "I1",
+        (("cell.py", "    return not tokens\n", "    return True\n"),),
+        core("shares"),
+    ),
+    Mutant(
+        "a share is not announced",
+        "a share is born while the last other one closes, and nobody shuts the door, or both do",
+        "I1",
+        (
+            ("cell.py", "        tokens[-token] = None\n        if parent", "        if parent"),
+            ("cell.py", "        ours = tokens.pop(-token, 0) is None\n", "        ours = True\n"),
+        ),
+        core("interleavings", "shares"),
+    ),
+    Mutant(
+        "an unborn share leaves the door open",
+        "who takes back an announced share does not shut the door it held open",
+        "I3",
+        (("cell.py", "        if ours and not tokens:\n", "        if False:\n"),),
+        core("interleavings"),
+    ),
+    # -- who holds
+    Mutant(
+        "a view holds nothing",
+        "its memory is unmapped while it is read",
+        "I2",
+        (("views.py", "        array.pin = pin\n", ""),),
+        core("leases_and_views", "collector"),
+    ),
+    Mutant(
+        "a child holds nothing",
+        "a parent is released before its children",
+        "I2",
+        (("registration.py", "        record.parent = parent\n", "        record.parent = None\n"),),
+        core("leases_and_views", "nesting"),
+    ),
+    Mutant(
+        "a parent is never let go",
+        "the end of a child frees nobody",
+        "I3",
+        (("releases.py", "        record.parent = None  # an orphan", "        pass  # an orphan"),),
+        core("leases_and_views"),
+    ),
+    Mutant(
+        "no root",
+        "the core becomes garbage with its cycle, so the object is due before the last __del__ has run",
+        "I2",
+        (("registration.py", "        registry.roots.add(core)", "        pass"),),
+        core("collector"),
+    ),
+    Mutant(
+        "no second net",
+        "a drain runs while a collection does: what dies a second time is released too early",
+        "I2",
+        (("releases.py", "        _world.await_collection()\n", "        pass\n"),),
+        core("collector"),
+    ),
+    Mutant(
+        "two collections taken for one",
+        "who waits for the end of a collection loses patience in the midst of a later one",
+        "I2",
+        (("_world.py", "    while collecting and collections == number:\n", "    while collecting:\n"),),
+        core("collector"),
+    ),
+    Mutant(
+        "a frame keeps the pin",
+        "an exception that is kept keeps the object alive",
+        "I3",
+        (
+            (
+                "handle.py",
+                "            lease._pin = pin\n            return lease\n        finally:\n            pin = None",
+                "            lease._pin = pin\n            return lease\n        finally:\n            pass",
+            ),
+        ),
+        core("handle", "interrupts"),
+    ),
+    Mutant(
+        "an ended lease holds on",
+        "the end of the block lets nothing go",
+        "I3",
+        (
+            (
+                "leases.py",
+                "    def __exit__(self, *_: object) -> None:\n        self._pin = None\n",
+                "    def __exit__(self, *_: object) -> None:\n        pass\n",
+            ),
+        ),
+        core("leases_and_views"),
+    ),
+    Mutant(
+        "the place keeps the object",
+        "the last reference does not go with the release",
+        "I4",
+        (("releases.py", "        record.obj = None  # the last", "        pass  # the last"),),
+        core("handle"),
+    ),
+    # -- once
+    Mutant(
+        "no claim",
+        "two that come by at once both run the release",
+        "I3",
+        (
+            (
+                "releases.py",
+                "        if claims.setdefault(id, me) is not me:\n            return False\n        phase = record.phase\n",
+                "        claims.setdefault(id, me)\n        phase = record.phase\n",
+            ),
+        ),
+        core("places", "interleavings", "storms"),
+    ),
+    Mutant(
+        "Python code in the death callback",
+        "an interrupt in it loses the object for good",
+        "I3",
+        (
+            (
+                "registration.py",
+                "Record(core, place.put)",
+                "Record(core, lambda record, put=place.put: put(record))",
+            ),
+        ),
+        core("interrupts::test_rain_on_150_000_drops"),
+    ),
+    Mutant(
+        "a drain that is struck loses its ticket",
+        "an interrupt between taking a ticket and running it",
+        "I3",
+        (
+            (
+                "queues.py",
+                "            mailbox.appendleft(record)\n            raise\n",
+                "            raise\n",
+            ),
+        ),
+        core("interrupts"),
+    ),
+    Mutant(
+        "every failure is tried again",
+        "a release that may have released is called once more",
+        "I3",
+        (
+            (
+                "releases.py",
+                "    retryable = isinstance(error, (NotReleased, *extra.retry_on))\n",
+                "    retryable = True\n",
+            ),
+        ),
+        core("places"),
+    ),
+    Mutant(
+        "retried after a timeout",
+        "a release that came back too late, saying NotReleased, runs again",
+        "I3",
+        (
+            (
+                "releases.py",
+                "        record.outcome = STUCK\n        orphans.append(record.obj)",
+                "        record.phase = None\n        record.outcome = None\n        record.place.put(record)\n        orphans.append(record.obj)",
+            ),
+        ),
+        core("places"),
+    ),
+    Mutant(
+        "an interrupted release begins again",
+        "what an interrupt struck in its middle is run a second time",
+        "I3",
+        (
+            (
+                "releases.py",
+                '            record.more().reason = "interrupted while its release ran"\n            record.outcome = FAILED\n',
+                "            record.phase = None\n            if not _run(record, timed):\n                return\n",
+            ),
+        ),
+        core("interrupts"),
+    ),
+    Mutant(
+        "two owners",
+        "a second registration of the same native is not refused",
+        "I3",
+        (
+            (
+                "registration.py",
+                "            if native is not None and owners.setdefault(native_key(record), record) is not record:\n",
+                "            if native is not None and owners.setdefault(native_key(record), record) is None:\n",
+            ),
+        ),
+        core("manager", "bad_input"),
+    ),
+    # -- at its place
+    Mutant(
+        "released in the death callback",
+        "wherever the last reference goes, inside the collector too",
+        "I4",
+        (
+            (
+                "registration.py",
+                "Record(core, place.put)",
+                "Record(core, lambda record: process(record) if record.place.inline else record.place.put(record))",
+            ),
+            (
+                "registration.py",
+                "from lifecycle.handle import Handle\n",
+                "from lifecycle.handle import Handle\nfrom lifecycle.releases import process\n",
+            ),
+        ),
+        core("collector", "nesting"),
+    ),
+    Mutant(
+        "closing in the collector releases there",
+        "ANY_THREAD is taken to mean inside a collection too",
+        "I4",
+        (
+            (
+                "queues.py",
+                '        """As `Place.settle`."""\n        if _world.collecting and _world.in_collector():\n            return False\n        claims',
+                '        """As `Place.settle`."""\n        claims',
+            ),
+        ),
+        core("handle", "collector"),
+    ),
+    Mutant(
+        "any thread may drain",
+        "a queue's objects are released by whoever closes them",
+        "I4",
+        (
+            (
+                "queues.py",
+                "    def may_run_here(self) -> bool:\n",
+                "    def may_run_here(self) -> bool:\n        return True\n\n    def _may_run_here(self) -> bool:\n",
+            ),
+        ),
+        core("places"),
+    ),
+    Mutant(
+        "a child process releases",
+        "what a fork inherits is taken for its own",
+        "I4",
+        (
+            (
+                "shutdown.py",
+                "    for record in open_records(registry):\n        record.phase = None\n",
+                "    for record in ():\n        record.phase = None\n",
+            ),
+        ),
+        core("process"),
+    ),
+    Mutant(
+        "a lost queue releases nevertheless",
+        "natives of a world that is gone",
+        "I4",
+        (("queues.py", "        count = old.lose()\n", "        count = 0\n"),),
+        core("places"),
+    ),
+    # -- deadlines and failures
+    Mutant(
+        "a stuck release frees the parent",
+        "it may still be running",
+        "I2",
+        (
+            (
+                "workers.py",
+                "        record.phase = STUCK\n",
+                "        record.phase = STUCK\n        record.parent = None\n",
+            ),
+        ),
+        core("places", "nesting"),
+    ),
+    Mutant(
+        "no deadline",
+        "a release that hangs is never declared stuck, and holds up a worker for ever",
+        "I6",
+        (("workers.py", "                if now >= deadline and", "                if False and"),),
+        core("places::test_a_release_past_its_deadline_is_stuck_and_may_come_back_late"),
+    ),
+    Mutant(
+        "cleanups in the order of adding",
+        "the first added runs first",
+        "I2",
+        (
+            (
+                "releases.py",
+                "        cleanup = cleanups[-1]\n        del cleanups[-1]\n",
+                "        cleanup = cleanups[0]\n        del cleanups[0]\n",
+            ),
+        ),
+        core("nesting", "manager"),
+    ),
+    Mutant(
+        "one failing cleanup ends them all",
+        "the rest and the release do not run",
+        "I6",
+        (
+            (
+                "releases.py",
+                "            if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():\n                raise\n            record",
+                "            raise\n            record",
+            ),
+        ),
+        core("nesting", "manager"),
+    ),
+    Mutant(
+        "a panic poisons nothing",
+        "the object stays open after an undeclared exception",
+        "I6",
+        (("access.py", '        invalidate_record(record, Cause.PANIC, f"panic: {reason}", None)\n', ""),),
+        core("safe_access"),
+    ),
+    Mutant(
+        "Ctrl-C is a panic",
+        "control flow in an access poisons the object",
+        "I6",
+        (("access.py", "    if is_control_flow(error):\n        return\n", ""),),
+        core("safe_access"),
+    ),
+    # -- nothing waits for itself
+    Mutant(
+        "nesting has no end",
+        "a chain of releases that close each other is a recursion",
+        "I5",
+        (("queues.py", "        if claims and nesting() >= NEST_LIMIT:\n            return False\n", ""),),
+        core("places", "nesting"),
+    ),
+    Mutant(
+        "starting is not given back",
+        "an interrupt while the threads are started: no later registration starts them",
+        "I5",
+        (
+            (
+                "manager.py",
+                "                if self._starters[None] is me:\n                    del self._starters[None]\n",
+                "                if started and self._starters[None] is me:\n                    del self._starters[None]\n",
+            ),
+            (
+                "manager.py",
+                "        me: object = []\n        try:\n",
+                "        me: object = []\n        started = False\n        try:\n",
+            ),
+            (
+                "manager.py",
+                "            self._registry.started = True\n",
+                "            self._registry.started = started = True\n",
+            ),
+        ),
+        core("interrupts::test_the_first_registration_of_a_manager_which_starts_the_threads"),
+    ),
+    Mutant(
+        "waiting in vain leaves a waiter",
+        "every close(timeout=) that was in vain stays in a table",
+        "I8",
+        (
+            (
+                "releases.py",
+                "                registry.waiters.pop(record.id, None)\n",
+                "                pass\n",
+            ),
+        ),
+        core("handle"),
+    ),
+    # -- the figures
+    Mutant(
+        "an end is counted twice",
+        "what is announced again after an interrupt is counted again",
+        "I7",
+        (("counting.py", "            if counted != ENDED_TOO:\n", "            if True:\n"),),
+        core("interrupts", "places", "statistics"),
+    ),
+    Mutant(
+        "a refused object counts against the limit",
+        "the budget shrinks with each refusal",
+        "I9",
+        (("cell.py", "                del alive[id]\n", ""),),
+        core("manager"),
+    ),
+    Mutant(
+        "a limit is never given back",
+        "released objects still count against it",
+        "I7",
+        (("releases.py", "    if kind.alive is not None:\n        kind.alive.pop(id, None)\n", ""),),
+        core("manager"),
+    ),
+    # -- the end
+    Mutant(
+        "oldest first",
+        "closing the manager releases in the order of registration",
+        "I2",
+        (
+            (
+                "shutdown.py",
+                "record for record in reversed(_world.snapshot(registry.records.values()))",
+                "record for record in (_world.snapshot(registry.records.values()))",
+            ),
+        ),
+        core("shutdown"),
+    ),
+    Mutant(
+        "registered after the end",
+        "a closed manager takes objects that nobody will release",
+        "I3",
+        (("registration.py", "        if registry.closed:\n            raise ClosedError\n", ""),),
+        core("shutdown"),
+    ),
+)
