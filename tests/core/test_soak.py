@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from benchmarks import core_soak
@@ -29,7 +27,3 @@ def test_what_does_not_add_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     report = core_soak.soak(1000)
     assert "panics" in " ".join(report.wrong)
     assert "registered" in " ".join(report.wrong)
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert core_soak.plot(core_soak.soak(500)).startswith("<svg")
