@@ -7,7 +7,7 @@ second; the resident memory along the way, through this library (``guarded``) an
 - ``age``: how old a fast consumer's frames are while a slow one stands beside it, behind low-latency queues.
 - ``latency``: from a picture's making through the encoder and WebRTC over loopback to its arrival, decoded.
 
-``--frames``, ``--seconds`` and ``--out`` say how much, how long and where the plots go. ``make soak-gstreamer`` runs it for an hour.
+``--frames``, ``--seconds`` and ``--out`` say how much, how long and where the plots go; ``make soak-gstreamer`` takes an hour.
 """
 
 from __future__ import annotations
