@@ -51,7 +51,7 @@ MUTANTS = (
         "giving back a share never finds that it was the last",
         "I3",
         (("cell.py", "    return not tokens\n", "    return False\n"),),
-        core("shares"),
+        core("interleavings::test_every_two_operations[share]"),
     ),
     Mutant(
         "any share shuts",
@@ -68,14 +68,14 @@ MUTANTS = (
             ("cell.py", "        tokens[-token] = None\n        if parent", "        if parent"),
             ("cell.py", "        ours = tokens.pop(-token, 0) is None\n", "        ours = True\n"),
         ),
-        core("interleavings", "shares"),
+        core("interleavings::test_every_two_operations[share]", "shares"),
     ),
     Mutant(
         "an unborn share leaves the door open",
         "who takes back an announced share does not shut the door it held open",
         "I3",
         (("cell.py", "        if ours and not tokens:\n", "        if False:\n"),),
-        core("interleavings"),
+        core("interleavings::test_every_two_operations[share]"),
     ),
     # -- who holds
     Mutant(

@@ -21,6 +21,7 @@ from lifecycle import (
     ANY_THREAD,
     AccessPanicError,
     AccessRefusedError,
+    Cause,
     ExclusiveError,
     Handle,
     LifecycleError,
@@ -231,7 +232,8 @@ class Scene:
 
     # And then.
 
-    def check(self, run: Interleaving) -> None:
+    def check(self, run: Interleaving, names: Sequence[str]) -> None:
+        record = self.manager._registry.records[self.id]
         for outcome in run.outcomes:
             assert outcome.error is None, (str(run), outcome.error)
         self.handles.clear()
@@ -250,6 +252,10 @@ class Scene:
         assert self.object.wrong == [], str(run)
         assert self.object.released == 1, f"I3: released {self.object.released} times in {run}"
         registry = self.manager._registry
+        if (
+            "drop" not in names and "close" in names
+        ):  # who closed shut the door, and left that to nobody's death
+            assert record.cause in (Cause.CLOSE, Cause.UNREGISTER, Cause.INVALIDATE, Cause.PANIC), str(run)
         assert not registry.claims, str(run)
         assert not registry.shared, str(run)
         assert not registry.waiters, str(run)
@@ -280,7 +286,7 @@ def every_order(
     gc.disable()  # a run is the same each time
     try:
         for run in interleavings(scene, **{"of": CORE, **options}):
-            scenes[0].check(run)
+            scenes[0].check(run, names)
             runs += 1
     finally:
         if collects:
