@@ -174,3 +174,98 @@ def test_views_of_many_sizes_cost_no_type_each() -> None:
         assert len(types) <= 13, len(types)
         """
     ).check()
+
+
+def test_pictures_that_go_round_leave_nothing_behind() -> None:
+    """From a pool and from arrays, through a feeder, to a capture that keeps every tenth for a while, pushes on and writes."""
+    done = run_python(
+        """
+        import collections, gc, psutil, threading
+        import numpy as np
+        from lifecycle import SafetyConfig, SafetyManager
+        from integrations.gstreamer import Capture, Feeder, PoolAdapter
+        from integrations.gstreamer.tracer import LeaksTracer
+        LeaksTracer.enable()
+        from tests.gstreamer.program import *
+        from tests.support import eventually
+
+        CAPS = "video/x-raw,format=RGB,width=321,height=241,framerate=30/1"
+        FRAME = 321 * 241 * 3
+        process = psutil.Process()
+        tracer = LeaksTracer()
+        manager = SafetyManager(SafetyConfig(state_retention=0.05, cleanup_interval=0.05))  # what ended is not told of for long
+
+        def run(count):
+            pipeline = Gst.parse_launch(
+                "appsrc name=a ! appsink name=b sync=false async=false enable-last-sample=false "
+                "appsrc name=c ! fakesink sync=false async=false enable-last-sample=false"
+            )
+            pool = PoolAdapter(manager, CAPS, most=20)
+            first = Feeder(manager, pipeline.get_by_name("a"), caps=CAPS)
+            second = Feeder(manager, pipeline.get_by_name("c"), caps=CAPS)
+            pipeline.set_state(Gst.State.PLAYING)
+
+            def film():
+                for number in range(count):
+                    if number % 3 == 0:
+                        with pool.acquire(timeout=20) as frame:
+                            frame.array()[:] = number % 251
+                            first.push(frame, timeout=20)
+                    elif number % 3 == 1:
+                        with first.frame(timeout=20) as array:
+                            array[:] = number % 251
+                    else:
+                        first.push(np.full((241, 321, 3), number % 251, np.uint8), timeout=20)
+                first.end_of_stream()
+
+            thread = threading.Thread(target=film)
+            thread.start()
+            kept = collections.deque(maxlen=5)
+            with Capture(manager, pipeline.get_by_name("b")) as capture:
+                for number, frame in enumerate(capture.frames(timeout=20)):
+                    array = frame.array()
+                    assert int(array[0, 0, 0]) == int(array[-1, -1, -1]) == number % 251
+                    if number % 10 == 0:
+                        kept.append((array, number % 251))
+                    del array
+                    if number % 7 == 0:
+                        with frame.writable() as writable:
+                            writable.array()[:] = 9
+                            second.push(writable, timeout=20)
+                    else:
+                        second.push(frame, timeout=20)
+                assert number == count - 1, number
+                assert all((array == value).all() for array, value in kept)
+            thread.join()
+            del frame, writable
+            kept.clear()
+            first.close(), second.close()
+            shutdown(pipeline)
+            del pipeline
+            eventually(lambda: pool.outstanding == 0)
+            pool.close()
+
+        def base():
+            gc.collect()
+            eventually(lambda: manager.stats().active_objects == 0)
+            return process.memory_info().rss
+
+        run(150)
+        before = base()
+        tracer.start()
+        run(900)
+        after = base()
+        alive = tracer.alive()
+        assert alive == {}, alive
+        grown = (after - before) / FRAME
+        assert grown <= 8, f"{grown:+.2f} frames"
+        stats = manager.stats()
+        assert (stats.active_objects, stats.leaks) == (0, 0), stats
+        assert manager.close().ok
+        print("frames grown", round(grown, 2))
+        """,
+        env={"MALLOC_MMAP_THRESHOLD_": "65536"},
+        timeout=100,
+    )
+    assert "frames grown" in done.check()
+    assert "CRITICAL" not in done.stderr, done.stderr
