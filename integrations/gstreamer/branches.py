@@ -35,7 +35,6 @@ from integrations.gstreamer.capture import Capture
 from integrations.gstreamer.elements import pads_of
 from integrations.gstreamer.errors import GuardError, LinkError, PipelineError, StateTimeout
 from integrations.gstreamer.guard import (
-    Core,
     Guard,
     add_to,
     check_manager,
@@ -44,7 +43,7 @@ from integrations.gstreamer.guard import (
     make_element,
     name_of,
 )
-from integrations.gstreamer.pads import link_pads, request_pad, unlink_when_idle, when_idle
+from integrations.gstreamer.pads import PadHolder, link_pads, unlink_when_idle, when_idle
 from integrations.gstreamer.pipeline import PipelineGuard, parse_bin
 from integrations.gstreamer.threads import may_wait
 from lifecycle import SafetyManager
@@ -77,7 +76,7 @@ def low_latency_queue(name: str | None = None) -> Any:
     return queue
 
 
-class _BranchCore(Core):
+class _BranchCore(PadHolder):
     """A branch, as far as it has come. Every step of `release` is done once, and only if its counterpart was."""
 
     def __init__(self, tee: Any, parent: Any, branch: Any, eos: float | None) -> None:
@@ -85,7 +84,6 @@ class _BranchCore(Core):
         self.parent = parent
         self.bin = branch
         self.eos = eos
-        self.pad: Any = None
         self.captures: list[Capture] = []
         self.forget: Callable[[], object] | None = None
         self.flushing = threading.Lock()
@@ -102,8 +100,7 @@ class _BranchCore(Core):
                 f"branch {self.bin.get_name()!r} cannot follow its pipeline's state; an element in it refused, the bus says why. "
                 "Nothing was attached"
             )
-        self.pad = request_pad(self.tee, "src_%u")
-        link_pads(self.pad, self.bin.get_static_pad("sink"))
+        link_pads(self.request(self.tee, "src_%u"), self.bin.get_static_pad("sink"))
 
     def detach(self, timeout: float) -> bool:
         """Off the tee, when nothing is pushed; False when that was not in time."""

@@ -20,8 +20,9 @@ class _ElementCore(Core):
         self.parent = parent
 
     def release(self) -> None:
-        """Unlinked, NULL, removed."""
-        leave(self.element, self.parent)
+        """Unlinked, NULL, removed; nothing, where it is not in there (any more)."""
+        if self.element.get_parent() is self.parent:
+            leave(self.element, self.parent)
 
 
 def leave(element: Any, parent: Any) -> None:
@@ -109,17 +110,17 @@ class ElementGuard(Guard[_ElementCore]):
                 "well; close the guard "
                 "that holds it there, or make another element"
             )
-        if before is None and not add_to(owner, element):
-            raise GuardError(
-                f"{owner.get_name()!r} does not take element {element.get_name()!r}: it has one of that name already; "
-                "give it another"
-            )
+        self._register(manager, _ElementCore(element, owner), element.get_name(), pointer_of(element))
+        if before is not None:
+            return
         try:
-            self._register(manager, _ElementCore(element, owner), element.get_name(), pointer_of(element))
+            if not add_to(owner, element):
+                raise GuardError(
+                    f"{owner.get_name()!r} does not take element {element.get_name()!r}: it has one of that name already; "
+                    "give it another"
+                )
         except BaseException:
-            if before is None and element.get_parent() is owner:  # refused, and so not ours to keep in there
-                element.set_state(Gst.State.NULL)
-                owner.remove(element)
+            self._handle.close()  # out again, if it was in
             raise
 
     @property

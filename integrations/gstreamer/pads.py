@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.callbacks import CALLBACK_WAIT, Callback
 from integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
-from integrations.gstreamer.guard import Core, Guard, check_manager, name_of, pointer_of
+from integrations.gstreamer.guard import Core, Guard, check_manager, name_of
 from integrations.gstreamer.threads import may_wait, stands_at
 from lifecycle import ANY_THREAD, SafetyManager
 
@@ -112,14 +112,39 @@ def _caps(pad: Any) -> str:
 # -- request pads -----------------------------------------------------------------------------------------------------------
 
 
-class _PadCore(Core):
-    def __init__(self, element: Any, pad: Any) -> None:
+class PadHolder(Core):
+    """Asks for a request pad. To have it and to know it are one step, free of interrupts (``FOR_ITER`` and its store)."""
+
+    pad: Any = None
+
+    def request(self, element: Any, template: str) -> Any:
+        """A new request pad of `element`, which is in `pad` now. Raises `GuardError` naming the templates there are."""
+        ask = getattr(element, "request_pad_simple", None) or element.get_request_pad  # its name before 1.20
+        if isinstance(template, str):
+            for self.pad in map(ask, (template,)):
+                break
+        if self.pad is None:
+            known = [
+                made.name_template
+                for made in element.get_pad_template_list()
+                if made.presence == Gst.PadPresence.REQUEST
+            ]
+            raise GuardError(
+                f"element {element.get_name()!r} ({element.get_factory().get_name() if element.get_factory() else '?'}) "
+                f"gives no pad for {template!r}; its request pads are {', '.join(known) or 'none'}"
+            )
+        return self.pad
+
+
+class _PadCore(PadHolder):
+    def __init__(self, element: Any) -> None:
         self.element = element
-        self.pad = pad
 
     def release(self) -> None:
         """Unlinked, the end said to a mixer, the pad given back."""
-        pad, self_element = self.pad, self.element
+        pad = self.pad
+        if pad is None:
+            return
         if pad.get_direction() == Gst.PadDirection.SRC:
             unlink_when_idle(pad)
         else:
@@ -131,7 +156,7 @@ class _PadCore(Core):
                     peer.unlink(pad)
             if pad.is_active():
                 pad.send_event(Gst.Event.new_eos())  # a mixer waits for no more data from here
-        self_element.release_request_pad(pad)
+        self.element.release_request_pad(pad)
 
 
 class PadGuard(Guard[_PadCore]):
@@ -161,12 +186,13 @@ class PadGuard(Guard[_PadCore]):
         check_manager(manager, "PadGuard(manager, element, template)")
         if not isinstance(element, Gst.Element):
             raise GuardError(f"PadGuard takes an element, not {element!r}")
-        pad = request_pad(element, template)
+        self._register(manager, _PadCore(element), f"{element.get_name()}.{template}", None)
         try:
-            self._register(manager, _PadCore(element, pad), name_of(pad), pointer_of(pad))
+            with self._handle.lease() as core:
+                self.name = name_of(core.request(element, template))
         except BaseException:
-            if pad.get_parent() is element:  # refused, and so still ours (a closed manager has released it)
-                element.release_request_pad(pad)
+            core = None
+            self._handle.close()
             raise
 
     @property
@@ -189,24 +215,6 @@ class PadGuard(Guard[_PadCore]):
                 link_pads(other, pad)
 
 
-def request_pad(element: Any, template: str) -> Any:
-    """A new request pad of `element`. Raises `GuardError` naming the templates there are."""
-    known = [
-        made.name_template
-        for made in element.get_pad_template_list()
-        if made.presence == Gst.PadPresence.REQUEST
-    ]
-    ask = getattr(element, "request_pad_simple", None) or element.get_request_pad  # its name before 1.20
-    pad = ask(template) if isinstance(template, str) else None
-    if pad is None:
-        raise GuardError(
-            f"element {element.get_name()!r} ({element.get_factory().get_name() if element.get_factory() else '?'}) "
-            "gives no pad for "
-            f"{template!r}; its request pads are {', '.join(known) or 'none'}"
-        )
-    return pad
-
-
 # -- probes -----------------------------------------------------------------------------------------------------------------
 
 
@@ -221,24 +229,25 @@ class _ProbeCore(Core):
     def add(self) -> None:
         """Install it. An IDLE probe may be called in here, before its id is known."""
         probe = _Probe(self)
-        identity = self.pad.add_probe(self.mask, probe)
-        if identity:
-            self.id.append(identity)
-            if probe.over:
-                self.remove()
+        # Added and known in one call into C: no interrupt falls between. 0 is the id of one that was called, and went, in here.
+        self.id.extend(filter(None, map(self.pad.add_probe, (self.mask,), (probe,))))
+        if probe.over:
+            self.remove()
 
     def remove(self) -> None:
-        """Take it out, once."""
+        """Take it out, once: who has the id calls, in one step of C."""
         try:
-            identity = self.id.pop()
+            for _ in map(self.pad.remove_probe, iter(self.id.pop, None)):
+                pass
         except IndexError:
             return
-        self.pad.remove_probe(identity)
 
     def release(self) -> None:
-        """No further call; then the probe goes."""
-        self.callback.end()
-        self.remove()
+        """No further call; then the probe goes, whatever interrupts."""
+        try:
+            self.callback.end()
+        finally:
+            self.remove()
 
 
 class _Probe:

@@ -353,19 +353,23 @@ class _PipelineCore(Core):
     def __init__(self, pipeline: Any, news: _News) -> None:
         self.pipeline = pipeline
         self.news = news
-        self.signals: list[tuple[Any, int]] = []
+        self.heard: Any = None
+        self.signals: list[int] = []
 
     def listen(self) -> None:
         """Hear of what happens, from the first state change on."""
         bus = self.pipeline.get_bus()
         bus.enable_sync_message_emission()
-        for kind, handler in (
-            ("stream-status", self.news.on_stream_status),
-            ("error", self.news.on_error),
-            ("warning", self.news.on_warning),
-            ("eos", self.news.on_eos),
-        ):
-            self.signals.append((bus, bus.connect(f"sync-message::{kind}", handler)))
+        self.heard = bus
+        handlers = {
+            "sync-message::stream-status": self.news.on_stream_status,
+            "sync-message::error": self.news.on_error,
+            "sync-message::warning": self.news.on_warning,
+            "sync-message::eos": self.news.on_eos,
+        }
+        self.signals.extend(
+            map(bus.connect, handlers, handlers.values())
+        )  # connected and known in one call into C
         self.news.bus = watch_bus(bus)
 
     def release(self) -> None:
@@ -376,9 +380,9 @@ class _PipelineCore(Core):
         bus = self.pipeline.get_bus()
         while bus.pop() is not None:  # each message keeps its element
             pass
-        for source, signal in signals:
-            source.disconnect(signal)
-        if signals:
+        for signal in signals:
+            bus.disconnect(signal)
+        if self.heard is not None:
             bus.disable_sync_message_emission()
         self.news.threads.clear()
 

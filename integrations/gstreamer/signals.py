@@ -24,13 +24,15 @@ class _SignalCore(Core):
         self.id: list[int] = []
 
     def release(self) -> None:
-        """No further call; then the handler goes."""
-        self.callback.end()
+        """No further call; then the handler goes, whatever interrupts: who has the id calls, in one step of C."""
         try:
-            identity = self.id.pop()
-        except IndexError:
-            return
-        self.source.disconnect(identity)
+            self.callback.end()
+        finally:
+            try:
+                for _ in map(self.source.disconnect, iter(self.id.pop, None)):
+                    pass
+            except IndexError:
+                pass  # that was all
 
 
 class SignalGuard(Guard[_SignalCore]):
@@ -90,10 +92,11 @@ class SignalGuard(Guard[_SignalCore]):
         self._callback = Callback(manager, name, self.type_name, callback, errors, fallback)
         self._register(manager, _SignalCore(source, self._callback), name, None, ANY_THREAD)
         wants = returns not in ("void", None)
+        handler = _Handler(self._callback, fallback) if wants else self._callback
         with self._handle.lease() as core:
-            core.id.append(
-                source.connect(signal, _Handler(self._callback, fallback) if wants else self._callback)
-            )
+            core.id.extend(
+                map(source.connect, (signal,), (handler,))
+            )  # connected and known in one call into C
 
     @property
     def calls(self) -> int:

@@ -73,7 +73,7 @@ def test_each_client_begins_at_a_key_frame(g: Any, gst: Any, manager: SafetyMana
         with fanout.add(pipeline, "feed", name="guest") as client:
             assert fanout.clients == (client,)
             eventually(lambda: len(seen) > 5, timeout=20)
-            assert client.stats().sent > 5
+            eventually(lambda: client.stats().sent > 5, timeout=20)
             assert not client.stats().waiting_for_key
         assert seen[0][0], seen
         assert not any(key for key, _ in seen[1:]), seen
