@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -76,7 +77,11 @@ def figures(manager: SafetyManager, queue: str) -> Any:
     return next(each for each in manager.stats().queues if each.queue == queue)
 
 
-PLACES = {"any": lambda: ANY_THREAD, "background": lambda: BACKGROUND, "queue": lambda: ReleaseQueue("gl")}
+PLACES: dict[str, Callable[[], Any]] = {
+    "any": lambda: ANY_THREAD,
+    "background": lambda: BACKGROUND,
+    "queue": lambda: ReleaseQueue("gl"),
+}
 
 
 def drained(place: Any) -> bool:
@@ -551,7 +556,7 @@ def settle(manager: SafetyManager, queue: ReleaseQueue) -> None:
     while any(record.phase not in ENDED for record in list(records.values())):
         assert time.monotonic() < until, (records.values(), queue.generation.timelines._lines)
         for _, record in list(manager._registry.delayed):
-            record.extra.not_before = 0.0
+            record.more().not_before = 0.0
             queue.generation.put(record)
         queue.drain()
 
