@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 SOAK_SECONDS ?= $(or $(S),3600)
 
-.PHONY: help demo test test-all-pythons mutants soak soak-core soak-gstreamer bench lint clean
+.PHONY: help demo test test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint clean
 
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench             the benchmarks' ratio tables"
 	@echo "make soak-gstreamer    GStreamer for an hour: memory, ages, latency, with plots in out/soak (S=60 for less)"
 	@echo "make soak S=3600       both of them"
+	@echo "make lag               draws how far sixteen receivers of a 1080p pipeline lag, to out/lag.png"
 	@echo "make lint              ruff, mypy --strict, import-linter"
 	@echo "make clean             removes .venv, caches and results"
 
@@ -49,6 +50,10 @@ soak-gstreamer:
 	@tools/environment.sh test
 	@GSTREAMER_CYCLES=500 $(PYTHON) -m pytest tests/gstreamer/test_branches.py -k storm
 	@$(PYTHON) -m benchmarks.soak --seconds $(SOAK_SECONDS) --time 60
+
+lag:
+	@tools/environment.sh bench
+	@$(PYTHON) -m benchmarks.lag
 
 lint:
 	@tools/environment.sh lint

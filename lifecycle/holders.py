@@ -227,7 +227,7 @@ def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeou
 
 
 def _counted(numbers: dict[HolderKind, int]) -> str:
-    return ", ".join(f"{number} {PLURALS[kind]}" for kind, number in numbers.items())
+    return ", ".join(f"{number} {kind if number == 1 else PLURALS[kind]}" for kind, number in numbers.items())
 
 
 PLURALS: dict[HolderKind, str] = {

@@ -33,6 +33,7 @@ from integrations.gstreamer.errors import (
     StateTimeout,
 )
 from integrations.gstreamer.feeder import Feeder, FeederStats
+from integrations.gstreamer.fence import BufferFence
 from integrations.gstreamer.frame import Frame
 from integrations.gstreamer.pads import PadGuard, ProbeGuard
 from integrations.gstreamer.pipeline import PipelineGuard
@@ -44,6 +45,7 @@ from integrations.gstreamer.writable import WritableFrame
 
 __all__ = [
     "Branch",
+    "BufferFence",
     "BusWatch",
     "Capture",
     "CaptureError",

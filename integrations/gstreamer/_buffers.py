@@ -31,6 +31,7 @@ __all__ = [
     "configure_pool",
     "deep_copy",
     "end_own",
+    "is_writable",
     "level_of",
     "limits_of_pool",
     "map_own",
@@ -40,6 +41,7 @@ __all__ = [
     "push_to",
     "shallow_copy",
     "sole_owner",
+    "tell_end",
     "wrap_memory",
     "wrapper_of",
 ]
@@ -120,6 +122,7 @@ _is_writable = _function(_quick, "gst_mini_object_is_writable", ctypes.c_int, _p
 _memory_writable = _function(_quick, "gst_buffer_is_all_memory_writable", ctypes.c_int, _p)
 _unmap = _function(_slow, "gst_buffer_unmap", None, _p, ctypes.POINTER(MapInfo))
 _add_parent = _function(_quick, "gst_buffer_add_parent_buffer_meta", _p, _p, _p)
+_weak_ref = _function(_quick, "gst_mini_object_weak_ref", None, _p, _p, _p)
 _add_video_meta = _function(
     _video,
     "gst_buffer_add_video_meta_full",
@@ -183,6 +186,16 @@ def wrap_memory(owned: Owned, flags: int, address: int, size: int, slot: int | N
 def sole_owner(buffer: Any) -> bool:
     """Whether nobody else holds the buffer or any of its memories."""
     return bool(_is_writable(buffer)) and bool(_memory_writable(buffer))
+
+
+def is_writable(buffer: Any) -> bool:
+    """Whether there is one reference on the buffer, and so nobody else."""
+    return bool(_is_writable(buffer))
+
+
+def tell_end(buffer: Any, slot: int) -> None:
+    """Have one added to the slot at `slot` as the buffer is freed (not: as it goes back to a pool)."""
+    _weak_ref(buffer, NOTIFY, slot)
 
 
 def add_parent(buffer: Any, parent: Any) -> None:

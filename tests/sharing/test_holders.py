@@ -58,7 +58,7 @@ def test_the_numbers_are_exact(handle: Handle[Native]) -> None:
     handle.expect_holders(leases=3, views=2, fences=2)
     with pytest.raises(
         HeldError,
-        match=r"has 3 leases, 2 views, 2 fences where 1 leases, 0 views, 0 fences were expected; it is",
+        match=r"has 3 leases, 2 views, 2 fences where 1 lease, 0 views, 0 fences were expected; it is",
     ) as error:
         handle.expect_holders(leases=1)
     assert len(error.value.holders) == 7

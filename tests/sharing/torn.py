@@ -119,7 +119,7 @@ class SharedFence:
 
 def _consume_in_process(name: str, pipe: Any, done: Any) -> None:
     memory = shared_memory.SharedMemory(name=name)
-    array = (ctypes.c_ubyte * (SLOTS * FRAME)).from_buffer(memory.buf)
+    array = (ctypes.c_ubyte * (SLOTS * FRAME)).from_buffer(memory.buf)  # type: ignore[arg-type]
     address = ctypes.addressof(array)
     torn = 0
     while (item := pipe.recv()) is not None:
@@ -138,7 +138,7 @@ def by_process(fenced: bool, frames: int = 30) -> int:
     done = context.Value("q", 0)
     ours, theirs = context.Pipe()
     consumer = context.Process(target=_consume_in_process, args=(memory.name, theirs, done))
-    array = (ctypes.c_ubyte * (SLOTS * FRAME)).from_buffer(memory.buf)
+    array = (ctypes.c_ubyte * (SLOTS * FRAME)).from_buffer(memory.buf)  # type: ignore[arg-type]
     try:
         with SafetyManager(name="torn") as manager:
             consumer.start()
