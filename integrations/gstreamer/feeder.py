@@ -32,7 +32,7 @@ from integrations.gstreamer._buffers import (
     push_to,
     shallow_copy,
 )
-from integrations.gstreamer._native import BufferHead, Gst, GstApp, np
+from integrations.gstreamer._native import BufferHead, Gst, np
 from integrations.gstreamer.adapter import SampleAdapter
 from integrations.gstreamer.ear import Ear
 from integrations.gstreamer.errors import FeederError, FeederFull, FormatError
@@ -105,7 +105,8 @@ class Feeder:
             raise ClosedError(
                 f"manager {manager.name!r} is closed, so it takes no feeder; make a new manager"
             )
-        if not isinstance(appsrc, GstApp.AppSrc):
+        factory = appsrc.get_factory() if isinstance(appsrc, Gst.Element) else None
+        if factory is None or factory.get_name() != "appsrc":
             raise FeederError(
                 f"a feeder pushes into an appsrc, not into {appsrc!r}; begin the pipeline with «appsrc name=feed» and give that "
                 "element"
@@ -174,8 +175,8 @@ class Feeder:
         what:
             An ndarray in the shape and dtype of `Frame.array` (or anything that NumPy shows as one without a copy), a tuple of
             arrays in those of `Frame.planes`, bytes of the whole buffer in any buffer object, a `Frame`, a `WritableFrame`, or a
-            `Gst.Buffer`. Arrays and bytes are not copied where they lie as GStreamer takes them; an array is read-only from
-            here on, for good: make the next picture in another (or with `frame`), or push ``array.copy()``.
+            `Gst.Buffer`. Arrays and bytes are not copied where they lie as GStreamer takes them; an array, and what it is a view
+            of, is read-only from here on, for good: make the next picture in another (or with `frame`), or push ``array.copy()``.
         pts, duration:
             Nanoseconds; those of a frame stay its own where None.
         timeout:

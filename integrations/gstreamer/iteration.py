@@ -51,13 +51,12 @@ class Frames:
                 if sink is None:
                     break
                 sample = self._capture._try_pull(sink, self._slice(began))
-                if sample is not None:
-                    if self._admitted():
-                        return self._give(sample)
-                    sample = None
-                elif self._ended(sink, began, quiet):
+                if sample is not None and self._admitted():
+                    return self._give(sample)
+                came, sample = sample is not None, None
+                if self._ended(sink, began, quiet):
                     break
-                else:
+                if not came:
                     _rest(sink)
             raise StopIteration
         except BaseException:
@@ -77,13 +76,12 @@ class Frames:
                 if sink is None:
                     break
                 sample = self._early.popleft() if self._early else self._capture._try_pull(sink, 0)
-                if sample is not None:
-                    if self._admitted():
-                        return self._give(sample)
-                    sample = None
-                elif self._ended(sink, began, quiet):
+                if sample is not None and self._admitted():
+                    return self._give(sample)
+                sample = None
+                if self._ended(sink, began, quiet):
                     break
-                else:
+                if not self._early:
                     # Without `self`: the loop's end must not wait for a thread to let go of it.
                     await loop.run_in_executor(
                         None, _wait, self._capture, self._early, sink, self._slice(began)
@@ -158,7 +156,7 @@ class Frames:
             raise
 
     def _ended(self, sink: Any, began: float, quiet: Quiet) -> bool:
-        """Nothing has come: whether nothing will. Raises what there is to be said of it."""
+        """Nothing has come that could be given: whether nothing will. Raises what there is to be said of it."""
         capture = self._capture
         capture._tidy()
         flow = flow_of(sink)

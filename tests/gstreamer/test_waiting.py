@@ -119,6 +119,14 @@ def test_max_held_lets_the_pipeline_flow(fed: Any, manager: SafetyManager) -> No
         assert len(kept) == 1
         kept.clear()
 
+        async def look() -> None:
+            async for frame in capture.frames(timeout=0.3):
+                kept.append(frame.array())
+
+        with pytest.raises(Starved, match="max_held=1"):
+            asyncio.run(look())
+        kept.clear()
+
 
 def test_a_stall_is_told_once_with_its_reason(fed: Any, manager: SafetyManager) -> None:
     from integrations.gstreamer import Capture, Stall
