@@ -17,7 +17,7 @@ import pyperf
 from rich.console import Console
 from rich.table import Table
 
-MODULES = ("core", "guards", "sharing", "scrape", "gstreamer")
+MODULES = ("core", "guards", "sharing", "scrape", "gstreamer", "pools")
 
 
 def run(module: str, quick: bool) -> pyperf.BenchmarkSuite | None:
