@@ -63,7 +63,10 @@ def main() -> None:
     print(f"a full collection at {LIVE:,} live objects, CPython {sys.version.split()[0]}")
     for name in SCENES:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.full_collection", name], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "benchmarks.full_collection", name],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         print(f"  {name:32} {float(done.stdout):8.2f} ms")
 
