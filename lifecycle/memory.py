@@ -516,14 +516,13 @@ class MemoryManager(Facade):
         """The high-water mark was passed."""
         figures = self.stats_of_all()
         self._manager.report("pressure", memory=self._name, bytes=figures.bytes, objects=figures.objects)
-        if not _world.must_not_wait():
-            self._relieve()
-        elif self._callbacks or self._config.collect:
-            _world.run_apart(self._relieve)
+        self._relieve()
 
     def _relieve(self, to_low_water: bool = True) -> None:
-        """Run the pressure callbacks, on one thread at a time, as far as they are needed."""
+        """Run the pressure callbacks, on one thread at a time, as far as they are needed; apart, if this one must not wait."""
         if _world.must_not_wait():
+            if (self._callbacks or self._config.collect) and not self._relieving:
+                _world.run_apart(self._relieve)
             return
         mine = object()
         try:

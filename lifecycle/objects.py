@@ -16,6 +16,7 @@ import attrs
 
 from lifecycle import _world
 from lifecycle.cell import Record, state_of
+from lifecycle.checks import check_facts
 from lifecycle.errors import RegistrationError
 from lifecycle.facades import Facade
 from lifecycle.manager import SafetyManager
@@ -174,6 +175,7 @@ class ObjectLifecycleManager(Facade):
     def find(self, name: str | None = None, type_name: str | None = None) -> tuple[ObjectInfo, ...]:
         """The objects that have this name and type and have not ended, oldest first; without either, all. By name it costs what
         has that name."""
+        check_facts(name, 0)
         ids = _world.snapshot(self._names.get(name, {}) if name is not None else self._index)
         found = []
         for id in sorted(ids):

@@ -36,6 +36,7 @@ from tests.core.adversary import (
     switching,
 )
 from tests.core.natives import Native
+from tests.managers.support import collector
 from tests.support import eventually
 
 LONG = 30.0
@@ -291,7 +292,10 @@ def test_threads_that_must_not_wait_do_not_run_callbacks(manager: SafetyManager)
     memory.add_pressure_callback(lambda: threads.append(threading.get_ident()))
     with never_wait():
         track(memory, 95)
-    eventually(lambda: threads, timeout=20)
+        eventually(lambda: threads, timeout=20)
+        with pytest.raises(BudgetError):
+            track(memory, 95)
+        eventually(lambda: len(threads) == 2, timeout=20)
     assert threads[0] != threading.get_ident()
     memory.close()
 
@@ -430,7 +434,7 @@ def test_an_interrupt_anywhere_leaves_the_figures_exact() -> None:
 
 
 def test_the_collector_at_every_line_changes_nothing(manager: SafetyManager) -> None:
-    with every_line(lambda: gc.collect(1)):
+    with every_line(collector()):
         memory = MemoryManager(manager, MemoryConfig(max_bytes=100))
         id = track(memory, 95)
         with pytest.raises(BudgetError):

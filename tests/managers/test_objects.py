@@ -33,6 +33,7 @@ from tests.core.adversary import (
     switching,
 )
 from tests.core.natives import Native
+from tests.managers.support import collector
 from tests.support import run_python
 
 
@@ -269,6 +270,8 @@ def test_bad_input_is_refused_and_nothing_is_left(manager: SafetyManager) -> Non
         ObjectLifecycleManager(manager, name="")
     with pytest.raises(LifecycleError):
         objects.close(timeout=-1)
+    with pytest.raises(LifecycleError):
+        objects.find([])  # type: ignore[arg-type]
     assert len(objects) == 0
     objects.close()
 
@@ -342,7 +345,7 @@ def test_an_interrupt_anywhere_loses_nothing() -> None:
 
 
 def test_the_collector_at_every_line_changes_nothing(manager: SafetyManager) -> None:
-    with every_line(lambda: gc.collect(1)):
+    with every_line(collector()):
         objects = ObjectLifecycleManager(manager)
         parent = register(objects, "a")
         child = register(objects, "b", parent=parent)

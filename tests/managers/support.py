@@ -1,0 +1,23 @@
+"""What the tests of the facades share."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Callable
+
+from lifecycle import _world
+
+RARELY = 25
+"""Without the GIL there are no young collections, and each takes its time: then every 25th line has to do."""
+
+
+def collector() -> Callable[[], object]:
+    """A collection, for `every_line`."""
+    turn = itertools.count()
+
+    def collect() -> None:
+        if not _world.free_threaded or next(turn) % RARELY == 0:
+            gc.collect(1)
+
+    return collect
