@@ -82,7 +82,10 @@ class _Guard(weakref.ref[Owned]):
 
 
 _guards: dict[int, _Guard] = {}
-"""By address, which is used again when an `Owned` has died: there are never more than there were at a time."""
+"""By address, which is used again when an `Owned` has died; the rest of the dead are cleared out now and then."""
+MANY: Final = 512
+"""Guards, dead ones included, at which that is done first; then at twice as many as were left."""
+_clear_at = [MANY]
 
 
 def nothing_owned() -> Owned:
@@ -90,7 +93,18 @@ def nothing_owned() -> Owned:
     owned = Owned()
     address = ctypes.addressof(owned)
     _guards[address] = _Guard(owned, functools.partial(_replace, address))
+    if len(_guards) > _clear_at[0]:
+        _clear_out()
     return owned
+
+
+def _clear_out() -> None:
+    for address, guard in _guards.copy().items():
+        if guard() is None:
+            found = _guards.pop(address, None)
+            if found is not None and found is not guard:  # another thread has just put it there
+                _guards.setdefault(address, found)
+    _clear_at[0] = max(MANY, 2 * len(_guards))
 
 
 def _fill(owned: Owned, make: Callable[..., Any], *arguments: Any) -> None:
