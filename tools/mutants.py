@@ -1,7 +1,8 @@
 """Mutants: bugs planted in the core one at a time, each of which the suite must find.
 
 Usage: ``make mutants``, or ``python -m tools.mutants [NAME ...] [--write]``. Each bug is a textual patch of a copy of the tree;
-the tests named with it are run there, and some must fail. ``--write`` puts the table into docs/mutants.md.
+the tests named with it are run there, and some must fail. ``--write`` puts what became
+of them into the table of docs/mutants.md.
 
 A patch that no longer applies exactly once is an error, and so is a mutant on which the tests cannot even be collected: whoever
 changes the code concerned changes the patch. Ends with 0 when every mutant was found, 1 when one survived, 2 for such an error.
@@ -130,32 +131,34 @@ def judge(mutant: Mutant, patience: float = PATIENCE) -> Verdict:
     return Verdict(mutant, failed[0], "fails", seconds)
 
 
-def table(verdicts: Iterable[Verdict]) -> str:
-    """The rows for docs/mutants.md."""
-    lines = ["| planted | what is wrong then | holds | found by |", "|---|---|---|---|"]
-    for verdict in verdicts:
-        mutant = verdict.mutant
-        test = verdict.found_by.rpartition("/")[2].replace("|", r"\|")
-        found = (
-            f"`{test}`" + ("" if verdict.how == "fails" else f" ({verdict.how})") if test else "**survived**"
-        )
-        lines.append(f"| {mutant.name} | {mutant.wrong} | {mutant.invariant} | {found} |")
-    return "\n".join(lines)
+def row(verdict: Verdict) -> str:
+    """Its line in docs/mutants.md."""
+    mutant = verdict.mutant
+    test = verdict.found_by.rpartition("/")[2].replace("|", r"\|")
+    found = f"`{test}`" + ("" if verdict.how == "fails" else f" ({verdict.how})") if test else "**survived**"
+    return f"| {mutant.name} | {mutant.wrong} | {mutant.invariant} | {found} |"
 
 
-def write(verdicts: list[Verdict]) -> None:
-    """Put the table into its page."""
+def write(verdicts: Iterable[Verdict]) -> None:
+    """Put the rows into their page, in the order of the list; those of mutants that were not tried now stay."""
     text = PAGE.read_text()
     before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n{table(verdicts)}\n{END}{after}")
+    old, after = rest.split(END)
+    rows = {
+        line.split(" | ")[0].removeprefix("| "): line for line in old.splitlines() if line.startswith("| ")
+    }
+    rows.update({verdict.mutant.name: row(verdict) for verdict in verdicts})
+    known = [rows[mutant.name] for mutant in MUTANTS if mutant.name in rows]
+    head = ["| planted | what is wrong then | holds | found by |", "|---|---|---|---|"]
+    table = "\n".join([*head, *known])
+    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
 
 
 def main(argv: list[str]) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="these mutants only")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/mutants.md")
+    parser.add_argument("--write", action="store_true", help="write what became of them into docs/mutants.md")
     parser.add_argument("--list", action="store_true", help="their names")
     asked = parser.parse_args(argv)
     known = {mutant.name: mutant for mutant in MUTANTS}
@@ -163,10 +166,8 @@ def main(argv: list[str]) -> int:
         print("\n".join(known))
         return 0
     unknown = [name for name in asked.names if name not in known]
-    if unknown or (asked.write and asked.names):
-        parser.error(
-            f"no such mutant: {', '.join(unknown)}" if unknown else "--write is for all mutants at once"
-        )
+    if unknown:
+        parser.error(f"no such mutant: {', '.join(unknown)}; --list lists them")
     verdicts: list[Verdict] = []
     broken = 0
     for mutant in (known[name] for name in asked.names) if asked.names else MUTANTS:
@@ -177,6 +178,8 @@ def main(argv: list[str]) -> int:
             broken += 1
             continue
         last = verdicts[-1]
+        if asked.write:
+            write([last])
         print(
             f"{last.how:9} {mutant.name}: {last.found_by or mutant.tests} ({last.seconds:.0f} s)", flush=True
         )
@@ -185,8 +188,6 @@ def main(argv: list[str]) -> int:
         f"{len(verdicts) - len(survived)} of {len(verdicts) + broken} found"
         + (f"; survived: {survived}" if survived else "")
     )
-    if asked.write and not broken:
-        write(verdicts)
     return 2 if broken else 1 if survived else 0
 
 
