@@ -229,6 +229,11 @@ MUTANTS = (
                 '            record.more().reason = "interrupted while its release ran"\n            record.outcome = FAILED\n',
                 "            record.phase = None\n            if not _run(record, timed):\n                return\n",
             ),
+            (
+                "releases.py",
+                "                record.outcome = RELEASED\n            except BaseException as error:\n",
+                "                record.outcome = RELEASED\n            except Exception as error:\n",
+            ),
         ),
         core("interrupts"),
     ),
