@@ -51,6 +51,7 @@ def run_python(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **(env or {})}
     source = (
         f"import faulthandler as _f; _f.dump_traceback_later({timeout!r}, exit=True); del _f\n"
+        "import signal as _s; _s.signal(_s.SIGINT, _s.default_int_handler); del _s\n"  # background jobs ignore it
         f"{textwrap.dedent(code)}"
     )
     done = subprocess.run(

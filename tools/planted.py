@@ -306,7 +306,7 @@ MUTANTS = (
                 "    for record in ():\n        record.phase = None\n",
             ),
         ),
-        core("process"),
+        core("process::test_a_forked_child_releases_nothing_of_its_parents"),
     ),
     Mutant(
         "a lost queue releases nevertheless",
