@@ -52,6 +52,7 @@ class Bell:
         inbox: _world.SimpleQueue[Any] = _world.SimpleQueue()
         self.put = inbox.put
         self.problem = ""
+        self.ringing = False  # the loop was called, or is about to be
         self._inbox = inbox
         self._waits = iter(inbox.get, self)
         self._takes = iter(inbox.get_nowait, self)
@@ -72,7 +73,11 @@ class Bell:
         return self._inbox.qsize()
 
     def hand_over(self) -> None:
-        """Move what has arrived to the mailbox. Callable on any thread; an interrupt falls before or behind it."""
+        """Move what has arrived to the mailbox. Callable on any thread; an interrupt falls before or behind it.
+
+        The thread waits at the inbox and sees nothing of what was moved: whoever leaves some in the mailbox wakes it, by
+        ``put(None)``, unless it is `ringing`.
+        """
         if self._inbox.qsize():
             try:
                 self.mailbox.extend(self._takes)
@@ -108,21 +113,26 @@ class Bell:
         """The thread: move a ticket on as soon as one is there, and ring."""
         while self._queue() is not None:
             self.mailbox.extend(itertools.islice(self._waits, 1))
-            self._ring()
+            rung = True
+            while rung and self._backlog():  # asked again once it is said that nobody rings
+                self.ringing = True
+                rung = self._ring()
+                self.ringing = False
 
-    def _ring(self) -> None:
-        """Post a turn, again and again, until the loop has taken it, nothing waits any more, or the loop takes none."""
+    def _ring(self) -> bool:
+        """Post a turn, again and again, until the loop has taken it and nothing waits; False where the loop takes none."""
         patience = PATIENCE
         while self._backlog():
             while self._answered.qsize():
                 self._answered.get()
             if not self._call():
-                return
+                return False
             try:
                 self._answered.get(timeout=patience)
-                return
+                patience = PATIENCE
             except _world.Empty:
                 patience = min(2 * patience, LONGEST_PATIENCE)
+        return True
 
     def _backlog(self) -> int:
         queue = self._queue()

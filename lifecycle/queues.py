@@ -219,9 +219,15 @@ class Generation(DequePlace):
 
     def run_some(self, limit: int | None) -> int:
         """As `DequePlace.run_some`."""
-        if self.bell is not None:
-            self.bell.hand_over()
-        return super().run_some(limit)
+        bell = self.bell
+        if bell is None:
+            return super().run_some(limit)
+        try:
+            bell.hand_over()
+            return super().run_some(limit)
+        finally:
+            if self.mailbox and not bell.ringing:
+                bell.put(None)
 
     def may_run_here(self) -> bool:
         """Whether this thread may run the tickets: the owner's, or any once nothing native is touched any more."""
@@ -371,8 +377,11 @@ class ReleaseQueue:
 
     def oldest(self) -> float:
         """Unix time at which the oldest waiting ticket was shut, 0.0 when none waits."""
-        if self._bell is not None:
-            self._bell.hand_over()
+        bell = self._bell
+        if bell is not None:
+            bell.hand_over()
+            if bell.mailbox and not bell.ringing:
+                bell.put(None)
         for record in _world.snapshot(self.generation.mailbox):
             if record is not None and record.phase not in ENDED:
                 return _world.wall_time() - (_world.monotonic() - (record.shut or _world.monotonic()))

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from lifecycle import CallbackError, Handle, RegistrationError, ReleaseQueue, SafetyManager, bell
+from lifecycle import (
+    CallbackError,
+    Handle,
+    RegistrationError,
+    ReleaseQueue,
+    SafetyConfig,
+    SafetyManager,
+    bell,
+)
+from tests.core.adversary import STORM, each_interrupt, every_line
 from tests.core.natives import Native
 from tests.support import eventually
 
@@ -234,3 +243,98 @@ def test_post_must_be_a_plain_function() -> None:
         ReleaseQueue("x", post=3)  # type: ignore[arg-type]
     with pytest.raises(CallbackError, match="coroutine"):
         ReleaseQueue("x", post=post)
+
+
+# -- adversaries ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_at_every_point_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I3, I5: each is released once, and the loop is called again for what is left."""
+    monkeypatch.setattr(bell, "PATIENCE", 0.02)
+    manager = SafetyManager(SafetyConfig(leak_level="off"))
+    calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+    queue = ReleaseQueue("struck", thread="current", post=calls.put)
+    natives: list[Native] = []
+
+    def make() -> None:
+        natives[:] = [Native(str(n)) for n in range(3)]
+        for native in natives:
+            manager.register(native, "native", release=Native.free, release_on=queue)
+
+    def turn() -> None:
+        calls.get(timeout=20)()
+
+    interrupted = 0
+    make()
+    for struck in each_interrupt(turn):
+        interrupted += struck.error is not None
+        while queue.backlog:
+            calls.get(timeout=20)()
+        eventually(lambda: [native.released for native in natives] == [1, 1, 1], timeout=20)
+        assert [native.errors for native in natives] == [[]] * 3, struck.place
+        make()
+    assert interrupted > 30
+    queue.drain()
+    assert manager.close().ok
+
+
+def test_the_collector_at_every_line_of_a_closing_and_a_turn(manager: SafetyManager) -> None:
+    """I4, I5: other objects of the queue die in the middle of it."""
+    calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+    queue = ReleaseQueue("collected", thread="current", post=calls.put)
+    natives: list[Native] = []
+
+    def collect() -> None:
+        native, handle = on(manager, queue)
+        natives.append(native)
+        handle._record.owning = 0  # not a leak to report
+        circle: list[Any] = [handle]
+        circle.append(circle)
+        del handle, circle
+        gc.collect(0)
+
+    with every_line(collect, step=3) as struck:
+        for _ in range(3):
+            native, handle = on(manager, queue)
+            natives.append(native)
+            threading.Thread(target=handle.close).start()
+            calls.get(timeout=20)()
+    assert struck.strikes > 10
+    queue.drain()
+    eventually(lambda: queue.drain() == 0 and all(native.released for native in natives), timeout=20)
+    assert {native.released for native in natives} == {1}
+    assert {ident for native in natives for ident in native.threads} == {threading.get_ident()}
+
+
+def test_a_storm_of_droppers_against_a_loop_and_a_hand_that_drains(
+    manager: SafetyManager, loop: Loop
+) -> None:
+    """I3, I4: each once and there, whichever of loop, closer and `drain` is quicker, while generations are lost."""
+    queue = ReleaseQueue("storm", thread=loop.thread, post=loop.post)
+    released: list[int] = []
+    count = int(400 * STORM)
+
+    def release(n: int) -> None:
+        assert threading.get_ident() == loop.thread.ident
+        released.append(n)
+
+    def drop(first: int) -> None:
+        for n in range(first, first + count):
+            handle = manager.register(n, "n", release=release, release_on=queue)
+            if n % 3:
+                lease = handle.lease()
+                handle.close()
+                del lease
+            else:
+                handle.close(timeout=0)
+            if n % 50 == 0:
+                loop.post(lambda: queue.drain(3) and None)
+
+    threads = [threading.Thread(target=drop, args=(first * count,)) for first in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: queue.backlog == 0 and len(released) == 3 * count, timeout=60)
+    assert sorted(released) == list(range(3 * count))
+    assert manager.stats().released == 3 * count
