@@ -379,6 +379,7 @@ class Pool:
 
     def loans(self) -> tuple[Loan, ...]:
         """What is lent now, longest first. Costs what the pool's size is."""
+        self._tend()  # what its last holder has let go may wait for somebody to run its release
         found = []
         for slots in (self.shelf.slots, self.shelf.extras):
             for slot in _world.snapshot(slots):
@@ -390,8 +391,8 @@ class Pool:
     def stats(self) -> PoolStats:
         """The figures of this moment. Costs what the pool's size is."""
         shelf = self.shelf
-        shelf.find_lost()
         loans = self.loans()
+        shelf.find_lost()
         idle, empty = shelf.count_idle()
         slots = _world.snapshot(shelf.slots)
         counted = self._counts.snapshot(sum(slot.at_once for slot in slots))
