@@ -263,6 +263,9 @@ def line_of(site: Site) -> int:
 
 _Hook = weakref.WeakMethod[Callable[[], None]]
 _before_fork: dict[int, tuple[_Hook, _Hook]] = {}
+_next_hook: Callable[[], int] = itertools.count(
+    1
+).__next__  # not `next_id`: a program's first object is number 1
 _fork_hooks: dict[int, _Hook] = {}
 _process_locks: list[Any] = []
 
@@ -272,7 +275,7 @@ def at_fork_in_child(method: Callable[[], None]) -> None:
     for key, hook in snapshot(_fork_hooks.items()):
         if hook() is None:
             _fork_hooks.pop(key, None)
-    _fork_hooks[next_id()] = weakref.WeakMethod(method)
+    _fork_hooks[_next_hook()] = weakref.WeakMethod(method)
 
 
 def around_fork(before: Callable[[], None], after: Callable[[], None]) -> None:
@@ -280,7 +283,7 @@ def around_fork(before: Callable[[], None], after: Callable[[], None]) -> None:
     for key, (one, _) in snapshot(_before_fork.items()):
         if one() is None:
             _before_fork.pop(key, None)
-    _before_fork[next_id()] = (weakref.WeakMethod(before), weakref.WeakMethod(after))
+    _before_fork[_next_hook()] = (weakref.WeakMethod(before), weakref.WeakMethod(after))
 
 
 def process_lock() -> Any:

@@ -41,6 +41,8 @@ T = TypeVar("T")
 OVER = ("refuse", "block", "report")
 NAMED_HOLDERS = 3
 """How many holders a refusal names: the largest."""
+RELIEF_WAIT = 0.5
+"""Seconds for which a refusal is put off while releases run or wait for a worker: what was given up may be among them."""
 LOOK_AGAIN = 0.5
 """Seconds after which a caller that waits for room looks by itself, should a wake-up have been lost to an interrupt."""
 
@@ -439,13 +441,17 @@ class MemoryManager(Facade):
             if not relieved:
                 relieved = True
                 self._relieve()
-            elif self._config.over == "block" and not _world.must_not_wait():
-                pressed = self._await_room(
-                    entry, self._config.block_timeout if isinstance(timeout, WhenDue) else timeout
-                )
-                break
-            else:
+            elif _world.must_not_wait() or not (self._config.over == "block" or self._on_the_way()):
                 raise self._refusal(entry, problem)
+            else:
+                patience: float | None = RELIEF_WAIT
+                if self._config.over == "block":
+                    patience = self._config.block_timeout if isinstance(timeout, WhenDue) else timeout
+                answer = self._await_room(entry, patience)
+                if isinstance(answer, str):
+                    raise self._refusal(entry, f"{answer}, and {patience:g} s have passed")
+                pressed = answer
+                break
         if problem and self._config.over == "report":
             self._reported += 1
             self._manager.report(
@@ -469,8 +475,15 @@ class MemoryManager(Facade):
             self._pressed = self._pressed or pressed
         return problem, pressed
 
-    def _await_room(self, entry: _Entry, timeout: float | None) -> bool:
-        """Wait for our turn and for room. First come, first served, so that a large one is not passed by small ones for ever."""
+    def _on_the_way(self) -> bool:
+        """Whether a release runs or waits for a worker, such as of what a pool has just given up."""
+        workers = self._manager._workers
+        return bool(len(workers) or any(worker.busy_since for worker in _world.snapshot(workers.healthy)))
+
+    def _await_room(self, entry: _Entry, timeout: float | None) -> bool | str:
+        """Wait for our turn and for room: whether the high-water mark was passed by that, or what was still in the way at the
+        end. First come, first served, so that a large one is not
+        passed by small ones for ever."""
         until = None if timeout is None else _world.monotonic() + timeout
         turn = _world.next_id()
         waiter: _world.SimpleQueue[None] = _world.SimpleQueue()
@@ -484,7 +497,7 @@ class MemoryManager(Facade):
                     return pressed
                 left = step if until is None else min(step, until - _world.monotonic())
                 if left <= 0:
-                    raise self._refusal(entry, f"{problem}, and {timeout:g} s have passed")
+                    return problem
                 try:
                     waiter.get(timeout=left)
                 except _world.Empty:
