@@ -28,7 +28,7 @@ def script(tmp_path: Path, code: str, *argv: str) -> list[str]:
         env={**os.environ, "PYTHONPATH": str(support.ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     complaints = [line for line in done.stderr.splitlines() if not any(word in line for word in TELLS)]

@@ -16,8 +16,10 @@ FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does no
 NO_FORK_WARNING = ("-W", "ignore::DeprecationWarning")  # 3.12 warns of every fork of a process with threads
 
 PRELUDE = """
-import atexit, gc, os, sys, threading, time, weakref
+import atexit, gc, os, signal, sys, threading, time, weakref
 from lifecycle import *
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
