@@ -157,7 +157,8 @@ def _supersede(key: object, record: Record) -> None:
         first = owners.setdefault(key, record)
     if first is record:
         return
-    what = "this Python object" if first.obj is record.obj else f"native {record.native!r}"
+    same = first.obj is record.obj and type(record.obj) not in NO_IDENTITY
+    what = "this Python object" if same else f"native {record.native!r}"
     raise DuplicateError(
         f"{what} already has an owner: {describe(first)}; two releases of one native object would be a double free. Use "
         "share() on its handle, or register without release= to borrow it (parent=its handle)"
