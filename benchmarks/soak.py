@@ -213,7 +213,7 @@ def memory(how: str, frames: int, seconds: float) -> dict[str, Any]:
 
     def sample(count: int) -> None:
         now = time.monotonic()
-        if now - last[0] >= max(0.05, seconds / 2000):
+        if now - last[0] >= max(0.04, seconds / 2000):
             last[0] = now
             points.append((count, rss()))
             start.append(now)

@@ -20,6 +20,7 @@ complete only after its end-of-stream, and nothing tells of it after NULL.
 from __future__ import annotations
 
 import functools
+import threading
 import time
 import weakref
 from collections import deque
@@ -106,6 +107,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
             )
         self._eos = eos
         self._eos_claim = [None]
+        self._eos_over = threading.Event()
         self._news = news = _News()
         self._pipeline = weakref.ref(pipeline)
         self._register(
@@ -281,19 +283,27 @@ class PipelineGuard(Guard["_PipelineCore"]):
         handed over and the answer is False. Raises `StateTimeout` when NULL took longer than the manager's ``finalizer_timeout``:
         the pipeline is then `STUCK`, the error names what holds it up, and if that ends NULL is finished late.
         """
-        if self._eos is not None and self._handle.valid and self._eos_claim:
-            try:
-                self._eos_claim.pop()
-            except IndexError:
-                pass  # another thread ends the stream: the release is waited for below
-            else:
-                if not may_wait():
-                    if on_streaming_thread():
-                        in_the_background(self._end_and_close, f"gst-{self.name}")
-                        return False
-                else:
-                    self._end_stream(self._eos)
+        if (
+            self._eos is not None
+            and self._handle.valid
+            and not self._eos_over.is_set()
+            and not self._end_first(self._eos)
+        ):
+            return False
         return self._close_now()
+
+    def _end_first(self, timeout: float) -> bool:
+        """See that the stream has ended, as far as it may be waited for here; False: somebody else does, and closes then."""
+        try:
+            self._eos_claim.pop()
+        except IndexError:  # another thread ends it, and to close now would cut it short
+            return may_wait() and (self._eos_over.wait(timeout + SLICE) or True)
+        if may_wait():
+            self._end_stream(timeout)
+        elif on_streaming_thread():
+            in_the_background(self._end_and_close, f"gst-{self.name}")
+            return False
+        return True  # inside a collection nobody can be asked to wait: it goes without
 
     def _end_and_close(self) -> None:
         self._end_stream(self._eos or 0.0)
@@ -309,19 +319,23 @@ class PipelineGuard(Guard["_PipelineCore"]):
     def _end_stream(self, timeout: float) -> None:
         """Send end-of-stream and wait for it at the sinks; what goes wrong is no reason not to stop."""
         pipeline = self._pipeline()
-        if pipeline is None or self._news.ended or pipeline.get_state(0)[1] != Gst.State.PLAYING:
-            return
-        until = time.monotonic() + timeout
-        with self._news.listening() as arrived:
-            try:
-                with_deadline(lambda: pipeline.send_event(Gst.Event.new_eos()), timeout, f"gst-{self.name}")
-            except TookTooLong:
+        try:
+            if pipeline is None or self._news.ended or pipeline.get_state(0)[1] != Gst.State.PLAYING:
                 return
-            while not (self._news.ended or self._news.errors) and time.monotonic() < until:
-                try:
-                    arrived.get(timeout=max(0.001, min(SLICE, until - time.monotonic())))
-                except Empty:
-                    continue
+            until = time.monotonic() + timeout
+            send = functools.partial(pipeline.send_event, Gst.Event.new_eos())
+            with self._news.listening() as arrived:
+                with_deadline(send, timeout, f"gst-{self.name}")
+                while not (self._news.ended or self._news.errors) and time.monotonic() < until:
+                    try:
+                        arrived.get(timeout=max(0.001, min(SLICE, until - time.monotonic())))
+                    except Empty:
+                        continue
+        except TookTooLong:
+            return
+        finally:
+            pipeline = send = None  # type: ignore[assignment]
+            self._eos_over.set()
 
     def _stuck(self) -> NoReturn:
         pipeline = self._pipeline()

@@ -70,7 +70,7 @@ def test_each_client_begins_at_a_key_frame(g: Any, gst: Any, manager: SafetyMana
     for _ in range(3):
         pipeline = client_pipeline(g, manager)
         seen = noted(g, gst, manager, pipeline)
-        with fanout.add(pipeline, "feed", name="guest") as client:
+        with fanout.add(pipeline, "feed", name="guest", max_buffers=1000) as client:
             assert fanout.clients == (client,)
             eventually(lambda: len(seen) > 5, timeout=20)
             eventually(lambda: client.stats().sent > 5, timeout=20)

@@ -246,6 +246,23 @@ def test_a_close_from_a_streaming_thread_is_handed_over(
         assert guard.ended
 
 
+def test_one_who_closes_does_not_cut_another_short(g: Any, manager: SafetyManager, tmp_path: Any) -> None:
+    path = tmp_path / "together.mkv"
+    text = f"{LIVE} ! jpegenc ! matroskamux ! filesink location={path} async=false"
+    guard = g.PipelineGuard(manager, text, eos=20)
+    guard.play()
+    eventually(lambda: path.exists() and path.stat().st_size > 5000, timeout=20)
+    answers: list[bool] = []
+    threads = [threading.Thread(target=lambda: answers.append(guard.close())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [True] * 4
+    assert guard.ended
+    assert b"\x1c\x53\xbb\x6b" in path.read_bytes()[-4096:]
+
+
 def test_an_exit_while_playing_goes_by_null(g: Any) -> None:
     for how in ("", "sys.exit(0)", "1 / 0"):
         done = run_python(
