@@ -409,26 +409,24 @@ class CleanupStack:
 
     def close(self) -> None:
         """Run everything now, the last first. Raises `CleanupErrorGroup` when something fails. The stack may be used again."""
-        self._unwind(None)
+        self.__exit__(None, None, None)
 
     def __enter__(self) -> CleanupStack:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, body: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        return self._unwind(error)
-
-    def _unwind(self, body: BaseException | None) -> bool:
         """Run everything; True when `body`, the block's exception, was suppressed by a context manager in here."""
-        if self._generation is not _generation:
-            self._forget_inherited()
         entries = self._entries
-        story = entry = None
-        details = None if body is None else (type(body), body, body.__traceback__)
+        story = entry = details = None
         try:
             while entries:
                 try:
+                    if self._generation is not _generation:
+                        self._forget_inherited()
+                    if body is not None and story is None:
+                        details = (type(body), body, body.__traceback__)
                     for entry in iter(entries.pop, None):
                         begun = False
                         fn, args, kwargs = entry
@@ -451,9 +449,8 @@ class CleanupStack:
                                     _refuse_deferred(fn, result)
                         except BaseException as error:
                             if not begun:
-                                entries.append(
-                                    entry
-                                )  # 3.10 looks for signals at jumps: it is still to be run
+                                # An interrupt (3.10 looks for signals at every jump): it is still to be run.
+                                entries.append(entry)
                             story = story or _Story(body)
                             details = story.add(error)
                         if not entries:
