@@ -99,13 +99,16 @@ def all_holders(record: Record, asking: object, *, named: bool = True) -> tuple[
     core = None
     try:
         if pin is not None:
-            for referrer in gc.get_referrers(pin):
+            referrers = gc.get_referrers(pin)
+            while referrers:  # so that nothing of ours but this frame refers to the one that is looked at
+                referrer = referrers.pop()
                 kind = _kind_of(referrer, pin)
                 if kind is not None:
                     found.append(_holder(kind, referrer, named))
                 referrer = None
     finally:
         pin = referrer = None
+        referrers = []
     for fence in list(record.extra.fences) if record.extra is not None else ():
         found.append(Holder("fence", f"fence {_shown(fence)}"))
     found.extend(_shares(record, asking, named))
@@ -181,7 +184,7 @@ def _shares(record: Record, asking: object, named: bool) -> list[Holder]:
                 what = (
                     "a handle that the object, or its release, holds itself: it is never dropped, so close it"
                 )
-            found.append(Holder("share", what, named_referrers(handle)))
+            found.append(Holder("share", what, named_referrers(handle, frozenset((id(handles),)))))
         if inside and not any("itself" in holder.what for holder in found):
             found.append(
                 Holder(

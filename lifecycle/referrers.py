@@ -42,17 +42,29 @@ SNAPSHOTS = sys.version_info < (3, 13)
 _OURS = os.path.dirname(__file__) + os.sep
 
 
-def named_referrers(target: object) -> tuple[str, ...]:
-    """Who refers to `target`, at most `MOST` of them; the library's own frames and objects are left out."""
+def named_referrers(target: object, skip: frozenset[int] = frozenset()) -> tuple[str, ...]:
+    """Who refers to `target`, at most `MOST` of them; the library's own frames are left out, and those in `skip` (identities)."""
     try:
         names: dict[str, None] = {}
         for name in _running(target):
             names[name] = None
-        skip = {id(sys._getframe())}
-        _add_names(target, names, DEPTH, skip)
+        for name in _globals(target):
+            names[name] = None
+        _add_names(target, names, DEPTH, set(skip))
         return tuple(names)[:MOST]
     finally:
         target = None
+
+
+def _globals(target: object) -> Iterator[str]:
+    """The modules that have `target` as a global: the collector does not know them all (3.13 without the GIL)."""
+    for module_name, module in _world.snapshot(sys.modules.items()):
+        values = getattr(module, "__dict__", None)
+        if isinstance(values, dict):
+            for name, value in _world.snapshot(values.items()):
+                if value is target:
+                    yield f"global {name!r} of module {module_name!r}"
+    values = value = target = None
 
 
 def _running(target: object) -> Iterator[str]:
@@ -65,7 +77,9 @@ def _running(target: object) -> Iterator[str]:
         frame: FrameType | None = innermost
         on = "" if ident == me else f" on thread {threads.get(ident, ident)!r}"
         while frame is not None:
-            if not frame.f_code.co_filename.startswith(_OURS):
+            if frame.f_code.co_flags & inspect.CO_OPTIMIZED and not frame.f_code.co_filename.startswith(
+                _OURS
+            ):
                 for name in _locals_that_are(frame, target):
                     yield f"{name} of {_line(frame)}{on}"
             frame = frame.f_back
@@ -82,7 +96,7 @@ def _locals_that_are(frame: FrameType, target: object) -> list[str]:
                 found.append(f"local {name!r}")
         return found
     finally:
-        if SNAPSHOTS and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        if SNAPSHOTS:
             values.clear()
         values = value = target = None  # type: ignore[assignment]
 
@@ -180,13 +194,21 @@ def _owner_of_dict(values: dict[Any, Any], target: object) -> str:
     if key is None:
         return ""
     if "__name__" in values and "__spec__" in values and "__loader__" in values:
-        return f"global {key!r} of module {values['__name__']!r}"
+        return f"global {key!r} of module {_module_of(values)!r}"
     for owner in gc.get_referrers(values):
         if isinstance(owner, FrameType) or not hasattr(owner, "__dict__"):
             continue
         if getattr(owner, "__dict__", None) is values:
             return f"attribute {key!r} of a {type(owner).__qualname__}"
     return ""
+
+
+def _module_of(values: dict[Any, Any]) -> object:
+    """Under which name a module's namespace is known: ``__main__`` calls itself otherwise now and then."""
+    for name, module in _world.snapshot(sys.modules.items()):
+        if getattr(module, "__dict__", None) is values:
+            return name
+    return values["__name__"]
 
 
 def _attribute(owner: Any, target: object) -> str:

