@@ -22,7 +22,8 @@ getrefcount = sys.getrefcount
 def lease_of_thread(pin: Pin, ident: int) -> bool:
     """Whether a lease or an access block of thread `ident` holds `pin`. Looks through the whole heap."""
     try:
-        return any(getattr(referrer, "_thread", None) == ident for referrer in gc.get_referrers(pin))
+        # A list, since an interrupt in a generator that is just being closed is printed and lost.
+        return ident in [getattr(referrer, "_thread", None) for referrer in gc.get_referrers(pin)]
     finally:
         pin = None  # type: ignore[assignment]
 
