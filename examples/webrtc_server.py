@@ -63,7 +63,7 @@ class Server:
         except BaseException:
             client.close()
             raise
-        self.fanout.request_key_frame()  # what was sent before the two were connected has gone nowhere
+        client.restart()  # what was sent before the two were connected has gone nowhere
         return client
 
     def close(self) -> None:

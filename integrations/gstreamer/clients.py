@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, Protocol
 
@@ -31,6 +32,7 @@ from integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError
 from integrations.gstreamer.feeder import Feeder
 from integrations.gstreamer.frame import Frame
 from integrations.gstreamer.guard import Core, Guard, check_manager
+from integrations.gstreamer.pads import ProbeGuard
 from integrations.gstreamer.pipeline import START_TIMEOUT, PipelineGuard
 from integrations.gstreamer.threads import in_the_background
 from lifecycle import ClosedError, LifecycleError, SafetyManager
@@ -126,6 +128,16 @@ class Client(Guard[_ClientCore]):
         else:
             self._sent += 1
             self._needs_key = False
+
+    def restart(self) -> None:
+        """Give it nothing before the next key frame, and ask for that: what it was sent so far is lost, as before it "
+        "was connected."""
+        self._needs_key = True
+
+    def _asked(self, pad: Any, info: Any) -> None:
+        """Its own pipeline asks upstream for a key frame, as when packets were lost (PLI)."""
+        if GstVideo.video_event_is_force_key_unit(info.get_event()):
+            self.restart()
 
     def _fail(self, error: BaseException) -> None:
         error.__traceback__ = None
@@ -237,7 +249,10 @@ class Fanout:
                 appsrc = pipeline[appsrc]
             self.follow(pipeline)
             feeder = Feeder(self.manager, appsrc, max_buffers=max_buffers)
-            client = Client(self, name or pipeline.name, feeder, [pipeline, *owned], on_end)
+            parts: list[Closeable] = [pipeline, *owned]
+            client = Client(self, name or pipeline.name, feeder, parts, on_end)
+            door = appsrc.get_static_pad("src")
+            parts.append(ProbeGuard(self.manager, door, Gst.PadProbeType.EVENT_UPSTREAM, _weakly(client)))
             pipeline.play(0)
             _await_running(pipeline, appsrc)
         except BaseException:
@@ -295,6 +310,18 @@ class Fanout:
 
     def __repr__(self) -> str:
         return f"<Fanout {self.name!r}: {len(self._clients)} clients>"
+
+
+def _weakly(client: Client) -> Callable[[Any, Any], None]:
+    """What the pipeline keeps must not keep the client."""
+    weak = weakref.ref(client)
+
+    def asked(pad: Any, info: Any) -> None:
+        living = weak()
+        if living is not None:
+            living._asked(pad, info)
+
+    return asked
 
 
 def _await_running(pipeline: PipelineGuard, appsrc: Any) -> None:

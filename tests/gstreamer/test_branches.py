@@ -331,7 +331,11 @@ def test_storm(g: Any) -> None:
         assert guard.state == "playing" and not guard.errors, guard.errors
         guard.close()
         del frames, capture, steady
-        eventually(lambda: gc.collect() is not None and manager.stats().active_objects == 0, timeout=20)
+        until = time.monotonic() + 20
+        while manager.stats().active_objects and time.monotonic() < until:
+            gc.collect()
+            time.sleep(0.01)
+        assert not manager.objects(), [str(left) for left in manager.objects()]
         alive = tracer.alive()
         assert alive == {{}}, alive
         stats = manager.stats().types["gst.Branch"]

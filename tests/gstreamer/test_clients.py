@@ -112,6 +112,18 @@ def test_a_client_that_falls_behind_goes_on_at_a_key_frame(
     assert all(seen[number][0] for number in gaps), seen  # after every gap a key frame
 
 
+def test_a_client_may_ask_for_a_key_frame(g: Any, gst: Any, manager: SafetyManager, fanout: Fanout) -> None:
+    """By itself, and as its own pipeline does upstream when packets were lost."""
+    pipeline = client_pipeline(g, manager)
+    seen = noted(g, gst, manager, pipeline)
+    with fanout.add(pipeline, "feed", max_buffers=1000) as client:
+        for ask in (client.restart, lambda: g.request_key_frame(pipeline["door"].get_static_pad("sink"))):
+            eventually(lambda: len(seen) > 3, timeout=20)
+            keys = sum(key for key, _ in seen)
+            ask()
+            eventually(lambda: sum(key for key, _ in seen) > keys, timeout=20)
+
+
 def test_a_client_that_fails_ends_alone(g: Any, gst: Any, manager: SafetyManager, fanout: Fanout) -> None:
     told: list[Any] = []
     good, bad = (
