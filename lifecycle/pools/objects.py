@@ -285,12 +285,17 @@ class ObjectPool(Pool, Generic[T]):
         slot.handle = slot.item = None
         slot.key = EMPTY
         slot.dirty = False
-        if why == EXTRA:
-            self.shelf.extras.pop(slot, None)
-        else:
-            self._counts.lost(why)
-        if handle is not None:
-            handle.close(timeout=0)
+        try:
+            if why == EXTRA:
+                self.shelf.extras.pop(slot, None)
+            else:
+                self._counts.lost(why)
+        finally:
+            try:
+                if handle is not None:
+                    handle.close(timeout=0)
+            finally:
+                handle = None  # a kept traceback must keep nothing alive
 
     def _instead(self, answer: Sign) -> str:
         return "" if answer is CLOSED or self._exhausted == "refuse" else "fallback"

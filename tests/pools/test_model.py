@@ -29,7 +29,7 @@ from tests.core.natives import Native
 from tests.support import eventually
 
 LOOSE = settings(
-    max_examples=int(40 * STORM),
+    max_examples=int(25 * STORM),
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
