@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import threading
 import time
@@ -30,7 +31,7 @@ class Loop:
     """The smallest event loop: a thread that calls what is posted."""
 
     def __init__(self) -> None:
-        self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.posted = 0
         self.taken = 0
         self.errors: list[BaseException] = []
@@ -38,7 +39,7 @@ class Loop:
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
-    def post(self, fn: Callable[[], None]) -> None:
+    def post(self, fn: Callable[[], object]) -> None:
         self.posted += 1
         self.calls.put(fn)
 
@@ -328,7 +329,7 @@ def test_a_storm_of_droppers_against_a_loop_and_a_hand_that_drains(
             else:
                 handle.close(timeout=0)
             if n % 50 == 0:
-                loop.post(lambda: queue.drain(3) and None)
+                loop.post(functools.partial(queue.drain, 3))
 
     threads = [threading.Thread(target=drop, args=(first * count,)) for first in range(3)]
     for thread in threads:
