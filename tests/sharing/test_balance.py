@@ -142,7 +142,7 @@ def test_everything_balances() -> None:
     queue = ReleaseQueue("gpu")
     dice = random.Random(1)
     gpus = [Gpu(queue, random.Random(seed)) for seed in range(3)]
-    frames = OBJECTS // 6
+    frames = OBJECTS // 2
     counts = [Counter[str]() for _ in gpus]
     pool = BufferPool(manager, 4096, 16, timeout=0.01, name="balance")
     distributor: FrameDistributor[Any] = FrameDistributor(8, name="balance", manager=manager)
