@@ -18,7 +18,17 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
-from integrations.gstreamer._native import Gst, MapInfo, Mapping, _function, _open, map_foreign
+from integrations.gstreamer._native import (
+    ANY,
+    Gst,
+    Mapping,
+    _function,
+    _open,
+    map_foreign,
+    ready,
+    unmap,
+    unmap_foreign,
+)
 
 __all__ = [
     "READ_WRITE",
@@ -134,7 +144,6 @@ _wrap = _function(_quick, "gst_buffer_new_wrapped_full", _p, ctypes.c_uint, _p, 
 _copy_region = _function(_quick, "gst_buffer_copy_region", _p, _p, ctypes.c_int, _size, _size)
 _is_writable = _function(_quick, "gst_mini_object_is_writable", ctypes.c_int, _p)
 _memory_writable = _function(_quick, "gst_buffer_is_all_memory_writable", ctypes.c_int, _p)
-_unmap = _function(_slow, "gst_buffer_unmap", None, _p, ctypes.POINTER(MapInfo))
 _add_parent = _function(_quick, "gst_buffer_add_parent_buffer_meta", _p, _p, _p)
 _weak_ref = _function(_quick, "gst_mini_object_weak_ref", None, _p, _p, _p)
 _add_video_meta = _function(
@@ -235,33 +244,35 @@ def add_video_meta(
 
 
 class Own(Mapping):
-    """A buffer that is ours alone, and its one mapping for writing. What a `WritableFrame` registers."""
+    """A buffer that is ours alone, and its one mapping for writing. What a `WritableFrame` registers.
 
-    __slots__ = ("owned",)
+    `guard` ends the mapping in C as this dies, should an interrupt have fallen into its release.
+    """
+
+    __slots__ = ("__weakref__", "guard", "owned")
     owned: Owned
+    guard: weakref.ref[Own] | None
 
 
 def map_own(own: Own) -> bool:
     """Map the buffer of `own` for reading and writing; the result is in `own`."""
     buffer = own.owned.value
     assert buffer is not None
+    ready()
     own.buffer = buffer
-    own.unmap = _unmap
-    return bool(map_foreign(buffer, own, READ_WRITE))
+    own.guard = None
+    own.once = once = map(unmap_foreign, ANY, (ctypes.addressof(own),))
+    done = bool(map_foreign(buffer, own, READ_WRITE))
+    if done:
+        own.guard = weakref.ref(own, functools.partial(next, once))
+    return done
 
 
 def end_own(own: Own) -> None:
     """The release function of every `Own`: unmap, and give the buffer up. Calling twice is calling once."""
-    try:
-        call = own.unmap
-        del own.unmap  # one indivisible step decides
-    except AttributeError:
-        return
-    try:
-        if own.memory is not None:
-            call(own.buffer, own)
-    finally:
-        own.owned.drop()
+    unmap(own)
+    own.owned.drop()
+    own.guard = None
 
 
 def wrapper_of(owned: Owned) -> Any:

@@ -13,7 +13,9 @@ functions are the same everywhere, and cost a tenth. What stands on what:
 - **While a mapping lives its memory is nobody else's**: it holds a reference on the memory, whose address cannot be reused.
 - **What holds the buffer is the sample's wrapper.** Whoever owns a sample alone may exchange its buffer, though. What is mapped
   stays: the mapping holds the memory. Only the call that ends it needs a buffer, of which it asks nothing but its type (1.20 to
-  1.28, tested), so `unmap` gives it another.
+  1.28, tested), so it is always given the same one, `ANY`.
+- **A mapping is ended once because it is an iterator.** ``map(unmap, ANY, (address,))`` calls once, in C, when it is advanced
+  first; advancing it again does nothing. So no interrupt falls between deciding and doing.
 
 Importing this module loads GStreamer's libraries but does not initialise GStreamer; that stays the program's own ``Gst.init``.
 """
@@ -25,7 +27,7 @@ import ctypes.util
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from integrations.gstreamer.errors import MissingGStreamerError
@@ -49,6 +51,7 @@ except (ImportError, ValueError) as error:
     ) from error
 
 __all__ = [
+    "ANY",
     "CLOCK_TIME_NONE",
     "MAP_READ",
     "AudioMeta",
@@ -71,6 +74,7 @@ __all__ = [
     "memory_of",
     "memory_size",
     "np",
+    "ready",
     "sample_buffer",
     "sample_caps",
     "short_fd_memory",
@@ -105,17 +109,17 @@ class Mapping(MapInfo):
     """A buffer that is held and, where `memory` is set, its one read mapping.
 
     `data` (None for a buffer of no bytes) and `size` say where the bytes are; `sample` is the wrapper that keeps the buffer;
-    `unmap` is the call that ends the mapping, and gone once somebody does.
+    `once` ends the mapping when it is advanced first.
     """
 
-    __slots__ = ("buffer", "sample", "unmap")
+    __slots__ = ("buffer", "once", "sample")
 
     memory: int | None
     data: int | None
     size: int
     sample: Any
     buffer: int
-    unmap: Callable[[int, MapInfo], None]
+    once: Iterator[None]
 
 
 class MiniObject(ctypes.Structure):
@@ -272,9 +276,9 @@ _find_memory = _function(
     *(ctypes.POINTER(kind) for kind in (ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t)),
 )
 _map_types = (_p, ctypes.POINTER(MapInfo), ctypes.c_int)
-_unmap_types = (_p, ctypes.POINTER(MapInfo))
+_unmap_types = (_p, _p)
 MapCall = Callable[[int, MapInfo, int], int]
-UnmapCall = Callable[[int, MapInfo], None]
+UnmapCall = Callable[[int, int], None]
 map_plain: MapCall = _function(_getters, "gst_buffer_map", ctypes.c_int, *_map_types)
 map_foreign: MapCall = _function(_actions, "gst_buffer_map", ctypes.c_int, *_map_types)
 unmap_plain: UnmapCall = _function(_getters, "gst_buffer_unmap", None, *_unmap_types)
@@ -290,7 +294,6 @@ _map_range = _function(
     ctypes.c_int,
 )
 _new_buffer: Callable[[], int] = _function(_getters, "gst_buffer_new", _p)
-_unref = _function(_actions, "gst_mini_object_unref", None, _p)
 _byref = ctypes.byref
 
 
@@ -342,22 +345,26 @@ def map_one_memory(buffer: int, index: int, info: MapInfo, flags: int) -> int:
     return done
 
 
+ANY: Final[list[int]] = []
+"""A buffer that stands for whichever was mapped where a mapping is ended. There once `ready` was called."""
+MAY_BE_LEAKED: Final = 1 << 2
+
+
+def ready() -> None:
+    """See that `ANY` is there. GStreamer is initialised by now: there is a sample."""
+    if not ANY:
+        buffer = _new_buffer()
+        MiniObject.from_address(
+            buffer
+        ).flags |= MAY_BE_LEAKED  # it stays for good, and the leaks tracer is told so
+        ANY.append(buffer)
+        del ANY[1:]  # another thread has made one too
+
+
 def unmap(mapping: Mapping) -> None:
-    """End a mapping, if there is one: whoever takes its `unmap` away does it, so calling twice does it once. On any thread."""
-    try:
-        call = mapping.unmap
-        del mapping.unmap  # one indivisible step decides
-    except AttributeError:
-        return
-    if mapping.memory is None:
-        return
-    buffer = mapping.buffer
-    if sample_buffer(hash(mapping.sample)) == buffer:
-        call(buffer, mapping)
-    else:  # the sample was given another buffer in the meantime, and this one may be gone
-        other = _new_buffer()
-        call(other, mapping)
-        _unref(other)
+    """End a mapping, if there is one: calling twice does it once. On any thread."""
+    if mapping.memory is not None:
+        next(mapping.once, None)
 
 
 def memory_size(memory: int) -> int:

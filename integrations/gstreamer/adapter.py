@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from integrations.gstreamer._buffers import new_buffer
-from integrations.gstreamer._native import Gst, sample_buffer, sample_caps
+from integrations.gstreamer._native import Gst, ready, sample_buffer, sample_caps
 from integrations.gstreamer.errors import FormatError, MapError, SampleError
 from integrations.gstreamer.formats import Layout, LayoutCache
 from integrations.gstreamer.frame import TYPE_NAME, Frame, Live, end_held
@@ -109,6 +109,7 @@ class SampleAdapter:
         return self._known.get(hash(caps)) or self._layouts.add(caps)
 
     def _learn(self, sample: Any) -> Layout:
+        ready()
         caps = sample.get_caps()
         if caps is None:
             raise SampleError(

@@ -23,10 +23,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from ctypes import addressof
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from integrations.gstreamer._buffers import own_reference
 from integrations.gstreamer._native import (
+    ANY,
     MAP_READ,
     buffer_size,
     find_memory,
@@ -332,7 +335,7 @@ class Frame(FrameFacts):
         held.sample = sample
         held.buffer = buffer
         held.live = None
-        held.unmap = unmap_plain
+        held.guard = None
         handle = owner = None
         view: memoryview | None = None
         try:
@@ -349,13 +352,15 @@ class Frame(FrameFacts):
                     owner = known()
                 if owner is None:
                     if plain:
+                        held.once = once = map(unmap_plain, ANY, (addressof(held),))
                         done = map_plain(buffer, held, MAP_READ)
                     else:
                         check_memories(self, buffer)
-                        held.unmap = unmap_foreign
+                        held.once = once = map(unmap_foreign, ANY, (addressof(held),))
                         done = map_foreign(buffer, held, MAP_READ)
                     if not done:
                         raise no_mapping(self)
+                    held.guard = weakref.ref(held, partial(next, once))
                 if layout.sound is None:
                     meta = video_meta(buffer)
                     if meta is not None:

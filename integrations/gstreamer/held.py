@@ -8,9 +8,12 @@ an entry that is alive, the address can be nobody else's.
 from __future__ import annotations
 
 import weakref
+from ctypes import addressof
+from functools import partial
 from typing import Any
 
 from integrations.gstreamer._native import (
+    ANY,
     MAP_READ,
     Mapping,
     is_fd_memory,
@@ -31,9 +34,13 @@ Live = dict[int, "weakref.ref[Any]"]
 
 
 class Held(Mapping):
-    """The native object of a frame: the mapping, and its entry ``live[key]`` in the table of live ones."""
+    """The native object of a frame: the mapping, and its entry ``live[key]`` in the table of live ones.
 
-    __slots__ = ("key", "live")
+    `guard` ends the mapping in C as this dies, should an interrupt have fallen into its release.
+    """
+
+    __slots__ = ("__weakref__", "guard", "key", "live")
+    guard: weakref.ref[Held] | None
     live: Live | None
     key: int
 
@@ -44,6 +51,7 @@ def end_held(held: Held) -> None:
     if live is not None:
         live.pop(held.key, None)
     unmap(held)
+    held.guard = None
 
 
 def check_memories(whose: Any, buffer: int) -> None:
@@ -84,7 +92,8 @@ def open_memory(
     held.sample = sample
     held.buffer = buffer
     held.live = None
-    held.unmap = unmap_foreign
+    held.guard = None
+    held.once = map(unmap_foreign, ANY, (addressof(held),))
     held.key = key = memory_of(buffer, index)
     handle = owner = view = None
     try:
@@ -93,6 +102,8 @@ def open_memory(
             owner = known()
         if owner is None and not map_one_memory(buffer, index, held, MAP_READ):
             raise no_mapping(whose)
+        if owner is None:
+            held.guard = weakref.ref(held, partial(next, held.once))
         size = memory_size(key)
         handle = manager.register(
             held,

@@ -21,6 +21,7 @@ from integrations.gstreamer._buffers import (
     deep_copy,
     end_own,
     map_own,
+    nothing_owned,
     own_reference,
     sole_owner,
     wrapper_of,
@@ -69,7 +70,7 @@ class WritableFrame:
         memory = memory_of(address, 0) if memory_count(address) == 1 else None
         try:
             if not map_own(own):
-                del own.unmap  # the buffer stays its caller's
+                own.owned = nothing_owned()  # the buffer stays its caller's
                 raise MapError(
                     f"{layout}: GStreamer cannot map this buffer's memory for writing; take a copy in system memory (a converter "
                     "or download element before the sink)"

@@ -45,7 +45,8 @@ def test_a_mapping_is_ended_once(gst: ModuleType) -> None:
     buffer = _native.sample_buffer(hash(sample))
     assert buffer is not None
     mapping.buffer = buffer
-    mapping.unmap = _native.unmap_plain
+    _native.ready()
+    mapping.once = map(_native.unmap_plain, _native.ANY, (ctypes.addressof(mapping),))
     memory = _native.memory_of(buffer, 0)
     before = _native.MiniObject.from_address(memory).refcount
     assert _native.map_plain(buffer, mapping, _native.MAP_READ)
