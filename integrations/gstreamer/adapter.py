@@ -47,6 +47,8 @@ class SampleAdapter:
         self._register = manager.registrar(TYPE_NAME, release=end_held, release_on=ANY_THREAD)
         self._live = _tables.setdefault(manager, {})
         self._layouts = LayoutCache()
+        if Gst.is_initialized():
+            ready()
         self._known = self._layouts.known
 
     def frame(self, sample: Any) -> Frame:

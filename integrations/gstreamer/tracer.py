@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from integrations.gstreamer._native import Gst
+from integrations.gstreamer._native import Gst, ready
 from integrations.gstreamer.errors import GStreamerError
 
 __all__ = ["LeaksTracer"]
@@ -49,6 +49,7 @@ class LeaksTracer:
 
     def start(self) -> None:
         """Watch what is made from here on."""
+        ready()  # the one buffer that stays for good is no leak
         gc.collect()
         self._tracer.emit("activity-start-tracking")
 
