@@ -222,6 +222,7 @@ class Facade:
 
     def _after_fork(self) -> None:
         """In a forked child everything was the parent's."""
+        self._index.clear()
 
     def __enter__(self: Self) -> Self:
         self._refuse_closed()

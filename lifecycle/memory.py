@@ -573,7 +573,15 @@ class MemoryManager(Facade):
         self._wake()
 
     def _after_fork(self) -> None:
+        super()._after_fork()
         self._lock = _world.RLock()
+        self._entries.clear()
+        self._gone.clear()
+        for account in (
+            self._all,
+            *self._accounts.values(),
+        ):  # what other threads had half tracked is never told
+            account.bytes = account.objects = 0
         self._waiters.clear()
         self._relieving.clear()
 
@@ -583,14 +591,17 @@ def _nothing(id: int) -> None:
 
 
 def resident_memory() -> int | None:
-    """Bytes of this process in physical memory: as psutil says (``pip install native-lifecycle[memory]``), else as ``/proc``
-    does, else None."""
+    """Bytes of this process in physical memory: as ``/proc`` says, else as psutil does (``pip install
+    native-lifecycle[memory]``), else None.
+
+    In this order, since an import may hang: in a child that was forked while another thread was importing the same module.
+    """
     try:
-        import psutil
-    except ImportError:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
         try:
-            with open("/proc/self/statm", "rb") as file:
-                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, ValueError, IndexError, AttributeError):
+            import psutil
+        except ImportError:
             return None
-    return int(psutil.Process().memory_info().rss)
+        return int(psutil.Process().memory_info().rss)

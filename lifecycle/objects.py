@@ -147,6 +147,11 @@ class ObjectLifecycleManager(Facade):
         Raises `UnknownObjectError` for an id that was not given here."""
         return self._unregister(id, timeout)
 
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._names.clear()
+        self._children.clear()
+
     # -- rules --------------------------------------------------------------------------------------------------------------
 
     def enable_validation(self, type_name: str, validate: Callable[[Any], object]) -> None:

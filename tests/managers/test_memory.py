@@ -37,7 +37,7 @@ from tests.core.adversary import (
 )
 from tests.core.natives import Native
 from tests.managers.support import collector
-from tests.support import eventually
+from tests.support import eventually, run_python
 
 LONG = 30.0
 
@@ -309,19 +309,67 @@ def test_not_tracked_it_counts_nothing_and_limits_nothing(manager: SafetyManager
     assert native.released == 1
 
 
-def test_resident_memory_with_and_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resident_memory_with_and_without_proc_and_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     found = lifecycle.memory.resident_memory()
-    monkeypatch.setitem(sys.modules, "psutil", None)
-    without = lifecycle.memory.resident_memory()
+    monkeypatch.setattr("lifecycle.memory.open", lambda *_: (_ for _ in ()).throw(OSError), raising=False)
+    by_psutil = lifecycle.memory.resident_memory()
     if sys.platform == "linux":
         assert found is not None
-        assert without is not None
-        assert 0.5 < found / without < 2
+        assert by_psutil is not None
+        assert 0.5 < found / by_psutil < 2
         assert found > 5_000_000
-    monkeypatch.setattr("lifecycle.memory.open", lambda *_: (_ for _ in ()).throw(OSError), raising=False)
+    monkeypatch.setitem(sys.modules, "psutil", None)
     assert lifecycle.memory.resident_memory() is None
+
+
+def test_forked_in_the_middle_of_tracking_the_child_counts_from_nothing() -> None:
+    """Threads of the parent are anywhere in both facades: the child has its own locks and none of their half-tracked objects."""
+    out = run_python(
+        """
+        import os, signal, threading, warnings
+        warnings.simplefilter("ignore")
+        import structlog
+        structlog.configure(processors=[lambda *_: ""], logger_factory=structlog.ReturnLoggerFactory())
+        from lifecycle import *
+
+        manager = SafetyManager(SafetyConfig(leak_level="off"))
+        memory = MemoryManager(manager, MemoryConfig(max_bytes=10**6, over="block"))
+        objects = ObjectLifecycleManager(manager)
+        stop = threading.Event()
+
+        def once(name):
+            id = memory.track_object([], "list", 10, release=list.clear, release_on=ANY_THREAD)
+            figures = memory.stats().all
+            memory.release_object(id)
+            id = objects.register_object([], "list", name, release=list.clear, release_on=ANY_THREAD)
+            found = len(objects.find(name))
+            objects.unregister_object(id)
+            return figures.bytes, found, len(objects), memory.stats().all.bytes
+
+        def churn():
+            while not stop.is_set():
+                once("parent")
+
+        threads = [threading.Thread(target=churn, daemon=True) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        statuses = []
+        for _ in range(15):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)
+                os._exit(0 if once("child") == (10, 1, 0, 0) and not objects.find("parent") else 3)
+            statuses.append(os.waitpid(pid, 0)[1])
+        stop.set()
+        for thread in threads:
+            thread.join()
+        print(statuses, memory.stats().all.bytes, len(objects))
+        """,
+        timeout=60,
+    ).check()
+    assert out.strip() == f"{[0] * 15} 0 0"
 
 
 def test_bad_input_is_refused_and_nothing_is_left(manager: SafetyManager) -> None:
