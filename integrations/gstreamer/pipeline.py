@@ -78,7 +78,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
         Shown in messages, metrics and reports; the pipeline's own by default.
     eos:
         Seconds for which closing waits for the end of the stream to reach every sink before NULL, so that files are complete;
-        None (the default) stops at once. Only a pipeline that is PLAYING gets it.
+        None (the default) stops at once. Only a pipeline that plays, or is about to, gets it.
 
     ::
 
@@ -320,7 +320,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
         """Send end-of-stream and wait for it at the sinks; what goes wrong is no reason not to stop."""
         pipeline = self._pipeline()
         try:
-            if pipeline is None or self._news.ended or pipeline.get_state(0)[1] != Gst.State.PLAYING:
+            if pipeline is None or self._news.ended or Gst.State.PLAYING not in pipeline.get_state(0)[1:]:
                 return
             until = time.monotonic() + timeout
             send = functools.partial(pipeline.send_event, Gst.Event.new_eos())
