@@ -97,8 +97,15 @@ class Worker(Timed):
 
     def came_back(self, record: Record) -> bool:
         """As `Timed.came_back`."""
-        self.stack.pop()
-        return self.workers.running.pop(record.id, None) is not None
+        workers = self.workers
+        deadline = self.stack.pop()[1]
+        if workers.running.pop(record.id, None) is None:
+            return False
+        now = _world.monotonic()
+        if now >= deadline and record.outcome is not RELEASED:
+            workers.declare_stuck(record, now)  # nobody had come to see it yet, but a failure past its deadline is no retry
+            return False
+        return True
 
     def run(self) -> None:
         """The thread: take a ticket, run it, until told to stop or written off."""
@@ -281,7 +288,8 @@ class Workers(Place):
         for worker in [*self.healthy, *self.stuck]:
             for record, deadline in list(worker.stack):
                 if now >= deadline and self.running.pop(record.id, None) is not None:
-                    self._declare_stuck(worker, record, now)
+                    self.declare_stuck(record, now)
+                    self._write_off(worker)
         waiting = self.mailbox.qsize()
         if waiting and not self.stopping and len(self.healthy) + len(self.stuck) < self.limit:
             since = [worker.busy_since for worker in list(self.healthy)]
@@ -293,14 +301,14 @@ class Workers(Place):
         """How many worker threads there may be at most, stuck ones included."""
         return INITIAL_WORKERS + self.registry.config.max_stuck_finalizers
 
-    def _declare_stuck(self, worker: Worker, record: Record, now: float) -> None:
+    def declare_stuck(self, record: Record, now: float) -> None:
+        """Its deadline is past: it is never run again."""
         extra = record.more()
         extra.reason = f"its release did not return within {self.timeout:g} s"
         record.ended = now
         record.phase = STUCK
         self.registry.ended.append(record)
         notify(self.registry, record.id)
-        self._write_off(worker)
 
     def _write_off(self, worker: Worker) -> None:
         """Expect nothing more of a worker, and have another in its place if there may be one."""

@@ -721,6 +721,29 @@ def test_never_again_after_a_timeout() -> None:
         assert len(calls) == 1
 
 
+@pytest.mark.parametrize("outcome", ["not released", "released"])
+def test_a_deadline_holds_while_nobody_watches(outcome: str) -> None:
+    """A keeper that is starved of CPU declares nothing stuck; a failure past its deadline is no retry for all that."""
+    calls: list[int] = []
+
+    def release(native: Native) -> None:
+        calls.append(1)
+        time.sleep(0.3)
+        if outcome == "not released":
+            raise NotReleased("too late to say so")
+
+    with SafetyManager(QUICK) as manager:
+        handle = on(manager, BACKGROUND, release)
+        with manager._keeper._role:  # the keeper stands
+            handle.close(timeout=0)
+            eventually(lambda: calls)
+            time.sleep(0.5)
+        expected = "stuck" if outcome == "not released" else "released"
+        eventually(lambda: handle.state == expected)
+        time.sleep(0.1)
+        assert len(calls) == 1
+
+
 def test_a_parent_waits_for_its_childs_retries(manager: SafetyManager) -> None:
     """I2."""
     order: list[str] = []
