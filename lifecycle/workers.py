@@ -103,7 +103,9 @@ class Worker(Timed):
             return False
         now = _world.monotonic()
         if now >= deadline and record.outcome is not RELEASED:
-            workers.declare_stuck(record, now)  # nobody had come to see it yet, but a failure past its deadline is no retry
+            workers.declare_stuck(
+                record, now
+            )  # nobody had come to see it; a failure past its deadline is no retry
             return False
         return True
 
