@@ -369,7 +369,7 @@ def test_every_order_there_is(manager: SafetyManager, pair: str, functions: list
 
 def test_instruction_by_instruction(manager: SafetyManager) -> None:
     functions: list[Any] = [handle_module.Handle.lease, cell.shut]
-    every_order(manager, ["lease", "close"], switches=1, of=code_of(*functions), opcodes=True, least=40)
+    every_order(manager, ["lease", "close"], switches=1, of=code_of(*functions), opcodes=True, least=20)
 
 
 # -- that the explorer finds what is there -----------------------------------------------------------------------------------------
