@@ -259,6 +259,11 @@ class Ownership(RuleBasedStateMachine):
     @rule(at=index)
     def drop(self, at: int) -> None:
         share = self.shares.pop(at % len(self.shares))
+        if share.open and share.model.shares > 1 and not share.model.shut:
+            self.shares.append(
+                share
+            )  # a share that dies unclosed counts on, for detach() and close(held="refuse")
+            return
         if share.open:
             share.model.shares -= 1
             # Only `close` gives a share back by itself: a door that was shared falls shut with its last handle.
