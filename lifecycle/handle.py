@@ -260,7 +260,7 @@ class Handle(Generic[T]):
         me: list[object] = []
         obj = release = None
         try:
-            begin_detach(record, self._cell, me, timeout, (frame.f_code, frame.f_lasti))
+            begin_detach(record, self, me, timeout, (frame.f_code, frame.f_lasti))
             obj, release = record.obj, record.release
             record.outcome = DETACHED
             finish(record)
@@ -321,7 +321,7 @@ class Handle(Generic[T]):
                 f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}"
             )
         if held == "refuse" and self._cell is not SHUT_CELL:
-            refuse_if_held(record, self._cell)
+            refuse_if_held(record, self)
         if after is not None:
             attach(record, after, "close(after=)")
 

@@ -34,21 +34,42 @@ def check_transferable(record: Record) -> None:
         )
 
 
-def refuse_if_held(record: Record, cell: Cell) -> None:
-    """Raise `HeldError` when somebody else holds the object. Counted while the door is open, so nothing has to be undone."""
+def _references_to_door(share: Any) -> int:
+    cell = share._cell
+    try:
+        return getrefcount(cell)
+    finally:
+        cell = None
+
+
+def _sole_references_to_door() -> int:
+    class Share:
+        def __init__(self) -> None:
+            self._cell = Cell()
+
+    return _references_to_door(Share())
+
+
+SOLE_SHARE = _sole_references_to_door()
+"""What `_references_to_door` says of the only handle."""
+
+
+def refuse_if_held(record: Record, share: Any) -> None:
+    """Raise `HeldError` when somebody beside the handle `share` holds the object. Counted while the door is open, so nothing has
+    to be undone. Of other shares those count that live: one that was dropped without being closed holds nothing."""
     tokens = record.kind.registry.shared.get(record.id)
-    others = len(tokens) - 1 if tokens else 0
-    pin = raw_pin(cell)
+    others = min(len(tokens) - 1, _references_to_door(share) - SOLE_SHARE) if tokens else 0
+    pin = raw_pin(share._cell)
     try:
         if pin is not None and (others > 0 or getrefcount(pin) > SOLE_REFERENCES):
             shares = (f"{others} other share(s)",) if others > 0 else ()
             raise held_error(record, (*shares, *holders_of(pin)))
     finally:
-        pin = cell = None  # type: ignore[assignment]
+        pin = None
 
 
 def begin_detach(
-    record: Record, cell: Cell, me: list[object], timeout: float | WhenDue | None, site: Any
+    record: Record, share: Any, me: list[object], timeout: float | WhenDue | None, site: Any
 ) -> None:
     """The first half of `Handle.detach`: afterwards the claim is `me`, so no release begins, the door is shut, and nobody holds
     the object any more. Whatever is raised in here, `undo_detach` puts right."""
@@ -58,11 +79,12 @@ def begin_detach(
             f"{describe(record)} waits for a fence, so its native is still in use: detach it once that has signalled",
             ("a fence",),
         )
-    pin = None
+    pin = cell = None
     try:
+        refuse_if_held(record, share)
+        cell = share._cell
         if raw_pin(cell) is None:
             refuse(record)
-        refuse_if_held(record, cell)
         registry = record.kind.registry
         if registry.claims.setdefault(record.id, me) is not me or record.phase in ENDED:
             refuse(record)
@@ -72,7 +94,7 @@ def begin_detach(
         until = _until(record, timeout)
         while getrefcount(pin) > SOLE_REFERENCES - 1:  # its cell has let go
             if _world.must_not_wait() or (until is not None and _world.monotonic() >= until):
-                holders = holders_of(pin)  # type: ignore[arg-type]
+                holders = holders_of(pin)
                 raise HeldError(
                     f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment it was detached, "
                     "and was not given back in time: it is shut, stays the manager's, and is released when that ends",

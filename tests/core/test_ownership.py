@@ -150,6 +150,17 @@ def test_detach_refuses_beside_holders_and_names_them(manager: SafetyManager, re
     assert len(released) == 1
 
 
+def test_a_share_that_was_dropped_holds_nothing(manager: SafetyManager, released: deque[Thing]) -> None:
+    handle = manager.register(Thing(), "thing", release=released.append, release_on=ANY_THREAD)
+    share = handle.share()
+    other = manager.register(Thing(), "thing", release=released.append, release_on=ANY_THREAD)
+    other_share = other.share()
+    del share, other_share
+    handle.detach()
+    assert other.close(held="refuse")
+    assert len(released) == 1
+
+
 def test_what_is_not_owned_alone_cannot_be_detached(manager: SafetyManager, released: deque[Thing]) -> None:
     parent = manager.register(Thing(), "parent", release=released.append, release_on=ANY_THREAD)
     child = manager.register(Thing(), "child", release=released.append, release_on=ANY_THREAD, parent=parent)
