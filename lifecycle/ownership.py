@@ -94,7 +94,7 @@ def begin_detach(
         until = _until(record, timeout)
         while getrefcount(pin) > SOLE_REFERENCES - 1:  # its cell has let go
             if _world.must_not_wait() or (until is not None and _world.monotonic() >= until):
-                holders = holders_of(pin)
+                holders = holders_of(pin)  # type: ignore[arg-type]
                 raise HeldError(
                     f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment it was detached, "
                     "and was not given back in time: it is shut, stays the manager's, and is released when that ends",
@@ -102,7 +102,7 @@ def begin_detach(
                 )
             _world.sleep(PAUSE)
     finally:
-        pin = cell = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        pin = cell = None  # a kept traceback must keep nothing alive
 
 
 def undo_detach(record: Record, me: list[object], obj: Any, release: Any) -> None:
