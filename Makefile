@@ -3,6 +3,8 @@
 
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
+# Two processes, file by file: much of the suite waits. WORKERS=0 runs it in one.
+WORKERS ?= 2
 SOAK_SECONDS ?= $(or $(S),3600)
 
 .PHONY: help demo test test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint clean
@@ -26,7 +28,7 @@ demo:
 
 test:
 	@tools/environment.sh test
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-all-pythons:
 	@tools/environment.sh test

@@ -11,7 +11,7 @@ from lifecycle.cell import Extra, Kind, Registry
 from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, LimitError
 from lifecycle.handle import Handle
 from lifecycle.queues import PlaceLike
-from lifecycle.registration import RESCUES, enter
+from lifecycle.registration import enter, insist
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ def build_factory(
     registry: Registry,
     kind_of: Callable[[Any, str | None], Kind],
     place_of: Callable[[Any], Any],
-    rescue: Callable[..., None],
+    rescue: Callable[..., bool],
     make: Callable[..., T],
     type_name: str | None,
     release: Callable[[T], object] | None,
@@ -30,10 +30,21 @@ def build_factory(
     """What `SafetyManager.factory` returns. Its arguments have been checked."""
     taken: dict[object, None] = {}  # one entry for each object that is not released yet
 
+    def give_back(
+        box: list[T], slot: object, extra: Extra | None, begun: list[bool], error: BaseException | None
+    ) -> bool:
+        """What was made for us goes back; True once that is so."""
+        if not box:
+            taken.pop(slot, None)
+        elif isinstance(error, LimitError) or not isinstance(error, LifecycleError):
+            rescue(box[0], type_name, release, release_on, extra, begun)
+        return True
+
     def made(*args: Any, **kwargs: Any) -> Handle[T]:
         slot = object()
         box: list[T] = []
         begun = [False]
+        extra = struck = None
         try:
             if registry.closed:
                 raise ClosedError(
@@ -55,18 +66,23 @@ def build_factory(
             taken.pop(slot, None)
             raise
         except BaseException as error:
-            for _ in RESCUES:  # what was made for us goes back; whatever may be interrupted once more stands inside the `try`
+            struck = error
+
+            def attempt() -> (
+                bool
+            ):  # defined, not called for: between here and `try` nothing looks for signals
+                return give_back(box, slot, extra, begun, struck)
+
+            try:
+                insist(attempt)
+            except BaseException:
                 try:
-                    if not box:
-                        taken.pop(slot, None)
-                        break
-                    if begun[0] or (isinstance(error, LifecycleError) and not isinstance(error, LimitError)):
-                        break
-                    rescue(box[0], type_name, release, release_on, extra, begun)
-                except BaseException:  # noqa: S112 - interrupted once more: the first interrupt is raised below
-                    continue
+                    insist(attempt)
+                except BaseException:
+                    insist(attempt)
             raise
         finally:
             box.clear()
+            struck = None
 
     return made

@@ -44,7 +44,7 @@ from lifecycle.queues import (
     WhenDue,
 )
 from lifecycle.refusal import checked, invalidate_record
-from lifecycle.registration import RESCUES, abandon, enter
+from lifecycle.registration import abandon, enter, insist
 from lifecycle.releases import DEFERRED, nesting, process
 from lifecycle.shutdown import (
     await_holders,
@@ -213,15 +213,21 @@ class SafetyManager:
         except LifecycleError:
             raise
         except BaseException as error:
-            for _ in RESCUES:  # interrupted: it may not be lost. Whatever may be interrupted once more stands inside the `try`
+
+            def attempt() -> (
+                bool
+            ):  # defined, not called for: between here and `try` nothing looks for signals
+                return self._rescue(obj, type_name, release, release_on, None, begun)
+
+            try:
+                insist(attempt)  # interrupted: it may not be lost
+            except Exception as second:  # it cannot be taken, as with a release that is not callable
+                raise error from second
+            except BaseException:
                 try:
-                    if begun[0] or release is None:
-                        break
-                    self._rescue(obj, type_name, release, release_on, None, begun)
-                except Exception as second:  # it cannot be taken, as with a release that is not callable
-                    raise error from second
-                except BaseException:  # noqa: S112 - interrupted once more: the first interrupt is raised below
-                    continue
+                    insist(attempt)
+                except BaseException:
+                    insist(attempt)
             raise
         finally:
             parent_pin = handle = obj = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
@@ -275,11 +281,14 @@ class SafetyManager:
 
     def _rescue(
         self, obj: Any, type_name: Any, release: Any, release_on: Any, extra: Extra | None, begun: list[bool]
-    ) -> None:
-        """Have an object that was not entered released at its place: it was ours to keep or to give back."""
+    ) -> bool:
+        """Have an object that was not entered released at its place: it was ours to keep or to give back. True then."""
+        if begun[0] or release is None:
+            return True
         check_callback(release, "release")
         kind = self._kind_of(obj, type_name if isinstance(type_name, str) and type_name else None)
         abandon(kind, self._place(release_on), obj, release, None, extra, begun)
+        return True
 
     def _tend(self) -> None:
         """Called by a registration that sees work waiting: a bounded share of it is done here, but none inside the collector."""

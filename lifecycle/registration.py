@@ -221,6 +221,20 @@ def abandon(
     enter(kind, place, obj, release, None, None, 0, parent, extra, False, begun)._record.cause = BY_CLOSE
 
 
+def insist(attempt: Callable[[], bool]) -> None:
+    """Call `attempt` through interrupts until it says that nothing is left to do. Not more than `RESCUES` times; an `Exception`
+    passes. An interrupt may still fall on the way in here, or on the jump back after another: whoever cannot lose anything calls
+    it again then, in handlers within handlers, where nothing looks for signals in between."""
+    for _ in RESCUES:
+        try:
+            if attempt():
+                return
+        except Exception:
+            raise
+        except BaseException:  # noqa: S112 - the first interrupt is what the caller raises in the end
+            continue
+
+
 def _hashable(value: object) -> bool:
     try:
         hash(value)
