@@ -213,11 +213,12 @@ class SafetyManager:
         except LifecycleError:
             raise
         except BaseException as error:
-
-            def attempt() -> (
-                bool
-            ):  # defined, not called for: between here and `try` nothing looks for signals
-                return self._rescue(obj, type_name, release, release_on, None, begun)
+            # Defined, not called for: between here and `try` nothing looks for signals. (A default, since a closure would turn
+            # the arguments of every registration into cells.)
+            def attempt(
+                facts: tuple[Any, ...] = (self, obj, type_name, release, release_on, None, begun),
+            ) -> bool:
+                return SafetyManager._rescue(*facts)
 
             try:
                 insist(attempt)  # interrupted: it may not be lost
@@ -230,7 +231,7 @@ class SafetyManager:
                     insist(attempt)
             raise
         finally:
-            parent_pin = handle = obj = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+            parent_pin = handle = obj = attempt = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
     def observe(
         self,
