@@ -323,6 +323,7 @@ def test_storm(g: Any) -> None:
                 close()
             later.clear()
             del close
+            held.clear()  # callbacks of those had gone on holding frames
             eventually(lambda: gc.collect() is not None and len(tee.branches) == 1, timeout=20)
             eventually(lambda: guard["t"].numsrcpads == 1, timeout=20)
             for _ in range(20):
