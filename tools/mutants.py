@@ -47,17 +47,25 @@ class Verdict:
     seconds: float
 
 
-def plant(mutant: Mutant, tree: Path) -> None:
-    """Apply the patch in `tree`. Raises `Broken` unless every part of it applies exactly once."""
+def patched(mutant: Mutant, tree: Path) -> dict[Path, str]:
+    """The files that the patch changes, as they are with it. Raises `Broken` unless every part of it applies exactly once."""
+    files: dict[Path, str] = {}
     for name, old, new in mutant.edits:
         path = tree / "lifecycle" / name
-        text = path.read_text()
+        text = files.get(path) or path.read_text()
         times = text.count(old)
         if times != 1:
             raise Broken(
                 f"{mutant.name}: lifecycle/{name} contains the text to be changed {times} times, not once:\n{old}"
             )
-        path.write_text(text.replace(old, new))
+        files[path] = text.replace(old, new)
+    return files
+
+
+def plant(mutant: Mutant, tree: Path) -> None:
+    """Apply the patch in `tree`."""
+    for path, text in patched(mutant, tree).items():
+        path.write_text(text)
 
 
 def copy_of_the_tree(into: Path) -> Path:
