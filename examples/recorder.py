@@ -13,7 +13,7 @@ from pathlib import Path
 
 from integrations.gstreamer import Branch, PipelineGuard, Tee
 from integrations.gstreamer._native import Gst
-from integrations.gstreamer.guard import make_element
+from integrations.gstreamer.pipelines.guard import make_element
 from lifecycle import SafetyManager
 
 SOURCE = "videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=30/1"

@@ -19,7 +19,7 @@ gi.require_version("Gst", "1.0")
 from gi.repository import Gst
 
 from integrations.gstreamer import Capture, Fanout, PipelineGuard
-from integrations.gstreamer.clients import Client
+from integrations.gstreamer.sharing.clients import Client
 from integrations.gstreamer.webrtc import WebRTCPeer, connect
 from lifecycle import SafetyManager
 

@@ -6,12 +6,8 @@ the program's own ``Gst.init(None)``. Without them the import raises `MissingGSt
 
 from __future__ import annotations
 
-from integrations.gstreamer.adapter import SampleAdapter
-from integrations.gstreamer.branches import Branch, Tee, low_latency_queue
-from integrations.gstreamer.bus import BusWatch
-from integrations.gstreamer.capture import Capture, CaptureStats
-from integrations.gstreamer.clients import Client, ClientStats, Fanout, request_key_frame
-from integrations.gstreamer.elements import ElementGuard
+from integrations.gstreamer.captures.capture import Capture, CaptureStats
+from integrations.gstreamer.captures.starving import Stall
 from integrations.gstreamer.errors import (
     CaptureError,
     DescriptionError,
@@ -32,16 +28,20 @@ from integrations.gstreamer.errors import (
     Starved,
     StateTimeout,
 )
-from integrations.gstreamer.feeder import Feeder, FeederStats
-from integrations.gstreamer.fence import BufferFence
-from integrations.gstreamer.frame import Frame
-from integrations.gstreamer.pads import PadGuard, ProbeGuard
-from integrations.gstreamer.pipeline import PipelineGuard
-from integrations.gstreamer.pool import PoolAdapter
-from integrations.gstreamer.signals import SignalGuard
-from integrations.gstreamer.starving import Stall
+from integrations.gstreamer.feeding.feeder import Feeder, FeederStats
+from integrations.gstreamer.feeding.fence import BufferFence
+from integrations.gstreamer.feeding.pool import PoolAdapter
+from integrations.gstreamer.frames.adapter import SampleAdapter
+from integrations.gstreamer.frames.frame import Frame
+from integrations.gstreamer.frames.writable import WritableFrame
+from integrations.gstreamer.pipelines.bus import BusWatch
+from integrations.gstreamer.pipelines.elements import ElementGuard
+from integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard
+from integrations.gstreamer.pipelines.pipeline import PipelineGuard
+from integrations.gstreamer.pipelines.signals import SignalGuard
+from integrations.gstreamer.sharing.branches import Branch, Tee, low_latency_queue
+from integrations.gstreamer.sharing.clients import Client, ClientStats, Fanout, request_key_frame
 from integrations.gstreamer.tracer import LeaksTracer
-from integrations.gstreamer.writable import WritableFrame
 
 __all__ = [
     "Branch",

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import GStreamerError, GuardError, MissingGStreamerError
-from integrations.gstreamer.pipeline import PipelineGuard
-from integrations.gstreamer.signals import SignalGuard
-from integrations.gstreamer.threads import TookTooLong, on_streaming_thread, with_deadline
+from integrations.gstreamer.pipelines.pipeline import PipelineGuard
+from integrations.gstreamer.pipelines.signals import SignalGuard
+from integrations.gstreamer.pipelines.threads import TookTooLong, on_streaming_thread, with_deadline
 from lifecycle import SafetyManager
 
 try:

@@ -35,8 +35,7 @@ from lifecycle import SafetyManager
 from tests.gstreamer.program import Gst
 
 HERE = os.path.dirname(ours.__file__)
-NAMES = "pads pipeline branches guard callbacks signals threads elements drain bus"
-FILES = {os.path.join(HERE, f"{name}.py") for name in NAMES.split()}
+FOLDERS = (os.path.join(HERE, "pipelines", ""), os.path.join(HERE, "sharing", ""))
 SOURCE = (
     "videotestsrc is-live=true pattern=black ! video/x-raw,width=32,height=24,framerate=100/1 "
     "! tee name=t allow-not-linked=true"
@@ -98,7 +97,9 @@ def visit(work: Callable[[], None], at: int | None, action: Callable[[], object]
                 action()
         return in_frame
 
-    sys.settrace(lambda frame, event, argument: in_frame if frame.f_code.co_filename in FILES else None)
+    sys.settrace(
+        lambda frame, event, argument: in_frame if frame.f_code.co_filename.startswith(FOLDERS) else None
+    )
     try:
         work()
     finally:

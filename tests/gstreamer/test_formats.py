@@ -161,7 +161,7 @@ def test_interlaced_fields_in_buffers_of_their_own_have_half_the_rows(gst: Modul
 
 
 def test_the_cache_finds_by_pointer_and_is_bounded(gst: ModuleType) -> None:
-    from integrations.gstreamer.formats import LayoutCache
+    from integrations.gstreamer.frames.formats import LayoutCache
 
     cache = LayoutCache(limit=8)
     kept = [
@@ -177,7 +177,7 @@ def test_the_cache_finds_by_pointer_and_is_bounded(gst: ModuleType) -> None:
 
 def test_cached_caps_are_held_so_no_pointer_changes_its_meaning(gst: ModuleType) -> None:
     from integrations.gstreamer._native import MiniObject
-    from integrations.gstreamer.formats import LayoutCache
+    from integrations.gstreamer.frames.formats import LayoutCache
 
     cache = LayoutCache()
     caps = gst.Gst.Caps.from_string(gst.SMALL)

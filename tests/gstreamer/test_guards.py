@@ -624,7 +624,7 @@ def test_a_bus_is_read_until_it_is_closed(g: Any, manager: SafetyManager) -> Non
 def test_a_bus_that_nobody_reads_keeps_nobody(
     g: Any, gst: Any, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from integrations.gstreamer import drain
+    from integrations.gstreamer.pipelines import drain
 
     monkeypatch.setattr(drain, "PATIENCE", 0.1)
     monkeypatch.setattr(drain, "PERIOD", 0.05)

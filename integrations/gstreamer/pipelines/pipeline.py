@@ -29,14 +29,14 @@ from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Final, NoReturn
 
 from integrations.gstreamer._native import Gst
-from integrations.gstreamer.drain import leave_bus, sweep, watch_bus
 from integrations.gstreamer.errors import (
     DescriptionError,
     GuardError,
     PipelineError,
     StateTimeout,
 )
-from integrations.gstreamer.guard import (
+from integrations.gstreamer.pipelines.drain import leave_bus, sweep, watch_bus
+from integrations.gstreamer.pipelines.guard import (
     Core,
     Guard,
     check_manager,
@@ -46,7 +46,7 @@ from integrations.gstreamer.guard import (
     path_of,
     pointer_of,
 )
-from integrations.gstreamer.threads import (
+from integrations.gstreamer.pipelines.threads import (
     StreamingThreads,
     TookTooLong,
     in_the_background,

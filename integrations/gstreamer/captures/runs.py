@@ -11,7 +11,7 @@ from integrations.gstreamer._native import Gst, GstApp
 from integrations.gstreamer.errors import CaptureError, SampleError
 
 if TYPE_CHECKING:
-    from integrations.gstreamer.capture import Capture
+    from integrations.gstreamer.captures.capture import Capture
 
 __all__ = ["SLICE", "Quiet", "Run", "an_appsink", "flow_of", "let_flow", "puller", "state_name"]
 

@@ -113,7 +113,7 @@ class StreamingThreads:
 
 
 _STANDARD: Final = os.path.dirname(os.__file__) + os.sep
-_OURS: Final = (os.path.dirname(os.path.abspath(__file__)) + os.sep,)
+_OURS: Final = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,)
 
 
 def stands_at(ident: int) -> str:

@@ -33,16 +33,16 @@ from integrations.gstreamer._buffers import (
     shallow_copy,
 )
 from integrations.gstreamer._native import BufferHead, Gst, np
-from integrations.gstreamer.adapter import SampleAdapter
-from integrations.gstreamer.ear import Ear
 from integrations.gstreamer.errors import FeederError, FeederFull, FormatError
-from integrations.gstreamer.fitting import fitting, fitting_planes
-from integrations.gstreamer.formats import Layout
-from integrations.gstreamer.frame import Frame
-from integrations.gstreamer.guard import pointer_of
-from integrations.gstreamer.lent import Memory, MemoryStore, address_of
-from integrations.gstreamer.loans import Loans
-from integrations.gstreamer.writable import WritableFrame, nanoseconds
+from integrations.gstreamer.feeding.fitting import fitting, fitting_planes
+from integrations.gstreamer.feeding.lent import Memory, MemoryStore, address_of
+from integrations.gstreamer.feeding.loans import Loans
+from integrations.gstreamer.frames.adapter import SampleAdapter
+from integrations.gstreamer.frames.formats import Layout
+from integrations.gstreamer.frames.frame import Frame
+from integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
+from integrations.gstreamer.pipelines.ear import Ear
+from integrations.gstreamer.pipelines.guard import pointer_of
 from lifecycle import ClosedError, SafetyManager
 
 __all__ = ["Feeder", "FeederStats"]

@@ -23,7 +23,7 @@ from integrations.gstreamer._buffers import (
     wrap_memory,
 )
 from integrations.gstreamer._native import BufferHead, Gst
-from integrations.gstreamer.loans import _free, _new_slot
+from integrations.gstreamer.feeding.loans import _free, _new_slot
 from lifecycle import FenceError
 
 __all__ = ["BufferFence"]

@@ -26,9 +26,9 @@ from integrations.gstreamer._native import (
     video_meta,
     video_meta_key,
 )
-from integrations.gstreamer.audio import Sound, sound_of
 from integrations.gstreamer.errors import FormatError, SampleError
-from integrations.gstreamer.planes import Plane, image_of, planes_of, why_no_image, why_no_planes
+from integrations.gstreamer.frames.audio import Sound, sound_of
+from integrations.gstreamer.frames.planes import Plane, image_of, planes_of, why_no_image, why_no_planes
 
 __all__ = ["Layout", "LayoutCache", "Plane", "parse"]
 

@@ -18,7 +18,7 @@ import attrs
 
 from integrations.gstreamer._buffers import limits_of_pool
 from integrations.gstreamer._native import BufferHead
-from integrations.gstreamer.frame import Frame
+from integrations.gstreamer.frames.frame import Frame
 from lifecycle import Handle, ObjectState
 from lifecycle.cell import Pin, Record, describe
 from lifecycle.holders import holders_of

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from integrations.gstreamer._native import np
 from integrations.gstreamer.errors import FeederError, FormatError
-from integrations.gstreamer.formats import Layout
+from integrations.gstreamer.frames.formats import Layout
 
 __all__ = ["fitting", "fitting_planes"]
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import attrs
 
 from integrations.gstreamer._native import audio_meta, int_field, np, text_field
-from integrations.gstreamer.planes import Plane
+from integrations.gstreamer.frames.planes import Plane
 
 __all__ = ["Sound", "sound_of"]
 

@@ -6,9 +6,17 @@ from typing import Any, ClassVar
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
-from integrations.gstreamer.guard import Core, Guard, add_to, check_manager, make_element, path_of, pointer_of
-from integrations.gstreamer.pads import UNLINK_TIMEOUT, link_pads, unlink_when_idle, when_idle
-from integrations.gstreamer.pipeline import bin_of
+from integrations.gstreamer.pipelines.guard import (
+    Core,
+    Guard,
+    add_to,
+    check_manager,
+    make_element,
+    path_of,
+    pointer_of,
+)
+from integrations.gstreamer.pipelines.pads import UNLINK_TIMEOUT, link_pads, unlink_when_idle, when_idle
+from integrations.gstreamer.pipelines.pipeline import bin_of
 from lifecycle import SafetyManager
 
 __all__ = ["ElementGuard"]

@@ -11,7 +11,7 @@ from collections import deque
 from typing import Any, Final
 
 from integrations.gstreamer._native import np
-from integrations.gstreamer.planes import Plane
+from integrations.gstreamer.frames.planes import Plane
 
 __all__ = ["Memory", "MemoryStore"]
 

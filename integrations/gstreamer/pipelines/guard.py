@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import DescriptionError, GuardError, StateTimeout
-from integrations.gstreamer.threads import refuse_forked
+from integrations.gstreamer.pipelines.threads import refuse_forked
 from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, sample_buffer
 from integrations.gstreamer.errors import FormatError, FrameClosedError, SampleError
-from integrations.gstreamer.formats import Layout
+from integrations.gstreamer.frames.formats import Layout
 
 __all__ = ["FrameFacts"]
 

@@ -29,13 +29,13 @@ from integrations.gstreamer._buffers import (
     nothing_owned,
 )
 from integrations.gstreamer._native import Gst, GstVideo
-from integrations.gstreamer.adapter import SampleAdapter
+from integrations.gstreamer.captures.starving import holders_of_record
 from integrations.gstreamer.errors import FormatError
-from integrations.gstreamer.formats import Layout
-from integrations.gstreamer.guard import pointer_of
-from integrations.gstreamer.loans import Loans
-from integrations.gstreamer.starving import holders_of_record
-from integrations.gstreamer.writable import WritableFrame
+from integrations.gstreamer.feeding.loans import Loans
+from integrations.gstreamer.frames.adapter import SampleAdapter
+from integrations.gstreamer.frames.formats import Layout
+from integrations.gstreamer.frames.writable import WritableFrame
+from integrations.gstreamer.pipelines.guard import pointer_of
 from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
 from lifecycle.states import ENDED
 

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from integrations.gstreamer._buffers import new_buffer
 from integrations.gstreamer._native import Gst, ready, sample_buffer, sample_caps
 from integrations.gstreamer.errors import FormatError, MapError, SampleError
-from integrations.gstreamer.formats import Layout, LayoutCache
-from integrations.gstreamer.frame import TYPE_NAME, Frame, Live, end_held
-from integrations.gstreamer.writable import WritableFrame
+from integrations.gstreamer.frames.formats import Layout, LayoutCache
+from integrations.gstreamer.frames.frame import TYPE_NAME, Frame, Live, end_held
+from integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle import ANY_THREAD, SafetyManager
 
 __all__ = ["SampleAdapter"]

@@ -15,10 +15,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Final
 
 from integrations.gstreamer._native import Gst
-from integrations.gstreamer.callbacks import CALLBACK_WAIT, Callback
 from integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
-from integrations.gstreamer.guard import Core, Guard, check_manager, name_of
-from integrations.gstreamer.threads import may_wait, stands_at
+from integrations.gstreamer.pipelines.callbacks import CALLBACK_WAIT, Callback
+from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of
+from integrations.gstreamer.pipelines.threads import may_wait, stands_at
 from lifecycle import ANY_THREAD, SafetyManager
 
 __all__ = ["PadGuard", "ProbeGuard", "link_pads", "unlink_when_idle", "when_idle"]

@@ -27,14 +27,14 @@ from typing import Any, ClassVar, Final, Protocol
 import attrs
 
 from integrations.gstreamer._native import BufferHead, Gst, GstVideo
-from integrations.gstreamer.capture import Capture
+from integrations.gstreamer.captures.capture import Capture
 from integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError, StateTimeout
-from integrations.gstreamer.feeder import Feeder
-from integrations.gstreamer.frame import Frame
-from integrations.gstreamer.guard import Core, Guard, check_manager
-from integrations.gstreamer.pads import ProbeGuard
-from integrations.gstreamer.pipeline import START_TIMEOUT, PipelineGuard
-from integrations.gstreamer.threads import in_the_background
+from integrations.gstreamer.feeding.feeder import Feeder
+from integrations.gstreamer.frames.frame import Frame
+from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager
+from integrations.gstreamer.pipelines.pads import ProbeGuard
+from integrations.gstreamer.pipelines.pipeline import START_TIMEOUT, PipelineGuard
+from integrations.gstreamer.pipelines.threads import in_the_background
 from lifecycle import ClosedError, LifecycleError, SafetyManager
 
 __all__ = ["Client", "ClientStats", "Fanout", "request_key_frame"]

@@ -49,14 +49,14 @@ from integrations.gstreamer.errors import (
     MapError,
     ShortMemoryError,
 )
-from integrations.gstreamer.facts import FrameFacts
-from integrations.gstreamer.formats import Layout, Plane
-from integrations.gstreamer.held import Held, Live, check_memories, end_held, no_mapping, open_memory
-from integrations.gstreamer.writable import WritableFrame
+from integrations.gstreamer.frames.facts import FrameFacts
+from integrations.gstreamer.frames.formats import Layout, Plane
+from integrations.gstreamer.frames.held import Held, Live, check_memories, end_held, no_mapping, open_memory
+from integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle import ANY_THREAD, Handle
 
 if TYPE_CHECKING:
-    from integrations.gstreamer.adapter import SampleAdapter
+    from integrations.gstreamer.frames.adapter import SampleAdapter
 
 __all__ = ["TYPE_NAME", "Frame", "Live", "end_held"]
 

@@ -28,8 +28,8 @@ from integrations.gstreamer._buffers import (
 )
 from integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, memory_count, memory_of, np
 from integrations.gstreamer.errors import FormatError, FrameClosedError, MapError, ShortMemoryError
-from integrations.gstreamer.formats import Layout
-from integrations.gstreamer.held import check_memories, no_mapping
+from integrations.gstreamer.frames.formats import Layout
+from integrations.gstreamer.frames.held import check_memories, no_mapping
 from lifecycle import ANY_THREAD, Handle, SafetyManager
 
 __all__ = ["WritableFrame"]

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from gi.repository import GObject
 
 from integrations.gstreamer._native import Gst
-from integrations.gstreamer.callbacks import CALLBACK_WAIT, Callback
 from integrations.gstreamer.errors import GuardError
-from integrations.gstreamer.guard import Core, Guard, check_manager, name_of
-from integrations.gstreamer.pads import ended
+from integrations.gstreamer.pipelines.callbacks import CALLBACK_WAIT, Callback
+from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of
+from integrations.gstreamer.pipelines.pads import ended
 from lifecycle import ANY_THREAD, SafetyManager
 
 __all__ = ["SignalGuard"]

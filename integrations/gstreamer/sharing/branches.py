@@ -31,10 +31,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Final
 
 from integrations.gstreamer._native import Gst
-from integrations.gstreamer.capture import Capture
-from integrations.gstreamer.elements import pads_of
+from integrations.gstreamer.captures.capture import Capture
 from integrations.gstreamer.errors import GuardError, LinkError, PipelineError, StateTimeout
-from integrations.gstreamer.guard import (
+from integrations.gstreamer.pipelines.elements import pads_of
+from integrations.gstreamer.pipelines.guard import (
     Guard,
     add_to,
     check_manager,
@@ -43,9 +43,9 @@ from integrations.gstreamer.guard import (
     make_element,
     name_of,
 )
-from integrations.gstreamer.pads import PadHolder, link_pads, unlink_when_idle, when_idle
-from integrations.gstreamer.pipeline import PipelineGuard, parse_bin
-from integrations.gstreamer.threads import may_wait
+from integrations.gstreamer.pipelines.pads import PadHolder, link_pads, unlink_when_idle, when_idle
+from integrations.gstreamer.pipelines.pipeline import PipelineGuard, parse_bin
+from integrations.gstreamer.pipelines.threads import may_wait
 from lifecycle import SafetyManager
 
 __all__ = ["Branch", "Tee", "low_latency_queue"]

@@ -12,11 +12,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from integrations.gstreamer.frame import Frame
-from integrations.gstreamer.runs import SLICE, Quiet, flow_of
+from integrations.gstreamer.captures.runs import SLICE, Quiet, flow_of
+from integrations.gstreamer.frames.frame import Frame
 
 if TYPE_CHECKING:
-    from integrations.gstreamer.capture import Capture
+    from integrations.gstreamer.captures.capture import Capture
 
 __all__ = ["Frames"]
 

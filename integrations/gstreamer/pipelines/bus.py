@@ -14,10 +14,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Final, TypeVar
 
 from integrations.gstreamer._native import Gst
-from integrations.gstreamer.callbacks import Callback
 from integrations.gstreamer.errors import GuardError, PipelineError
-from integrations.gstreamer.guard import Core, Guard, check_manager, check_seconds, pointer_of
-from integrations.gstreamer.pipeline import PipelineGuard, error_of
+from integrations.gstreamer.pipelines.callbacks import Callback
+from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, check_seconds, pointer_of
+from integrations.gstreamer.pipelines.pipeline import PipelineGuard, error_of
 from lifecycle import SafetyManager
 
 __all__ = ["BusWatch"]

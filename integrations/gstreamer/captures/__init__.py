@@ -1,0 +1,7 @@
+"""Captures: frames out of an appsink, on a thread of their own or in a loop.
+
+- `capture`: the capture, by callback and by iteration
+- `runs`: one run of it, from start to stop, and the appsink left behind
+- `iteration`: ``for`` and ``async for``
+- `starving`: why nothing comes
+"""

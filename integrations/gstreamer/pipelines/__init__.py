@@ -1,0 +1,8 @@
+"""Pipelines: guards that end what has to be ended, and what is heard of a pipeline.
+
+- `guard`: what all guards are, and what they ask of GObjects
+- `pipeline`, `elements`, `pads`, `signals`, `bus`: the guards, each with what it guards
+- `callbacks`: the boundary around functions that GStreamer calls
+- `threads`: streaming threads, and calls that may hang
+- `ear`, `drain`: the errors of a pipeline, for whoever waits; buses that nobody reads
+"""
