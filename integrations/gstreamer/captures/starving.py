@@ -9,7 +9,6 @@ no message on the bus, every state PLAYING.
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
@@ -19,11 +18,11 @@ import attrs
 from integrations.gstreamer._buffers import limits_of_pool
 from integrations.gstreamer._native import BufferHead
 from integrations.gstreamer.frames.frame import Frame
+from integrations.gstreamer.holders import holders_of_record
 from lifecycle import Handle, ObjectState
-from lifecycle.cell import Pin, Record, describe
-from lifecycle.holders import holders_of
+from lifecycle.cell import describe
 
-__all__ = ["LIVE", "Stall", "holders_of_record", "is_held", "starving"]
+__all__ = ["LIVE", "Stall", "is_held", "starving"]
 
 LIVE: Final = frozenset(
     {ObjectState.CLOSING, ObjectState.VALID, ObjectState.INVALID, ObjectState.DUE, ObjectState.RELEASING}
@@ -52,23 +51,6 @@ class Stall:
 def is_held(frame: Frame) -> bool:
     """Whether the frame's memory is still out. Where its last array has just gone it is given back here and now."""
     return bool(frame._handles) and frame._handles[0].state in LIVE and not frame.close()
-
-
-def holders_of_record(record: Record) -> tuple[str, ...]:
-    """Who holds an object, also after its handle is closed. Looks through the whole heap."""
-    shares = record.kind.registry.shared.get(record.id)
-    names = [f"{len(shares)} other share(s)"] if shares else []
-    core = record()
-    pin = None
-    try:
-        referrers = gc.get_referrers(core) if core is not None else []
-        pin = next((one for one in referrers if type(one) is Pin), None)
-        referrers.clear()
-        if pin is not None:
-            names.extend(holders_of(pin))
-    finally:
-        core = pin = None
-    return tuple(names)
 
 
 def starving(frames: Iterable[Frame], most_held: int | None) -> tuple[str, tuple[str, ...]]:

@@ -29,12 +29,12 @@ from integrations.gstreamer._buffers import (
     nothing_owned,
 )
 from integrations.gstreamer._native import Gst, GstVideo
-from integrations.gstreamer.captures.starving import holders_of_record
 from integrations.gstreamer.errors import FormatError
 from integrations.gstreamer.feeding.loans import Loans
 from integrations.gstreamer.frames.adapter import SampleAdapter
 from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.writable import WritableFrame
+from integrations.gstreamer.holders import holders_of_record
 from integrations.gstreamer.pipelines.guard import pointer_of
 from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
 from lifecycle.states import ENDED
