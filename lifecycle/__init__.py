@@ -61,23 +61,23 @@ from lifecycle.errors import (
     WrongThreadError,
 )
 from lifecycle.events import Event
-from lifecycle.exclusive import Exclusive
 from lifecycle.fences import EventFence, Fence, FutureFence, ProcessFence, fence_of_block
-from lifecycle.finalizers import SafeFinalizer
 from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
-from lifecycle.handle import Handle, WeakHandle
-from lifecycle.holders import Holder
-from lifecycle.leases import Lease
-from lifecycle.manager import SafetyManager
+from lifecycle.handles.exclusive import Exclusive
+from lifecycle.handles.handle import Handle, WeakHandle
+from lifecycle.handles.holders import Holder
+from lifecycle.handles.leases import Lease
+from lifecycle.manager.finalizers import SafeFinalizer
+from lifecycle.manager.manager import SafetyManager
+from lifecycle.manager.stopping import StopToken
 from lifecycle.memory import MemoryConfig, MemoryManager, MemoryStats, MemoryTypeStats
 from lifecycle.objects import Family, ObjectLifecycleManager, ObjectStats, Transition
+from lifecycle.places.queues import ANY_THREAD, BACKGROUND, ReleaseQueue
+from lifecycle.places.timelines import Timeline
 from lifecycle.pools import Block, Buffer, BufferPool, Loan, ObjectPool, PoolReport, PoolStats
 from lifecycle.profiling import Profiler, TypeProfile
-from lifecycle.queues import ANY_THREAD, BACKGROUND, ReleaseQueue
 from lifecycle.states import Cause, ObjectState
 from lifecycle.stats import Health, Histogram, ObjectInfo, QueueStats, SafetyStats, ShutdownReport, TypeStats
-from lifecycle.stopping import StopToken
-from lifecycle.timelines import Timeline
 
 __version__ = "0.1.0"
 

@@ -18,9 +18,9 @@ from lifecycle import _world
 from lifecycle.cell import Record, describe
 from lifecycle.checks import check_timeout
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
-from lifecycle.handle import Handle
-from lifecycle.manager import SafetyManager
-from lifecycle.queues import DEFAULT, PlaceLike, WhenDue
+from lifecycle.handles.handle import Handle
+from lifecycle.manager.manager import SafetyManager
+from lifecycle.places.queues import DEFAULT, PlaceLike, WhenDue
 from lifecycle.states import ENDED
 
 Self = TypeVar("Self", bound="Facade")

@@ -29,7 +29,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from lifecycle import _world
 from lifecycle.checks import DEFERRED_BODY, check_callback
 from lifecycle.errors import CallbackError, CleanupErrorGroup, CleanupPanicError, LifecycleError, text_of
-from lifecycle.releases import DEFERRED
+from lifecycle.places.releases import DEFERRED
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -28,11 +28,11 @@ from lifecycle.cell import describe
 from lifecycle.checks import check_callback, check_facts, check_timeout
 from lifecycle.errors import BudgetError, ConfigError, RegistrationError
 from lifecycle.facades import Facade
-from lifecycle.manager import SafetyManager
-from lifecycle.policies import UNSET, Unset
-from lifecycle.queues import BACKGROUND, DEFAULT, PlaceLike, WhenDue
-from lifecycle.releases import nesting
-from lifecycle.shutdown import info_of
+from lifecycle.manager.manager import SafetyManager
+from lifecycle.manager.policies import UNSET, Unset
+from lifecycle.manager.shutdown import info_of
+from lifecycle.places.queues import BACKGROUND, DEFAULT, PlaceLike, WhenDue
+from lifecycle.places.releases import nesting
 from lifecycle.states import ENDED
 from lifecycle.stats import ObjectInfo
 

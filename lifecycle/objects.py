@@ -19,9 +19,9 @@ from lifecycle.cell import Record, state_of
 from lifecycle.checks import check_facts
 from lifecycle.errors import RegistrationError
 from lifecycle.facades import Facade
-from lifecycle.manager import SafetyManager
-from lifecycle.queues import BACKGROUND, DEFAULT, PlaceLike, WhenDue
-from lifecycle.shutdown import info_of
+from lifecycle.manager.manager import SafetyManager
+from lifecycle.manager.shutdown import info_of
+from lifecycle.places.queues import BACKGROUND, DEFAULT, PlaceLike, WhenDue
 from lifecycle.states import CLOSING, ENDED, INVALID, POISONED, RELEASING, VALID, ObjectState
 from lifecycle.stats import ObjectInfo
 

@@ -21,8 +21,8 @@ import attrs
 from lifecycle import _world
 from lifecycle.cell import Kind, Pin, Record
 from lifecycle.errors import LifecycleError
-from lifecycle.leases import Lease
-from lifecycle.manager import SafetyManager
+from lifecycle.handles.leases import Lease
+from lifecycle.manager.manager import SafetyManager
 from lifecycle.stats import Histogram, HistogramCount
 
 _new_object = object.__new__

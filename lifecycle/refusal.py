@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from lifecycle.cell import HIGH_WATER, Pin, Record, describe, fate, raw_pin, shut, state_of
 from lifecycle.errors import AccessRefusedError, ClosedAccessError
-from lifecycle.releases import releases_here
+from lifecycle.places.releases import releases_here
 from lifecycle.states import CLOSING, VALID, Cause
 
 

@@ -37,9 +37,13 @@ MUTANTS = (
         "access by id goes on after the last close, through somebody's lease",
         "I1",
         (
-            ("leases.py", '__slots__ = ("_pin", "_thread")', '__slots__ = ("_cell", "_pin", "_thread")'),
             (
-                "handle.py",
+                "handles/leases.py",
+                '__slots__ = ("_pin", "_thread")',
+                '__slots__ = ("_cell", "_pin", "_thread")',
+            ),
+            (
+                "handles/handle.py",
                 "            lease._pin = pin\n",
                 "            lease._pin = pin\n            lease._cell = self._cell\n",
             ),
@@ -82,35 +86,35 @@ MUTANTS = (
         "a view holds nothing",
         "its memory is unmapped while it is read",
         "I2",
-        (("views.py", "        array.pin = pin\n", ""),),
+        (("handles/views.py", "        array.pin = pin\n", ""),),
         core("leases_and_views", "collector"),
     ),
     Mutant(
         "a child holds nothing",
         "a parent is released before its children",
         "I2",
-        (("registration.py", "        record.parent = parent\n", "        record.parent = None\n"),),
+        (("manager/registration.py", "        record.parent = parent\n", "        record.parent = None\n"),),
         core("leases_and_views", "nesting"),
     ),
     Mutant(
         "a parent is never let go",
         "the end of a child frees nobody",
         "I3",
-        (("releases.py", "        record.parent = None  # an orphan", "        pass  # an orphan"),),
+        (("places/releases.py", "        record.parent = None  # an orphan", "        pass  # an orphan"),),
         core("leases_and_views"),
     ),
     Mutant(
         "no root",
         "the core becomes garbage with its cycle, so the object is due before the last __del__ has run",
         "I2",
-        (("registration.py", "        registry.roots.add(core)", "        pass"),),
+        (("manager/registration.py", "        registry.roots.add(core)", "        pass"),),
         core("collector"),
     ),
     Mutant(
         "no second net",
         "a drain runs while a collection does: what dies a second time is released too early",
         "I2",
-        (("releases.py", "        _world.await_collection()\n", "        pass\n"),),
+        (("places/releases.py", "        _world.await_collection()\n", "        pass\n"),),
         core("collector"),
     ),
     Mutant(
@@ -126,7 +130,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "handle.py",
+                "handles/handle.py",
                 "            lease._pin = pin\n            return lease\n        finally:\n            pin = None",
                 "            lease._pin = pin\n            return lease\n        finally:\n            pass",
             ),
@@ -139,7 +143,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "leases.py",
+                "handles/leases.py",
                 "    def __exit__(self, *_: object) -> None:\n        self._pin = None\n",
                 "    def __exit__(self, *_: object) -> None:\n        pass\n",
             ),
@@ -150,7 +154,7 @@ MUTANTS = (
         "the place keeps the object",
         "the last reference does not go with the release",
         "I4",
-        (("releases.py", "        record.obj = None  # the last", "        pass  # the last"),),
+        (("places/releases.py", "        record.obj = None  # the last", "        pass  # the last"),),
         core("handle"),
     ),
     # -- once
@@ -160,7 +164,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "releases.py",
+                "places/releases.py",
                 "        if claims.setdefault(id, me) is not me:\n            return False\n        phase = record.phase\n",
                 "        claims.setdefault(id, me)\n        phase = record.phase\n",
             ),
@@ -173,7 +177,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "registration.py",
+                "manager/registration.py",
                 "Record(core, place.put)",
                 "Record(core, lambda record, put=place.put: put(record))",
             ),
@@ -186,7 +190,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "queues.py",
+                "places/queues.py",
                 "            mailbox.appendleft(record)\n            raise\n",
                 "            raise\n",
             ),
@@ -199,7 +203,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "releases.py",
+                "places/releases.py",
                 "    retryable = isinstance(error, (NotReleased, *extra.retry_on))\n",
                 "    retryable = True\n",
             ),
@@ -212,7 +216,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "releases.py",
+                "places/releases.py",
                 "        record.outcome = STUCK\n        orphans.append(record.obj)",
                 "        record.phase = None\n        record.outcome = None\n        record.place.put(record)\n        orphans.append(record.obj)",
             ),
@@ -225,12 +229,12 @@ MUTANTS = (
         "I3",
         (
             (
-                "releases.py",
+                "places/releases.py",
                 '            record.more().reason = "interrupted while its release ran"\n            record.outcome = FAILED\n',
                 "            record.phase = None\n            if not _run(record, timed):\n                return\n",
             ),
             (
-                "releases.py",
+                "places/releases.py",
                 "                record.outcome = RELEASED\n            except BaseException as error:\n",
                 "                record.outcome = RELEASED\n            except Exception as error:\n",
             ),
@@ -243,7 +247,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "registration.py",
+                "manager/registration.py",
                 "            if native is not None and owners.setdefault(native_key(record), record) is not record:\n",
                 "            if native is not None and owners.setdefault(native_key(record), record) is None:\n",
             ),
@@ -257,14 +261,14 @@ MUTANTS = (
         "I4",
         (
             (
-                "registration.py",
+                "manager/registration.py",
                 "Record(core, place.put)",
                 "Record(core, lambda record: process(record) if record.place.inline else record.place.put(record))",
             ),
             (
-                "registration.py",
-                "from lifecycle.handle import Handle\n",
-                "from lifecycle.handle import Handle\nfrom lifecycle.releases import process\n",
+                "manager/registration.py",
+                "from lifecycle.handles.handle import Handle\n",
+                "from lifecycle.handles.handle import Handle\nfrom lifecycle.releases import process\n",
             ),
         ),
         core("collector", "nesting"),
@@ -275,7 +279,7 @@ MUTANTS = (
         "I4",
         (
             (
-                "queues.py",
+                "places/queues.py",
                 '        """As `Place.settle`."""\n        if _world.collecting and _world.in_collector():\n            return False\n        claims',
                 '        """As `Place.settle`."""\n        claims',
             ),
@@ -288,7 +292,7 @@ MUTANTS = (
         "I4",
         (
             (
-                "queues.py",
+                "places/queues.py",
                 "    def may_run_here(self) -> bool:\n",
                 "    def may_run_here(self) -> bool:\n        return True\n\n    def _may_run_here(self) -> bool:\n",
             ),
@@ -301,7 +305,7 @@ MUTANTS = (
         "I4",
         (
             (
-                "shutdown.py",
+                "manager/shutdown.py",
                 "    for record in open_records(registry):\n        record.phase = None\n",
                 "    for record in ():\n        record.phase = None\n",
             ),
@@ -312,7 +316,7 @@ MUTANTS = (
         "a lost queue releases nevertheless",
         "natives of a world that is gone",
         "I4",
-        (("queues.py", "        count = old.lose()\n", "        count = 0\n"),),
+        (("places/queues.py", "        count = old.lose()\n", "        count = 0\n"),),
         core("places"),
     ),
     # -- deadlines and failures
@@ -322,7 +326,7 @@ MUTANTS = (
         "I2",
         (
             (
-                "workers.py",
+                "places/workers.py",
                 "        record.phase = STUCK\n",
                 "        record.phase = STUCK\n        record.parent = None\n",
             ),
@@ -333,7 +337,7 @@ MUTANTS = (
         "no deadline",
         "a release that hangs is never declared stuck, and holds up a worker for ever",
         "I6",
-        (("workers.py", "                if now >= deadline and", "                if False and"),),
+        (("places/workers.py", "                if now >= deadline and", "                if False and"),),
         core("places::test_a_release_past_its_deadline_is_stuck_and_may_come_back_late"),
     ),
     Mutant(
@@ -342,7 +346,7 @@ MUTANTS = (
         "I2",
         (
             (
-                "releases.py",
+                "places/releases.py",
                 "        cleanup = cleanups[-1]\n        del cleanups[-1]\n",
                 "        cleanup = cleanups[0]\n        del cleanups[0]\n",
             ),
@@ -355,7 +359,7 @@ MUTANTS = (
         "I6",
         (
             (
-                "releases.py",
+                "places/releases.py",
                 "            if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():\n                raise\n            record",
                 "            raise\n            record",
             ),
@@ -366,14 +370,20 @@ MUTANTS = (
         "a panic poisons nothing",
         "the object stays open after an undeclared exception",
         "I6",
-        (("access.py", '        invalidate_record(record, Cause.PANIC, f"panic: {reason}", None)\n', ""),),
+        (
+            (
+                "manager/access.py",
+                '        invalidate_record(record, Cause.PANIC, f"panic: {reason}", None)\n',
+                "",
+            ),
+        ),
         core("safe_access"),
     ),
     Mutant(
         "Ctrl-C is a panic",
         "control flow in an access poisons the object",
         "I6",
-        (("access.py", "    if is_control_flow(error):\n        return\n", ""),),
+        (("manager/access.py", "    if is_control_flow(error):\n        return\n", ""),),
         core("safe_access"),
     ),
     # -- nothing waits for itself
@@ -381,7 +391,13 @@ MUTANTS = (
         "nesting has no end",
         "a chain of releases that close each other is a recursion",
         "I5",
-        (("queues.py", "        if claims and nesting() >= NEST_LIMIT:\n            return False\n", ""),),
+        (
+            (
+                "places/queues.py",
+                "        if claims and nesting() >= NEST_LIMIT:\n            return False\n",
+                "",
+            ),
+        ),
         core("places", "nesting"),
     ),
     Mutant(
@@ -390,17 +406,17 @@ MUTANTS = (
         "I5",
         (
             (
-                "manager.py",
+                "manager/manager.py",
                 "                if self._starters[None] is me:\n                    del self._starters[None]\n",
                 "                if started and self._starters[None] is me:\n                    del self._starters[None]\n",
             ),
             (
-                "manager.py",
+                "manager/manager.py",
                 "        me: object = []\n        try:\n",
                 "        me: object = []\n        started = False\n        try:\n",
             ),
             (
-                "manager.py",
+                "manager/manager.py",
                 "            self._registry.started = True\n",
                 "            self._registry.started = started = True\n",
             ),
@@ -413,7 +429,7 @@ MUTANTS = (
         "I8",
         (
             (
-                "releases.py",
+                "places/releases.py",
                 "                registry.waiters.pop(record.id, None)\n",
                 "                pass\n",
             ),
@@ -425,7 +441,7 @@ MUTANTS = (
         "an end is counted twice",
         "what is announced again after an interrupt is counted again",
         "I7",
-        (("counting.py", "            if counted != ENDED_TOO:\n", "            if True:\n"),),
+        (("keeper/counting.py", "            if counted != ENDED_TOO:\n", "            if True:\n"),),
         core("interrupts", "places", "statistics"),
     ),
     Mutant(
@@ -439,7 +455,7 @@ MUTANTS = (
         "a limit is never given back",
         "released objects still count against it",
         "I7",
-        (("releases.py", "    if kind.alive is not None:\n        kind.alive.pop(id, None)\n", ""),),
+        (("places/releases.py", "    if kind.alive is not None:\n        kind.alive.pop(id, None)\n", ""),),
         core("manager"),
     ),
     # -- the end
@@ -449,7 +465,7 @@ MUTANTS = (
         "I2",
         (
             (
-                "shutdown.py",
+                "manager/shutdown.py",
                 "record for record in reversed(_world.snapshot(registry.records.values()))",
                 "record for record in (_world.snapshot(registry.records.values()))",
             ),
@@ -460,7 +476,7 @@ MUTANTS = (
         "registered after the end",
         "a closed manager takes objects that nobody will release",
         "I3",
-        (("registration.py", "        if registry.closed:\n            raise ClosedError\n", ""),),
+        (("manager/registration.py", "        if registry.closed:\n            raise ClosedError\n", ""),),
         core("shutdown"),
     ),
 )

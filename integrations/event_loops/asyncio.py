@@ -18,10 +18,10 @@ from typing import Any, Generic, TypeVar
 from lifecycle import Handle, Lease, LifecycleError, ReleaseQueue, _world
 from lifecycle.cell import Record
 from lifecycle.checks import check_callback, check_timeout
-from lifecycle.queues import DEFAULT, WhenDue
-from lifecycle.releases import LET_DIE
+from lifecycle.places.queues import DEFAULT, WhenDue
+from lifecycle.places.releases import LET_DIE
+from lifecycle.places.workers import SLACK
 from lifecycle.states import ENDED, RELEASED
-from lifecycle.workers import SLACK
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 
-from lifecycle.cell import Pin, Record
 from lifecycle.holders import holders_of
+
+from lifecycle.cell import Pin, Record
 
 __all__ = ["holders_of_record"]
 

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from lifecycle.distribution.ring import give_back, is_shareable
 from lifecycle.errors import CallbackError, ClosedError, LifecycleError
-from lifecycle.handle import Handle
-from lifecycle.manager import SafetyManager
+from lifecycle.handles.handle import Handle
+from lifecycle.manager.manager import SafetyManager
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from lifecycle.distribution.policies import Policy, policy_of
 from lifecycle.distribution.receiver import FrameReceiver, subscribe
 from lifecycle.distribution.ring import Ring
 from lifecycle.errors import LifecycleError
-from lifecycle.manager import SafetyManager
+from lifecycle.manager.manager import SafetyManager
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from lifecycle.distribution.chain import Link, Register
 from lifecycle.distribution.figures import DistributorStats, GroupStats
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, Policy
 from lifecycle.errors import ClosedError
-from lifecycle.handle import Handle
+from lifecycle.handles.handle import Handle
 
 T = TypeVar("T")
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from lifecycle import _world
 from lifecycle.cell import Record
 from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
-from lifecycle.handle import Handle
-from lifecycle.manager import SafetyManager
+from lifecycle.handles.handle import Handle
+from lifecycle.manager.manager import SafetyManager
 from lifecycle.pools.figures import Loan, loan_of
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot

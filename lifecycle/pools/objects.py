@@ -26,11 +26,11 @@ from lifecycle._world import monotonic
 from lifecycle.cell import Record
 from lifecycle.checks import check_callback
 from lifecycle.errors import ConfigError
-from lifecycle.handle import Handle
-from lifecycle.manager import SafetyManager
+from lifecycle.handles.handle import Handle
+from lifecycle.manager.manager import SafetyManager
+from lifecycle.places.queues import BACKGROUND, PlaceLike, ReleaseQueue
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
-from lifecycle.queues import BACKGROUND, PlaceLike, ReleaseQueue
 from lifecycle.states import POISONED
 
 T = TypeVar("T")

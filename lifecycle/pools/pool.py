@@ -20,7 +20,6 @@ from typing import Any, Final, TypeVar
 
 from lifecycle import _world
 from lifecycle._world import get_ident, monotonic
-from lifecycle.access import is_control_flow
 from lifecycle.cell import SHUT_CELL, Record, describe, fate
 from lifecycle.checks import check_facts, check_timeout
 from lifecycle.errors import (
@@ -32,11 +31,12 @@ from lifecycle.errors import (
     PoolTimeoutError,
     ReturnedTwiceError,
 )
-from lifecycle.handle import Handle
-from lifecycle.manager import SafetyManager
+from lifecycle.handles.handle import Handle
+from lifecycle.manager.access import is_control_flow
+from lifecycle.manager.manager import SafetyManager
+from lifecycle.manager.registration import enter
 from lifecycle.pools.figures import Counts, Loan, PoolReport, PoolStats, loan_of
 from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, Request, Shelf, Sign, Slot
-from lifecycle.registration import enter
 from lifecycle.states import BY_DROP
 
 Self = TypeVar("Self", bound="Pool")

@@ -20,13 +20,13 @@ from typing import Any
 import attrs
 
 from lifecycle import _world
-from lifecycle import manager as manager_module
 from lifecycle.cell import Pin, Record, describe, fate, state_of
-from lifecycle.handle import Handle
-from lifecycle.holders import holders_of
-from lifecycle.leases import Lease
-from lifecycle.manager import SafetyManager
-from lifecycle.queues import Generation
+from lifecycle.handles.handle import Handle
+from lifecycle.handles.holders import holders_of
+from lifecycle.handles.leases import Lease
+from lifecycle.manager import manager as manager_module
+from lifecycle.manager.manager import SafetyManager
+from lifecycle.places.queues import Generation
 from lifecycle.states import BY_DROP, DUE, ENDED, FAILED, STUCK
 from lifecycle.testing.notes import notes
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle import _world
-from lifecycle import manager as manager_module
-from lifecycle.handle import Handle
-from lifecycle.manager import SafetyManager
+from lifecycle.handles.handle import Handle
+from lifecycle.manager import manager as manager_module
+from lifecycle.manager.manager import SafetyManager
 
 EVERY_SITE = (0, 0)
 """What `manager.SITES` says of a level at which every registration notes its site."""

@@ -29,19 +29,13 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
     _world,
-    access,
     cell,
-    exclusive,
-    leases,
-    queues,
-    releases,
 )
-from lifecycle import (
-    handle as handle_module,
-)
-from lifecycle import (
-    manager as manager_module,
-)
+from lifecycle.handles import exclusive, leases
+from lifecycle.handles import handle as handle_module
+from lifecycle.manager import access
+from lifecycle.manager import manager as manager_module
+from lifecycle.places import queues, releases
 from lifecycle.testing import Interleaving, code_of, interleavings
 from tests.core.adversary import STORM
 

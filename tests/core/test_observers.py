@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from lifecycle import ANY_THREAD, BACKGROUND, Event, NotReleased, SafetyConfig, SafetyManager
-from lifecycle.observer import OBSERVER_LIMIT
+from lifecycle.keeper.observer import OBSERVER_LIMIT
 from tests.core.adversary import assert_nothing_left, in_own_process
 from tests.support import SOON, eventually
 

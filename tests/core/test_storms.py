@@ -30,15 +30,13 @@ from lifecycle import (
     UnknownObjectError,
     WeakHandle,
     cell,
-    keeper,
-    ownership,
-    registration,
-    releases,
 )
-from lifecycle import handle as handle_module
-from lifecycle import (
-    manager as manager_module,
-)
+from lifecycle.handles import handle as handle_module
+from lifecycle.handles import ownership
+from lifecycle.keeper import keeper
+from lifecycle.manager import manager as manager_module
+from lifecycle.manager import registration
+from lifecycle.places import releases
 from tests.core.adversary import (
     STORM,
     NativeMemory,

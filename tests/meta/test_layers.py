@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def lint(tree: Path) -> tuple[int, str]:
 def test_the_layers_hold(tree: Path) -> None:
     status, output = lint(tree)
     assert status == 0, output
-    assert "3 kept, 0 broken" in output
+    assert re.search(r"\b[1-9]\d* kept, 0 broken", output)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_the_layers_hold(tree: Path) -> None:
     [
         (
             "lifecycle/cell.py",
-            "from lifecycle import manager",
+            "from lifecycle.manager import shutdown",
             "lifecycle.cell is not allowed to import lifecycle.manager",
         ),
         (
@@ -62,7 +63,12 @@ def test_the_layers_hold(tree: Path) -> None:
             "lifecycle.states is not allowed to import lifecycle.cell",
         ),
         (
-            "lifecycle/manager.py",
+            "lifecycle/places/bell.py",
+            "from lifecycle.places import queues",
+            "lifecycle.places.bell is not allowed to import lifecycle.places.queues",
+        ),
+        (
+            "lifecycle/manager/manager.py",
             "import integrations.prometheus",
             "lifecycle is not allowed to import integrations",
         ),

@@ -20,7 +20,7 @@ PUBLIC_MODULES = ["lifecycle", "integrations.event_loops.asyncio", "integrations
 
 
 def submodules() -> list[str]:
-    return [f"lifecycle.{module.name}" for module in pkgutil.iter_modules(lifecycle.__path__)]
+    return [module.name for module in pkgutil.walk_packages(lifecycle.__path__, "lifecycle.")]
 
 
 @pytest.mark.needs("prometheus_client")

@@ -33,9 +33,9 @@ from lifecycle import (
     Timeline,
     fence_of_block,
 )
-from lifecycle.releases import _fences_signalled
+from lifecycle.places.releases import _fences_signalled
+from lifecycle.places.timelines import users
 from lifecycle.states import ENDED
-from lifecycle.timelines import users
 from tests.core.adversary import STORM, Standing, assert_nothing_left, at_once, each_interrupt, every_line
 from tests.core.natives import Native
 from tests.support import eventually

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lifecycle import ANY_THREAD, Handle, ReleaseQueue, SafetyConfig, SafetyManager
-from lifecycle import manager as manager_module
+from lifecycle.manager import manager as manager_module
 from lifecycle.testing import LeaksFound, Leftovers, assert_no_leaks
 
 

@@ -9,7 +9,6 @@ from types import FunctionType, TracebackType
 from typing import Any, NoReturn, TypeVar, overload
 
 from lifecycle import _world
-from lifecycle.access import AccessBlock, declared, escaped, refuse_deferred
 from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, describe, raw_pin
 from lifecycle.checks import DEFERRED_BODY, NO_BYTES, check_callback, check_facts, check_timeout
 from lifecycle.config import SafetyConfig, exception_types
@@ -23,16 +22,29 @@ from lifecycle.errors import (
     trace_of,
 )
 from lifecycle.events import LEVELS, Event
-from lifecycle.exclusive import pin_or_refuse
-from lifecycle.factory import build_factory
-from lifecycle.finalizers import FINALIZER_TYPE, Action, SafeFinalizer, check_target
-from lifecycle.handle import Handle
-from lifecycle.keeper import Keeper
-from lifecycle.leaks import SITES as SITES
-from lifecycle.leaks import arm
-from lifecycle.observed import enter_observed, observed
-from lifecycle.policies import UNSET, Unset, set_policy
-from lifecycle.queues import (
+from lifecycle.handles.exclusive import pin_or_refuse
+from lifecycle.handles.handle import Handle
+from lifecycle.keeper.keeper import Keeper
+from lifecycle.keeper.leaks import SITES as SITES
+from lifecycle.keeper.leaks import arm
+from lifecycle.manager.access import AccessBlock, declared, escaped, refuse_deferred
+from lifecycle.manager.factory import build_factory
+from lifecycle.manager.finalizers import FINALIZER_TYPE, Action, SafeFinalizer, check_target
+from lifecycle.manager.observed import enter_observed, observed
+from lifecycle.manager.policies import UNSET, Unset, set_policy
+from lifecycle.manager.registration import abandon, enter, insist
+from lifecycle.manager.shutdown import (
+    await_holders,
+    await_others,
+    info_of,
+    open_records,
+    orphan_inherited,
+    release_all,
+    report_on,
+    shut_doors,
+)
+from lifecycle.manager.stopping import StopToken
+from lifecycle.places.queues import (
     ANY_THREAD,
     BACKGROUND,
     DEFAULT,
@@ -43,23 +55,11 @@ from lifecycle.queues import (
     ReleaseQueue,
     WhenDue,
 )
+from lifecycle.places.releases import DEFERRED, nesting, process
+from lifecycle.places.workers import Workers
 from lifecycle.refusal import checked, invalidate_record
-from lifecycle.registration import abandon, enter, insist
-from lifecycle.releases import DEFERRED, nesting, process
-from lifecycle.shutdown import (
-    await_holders,
-    await_others,
-    info_of,
-    open_records,
-    orphan_inherited,
-    release_all,
-    report_on,
-    shut_doors,
-)
 from lifecycle.states import ENDED, RELEASED, Cause
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport, TypeCount, bounds_with
-from lifecycle.stopping import StopToken
-from lifecycle.workers import Workers
 
 T = TypeVar("T")
 R = TypeVar("R")

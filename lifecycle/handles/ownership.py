@@ -8,10 +8,10 @@ from typing import Any
 from lifecycle import _world
 from lifecycle.cell import SHUT, Cell, Record, describe, raw_pin, shut
 from lifecycle.errors import HeldError, OwnershipError
-from lifecycle.holders import SOLE_REFERENCES, held_error, holders_of
-from lifecycle.queues import DEFAULT, WhenDue
+from lifecycle.handles.holders import SOLE_REFERENCES, held_error, holders_of
+from lifecycle.places.queues import DEFAULT, WhenDue
+from lifecycle.places.releases import finish
 from lifecycle.refusal import refuse
-from lifecycle.releases import finish
 from lifecycle.states import DETACHED, ENDED, Cause
 
 getrefcount = sys.getrefcount

@@ -17,12 +17,12 @@ from lifecycle import _world
 from lifecycle.cell import Kind, Pin, Record, describe
 from lifecycle.config import exception_types
 from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError, text_of, trace_of
-from lifecycle.observed import observed
+from lifecycle.manager.observed import observed
 from lifecycle.refusal import invalidate_record
 from lifecycle.states import Cause
 
 if TYPE_CHECKING:
-    from lifecycle.manager import SafetyManager
+    from lifecycle.manager.manager import SafetyManager
 
 T = TypeVar("T")
 

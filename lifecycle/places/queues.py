@@ -16,7 +16,6 @@ from typing import Any
 
 from lifecycle import _world
 from lifecycle._world import Tally
-from lifecycle.bell import Bell
 from lifecycle.cell import Record, Registry
 from lifecycle.checks import check_callback
 from lifecycle.errors import (
@@ -25,7 +24,8 @@ from lifecycle.errors import (
     WrongThreadError,
 )
 from lifecycle.fences import MODES, FenceMode
-from lifecycle.releases import (
+from lifecycle.places.bell import Bell
+from lifecycle.places.releases import (
     NEST_LIMIT,
     end_without_release,
     forget,
@@ -33,8 +33,8 @@ from lifecycle.releases import (
     process,
     wait_for_end,
 )
+from lifecycle.places.timelines import Timelines
 from lifecycle.states import ENDED, ORPHANED, RELEASED, Cause
-from lifecycle.timelines import Timelines
 
 DRAIN_STEPS = 32
 """How many waiting tickets one `register` or `close` runs at most on behalf of others."""

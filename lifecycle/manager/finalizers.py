@@ -17,8 +17,8 @@ from typing import Any
 
 from lifecycle.cell import Record, describe
 from lifecycle.errors import RegistrationError
-from lifecycle.handle import Handle
-from lifecycle.releases import end_without_release
+from lifecycle.handles.handle import Handle
+from lifecycle.places.releases import end_without_release
 from lifecycle.states import BY_CLOSE, DETACHED, ObjectState
 
 FINALIZER_TYPE = "safe_finalizer"

@@ -9,7 +9,7 @@ from lifecycle.cell import Kind
 from lifecycle.checks import check_callback
 from lifecycle.config import exception_types
 from lifecycle.errors import RegistrationError
-from lifecycle.shutdown import open_records
+from lifecycle.manager.shutdown import open_records
 
 
 class Unset:

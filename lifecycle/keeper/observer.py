@@ -16,7 +16,7 @@ from lifecycle import _world
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import trace_of
 from lifecycle.events import FINALIZER_KINDS, LEAK_KINDS, LEVELS, Event
-from lifecycle.leaks import warn_of_leak
+from lifecycle.keeper.leaks import warn_of_leak
 
 OBSERVER_LIMIT = 1000
 

@@ -14,13 +14,13 @@ from collections.abc import Callable
 
 from lifecycle import _world
 from lifecycle.cell import Registry
-from lifecycle.counting import Ledger, Question
-from lifecycle.figures import figures, queue_figures
-from lifecycle.observer import Observer
-from lifecycle.queues import AnyThread, ReleaseQueue
+from lifecycle.keeper.counting import Ledger, Question
+from lifecycle.keeper.figures import figures, queue_figures
+from lifecycle.keeper.observer import Observer
+from lifecycle.places.queues import AnyThread, ReleaseQueue
+from lifecycle.places.workers import Workers
 from lifecycle.states import ENDED
 from lifecycle.stats import Health, QueueStats, SafetyStats
-from lifecycle.workers import Workers
 
 TICK = 0.05
 """Seconds between two passes while there is work."""

@@ -26,8 +26,8 @@ from lifecycle import _world
 from lifecycle.cell import SHUT_CELL, Cell, Pin, Record, describe, raw_pin, set_raw_pin
 from lifecycle.checks import check_timeout
 from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
-from lifecycle.holders import SOLE_REFERENCES, holders_of, lease_of_thread
-from lifecycle.queues import DEFAULT, WhenDue
+from lifecycle.handles.holders import SOLE_REFERENCES, holders_of, lease_of_thread
+from lifecycle.places.queues import DEFAULT, WhenDue
 from lifecycle.refusal import checked, refuse
 
 T = TypeVar("T")

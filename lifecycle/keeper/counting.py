@@ -16,8 +16,8 @@ from typing import Any
 from lifecycle import _world
 from lifecycle.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, Kind, ObservedRef, Record, Registry
 from lifecycle.events import Event
-from lifecycle.leaks import LeakReports
-from lifecycle.observer import Observer
+from lifecycle.keeper.leaks import LeakReports
+from lifecycle.keeper.observer import Observer
 from lifecycle.refusal import invalidate_record
 from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, STUCK, Cause, ObjectState
 from lifecycle.stats import SafetyStats

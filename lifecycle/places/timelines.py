@@ -24,7 +24,7 @@ from lifecycle.errors import FenceError, QueueLostError
 from lifecycle.states import ENDED
 
 if TYPE_CHECKING:
-    from lifecycle.queues import Generation, ReleaseQueue
+    from lifecycle.places.queues import Generation, ReleaseQueue
 
 
 class Timeline:

@@ -13,8 +13,8 @@ import attrs
 from lifecycle import _world
 from lifecycle.cell import Cell, Core, Pin, Record, describe
 from lifecycle.errors import HeldError
-from lifecycle.leases import Lease
-from lifecycle.referrers import named_referrers, reaches
+from lifecycle.handles.leases import Lease
+from lifecycle.handles.referrers import named_referrers, reaches
 
 getrefcount = sys.getrefcount
 

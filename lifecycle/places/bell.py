@@ -25,7 +25,7 @@ from lifecycle import _world
 from lifecycle.errors import text_of
 
 if TYPE_CHECKING:
-    from lifecycle.queues import ReleaseQueue
+    from lifecycle.places.queues import ReleaseQueue
 
 PATIENCE = 1.0
 """Seconds after which a turn that the loop has not taken is posted again; doubled each time."""

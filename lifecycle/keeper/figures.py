@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable
 
 from lifecycle import _world
 from lifecycle.cell import ENDED_TOO, Kind, Record, Registry
-from lifecycle.counting import Ledger
-from lifecycle.queues import Place, ReleaseQueue
+from lifecycle.keeper.counting import Ledger
+from lifecycle.places.queues import Place, ReleaseQueue
+from lifecycle.places.workers import Workers
 from lifecycle.states import RELEASING
 from lifecycle.stats import QueueStats, SafetyStats, TypeStats
-from lifecycle.workers import Workers
 
 
 def figures(

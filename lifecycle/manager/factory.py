@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from lifecycle.cell import Extra, Kind, Registry
 from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, LimitError
-from lifecycle.handle import Handle
-from lifecycle.queues import PlaceLike
-from lifecycle.registration import enter, insist
+from lifecycle.handles.handle import Handle
+from lifecycle.manager.registration import enter, insist
+from lifecycle.places.queues import PlaceLike
 
 T = TypeVar("T")
 

@@ -33,7 +33,7 @@ from lifecycle.cell import (
     owners,
 )
 from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, RegistrationError
-from lifecycle.handle import Handle
+from lifecycle.handles.handle import Handle
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED, STUCK
 
 _new_object = object.__new__

@@ -9,11 +9,11 @@ import attrs
 
 from lifecycle import _world
 from lifecycle.cell import Record, Registry, owners, shut, state_of
-from lifecycle.queues import Generation
-from lifecycle.releases import LONGEST_WAIT, end_without_release, nesting, process, wait_for_end
+from lifecycle.places.queues import Generation
+from lifecycle.places.releases import LONGEST_WAIT, end_without_release, nesting, process, wait_for_end
+from lifecycle.places.workers import Batch, Workers
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
 from lifecycle.stats import ObjectInfo, ShutdownReport
-from lifecycle.workers import Batch, Workers
 
 
 def open_records(registry: Registry) -> list[Record]:

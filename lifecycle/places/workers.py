@@ -21,10 +21,10 @@ from collections.abc import Callable
 from lifecycle import _world
 from lifecycle.cell import Record, Registry
 from lifecycle.errors import LifecycleError
-from lifecycle.queues import Place, WhenDue
-from lifecycle.releases import NEST_LIMIT, Timed, notify, process, wait_for_end
+from lifecycle.places.queues import Place, WhenDue
+from lifecycle.places.releases import NEST_LIMIT, Timed, notify, process, wait_for_end
+from lifecycle.places.timelines import Timelines
 from lifecycle.states import ENDED, RELEASED, STUCK
-from lifecycle.timelines import Timelines
 
 INITIAL_WORKERS = 2
 BUSY_BEFORE_GROWTH = 0.1

@@ -12,12 +12,12 @@ from typing import Any, NoReturn, TypeVar
 
 from lifecycle.cell import Kind, ObservedRef, Record, describe, raw_pin
 from lifecycle.errors import OwnershipError, RegistrationError, text_of
-from lifecycle.exclusive import Exclusive
-from lifecycle.handle import Handle, set_observed_handle
-from lifecycle.leases import Lease
-from lifecycle.queues import DEFAULT, Place, WhenDue
+from lifecycle.handles.exclusive import Exclusive
+from lifecycle.handles.handle import Handle, set_observed_handle
+from lifecycle.handles.leases import Lease
+from lifecycle.manager.registration import enter
+from lifecycle.places.queues import DEFAULT, Place, WhenDue
 from lifecycle.refusal import invalidate_record, refuse
-from lifecycle.registration import enter
 from lifecycle.states import Cause, ObjectState
 
 T = TypeVar("T")

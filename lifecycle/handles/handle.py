@@ -30,16 +30,16 @@ from lifecycle.errors import (
     HeldError,
     LifecycleError,
 )
-from lifecycle.exclusive import Exclusive, make_exclusive, pin_or_refuse
-from lifecycle.holders import Holder, all_holders, expect
-from lifecycle.leases import Lease
-from lifecycle.ownership import begin_detach, refuse_if_held, undo_detach
-from lifecycle.queues import DEFAULT, WhenDue
+from lifecycle.handles.exclusive import Exclusive, make_exclusive, pin_or_refuse
+from lifecycle.handles.holders import Holder, all_holders, expect
+from lifecycle.handles.leases import Lease
+from lifecycle.handles.ownership import begin_detach, refuse_if_held, undo_detach
+from lifecycle.handles.views import make_view
+from lifecycle.places.queues import DEFAULT, WhenDue
+from lifecycle.places.releases import finish
+from lifecycle.places.timelines import attach
 from lifecycle.refusal import checked, refuse
-from lifecycle.releases import finish
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASED, VALID, ObjectState
-from lifecycle.timelines import attach
-from lifecycle.views import make_view
 
 T = TypeVar("T")
 

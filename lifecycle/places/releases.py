@@ -37,8 +37,8 @@ from lifecycle.errors import (
     trace_of,
 )
 from lifecycle.fences import PENDING, SIGNALLED, ask
+from lifecycle.places.timelines import last_user, users
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
-from lifecycle.timelines import last_user, users
 
 RETRY_FIRST = 0.01
 """Seconds before the first retry of a release that said `NotReleased`; doubled each time."""
