@@ -28,7 +28,9 @@ from queue import Empty, SimpleQueue
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
-__all__ = ["Empty", "SimpleQueue"]
+from lifecycle._timed_queue import TimedQueue
+
+__all__ = ["Empty", "SimpleQueue", "TimedQueue"]
 
 if sys.implementation.name != "cpython":  # pragma: no cover - needs another interpreter
     raise ImportError(

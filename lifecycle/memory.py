@@ -208,7 +208,7 @@ class MemoryManager(Facade):
         self._gone: deque[int] = deque()
         self._all = _Account("all types", self._config.max_bytes, self._config.max_live)
         self._accounts: dict[str, _Account] = {}
-        self._waiters: dict[int, _world.SimpleQueue[None]] = {}
+        self._waiters: dict[int, _world.TimedQueue[None]] = {}
         self._callbacks: dict[int, Callable[[], object]] = {}
         self._relieving: dict[None, object] = {}
         self._pressed = False
@@ -486,7 +486,7 @@ class MemoryManager(Facade):
         passed by small ones for ever."""
         until = None if timeout is None else _world.monotonic() + timeout
         turn = _world.next_id()
-        waiter: _world.SimpleQueue[None] = _world.SimpleQueue()
+        waiter: _world.TimedQueue[None] = _world.TimedQueue()
         step = 0.02 if _world.free_threaded else LOOK_AGAIN
         try:
             self._waiters[turn] = waiter

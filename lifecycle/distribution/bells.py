@@ -27,7 +27,7 @@ class ThreadBell:
     __slots__ = ("_turn",)
 
     def __init__(self) -> None:
-        self._turn: _world.SimpleQueue[None] = _world.SimpleQueue()
+        self._turn: _world.TimedQueue[None] = _world.TimedQueue()
 
     def ring(self) -> None:
         """Wake them all. Callable in any context."""

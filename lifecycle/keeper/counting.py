@@ -38,7 +38,7 @@ class Question:
     __slots__ = ("answer",)
 
     def __init__(self) -> None:
-        self.answer: _world.SimpleQueue[SafetyStats] = _world.SimpleQueue()
+        self.answer: _world.TimedQueue[SafetyStats] = _world.TimedQueue()
 
 
 class Ledger:

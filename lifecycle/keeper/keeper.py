@@ -48,7 +48,7 @@ class Keeper:
         self.queues: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
         self.sweeps: list[Callable[[], None]] = []
         self.last_run = 0.0
-        self._bell: _world.SimpleQueue[None] = _world.SimpleQueue()
+        self._bell: _world.TimedQueue[None] = _world.TimedQueue()
         self._thread: threading.Thread | None = None
         self._role = _world.Lock()  # held by who counts: the thread, and who asks when there is none
         self._inside: set[int] = set()  # threads that hold it or wait for it
@@ -149,7 +149,7 @@ class Keeper:
     def after_fork(self) -> None:
         """In the child: no thread, fresh locks; what the parent had not counted stays to be counted by the child's keeper."""
         self._thread = None
-        self._bell = _world.SimpleQueue()
+        self._bell = _world.TimedQueue()
         self._role = _world.Lock()
         self._inside = set()
         self.observer.queue.put(

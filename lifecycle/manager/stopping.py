@@ -32,7 +32,7 @@ class StopToken:
         self._owner = owner
         self._set = False
         self._callbacks: dict[int, Callable[[], object]] = {}
-        self._waiters: dict[int, _world.SimpleQueue[None]] = {}
+        self._waiters: dict[int, _world.TimedQueue[None]] = {}
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     @property
@@ -51,7 +51,7 @@ class StopToken:
         if self._set or timeout == 0 or _world.must_not_wait():
             return self._set
         key = _world.next_id()
-        waiter: _world.SimpleQueue[None] = _world.SimpleQueue()
+        waiter: _world.TimedQueue[None] = _world.TimedQueue()
         until = None if timeout is None else _world.monotonic() + timeout
         try:
             self._waiters[key] = waiter

@@ -56,7 +56,7 @@ class Bell:
         self._inbox = inbox
         self._waits = iter(inbox.get, self)
         self._takes = iter(inbox.get_nowait, self)
-        self._answered: _world.SimpleQueue[None] = _world.SimpleQueue()
+        self._answered: _world.TimedQueue[None] = _world.TimedQueue()
         self._post = post
         self._queue = weakref.ref(queue, inbox.put)  # its death is the last thing that arrives
         self._thread = _world.new_thread(self._listen, f"lifecycle-bell-{queue.name}")

@@ -433,7 +433,7 @@ def wait_for_end(record: Record, until: float | None, step: float | None, *, ins
     a `CircularCloseError`, or without `insist` by False.
     """
     registry = record.kind.registry
-    waiter: _world.SimpleQueue[None] = _world.SimpleQueue()
+    waiter: _world.TimedQueue[None] = _world.TimedQueue()
     me = _world.get_ident()
     look = _world.monotonic() + CIRCLE_LOOKS[0]
     before = _waits.get(me)

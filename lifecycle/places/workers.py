@@ -39,7 +39,7 @@ class Batch:
 
     def __init__(self, records: list[Record]) -> None:
         self.records = records
-        self.done: _world.SimpleQueue[None] = _world.SimpleQueue()
+        self.done: _world.TimedQueue[None] = _world.TimedQueue()
 
 
 class Errand:
@@ -47,7 +47,7 @@ class Errand:
 
     def __init__(self, fn: Callable[[], object]) -> None:
         self.todo = [fn]  # whoever pops it decides: the worker that calls it, or the sender that gives up
-        self.done: _world.SimpleQueue[BaseException | None] = _world.SimpleQueue()
+        self.done: _world.TimedQueue[BaseException | None] = _world.TimedQueue()
         self.worker: Worker | None = None
 
     def run(self, worker: Worker) -> None:

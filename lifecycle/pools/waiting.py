@@ -116,7 +116,7 @@ class Request:
         self.want = want
         self.hand: Slot | None = None
         self.box: dict[int, Slot | Sign] = {}
-        self.bell: _world.SimpleQueue[None] = _world.SimpleQueue()
+        self.bell: _world.TimedQueue[None] = _world.TimedQueue()
 
     def offer(self, answer: Slot | Sign) -> bool:
         """Give it `answer`, the first wins; False: it was given another, or has given up. Callable on any thread."""

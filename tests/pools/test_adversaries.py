@@ -560,9 +560,6 @@ def panic(native: Native) -> None:
     raise ValueError("planted")
 
 
-@pytest.mark.skipif(
-    STORM <= 1, reason="open: it stood still once in some ten runs, cause unknown; LIFECYCLE_STORM=2 runs it"
-)
 def test_a_storm_with_faults_planned_in_balances(manager: SafetyManager) -> None:
     chance = random.Random(5)
     natives = Natives()

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, ClassVar, Final, TypeVar
 
 from integrations.gstreamer._native import Gst
@@ -19,6 +19,7 @@ from integrations.gstreamer.pipelines.callbacks import Callback
 from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, check_seconds, pointer_of
 from integrations.gstreamer.pipelines.pipeline import PipelineGuard, error_of
 from lifecycle import SafetyManager
+from lifecycle._world import TimedQueue
 
 __all__ = ["BusWatch"]
 
@@ -33,7 +34,7 @@ class _BusCore(Core):
     def __init__(self, bus: Any, name: str) -> None:
         self.bus = bus
         self.handlers: list[tuple[frozenset[str], Callback]] = []
-        self.waiting: dict[int, tuple[frozenset[str], SimpleQueue[Any]]] = {}
+        self.waiting: dict[int, tuple[frozenset[str], TimedQueue[Any]]] = {}
         self.errors: deque[PipelineError] = deque(maxlen=KEPT_ERRORS)
         self.messages = 0
         self.stopped = threading.Event()
@@ -131,7 +132,7 @@ class BusWatch(Guard[_BusCore]):
         """The next `Gst.Message` of these kinds (any where none is given) that comes from now on, or None after `timeout`
         seconds. Not from a handler, which runs on the thread that would bring it (`GuardError`)."""
         check_seconds(timeout, f"bus watch {self.name!r}: wait(timeout=)")
-        queue: SimpleQueue[Any] = SimpleQueue()
+        queue: TimedQueue[Any] = TimedQueue()
         until = time.monotonic() + timeout
         with self._handle.lease() as core:
             if core.thread.ident == threading.get_ident():

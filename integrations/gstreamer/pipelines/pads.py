@@ -11,7 +11,7 @@ second, and by then the id may belong to another probe.
 from __future__ import annotations
 
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, ClassVar, Final
 
 from integrations.gstreamer._native import Gst
@@ -20,6 +20,7 @@ from integrations.gstreamer.pipelines.callbacks import CALLBACK_WAIT, Callback
 from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of
 from integrations.gstreamer.pipelines.threads import may_wait, stands_at
 from lifecycle import ANY_THREAD, SafetyManager
+from lifecycle._world import TimedQueue
 
 __all__ = ["PadGuard", "ProbeGuard", "link_pads", "unlink_when_idle", "when_idle"]
 
@@ -31,7 +32,7 @@ def when_idle(pad: Any, action: Callable[[], object], timeout: float) -> bool:
     """Have ``action()`` called once while nothing is pushed through source pad `pad`, and nothing can be; wait up to `timeout`
     seconds for that. False: it was not idle in time, and the action will not be called any more."""
     turn = [action]
-    done: SimpleQueue[BaseException | None] = SimpleQueue()
+    done: TimedQueue[BaseException | None] = TimedQueue()
 
     def idle(pad: Any, info: Any) -> Any:
         try:

@@ -25,7 +25,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, ClassVar, Final, NoReturn
 
 from integrations.gstreamer._native import Gst
@@ -55,6 +55,7 @@ from integrations.gstreamer.pipelines.threads import (
     with_deadline,
 )
 from lifecycle import Handle, ObjectState, SafetyManager
+from lifecycle._world import TimedQueue
 
 __all__ = ["PipelineGuard", "bin_of", "error_of", "parse"]
 
@@ -213,7 +214,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
                 self._handle.lease()  # raises: closed meanwhile
             left = until - time.monotonic()
             if left <= 0:
-                raise TookTooLong(SimpleQueue())
+                raise TookTooLong(TimedQueue())
             result = pipeline.get_state(int(min(SLICE, left) * 1e9))[0]
 
     def _failed(self, target: Any) -> NoReturn:
@@ -410,7 +411,7 @@ class _News:
         self.ended = False
         self.bus = 0  # what `drain.py` calls it
         self.threads = StreamingThreads()
-        self._waiting: dict[int, SimpleQueue[None]] = {}
+        self._waiting: dict[int, TimedQueue[None]] = {}
         self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
 
     def delegate(self, part: Any, failed: Callable[[PipelineError], bool]) -> Callable[[], object]:
@@ -465,11 +466,11 @@ class _News:
 
 
 class _Listening:
-    def __init__(self, waiting: dict[int, SimpleQueue[None]]) -> None:
+    def __init__(self, waiting: dict[int, TimedQueue[None]]) -> None:
         self._waiting = waiting
-        self._queue: SimpleQueue[None] = SimpleQueue()
+        self._queue: TimedQueue[None] = TimedQueue()
 
-    def __enter__(self) -> SimpleQueue[None]:
+    def __enter__(self) -> TimedQueue[None]:
         self._waiting[id(self)] = self._queue
         return self._queue
 

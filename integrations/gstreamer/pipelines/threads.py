@@ -14,13 +14,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from types import FrameType
 from typing import Any, Final, TypeVar
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import ForkedError, GuardError
-from lifecycle._world import must_not_wait, no_wait_threads
+from lifecycle._world import TimedQueue, must_not_wait, no_wait_threads
 
 __all__ = [
     "StreamingThreads",
@@ -136,7 +136,7 @@ def stands_at(ident: int) -> str:
 class TookTooLong(Exception):
     """What was run with a deadline has not come back. `answer` is where its outcome will arrive."""
 
-    def __init__(self, answer: SimpleQueue[Any]) -> None:
+    def __init__(self, answer: TimedQueue[Any]) -> None:
         super().__init__()
         self.answer = answer
 
@@ -144,7 +144,7 @@ class TookTooLong(Exception):
 def with_deadline(function: Callable[[], T], timeout: float, name: str) -> T:
     """The result of ``function()``, run on a thread of its own. Raises what it raises, and `TookTooLong` after `timeout` seconds;
     it then goes on, and what comes of it is dropped."""
-    answer: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+    answer: TimedQueue[tuple[bool, Any]] = TimedQueue()
 
     def run() -> None:
         try:

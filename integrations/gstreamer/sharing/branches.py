@@ -27,7 +27,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, ClassVar, Final
 
 from integrations.gstreamer._native import Gst
@@ -47,6 +47,7 @@ from integrations.gstreamer.pipelines.pads import PadHolder, link_pads, unlink_w
 from integrations.gstreamer.pipelines.pipeline import PipelineGuard, parse_bin
 from integrations.gstreamer.pipelines.threads import may_wait
 from lifecycle import SafetyManager
+from lifecycle._world import TimedQueue
 
 __all__ = ["Branch", "Tee", "low_latency_queue"]
 
@@ -171,7 +172,7 @@ def _refuse_allocation(pad: Any, info: Any) -> Any:
 
 def end_of_stream(branch: Any, timeout: float) -> bool:
     """Send end-of-stream into a bin, `branch`, that is unlinked, and wait until it has arrived at every sink in it."""
-    arrived: SimpleQueue[None] = SimpleQueue()
+    arrived: TimedQueue[None] = TimedQueue()
 
     def look(pad: Any, info: Any) -> Any:
         if info.get_event().type == Gst.EventType.EOS:
