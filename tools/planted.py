@@ -268,7 +268,7 @@ MUTANTS = (
             (
                 "manager/registration.py",
                 "from lifecycle.handles.handle import Handle\n",
-                "from lifecycle.handles.handle import Handle\nfrom lifecycle.releases import process\n",
+                "from lifecycle.handles.handle import Handle\nfrom lifecycle.places.releases import process\n",
             ),
         ),
         core("collector", "nesting"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 
-from lifecycle.holders import holders_of
-
 from lifecycle.cell import Pin, Record
+from lifecycle.handles.holders import holders_of
 
 __all__ = ["holders_of_record"]
 
