@@ -18,7 +18,7 @@ from lifecycle.distribution.policies import (
     Policy,
 )
 from lifecycle.distribution.receiver import FrameReceiver
-from lifecycle.distribution.ring import Shareable
+from lifecycle.distribution.sharing import Shareable
 
 __all__ = [
     "BlockPublisher",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from lifecycle.distribution.ring import give_back, is_shareable
+from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.errors import CallbackError, ClosedError, LifecycleError
 from lifecycle.handles.handle import Handle
 from lifecycle.manager.manager import SafetyManager

@@ -20,18 +20,10 @@ from lifecycle.checks import check_timeout
 from lifecycle.distribution.bells import until
 from lifecycle.distribution.figures import ReceiverStats
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, LatestOnly
-from lifecycle.distribution.ring import (
-    EVICTED,
-    GONE,
-    Ring,
-    Seat,
-    SeatRef,
-    Slot,
-    Standing,
-    give_back,
-    is_shareable,
-    standing,
-)
+from lifecycle.distribution.ring import Ring
+from lifecycle.distribution.seats import EVICTED, Seat, SeatRef, Standing, standing
+from lifecycle.distribution.sharing import give_back, is_shareable
+from lifecycle.distribution.slots import GONE, Slot
 from lifecycle.errors import ClosedError, Empty, EvictedError, Lagged
 
 T = TypeVar("T")

@@ -1,11 +1,10 @@
 """The ring: what was published, in order, and who reads it.
 
-**Slots.** Each frame has a slot with a number, hung on the slot before it (see `chain`): that one step is the publication. A
-table finds a slot by its number; the slot that fell out of the capacity is taken from it and its share closed. Numbers have no
-gaps, so a receiver needs nothing but its own number, and what it has missed is a difference.
+**Slots** (`slots`). Each frame has a slot with a number, hung on the slot before it (`chain`): that one step is the
+publication. A table finds a slot by its number; the slot that fell out of the capacity is taken from it and its share closed.
+Numbers have no gaps, so a receiver needs nothing but its own number, and what it has missed is a difference.
 
-**Receivers** cost the publisher nothing: it knows how many there are, and rings a bell if somebody waits. A receiver's `Standing`
-(position, received, missed) is one object that is replaced in one step, so its figures always add up.
+**Receivers** (`seats`) cost the publisher nothing: it knows how many there are, and rings a bell if somebody waits.
 
 **Guaranteed.** A frame is published wholly or not at all, and then to everybody. Its share is closed by the publish that
 overwrites it, or when the ring is closed and read by everyone. Publishing to a closed ring raises `ClosedError` and keeps
@@ -18,204 +17,20 @@ had been overwritten already takes itself out.
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
-
-import attrs
+from typing import Generic, TypeVar
 
 from lifecycle import _world
 from lifecycle.distribution.bells import SLICE, Bells
-from lifecycle.distribution.chain import Link, Register
+from lifecycle.distribution.chain import Register
 from lifecycle.distribution.figures import DistributorStats, GroupStats
-from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, Policy
+from lifecycle.distribution.policies import BlockPublisher, EvictAfter
+from lifecycle.distribution.seats import EVICTED, Roster, Seat, SeatRef, standing
+from lifecycle.distribution.sharing import give_back, is_shareable
+from lifecycle.distribution.slots import GONE, Slot, empty_slot
 from lifecycle.errors import ClosedError
-from lifecycle.handles.handle import Handle
 
 T = TypeVar("T")
-
-
-@runtime_checkable
-class Shareable(Protocol):
-    """What is published by sharing: a `Handle`, a GStreamer `Frame`, or anything else with these two methods.
-
-    ``share()`` gives another owner of the same thing, to be closed on its own; ``close()`` may be called twice. Everything else
-    that is published (bytes, arrays, any object) is passed on as it is.
-    """
-
-    def share(self) -> Any:
-        """Another share of the same thing."""
-
-    def close(self) -> Any:
-        """Give this share back."""
-
-
-def is_shareable(item: object) -> bool:
-    """Whether `item` is published by sharing."""
-    kind = type(item)
-    if kind is Handle:
-        return True
-    return callable(getattr(kind, "share", None)) and callable(getattr(kind, "close", None))
-
-
-def give_back(item: Any) -> None:
-    """Close a share, waiting for nothing: a release that is timed, or somebody else's to run, follows on its own."""
-    if type(item) is Handle:
-        item.close(timeout=0)
-    else:
-        item.close()
-
-
-class _Gone:
-    def __repr__(self) -> str:
-        return "gone"
-
-
-GONE: Any = _Gone()
-"""What a slot holds once its frame was given back."""
-
-
-class Slot(Link):
-    """One published frame, or the end of the stream."""
-
-    __slots__ = ("end", "gone", "indexed", "item", "key", "seq", "shared")
-    seq: int
-    """Its number, from 0. Of the end: the last frame's."""
-    item: Any
-    """The ring's own share."""
-    shared: bool
-    key: bool
-    end: bool
-    gone: bool
-    """It was overwritten."""
-    indexed: bool
-
-
-def _slot(seq: int, *, end: bool = False) -> Slot:
-    """A slot that holds nothing and is in no table."""
-    slot = Slot()
-    slot.seq = seq
-    slot.item = GONE
-    slot.shared = slot.key = False
-    slot.end = end
-    slot.gone = slot.indexed = True
-    return slot
-
-
-class Standing(Link):
-    """Where a receiver stands. Never changed: the next one is hung on it."""
-
-    __slots__ = ("awaits_key", "cursor", "ended", "lags", "missed", "received")
-    cursor: int
-    """The number of the next frame. Always ``start + received + missed``."""
-    received: int
-    missed: int
-    lags: int
-    awaits_key: bool
-    ended: str
-    """Why it receives nothing any more, empty while it does."""
-
-
-def standing(
-    cursor: int, received: int, missed: int, lags: int = 0, awaits_key: bool = False, ended: str = ""
-) -> Standing:
-    """A `Standing`."""
-    new = Standing()
-    new.cursor = cursor
-    new.received = received
-    new.missed = missed
-    new.lags = lags
-    new.awaits_key = awaits_key
-    new.ended = ended
-    return new
-
-
-class SeatRef(weakref.ref[Any]):
-    """How the ring knows that a receiver was dropped: its callback is the C method that posts it. No code of ours runs there."""
-
-    __slots__ = ("seat",)
-    seat: Seat
-
-
-class Seat:
-    """A receiver, as the ring sees it."""
-
-    __slots__ = ("__weakref__", "group", "name", "policy", "ref", "standing", "start")
-
-    def __init__(self, name: str, group: str, policy: Policy, start: int, awaits_key: bool) -> None:
-        self.name = name
-        self.group = group
-        self.policy = policy
-        self.start = start
-        self.standing = standing(start, 0, 0, awaits_key=awaits_key)
-        self.ref: SeatRef | None = None
-
-    def now(self) -> Standing:
-        """Where it stands."""
-        now = self.standing
-        while (after := now.get(None)) is not None:
-            now = after
-        return now
-
-    def advance(self, seen: Standing, new: Standing) -> bool:
-        """Replace `seen` by `new`; False when another was quicker."""
-        if seen.setdefault(None, new) is new:
-            self.standing = new
-            return True
-        return False
-
-
-@attrs.frozen
-class Totals:
-    """What the receivers of a group that are gone have left behind."""
-
-    published: int = 0
-    received: int = 0
-    missed: int = 0
-    evictions: int = 0
-
-
-EVICTED = "evicted"
-
-
-@attrs.frozen
-class Roster:
-    """Who receives. Replaced as a whole, so a receiver is counted either among the open ones or in the totals."""
-
-    seats: tuple[Seat, ...] = ()
-    blocking: tuple[Seat, ...] = ()
-    evicting: tuple[Seat, ...] = ()
-    keep: int = 0
-    totals: dict[str, Totals] = attrs.field(factory=dict)
-
-    def of(self, seats: tuple[Seat, ...], totals: dict[str, Totals]) -> Roster:
-        """A roster of these."""
-        return Roster(
-            seats,
-            tuple(seat for seat in seats if isinstance(seat.policy, BlockPublisher)),
-            tuple(seat for seat in seats if isinstance(seat.policy, EvictAfter)),
-            max((seat.policy.keep for seat in seats if isinstance(seat.policy, KeepKeyFrames)), default=0),
-            totals,
-        )
-
-    def with_seat(self, seat: Seat) -> Roster:
-        """With one more."""
-        return self.of((*self.seats, seat), {seat.group: Totals(), **self.totals})
-
-    def without(self, seat: Seat) -> Roster:
-        """With one less; what it had received stays in the totals of its group."""
-        if not any(other is seat for other in self.seats):
-            return self
-        last = seat.now()
-        old = self.totals.get(seat.group, Totals())
-        total = Totals(
-            old.published + last.cursor - seat.start,
-            old.received + last.received,
-            old.missed + last.missed,
-            old.evictions + (last.ended == EVICTED),
-        )
-        seats = tuple(other for other in self.seats if other is not seat)
-        return self.of(seats, {**self.totals, seat.group: total})
 
 
 class Ring(Generic[T]):
@@ -224,7 +39,7 @@ class Ring(Generic[T]):
     def __init__(self, capacity: int, name: str) -> None:
         self.capacity = capacity
         self.name = name
-        self.tail = _slot(-1)
+        self.tail = empty_slot(-1)
         self.table: dict[int, Slot] = {}
         self.kept: dict[int, Slot] = {}  # overwritten key frames
         self.roster: Register[Roster] = Register(Roster())
@@ -243,7 +58,7 @@ class Ring(Generic[T]):
 
     def publish(self, item: T, key: bool) -> int:
         """See `FrameDistributor.publish`."""
-        slot = _slot(0)
+        slot = empty_slot(0)
         slot.key = key
         tail = after = None
         began = None
@@ -438,7 +253,7 @@ class Ring(Generic[T]):
             tail = self.newest()
             if tail.end:
                 break
-            end = _slot(tail.seq, end=True)
+            end = empty_slot(tail.seq, end=True)
             if tail.setdefault(None, end) is end:
                 self.tail = end
                 break
