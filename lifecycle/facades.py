@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lifecycle import _world
-from lifecycle.cell import Record, describe
+from lifecycle.cell.cell import Record
+from lifecycle.cell.fates import describe
 from lifecycle.checks import check_timeout
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
 from lifecycle.handles.handle import Handle

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import attrs
 
 from lifecycle import _world
-from lifecycle.cell import describe
+from lifecycle.cell.fates import describe
 from lifecycle.checks import check_callback, check_facts, check_timeout
 from lifecycle.errors import BudgetError, ConfigError, RegistrationError
 from lifecycle.facades import Facade

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import attrs
 
 from lifecycle import _world
-from lifecycle.cell import Record, state_of
+from lifecycle.cell.cell import Record
+from lifecycle.cell.fates import state_of
 from lifecycle.checks import check_facts
 from lifecycle.errors import RegistrationError
 from lifecycle.facades import Facade

@@ -19,7 +19,8 @@ from typing import Any
 import attrs
 
 from lifecycle import _world
-from lifecycle.cell import Kind, Pin, Record
+from lifecycle.cell.cell import Pin, Record
+from lifecycle.cell.registry import Kind
 from lifecycle.errors import LifecycleError
 from lifecycle.handles.leases import Lease
 from lifecycle.manager.manager import SafetyManager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from lifecycle.cell import HIGH_WATER, Pin, Record, describe, fate, raw_pin, shut, state_of
+from lifecycle.cell.cell import Pin, Record, raw_pin, shut
+from lifecycle.cell.fates import describe, fate, state_of
+from lifecycle.cell.registry import HIGH_WATER
 from lifecycle.errors import AccessRefusedError, ClosedAccessError
 from lifecycle.places.releases import releases_here
 from lifecycle.states import CLOSING, VALID, Cause

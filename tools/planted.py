@@ -29,7 +29,7 @@ MUTANTS = (
         "the door stays open",
         "close() forgets to shut it",
         "I1",
-        (("cell.py", "        cell.pin = None\n", ""),),
+        (("cell/cell.py", "        cell.pin = None\n", ""),),
         core("shares", "manager"),
     ),
     Mutant(
@@ -54,14 +54,14 @@ MUTANTS = (
         "the last share does not shut",
         "giving back a share never finds that it was the last",
         "I3",
-        (("cell.py", "    return not tokens\n", "    return False\n"),),
+        (("cell/shares.py", "    return not tokens\n", "    return False\n"),),
         core("interleavings::test_every_two_operations[share]"),
     ),
     Mutant(
         "any share shuts",
         "closing one share shuts the object for all",
         "I1",
-        (("cell.py", "    return not tokens\n", "    return True\n"),),
+        (("cell/shares.py", "    return not tokens\n", "    return True\n"),),
         core("shares"),
     ),
     Mutant(
@@ -69,8 +69,8 @@ MUTANTS = (
         "a share is born while the last other one closes, and nobody shuts the door, or both do",
         "I1",
         (
-            ("cell.py", "        tokens[-token] = None\n        if parent", "        if parent"),
-            ("cell.py", "        ours = tokens.pop(-token, 0) is None\n", "        ours = True\n"),
+            ("cell/shares.py", "        tokens[-token] = None\n        if parent", "        if parent"),
+            ("cell/shares.py", "        ours = tokens.pop(-token, 0) is None\n", "        ours = True\n"),
         ),
         core("interleavings::test_every_two_operations[share]", "shares"),
     ),
@@ -78,7 +78,7 @@ MUTANTS = (
         "an unborn share leaves the door open",
         "who takes back an announced share does not shut the door it held open",
         "I3",
-        (("cell.py", "        if ours and not tokens:\n", "        if False:\n"),),
+        (("cell/shares.py", "        if ours and not tokens:\n", "        if False:\n"),),
         core("interleavings::test_every_two_operations[share]"),
     ),
     # -- who holds
@@ -448,7 +448,7 @@ MUTANTS = (
         "a refused object counts against the limit",
         "the budget shrinks with each refusal",
         "I9",
-        (("cell.py", "                del alive[id]\n", ""),),
+        (("cell/registry.py", "                del alive[id]\n", ""),),
         core("manager"),
     ),
     Mutant(

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from typing import Any, Generic, TypeVar
 
 from lifecycle import Handle, Lease, LifecycleError, ReleaseQueue, _world
-from lifecycle.cell import Record
+from lifecycle.cell.cell import Record
 from lifecycle.checks import check_callback, check_timeout
 from lifecycle.places.queues import DEFAULT, WhenDue
 from lifecycle.places.releases import LET_DIE

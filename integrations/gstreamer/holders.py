@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from lifecycle.cell import Pin, Record
+from lifecycle.cell.cell import Pin, Record
 from lifecycle.handles.holders import holders_of
 
 __all__ = ["holders_of_record"]

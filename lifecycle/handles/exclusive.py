@@ -23,7 +23,8 @@ import threading
 from typing import Generic, NoReturn, TypeVar
 
 from lifecycle import _world
-from lifecycle.cell import SHUT_CELL, Cell, Pin, Record, describe, raw_pin, set_raw_pin
+from lifecycle.cell.cell import SHUT_CELL, Cell, Pin, Record, raw_pin, set_raw_pin
+from lifecycle.cell.fates import describe
 from lifecycle.checks import check_timeout
 from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
 from lifecycle.handles.holders import SOLE_REFERENCES, holders_of, lease_of_thread

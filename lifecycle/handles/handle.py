@@ -11,20 +11,9 @@ from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle import _world
-from lifecycle.cell import (
-    SHUT,
-    SHUT_CELL,
-    Cell,
-    Record,
-    add_share,
-    describe,
-    drop_share,
-    fate,
-    give_back,
-    next_share,
-    raw_pin,
-    state_of,
-)
+from lifecycle.cell.cell import SHUT_CELL, Cell, Record, raw_pin
+from lifecycle.cell.fates import describe, fate, state_of
+from lifecycle.cell.shares import SHUT, add_share, drop_share, give_back, next_share
 from lifecycle.checks import check_timeout
 from lifecycle.errors import (
     HeldError,

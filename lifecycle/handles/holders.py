@@ -11,7 +11,8 @@ from typing import Any, Literal
 import attrs
 
 from lifecycle import _world
-from lifecycle.cell import Cell, Core, Pin, Record, describe
+from lifecycle.cell.cell import Cell, Core, Pin, Record
+from lifecycle.cell.fates import describe
 from lifecycle.errors import HeldError
 from lifecycle.handles.leases import Lease
 from lifecycle.handles.referrers import named_referrers, reaches

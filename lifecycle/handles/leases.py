@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from lifecycle.cell import Pin, describe
+from lifecycle.cell.cell import Pin
+from lifecycle.cell.fates import describe
 from lifecycle.errors import LeaseEndedError
 
 T = TypeVar("T")

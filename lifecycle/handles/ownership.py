@@ -6,7 +6,9 @@ import sys
 from typing import Any
 
 from lifecycle import _world
-from lifecycle.cell import SHUT, Cell, Record, describe, raw_pin, shut
+from lifecycle.cell.cell import Cell, Record, raw_pin, shut
+from lifecycle.cell.fates import describe
+from lifecycle.cell.shares import SHUT
 from lifecycle.errors import HeldError, OwnershipError
 from lifecycle.handles.holders import SOLE_REFERENCES, held_error, holders_of
 from lifecycle.places.queues import DEFAULT, WhenDue

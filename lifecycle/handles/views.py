@@ -6,7 +6,8 @@ import ctypes
 import sys
 from typing import Any
 
-from lifecycle.cell import Pin, describe
+from lifecycle.cell.cell import Pin
+from lifecycle.cell.fates import describe
 from lifecycle.errors import LifecycleError
 
 _array_types: dict[int, Any] = {}

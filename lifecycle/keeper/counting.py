@@ -14,7 +14,8 @@ from operator import attrgetter
 from typing import Any
 
 from lifecycle import _world
-from lifecycle.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, Kind, ObservedRef, Record, Registry
+from lifecycle.cell.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, ObservedRef, Record
+from lifecycle.cell.registry import Kind, Registry
 from lifecycle.events import Event
 from lifecycle.keeper.leaks import LeakReports
 from lifecycle.keeper.observer import Observer

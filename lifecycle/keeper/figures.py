@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Collection, Iterable
 
 from lifecycle import _world
-from lifecycle.cell import ENDED_TOO, Kind, Record, Registry
+from lifecycle.cell.cell import ENDED_TOO, Record
+from lifecycle.cell.registry import Kind, Registry
 from lifecycle.keeper.counting import Ledger
 from lifecycle.places.queues import Place, ReleaseQueue
 from lifecycle.places.workers import Workers

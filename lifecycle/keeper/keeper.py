@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 
 from lifecycle import _world
-from lifecycle.cell import Registry
+from lifecycle.cell.registry import Registry
 from lifecycle.keeper.counting import Ledger, Question
 from lifecycle.keeper.figures import figures, queue_figures
 from lifecycle.keeper.observer import Observer

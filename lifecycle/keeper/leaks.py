@@ -29,7 +29,8 @@ from itertools import takewhile
 from typing import Any
 
 from lifecycle import _world
-from lifecycle.cell import ENDED_TOO, Kind, Record, Registry
+from lifecycle.cell.cell import ENDED_TOO, Record
+from lifecycle.cell.registry import Kind, Registry
 from lifecycle.events import Event
 from lifecycle.states import ENDED
 

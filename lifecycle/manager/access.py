@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lifecycle import _world
-from lifecycle.cell import Kind, Pin, Record, describe
+from lifecycle.cell.cell import Pin, Record
+from lifecycle.cell.fates import describe
+from lifecycle.cell.registry import Kind
 from lifecycle.config import exception_types
 from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError, text_of, trace_of
 from lifecycle.manager.observed import observed

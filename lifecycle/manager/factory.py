@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from lifecycle.cell import Extra, Kind, Registry
+from lifecycle.cell.cell import Extra
+from lifecycle.cell.registry import Kind, Registry
 from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, LimitError
 from lifecycle.handles.handle import Handle
 from lifecycle.manager.registration import enter, insist

@@ -15,7 +15,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle.cell import Record, describe
+from lifecycle.cell.cell import Record
+from lifecycle.cell.fates import describe
 from lifecycle.errors import RegistrationError
 from lifecycle.handles.handle import Handle
 from lifecycle.places.releases import end_without_release
@@ -65,7 +66,7 @@ class SafeFinalizer:
     @property
     def state(self) -> ObjectState:
         """How far the action is: `VALID` while its object lives, then as for any release."""
-        from lifecycle.cell import state_of
+        from lifecycle.cell.fates import state_of
 
         return state_of(self._record)
 

@@ -9,7 +9,9 @@ from types import FunctionType, TracebackType
 from typing import Any, NoReturn, TypeVar, overload
 
 from lifecycle import _world
-from lifecycle.cell import HIGH_WATER, Extra, Kind, Pin, Record, Registry, describe, raw_pin
+from lifecycle.cell.cell import Extra, Pin, Record, raw_pin
+from lifecycle.cell.fates import describe
+from lifecycle.cell.registry import HIGH_WATER, Kind, Registry
 from lifecycle.checks import DEFERRED_BODY, NO_BYTES, check_callback, check_facts, check_timeout
 from lifecycle.config import SafetyConfig, exception_types
 from lifecycle.errors import (

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from lifecycle.cell import Kind, ObservedRef, Record, describe, raw_pin
+from lifecycle.cell.cell import ObservedRef, Record, raw_pin
+from lifecycle.cell.fates import describe
+from lifecycle.cell.registry import Kind
 from lifecycle.errors import OwnershipError, RegistrationError, text_of
 from lifecycle.handles.exclusive import Exclusive
 from lifecycle.handles.handle import Handle, set_observed_handle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle.cell import Kind
+from lifecycle.cell.registry import Kind
 from lifecycle.checks import check_callback
 from lifecycle.config import exception_types
 from lifecycle.errors import RegistrationError

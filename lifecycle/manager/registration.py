@@ -17,21 +17,10 @@ from typing import Any
 
 from lifecycle import _world
 from lifecycle._world import caller, monotonic, next_id, site_of
-from lifecycle.cell import (
-    FIRST_SHARE,
-    HIGH_WATER,
-    NO_IDENTITY,
-    Cell,
-    Core,
-    DoorRef,
-    Extra,
-    Kind,
-    Pin,
-    Record,
-    describe,
-    native_key,
-    owners,
-)
+from lifecycle.cell.cell import Cell, Core, DoorRef, Extra, Pin, Record
+from lifecycle.cell.fates import describe
+from lifecycle.cell.registry import HIGH_WATER, NO_IDENTITY, Kind, native_key, owners
+from lifecycle.cell.shares import FIRST_SHARE
 from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, RegistrationError
 from lifecycle.handles.handle import Handle
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED, STUCK

@@ -8,7 +8,9 @@ from __future__ import annotations
 import attrs
 
 from lifecycle import _world
-from lifecycle.cell import Record, Registry, owners, shut, state_of
+from lifecycle.cell.cell import Record, shut
+from lifecycle.cell.fates import state_of
+from lifecycle.cell.registry import Registry, owners
 from lifecycle.places.queues import Generation
 from lifecycle.places.releases import LONGEST_WAIT, end_without_release, nesting, process, wait_for_end
 from lifecycle.places.workers import Batch, Workers

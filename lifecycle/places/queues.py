@@ -16,7 +16,8 @@ from typing import Any
 
 from lifecycle import _world
 from lifecycle._world import Tally
-from lifecycle.cell import Record, Registry
+from lifecycle.cell.cell import Record
+from lifecycle.cell.registry import Registry
 from lifecycle.checks import check_callback
 from lifecycle.errors import (
     LifecycleError,

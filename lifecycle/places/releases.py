@@ -18,17 +18,9 @@ from typing import Any, NoReturn
 
 from lifecycle import _world
 from lifecycle._world import monotonic
-from lifecycle.cell import (
-    ENDED_TOO,
-    NO_IDENTITY,
-    Extra,
-    Record,
-    Registry,
-    describe,
-    native_key,
-    owners,
-    shut,
-)
+from lifecycle.cell.cell import ENDED_TOO, Extra, Record, shut
+from lifecycle.cell.fates import describe
+from lifecycle.cell.registry import NO_IDENTITY, Registry, native_key, owners
 from lifecycle.errors import (
     CallbackError,
     CircularCloseError,

@@ -19,7 +19,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from lifecycle import _world
-from lifecycle.cell import Record, describe
+from lifecycle.cell.cell import Record
+from lifecycle.cell.fates import describe
 from lifecycle.errors import FenceError, QueueLostError
 from lifecycle.states import ENDED
 

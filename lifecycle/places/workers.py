@@ -19,7 +19,8 @@ from collections import deque
 from collections.abc import Callable
 
 from lifecycle import _world
-from lifecycle.cell import Record, Registry
+from lifecycle.cell.cell import Record
+from lifecycle.cell.registry import Registry
 from lifecycle.errors import LifecycleError
 from lifecycle.places.queues import Place, WhenDue
 from lifecycle.places.releases import NEST_LIMIT, Timed, notify, process, wait_for_end

@@ -20,7 +20,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lifecycle import _world
-from lifecycle.cell import Record
+from lifecycle.cell.cell import Record
 from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
 from lifecycle.handles.handle import Handle
 from lifecycle.manager.manager import SafetyManager

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 
 from lifecycle import _world
-from lifecycle.cell import Record, ago, describe, state_of
+from lifecycle.cell.cell import Record
+from lifecycle.cell.fates import ago, describe, state_of
 from lifecycle.stats import BUCKETS, Histogram, HistogramCount
 
 RESULTS = ("reused", "created", "fallback", "timeout", "refused", "closed")

@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 
 from lifecycle import _world
 from lifecycle._world import monotonic
-from lifecycle.cell import Record
+from lifecycle.cell.cell import Record
 from lifecycle.checks import check_callback
 from lifecycle.errors import ConfigError
 from lifecycle.handles.handle import Handle

@@ -20,7 +20,8 @@ from typing import Any, Final, TypeVar
 
 from lifecycle import _world
 from lifecycle._world import get_ident, monotonic
-from lifecycle.cell import SHUT_CELL, Record, describe, fate
+from lifecycle.cell.cell import SHUT_CELL, Record
+from lifecycle.cell.fates import describe, fate
 from lifecycle.checks import check_facts, check_timeout
 from lifecycle.errors import (
     ClosedError,

@@ -29,7 +29,7 @@ from typing import Any
 
 from lifecycle import _world
 from lifecycle._world import monotonic
-from lifecycle.cell import Record
+from lifecycle.cell.cell import Record
 from lifecycle.states import BY_CLOSE
 
 EMPTY = 0

@@ -20,7 +20,8 @@ from typing import Any
 import attrs
 
 from lifecycle import _world
-from lifecycle.cell import Pin, Record, describe, fate, state_of
+from lifecycle.cell.cell import Pin, Record
+from lifecycle.cell.fates import describe, fate, state_of
 from lifecycle.handles.handle import Handle
 from lifecycle.handles.holders import holders_of
 from lifecycle.handles.leases import Lease

@@ -334,7 +334,7 @@ def test_forks_while_a_lock_of_the_whole_process_is_held() -> None:
     done = forking(
         CHILD
         + """
-from lifecycle import cell
+from lifecycle.cell import cell
 from lifecycle.manager import registration
 manager = SafetyManager()
 held, go_on = threading.Event(), threading.Event()

@@ -53,13 +53,13 @@ def test_the_layers_hold(tree: Path) -> None:
     ("module", "line", "broken"),
     [
         (
-            "lifecycle/cell.py",
+            "lifecycle/cell/cell.py",
             "from lifecycle.manager import shutdown",
             "lifecycle.cell is not allowed to import lifecycle.manager",
         ),
         (
             "lifecycle/states.py",
-            "from lifecycle import cell",
+            "from lifecycle.cell import cell",
             "lifecycle.states is not allowed to import lifecycle.cell",
         ),
         (

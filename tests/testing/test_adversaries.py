@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import lifecycle
-from lifecycle import ANY_THREAD, NotReleased, SafetyConfig, SafetyManager, cell
+from lifecycle import ANY_THREAD, NotReleased, SafetyConfig, SafetyManager
+from lifecycle.cell import cell
 from lifecycle.places import releases
 from lifecycle.testing import (
     Fault,

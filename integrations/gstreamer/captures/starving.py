@@ -20,7 +20,7 @@ from integrations.gstreamer._native import BufferHead
 from integrations.gstreamer.frames.frame import Frame
 from integrations.gstreamer.holders import holders_of_record
 from lifecycle import Handle, ObjectState
-from lifecycle.cell import describe
+from lifecycle.cell.fates import describe
 
 __all__ = ["LIVE", "Stall", "is_held", "starving"]
 

@@ -1,0 +1,224 @@
+"""The cell: one registered object, its door, and the reference count that decides everything.
+
+**The problem.** A native object must be released once, by one party, when nobody uses it any more, while users come and go on
+many threads, interrupts strike between any two bytecodes and the collector runs whenever it likes.
+
+**The idea.** A lease is a reference. Each object has a private `Pin`; whoever needs the native object holds the pin, and
+CPython's own count says when the last is gone. ::
+
+    Handle ─► Cell (the door) ─► Pin ◄─ lease, view, child's record, fence entry
+                                 │ ▲
+                                 ▼ ·weakref
+                                 Core ···weakref··· Record (facts, the raw object)
+
+Access is one load (``pin = cell.pin``), closing one store (``cell.pin = None``).
+
+**From death to ticket without a bytecode.** `Record` is itself a weak reference on the core, and its callback is the C method
+that appends it to its place's mailbox: the ticket *is* the record. Nothing can interrupt that.
+
+**Why pin and core.** In a garbage cycle the collector fires weakref callbacks *before* the cycle's ``__del__`` methods, which may
+still read a view. So the core is never part of garbage: `Registry.roots` refers to it until the pin is garbage or dead, and the
+pin until it is really taken apart. The core is itself the weak reference on the pin whose callback, a C method, takes it out of
+the roots; and it dies by count alone, after the last ``__del__``.
+
+**One claim.** A release belongs to whoever wins ``claims.setdefault(id, me)``. (Not ``live.pop(id)``: an interrupt between the
+pop's return and the store of its result loses the object for good, and no handler can know whether it won. After an interrupted
+`setdefault` the handler still can: it asks whether the entry is its own.)
+
+Relied on: single operations of dicts, sets and deques on keys that are compared in C are indivisible, with and without the GIL
+(``in`` and ``remove`` of a *list* are not, without it: they walk);
+CPython checks for signals after calls and on backward jumps, not between a ``FOR_ITER`` or a load and the store that follows.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lifecycle import _world
+from lifecycle._world import Site, monotonic
+from lifecycle.states import Cause, ObjectState
+
+if TYPE_CHECKING:
+    from lifecycle.cell.registry import Kind
+
+
+class Pin:
+    """What every holder holds. Refers to the core, and to the record for the raw object."""
+
+    __slots__ = ("__weakref__", "core", "record")
+    core: Core
+    record: Record
+
+
+class Core(weakref.ref[Pin]):
+    """Dies by reference count alone; its death is the object's. Lives in `Registry.roots`, out of every garbage cycle that its
+    pin gets into, and its callback takes it out."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Cell:
+    """The door. `pin` is None once it is shut, and never anything else again (I1)."""
+
+    __slots__ = ("__weakref__", "pin")
+    pin: Pin | None
+
+
+raw_pin: Callable[[Cell], Pin | None] = Cell.__dict__["pin"].__get__
+"""The door itself: the pin even while somebody uses the object exclusively (`exclusive.py`), None once it is shut."""
+set_raw_pin: Callable[[Cell, Pin | None], None] = Cell.__dict__["pin"].__set__
+
+
+class ObservedRef(weakref.ref[Any]):
+    """`Record.obj` of an observed object, which is owned elsewhere. Its callback posts it as an event when the object is gone."""
+
+    __slots__ = ("alive", "id")
+    id: int
+    alive: (
+        Callable[[Any], object] | None
+    )  # False once its owner has ended the native, as far as that can be asked
+
+
+class DoorRef(weakref.ref[Cell]):
+    """How an id finds its door; its callback posts it as an event, when the last handle is gone and nobody had closed."""
+
+    __slots__ = ("id",)
+    id: int
+
+
+SHUT_CELL = Cell()
+"""The door of every closed handle."""
+SHUT_CELL.pin = None
+
+
+class Extra:
+    """The facts that few objects need."""
+
+    __slots__ = (
+        "accesses",
+        "attempts",
+        "cleanups",
+        "failure",
+        "fence_polls",
+        "fences",
+        "line",
+        "not_before",
+        "parent_id",
+        "reason",
+        "retry_on",
+        "slot",
+        "trace",
+        "turn_order",
+        "turns",
+        "unlimited",
+    )
+
+    def __init__(self) -> None:
+        self.accesses: deque[tuple[int, float, Site | None]] | None = (
+            None  # the last ones, where they are noted
+        )
+        self.attempts = 0
+        self.failure = "error"  # what a failed release is counted as
+        self.cleanups: list[Callable[[], object]] = []
+        self.fences: list[Any] = []  # all must have signalled before the release
+        self.fence_polls = 0
+        self.line: Any = None  # timelines.Line: where it waits for its turn to ask
+        self.not_before = 0.0  # no earlier than this (monotonic) is it tried again
+        self.parent_id = 0
+        self.reason = ""
+        self.retry_on: tuple[type[BaseException], ...] = ()
+        self.slot: tuple[dict[object, None], object] | None = (
+            None  # the object's entry among those its factory counts
+        )
+        self.trace = ""
+        self.turns: dict[None, list[int]] = {}  # who uses the object exclusively
+        self.turn_order: Any = None
+        self.unlimited = False  # past every limit of its type
+
+
+class Record(weakref.ref[Core]):
+    """The facts of one object and the library's only reference to it. As a weak reference on the core it is also the ticket."""
+
+    __slots__ = (
+        "begun",
+        "born",
+        "cause",
+        "counted",
+        "door",
+        "ended",
+        "extra",
+        "id",
+        "kind",
+        "name",
+        "native",
+        "obj",
+        "outcome",
+        "owning",
+        "parent",
+        "phase",
+        "place",
+        "release",
+        "shut",
+        "shut_site",
+        "site",
+        "size",
+    )
+    id: int
+    kind: Kind
+    obj: Any  # moved out, and its last reference dropped, by the place alone (I4)
+    release: Callable[[Any], object] | None
+    place: Any  # queues.Place
+    parent: Pin | None  # held until the release is done, so that no parent goes before its children (I2)
+    door: DoorRef | None
+    cause: Cause | None
+    phase: ObjectState | None  # what was decided; None while the core and the door decide
+    outcome: Any  # how the release itself came out, before anything is tidied: a state, or what it raised
+    owning: int  # -1 observed, 0 borrowed, 1 it has (or had) a release, so to forget it leaks, 2 it is in `owners` as well
+    born: float
+    shut: float
+    begun: float
+    ended: float
+    site: Site | None
+    shut_site: Site | None
+    name: str | None
+    native: Any
+    size: int
+    extra: Extra | None
+    counted: int  # written by the keeper alone; 0 not yet
+
+    def more(self) -> Extra:
+        """The record's `Extra`, made when first needed."""
+        extra = self.extra
+        if extra is None:
+            made = Extra()
+            with _extras:
+                if self.extra is None:
+                    self.extra = made
+            extra = self.extra
+        return extra
+
+
+_extras = _world.process_lock()
+"""Two threads must not make two. Held for one store; whoever waits for it, in the collector too, waits for no longer."""
+
+
+REGISTERED, ENDED_TOO, LISTED = 1, 2, 3
+"""What `Record.counted` says: registration counted; its end too; registration counted, and listed among the live ones."""
+
+
+def shut(record: Record, cell: Cell, cause: Cause, site: Site | None) -> None:
+    """Shut the door: no access starts from here on (I1). The first cause stays; calling again changes nothing."""
+    try:
+        if record.cause is None:
+            record.shut = monotonic()
+            record.cause = cause
+        if record.shut_site is None:
+            record.shut_site = site
+        record.door = None  # the cell's death tells nothing new now
+        cell.pin = None
+    except BaseException:
+        cell = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        raise

@@ -1,0 +1,86 @@
+"""What can be said of an object: its state, its name in messages, and what became of it."""
+
+from __future__ import annotations
+
+from lifecycle import _world
+from lifecycle.cell.cell import Record, raw_pin
+from lifecycle.states import (
+    BY_CLOSE,
+    BY_DROP,
+    CLOSING,
+    DUE,
+    ENDED,
+    INVALID,
+    POISONED,
+    VALID,
+    Cause,
+    ObjectState,
+)
+
+
+def state_of(record: Record) -> ObjectState:
+    """The state as decided (`Record.phase`) or else as core and door tell it now."""
+    phase = record.phase
+    if phase is not None:
+        return phase
+    if record() is None:
+        return DUE
+    door = record.door
+    if record.cause is None and door is not None:
+        cell = door()
+        if cell is not None and raw_pin(cell) is not None:
+            return VALID
+    return INVALID if record.cause in POISONED else CLOSING
+
+
+def describe(record: Record) -> str:
+    """``object 7 (gst.Sample "capture", native 0x7f3a10)``: how every message names an object."""
+    name = f' "{record.name}"' if record.name else ""
+    native = record.native
+    try:
+        shown = (
+            ""
+            if native is None
+            else f", native {native:#x}"
+            if type(native) is int
+            else f", native {native!r}"
+        )
+    except Exception:  # a message about an object must not fail because of what the user called it
+        shown = f", native <{type(native).__name__}>"
+    return f"object {record.id} ({record.kind.type_name}{name}{shown})"
+
+
+def ago(since: float) -> str:
+    """A monotonic time as «3 ms ago»."""
+    seconds = max(0.0, _world.monotonic() - since)
+    if seconds < 1.0:
+        return f"{seconds * 1000:.0f} ms ago"
+    return f"{seconds:.1f} s ago"
+
+
+def fate(record: Record) -> str:
+    """What became of an object, when, why and where: «released 3 ms ago by close() at app.py:31»."""
+    state = state_of(record)
+    if state is VALID:
+        return "valid"
+    site = _world.describe_site(record.shut_site)
+    cause = record.cause or BY_DROP
+    by = (
+        "as its last handle was dropped"
+        if cause is BY_DROP
+        else f"by {cause}()"
+        if cause in _CALLS
+        else f"by {cause}"
+    )
+    text = (
+        f"{state} {ago(record.ended if state in ENDED and record.ended else record.shut or record.born)} {by}"
+    )
+    if site:
+        text += f" at {site}"
+    extra = record.extra
+    if extra is not None and extra.reason:
+        text += f" ({extra.reason})"
+    return text
+
+
+_CALLS = frozenset({BY_CLOSE, Cause.UNREGISTER, Cause.INVALIDATE, Cause.DETACH})
