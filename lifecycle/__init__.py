@@ -72,7 +72,8 @@ from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.stopping import StopToken
 from lifecycle.memory import MemoryConfig, MemoryManager, MemoryStats, MemoryTypeStats
 from lifecycle.objects import Family, ObjectLifecycleManager, ObjectStats, Transition
-from lifecycle.places.queues import ANY_THREAD, BACKGROUND, ReleaseQueue
+from lifecycle.places.place import ANY_THREAD, BACKGROUND
+from lifecycle.places.queues import ReleaseQueue
 from lifecycle.places.timelines import Timeline
 from lifecycle.pools import Block, Buffer, BufferPool, Loan, ObjectPool, PoolReport, PoolStats
 from lifecycle.profiling import Profiler, TypeProfile

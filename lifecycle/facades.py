@@ -21,7 +21,8 @@ from lifecycle.checks import check_timeout
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
 from lifecycle.handles.handle import Handle
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.places.queues import DEFAULT, PlaceLike, WhenDue
+from lifecycle.places.place import DEFAULT, WhenDue
+from lifecycle.places.queues import PlaceLike
 from lifecycle.states import ENDED
 
 Self = TypeVar("Self", bound="Facade")

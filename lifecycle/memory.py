@@ -31,7 +31,8 @@ from lifecycle.facades import Facade
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.policies import UNSET, Unset
 from lifecycle.manager.shutdown import info_of
-from lifecycle.places.queues import BACKGROUND, DEFAULT, PlaceLike, WhenDue
+from lifecycle.places.place import BACKGROUND, DEFAULT, WhenDue
+from lifecycle.places.queues import PlaceLike
 from lifecycle.places.releases import nesting
 from lifecycle.states import ENDED
 from lifecycle.stats import ObjectInfo

@@ -22,7 +22,8 @@ from lifecycle.errors import RegistrationError
 from lifecycle.facades import Facade
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.shutdown import info_of
-from lifecycle.places.queues import BACKGROUND, DEFAULT, PlaceLike, WhenDue
+from lifecycle.places.place import BACKGROUND, DEFAULT, WhenDue
+from lifecycle.places.queues import PlaceLike
 from lifecycle.states import CLOSING, ENDED, INVALID, POISONED, RELEASING, VALID, ObjectState
 from lifecycle.stats import ObjectInfo
 

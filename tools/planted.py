@@ -190,7 +190,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "places/queues.py",
+                "places/place.py",
                 "            mailbox.appendleft(record)\n            raise\n",
                 "            raise\n",
             ),
@@ -279,7 +279,7 @@ MUTANTS = (
         "I4",
         (
             (
-                "places/queues.py",
+                "places/place.py",
                 '        """As `Place.settle`."""\n        if _world.collecting and _world.in_collector():\n            return False\n        claims',
                 '        """As `Place.settle`."""\n        claims',
             ),
@@ -393,7 +393,7 @@ MUTANTS = (
         "I5",
         (
             (
-                "places/queues.py",
+                "places/place.py",
                 "        if claims and nesting() >= NEST_LIMIT:\n            return False\n",
                 "",
             ),
@@ -429,7 +429,7 @@ MUTANTS = (
         "I8",
         (
             (
-                "places/releases.py",
+                "places/waiting.py",
                 "                registry.waiters.pop(record.id, None)\n",
                 "                pass\n",
             ),

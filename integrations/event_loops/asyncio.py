@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 from lifecycle import Handle, Lease, LifecycleError, ReleaseQueue, _world
 from lifecycle.cell.cell import Record
 from lifecycle.checks import check_callback, check_timeout
-from lifecycle.places.queues import DEFAULT, WhenDue
-from lifecycle.places.releases import LET_DIE
+from lifecycle.places.place import DEFAULT, WhenDue
+from lifecycle.places.waiting import LET_DIE
 from lifecycle.places.workers import SLACK
 from lifecycle.states import ENDED, RELEASED
 

@@ -28,7 +28,7 @@ from lifecycle.cell.fates import describe
 from lifecycle.checks import check_timeout
 from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
 from lifecycle.handles.holders import SOLE_REFERENCES, holders_of, lease_of_thread
-from lifecycle.places.queues import DEFAULT, WhenDue
+from lifecycle.places.place import DEFAULT, WhenDue
 from lifecycle.refusal import checked, refuse
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from lifecycle.handles.holders import Holder, all_holders, expect
 from lifecycle.handles.leases import Lease
 from lifecycle.handles.ownership import begin_detach, refuse_if_held, undo_detach
 from lifecycle.handles.views import make_view
-from lifecycle.places.queues import DEFAULT, WhenDue
+from lifecycle.places.place import DEFAULT, WhenDue
 from lifecycle.places.releases import finish
 from lifecycle.places.timelines import attach
 from lifecycle.refusal import checked, refuse

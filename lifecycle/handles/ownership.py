@@ -11,7 +11,7 @@ from lifecycle.cell.fates import describe
 from lifecycle.cell.shares import SHUT
 from lifecycle.errors import HeldError, OwnershipError
 from lifecycle.handles.holders import SOLE_REFERENCES, held_error, holders_of
-from lifecycle.places.queues import DEFAULT, WhenDue
+from lifecycle.places.place import DEFAULT, WhenDue
 from lifecycle.places.releases import finish
 from lifecycle.refusal import refuse
 from lifecycle.states import DETACHED, ENDED, Cause

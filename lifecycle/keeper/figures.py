@@ -9,7 +9,8 @@ from lifecycle import _world
 from lifecycle.cell.cell import ENDED_TOO, Record
 from lifecycle.cell.registry import Kind, Registry
 from lifecycle.keeper.counting import Ledger
-from lifecycle.places.queues import Place, ReleaseQueue
+from lifecycle.places.place import Place
+from lifecycle.places.queues import ReleaseQueue
 from lifecycle.places.workers import Workers
 from lifecycle.states import RELEASING
 from lifecycle.stats import QueueStats, SafetyStats, TypeStats

@@ -17,7 +17,8 @@ from lifecycle.cell.registry import Registry
 from lifecycle.keeper.counting import Ledger, Question
 from lifecycle.keeper.figures import figures, queue_figures
 from lifecycle.keeper.observer import Observer
-from lifecycle.places.queues import AnyThread, ReleaseQueue
+from lifecycle.places.place import AnyThread
+from lifecycle.places.queues import ReleaseQueue
 from lifecycle.places.workers import Workers
 from lifecycle.states import ENDED
 from lifecycle.stats import Health, QueueStats, SafetyStats

@@ -46,17 +46,8 @@ from lifecycle.manager.shutdown import (
     shut_doors,
 )
 from lifecycle.manager.stopping import StopToken
-from lifecycle.places.queues import (
-    ANY_THREAD,
-    BACKGROUND,
-    DEFAULT,
-    DRAIN_STEPS,
-    AnyThread,
-    Place,
-    PlaceLike,
-    ReleaseQueue,
-    WhenDue,
-)
+from lifecycle.places.place import ANY_THREAD, BACKGROUND, DEFAULT, DRAIN_STEPS, AnyThread, Place, WhenDue
+from lifecycle.places.queues import PlaceLike, ReleaseQueue
 from lifecycle.places.releases import DEFERRED, nesting, process
 from lifecycle.places.workers import Workers
 from lifecycle.refusal import checked, invalidate_record

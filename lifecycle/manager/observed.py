@@ -18,7 +18,7 @@ from lifecycle.handles.exclusive import Exclusive
 from lifecycle.handles.handle import Handle, set_observed_handle
 from lifecycle.handles.leases import Lease
 from lifecycle.manager.registration import enter
-from lifecycle.places.queues import DEFAULT, Place, WhenDue
+from lifecycle.places.place import DEFAULT, Place, WhenDue
 from lifecycle.refusal import invalidate_record, refuse
 from lifecycle.states import Cause, ObjectState
 

@@ -12,7 +12,8 @@ from lifecycle.cell.cell import Record, shut
 from lifecycle.cell.fates import state_of
 from lifecycle.cell.registry import Registry, owners
 from lifecycle.places.queues import Generation
-from lifecycle.places.releases import LONGEST_WAIT, end_without_release, nesting, process, wait_for_end
+from lifecycle.places.releases import end_without_release, nesting, process
+from lifecycle.places.waiting import LONGEST_WAIT, wait_for_end
 from lifecycle.places.workers import Batch, Workers
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
 from lifecycle.stats import ObjectInfo, ShutdownReport

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from lifecycle import _world
 from lifecycle.checks import check_callback, check_timeout
 from lifecycle.errors import ClosedError, RegistrationError, text_of
-from lifecycle.places.releases import LONGEST_WAIT
+from lifecycle.places.waiting import LONGEST_WAIT
 
 
 class StopToken:

@@ -22,9 +22,10 @@ from lifecycle import _world
 from lifecycle.cell.cell import Record
 from lifecycle.cell.registry import Registry
 from lifecycle.errors import LifecycleError
-from lifecycle.places.queues import Place, WhenDue
-from lifecycle.places.releases import NEST_LIMIT, Timed, notify, process, wait_for_end
+from lifecycle.places.place import Place, WhenDue
+from lifecycle.places.releases import NEST_LIMIT, Timed, notify, process
 from lifecycle.places.timelines import Timelines
+from lifecycle.places.waiting import wait_for_end
 from lifecycle.states import ENDED, RELEASED, STUCK
 
 INITIAL_WORKERS = 2

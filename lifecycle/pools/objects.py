@@ -28,7 +28,8 @@ from lifecycle.checks import check_callback
 from lifecycle.errors import ConfigError
 from lifecycle.handles.handle import Handle
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.places.queues import BACKGROUND, PlaceLike, ReleaseQueue
+from lifecycle.places.place import BACKGROUND
+from lifecycle.places.queues import PlaceLike, ReleaseQueue
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
 from lifecycle.states import POISONED

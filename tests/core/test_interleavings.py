@@ -31,16 +31,20 @@ from lifecycle import (
     _world,
     cell,
 )
+from lifecycle.cell import cell as cell_module
+from lifecycle.cell import shares
 from lifecycle.handles import exclusive, leases
 from lifecycle.handles import handle as handle_module
 from lifecycle.manager import access
 from lifecycle.manager import manager as manager_module
-from lifecycle.places import queues, releases
+from lifecycle.places import place, queues, releases, waiting
 from lifecycle.testing import Interleaving, code_of, interleavings
 from tests.core.adversary import STORM
 
 CONFIG = SafetyConfig(leak_level="off", max_retained=10, finalizer_timeout=60.0)
-CORE = code_of(cell, handle_module, leases, releases, queues, access, exclusive, manager_module)
+CORE = code_of(
+    cell, handle_module, leases, releases, waiting, place, queues, access, exclusive, manager_module
+)
 REFUSED = (AccessRefusedError, ExclusiveError)
 
 
@@ -348,11 +352,11 @@ def test_three_and_four_operations(manager: SafetyManager, names: str) -> None:
 @pytest.mark.parametrize(
     ("pair", "functions"),
     [
-        ("share close", [cell.add_share, cell.shut, cell.give_back]),
-        ("weak drop", [cell.add_share, cell.drop_share, cell.shut]),
-        ("weak unregister", [cell.add_share, cell.drop_share, cell.shut]),
-        ("lease close", [handle_module.Handle.lease, cell.shut, releases.finish]),
-        ("close unregister", [cell.shut, handle_module.Handle._give_back]),
+        ("share close", [shares.add_share, cell_module.shut, shares.give_back]),
+        ("weak drop", [shares.add_share, shares.drop_share, cell_module.shut]),
+        ("weak unregister", [shares.add_share, shares.drop_share, cell_module.shut]),
+        ("lease close", [handle_module.Handle.lease, cell_module.shut, releases.finish]),
+        ("close unregister", [cell_module.shut, handle_module.Handle._give_back]),
     ],
 )
 def test_every_order_there_is(manager: SafetyManager, pair: str, functions: list[Any]) -> None:
@@ -366,7 +370,7 @@ def test_every_order_there_is(manager: SafetyManager, pair: str, functions: list
     reason="tracing each opcode on several threads crashes CPython 3.12.1 itself",
 )
 def test_instruction_by_instruction(manager: SafetyManager) -> None:
-    functions: list[Any] = [handle_module.Handle.lease, cell.shut]
+    functions: list[Any] = [handle_module.Handle.lease, cell_module.shut]
     every_order(manager, ["lease", "close"], switches=1, of=code_of(*functions), opcodes=True, least=20)
 
 

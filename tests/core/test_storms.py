@@ -29,8 +29,8 @@ from lifecycle import (
     SafetyManager,
     UnknownObjectError,
     WeakHandle,
-    cell,
 )
+from lifecycle.cell import cell, registry, shares
 from lifecycle.handles import handle as handle_module
 from lifecycle.handles import ownership
 from lifecycle.keeper import keeper
@@ -208,7 +208,7 @@ def test_a_share_that_is_made_while_the_last_is_closed_is_either_good_or_refused
             with SafetyManager(QUIET) as manager:
                 handle = manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
                 make: Callable[[], Any] = handle.share if how == "share" else handle.weak()
-                with Standing(make, cell.add_share, line) as standing:
+                with Standing(make, shares.add_share, line) as standing:
                     handle.close(timeout=0)
                     try:
                         other = standing.result()
@@ -496,7 +496,7 @@ def a_storm_of_owners(seconds: float) -> None:
     stats = assert_nothing_left(manager)
     assert stats.types["node"].registered == sum(entered.values())
     assert set(owned.values()) == {0}
-    assert not [record for record in cell.owners.values() if record.kind.registry is manager._registry]
+    assert not [record for record in registry.owners.values() if record.kind.registry is manager._registry]
     assert min(outcome["owned"], outcome["refused"]) > 50, outcome
     manager.close()
 

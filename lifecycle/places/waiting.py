@@ -1,0 +1,111 @@
+"""Waiting for the end of an object, and not for ever: waits that last look for circles.
+
+A release or cleanup that waits for its own end, also through other threads, would never return. Who waits inside a release
+publishes what for, a moment on; of two that close a circle the later one sees both. So no wait that ends in time pays for it.
+"""
+
+from __future__ import annotations
+
+from lifecycle import _world
+from lifecycle.cell.cell import Record
+from lifecycle.cell.fates import describe
+from lifecycle.errors import CircularCloseError
+from lifecycle.places.releases import notify, releases_here
+from lifecycle.states import ENDED, RELEASED
+
+LONGEST_WAIT = 3600.0
+"""Seconds in one go: the platform refuses waits that are too long."""
+
+LET_DIE = 0.02
+"""Seconds between two looks of a waiting thread without the GIL: an object that it made may be waiting for it to run Python
+again, to die."""
+
+CIRCLE_LOOKS = (0.05, 0.5)
+"""Seconds after which a wait is asked whether it is part of a circle, for the first time and again and again."""
+
+_waits: dict[int, tuple[Record, tuple[Record, ...]]] = {}
+"""By thread: what it waits for, in the middle of which releases. Kept for waits that last, so the others cost nothing."""
+
+
+def wait_for_end(record: Record, until: float | None, step: float | None, *, insist: bool = True) -> bool:
+    """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its ticket every `step`
+    seconds at most, for places that nobody else serves. Returns whether it was released.
+
+    A release or cleanup that waits for its own end, in one step or in a circle of several, would wait for ever: it is told so by
+    a `CircularCloseError`, or without `insist` by False.
+    """
+    registry = record.kind.registry
+    waiter: _world.TimedQueue[None] = _world.TimedQueue()
+    me = _world.get_ident()
+    look = _world.monotonic() + CIRCLE_LOOKS[0]
+    before = _waits.get(me)
+    try:
+        registry.waiters.setdefault(record.id, []).append(waiter)
+        while record.phase not in ENDED:
+            now = _world.monotonic()
+            if until is not None and now >= until:
+                break
+            if now >= look:
+                ours = releases_here()
+                if ours:
+                    _waits[me] = (
+                        record,
+                        ours,
+                    )  # said before it is asked: of two that close a circle the later one sees both
+                    circle = _circle(record, ours, me)
+                    if circle and insist:
+                        raise _told_of(circle)
+                    if circle:
+                        break
+                look = now + CIRCLE_LOOKS[1] if ours else float("inf")
+            pause = min(
+                LONGEST_WAIT if until is None else until - now,
+                step or (LET_DIE if _world.free_threaded else LONGEST_WAIT),
+                look - now,
+            )
+            try:
+                waiter.get(timeout=pause)
+            except _world.Empty:
+                if step is not None:
+                    record.place.serve(record)
+    finally:
+        if before is None:
+            _waits.pop(me, None)
+        else:
+            _waits[me] = before
+        if record.phase in ENDED:
+            notify(registry, record.id)
+        else:
+            waiters = registry.waiters.get(record.id)
+            if waiters is not None and waiter in waiters:
+                waiters.remove(waiter)
+            if not waiters:
+                registry.waiters.pop(record.id, None)
+    return record.phase is RELEASED
+
+
+def _circle(record: Record, ours: tuple[Record, ...], me: int) -> tuple[Record, ...]:
+    """Whether `record` ends only after one of the releases that this thread is inside of: the chain of waits that leads there."""
+    chain = [record]
+    while not any(chain[-1] is one for one in ours):
+        waits = _world.snapshot(_waits.items())
+        following = next(
+            (
+                waited_for
+                for ident, (waited_for, inside) in waits
+                if ident != me and any(chain[-1] is one for one in inside)
+            ),
+            None,
+        )
+        if following is None or any(following is one for one in chain):  # the end, or a circle without us
+            return ()
+        chain.append(following)
+    return tuple(chain)
+
+
+def _told_of(circle: tuple[Record, ...]) -> CircularCloseError:
+    chain = " -> ".join(f"object {one.id}" for one in (*circle, circle[0]))
+    return CircularCloseError(
+        f"{describe(circle[0])} cannot be waited for here: it ends only after this very call ({chain}); in a release or cleanup "
+        "close without timeout=, or with timeout=0, which does not wait"
+    )
