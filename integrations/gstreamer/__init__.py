@@ -39,8 +39,9 @@ from integrations.gstreamer.pipelines.elements import ElementGuard
 from integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard
 from integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from integrations.gstreamer.pipelines.signals import SignalGuard
-from integrations.gstreamer.sharing.branches import Branch, Tee, low_latency_queue
+from integrations.gstreamer.sharing.branch import Branch, low_latency_queue
 from integrations.gstreamer.sharing.clients import Client, ClientStats, Fanout, request_key_frame
+from integrations.gstreamer.sharing.tee import Tee
 from integrations.gstreamer.tracer import LeaksTracer
 
 __all__ = [

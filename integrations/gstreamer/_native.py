@@ -38,9 +38,7 @@ try:
 
     gi.require_version("Gst", "1.0")
     gi.require_version("GstVideo", "1.0")
-    gi.require_version(
-        "GstApp", "1.0"
-    )  # known before any appsink is made, so that it is made with its methods
+    gi.require_version("GstApp", "1.0")  # known before any appsink is made: it is made with its methods
     from gi.repository import Gst, GstApp, GstVideo
 except (ImportError, ValueError) as error:
     raise MissingGStreamerError(

@@ -110,8 +110,8 @@ class WebRTCPeer:
         if not self._ready.wait(timeout):
             raise NegotiationError(
                 f"peer {self.name!r} has nothing to offer within {timeout:g} s: its pipeline must play, and caps must "
-                "have reached "
-                "webrtcbin (give the payloader's caps, application/x-rtp,media=…,encoding-name=…,payload=…, in front of it)"
+                "have reached webrtcbin (give the payloader's caps, application/x-rtp,media=…,encoding-name=…,payload=…, in front "
+                "of it)"
             )
         return self._describe("create-offer", "offer", timeout)
 
@@ -200,15 +200,14 @@ class WebRTCPeer:
         return "closed" if element is None else str(element.get_property("connection-state").value_nick)
 
     def wait(self, timeout: float = STEP_TIMEOUT) -> None:
-        """Block until the two sides are connected. Raises `NegotiationError` when they fail to, or not within `timeout` "
-        "seconds."""
+        """Block until the two sides are connected. Raises `NegotiationError` when they fail to, or not within `timeout`
+        seconds."""
         until = time.monotonic() + timeout
         while (state := self.state) != "connected":
             if state in ("failed", "closed") or time.monotonic() >= until:
                 raise NegotiationError(
                     f"peer {self.name!r} is {state} after {timeout:g} s at most: see that candidates are told both ways "
-                    "(on_ice, add_ice), "
-                    "and that the network lets UDP through"
+                    "(on_ice, add_ice), and that the network lets UDP through"
                 )
             time.sleep(0.005)
 

@@ -34,13 +34,14 @@ from typing import Any, Final, Literal, TypeVar
 import attrs
 
 from integrations.gstreamer.captures.iteration import Frames
-from integrations.gstreamer.captures.runs import Run, an_appsink, let_flow, puller, state_name
+from integrations.gstreamer.captures.runs import Run, an_appsink, let_flow, puller
 from integrations.gstreamer.captures.starving import Stall, is_held, starving
 from integrations.gstreamer.errors import CaptureError, NoFrames, Starved
 from integrations.gstreamer.frames.adapter import SampleAdapter
 from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from integrations.gstreamer.pipelines.ear import Ear
+from integrations.gstreamer.pipelines.guard import state_name
 from lifecycle import CallbackError, ClosedError, Histogram, SafetyManager
 
 __all__ = ["Capture", "CaptureStats"]

@@ -13,7 +13,7 @@ from integrations.gstreamer.errors import CaptureError, SampleError
 if TYPE_CHECKING:
     from integrations.gstreamer.captures.capture import Capture
 
-__all__ = ["SLICE", "Quiet", "Run", "an_appsink", "flow_of", "let_flow", "puller", "state_name"]
+__all__ = ["SLICE", "Quiet", "Run", "an_appsink", "flow_of", "let_flow", "puller"]
 
 SLICE: Final = 0.05
 """Seconds for which a pull waits before it looks around."""
@@ -187,11 +187,6 @@ def flow_of(sink: Any) -> str:
         return "flowing"
     state = sink.get_state(0)[1]
     return "eos" if state >= Gst.State.PAUSED else "idle"
-
-
-def state_name(sink: Any) -> str:
-    """The state of an element, for messages."""
-    return str(sink.get_state(0)[1].value_nick).upper()
 
 
 def an_appsink(element: Any) -> Any:

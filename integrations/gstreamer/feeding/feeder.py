@@ -42,7 +42,7 @@ from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.frame import Frame
 from integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
 from integrations.gstreamer.pipelines.ear import Ear
-from integrations.gstreamer.pipelines.guard import pointer_of
+from integrations.gstreamer.pipelines.guard import pointer_of, state_name
 from lifecycle import ClosedError, SafetyManager
 
 __all__ = ["Feeder", "FeederStats"]
@@ -216,7 +216,7 @@ class Feeder:
         if flow == Flow.EOS:
             raise FeederError(f"feeder {self.name!r}: the appsrc takes nothing after the end of the stream")
         raise FeederError(
-            f"feeder {self.name!r}: the appsrc takes nothing (flow {flow}) while it is {_state_name(self._source)}; set the "
+            f"feeder {self.name!r}: the appsrc takes nothing (flow {flow}) while it is {state_name(self._source)}; set the "
             "pipeline to PLAYING first"
         )
 
@@ -316,7 +316,7 @@ class Feeder:
             if until is not None and time.monotonic() >= until:
                 raise FeederFull(
                     f"feeder {self.name!r}: no room within {timeout} s: {level_of(self._pointer)} buffers wait in the appsrc "
-                    f"(max_buffers={self.max_buffers}), which is {_state_name(self._source)}; what comes after it is slower, "
+                    f"(max_buffers={self.max_buffers}), which is {state_name(self._source)}; what comes after it is slower, "
                     "or stands still"
                 )
             wait = next(waits, wait)
@@ -341,7 +341,7 @@ class Feeder:
         flow = self._source.emit("end-of-stream")
         if flow != Gst.FlowReturn.OK:
             raise FeederError(
-                f"feeder {self.name!r}: the appsrc does not take the end of the stream while it is {_state_name(self._source)}"
+                f"feeder {self.name!r}: the appsrc does not take the end of the stream while it is {state_name(self._source)}"
             )
 
     def close(self) -> None:
@@ -436,7 +436,3 @@ class FeederFrame:
         head = BufferHead.from_address(owned.value or 0)
         head.pts, head.duration = self._pts, self._duration
         feeder._give(owned)
-
-
-def _state_name(element: Any) -> str:
-    return str(element.get_state(0)[1].value_nick).upper()

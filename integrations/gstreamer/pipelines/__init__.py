@@ -2,6 +2,8 @@
 
 - `guard`: what all guards are, and what they ask of GObjects
 - `pipeline`, `elements`, `pads`, `signals`, `bus`: the guards, each with what it guards
+- `descriptions`: pipelines and branches written as for ``gst-launch-1.0``
+- `news`: what is heard of a pipeline
 - `callbacks`: the boundary around functions that GStreamer calls
 - `threads`: streaming threads, and calls that may hang
 - `ear`, `drain`: the errors of a pipeline, for whoever waits; buses that nobody reads

@@ -17,7 +17,8 @@ from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import GuardError, PipelineError
 from integrations.gstreamer.pipelines.callbacks import Callback
 from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, check_seconds, pointer_of
-from integrations.gstreamer.pipelines.pipeline import PipelineGuard, error_of
+from integrations.gstreamer.pipelines.news import KEPT_ERRORS, error_of
+from integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle import SafetyManager
 from lifecycle._world import TimedQueue
 
@@ -25,7 +26,6 @@ __all__ = ["BusWatch"]
 
 SLICE: Final = 0.05
 """Seconds for which the thread waits for a message before it looks around."""
-KEPT_ERRORS: Final = 16
 
 F = TypeVar("F", bound=Callable[[Any], Any])
 

@@ -9,18 +9,31 @@ callback's: it is raised again on the main thread.
 from __future__ import annotations
 
 import _thread
-import inspect
 import itertools
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from integrations.gstreamer.errors import StateTimeout
+from integrations.gstreamer.pipelines.guard import Core, Guard
+from integrations.gstreamer.pipelines.threads import may_wait, stands_at
 from lifecycle import CallbackError, SafetyManager
 from lifecycle._world import no_wait_threads
+from lifecycle.checks import check_callback
 
-__all__ = ["CALLBACK_WAIT", "Callback", "forget_frames", "is_foreign_thread"]
+__all__ = [
+    "CALLBACK_WAIT",
+    "Callback",
+    "CallbackGuard",
+    "check_function",
+    "forget_frames",
+    "is_foreign_thread",
+    "once_each",
+]
+
+C = TypeVar("C", bound=Core)
 
 CALLBACK_WAIT: Final = 5.0
 """Seconds for which closing waits for a callback that is still running, unless told otherwise."""
@@ -40,6 +53,8 @@ class Callback:
         What it may raise: counted and otherwise nothing. The manager's own where none are given.
     fallback:
         What C is given after an exception, and once the callback is ended.
+    streams:
+        Whether it is called on streaming threads alone; otherwise each call looks which kind of thread it is on.
     """
 
     def __init__(
@@ -52,17 +67,7 @@ class Callback:
         fallback: Any = None,
         streams: bool = False,
     ) -> None:
-        if not callable(function):
-            raise CallbackError(f"{name}: a callback must be callable, not {function!r}")
-        if (
-            inspect.iscoroutinefunction(function)
-            or inspect.isgeneratorfunction(function)
-            or inspect.isasyncgenfunction(function)
-        ):
-            raise CallbackError(
-                f"{name}: {function!r} is a coroutine or generator function, whose body would not run when GStreamer calls it; "
-                "give a plain function that hands its work on"
-            )
+        check_function(function, f"{name}: a callback")
         self.manager = manager
         self.name = name
         self.type_name = type_name
@@ -129,6 +134,54 @@ class Callback:
     def where(self) -> tuple[int, ...]:
         """The threads it runs on now."""
         return tuple(self._running.values())
+
+
+class CallbackGuard(Guard[C]):
+    """Base of the guards that have a callback called."""
+
+    _callback: Callback
+
+    @property
+    def calls(self) -> int:
+        """How often the callback was called."""
+        return self._callback.calls
+
+    @property
+    def error(self) -> BaseException | None:
+        """The last exception of the callback, without its traceback."""
+        return self._callback.error
+
+    def close(self, timeout: float | None = CALLBACK_WAIT) -> bool:
+        """Have it called no more; True when that is done and no call runs any more. Waits up to `timeout` seconds for one that
+        runs on another thread (not on a streaming thread), which GStreamer's own functions do not, and raises `StateTimeout`,
+        which says where that call stands, when it is over."""
+        done = super().close()
+        callback = self._callback
+        if timeout == 0 or not may_wait() or callback.wait(timeout):
+            return done and not callback.where
+        blocked = tuple(filter(None, map(stands_at, callback.where)))
+        raise StateTimeout(
+            f"{self!r}: its callback has not returned within {timeout:g} s and stands in {', '.join(blocked)}; "
+            "it is called no more",
+            blocked=blocked,
+        )
+
+
+def once_each(call: Callable[[int], object], ids: list[int]) -> None:
+    """``call(id)`` for each of `ids`, which is empty then. Whoever pops an id calls, in one step of C: once, however many do
+    this at the same time, and whatever interrupts."""
+    try:
+        for _ in map(call, iter(ids.pop, None)):
+            pass
+    except IndexError:  # how `pop` says that this was all
+        return
+
+
+def check_function(function: Any, what: str) -> None:
+    """Refuse what cannot be called, and what would only make a coroutine or generator then (`CallbackError`)."""
+    if not callable(function):
+        raise CallbackError(f"{what} takes a function, not {function!r}")
+    check_callback(function, what)
 
 
 def is_foreign_thread() -> bool:

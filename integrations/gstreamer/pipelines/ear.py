@@ -10,7 +10,7 @@ import weakref
 from typing import Any
 
 from integrations.gstreamer.errors import PipelineError
-from integrations.gstreamer.pipelines.pipeline import error_of
+from integrations.gstreamer.pipelines.news import error_of
 
 __all__ = ["Ear"]
 

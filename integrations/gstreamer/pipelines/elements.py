@@ -45,11 +45,10 @@ def leave(element: Any, parent: Any) -> None:
         # A source is its own pusher, and would report not-linked: it stops linked. NULL waits for the push that is under way, so
         # that is waited for here, where there is a deadline.
         for pad in pads_of(element, Gst.PadDirection.SRC):
-            if pad.is_linked() and not when_idle(pad, _nothing, UNLINK_TIMEOUT):
+            if pad.is_linked() and not when_idle(pad, None, UNLINK_TIMEOUT):
                 raise StateTimeout(
                     f"source {path_of(element)} cannot leave: its push has not ended within {UNLINK_TIMEOUT:g} s, so "
-                    "what is behind it "
-                    "blocks; stop the pipeline first, or put a leaky queue behind it"
+                    "what is behind it blocks; stop the pipeline first, or put a leaky queue behind it"
                 )
     if element.set_state(Gst.State.NULL) == Gst.StateChangeReturn.FAILURE:
         raise GuardError(
@@ -61,10 +60,6 @@ def leave(element: Any, parent: Any) -> None:
             pad.unlink(peer)
     if element.get_parent() is parent:
         parent.remove(element)
-
-
-def _nothing() -> None:
-    """To be idle is enough."""
 
 
 def pads_of(element: Any, direction: Any) -> list[Any]:
@@ -115,8 +110,7 @@ class ElementGuard(Guard[_ElementCore]):
         if before is not None and before is not owner:
             raise GuardError(
                 f"element {element.get_name()!r} is in {path_of(before)!r} and cannot be in {owner.get_name()!r} as "
-                "well; close the guard "
-                "that holds it there, or make another element"
+                "well; close the guard that holds it there, or make another element"
             )
         self._register(manager, _ElementCore(element, owner), element.get_name(), pointer_of(element))
         if before is not None:
@@ -162,6 +156,5 @@ def _free(element: Any, direction: Any) -> Any:
             return pad
     raise LinkError(
         f"element {element.get_name()!r} has no free {direction.value_nick} pad ({len(pads)} in use); ask for one with "
-        "PadGuard where it "
-        "has request pads"
+        "PadGuard where it has request pads"
     )

@@ -30,6 +30,7 @@ __all__ = [
     "name_of",
     "path_of",
     "pointer_of",
+    "state_name",
 ]
 
 S = TypeVar("S", bound="Guard[Any]")
@@ -71,6 +72,11 @@ def path_of(obj: Any) -> str:
         names.append(obj.get_name())
         obj = obj.get_parent()
     return "/".join(reversed(names))
+
+
+def state_name(element: Any) -> str:
+    """The state of an element as it is now, for messages: ``PLAYING``."""
+    return str(element.get_state(0)[1].value_nick).upper()
 
 
 def elements_of(parent: Any) -> list[Any]:

@@ -16,21 +16,28 @@ from typing import Any, ClassVar, Final
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
-from integrations.gstreamer.pipelines.callbacks import CALLBACK_WAIT, Callback
+from integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
 from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of
-from integrations.gstreamer.pipelines.threads import may_wait, stands_at
 from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle._world import TimedQueue
 
-__all__ = ["PadGuard", "ProbeGuard", "link_pads", "unlink_when_idle", "when_idle"]
+__all__ = [
+    "PadGuard",
+    "PadHolder",
+    "ProbeGuard",
+    "link_pads",
+    "unlink_when_idle",
+    "unlinked_when_idle",
+    "when_idle",
+]
 
 UNLINK_TIMEOUT: Final = 4.0
 """Seconds for which an unlink waits for the push that is under way: below the deadline of the release that it is part of."""
 
 
-def when_idle(pad: Any, action: Callable[[], object], timeout: float) -> bool:
-    """Have ``action()`` called once while nothing is pushed through source pad `pad`, and nothing can be; wait up to `timeout`
-    seconds for that. False: it was not idle in time, and the action will not be called any more."""
+def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> bool:
+    """Have ``action()``, if any, called once while nothing is pushed through source pad `pad`, and nothing can be; wait up to
+    `timeout` seconds for that. False: it was not idle in time, and the action will not be called any more."""
     turn = [action]
     done: TimedQueue[BaseException | None] = TimedQueue()
 
@@ -41,7 +48,8 @@ def when_idle(pad: Any, action: Callable[[], object], timeout: float) -> bool:
             return Gst.PadProbeReturn.PASS  # given up: whoever did removes the probe
         failed: BaseException | None = None
         try:
-            chosen()
+            if chosen is not None:
+                chosen()
         except BaseException as error:
             failed = error
         done.put(failed)
@@ -63,22 +71,24 @@ def when_idle(pad: Any, action: Callable[[], object], timeout: float) -> bool:
     return True
 
 
-def unlink_when_idle(source: Any, timeout: float = UNLINK_TIMEOUT) -> None:
-    """Unlink source pad `source` from its peer, if it has one, between two buffers. Raises `StateTimeout` when a push did not end
-    within `timeout` seconds. Never on a streaming thread of the same pad's."""
+def unlinked_when_idle(source: Any, timeout: float) -> bool:
+    """Unlink source pad `source` from its peer, if it has one, between two buffers. False when a push did not end within
+    `timeout` seconds. Never on a streaming thread of the same pad's."""
 
     def unlink() -> None:
         peer = source.get_peer()
         if peer is not None:
             source.unlink(peer)
 
-    if source.get_peer() is None:
-        return
-    if not when_idle(source, unlink, timeout):
+    return source.get_peer() is None or when_idle(source, unlink, timeout)
+
+
+def unlink_when_idle(source: Any, timeout: float = UNLINK_TIMEOUT) -> None:
+    """`unlinked_when_idle`, which raises `StateTimeout` when it could not be done in time."""
+    if not unlinked_when_idle(source, timeout):
         raise StateTimeout(
             f"pad {name_of(source)} cannot be unlinked: a push through it has not ended within {timeout:g} s, so what is "
-            "behind it "
-            "blocks; put a queue with leaky=downstream at its head (low_latency_queue()), or stop the pipeline first"
+            "behind it blocks; put a queue with leaky=downstream at its head (low_latency_queue()), or stop the pipeline first"
         )
 
 
@@ -88,8 +98,7 @@ def link_pads(source: Any, sink: Any) -> None:
         if pad.get_direction() != wanted:
             raise LinkError(
                 f"pad {name_of(pad)} is a {pad.get_direction().value_nick} pad, where a {wanted.value_nick} pad is "
-                "needed; data flows "
-                f"from a src pad to a sink pad: link {name_of(sink)} to {name_of(source)} instead"
+                f"needed; data flows from a src pad to a sink pad: link {name_of(sink)} to {name_of(source)} instead"
             )
         if pad.is_linked():
             raise LinkError(
@@ -99,8 +108,8 @@ def link_pads(source: Any, sink: Any) -> None:
     if result != Gst.PadLinkReturn.OK:
         raise LinkError(
             f"pad {name_of(source)} cannot be linked to {name_of(sink)} ({result.value_nick}): one gives "
-            f"{_caps(source)}, the other "
-            f"takes {_caps(sink)}; put a converter between (videoconvert, audioconvert), and both into one pipeline"
+            f"{_caps(source)}, the other takes {_caps(sink)}; put a converter between "
+            "(videoconvert, audioconvert), and both into one pipeline"
         )
 
 
@@ -225,7 +234,6 @@ class _ProbeCore(Core):
         self.callback = callback
         self.mask = mask
         self.id: list[int] = []
-        self.wanted: list[None] = [None]  # popped by whoever removes the probe, or finds that it need not be
 
     def add(self) -> None:
         """Install it. An IDLE probe may be called in here, before its id is known."""
@@ -236,12 +244,8 @@ class _ProbeCore(Core):
             self.remove()
 
     def remove(self) -> None:
-        """Take it out, once: who has the id calls, in one step of C."""
-        try:
-            for _ in map(self.pad.remove_probe, iter(self.id.pop, None)):
-                pass
-        except IndexError:
-            return
+        """Take it out, once."""
+        once_each(self.pad.remove_probe, self.id)
 
     def release(self) -> None:
         """No further call; then the probe goes, whatever interrupts."""
@@ -273,7 +277,7 @@ class _Probe:
         return self._passing
 
 
-class ProbeGuard(Guard[_ProbeCore]):
+class ProbeGuard(CallbackGuard[_ProbeCore]):
     """Owns a pad probe: removed once, and what goes wrong in it lets the data pass.
 
     ::
@@ -328,30 +332,3 @@ class ProbeGuard(Guard[_ProbeCore]):
     ) -> Callable[[Callable[[Any, Any], Any]], ProbeGuard]:
         """Decorator: the function becomes the guard of a probe that calls it."""
         return lambda function: cls(manager, pad, mask, function, errors=errors)
-
-    @property
-    def calls(self) -> int:
-        """How often the callback was called."""
-        return self._callback.calls
-
-    @property
-    def error(self) -> BaseException | None:
-        """The last exception of the callback, without its traceback."""
-        return self._callback.error
-
-    def close(self, timeout: float | None = CALLBACK_WAIT) -> bool:
-        """Remove the probe; True when it is gone and no call of it runs any more. Waits up to `timeout` seconds for one that runs
-        on another thread (not on a streaming thread)."""
-        done = super().close()
-        return ended(self._callback, self, timeout) and done
-
-
-def ended(callback: Callback, guard: Any, timeout: float | None) -> bool:
-    """Wait for a call that runs on another thread; whether none runs at all. Raises `StateTimeout` that says where one stands."""
-    if timeout == 0 or not may_wait() or callback.wait(timeout):
-        return not callback.where
-    blocked = tuple(filter(None, map(stands_at, callback.where)))
-    raise StateTimeout(
-        f"{guard!r}: its callback has not returned within {timeout:g} s and stands in {', '.join(blocked)}; it is called no more",
-        blocked=blocked,
-    )

@@ -10,8 +10,7 @@ An error on the bus that nobody reads is a pipeline that stands still in silence
 
 **Listening.** Errors, warnings, the end of the stream and the coming and going of streaming threads are heard by synchronous
 messages, which take nothing off the bus: `BusWatch`, a GLib signal watch, or a loop of the program's own see them too.
-What nobody fetches is dropped in time (`drain.py`). The
-handlers know only the `_News`, never the pipeline.
+What nobody fetches is dropped in time (`drain.py`). The handlers know only the `News`, never the pipeline.
 
 **Closing**: end-of-stream with a deadline where asked, NULL, the bus drained, the handlers gone. In this order, since a file is
 complete only after its end-of-stream, and nothing tells of it after NULL.
@@ -23,19 +22,17 @@ import functools
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar, Final, NoReturn
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import (
-    DescriptionError,
     GuardError,
     PipelineError,
     StateTimeout,
 )
-from integrations.gstreamer.pipelines.drain import leave_bus, sweep, watch_bus
+from integrations.gstreamer.pipelines.descriptions import parse
+from integrations.gstreamer.pipelines.drain import leave_bus, watch_bus
 from integrations.gstreamer.pipelines.guard import (
     Core,
     Guard,
@@ -43,11 +40,10 @@ from integrations.gstreamer.pipelines.guard import (
     check_seconds,
     elements_of,
     name_of,
-    path_of,
     pointer_of,
 )
+from integrations.gstreamer.pipelines.news import News
 from integrations.gstreamer.pipelines.threads import (
-    StreamingThreads,
     TookTooLong,
     in_the_background,
     may_wait,
@@ -55,15 +51,13 @@ from integrations.gstreamer.pipelines.threads import (
     with_deadline,
 )
 from lifecycle import Handle, ObjectState, SafetyManager
-from lifecycle._world import TimedQueue
 
-__all__ = ["PipelineGuard", "bin_of", "error_of", "parse"]
+__all__ = ["START_TIMEOUT", "PipelineGuard", "bin_of"]
 
 SLICE: Final = 0.05
 """Seconds between two looks of who waits for a state or a message."""
 START_TIMEOUT: Final = 10.0
 """Seconds that a change of state may take unless told otherwise."""
-KEPT_ERRORS: Final = 16
 
 
 class PipelineGuard(Guard["_PipelineCore"]):
@@ -109,7 +103,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
         self._eos = eos
         self._eos_claim = [None]
         self._eos_over = threading.Event()
-        self._news = news = _News()
+        self._news = news = News()
         self._pipeline = weakref.ref(pipeline)
         self._register(
             manager, _PipelineCore(pipeline, news), name or pipeline.get_name(), pointer_of(pipeline)
@@ -214,7 +208,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
                 self._handle.lease()  # raises: closed meanwhile
             left = until - time.monotonic()
             if left <= 0:
-                raise TookTooLong(TimedQueue())
+                raise TookTooLong
             result = pipeline.get_state(int(min(SLICE, left) * 1e9))[0]
 
     def _failed(self, target: Any) -> NoReturn:
@@ -233,10 +227,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
         warnings = "; ".join(self._news.warnings)
         raise StateTimeout(
             f"pipeline {self.name!r} is not {target.value_nick.upper()} after {timeout:g} s: "
-            f"{_listing(elements)}{_standing(blocked)}"
-            f"{f'; warnings on the bus: {warnings}' if warnings else ''}. See that every source delivers, that caps can "
-            "be agreed on, and "
-            "that sinks which will not preroll have async=false",
+            f"{_listing(elements)}{_standing(blocked)}{f'; warnings on the bus: {warnings}' if warnings else ''}. See that "
+            "every source delivers, that caps can be agreed on, and that sinks which will not preroll have async=false",
             elements=elements,
             blocked=blocked,
         )
@@ -365,7 +357,7 @@ def _weak_close(guard: PipelineGuard) -> Any:
 class _PipelineCore(Core):
     """The pipeline and who listens to it."""
 
-    def __init__(self, pipeline: Any, news: _News) -> None:
+    def __init__(self, pipeline: Any, news: News) -> None:
         self.pipeline = pipeline
         self.news = news
         self.heard: Any = None
@@ -382,9 +374,8 @@ class _PipelineCore(Core):
             "sync-message::warning": self.news.on_warning,
             "sync-message::eos": self.news.on_eos,
         }
-        self.signals.extend(
-            map(bus.connect, handlers, handlers.values())
-        )  # connected and known in one call into C
+        # Connected and known in one call into C: no interrupt falls between.
+        self.signals.extend(map(bus.connect, handlers, handlers.values()))
         self.news.bus = watch_bus(bus)
 
     def release(self) -> None:
@@ -400,95 +391,6 @@ class _PipelineCore(Core):
         if self.heard is not None:
             bus.disable_sync_message_emission()
         self.news.threads.clear()
-
-
-class _News:
-    """What was heard of a pipeline. Written on whatever thread posts, read on any; takes no lock."""
-
-    def __init__(self) -> None:
-        self.errors: deque[PipelineError] = deque(maxlen=KEPT_ERRORS)
-        self.warnings: deque[str] = deque(maxlen=4)
-        self.ended = False
-        self.bus = 0  # what `drain.py` calls it
-        self.threads = StreamingThreads()
-        self._waiting: dict[int, TimedQueue[None]] = {}
-        self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
-
-    def delegate(self, part: Any, failed: Callable[[PipelineError], bool]) -> Callable[[], object]:
-        """Have what fails in the bin `part` told by ``failed(error)``, on the failing thread, and not as the pipeline's own error
-        where that returns True. Returns what takes it back. The part is kept alive by whoever asks."""
-        key = pointer_of(part)
-        self._delegates[key] = failed
-
-        def back() -> None:
-            self._delegates.pop(key, None)
-            sweep(self.bus)  # the part's messages keep it
-
-        return back
-
-    def listening(self) -> _Listening:
-        """For a block: a queue that gets an entry with each piece of news."""
-        return _Listening(self._waiting)
-
-    def _tell(self) -> None:
-        for queue in list(self._waiting.values()):
-            queue.put(None)
-
-    def on_error(self, bus: Any, message: Any) -> None:
-        """An element failed."""
-        error = error_of(message)
-        part = message.src
-        while part is not None and self._delegates:
-            failed = self._delegates.get(pointer_of(part))
-            if failed is not None and failed(error):
-                return
-            part = part.get_parent()
-        self.errors.append(error)
-        self._tell()
-
-    def on_warning(self, bus: Any, message: Any) -> None:
-        """An element warns."""
-        error = message.parse_warning()[0]
-        self.warnings.append(f"{message.src.get_name()}: {error.message}")
-
-    def on_eos(self, bus: Any, message: Any) -> None:
-        """Every sink has seen the end."""
-        self.ended = True
-        self._tell()
-
-    def on_stream_status(self, bus: Any, message: Any) -> None:
-        """A streaming thread begins or ends; this is that thread."""
-        kind, owner = message.parse_stream_status()
-        if kind == Gst.StreamStatusType.ENTER:
-            self.threads.enter(owner.get_name())
-        elif kind == Gst.StreamStatusType.LEAVE:
-            self.threads.leave()
-
-
-class _Listening:
-    def __init__(self, waiting: dict[int, TimedQueue[None]]) -> None:
-        self._waiting = waiting
-        self._queue: TimedQueue[None] = TimedQueue()
-
-    def __enter__(self) -> TimedQueue[None]:
-        self._waiting[id(self)] = self._queue
-        return self._queue
-
-    def __exit__(self, *_: object) -> None:
-        self._waiting.pop(id(self), None)
-
-
-def error_of(message: Any) -> PipelineError:
-    """The error in a bus message, as an exception that names element, text and debug text."""
-    error, debug = message.parse_error()
-    element = message.src.get_name()
-    place = (debug or "").split("\n")[-1].strip()
-    return PipelineError(
-        f"element {element!r} ({path_of(message.src)}) failed: {error.message}{f' ({place})' if place else ''}",
-        element=element,
-        text=error.message,
-        debug=debug or "",
-    )
 
 
 def _stragglers(pipeline: Any, target: Any) -> tuple[str, ...]:
@@ -512,47 +414,6 @@ def _listing(elements: tuple[str, ...]) -> str:
 
 def _standing(blocked: tuple[str, ...]) -> str:
     return f"; {'; '.join(blocked)}" if blocked else ""
-
-
-def parse(description: str) -> Any:
-    """The pipeline of a description as for ``gst-launch-1.0``. Raises `DescriptionError` saying what is wrong with it."""
-    made = _parsed(description, Gst.parse_launch_full, "pipeline")
-    if not isinstance(made, Gst.Pipeline):  # one element alone
-        pipeline = Gst.Pipeline.new(None)
-        pipeline.add(made)
-        return pipeline
-    return made
-
-
-def parse_bin(description: str) -> Any:
-    """The bin of a description, with ghost pads for what is not linked in it. Raises like `parse`."""
-    return _parsed(
-        description, lambda text, *rest: Gst.parse_bin_from_description_full(text, True, *rest), "branch"
-    )
-
-
-def _parsed(description: str, parser: Any, what: str) -> Any:
-    if not isinstance(description, str) or not description.strip():
-        raise DescriptionError(
-            f"a {what} description is a text such as 'videotestsrc ! fakesink', not {description!r}"
-        )
-    context = Gst.ParseContext.new()
-    problem = ""
-    try:
-        made = parser(description, context, Gst.ParseFlags.FATAL_ERRORS)
-    except Exception as error:  # GLib.Error
-        problem = getattr(error, "message", "") or str(error)
-        made = None
-    if made is None:
-        missing = context.get_missing_elements() or ()
-        remedy = (
-            f"not installed: {', '.join(sorted(set(missing)))} (on Debian: apt-file search, or "
-            "gstreamer1.0-plugins-good, -bad, -ugly)"
-            if missing
-            else "try it with gst-launch-1.0"
-        )
-        raise DescriptionError(f"the {what} description {description!r} cannot be used: {problem}; {remedy}")
-    return made
 
 
 def bin_of(owner: Any, what: str) -> tuple[Any, Handle[Any] | None]:

@@ -9,9 +9,8 @@ from gi.repository import GObject
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import GuardError
-from integrations.gstreamer.pipelines.callbacks import CALLBACK_WAIT, Callback
-from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of
-from integrations.gstreamer.pipelines.pads import ended
+from integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
+from integrations.gstreamer.pipelines.guard import Core, check_manager, name_of
 from lifecycle import ANY_THREAD, SafetyManager
 
 __all__ = ["SignalGuard"]
@@ -24,18 +23,14 @@ class _SignalCore(Core):
         self.id: list[int] = []
 
     def release(self) -> None:
-        """No further call; then the handler goes, whatever interrupts: who has the id calls, in one step of C."""
+        """No further call; then the handler goes, whatever interrupts."""
         try:
             self.callback.end()
         finally:
-            try:
-                for _ in map(self.source.disconnect, iter(self.id.pop, None)):
-                    pass
-            except IndexError:
-                pass  # that was all
+            once_each(self.source.disconnect, self.id)
 
 
-class SignalGuard(Guard[_SignalCore]):
+class SignalGuard(CallbackGuard[_SignalCore]):
     """Owns a signal handler.
 
     ::
@@ -83,8 +78,8 @@ class SignalGuard(Guard[_SignalCore]):
         if signal in ("new-sample", "new-preroll") and returns == "GstFlowReturn":
             raise GuardError(
                 f"{signal} of appsink {of!r} is for Capture: a handler that raises before it has pulled leaves a full "
-                "queue, and the "
-                "pipeline stands still. Use Capture(manager, appsink).on_frame, with streaming=True for this very thread"
+                "queue, and the pipeline stands still. Use Capture(manager, appsink).on_frame, with streaming=True for this "
+                "very thread"
             )
         if fallback is None and returns == "GstFlowReturn":
             fallback = Gst.FlowReturn.OK
@@ -94,25 +89,8 @@ class SignalGuard(Guard[_SignalCore]):
         wants = returns not in ("void", None)
         handler = _Handler(self._callback, fallback) if wants else self._callback
         with self._handle.lease() as core:
-            core.id.extend(
-                map(source.connect, (signal,), (handler,))
-            )  # connected and known in one call into C
-
-    @property
-    def calls(self) -> int:
-        """How often the callback was called."""
-        return self._callback.calls
-
-    @property
-    def error(self) -> BaseException | None:
-        """The last exception of the callback, without its traceback."""
-        return self._callback.error
-
-    def close(self, timeout: float | None = CALLBACK_WAIT) -> bool:
-        """Disconnect; True when that is done and no call runs any more. Waits up to `timeout` seconds for one that runs on
-        another thread: a plain ``disconnect`` returns meanwhile."""
-        done = super().close()
-        return ended(self._callback, self, timeout) and done
+            # Connected and known in one call into C: no interrupt falls between.
+            core.id.extend(map(source.connect, (signal,), (handler,)))
 
 
 class _Handler:

@@ -113,32 +113,28 @@ class StreamingThreads:
 
 
 _STANDARD: Final = os.path.dirname(os.__file__) + os.sep
-_OURS: Final = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,)
+_OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def stands_at(ident: int) -> str:
     """``file.py:31 function`` where the thread stands in the program's own code, empty where it is in no Python code."""
     frame: FrameType | None = sys._current_frames().get(ident)
-    chosen = ""
+    innermost = ""
     try:
         while frame is not None:
             file = frame.f_code.co_filename
-            if not chosen or not file.startswith((_STANDARD, *_OURS, "<frozen")):
-                chosen = f"{os.path.basename(file)}:{frame.f_lineno} {frame.f_code.co_name}"
-                if not file.startswith((_STANDARD, *_OURS, "<frozen")):
-                    break
+            where = f"{os.path.basename(file)}:{frame.f_lineno} {frame.f_code.co_name}"
+            if not file.startswith((_STANDARD, _OURS, "<frozen")):
+                return where
+            innermost = innermost or where
             frame = frame.f_back
-        return chosen
+        return innermost
     finally:
         frame = None  # another thread's frame keeps its leases
 
 
 class TookTooLong(Exception):
-    """What was run with a deadline has not come back. `answer` is where its outcome will arrive."""
-
-    def __init__(self, answer: TimedQueue[Any]) -> None:
-        super().__init__()
-        self.answer = answer
+    """What was run with a deadline has not come back."""
 
 
 def with_deadline(function: Callable[[], T], timeout: float, name: str) -> T:
@@ -154,9 +150,9 @@ def with_deadline(function: Callable[[], T], timeout: float, name: str) -> T:
 
     in_the_background(run, name)
     try:
-        fine, result = answer.get(timeout=max(0.001, timeout))
+        fine, result = answer.get(timeout=min(max(0.001, timeout), threading.TIMEOUT_MAX))
     except Empty:
-        raise TookTooLong(answer) from None
+        raise TookTooLong from None
     if not fine:
         raise result
     return result  # type: ignore[no-any-return]

@@ -1,5 +1,5 @@
 """Sharing: one source for consumers that come and go.
 
-- `branches`: branches of a tee, in one pipeline
+- `tee`, `branch`: branches of a tee, in one pipeline
 - `clients`: clients of an encoder, each with a pipeline of its own
 """

@@ -130,8 +130,8 @@ class Client(Guard[_ClientCore]):
             self._needs_key = False
 
     def restart(self) -> None:
-        """Give it nothing before the next key frame, and ask for that: what it was sent so far is lost, as before it "
-        "was connected."""
+        """Give it nothing before the next key frame, and ask for that: what it was sent so far is lost, as before it was
+        connected."""
         self._needs_key = True
 
     def _asked(self, pad: Any, info: Any) -> None:
@@ -331,9 +331,8 @@ def _await_running(pipeline: PipelineGuard, appsrc: Any) -> None:
         pipeline.check()
         if time.monotonic() >= until:
             raise StateTimeout(
-                f"pipeline {pipeline.name!r} of a client: its appsrc is not running after {START_TIMEOUT:g} s; an "
-                "element of it blocks as "
-                "it starts",
+                f"pipeline {pipeline.name!r} of a client: its appsrc is not running after {START_TIMEOUT:g} s; "
+                "an element of it blocks as it starts",
                 elements=(appsrc.get_name(),),
             )
         time.sleep(0.001)

@@ -1,0 +1,112 @@
+"""What is heard of a pipeline: errors, warnings, the end of the stream, and its streaming threads.
+
+`News` is what the handlers of a bus know: small, and without a way to the pipeline, so that a pipeline nobody refers to is
+gone at once. Written on whatever thread posts, read on any; takes no lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from integrations.gstreamer._native import Gst
+from integrations.gstreamer.errors import PipelineError
+from integrations.gstreamer.pipelines.drain import sweep
+from integrations.gstreamer.pipelines.guard import path_of, pointer_of
+from integrations.gstreamer.pipelines.threads import StreamingThreads
+from lifecycle._world import TimedQueue
+
+__all__ = ["KEPT_ERRORS", "News", "error_of"]
+
+KEPT_ERRORS: Final = 16
+"""How many errors are kept: the last ones."""
+
+
+def error_of(message: Any) -> PipelineError:
+    """The error in a bus message, as an exception that names element, text and debug text."""
+    error, debug = message.parse_error()
+    element = message.src.get_name()
+    place = (debug or "").split("\n")[-1].strip()
+    return PipelineError(
+        f"element {element!r} ({path_of(message.src)}) failed: {error.message}{f' ({place})' if place else ''}",
+        element=element,
+        text=error.message,
+        debug=debug or "",
+    )
+
+
+class News:
+    """What was heard of one pipeline."""
+
+    def __init__(self) -> None:
+        self.errors: deque[PipelineError] = deque(maxlen=KEPT_ERRORS)
+        self.warnings: deque[str] = deque(maxlen=4)
+        self.ended = False
+        self.bus = 0  # what `drain.py` calls it
+        self.threads = StreamingThreads()
+        self._waiting: dict[int, TimedQueue[None]] = {}
+        self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
+
+    def delegate(self, part: Any, failed: Callable[[PipelineError], bool]) -> Callable[[], object]:
+        """Have what fails in the bin `part` told by ``failed(error)``, on the failing thread, and not as the pipeline's own error
+        where that returns True. Returns what takes it back. The part is kept alive by whoever asks."""
+        key = pointer_of(part)
+        self._delegates[key] = failed
+
+        def back() -> None:
+            self._delegates.pop(key, None)
+            sweep(self.bus)  # the part's messages keep it
+
+        return back
+
+    def listening(self) -> _Listening:
+        """For a block: a queue that gets an entry with each piece of news."""
+        return _Listening(self._waiting)
+
+    def _tell(self) -> None:
+        for queue in list(self._waiting.values()):
+            queue.put(None)
+
+    def on_error(self, bus: Any, message: Any) -> None:
+        """An element failed."""
+        error = error_of(message)
+        part = message.src
+        while part is not None and self._delegates:
+            failed = self._delegates.get(pointer_of(part))
+            if failed is not None and failed(error):
+                return
+            part = part.get_parent()
+        self.errors.append(error)
+        self._tell()
+
+    def on_warning(self, bus: Any, message: Any) -> None:
+        """An element warns."""
+        error = message.parse_warning()[0]
+        self.warnings.append(f"{message.src.get_name()}: {error.message}")
+
+    def on_eos(self, bus: Any, message: Any) -> None:
+        """Every sink has seen the end."""
+        self.ended = True
+        self._tell()
+
+    def on_stream_status(self, bus: Any, message: Any) -> None:
+        """A streaming thread begins or ends; this is that thread."""
+        kind, owner = message.parse_stream_status()
+        if kind == Gst.StreamStatusType.ENTER:
+            self.threads.enter(owner.get_name())
+        elif kind == Gst.StreamStatusType.LEAVE:
+            self.threads.leave()
+
+
+class _Listening:
+    def __init__(self, waiting: dict[int, TimedQueue[None]]) -> None:
+        self._waiting = waiting
+        self._queue: TimedQueue[None] = TimedQueue()
+
+    def __enter__(self) -> TimedQueue[None]:
+        self._waiting[id(self)] = self._queue
+        return self._queue
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.pop(id(self), None)

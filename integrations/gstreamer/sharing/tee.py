@@ -1,0 +1,215 @@
+"""A tee whose branches come and go while the pipeline plays, each failing alone.
+
+**A branch that fails** is unlinked before its error can reach the tee: the error message is heard on the branch's own
+thread, ahead of the flow return that would end the stream for everybody. It is told to the branch (`Branch.error`,
+``on_error=``) instead of the pipeline. For this the tee has to be given with its `PipelineGuard`.
+
+**A branch that stands still** does not stop the others, as it does in plain GStreamer as soon as a client joins: the allocation
+query that follows is answered by each branch's own thread, in its turn. So it is refused at the branch's door
+(`_refuse_allocation`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from integrations.gstreamer._native import Gst
+from integrations.gstreamer.errors import GuardError, LinkError, PipelineError
+from integrations.gstreamer.pipelines.descriptions import parse_bin
+from integrations.gstreamer.pipelines.elements import pads_of
+from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, name_of
+from integrations.gstreamer.pipelines.pads import link_pads
+from integrations.gstreamer.pipelines.pipeline import PipelineGuard
+from integrations.gstreamer.sharing.branch import (
+    FLUSH_TIMEOUT,
+    Branch,
+    BranchCore,
+    low_latency_queue,
+    sinks_of,
+)
+from lifecycle import SafetyManager
+
+__all__ = ["Tee"]
+
+_count = itertools.count()
+
+
+class Tee:
+    """A tee whose branches come and go.
+
+    ::
+
+        pipeline = PipelineGuard(manager, "v4l2src ! videoconvert ! tee name=t")
+        tee = Tee(manager, pipeline, "t")
+        pipeline.play()
+        with tee.attach("videoconvert ! video/x-raw,format=RGB ! appsink") as branch:
+            ...
+
+    Parameters
+    ----------
+    manager:
+        Whose objects the branches become.
+    pipeline:
+        The `PipelineGuard` (then a branch that fails is taken off alone), or the plain `Gst.Bin` that holds the tee.
+    tee:
+        The tee, or its name. Its ``allow-not-linked`` is set, so that it flows on without a branch.
+    """
+
+    def __init__(self, manager: SafetyManager, pipeline: Any, tee: Any) -> None:
+        check_manager(manager, "Tee(manager, pipeline, tee)")
+        guard = pipeline if isinstance(pipeline, PipelineGuard) else None
+        if guard is None and not isinstance(pipeline, Gst.Bin):
+            raise GuardError(f"Tee(pipeline=) takes a PipelineGuard or a Gst.Bin, not {pipeline!r}")
+        if isinstance(tee, str):
+            name = tee
+            tee = pipeline[name] if guard is not None else pipeline.get_by_name(name)
+            if tee is None:
+                raise GuardError(f"{pipeline.get_name()!r} has no element named {name!r}")
+        factory = tee.get_factory() if isinstance(tee, Gst.Element) else None
+        if factory is None or factory.get_name() != "tee":
+            raise GuardError(
+                f"Tee takes a tee or its name, not {tee!r}; put «tee name=t» where branches are to begin"
+            )
+        if tee.get_parent() is None:
+            raise GuardError(f"tee {tee.get_name()!r} is in no pipeline yet; add it first")
+        tee.set_property("allow-not-linked", True)
+        self.manager = manager
+        self.name = str(tee.get_name())
+        self._guard = guard
+        self._tee = tee
+        self._branches: weakref.WeakSet[Branch] = weakref.WeakSet()
+
+    def attach(
+        self,
+        branch: Any,
+        *,
+        name: str | None = None,
+        queue: Any = None,
+        eos: float | None = None,
+        on_error: Callable[[PipelineError], object] | None = None,
+    ) -> Branch:
+        """Add a branch and have it flow, whatever the pipeline is doing. Callable on any thread.
+
+        Parameters
+        ----------
+        branch:
+            A description with one free sink pad (``"videoconvert ! appsink"``), or an element or bin that is in no other.
+        name:
+            Its name in the pipeline, in messages and reports; ``branch0`` and so on by default.
+        queue:
+            The queue at its head; `low_latency_queue` by default. Give your own for a branch that wants every frame: once it is
+            full it holds up the tee, unless it is leaky.
+        eos:
+            Seconds for which closing waits for the end of the stream to reach its sinks, so that files are complete. Keep
+            it below the manager's ``finalizer_timeout``.
+        on_error:
+            Called with the `PipelineError` when an element in it fails, on that element's thread, once the branch is off the tee.
+            `Branch.close` called there is handed over.
+
+        Its sinks are set to ``async=false``: they would take the playing pipeline back to wait for their first buffer. Raises
+        `DescriptionError`, `GuardError` or `LinkError`, with everything undone, and `AccessRefusedError` when the pipeline
+        is closed.
+        """
+        if eos is not None:
+            check_seconds(eos, "Tee.attach(eos=)")
+        lease = self._guard.handle.lease() if self._guard is not None else None
+        made = None
+        try:
+            tee = self._tee
+            if tee.get_parent() is None:
+                raise GuardError(f"tee {self.name!r} is in no pipeline any more")
+            wrapped = _wrap(branch, name or f"branch{next(_count)}", queue or low_latency_queue())
+            made = Branch(self.manager, BranchCore(tee, tee.get_parent(), wrapped, eos), on_error)
+            try:
+                if self._guard is not None:
+                    self._isolate(made, wrapped)
+                with made.handle.lease() as core:
+                    core.join()
+            except BaseException as error:
+                core = None
+                made.handle.close()
+                if made.error is not None and isinstance(error, GuardError):
+                    raise GuardError(f"{error} ({made.error})") from None
+                raise
+            self._branches.add(made)
+            return made
+        finally:
+            made = core = None
+            if lease is not None:
+                lease.close()
+
+    def _isolate(self, branch: Branch, wrapped: Any) -> None:
+        """Have what fails in `wrapped` told to the branch, as long as it lives."""
+        assert self._guard is not None
+        weak = weakref.ref(branch)
+
+        def failed(error: PipelineError) -> bool:
+            living = weak()
+            if living is None or not living.handle.valid:
+                return False
+            living._failed(error)
+            return True
+
+        with branch.handle.lease() as core:
+            core.forget = self._guard._news.delegate(wrapped, failed)
+
+    def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
+        """Drop everything that waits in any branch. As `Branch.flush`."""
+        for branch in self.branches:
+            branch.flush(timeout)
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The branches that are attached and not closed."""
+        return tuple(branch for branch in self._branches if not branch.closed)
+
+    def __repr__(self) -> str:
+        return f"<Tee {self.name!r}: {len(self.branches)} branches>"
+
+
+def _wrap(branch: Any, name: str, queue: Any) -> Any:
+    """One bin: the queue, what was given, and a ghost pad. Refused, what was given is as it was."""
+    if isinstance(branch, str):
+        inner = parse_bin(branch)
+    elif isinstance(branch, Gst.Element):
+        inner = branch
+        if inner.get_parent() is not None:
+            raise GuardError(
+                f"{inner.get_name()!r} is in {inner.get_parent().get_name()!r} already and cannot be a branch as well; "
+                "make another"
+            )
+    else:
+        raise GuardError(f"Tee.attach takes a description, a Gst.Bin or a Gst.Element, not {branch!r}")
+    if not isinstance(queue, Gst.Element) or queue.get_parent() is not None:
+        raise GuardError(
+            f"Tee.attach(queue=) takes a new queue element, such as low_latency_queue(), not {queue!r}"
+        )
+    free = [pad for pad in pads_of(inner, Gst.PadDirection.SINK) if not pad.is_linked()]
+    if len(free) != 1:
+        raise LinkError(
+            f"the branch {name!r} has {len(free)} free sink pads ({', '.join(map(name_of, free)) or 'none'}) and needs "
+            "one, where the tee's data goes in"
+        )
+    for sink in sinks_of(inner) if isinstance(inner, Gst.Bin) else [inner]:
+        if sink.find_property("async") is not None:
+            sink.set_property("async", False)
+    outer = Gst.Bin.new(name)
+    outer.add(queue)
+    outer.add(inner)
+    link_pads(queue.get_static_pad("src"), free[0])
+    door = Gst.GhostPad.new("sink", queue.get_static_pad("sink"))
+    door.add_probe(Gst.PadProbeType.QUERY_DOWNSTREAM, _refuse_allocation)  # gone with the pad
+    outer.add_pad(door)
+    return outer
+
+
+def _refuse_allocation(pad: Any, info: Any) -> Any:
+    """A query that a queue passes on in its turn, and waits for: a branch that stands still would stop the tee, and with
+    it everybody, as soon as another branch joins and allocation is negotiated anew. Refused, each element allocates for
+    itself."""
+    if info.get_query().type == Gst.QueryType.ALLOCATION:
+        return Gst.PadProbeReturn.DROP
+    return Gst.PadProbeReturn.OK
