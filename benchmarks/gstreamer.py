@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gi
@@ -40,10 +41,7 @@ READ = Gst.MapFlags.READ
 
 
 def one_sample() -> Any:
-    pipeline = Gst.parse_launch(
-        "videotestsrc num-buffers=1 ! video/x-raw,format=RGB,width=1920,height=1080,framerate=30/1 "
-        "! appsink name=sink sync=false"
-    )
+    pipeline = Gst.parse_launch(f"videotestsrc num-buffers=1 ! {CAPS} ! appsink name=sink sync=false")
     pipeline.set_state(Gst.State.PLAYING)
     sample = GstApp.AppSink.try_pull_sample(pipeline.get_by_name("sink"), 10 * Gst.SECOND)
     pipeline.set_state(Gst.State.NULL)
@@ -97,77 +95,65 @@ def pipeline_of(frames: int) -> tuple[Any, Any]:
     return pipeline, pipeline.get_by_name("sink")
 
 
-def through_capture(loops: int) -> float:
+def capturing(look: Callable[[Any], object], loops: int) -> float:
+    """Seconds in which so many frames go through a capture to `look`."""
     pipeline, sink = pipeline_of(loops)
     with SafetyManager(name="bench") as manager, Capture(manager, sink) as capture:
-
-        @capture.on_frame
-        def look(frame: Any) -> None:
-            frame.array()
-
+        capture.on_frame(look)
         start = time.perf_counter()
         pipeline.set_state(Gst.State.PLAYING)
         capture.wait()
         spent = time.perf_counter() - start
     pipeline.set_state(Gst.State.NULL)
     return spent
+
+
+def signalled(look: Callable[[Any], Any], loops: int) -> float:
+    """Seconds in which so many new-sample signals are answered by ``look(sink)``."""
+    pipeline, sink = pipeline_of(loops)
+    ended = threading.Event()
+    sink.set_property("emit-signals", True)
+    sink.connect("new-sample", look)
+    sink.connect("eos", lambda _: ended.set())
+    start = time.perf_counter()
+    pipeline.set_state(Gst.State.PLAYING)
+    ended.wait()
+    spent = time.perf_counter() - start
+    pipeline.set_state(Gst.State.NULL)
+    return spent
+
+
+def pull_and_map(sink: Any) -> Any:
+    sample = sink.emit("pull-sample")
+    buffer = sample.get_buffer()
+    height, width = size_of(sample.get_caps())
+    with buffer.map(READ) as info:
+        np.ndarray((height, width, 3), np.uint8, info.data)
+    return Gst.FlowReturn.OK
+
+
+def pull_and_spin(sink: Any) -> Any:
+    sink.emit("pull-sample")
+    until = time.perf_counter_ns() + 8000
+    while time.perf_counter_ns() < until:
+        pass
+    return Gst.FlowReturn.OK
+
+
+def through_capture(loops: int) -> float:
+    return capturing(lambda frame: frame.array(), loops)
 
 
 def raw_callback(loops: int) -> float:
-    pipeline, sink = pipeline_of(loops)
-    ended = threading.Event()
-
-    def look(sink: Any) -> Any:
-        sample = sink.emit("pull-sample")
-        buffer = sample.get_buffer()
-        height, width = size_of(sample.get_caps())
-        with buffer.map(READ) as info:
-            np.ndarray((height, width, 3), np.uint8, info.data)
-        return Gst.FlowReturn.OK
-
-    sink.set_property("emit-signals", True)
-    sink.connect("new-sample", look)
-    sink.connect("eos", lambda _: ended.set())
-    start = time.perf_counter()
-    pipeline.set_state(Gst.State.PLAYING)
-    ended.wait()
-    spent = time.perf_counter() - start
-    pipeline.set_state(Gst.State.NULL)
-    return spent
+    return signalled(pull_and_map, loops)
 
 
 def only_pulling_capture(loops: int) -> float:
-    pipeline, sink = pipeline_of(loops)
-    with SafetyManager(name="bench") as manager, Capture(manager, sink) as capture:
-        capture.on_frame(lambda frame: None)
-        start = time.perf_counter()
-        pipeline.set_state(Gst.State.PLAYING)
-        capture.wait()
-        spent = time.perf_counter() - start
-    pipeline.set_state(Gst.State.NULL)
-    return spent
+    return capturing(lambda frame: None, loops)
 
 
 def only_pulling_callback(loops: int) -> float:
-    pipeline, sink = pipeline_of(loops)
-    ended = threading.Event()
-
-    def look(sink: Any) -> Any:
-        sink.emit("pull-sample")
-        until = time.perf_counter_ns() + 8000
-        while time.perf_counter_ns() < until:
-            pass
-        return Gst.FlowReturn.OK
-
-    sink.set_property("emit-signals", True)
-    sink.connect("new-sample", look)
-    sink.connect("eos", lambda _: ended.set())
-    start = time.perf_counter()
-    pipeline.set_state(Gst.State.PLAYING)
-    ended.wait()
-    spent = time.perf_counter() - start
-    pipeline.set_state(Gst.State.NULL)
-    return spent
+    return signalled(pull_and_spin, loops)
 
 
 def feeding(description: str, loops: int) -> tuple[Any, Any, Feeder, SafetyManager]:

@@ -141,6 +141,7 @@ class _Waiter:
         self.ended = asyncio.Event()
 
     def put(self, _: None) -> None:
+        """The object has ended: wake the loop."""
         try:
             self._loop.call_soon_threadsafe(self.ended.set)
         except RuntimeError:  # the loop is closed, and nobody waits there any more
@@ -158,9 +159,7 @@ async def _end_of(record: Record, timeout: float | None) -> bool:
             left = None if until is None else until - _world.monotonic()
             if left is not None and left <= 0:
                 break
-            if (
-                _world.free_threaded
-            ):  # an object made on this thread may wait for it to run Python again, to die
+            if _world.free_threaded:  # an object made on this thread may die only when that runs Python again
                 left = LET_DIE if left is None else min(left, LET_DIE)
             timer = None if left is None else loop.call_later(left, waiter.ended.set)
             try:

@@ -35,11 +35,10 @@ class _Poster(QObject):
 
     @Slot(object)
     def call(self, fn: Callable[[], object]) -> None:
+        """Run what was posted, on the loop's thread."""
         try:
             fn()
-        except (
-            BaseException
-        ):  # an interrupt: Qt's bindings either print what leaves a slot or end the process
+        except BaseException:  # an interrupt: Qt's bindings print what leaves a slot, or end the process
             sys.excepthook(*sys.exc_info())
 
 

@@ -68,8 +68,6 @@ _byref = ctypes.byref
 READ_WRITE: Final = 3
 _replace = _function(_slow, "gst_mini_object_replace", ctypes.c_int, _p, _p)
 _steal = _function(_quick, "gst_mini_object_steal", _p, _p)
-
-
 _take = _function(_quick, "gst_mini_object_take", ctypes.c_int, _p, _p)
 
 
@@ -132,8 +130,6 @@ class Flow:
     """`GstFlowReturn`, as far as a push can answer."""
 
     OK: Final = 0
-    NOT_LINKED: Final = -1
-    FLUSHING: Final = -2
     EOS: Final = -3
 
 
@@ -176,8 +172,6 @@ NOTIFY: Final[int] = ctypes.cast(_glib_function("g_atomic_int_inc"), _p).value o
 """The C function that tells that GStreamer has let go: it adds one to the slot whose address it is given."""
 
 COPY_ALL: Final = 0xF  # flags, timestamps, meta, memory: everything but a merge or a deep copy
-
-
 ALL: Final = _size(-1).value
 
 

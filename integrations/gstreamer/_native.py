@@ -150,11 +150,9 @@ class BufferHead(ctypes.Structure):
     )
 
     pool: int | None
+    mini_object: MiniObject
     pts: int
-    dts: int
     duration: int
-    offset: int
-    offset_end: int
 
 
 class VideoMeta(ctypes.Structure):

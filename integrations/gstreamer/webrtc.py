@@ -110,8 +110,8 @@ class WebRTCPeer:
         if not self._ready.wait(timeout):
             raise NegotiationError(
                 f"peer {self.name!r} has nothing to offer within {timeout:g} s: its pipeline must play, and caps must "
-                "have reached webrtcbin (give the payloader's caps, application/x-rtp,media=…,encoding-name=…,payload=…, in front "
-                "of it)"
+                "have reached webrtcbin (give the payloader's caps, application/x-rtp,media=…,encoding-name=…,payload=…, in "
+                "front of it)"
             )
         return self._describe("create-offer", "offer", timeout)
 

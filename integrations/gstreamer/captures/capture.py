@@ -23,10 +23,8 @@ The queue between pipeline and callback is the appsink's own: bound it there (``
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
-import traceback
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
@@ -35,14 +33,15 @@ import attrs
 
 from integrations.gstreamer.captures.iteration import Frames
 from integrations.gstreamer.captures.runs import Run, an_appsink, let_flow, puller
-from integrations.gstreamer.captures.starving import Stall, is_held, starving
+from integrations.gstreamer.captures.starving import HeldFrames, Stall
 from integrations.gstreamer.errors import CaptureError, NoFrames, Starved
 from integrations.gstreamer.frames.adapter import SampleAdapter
 from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.frame import TYPE_NAME, Frame
+from integrations.gstreamer.pipelines.callbacks import check_function, forget_frames
 from integrations.gstreamer.pipelines.ear import Ear
 from integrations.gstreamer.pipelines.guard import state_name
-from lifecycle import CallbackError, ClosedError, Histogram, SafetyManager
+from lifecycle import ClosedError, Histogram, SafetyManager
 
 __all__ = ["Capture", "CaptureStats"]
 
@@ -52,9 +51,6 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds for which `Capture.close` waits for a callback that is running, unless told otherwise."""
 BOUNDS: Final = (1e-5, 1e-4, 1e-3, 5e-3, 0.0166, 0.0333, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Buckets of the callback's duration, in seconds."""
-HELD_SLACK: Final = 64
-"""How many frames beyond the last count are noted as held before the note is tidied."""
-
 STALL_AFTER: Final = 1.0
 """Seconds, and `STALL_DURATIONS` frames' durations, without a frame after which a capture counts as stalled."""
 STALL_DURATIONS: Final = 5
@@ -98,6 +94,9 @@ class Capture:
     on_error:
         ``"continue"``: the next frame follows whatever the callback raised. ``"stop"``: the capture stops (the pipeline flows
         on), and `wait` raises what it was.
+    max_held:
+        How many frames may be held beyond their turn, by arrays, views or shares; what comes meanwhile is dropped. None: any
+        number.
 
     ::
 
@@ -129,9 +128,8 @@ class Capture:
             raise ClosedError(
                 f"manager {manager.name!r} is closed, so it takes no capture; make a new manager"
             )
-        self._sink: Any = an_appsink(
-            appsink
-        )  # let go when the capture is closed: it keeps buffers of its own
+        # Let go when the capture is closed: it keeps buffers of its own.
+        self._sink: Any = an_appsink(appsink)
         self.name = str(name or appsink.get_name())
         self.manager = manager
         self._errors = _error_types(errors)
@@ -146,7 +144,7 @@ class Capture:
             raise CaptureError(
                 f"capture {self.name!r}: max_held= takes a whole number above 0 or None, not {max_held!r}"
             )
-        self._max_held = max_held
+        self._held = HeldFrames(max_held)
         self._streaming = streaming
         self._ear = Ear(appsink)
         self._adapter = SampleAdapter(manager, name=self.name)
@@ -161,8 +159,6 @@ class Capture:
         self._last_frame = 0.0
         self._durations = [0] * (len(BOUNDS) + 1)
         self._duration_sum = 0.0
-        self._held: list[Frame] = []
-        self._held_limit = HELD_SLACK
         self._on_stall: Callable[[Stall], object] | None = None
         self._layout: Layout | None = None
         self._manager_closed = False
@@ -179,7 +175,7 @@ class Capture:
         Raises `CallbackError` for a coroutine or generator function, whose body would run after the frame is closed, and
         `CaptureError` when there is a callback already or the capture is being iterated.
         """
-        self._check_callback(callback, "on_frame")
+        check_function(callback, f"capture {self.name!r}: on_frame")
         if self._callback is not None or self._iterating:
             raise CaptureError(
                 f"capture {self.name!r} has {'a callback' if self._callback else 'a loop over frames()'} already; call several "
@@ -195,26 +191,13 @@ class Capture:
 
         Raises `CallbackError` as `on_frame` does, `CaptureError` for a streaming capture, whose thread is the pipeline's own.
         """
-        self._check_callback(callback, "on_stall")
+        check_function(callback, f"capture {self.name!r}: on_stall")
         if self._streaming:
             raise CaptureError(
                 f"capture {self.name!r} runs on the pipeline's own thread, which stands still with it; leave streaming= out"
             )
         self._on_stall = callback
         return callback
-
-    def _check_callback(self, callback: Any, what: str) -> None:
-        if not callable(callback):
-            raise CallbackError(f"capture {self.name!r}: {what} takes a function, not {callback!r}")
-        if (
-            inspect.iscoroutinefunction(callback)
-            or inspect.isgeneratorfunction(callback)
-            or inspect.isasyncgenfunction(callback)
-        ):
-            raise CallbackError(
-                f"capture {self.name!r}: {callback.__qualname__} is a coroutine or generator function, whose body would "
-                "run after its frame is closed; give a plain function that hands the frame's array or share() on"
-            )
 
     def start(self) -> None:
         """Begin, or begin again after `stop`. Does nothing while running. `on_frame` has called it already."""
@@ -276,12 +259,7 @@ class Capture:
         `PipelineError` when the pipeline reports an error, `ClosedError` when the manager is closed, `CaptureError` when a
         callback is registered.
         """
-        self._refuse_closed()
-        if self._callback is not None or self._iterating:
-            raise CaptureError(
-                f"capture {self.name!r} gives its frames to {'its callback' if self._callback else 'another loop'} already; "
-                "tee the pipeline to a second appsink for a second consumer"
-            )
+        self._refuse_second_loop()
         if timeout is not None and (
             isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0
         ):
@@ -290,13 +268,16 @@ class Capture:
             )
         return Frames(self, timeout)
 
-    def _loop_begins(self) -> None:
+    def _refuse_second_loop(self) -> None:
         self._refuse_closed()
         if self._callback is not None or self._iterating:
             raise CaptureError(
                 f"capture {self.name!r} gives its frames to {'its callback' if self._callback else 'another loop'} already; "
                 "tee the pipeline to a second appsink for a second consumer"
             )
+
+    def _loop_begins(self) -> None:
+        self._refuse_second_loop()
         self._iterating = True
         self._ended.clear()
         self._ear.listen()
@@ -325,7 +306,7 @@ class Capture:
 
     def _stall(self, seconds: float) -> Stall:
         """What there is to be said of a capture to which nothing comes."""
-        reason, held = starving(list(self._held), self._max_held)
+        reason, held = self._held.starving()
         begin = f"capture {self.name!r}: no frame within {seconds:.3g} s"
         if reason:
             text = f"{begin}: {reason}; close them, drop their arrays, or keep frame.copy() instead ({'; '.join(held)})"
@@ -351,18 +332,6 @@ class Capture:
                 callback(self._stall(seconds))
             except BaseException as error:
                 self._contain(error, False)
-
-    def _may_hold_more(self) -> bool:
-        most = self._max_held
-        if most is None or len(self._held) < most:
-            return True
-        self._tidy()
-        return len(self._held) < most
-
-    def _tidy(self) -> None:
-        """Forget the frames that are back; what has just fallen free goes back now: its pool may be waiting for it."""
-        if self._held:
-            self._held = [frame for frame in self._held if is_held(frame)]
 
     # -- the end ------------------------------------------------------------------------------------------------------------
 
@@ -401,9 +370,8 @@ class Capture:
 
     def stats(self) -> CaptureStats:
         """The figures, as a frozen snapshot. Callable on any thread."""
-        held = sum(1 for frame in list(self._held) if is_held(frame))
         durations = Histogram(bounds=BOUNDS, counts=tuple(self._durations), sum=self._duration_sum)
-        return CaptureStats(self.name, dict(self._results), self._last_frame, durations, held)
+        return CaptureStats(self.name, dict(self._results), self._last_frame, durations, self._held.count())
 
     def __repr__(self) -> str:
         run = self._run
@@ -433,7 +401,7 @@ class Capture:
     def _deliver(self, frame: Frame) -> None:
         """Give one frame to the callback. Nothing that the callback does leaves this."""
         callback = self._callback
-        if callback is None or self._closed or (self._max_held is not None and not self._may_hold_more()):
+        if callback is None or self._closed or not self._held.room():
             self._results["dropped"] += 1
             frame.close()
             return
@@ -449,7 +417,7 @@ class Capture:
         """Report what left the callback (or that there was no frame to give it), and let go of everything its traceback holds."""
         errors = (*self._errors, type(error)) if no_frame else self._errors
         expected = self.manager.report_error(self.name, error, type_name=TYPE_NAME, errors=errors)
-        _forget_frames(error)
+        forget_frames(error)
         self._error = error
         if self._stops_on_error and self._run is not None:
             self._run.stopped.set()
@@ -466,11 +434,7 @@ class Capture:
             return
         self._layout = frame._layout
         if not frame.close():
-            held = self._held
-            held.append(frame)
-            if len(held) > self._held_limit:
-                self._held = held = [kept for kept in held if is_held(kept)]
-                self._held_limit = 2 * len(held) + HELD_SLACK
+            self._held.note(frame)
 
 
 def _error_types(errors: Any) -> tuple[type[BaseException], ...]:
@@ -479,17 +443,3 @@ def _error_types(errors: Any) -> tuple[type[BaseException], ...]:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise CaptureError(f"errors= takes exception types, not {kind!r}")
     return types
-
-
-def _forget_frames(error: BaseException) -> None:
-    """Empty the frames of a handled exception and of what it came from: they would keep arrays, and so buffers, alive."""
-    seen: set[int] = set()
-    chain: list[BaseException | None] = [error]
-    while chain:
-        current = chain.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        traceback.clear_frames(current.__traceback__)
-        current.__traceback__ = None
-        chain += [current.__cause__, current.__context__]

@@ -66,7 +66,7 @@ class Frames:
             sample = sink = None
 
     async def __anext__(self) -> Frame:
-        """As `__next__`, without blocking the event loop."""
+        """As `__next__`, turn for turn, but for who waits: without blocking the event loop."""
         loop = asyncio.get_running_loop()
         self._next_turn()
         began, quiet = time.monotonic(), Quiet()
@@ -141,7 +141,7 @@ class Frames:
 
     def _admitted(self) -> bool:
         """Whether one more frame may be out; else what has come is dropped."""
-        if self._capture._may_hold_more():
+        if self._capture._held.room():
             return True
         self._capture._results["dropped"] += 1
         return False
@@ -158,7 +158,7 @@ class Frames:
     def _ended(self, sink: Any, began: float, quiet: Quiet) -> bool:
         """Nothing has come that could be given: whether nothing will. Raises what there is to be said of it."""
         capture = self._capture
-        capture._tidy()
+        capture._held.tidy()
         flow = flow_of(sink)
         if flow == "eos" or (flow == "idle" and capture._last_frame > 0.0):
             capture._raise_pipeline_error()

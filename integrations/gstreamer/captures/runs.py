@@ -123,7 +123,7 @@ class Run:
                     capture._deliver(frame)
                     frame = None
                     continue
-                capture._tidy()
+                capture._held.tidy()
                 flow = flow_of(sink)
                 if flow == "eos":
                     capture._ended.set()

@@ -10,7 +10,6 @@ no message on the bus, every state PLAYING.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any, Final
 
 import attrs
@@ -18,11 +17,12 @@ import attrs
 from integrations.gstreamer._buffers import limits_of_pool
 from integrations.gstreamer._native import BufferHead
 from integrations.gstreamer.frames.frame import Frame
+from integrations.gstreamer.frames.held import Held
 from integrations.gstreamer.holders import holders_of_record
 from lifecycle import Handle, ObjectState
 from lifecycle.cell.fates import describe
 
-__all__ = ["LIVE", "Stall", "is_held", "starving"]
+__all__ = ["HeldFrames", "Stall"]
 
 LIVE: Final = frozenset(
     {ObjectState.CLOSING, ObjectState.VALID, ObjectState.INVALID, ObjectState.DUE, ObjectState.RELEASING}
@@ -31,6 +31,8 @@ ELSEWHERE: Final = 2
 """Buffers of a pool that elements keep for themselves: one being filled, one being shown."""
 NAMED: Final = 8
 """How many held frames are named."""
+SLACK: Final = 64
+"""How many frames beyond the last count are noted as held before the note is tidied."""
 
 
 @attrs.frozen
@@ -48,37 +50,80 @@ class Stall:
     """All of it in words."""
 
 
+class HeldFrames:
+    """The frames of a capture that something still holds after their turn. Noted by the one thread that delivers, read on any.
+
+    Parameters
+    ----------
+    most:
+        How many there may be; None for any number.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._frames: list[Frame] = []
+        self._limit = SLACK
+        self._most = most
+
+    def note(self, frame: Frame) -> None:
+        """A frame whose turn is over was not given back by it."""
+        self._frames.append(frame)
+        if len(self._frames) > self._limit:
+            self.tidy()
+            self._limit = 2 * len(self._frames) + SLACK
+
+    def room(self) -> bool:
+        """Whether one more may be out."""
+        most = self._most
+        if most is None or len(self._frames) < most:
+            return True
+        self.tidy()
+        return len(self._frames) < most
+
+    def tidy(self) -> None:
+        """Forget the frames that are back; what has just fallen free goes back now: its pool may be waiting for it."""
+        if self._frames:
+            self._frames = [frame for frame in self._frames if is_held(frame)]
+
+    def count(self) -> int:
+        """How many there are now."""
+        return sum(map(is_held, self._frames.copy()))
+
+    def starving(self) -> tuple[str, tuple[str, ...]]:
+        """``(reason, held)``: why they starve the capture's source, empty where they do not, and each of them named."""
+        handles = [frame._handles[0] for frame in self._frames.copy() if is_held(frame)]
+        held = tuple(_named(handle) for handle in handles[:NAMED])
+        if len(handles) > NAMED:
+            held += (f"and {len(handles) - NAMED} more",)
+        if self._most is not None and len(handles) >= self._most:
+            return f"{len(handles)} frames are held and max_held={self._most}, so what comes is dropped", held
+        for count, most in _out_of_pools(handles):
+            if most and count >= max(1, most - ELSEWHERE):
+                return f"{count} of the {most} buffers of the source's pool are in frames that are held", held
+        return "", held
+
+
 def is_held(frame: Frame) -> bool:
     """Whether the frame's memory is still out. Where its last array has just gone it is given back here and now."""
     return bool(frame._handles) and frame._handles[0].state in LIVE and not frame.close()
 
 
-def starving(frames: Iterable[Frame], most_held: int | None) -> tuple[str, tuple[str, ...]]:
-    """``(reason, held)``: why the held frames of a capture starve its source, empty where they do not, and each of them named."""
-    handles = [frame._handles[0] for frame in frames if is_held(frame)]
-    held = tuple(_named(handle) for handle in handles[:NAMED])
-    if len(handles) > NAMED:
-        held += (f"and {len(handles) - NAMED} more",)
-    if most_held is not None and len(handles) >= most_held:
-        return f"{len(handles)} frames are held and max_held={most_held}, so what comes is dropped", held
-    pools: Counter[int] = Counter()
+def _out_of_pools(handles: list[Handle[Held]]) -> list[tuple[int, int]]:
+    """``(out, most)`` of each pool that their buffers come from; `most` is 0 where it has no bound."""
+    out: Counter[int] = Counter()
     bounds: dict[int, int] = {}
-    core = None
-    for handle in handles:
-        core = handle._record()  # while somebody has it the buffer is not released, and so its pool is there
-        if core is None:
-            continue
-        native = handle._record.obj
-        pool = BufferHead.from_address(native.buffer).pool if native is not None else None
-        if pool:
-            pools[pool] += 1
-            bounds[pool] = limits_of_pool(pool)[2]
-        native = core = None
-    for pool, count in pools.items():
-        most = bounds[pool]
-        if most and count >= max(1, most - ELSEWHERE):
-            return f"{count} of the {most} buffers of the source's pool are in frames that are held", held
-    return "", held
+    core = native = None
+    try:
+        for handle in handles:
+            core = handle._record()  # while somebody has it the buffer is not released, so its pool is there
+            native = handle._record.obj if core is not None else None
+            pool = BufferHead.from_address(native.buffer).pool if native is not None else None
+            if pool:
+                out[pool] += 1
+                bounds[pool] = limits_of_pool(pool)[2]
+            native = core = None
+    finally:
+        native = core = None  # a kept traceback must keep nothing alive
+    return [(count, bounds[pool]) for pool, count in out.items()]
 
 
 def _named(handle: Handle[Any]) -> str:

@@ -80,6 +80,8 @@ class Feeder:
     caps:
         What is fed, a `Gst.Caps` or its text; the appsrc's own where None. Where it has none either, the caps of the frames that
         are pushed, which may change.
+    name:
+        Shown in metrics, messages and reports; the element's own name by default.
     max_buffers:
         How many buffers may wait in the appsrc; a push waits for room.
     video_meta:

@@ -23,7 +23,7 @@ from integrations.gstreamer._buffers import (
     wrap_memory,
 )
 from integrations.gstreamer._native import BufferHead, Gst
-from integrations.gstreamer.feeding.loans import _free, _new_slot
+from integrations.gstreamer.feeding.loans import give_back, new_slot
 from lifecycle import FenceError
 
 __all__ = ["BufferFence"]
@@ -59,7 +59,7 @@ class BufferFence:
                 f"the buffer at {pointer:#x} is of a pool and held by others as well, so its return cannot be seen: make the "
                 "fence right after acquire_buffer(), before anybody else has it"
             )
-        self._slot = slot = _new_slot()
+        self._slot = slot = new_slot()
         if not writable:
             tell_end(pointer, ctypes.addressof(slot))
             return
@@ -81,8 +81,7 @@ class BufferFence:
         """Give the number back for the next fence, if the buffer is gone; one that is still out keeps it for good."""
         slot, self._slot = self._slot, None
         if slot is not None and slot.value:
-            slot.value = 0
-            _free.append(slot)
+            give_back(slot)
 
     def __repr__(self) -> str:
         slot = self._slot

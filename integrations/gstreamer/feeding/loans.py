@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from integrations.gstreamer._buffers import Owned, wrap_memory
 
-__all__ = ["Loans"]
+__all__ = ["Loans", "give_back", "new_slot", "sweep"]
 
 CHUNK: Final = 1024
 """Slots that are made at a time."""
@@ -50,7 +50,8 @@ _out: dict[int, _Loan] = {}
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(_out))
 
 
-def _new_slot() -> Any:
+def new_slot() -> Any:
+    """A number, 0 now, at an address that stays good for ever."""
     while True:
         try:
             return _free.popleft()
@@ -63,6 +64,12 @@ def _new_slot() -> Any:
                 ctypes.c_int.from_address(start + index * ctypes.sizeof(ctypes.c_int))
                 for index in range(CHUNK)
             )
+
+
+def give_back(slot: Any) -> None:
+    """A slot to which GStreamer adds nothing any more, for the next who needs one."""
+    slot.value = 0
+    _free.append(slot)
 
 
 class Loans:
@@ -88,7 +95,7 @@ class Loans:
         ``back(kept)`` is called once the buffer is gone, on any thread; it must be quick and not fail.
         """
         sweep(LOOKED_AT)
-        slot = _new_slot()
+        slot = new_slot()
         number = _next_number()
         try:
             self.info[number] = info
@@ -99,7 +106,7 @@ class Loans:
             if owned.value is not None:
                 owned.drop()  # its going tells the slot, and the next sweep finds it
             elif not slot.value and _out.pop(number, None) is not None:  # it never was
-                _free.append(slot)
+                give_back(slot)
             if number not in _out:
                 self.info.pop(number, None)
             raise
@@ -127,8 +134,7 @@ def sweep(most: int | None = None) -> None:
                 continue
             loan.owner.pop(number, None)  # first: interrupted after this, the next sweep finds the rest
             if _out.pop(number, None) is not None:
-                loan.slot.value = 0
-                _free.append(loan.slot)
+                give_back(loan.slot)
                 if loan.back is not None:
                     loan.back(loan.kept)
     finally:

@@ -30,7 +30,7 @@ from integrations.gstreamer._buffers import (
 )
 from integrations.gstreamer._native import Gst, GstVideo
 from integrations.gstreamer.errors import FormatError
-from integrations.gstreamer.feeding.loans import Loans
+from integrations.gstreamer.feeding.loans import Loans, sweep
 from integrations.gstreamer.frames.adapter import SampleAdapter
 from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.writable import WritableFrame
@@ -83,6 +83,8 @@ class PoolAdapter:
         Bytes of each; what a picture of these caps needs where None.
     pool:
         A pool to be used instead of a new one. One that is active already is used as it is, and stays active after `close`.
+    name:
+        Shown in metrics, messages and reports; the pool's own name by default.
 
     The pool is configured and active when this returns. All methods may be called on any thread.
     """
@@ -253,7 +255,7 @@ class PoolAdapter:
     def holders(self) -> tuple[str, ...]:
         """Where each buffer is that is out, longest first. Looks through the whole heap."""
         self._settle()
-        len(self._loans)
+        sweep()
         return tuple(str(out) for out in sorted(self._loans.info.copy().values(), key=lambda out: out.since))
 
     @property

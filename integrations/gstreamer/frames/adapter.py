@@ -14,7 +14,8 @@ from integrations.gstreamer._buffers import new_buffer
 from integrations.gstreamer._native import Gst, ready, sample_buffer, sample_caps
 from integrations.gstreamer.errors import FormatError, MapError, SampleError
 from integrations.gstreamer.frames.formats import Layout, LayoutCache
-from integrations.gstreamer.frames.frame import TYPE_NAME, Frame, Live, end_held
+from integrations.gstreamer.frames.frame import TYPE_NAME, Frame
+from integrations.gstreamer.frames.held import Live, end_held
 from integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle import ANY_THREAD, SafetyManager
 

@@ -223,6 +223,7 @@ def parse(caps: Any) -> Layout:
         )
 
     def bytes_only(problem: str, name: str = "") -> Layout:
+        """No arrays, for the reason given."""
         plain = _memory_feature(caps) == PLAIN
         return Layout(caps, kind, name, problem=problem, planes_problem=problem, plain=plain)
 

@@ -44,21 +44,17 @@ from integrations.gstreamer._native import (
     unmap_plain,
     video_meta,
 )
-from integrations.gstreamer.errors import (
-    FormatError,
-    MapError,
-    ShortMemoryError,
-)
+from integrations.gstreamer.errors import FormatError, MapError, ShortMemoryError
 from integrations.gstreamer.frames.facts import FrameFacts
 from integrations.gstreamer.frames.formats import Layout, Plane
-from integrations.gstreamer.frames.held import Held, Live, check_memories, end_held, no_mapping, open_memory
+from integrations.gstreamer.frames.held import Held, check_memories, end_held, no_mapping, open_memory
 from integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle import ANY_THREAD, Handle
 
 if TYPE_CHECKING:
     from integrations.gstreamer.frames.adapter import SampleAdapter
 
-__all__ = ["TYPE_NAME", "Frame", "Live", "end_held"]
+__all__ = ["TYPE_NAME", "Frame"]
 
 T = TypeVar("T")
 

@@ -91,6 +91,8 @@ class BusWatch(Guard[_BusCore]):
     source:
         A `PipelineGuard`, a `Gst.Pipeline` or a `Gst.Bus`. One watch at a time reads a bus (`DuplicateError` otherwise):
         two would take each other's messages.
+    name:
+        Shown in messages and reports; the source's own name by default.
     """
 
     type_name: ClassVar[str] = "gst.BusWatch"
@@ -102,9 +104,8 @@ class BusWatch(Guard[_BusCore]):
         bus = source.get_bus() if isinstance(source, Gst.Element) else source
         if not isinstance(bus, Gst.Bus):
             raise GuardError(f"BusWatch takes a PipelineGuard, a Gst.Pipeline or a Gst.Bus, not {source!r}")
-        self._register(
-            manager, _BusCore(bus, name or source.get_name()), name or source.get_name(), pointer_of(bus)
-        )
+        name = name or source.get_name()
+        self._register(manager, _BusCore(bus, name), name, pointer_of(bus))
         with self._handle.lease() as core:
             core.thread.start()
 
@@ -113,17 +114,11 @@ class BusWatch(Guard[_BusCore]):
         where none is given), on the watch's thread. What it raises is contained and reported. Raises `GuardError` for a kind that
         GStreamer does not know."""
         wanted = _kinds(kinds)
+        name = f"bus handler of {self.name}"
 
         def add(function: F) -> F:
             with self._handle.lease() as core:
-                core.handlers.append(
-                    (
-                        wanted,
-                        Callback(
-                            self.manager, f"bus handler of {self.name}", self.type_name, function, errors
-                        ),
-                    )
-                )
+                core.handlers.append((wanted, Callback(self.manager, name, self.type_name, function, errors)))
             return function
 
         return add
