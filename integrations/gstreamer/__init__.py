@@ -2,6 +2,18 @@
 
 Importing this package imports PyGObject and NumPy and loads GStreamer's libraries; it does not initialise GStreamer, which stays
 the program's own ``Gst.init(None)``. Without them the import raises `MissingGStreamerError`.
+
+Where what is, from what stands on the others to what they stand on (each room lists its modules):
+
+- `webrtc`: negotiation, with libraries of its own; imported by itself
+- `sharing`: one source for consumers that come and go
+- `captures`: frames out of an appsink
+- `feeding`: pictures into an appsrc, the buffers of a pool, and until when GStreamer has them
+- `pipelines`: guards, and what is heard of a pipeline
+- `frames`: what is in a buffer
+- `holders`, `tracer`: who holds an object; GStreamer's own count of what leaks
+- `_native`, `_buffers`: the C interface, for reading and for buffers that are ours
+- `errors`: the errors
 """
 
 from __future__ import annotations

@@ -465,7 +465,8 @@ def test_aclose_answers_as_close_does(run: Run) -> None:
     """I9: held by others, stuck, failed, waiting for the others, and for a fence."""
 
     async def main() -> None:
-        with SafetyManager(SafetyConfig(finalizer_timeout=0.1)) as manager:
+        hasty = SafetyManager(SafetyConfig(finalizer_timeout=0.1), name="hasty")
+        with SafetyManager() as manager, hasty:
             native, handle = on(manager)
             lease = handle.lease()
             assert await aclose(handle) is False
@@ -478,7 +479,7 @@ def test_aclose_answers_as_close_does(run: Run) -> None:
             assert native.released == 1
 
             never = threading.Event()
-            _, stuck = on(manager, BACKGROUND, lambda native: never.wait(20))
+            _, stuck = on(hasty, BACKGROUND, lambda native: never.wait(20))
             assert await aclose(stuck) is False
             assert stuck.state == "stuck"
             never.set()

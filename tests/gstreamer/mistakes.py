@@ -113,6 +113,12 @@ def counting(pad: Any) -> list[int]:
     return seen
 
 
+def released_and_reported(leaks: int) -> None:
+    """What nobody closed is released all the same, and so many leaks are known by then."""
+    eventually(lambda: manager.stats().active_objects == 0, timeout=20)
+    eventually(lambda: manager.stats().leaks == leaks, timeout=20)
+
+
 def grows(seen: list[Any], by: int = 3, seconds: float = 20.0) -> bool:
     """Whether the list grows within some seconds."""
     before, until = len(seen), time.monotonic() + seconds
@@ -307,9 +313,8 @@ def _() -> None:
         adapter.frame(sample).array()  # neither closed nor kept
     del sample
     gc.collect()
-    eventually(lambda: manager.stats().active_objects == 0, timeout=20)
+    released_and_reported(before + 3)
     assert tracer.alive() == {}
-    eventually(lambda: manager.stats().leaks == before + 3, timeout=20)  # and reported
 
 
 @raw("write-through-a-read-mapping")
@@ -486,8 +491,7 @@ def _() -> None:
         pipeline.play()
         del pipeline
         gc.collect()
-    eventually(lambda: manager.stats().active_objects == 0, timeout=20)
-    eventually(lambda: manager.stats().leaks == before + 5, timeout=20)
+    released_and_reported(before + 5)
 
 
 @raw("a-playing-element-removed")
@@ -894,7 +898,7 @@ def _() -> None:
         thread.start()
 
         def keep() -> None:
-            for frame in capture.frames(timeout=0.5):
+            for frame in capture.frames(timeout=1):
                 kept.append(frame.array())
 
         assert "buffers of the source's pool are in frames that are held" in refused(Starved, keep)

@@ -392,10 +392,10 @@ def test_a_push_waits_for_room_and_no_longer(line: Any, gst: ModuleType, adapter
     one.sink.set_property("max-buffers", 1)
     data = bytes(48 * 64 * 3)
     with pytest.raises(
-        FeederFull, match=r"no room within 0\.05 s: 2 buffers wait .*max_buffers=2.*PLAYING"
+        FeederFull, match=r"no room within 0\.5 s: 2 buffers wait .*max_buffers=2.*PLAYING"
     ) as caught:
         for _ in range(20):
-            one.feeder.push(data, timeout=0.05)
+            one.feeder.push(data, timeout=0.5)
     assert isinstance(caught.value, TimeoutError)
     pushed = one.feeder.stats().pushed
     assert 3 <= pushed <= 6
