@@ -205,6 +205,27 @@ def test_a_null_that_hangs_names_element_thread_and_line(g: Any, hasty: SafetyMa
     assert guard.close() is True
 
 
+def test_where_a_thread_stands_is_a_line_of_the_program(g: Any) -> None:
+    """Not one of the library or of the standard library, which it has called."""
+    from integrations.gstreamer.pipelines.threads import stands_at
+    from lifecycle._world import TimedQueue
+
+    queue: TimedQueue[None] = TimedQueue()
+
+    def wait_here() -> None:
+        queue.get(timeout=60)
+
+    thread = threading.Thread(target=wait_here)
+    thread.start()
+    try:
+        eventually(lambda: "wait_here" in stands_at(thread.ident or 0))
+        assert "test_guards.py" in stands_at(thread.ident or 0)
+    finally:
+        queue.put(None)
+        thread.join(20)
+    assert stands_at(thread.ident or 0) == ""
+
+
 def test_closing_under_a_lock_that_a_probe_wants(g: Any, gst: Any, hasty: SafetyManager) -> None:
     lock = threading.Lock()
 

@@ -18,6 +18,7 @@ from queue import Empty
 from types import FrameType
 from typing import Any, Final, TypeVar
 
+import lifecycle
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import ForkedError, GuardError
 from lifecycle._world import TimedQueue, must_not_wait, no_wait_threads
@@ -113,7 +114,10 @@ class StreamingThreads:
 
 
 _STANDARD: Final = os.path.dirname(os.__file__) + os.sep
-_OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_OURS: Final = tuple(
+    os.path.dirname(os.path.abspath(file)) + os.sep
+    for file in (os.path.dirname(__file__), str(lifecycle.__file__))
+)
 
 
 def stands_at(ident: int) -> str:
@@ -124,7 +128,7 @@ def stands_at(ident: int) -> str:
         while frame is not None:
             file = frame.f_code.co_filename
             where = f"{os.path.basename(file)}:{frame.f_lineno} {frame.f_code.co_name}"
-            if not file.startswith((_STANDARD, _OURS, "<frozen")):
+            if not file.startswith((_STANDARD, *_OURS, "<frozen")):
                 return where
             innermost = innermost or where
             frame = frame.f_back
