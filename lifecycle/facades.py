@@ -21,6 +21,7 @@ from lifecycle.checks import check_timeout
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
 from lifecycle.handles.handle import Handle
 from lifecycle.manager.manager import SafetyManager
+from lifecycle.manager.targets import record_of
 from lifecycle.places.place import DEFAULT, WhenDue
 from lifecycle.places.queues import PlaceLike
 from lifecycle.states import ENDED
@@ -169,7 +170,7 @@ class Facade:
         """The record behind an id of ours, also of one that has ended a while ago."""
         if type(id) is not int:
             raise UnknownObjectError(f"{self!r} knows objects by the ids it gave, not by {id!r}")
-        record = self._manager._record_of(id)
+        record = record_of(self._manager._registry, id)
         if id not in self._index and (
             record.extra is None or record.extra.slot is None or record.extra.slot[0] is not self._index
         ):

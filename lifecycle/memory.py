@@ -250,7 +250,7 @@ class MemoryManager(Facade):
         if not self._config.track_object_lifecycle:
             return self._register(obj, type_name, name, size, release, release_on, native, parent, _nothing)
         if type_name is None:
-            type_name = self._manager._type_name(obj)
+            type_name = self._manager._kinds.name_of(obj)
         entry = _Entry(self._account(type_name), size)
 
         def noted(id: int) -> None:
@@ -364,7 +364,7 @@ class MemoryManager(Facade):
     # -- counting -----------------------------------------------------------------------------------------------------------
 
     def _account(self, type_name: Any) -> _Account:
-        self._manager._kind(type_name)  # refuses what is no type name
+        self._manager._kinds.named(type_name)  # refuses what is no type name
         return self._accounts.get(type_name) or self._accounts.setdefault(type_name, _Account(type_name))
 
     def _count(self, entry: _Entry) -> None:
@@ -478,7 +478,7 @@ class MemoryManager(Facade):
 
     def _on_the_way(self) -> bool:
         """Whether a release runs or waits for a worker, such as of what a pool has just given up."""
-        workers = self._manager._workers
+        workers = self._manager._machinery.workers
         return bool(len(workers) or any(worker.busy_since for worker in _world.snapshot(workers.healthy)))
 
     def _await_room(self, entry: _Entry, timeout: float | None) -> bool | str:

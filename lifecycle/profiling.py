@@ -213,7 +213,7 @@ class Profiler:
     def _of(self, type_name: str) -> _Counts:
         counts = self._counts.get(type_name)
         if counts is None:
-            counts = self._counts.setdefault(type_name, _Counts(self._manager._bounds))
+            counts = self._counts.setdefault(type_name, _Counts(self._manager._kinds.bounds))
         return counts
 
 

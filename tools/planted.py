@@ -406,17 +406,17 @@ MUTANTS = (
         "I5",
         (
             (
-                "manager/manager.py",
+                "manager/machinery.py",
                 "                if self._starters[None] is me:\n                    del self._starters[None]\n",
                 "                if started and self._starters[None] is me:\n                    del self._starters[None]\n",
             ),
             (
-                "manager/manager.py",
+                "manager/machinery.py",
                 "        me: object = []\n        try:\n",
                 "        me: object = []\n        started = False\n        try:\n",
             ),
             (
-                "manager/manager.py",
+                "manager/machinery.py",
                 "            self._registry.started = True\n",
                 "            self._registry.started = started = True\n",
             ),

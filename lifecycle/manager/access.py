@@ -11,20 +11,18 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lifecycle import _world
 from lifecycle.cell.cell import Pin, Record
 from lifecycle.cell.fates import describe
-from lifecycle.cell.registry import Kind
+from lifecycle.cell.registry import Kind, Registry
 from lifecycle.config import exception_types
 from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError, text_of, trace_of
 from lifecycle.manager.observed import observed
+from lifecycle.manager.targets import pin_of
 from lifecycle.refusal import invalidate_record
 from lifecycle.states import Cause
-
-if TYPE_CHECKING:
-    from lifecycle.manager.manager import SafetyManager
 
 T = TypeVar("T")
 
@@ -91,15 +89,14 @@ def escaped(record: Record, error: BaseException, errors: Any) -> None:
 class AccessBlock(Generic[T]):
     """``with manager.safe_access(handle) as obj``: the boundary around a block."""
 
-    __slots__ = ("_errors", "_manager", "_obj", "_pin", "_target", "_thread")
+    __slots__ = ("_errors", "_obj", "_pin", "_target", "_thread")
 
-    def __init__(self, manager: SafetyManager, target: Any, errors: Any) -> None:
+    def __init__(self, registry: Registry, target: Any, errors: Any) -> None:
         try:
-            self._manager = manager
-            self._target = target
+            self._target = target  # a handle is not dropped while its block lasts
             self._errors = errors
             self._thread = _world.get_ident()
-            self._pin: Pin | None = manager._enter(target)
+            self._pin: Pin | None = pin_of(registry, target)
             self._obj = observed(self._pin.record) if self._pin.record.owning < 0 else None
         finally:
             self = target = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive

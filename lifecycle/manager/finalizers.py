@@ -15,8 +15,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from lifecycle import _world
 from lifecycle.cell.cell import Record
-from lifecycle.cell.fates import describe
+from lifecycle.cell.fates import describe, state_of
+from lifecycle.checks import check_callback
 from lifecycle.errors import RegistrationError
 from lifecycle.handles.handle import Handle
 from lifecycle.places.releases import end_without_release
@@ -43,6 +45,55 @@ class Action:
             self.fn(*self.args)
 
 
+class Finalizers:
+    """The safe finalizers of one manager that are still to come."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self) -> None:
+        self._table: dict[int, tuple[weakref.finalize[..., Any], Handle[Any]]] = {}
+
+    def attach(
+        self,
+        register: Callable[..., Handle[Any]],
+        obj: object,
+        fn: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> SafeFinalizer:
+        """What `SafetyManager.set_safe_finalizer` does, with the manager's `register`."""
+        check_callback(fn, "finalizer")
+        check_target(obj, fn, args)
+        action = Action(fn, args)
+        handle = None
+        try:
+            handle = register(action, FINALIZER_TYPE, name=type(obj).__qualname__, release=Action.run)
+            record = handle._record
+            record.owning = 0  # it is meant to be dropped
+            table = self._table
+            watch = weakref.finalize(obj, table.pop, record.id, None)
+            watch.atexit = False  # our own exit pass runs it, with a deadline
+            action.armed = True
+            table[record.id] = (watch, handle)
+            return SafeFinalizer(table, record, watch)
+        except BaseException:
+            action.armed = False  # interrupted: it may not run while its object lives
+            raise
+        finally:
+            handle = None  # a kept traceback must keep nothing alive
+
+    def sweep(self) -> None:
+        """Let go the finalizers whose object is gone and whose callback was interrupted."""
+        for id, (watch, _) in _world.snapshot(self._table.items()):
+            if not watch.alive:
+                self._table.pop(id, None)
+
+    def forget(self) -> None:
+        """Watch no object any more: the manager closes, and its own releases run the actions; or the child of a fork does not."""
+        for watch, _ in _world.snapshot(self._table.values()):
+            watch.detach()
+        self._table.clear()
+
+
 class SafeFinalizer:
     """What `SafetyManager.set_safe_finalizer` returns. Callable on any thread."""
 
@@ -66,8 +117,6 @@ class SafeFinalizer:
     @property
     def state(self) -> ObjectState:
         """How far the action is: `VALID` while its object lives, then as for any release."""
-        from lifecycle.cell.fates import state_of
-
         return state_of(self._record)
 
     def cancel(self) -> bool:

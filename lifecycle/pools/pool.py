@@ -110,9 +110,9 @@ class Pool:
         self._counts = Counts()
         self._careful = False  # an item has to be looked at before it is lent again
         self.looks_after = False  # and when it comes back
-        self._kind = manager._kind(type_name)
+        self._kind = manager._kinds.named(type_name)
         self._place = manager._any_thread
-        self._tend = manager._tend
+        self._tend = manager._machinery.tend
         self.shelf = Shelf(self, self._check_limit(limit, "size"), self._empty, self._gone)
         me = weakref.ref(self)
 

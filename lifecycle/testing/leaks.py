@@ -234,7 +234,7 @@ def _open_leases(ids: set[int]) -> Iterator[str]:
 
 
 def _threads_of(manager: SafetyManager) -> list[threading.Thread | None]:
-    workers = manager._workers
+    workers = manager._machinery.workers
     return [
         manager._keeper._thread,
         manager._keeper.observer.thread,

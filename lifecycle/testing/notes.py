@@ -14,11 +14,12 @@ from typing import Any
 
 from lifecycle import _world
 from lifecycle.handles.handle import Handle
+from lifecycle.keeper import leaks
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager.manager import SafetyManager
 
 EVERY_SITE = (0, 0)
-"""What `manager.SITES` says of a level at which every registration notes its site."""
+"""What `leaks.SITES` says of a level at which every registration notes its site."""
 
 
 class Notes:
@@ -66,7 +67,7 @@ class Notes:
         self.leases[_identity(lease)] = (id, at)
 
     def _every_registration(self) -> None:
-        sites = manager_module.SITES
+        sites = leaks.SITES
         before = dict(sites)
         self._undo.append(lambda: sites.update(before))
         sites.update(dict.fromkeys(sites, EVERY_SITE))

@@ -35,7 +35,7 @@ from lifecycle.cell import cell as cell_module
 from lifecycle.cell import shares
 from lifecycle.handles import exclusive, leases
 from lifecycle.handles import handle as handle_module
-from lifecycle.manager import access
+from lifecycle.manager import access, targets
 from lifecycle.manager import manager as manager_module
 from lifecycle.places import place, queues, releases, waiting
 from lifecycle.testing import Interleaving, code_of, interleavings
@@ -43,7 +43,7 @@ from tests.core.adversary import STORM
 
 CONFIG = SafetyConfig(leak_level="off", max_retained=10, finalizer_timeout=60.0)
 CORE = code_of(
-    cell, handle_module, leases, releases, waiting, place, queues, access, exclusive, manager_module
+    cell, handle_module, leases, releases, waiting, place, queues, access, exclusive, manager_module, targets
 )
 REFUSED = (AccessRefusedError, ExclusiveError)
 

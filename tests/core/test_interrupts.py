@@ -460,7 +460,7 @@ def test_set_safe_finalizer_runs_it_once_or_not_at_all() -> None:
             if struck.error is not None:  # the frames that it passed keep the target, which is the caller's
                 struck.error.with_traceback(None)
             target = Thing()
-            world.manager._sweep_finalizers()
+            world.manager._finalizers.sweep()
             world.flush()
             assert len(ran) <= 1, struck.place
             eventually(lambda: world.manager.stats().active_objects == 0)

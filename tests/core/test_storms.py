@@ -36,6 +36,7 @@ from lifecycle.handles import ownership
 from lifecycle.keeper import keeper
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager import registration
+from lifecycle.manager.machinery import Machinery
 from lifecycle.places import releases
 from tests.core.adversary import (
     STORM,
@@ -152,8 +153,8 @@ def test_two_first_registrations_at_once_start_one_keeper() -> None:
     manager = SafetyManager(QUIET, name="first two")
     with Standing(
         lambda: manager.register(Node(), "node", release_on=ANY_THREAD).close(),
-        manager_module.SafetyManager._start,
-        "self._workers.start()",
+        Machinery._start,
+        "self.workers.start()",
     ) as standing:
         other = threading.Thread(
             target=lambda: manager.register(Node(), "node", release_on=ANY_THREAD).close()

@@ -470,7 +470,7 @@ def test_an_interrupt_anywhere_leaves_the_figures_exact() -> None:
         assert figures.bytes == sum(live), struck.place
         assert figures.objects == len(live), struck.place
         for id in list(memory._index):
-            if manager._record_of(id).kind.type_name == "native":
+            if manager._registry.records[id].kind.type_name == "native":
                 memory.release_object(id)
         gc.collect(1)
         assert memory.stats().all.bytes == 1, struck.place

@@ -100,7 +100,7 @@ def test_what_is_told_has_the_fields_of_the_page() -> None:
     for _ in range(2):
         memory.track_object([], "memory", 10, release=list.clear, release_on=ANY_THREAD)
     manager.report("types_capped", limit=200)
-    manager._tell_at_exit(ShutdownReport(1, (), (), (), ("planted",), 0.1))
+    manager._ending.tell_of(ShutdownReport(1, (), (), (), ("planted",), 0.1))
     manager._keeper.observer.tell_failure(RuntimeError("planted"))
     eventually(lambda: told["late"] and told["returned"] and told["observer_failed"], timeout=20)
     memory.close()

@@ -152,7 +152,7 @@ class PoolModel(RuleBasedStateMachine):
         if lent.views:
             lent.views.pop()
             self.let_go(lent)
-            self.manager._tend()
+            self.manager._machinery.tend()
 
     @precondition(lambda self: self.given_back)
     @rule(data=st.data())

@@ -241,7 +241,7 @@ def test_an_hour_passes_at_once() -> None:
         began = time.monotonic()
         handle = manager.register(Native(), release=lambda native: stop.wait(60))
         assert handle.close(timeout=0) is False
-        eventually(lambda: manager._workers.running)
+        eventually(lambda: manager._machinery.workers.running)
         clock.advance(3600)
         eventually(lambda: handle.state == "stuck")
         assert time.monotonic() - began < 50

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lifecycle import ANY_THREAD, Handle, ReleaseQueue, SafetyConfig, SafetyManager
-from lifecycle.manager import manager as manager_module
+from lifecycle.keeper import leaks as keeper_leaks
 from lifecycle.testing import LeaksFound, Leftovers, assert_no_leaks
 
 
@@ -82,11 +82,11 @@ def test_every_object_says_where_it_was_made(manager: SafetyManager) -> None:
             left = leftovers(leave)
             assert len(left.objects) == 100
             assert all("made at test_leaks.py:" in found for found in left.objects)
-        before = dict(manager_module.SITES)
+        before = dict(keeper_leaks.SITES)
         handle = quiet.register(Native(), "known before", release=free)
         assert handle._record.site is None
         handle.close()
-        assert before == manager_module.SITES == {**before, "off": (-1, 0)}
+        assert before == keeper_leaks.SITES == {**before, "off": (-1, 0)}
 
 
 def test_a_lease_and_a_view(manager: SafetyManager) -> None:

@@ -1,0 +1,171 @@
+"""The end of a manager: by `close`, with the interpreter, or in a forked child, where it is the end of what was inherited.
+
+One thread closes, the others wait for its report, as far as they may wait. What the steps do stands in `shutdown.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from lifecycle import _world
+from lifecycle.cell.registry import Registry
+from lifecycle.errors import LifecycleError
+from lifecycle.manager.finalizers import Finalizers
+from lifecycle.manager.machinery import Machinery
+from lifecycle.manager.shutdown import (
+    await_holders,
+    await_others,
+    open_records,
+    orphan_inherited,
+    release_all,
+    report_on,
+    shut_doors,
+)
+from lifecycle.manager.stopping import StopToken
+from lifecycle.places.place import DEFAULT, WhenDue
+from lifecycle.places.releases import nesting
+from lifecycle.stats import ShutdownReport
+
+TOLD_AT_EXIT = 20
+"""Objects, and then types, that are reported one by one when the interpreter exits with objects unreleased."""
+
+
+class Ending:
+    """Ends one manager, once. Whoever calls `shut_down` later gets the same report.
+
+    `keeps` lives until the manager has been closed, at the latest by the exit pass, which runs for one that was dropped as well.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        machinery: Machinery,
+        finalizers: Finalizers,
+        stopping: StopToken,
+        keeps: object,
+    ) -> None:
+        self._registry = registry
+        self._machinery = machinery
+        self._finalizers = finalizers
+        self._stopping = stopping
+        self._keeps = keeps
+        self._closers: dict[None, int] = {}  # the thread that closes
+        self._report: ShutdownReport | None = None
+        _world.at_fork_in_child(self.after_fork)
+        _world.at_exit(self.at_exit)
+
+    def shut_down(self, timeout: float | WhenDue | None, budget: float, exiting: bool) -> ShutdownReport:
+        """Close the manager within `budget` seconds, or wait for the one who does. `timeout` is that of `SafetyManager.close`."""
+        began = _world.monotonic()
+        me = _world.get_ident()
+        while self._report is None and self._closers.setdefault(None, me) != me:
+            if nesting() or _world.must_not_wait() or _world.monotonic() >= began + budget:
+                break  # the one that closes may be waiting for us
+            _world.sleep(0.002)
+        if self._report is not None:
+            return self._report
+        try:
+            report, interrupt = self._close(timeout, began, began + budget, exiting)
+            self._report = report
+        finally:
+            self._closers.pop(None, None)
+        self._machinery.wind_down(bool(report.leaked) or bool(report.stuck))
+        _world.not_at_exit(self.at_exit)
+        if interrupt is not None:
+            raise interrupt
+        return report
+
+    def _close(
+        self, timeout: float | WhenDue | None, began: float, until: float, exiting: bool
+    ) -> tuple[ShutdownReport, KeyboardInterrupt | None]:
+        self._registry.closed = True
+        self._stopping.set()
+        errors, interrupt = self._stopping.call_back(self._call_at_exit if exiting else None)
+        running = () if nesting() else self._stopping.join(until)
+        records = open_records(self._registry)
+        may_wait = not _world.must_not_wait()
+        workers = self._machinery.workers
+        try:
+            workers.hold_back = True  # the tickets that come of it wait for their turn in the batch
+            shut_doors(records)
+            self._registry.kept.clear()
+            self._finalizers.forget()
+            if may_wait:
+                if _world.free_threaded:  # what other threads made dies now, not when they next run Python
+                    for _ in ("pin", "hold", "core"):  # one after the other, and a collection sees to one
+                        _world.collect()
+                interrupt = release_all(records, workers, until) or interrupt
+        finally:
+            workers.let_go()
+        if may_wait and timeout is not DEFAULT:
+            await_holders(records, until if timeout is not None else float("inf"))
+        elif may_wait and exiting:
+            await_others(records, until)
+        return report_on(records, errors, began, running), interrupt
+
+    def _call_at_exit(self, fn: Callable[[], object]) -> None:
+        """Call an `on_close` callback where one that hangs does not keep the process. It may close this manager itself."""
+        me = _world.get_ident()
+        config = self._registry.config
+
+        def call() -> None:
+            self._closers[None] = _world.get_ident()
+            try:
+                fn()
+            finally:
+                self._closers[None] = me
+
+        try:
+            self._machinery.workers.call(call, min(config.finalizer_timeout, config.shutdown_timeout / 2))
+        except LifecycleError as error:
+            raise LifecycleError(str(error).replace(repr(call), repr(fn))) from None
+
+    def at_exit(self) -> None:
+        """The end of the process. Ctrl-C ends the waiting it strikes in and is raised when all is done; a second one ends all."""
+        budget = self._registry.config.shutdown_timeout
+        until = _world.monotonic() + budget
+        _world.no_wait_threads.discard(_world.get_ident())  # nothing else will run on this thread
+        interrupt = None
+        try:
+            report = self.shut_down(DEFAULT, budget, True)
+        except KeyboardInterrupt as error:
+            interrupt = error
+            report = self.shut_down(DEFAULT, max(0.0, until - _world.monotonic()), True)
+        if not report.ok:
+            self.tell_of(report)
+        if interrupt is not None:
+            raise interrupt
+
+    def tell_of(self, report: ShutdownReport) -> None:
+        """Report what the exit pass could not release, and say how it went, before the process is gone."""
+        events = self._registry.events
+        for info in report.leaked[:TOLD_AT_EXIT]:
+            events.append(("told", "leak", {"reason": f"not released at exit: {info}"}))
+        if len(report.leaked) > TOLD_AT_EXIT:
+            types = Counter(info.type_name for info in report.leaked[TOLD_AT_EXIT:])
+            rest = ", ".join(f"{number} of type {name}" for name, number in types.most_common(TOLD_AT_EXIT))
+            events.append(("told", "leak", {"reason": f"not released at exit, further: {rest}"}))
+        facts: dict[str, Any] = {
+            "released": report.released,
+            "failed": len(report.failed),
+            "stuck": len(report.stuck),
+            "leaked": len(report.leaked),
+            "errors": "; ".join(report.errors),
+            "running": ", ".join(report.running),
+            "duration": round(report.duration, 3),
+        }
+        events.append(("told", "shutdown", facts))
+        keeper = self._machinery.keeper
+        keeper.ask()  # the threads would go on, but the process does not: what there is to tell is told now
+        keeper.observer.stop(1.0)
+
+    def after_fork(self) -> None:
+        """In the child: what was inherited is the parent's; what is registered from here on is the child's own."""
+        self._stopping.after_fork()
+        self._closers.clear()
+        self._machinery.after_fork()
+        self._registry.kept.clear()
+        self._finalizers.forget()
+        orphan_inherited(self._registry)

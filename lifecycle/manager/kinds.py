@@ -1,0 +1,48 @@
+"""The kinds of a manager's objects: found by name, or by the class of an object, and made when first needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lifecycle.cell.registry import Kind, Registry
+from lifecycle.errors import RegistrationError
+from lifecycle.keeper.leaks import arm
+from lifecycle.stats import TypeCount, bounds_with
+
+
+class Kinds:
+    """The kinds of one manager. All methods may be called on any thread and at any moment."""
+
+    __slots__ = ("_names", "_registry", "bounds")
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._names: dict[type, str] = {}
+        self.bounds = bounds_with(registry.config.finalizer_timeout)
+        """Of the histograms of release times, in seconds: the deadline is one of them."""
+
+    def named(self, type_name: Any) -> Kind:
+        """The kind of that name. Raises `RegistrationError` for what is no name."""
+        kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
+        if kind is None:
+            if not isinstance(type_name, str) or not type_name:
+                raise RegistrationError(f"a type name is a text of one letter or more, not {type_name!r}")
+            kind = Kind(self._registry, type_name, TypeCount(self.bounds))
+            arm(kind, self._registry.config.leak_level)
+            kind = self._registry.kinds.setdefault(type_name, kind)
+        return kind
+
+    def of(self, obj: Any, type_name: Any) -> Kind:
+        """The kind of that name, or, with None, that of the object's class."""
+        return self.named(self.name_of(obj) if type_name is None else type_name)
+
+    def name_of(self, obj: Any) -> str:
+        """What objects of this class are called where they were given no type name."""
+        cls = type(obj)
+        name = self._names.get(cls)
+        if name is None:
+            name = (
+                cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+            )
+            self._names[cls] = name
+        return name

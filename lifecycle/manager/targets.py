@@ -1,0 +1,86 @@
+"""Targets: what a call of the manager is about, as a handle, an id, or anything with a ``handle``."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NoReturn
+
+from lifecycle import _world
+from lifecycle.cell.cell import Pin, Record
+from lifecycle.cell.fates import describe
+from lifecycle.cell.registry import Registry
+from lifecycle.errors import ForeignHandleError, RegistrationError, UnknownObjectError
+from lifecycle.handles.exclusive import pin_or_refuse
+from lifecycle.handles.handle import Handle
+from lifecycle.refusal import checked
+
+registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+"""Those of every manager, so that an id which another one knows is told so."""
+
+
+def record_of(registry: Registry, target: Any) -> Record:
+    """The record that `target` names. Raises `UnknownObjectError`, or `ForeignHandleError` for another manager's."""
+    if type(target) is int:
+        record = registry.records.get(target)
+        if record is None:
+            _refuse_unknown(registry, target)
+        return record
+    handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
+    if not isinstance(handle, Handle):
+        raise UnknownObjectError(f"{target!r} is neither a handle nor an id of manager {registry.name!r}")
+    check_mine(registry, handle._record)
+    return handle._record
+
+
+def pin_of(registry: Registry, target: Any) -> Pin:
+    """The pin behind `target`; refused, counted and raised otherwise."""
+    pin = cell = None
+    try:
+        record = record_of(registry, target)
+        handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
+        if isinstance(handle, Handle):
+            cell = handle._cell
+        else:
+            handle = None
+            door = record.door
+            cell = door() if door is not None else None
+        pin = cell.pin if cell is not None else None
+        if pin is None:
+            pin = pin_or_refuse(record, cell, handle)
+        cell = None
+        return checked(pin) if record.kind.validate is not None else pin
+    finally:
+        pin = cell = None
+
+
+def parent_of(registry: Registry, parent: Any) -> tuple[int, Pin]:
+    """The id and the pin that ``parent=`` names."""
+    handle = parent if isinstance(parent, Handle) else getattr(parent, "handle", None)
+    if not isinstance(handle, Handle):
+        raise RegistrationError(f"parent= takes a handle of this manager, not {parent!r}")
+    check_mine(registry, handle._record)
+    pin = handle._cell.pin
+    if pin is None:
+        pin = pin_or_refuse(handle._record, handle._cell, handle)
+    return handle.id, pin
+
+
+def check_mine(registry: Registry, record: Record) -> None:
+    """Raise `ForeignHandleError` unless the object is one of `registry`."""
+    other = record.kind.registry
+    if other is not registry:
+        raise ForeignHandleError(
+            f"{describe(record)} belongs to manager {other.name!r}, not to {registry.name!r}: use that manager, or "
+            "register the object here"
+        )
+
+
+def _refuse_unknown(registry: Registry, id: int) -> NoReturn:
+    for other in _world.snapshot(registries):
+        record = other.records.get(id)
+        if record is not None:
+            check_mine(registry, record)
+    raise UnknownObjectError(
+        f"manager {registry.name!r} knows no object {id}: it was never registered here, or it ended and its record has expired "
+        f"(state_retention is {registry.config.state_retention:g} s, max_retained {registry.config.max_retained})"
+    )
