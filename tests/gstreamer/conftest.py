@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,3 +27,12 @@ def adapter(gst: ModuleType, manager: SafetyManager) -> SampleAdapter:
     from integrations.gstreamer import SampleAdapter
 
     return SampleAdapter(manager)
+
+
+@pytest.fixture
+def live(gst: ModuleType) -> Iterator[Any]:
+    """The appsink of a live pipeline that never ends."""
+    pipeline, sink = gst.launch(source="videotestsrc is-live=true", sink="sync=false")
+    yield sink
+    del sink
+    gst.shutdown(pipeline)

@@ -18,15 +18,6 @@ pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
 
 @pytest.fixture
-def live(gst: ModuleType) -> Iterator[Any]:
-    """The appsink of a live pipeline that never ends."""
-    pipeline, sink = gst.launch(source="videotestsrc is-live=true", sink="sync=false")
-    yield sink
-    del sink
-    gst.shutdown(pipeline)
-
-
-@pytest.fixture
 def ten(gst: ModuleType) -> Iterator[Any]:
     """The appsink of a pipeline of ten frames."""
     pipeline, sink = gst.launch(frames=10)

@@ -22,14 +22,6 @@ CAPS = "video/x-raw,format=RGB,width=64,height=48,framerate=30/1"
 
 
 @pytest.fixture
-def live(gst: ModuleType) -> Iterator[Any]:
-    pipeline, sink = gst.launch(source="videotestsrc is-live=true", sink="sync=false")
-    yield sink
-    del sink
-    gst.shutdown(pipeline)
-
-
-@pytest.fixture
 def fed(gst: ModuleType, manager: SafetyManager) -> Iterator[Any]:
     """An appsink, and a source of pictures whose pool has five buffers."""
     from integrations.gstreamer import Feeder, PoolAdapter
