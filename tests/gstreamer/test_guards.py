@@ -666,8 +666,17 @@ def test_waiting_for_a_message(g: Any, manager: SafetyManager) -> None:
     watch: BusWatch
     with g.PipelineGuard(manager, f"{SHORT} ! fakesink") as guard:
         with g.BusWatch(manager, guard) as watch:
-            guard.play(0)
+            with watch.handle.lease() as core:
+                waiting = core.waiting
+
+            def play() -> None:
+                eventually(lambda: waiting)  # what came before it asked is not for it
+                guard.play(0)
+
+            thread = threading.Thread(target=play)
+            thread.start()
             assert watch.wait("eos", timeout=20) is not None
+            thread.join()
             assert watch.wait("error", timeout=0.05) is None
             assert "state-changed" in refusal(lambda: watch.wait("no-such-kind", timeout=1))
             assert watch.messages > 3
