@@ -480,7 +480,7 @@ def test_a_program_may_end_without_closing_anything() -> None:
 
 
 def test_what_a_capture_cannot_take(gst: ModuleType, live: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, CaptureError
+    from integrations.gstreamer import Capture, CaptureError, GuardError
 
     for wrong in (None, "sink", gst.Gst.ElementFactory.make("fakesink"), gst.Gst.Pipeline()):
         with pytest.raises(CaptureError, match="pulls from an appsink, not from"):
@@ -489,7 +489,15 @@ def test_what_a_capture_cannot_take(gst: ModuleType, live: Any, manager: SafetyM
         Capture(manager, live, errors=(7,))  # type: ignore[arg-type]
     with pytest.raises(CaptureError, match=r"on_error= takes 'continue' or 'stop', not 'panic'"):
         Capture(manager, live, on_error="panic")  # type: ignore[arg-type]
+    with pytest.raises(GuardError, match=r"the first argument is the SafetyManager, not None"):
+        Capture(None, live)  # type: ignore[arg-type]
     with Capture(manager, live) as capture:
+        wrong_time: Any
+        for wrong_time in (-1, "1", float("nan"), True):
+            for call in (capture.stop, capture.wait, capture.close):
+                with pytest.raises(LifecycleError, match=r"timeout= takes seconds"):
+                    call(wrong_time)
+        assert not capture.closed
         with pytest.raises(CaptureError, match=r"nothing to call"):
             capture.start()
         with pytest.raises(CaptureError, match=r"timeout= takes seconds above 0"):

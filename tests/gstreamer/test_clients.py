@@ -164,6 +164,8 @@ def test_what_cannot_be_added_is_closed(g: Any, gst: Any, manager: SafetyManager
         assert "feed" in str(caught.value) or "/no/such" in str(caught.value)
         caught.value.__traceback__ = None
         assert pipeline.closed
+    with pytest.raises(LifecycleError, match="PipelineGuard of the client"):
+        fanout.add(gst.Gst.Pipeline(), "feed")
     with pytest.raises(LifecycleError, match="PipelineGuard of the encoder"):
         g.Fanout(manager, 3, "encoded")
 

@@ -478,12 +478,14 @@ def test_a_pipeline_that_does_not_run(line: Any, gst: ModuleType, adapter: Any) 
 
 
 def test_what_a_feeder_cannot_be_made_of(gst: ModuleType, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Feeder, FeederError, SampleError
+    from integrations.gstreamer import Feeder, FeederError, GuardError, SampleError
 
     source = gst.Gst.ElementFactory.make("appsrc")
     for wrong in (None, 7, gst.Gst.ElementFactory.make("fakesrc")):
         with pytest.raises(FeederError, match="an appsrc"):
             Feeder(manager, wrong)
+    with pytest.raises(GuardError, match="the first argument is the SafetyManager"):
+        Feeder(None, source)  # type: ignore[arg-type]
     most: Any
     for most in (0, -1, True, 1.5):
         with pytest.raises(FeederError, match="max_buffers="):

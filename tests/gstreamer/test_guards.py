@@ -321,9 +321,16 @@ def test_a_forked_child_is_told(g: Any) -> None:
         manager = SafetyManager()
         guard = PipelineGuard(manager, "{LIVE} ! fakesink")
         guard.play()
+        source, sink = (Gst.ElementFactory.make(name) for name in ("appsrc", "appsink"))
         child = os.fork()
         if child == 0:
-            for attempt in (lambda: PipelineGuard(SafetyManager(), "fakesrc ! fakesink"), guard.play):
+            for attempt in (
+                lambda: PipelineGuard(SafetyManager(), "fakesrc ! fakesink"),
+                lambda: Capture(SafetyManager(), sink),
+                lambda: Feeder(SafetyManager(), source),
+                lambda: PoolAdapter(SafetyManager(), "application/x-bytes", size=1),
+                guard.play,
+            ):
                 try:
                     attempt()
                 except Exception as error:
@@ -333,7 +340,7 @@ def test_a_forked_child_is_told(g: Any) -> None:
         assert guard.state == "playing" and guard.close()
         """
     )
-    assert done.check().split() == ["ForkedError", "True", "ClosedAccessError", "True"]
+    assert done.check().split() == [*["ForkedError", "True"] * 4, "ClosedAccessError", "True"]
 
 
 def test_before_init(g: Any) -> None:
@@ -549,6 +556,7 @@ def test_closing_a_probe_waits_for_its_callback(g: Any, gst: Any, manager: Safet
         assert probe.close(timeout=0) is False
         with pytest.raises(g.StateTimeout, match="slow_one"):
             probe.close(timeout=0.1)
+        assert "timeout=" in refusal(lambda: probe.close(timeout="1"))  # type: ignore[arg-type]
         threading.Timer(0.1, hold.set).start()
         assert probe.close()
         assert left.is_set()

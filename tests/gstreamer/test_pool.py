@@ -287,6 +287,13 @@ def test_what_no_pool_can_be_made_of(
         PoolAdapter(manager, options.pop("caps", CAPS), **options)
 
 
+def test_a_pool_needs_a_manager(gst: ModuleType) -> None:
+    from integrations.gstreamer import GuardError, PoolAdapter
+
+    with pytest.raises(GuardError, match="the first argument is the SafetyManager"):
+        PoolAdapter(None, CAPS)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("timeout", [-1, "1", True, float("nan")])
 def test_timeouts_are_seconds(pool: Any, timeout: Any) -> None:
     with pytest.raises(PoolError, match="timeout="):

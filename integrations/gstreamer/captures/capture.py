@@ -40,8 +40,9 @@ from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from integrations.gstreamer.pipelines.callbacks import check_function, forget_frames
 from integrations.gstreamer.pipelines.ear import Ear
-from integrations.gstreamer.pipelines.guard import state_name
+from integrations.gstreamer.pipelines.guard import check_manager, state_name
 from lifecycle import ClosedError, Histogram, SafetyManager
+from lifecycle.checks import check_timeout
 
 __all__ = ["Capture", "CaptureStats"]
 
@@ -124,6 +125,7 @@ class Capture:
         on_error: Literal["continue", "stop"] = "continue",
         max_held: int | None = None,
     ) -> None:
+        check_manager(manager, "Capture(manager, appsink)")
         if manager.closed:
             raise ClosedError(
                 f"manager {manager.name!r} is closed, so it takes no capture; make a new manager"
@@ -220,6 +222,7 @@ class Capture:
 
         Waits up to `timeout` seconds for a callback that is running (not when called from it). True when none runs any more.
         """
+        check_timeout(timeout)
         run = self._run
         return run is None or run.end(timeout)
 
@@ -229,6 +232,7 @@ class Capture:
         Raises `PipelineError` when the pipeline reports an error, `ClosedError` when the manager is closed meanwhile, and with
         ``on_error="stop"`` what the callback raised when that was the reason.
         """
+        check_timeout(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         while not self._ended.wait(0.1 if until is None else max(0.0, min(0.1, until - time.monotonic()))):
             self._raise_pipeline_error()
@@ -340,6 +344,7 @@ class Capture:
 
         Frames and arrays that are still held stay valid.
         """
+        check_timeout(timeout)
         self._closed = True
         run = self._run
         done = run is None or run.end(timeout)

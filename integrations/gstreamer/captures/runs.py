@@ -101,9 +101,9 @@ class Run:
         if me in self._threads or (thread is not None and thread.ident == me):
             return False  # called from the callback: the run ends as soon as it returns
         if thread is not None:
-            thread.join(timeout)
+            thread.join(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
             return not thread.is_alive()
-        return self.idle.wait(timeout)
+        return self.idle.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
     def _pull(self) -> None:
         """The pull thread."""

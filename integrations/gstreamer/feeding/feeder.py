@@ -42,7 +42,7 @@ from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.frame import Frame
 from integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
 from integrations.gstreamer.pipelines.ear import Ear
-from integrations.gstreamer.pipelines.guard import pointer_of, state_name
+from integrations.gstreamer.pipelines.guard import check_manager, pointer_of, state_name
 from lifecycle import ClosedError, SafetyManager
 
 __all__ = ["Feeder", "FeederStats"]
@@ -103,6 +103,7 @@ class Feeder:
         max_buffers: int = 4,
         video_meta: bool = False,
     ) -> None:
+        check_manager(manager, "Feeder(manager, appsrc)")
         if manager.closed:
             raise ClosedError(
                 f"manager {manager.name!r} is closed, so it takes no feeder; make a new manager"

@@ -35,7 +35,7 @@ from integrations.gstreamer.frames.adapter import SampleAdapter
 from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.writable import WritableFrame
 from integrations.gstreamer.holders import holders_of_record
-from integrations.gstreamer.pipelines.guard import pointer_of
+from integrations.gstreamer.pipelines.guard import check_manager, pointer_of
 from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
 from lifecycle.states import ENDED
 
@@ -102,6 +102,7 @@ class PoolAdapter:
         pool: Any = None,
         name: str | None = None,
     ) -> None:
+        check_manager(manager, "PoolAdapter(manager, caps)")
         if manager.closed:
             raise ClosedError(f"manager {manager.name!r} is closed, so it takes no pool; make a new manager")
         if pool is not None and not isinstance(pool, Gst.BufferPool):

@@ -125,7 +125,10 @@ class BusWatch(Guard[_BusCore]):
 
     def wait(self, *kinds: str, timeout: float) -> Any:
         """The next `Gst.Message` of these kinds (any where none is given) that comes from now on, or None after `timeout`
-        seconds. Not from a handler, which runs on the thread that would bring it (`GuardError`)."""
+        seconds. Not from a handler, which runs on the thread that would bring it (`GuardError`).
+
+        What came before it is asked is not for it: for errors and the end of a stream that plays already use
+        `PipelineGuard.wait`, which has heard of them."""
         check_seconds(timeout, f"bus watch {self.name!r}: wait(timeout=)")
         queue: TimedQueue[Any] = TimedQueue()
         until = time.monotonic() + timeout

@@ -21,7 +21,7 @@ from integrations.gstreamer.pipelines.guard import Core, Guard
 from integrations.gstreamer.pipelines.threads import may_wait, stands_at
 from lifecycle import CallbackError, SafetyManager
 from lifecycle._world import no_wait_threads
-from lifecycle.checks import check_callback
+from lifecycle.checks import check_callback, check_timeout
 
 __all__ = [
     "CALLBACK_WAIT",
@@ -155,6 +155,7 @@ class CallbackGuard(Guard[C]):
         """Have it called no more; True when that is done and no call runs any more. Waits up to `timeout` seconds for one that
         runs on another thread (not on a streaming thread), which GStreamer's own functions do not, and raises `StateTimeout`,
         which says where that call stands, when it is over."""
+        check_timeout(timeout)
         done = super().close()
         callback = self._callback
         if timeout == 0 or not may_wait() or callback.wait(timeout):

@@ -241,8 +241,11 @@ class Fanout:
             ``on_end(client)`` on a thread of its own when the client ends by an error of its pipeline (`Client.error`), which
             also closes it.
 
-        Raises what `PipelineGuard.play` raises; everything given is then closed.
+        Raises what `PipelineGuard.play` raises; everything given is then closed. `GuardError` for what is no `PipelineGuard`:
+        nothing is taken then.
         """
+        if not isinstance(pipeline, PipelineGuard):
+            raise GuardError(f"Fanout.add takes the PipelineGuard of the client, not {pipeline!r}")
         client = None
         try:
             if isinstance(appsrc, str):
