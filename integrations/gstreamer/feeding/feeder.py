@@ -42,7 +42,7 @@ from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.frame import Frame
 from integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
 from integrations.gstreamer.pipelines.ear import Ear
-from integrations.gstreamer.pipelines.guard import check_manager, pointer_of, state_name
+from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of, state_name
 from lifecycle import ClosedError, SafetyManager
 
 __all__ = ["Feeder", "FeederStats"]
@@ -300,10 +300,8 @@ class Feeder:
     # -- waiting ------------------------------------------------------------------------------------------------------------
 
     def _wait_for_room(self, timeout: float | None) -> None:
-        if timeout is not None and (
-            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0
-        ):
-            raise FeederError(f"timeout= takes seconds, 0 or more, or None for ever, not {timeout!r}")
+        if timeout is not None:
+            check_seconds(timeout, f"feeder {self.name!r}: timeout=", FeederError)
         if self._closed.is_set():
             self._raise_if_over()
         self._ear.listen()

@@ -35,7 +35,7 @@ from integrations.gstreamer.frames.adapter import SampleAdapter
 from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.writable import WritableFrame
 from integrations.gstreamer.holders import holders_of_record
-from integrations.gstreamer.pipelines.guard import check_manager, pointer_of
+from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
 from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
 from lifecycle.states import ENDED
 
@@ -163,10 +163,8 @@ class PoolAdapter:
         are what they were. Raises `PoolTimeoutError` with the holders of what is out, `ClosedError` when pool or manager is
         closed, also meanwhile.
         """
-        if timeout is not None and (
-            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0
-        ):
-            raise PoolError(f"timeout= takes seconds, 0 or more, or None for ever, not {timeout!r}")
+        if timeout is not None:
+            check_seconds(timeout, f"pool {self.name!r}: timeout=", PoolError)
         began = time.monotonic()
         owned = self._get(began, timeout)
         out = Out(time.monotonic())
