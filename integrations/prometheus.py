@@ -285,6 +285,8 @@ _PER_GROUP: tuple[_Row, ...] = (
 
 @attrs.frozen
 class _Scrape:
+    """What a scrape has found, by what it is about: label values and figures."""
+
     builds: frozenset[str] = frozenset()
     """The leak levels in use."""
     capped: Sequence[SafetyManager] = ()

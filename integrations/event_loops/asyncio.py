@@ -23,6 +23,8 @@ from lifecycle.places.waiting import LET_DIE
 from lifecycle.places.workers import SLACK
 from lifecycle.states import ENDED, RELEASED
 
+__all__ = ["aclose", "release_queue", "run_leased"]
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -191,6 +193,3 @@ def _handle_of(target: Any) -> Handle[Any]:
     if not isinstance(handle, Handle):
         raise LifecycleError(f"expected a handle or something that has one as its handle, not {target!r}")
     return handle
-
-
-__all__ = ["aclose", "release_queue", "run_leased"]

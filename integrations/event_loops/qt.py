@@ -23,6 +23,8 @@ else:
         from PyQt6.QtCore import pyqtSignal as Signal
         from PyQt6.QtCore import pyqtSlot as Slot
 
+__all__ = ["release_queue"]
+
 
 class _Poster(QObject):
     """Lives on the loop's thread, and is asked from others."""
@@ -66,6 +68,3 @@ def _retire(poster: _Poster) -> None:
         poster.posted.emit(lambda: poster)
     except RuntimeError:  # Qt has deleted it already
         return
-
-
-__all__ = ["release_queue"]

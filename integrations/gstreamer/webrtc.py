@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import GStreamerError, GuardError, MissingGStreamerError
+from integrations.gstreamer.pipelines.guard import check_manager, check_seconds
 from integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from integrations.gstreamer.pipelines.signals import SignalGuard
 from integrations.gstreamer.pipelines.threads import TookTooLong, on_streaming_thread, with_deadline
@@ -75,6 +76,9 @@ class WebRTCPeer:
         on_ice: Callable[[int, str], object] | None = None,
         on_pad: Callable[[Any], object] | None = None,
     ) -> None:
+        check_manager(manager, "WebRTCPeer(manager, pipeline, webrtcbin)")
+        if not isinstance(pipeline, PipelineGuard):
+            raise GuardError(f"WebRTCPeer takes the PipelineGuard that holds its webrtcbin, not {pipeline!r}")
         if isinstance(webrtcbin, str):
             webrtcbin = pipeline[webrtcbin]
         factory = webrtcbin.get_factory() if isinstance(webrtcbin, Gst.Element) else None
@@ -107,7 +111,8 @@ class WebRTCPeer:
 
     def offer(self, timeout: float = STEP_TIMEOUT) -> str:
         """Describe what this side sends, as SDP; the pipeline must play. For the side that begins."""
-        if not self._ready.wait(timeout):
+        self._check_timeout(timeout)
+        if not self._ready.wait(min(timeout, threading.TIMEOUT_MAX)):
             raise NegotiationError(
                 f"peer {self.name!r} has nothing to offer within {timeout:g} s: its pipeline must play, and caps must "
                 "have reached webrtcbin (give the payloader's caps, application/x-rtp,media=…,encoding-name=…,payload=…, in "
@@ -161,6 +166,7 @@ class WebRTCPeer:
 
     def _ask(self, signal: str, timeout: float, argument: Any) -> Any:
         """One promise, waited for; its reply."""
+        self._check_timeout(timeout)
         if on_streaming_thread():
             raise NegotiationError(
                 f"peer {self.name!r} was asked for {signal} on a streaming thread, which may not wait"
@@ -185,6 +191,9 @@ class WebRTCPeer:
             raise NegotiationError(f"peer {self.name!r}: {signal} failed: {problem or result.value_nick}")
         return reply
 
+    def _check_timeout(self, timeout: float) -> None:
+        check_seconds(timeout, f"peer {self.name!r}: timeout=", NegotiationError)
+
     def _now(self) -> Any:
         element = self._element
         if element is None:
@@ -202,6 +211,7 @@ class WebRTCPeer:
     def wait(self, timeout: float = STEP_TIMEOUT) -> None:
         """Block until the two sides are connected. Raises `NegotiationError` when they fail to, or not within `timeout`
         seconds."""
+        self._check_timeout(timeout)
         until = time.monotonic() + timeout
         while (state := self.state) != "connected":
             if state in ("failed", "closed") or time.monotonic() >= until:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lifecycle import CallbackError, ClosedError, LifecycleError, SafetyConfig, SafetyManager
+from lifecycle import CallbackError, ClosedError, ConfigError, LifecycleError, SafetyConfig, SafetyManager
 from tests.support import SOON, eventually, run_python
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
@@ -485,7 +485,7 @@ def test_what_a_capture_cannot_take(gst: ModuleType, live: Any, manager: SafetyM
     for wrong in (None, "sink", gst.Gst.ElementFactory.make("fakesink"), gst.Gst.Pipeline()):
         with pytest.raises(CaptureError, match="pulls from an appsink, not from"):
             Capture(manager, wrong)
-    with pytest.raises(CaptureError, match=r"errors= takes exception types, not 7"):
+    with pytest.raises(ConfigError, match=r"errors= takes exception classes, not 7"):
         Capture(manager, live, errors=(7,))  # type: ignore[arg-type]
     with pytest.raises(CaptureError, match=r"on_error= takes 'continue' or 'stop', not 'panic'"):
         Capture(manager, live, on_error="panic")  # type: ignore[arg-type]

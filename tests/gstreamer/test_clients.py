@@ -168,6 +168,10 @@ def test_what_cannot_be_added_is_closed(g: Any, gst: Any, manager: SafetyManager
         fanout.add(gst.Gst.Pipeline(), "feed")
     with pytest.raises(LifecycleError, match="PipelineGuard of the encoder"):
         g.Fanout(manager, 3, "encoded")
+    with g.PipelineGuard(manager, "fakesrc ! fakesink name=sink") as other:
+        for what in ("sink", 3):
+            with pytest.raises(LifecycleError, match="pulls from an appsink"):
+                g.Fanout(manager, other, what)
 
 
 def test_clients_in_and_out_leave_nothing(g: Any) -> None:
@@ -246,6 +250,9 @@ def test_negotiations_that_cannot_be(g: Any, manager: SafetyManager) -> None:
             (lambda: peer.accept(""), "v="),
             (lambda: peer.accept("v=0\r\n", timeout=5), "set-remote-description"),
             (lambda: peer.wait(0.1), "candidates"),
+            (lambda: peer.wait("1"), "takes seconds"),
+            (lambda: peer.offer(-1), "takes seconds"),
+            (lambda: peer.answer("v=0\r\n", float("nan")), "takes seconds"),
         ):
             with pytest.raises(NegotiationError, match=words) as caught:
                 attempt()
@@ -255,6 +262,8 @@ def test_negotiations_that_cannot_be(g: Any, manager: SafetyManager) -> None:
     assert peer.state == "closed"
     with pytest.raises(NegotiationError, match="closed"):
         peer.answer("v=0\r\n", timeout=5)
+    with pytest.raises(LifecycleError, match="takes the PipelineGuard"):
+        WebRTCPeer(manager, None, "rtc")
     with g.PipelineGuard(manager, "fakesrc name=x ! fakesink") as pipeline:
         with pytest.raises(LifecycleError, match="webrtcbin"):
             WebRTCPeer(manager, pipeline, "x")

@@ -571,6 +571,12 @@ def test_callbacks_that_would_never_run(g: Any, gst: Any, manager: SafetyManager
             with pytest.raises(CallbackError):
                 g.ProbeGuard(manager, pad, gst.Gst.PadProbeType.BUFFER, bad)
         assert "takes a pad" in refusal(lambda: g.ProbeGuard(manager, guard["sink"], 1, print))
+        for mask in (0, None, "buffer"):
+            assert "PadProbeType" in refusal(lambda mask=mask: g.ProbeGuard(manager, pad, mask, print))  # type: ignore[misc]
+        for errors in ((3,), ("KeyError",), 3):
+            assert "exception classes" in refusal(
+                lambda errors=errors: g.SignalGuard(manager, pad, "linked", print, errors=errors)  # type: ignore[misc]
+            )
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from integrations.gstreamer.pipelines.ear import Ear
 from integrations.gstreamer.pipelines.guard import check_manager, state_name
 from lifecycle import ClosedError, Histogram, SafetyManager
 from lifecycle.checks import check_timeout
+from lifecycle.config import exception_types
 
 __all__ = ["Capture", "CaptureStats"]
 
@@ -134,7 +135,7 @@ class Capture:
         self._sink: Any = an_appsink(appsink)
         self.name = str(name or appsink.get_name())
         self.manager = manager
-        self._errors = _error_types(errors)
+        self._errors = exception_types(errors, f"capture {self.name!r}: errors=")
         if on_error not in ("continue", "stop"):
             raise CaptureError(
                 f"capture {self.name!r}: on_error= takes 'continue' or 'stop', not {on_error!r}"
@@ -440,11 +441,3 @@ class Capture:
         self._layout = frame._layout
         if not frame.close():
             self._held.note(frame)
-
-
-def _error_types(errors: Any) -> tuple[type[BaseException], ...]:
-    types = errors if isinstance(errors, tuple) else (errors,)
-    for kind in types:
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise CaptureError(f"errors= takes exception types, not {kind!r}")
-    return types

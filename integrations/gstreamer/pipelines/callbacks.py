@@ -22,6 +22,7 @@ from integrations.gstreamer.pipelines.threads import may_wait, stands_at
 from lifecycle import CallbackError, SafetyManager
 from lifecycle._world import no_wait_threads
 from lifecycle.checks import check_callback, check_timeout
+from lifecycle.config import exception_types
 
 __all__ = [
     "CALLBACK_WAIT",
@@ -50,7 +51,8 @@ class Callback:
     function:
         What is called. A coroutine or generator function is refused (`CallbackError`): its body would never run.
     errors:
-        What it may raise: counted and otherwise nothing. The manager's own where none are given.
+        What it may raise: counted and otherwise nothing. The manager's own where none are given. `ConfigError` for what are no
+        exception classes.
     fallback:
         What C is given after an exception, and once the callback is ended.
     streams:
@@ -71,7 +73,7 @@ class Callback:
         self.manager = manager
         self.name = name
         self.type_name = type_name
-        self.errors = errors
+        self.errors = exception_types(errors, f"{name}: errors=")
         self.fallback = fallback
         self.streams = streams
         self.calls = 0

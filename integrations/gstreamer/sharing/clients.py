@@ -28,6 +28,7 @@ import attrs
 
 from integrations.gstreamer._native import BufferHead, Gst, GstVideo
 from integrations.gstreamer.captures.capture import Capture
+from integrations.gstreamer.captures.runs import an_appsink
 from integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError, StateTimeout
 from integrations.gstreamer.feeding.feeder import Feeder
 from integrations.gstreamer.frames.frame import Frame
@@ -198,6 +199,7 @@ class Fanout:
             raise GuardError(f"Fanout(source=) takes the PipelineGuard of the encoder, not {source!r}")
         if isinstance(appsink, str):
             appsink = source[appsink]
+        appsink = an_appsink(appsink)
         self.manager = manager
         self.name = str(appsink.get_name())
         self._source = source
