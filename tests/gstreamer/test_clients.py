@@ -250,7 +250,7 @@ def test_negotiations_that_cannot_be(g: Any, manager: SafetyManager) -> None:
             (lambda: peer.accept(""), "v="),
             (lambda: peer.accept("v=0\r\n", timeout=5), "set-remote-description"),
             (lambda: peer.wait(0.1), "candidates"),
-            (lambda: peer.wait("1"), "takes seconds"),
+            (lambda: peer.wait("1"), "takes seconds"),  # type: ignore[arg-type]
             (lambda: peer.offer(-1), "takes seconds"),
             (lambda: peer.answer("v=0\r\n", float("nan")), "takes seconds"),
         ):
@@ -263,7 +263,7 @@ def test_negotiations_that_cannot_be(g: Any, manager: SafetyManager) -> None:
     with pytest.raises(NegotiationError, match="closed"):
         peer.answer("v=0\r\n", timeout=5)
     with pytest.raises(LifecycleError, match="takes the PipelineGuard"):
-        WebRTCPeer(manager, None, "rtc")
+        WebRTCPeer(manager, None, "rtc")  # type: ignore[arg-type]
     with g.PipelineGuard(manager, "fakesrc name=x ! fakesink") as pipeline:
         with pytest.raises(LifecycleError, match="webrtcbin"):
             WebRTCPeer(manager, pipeline, "x")
