@@ -108,7 +108,7 @@ class Facade:
         release_on: PlaceLike,
         native: Any,
         parent: Any,
-        noted: Callable[[int], object],
+        noted: Callable[[int], object] | None,
     ) -> int:
         """Register `obj`, kept by the manager, tell `noted` its id, and return that. Whatever is raised after the manager has
         taken it, the object is released."""
@@ -145,11 +145,12 @@ class Facade:
         finally:
             handle = obj = parent = register = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
-    def _enter(self, record: Record, noted: Callable[[int], object]) -> None:
+    def _enter(self, record: Record, noted: Callable[[int], object] | None) -> None:
         """Note that an object is ours until it ends, or not at all if it has. May be repeated."""
         id = record.id
         self._index[id] = None
-        noted(id)
+        if noted is not None:
+            noted(id)
         record.more().slot = (self._index, id)  # type: ignore[assignment]  # a dict of ids
         if record.phase in ENDED:
             self._index.pop(id)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import lifecycle.memory
 from lifecycle import (
     ANY_THREAD,
     BudgetError,
@@ -26,6 +25,7 @@ from lifecycle import (
     UnknownObjectError,
     never_wait,
 )
+from lifecycle.memory.figures import resident_memory
 from tests.core.adversary import (
     STORM,
     Interrupt,
@@ -312,16 +312,18 @@ def test_not_tracked_it_counts_nothing_and_limits_nothing(manager: SafetyManager
 def test_resident_memory_with_and_without_proc_and_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    found = lifecycle.memory.resident_memory()
-    monkeypatch.setattr("lifecycle.memory.open", lambda *_: (_ for _ in ()).throw(OSError), raising=False)
-    by_psutil = lifecycle.memory.resident_memory()
+    found = resident_memory()
+    monkeypatch.setattr(
+        "lifecycle.memory.figures.open", lambda *_: (_ for _ in ()).throw(OSError), raising=False
+    )
+    by_psutil = resident_memory()
     if sys.platform == "linux":
         assert found is not None
         assert by_psutil is not None
         assert 0.5 < found / by_psutil < 2
         assert found > 5_000_000
     monkeypatch.setitem(sys.modules, "psutil", None)
-    assert lifecycle.memory.resident_memory() is None
+    assert resident_memory() is None
 
 
 def test_forked_in_the_middle_of_tracking_the_child_counts_from_nothing() -> None:
@@ -447,7 +449,7 @@ def test_figures_are_exact_after_a_storm() -> None:
         assert sum(kind.total_objects for kind in stats.types.values()) == stats.all.total_objects
         assert all((kind.bytes, kind.objects) == (0, 0) for kind in stats.types.values())
         assert stats.all.peak_bytes <= 2000
-        assert not memory._entries
+        assert not memory._books.entries
         assert_nothing_left(manager)
 
 
@@ -475,7 +477,7 @@ def test_an_interrupt_anywhere_leaves_the_figures_exact() -> None:
         gc.collect(1)
         assert memory.stats().all.bytes == 1, struck.place
         assert memory.stats().all.peak_bytes <= 100
-        assert not memory._relieving
+        assert not memory._pressure._relieving
     memory.close()
     assert memory.stats().all.bytes == 0
     manager.close()

@@ -1,0 +1,85 @@
+"""One action: the list it lies in until it is run, the process it belongs to, and what becomes of one that was forgotten."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from lifecycle import _world
+from lifecycle.errors import CallbackError
+from lifecycle.places.releases import DEFERRED
+
+
+class _Process:
+    """This process, as guards see it."""
+
+    __slots__ = ("__weakref__", "generation")
+
+    def __init__(self) -> None:
+        self.generation = 0
+        """How many forks lie between this process and the one that imported us."""
+
+    def forked(self) -> None:
+        self.generation += 1
+
+
+process = _Process()
+_world.at_fork_in_child(process.forked)
+
+
+def refuse_deferred(fn: object, result: Any) -> NoReturn:
+    """A cleanup returned a coroutine or generator. Raises `CallbackError`."""
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
+    raise CallbackError(
+        f"the cleanup {fn!r} returned a {type(result).__name__}: nothing was cleaned up, since its body has not run; "
+        "give a plain function"
+    )
+
+
+def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
+    """Run the action in `slot`, if it is there still; True when it was this call that ran it."""
+    if generation != process.generation:
+        slot.clear()  # it is the parent process's to run
+    if not slot:
+        return False
+    fn = None
+    try:
+        for fn in iter(slot.pop, None):
+            result = fn()
+            if result is not None and type(result) in DEFERRED:
+                refuse_deferred(fn, result)
+            return True
+    except IndexError:
+        if fn is not None:
+            raise  # its own
+    finally:
+        fn = result = None
+    return False
+
+
+def forgotten(
+    source: object, run: Callable[[], object] | None, text: str, warn: Callable[..., None] = warnings.warn
+) -> None:
+    """A guard died with its action still in it: run that (apart, if this is the collector), and warn, whatever it raises.
+
+    `warn` is bound here since at interpreter exit the modules may be empty already.
+    """
+    try:
+        if run is not None and not (
+            _world is not None and _world.collecting and _world.in_collector() and _world.run_apart(run)
+        ):
+            run()
+    finally:
+        run = None
+        warn(text, ResourceWarning, stacklevel=3, source=source)
+
+
+def made_at(site: Any) -> str:
+    """Where a guard was made, for messages; nothing where that cannot be told any more."""
+    try:
+        return f" (made at {_world.describe_site(site)})"
+    except Exception:  # the modules may be empty at interpreter exit
+        return ""

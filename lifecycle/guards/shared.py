@@ -1,0 +1,125 @@
+"""The guard of one action whose end is the last of several shares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lifecycle import _world
+from lifecycle.checks import check_callback
+from lifecycle.errors import LifecycleError
+from lifecycle.guards.action import forgotten, made_at, process, run_slot
+
+_getframe = sys._getframe
+
+
+class _Shared:
+    """What the shares of one action have in common."""
+
+    __slots__ = ("generation", "open", "site", "slot")
+
+    def __init__(self, fn: Callable[[], object], site: Any) -> None:
+        self.slot = [fn]
+        self.open: dict[int, None] = {}
+        self.generation = process.generation
+        self.site = site
+
+    def leave(self, token: int) -> bool:
+        """Take out a share; run the action if it was the last. True when it was this call that ran it."""
+        self.open.pop(token, None)
+        return not self.open and run_slot(self.slot, self.generation)
+
+
+class SharedCleanupGuard:
+    """``fn()``, called once, when the last of several shares has gone: `share` gives another, ``with``, `close` or (with a
+    `ResourceWarning`) dropping it gives one back.
+
+    `fn` is a plain callable without arguments and runs on the thread that gives back the last share. All methods may be called on
+    any thread and at any moment.
+    """
+
+    __slots__ = ("__weakref__", "_shared", "_token")
+
+    def __init__(self, fn: Callable[[], object]) -> None:
+        check_callback(fn, "cleanup")
+        shared = _Shared(fn, _world.site_of(_getframe(1)))
+        self._token = _world.next_id()
+        shared.open[self._token] = None
+        self._shared = shared
+
+    @property
+    def armed(self) -> bool:
+        """Whether the action is still to come."""
+        shared = self._shared
+        return bool(shared.slot) and shared.generation == process.generation
+
+    @property
+    def closed(self) -> bool:
+        """Whether this share was given back."""
+        return self._token not in self._shared.open
+
+    def share(self) -> SharedCleanupGuard:
+        """Another share. Raises `LifecycleError` when this one was given back, or the action was defused.
+
+        The new share is announced before this one is looked at, so whoever gives back the last share has seen it, or this one
+        sees that it came too late: the action cannot run with a share left open, nor be left to nobody.
+        """
+        shared = self._shared
+        made = SharedCleanupGuard.__new__(SharedCleanupGuard)
+        made._token = token = _world.next_id()
+        made._shared = shared
+        try:
+            shared.open[token] = None
+            if self._token in shared.open and self.armed:
+                return made
+            shared.leave(token)
+            raise LifecycleError(
+                f"{self!r} cannot be shared: this share was given back, or the action was run or defused; share it before that"
+            )
+        except BaseException:
+            shared.leave(token)
+            raise
+
+    def close(self) -> bool:
+        """Give this share back; True when that ran the action. Giving back twice is giving back once."""
+        shared = self._shared
+        if self._token not in shared.open and shared.open:
+            return False
+        return shared.leave(self._token)
+
+    def defuse(self) -> bool:
+        """Take the action back, for all shares; False when it was run or defused already."""
+        armed = self.armed
+        self._shared.slot.clear()
+        return armed
+
+    def __enter__(self) -> SharedCleanupGuard:
+        if self.closed:
+            raise LifecycleError(f"{self!r} was given back: share() an open one")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        try:
+            if not self.armed or (self.closed and self._shared.open):
+                return
+        except AttributeError:  # it was refused when it was made
+            return
+        shared, token = self._shared, self._token  # which may be out already, if an interrupt came in between
+        last = len(shared.open) <= 1
+        forgotten(
+            self,
+            lambda: shared.leave(token),
+            f"a share of a SharedCleanupGuard{made_at(shared.site)} was dropped without `with` or close()"
+            + (": it was the last, and the cleanup ran only now" if last else ""),
+        )
+
+    def __repr__(self) -> str:
+        shared = self._shared
+        state = "done" if not self.armed else f"armed, {len(shared.open)} open"
+        return (
+            f"<SharedCleanupGuard{made_at(shared.site)}: {state}{', this one closed' if self.closed else ''}>"
+        )

@@ -1,0 +1,147 @@
+"""The books: what each type, and all together, hold and may hold.
+
+An object counts from before it is registered until the step that ends it, so the figures never lag behind what is
+allocated. Ends are noted in a mailbox, since they happen at any place and any moment; whoever looks next settles them, under
+a lock that is held for arithmetic alone. An object is counted and uncounted by straight lines without a call, in which no
+interrupt can fall, and each entry says whether it is counted; so live figures and peaks are exact, whatever strikes where.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+
+from lifecycle import _world
+from lifecycle.memory.config import MemoryConfig
+from lifecycle.memory.figures import MemoryTypeStats
+
+
+class Account:
+    """What one type, or all together, holds and may hold. Written under the lock."""
+
+    __slots__ = ("bytes", "max_bytes", "max_live", "name", "objects", "peak_bytes", "peak_objects", "total")
+
+    def __init__(self, name: str, max_bytes: int | None = None, max_live: int | None = None) -> None:
+        self.name = name
+        self.bytes = self.objects = self.peak_bytes = self.peak_objects = self.total = 0
+        self.max_bytes = max_bytes
+        self.max_live = max_live
+
+    def over(self, nbytes: int, objects: int, share: float = 1.0) -> str:
+        """The limit of which more than `share` would be used with so much more, in words; empty when none would."""
+        if self.max_bytes is not None and self.bytes + nbytes > self.max_bytes * share:
+            return f"max_bytes={self.max_bytes}"
+        if self.max_live is not None and self.objects + objects > self.max_live * share:
+            return f"max_live={self.max_live}"
+        return ""
+
+    def stats(self) -> MemoryTypeStats:
+        """Its figures now."""
+        return MemoryTypeStats(
+            self.bytes,
+            self.objects,
+            self.peak_bytes,
+            self.peak_objects,
+            self.total,
+            self.max_bytes,
+            self.max_live,
+        )
+
+
+class Entry:
+    """One object's part in the accounts."""
+
+    __slots__ = ("account", "counted", "id", "size")
+
+    def __init__(self, account: Account, size: int) -> None:
+        self.account = account
+        self.size = size
+        self.counted = False
+        self.id = 0
+
+
+class Books:
+    """The accounts of one `MemoryManager`. What is written is written under `lock`."""
+
+    def __init__(self, config: MemoryConfig) -> None:
+        self._low_water = config.low_water
+        self.lock = _world.RLock()
+        self.entries: dict[int, Entry] = {}
+        """Of the objects that have not ended, by their ids."""
+        self.gone: deque[int] = deque()
+        """The mailbox of ends."""
+        self.all = Account("all types", config.max_bytes, config.max_live)
+        self._accounts: dict[str, Account] = {}
+        self.pressed = False
+        """Whether the high-water mark was passed, and the low-water mark not reached since."""
+
+    def account(self, type_name: str) -> Account:
+        """The account of that type, made when first needed."""
+        return self._accounts.get(type_name) or self._accounts.setdefault(type_name, Account(type_name))
+
+    def count(self, entry: Entry) -> None:
+        """Enter an object in its account and in that of all."""
+        account, everything, size = entry.account, self.all, entry.size
+        entry.counted = True
+        account.bytes += size
+        account.objects += 1
+        account.total += 1
+        everything.bytes += size
+        everything.objects += 1
+        everything.total += 1
+        for one in (account, everything):
+            if one.bytes > one.peak_bytes:
+                one.peak_bytes = one.bytes
+            if one.objects > one.peak_objects:
+                one.peak_objects = one.objects
+
+    def uncount(self, entry: Entry) -> None:
+        """Take it out of both; doing that twice is doing it once."""
+        account, everything, size = entry.account, self.all, entry.size
+        if not entry.counted:
+            return
+        entry.counted = False
+        account.bytes -= size
+        account.objects -= 1
+        everything.bytes -= size
+        everything.objects -= 1
+
+    def settle(self) -> None:
+        """Uncount what has ended. Under the lock, but a handler or ``__del__`` on this thread may come in between; what it
+        takes out is uncounted by it, and doing that twice is doing it once."""
+        id = 0
+        try:
+            number = len(self.gone)  # and not those that come meanwhile, which may be without end
+            if number:
+                for id in itertools.islice(
+                    iter(self.gone.popleft, 0), number
+                ):  # taken and stored in one step
+                    entry = self.entries.get(id)
+                    if entry is not None:
+                        self.uncount(entry)
+                        self.entries.pop(id, None)
+        except IndexError:
+            id = 0  # none is left
+        except BaseException:
+            self.gone.append(id)
+            raise
+        if self.pressed and not self.above(self._low_water):
+            self.pressed = False
+
+    def above(self, share: float) -> bool:
+        """Whether more than `share` of some limit is used."""
+        return any(
+            account.over(0, 0, share) for account in (self.all, *_world.snapshot(self._accounts.values()))
+        )
+
+    def figures(self) -> dict[str, MemoryTypeStats]:
+        """What is held now, by type. Under the lock, when `settle` was called."""
+        return {name: account.stats() for name, account in _world.snapshot(self._accounts.items())}
+
+    def after_fork(self) -> None:
+        """In the child: everything was the parent's, and what other threads had half tracked is never told."""
+        self.lock = _world.RLock()
+        self.entries.clear()
+        self.gone.clear()
+        for account in (self.all, *self._accounts.values()):
+            account.bytes = account.objects = 0
