@@ -1,6 +1,27 @@
 """Native objects made safe under garbage collection.
 
 Register an object of another library and it is released exactly once, at the right place, never while anything still uses it.
+
+Where what is, from what stands on the others to what they stand on (each folder lists its modules):
+
+- `testing`: leak checks, the pytest plugin, and adversaries, for tests
+- `distribution`: one source shared by many, without a copy
+- `pools`: lending again instead of releasing
+- `memory`: native bytes counted and limited
+- `objects`: objects by their ids, with names, histories and families
+- `profiling`: how long accesses take
+- `facades`: what `memory` and `objects` have in common
+- `manager`: what users call
+- `handles`: what users hold
+- `guards`: actions instead of objects
+- `keeper`: what is counted, watched and told, and the threads that do it
+- `refusal`: what is asked before an access, and what a shut door answers
+- `places`: where releases run, and how one is run
+- `cell`: the object itself, and the idea that everything stands on
+- `fences`: how a device says that it has done
+- `states`, `stats`, `events`, `config`, `errors`: the words in which all of them speak
+- `checks`: what every call asks of its arguments
+- `_world`, `_timed_queue`: the one door to threads, time, fork, exit and the collector; its queue with deadlines
 """
 
 from lifecycle._world import never_wait

@@ -1,5 +1,7 @@
-"""One registered object: its cell, the table it stands in, its shares, and what can be said of it.
+"""One registered object.
 
-`cell` holds the idea that everything else stands on; `registry` the tables of a manager, `shares` who shuts the door as the last,
-`fates` what messages say of an object.
+- `fates`: what can be said of it: its state, its name in messages, what became of it
+- `shares`: who may still use its door, and who shuts it as the last
+- `registry`: the tables of a manager, the kinds of its objects, who owns which native
+- `cell`: the object, its door, and the reference count that decides everything
 """

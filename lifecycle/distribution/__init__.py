@@ -1,7 +1,14 @@
 """One source, any number of consumers, no copy: `FrameDistributor` and what belongs to it.
 
-`chain` decides without a lock, `bells` wake, `ring` keeps what was published, `receiver` and `distributor` are the public faces,
-`policies` say what happens to those who fall behind, `consuming` gives back what consumers have been given.
+- `distributor`, `receiver`: what users call: who publishes, and who receives
+- `consuming`: consumers that are given frames, and give them back
+- `ring`, `slots`: what was published, in order; the place of one frame in it
+- `seats`: who receives, and where each stands
+- `sharing`: what can be published
+- `policies`: what happens to those who fall behind
+- `bells`: waking who waits
+- `chain`: deciding without a lock
+- `figures`: how it went
 """
 
 from __future__ import annotations

@@ -15,6 +15,12 @@ a thread of its own. No lock is taken, so every call may be made from anywhere.
 
 **Relied on.** `list.pop` and `list.append` are indivisible. ``for x in iter(list.pop, …)`` takes and stores in one step, between
 which CPython looks for no signal; a ``pop()`` whose result is stored by the next instruction would lose it there.
+
+- `guard`: one action
+- `shared`: one action with several shares
+- `stack`: any number of them
+- `story`: what comes out when some of them fail
+- `action`: how an action is claimed and run once
 """
 
 from lifecycle.guards.guard import CleanupGuard

@@ -1,5 +1,8 @@
-"""What users hold: handles, and what keeps the object alive behind them.
+"""What users hold, and what keeps the object alive behind it.
 
-`handle` is the share of ownership; through it come `leases`, `views`, `exclusive` access and `ownership` (taking the object out).
-`holders` says who keeps an object, with the help of `referrers`, which looks through the heap.
+- `handle`: one share of ownership
+- `exclusive`: the right to use the object alone
+- `ownership`: taking the object out of the manager
+- `holders`, `referrers`: who keeps an object, as far as the heap can tell
+- `leases`, `views`: the right to use it for a block; its memory
 """

@@ -1,5 +1,8 @@
 """What a manager knows of its objects, and the threads that know it.
 
-`keeper` is the thread that counts, watches and answers; `counting` says what each event means for the figures, `figures` puts
-them together, `leaks` finds what was forgotten, and `observer` is the thread behind it that tells hooks and the log.
+- `keeper`: the thread that counts, watches, retries, sweeps and answers
+- `figures`: the counts put together
+- `counting`: what each event means for the counts
+- `observer`: the thread that tells hooks and the log
+- `leaks`: what was forgotten, or is held too long
 """

@@ -1,6 +1,15 @@
-"""The manager: what users call, in `manager`, and what it delegates.
+"""What users call.
 
-`registration` enters an object, `factory` one that is made on the way, `observed` one that is owned elsewhere; `access` is the
-panic boundary, `policies` the rules of a type, `finalizers` watch any Python object; `stopping` tells producers of the end, and
-`shutdown` is the end.
+- `manager`: `SafetyManager`
+- `access`: the panic boundary
+- `factory`: making and registering in one step
+- `policies`: the rules of a type
+- `ending`, `shutdown`: the end, by `close`, with the interpreter or in a forked child; its steps
+- `machinery`: the places and threads, from the first object to the last
+- `targets`: what a handle or id given to a call stands for
+- `kinds`: the types, by name or by class
+- `observed`: objects that are owned elsewhere
+- `registration`: entering an object
+- `finalizers`: an action at the end of any Python object
+- `stopping`: how producers learn of the end
 """

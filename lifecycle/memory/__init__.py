@@ -1,7 +1,9 @@
 """`MemoryManager`: native bytes that the collector cannot see, counted, limited, and given back under pressure.
 
-`manager` is the manager and who waits for room, `books` counts, `pressure` asks for memory to be given back; `config` and
-`figures` are what goes in and what comes out.
+- `manager`: objects, budgets, and who waits for room
+- `books`: the counting
+- `pressure`: asking for memory to be given back
+- `config`, `figures`: what goes in and what comes out
 """
 
 from lifecycle.memory.config import MemoryConfig

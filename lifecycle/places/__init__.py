@@ -1,6 +1,10 @@
 """Places: where releases run, and how one is run.
 
-`place` says what every place is, and has the one whose releases run anywhere; `queues` those that an owner drains, `bell` wakes
-an event loop for its queue, `workers` the timed one. `releases` runs one release in steps that can be taken up again, `waiting`
-waits for an end, and `timelines` asks the fences of one timeline in their order.
+- `workers`: the timed place, whose releases have a deadline
+- `queues`: places that an owner drains, and that can be lost
+- `bell`: how an event loop learns that its queue has work
+- `place`: what every place is, and the one whose releases run anywhere
+- `waiting`: waiting for an end, and not in circles
+- `releases`: running one release, in steps that can be taken up again
+- `timelines`: in which order the fences of one device are asked
 """

@@ -1,4 +1,10 @@
-"""Pools: one way of not freeing something yet is to lend it again."""
+"""Pools: one way of not freeing something yet is to lend it again.
+
+- `objects`, `buffers`: what users make: pools of any objects, and of plain memory by size
+- `pool`: lending and taking back, for both
+- `waiting`: slots, and who waits for one
+- `figures`: who has what, and how it went
+"""
 
 from lifecycle.pools.buffers import Block, Buffer, BufferPool
 from lifecycle.pools.figures import Loan, PoolReport, PoolStats

@@ -13,6 +13,13 @@ a process may do to a program at the worst moment. A storm finds a race by luck;
 - `LyingClock` lets the library's time jump and stand.
 
 Nothing here is imported by the rest of the library.
+
+- `leaks`, `notes`: what a test left behind, and where that was made
+- `plugin`: the same around every test
+- `lines`, `interrupts`, `sequencer`, `interleavings`: the adversaries, one each
+- `faults`: which call goes wrong, and how
+- `clock`: a time that jumps and stands
+- `where`: which code an adversary works on
 """
 
 from lifecycle.testing.clock import LyingClock
