@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Any, NoReturn
 
 from lifecycle.errors import CallbackError, LifecycleError, RegistrationError
 
 DEFERRED_BODY = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+DEFERRED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
+"""What a function returns instead of running its body."""
+
+
+def refuse_deferred(
+    result: Any, who: str, but: str = "nothing was done, since its body has not run; give a plain function"
+) -> NoReturn:
+    """`who` returned one of `DEFERRED`. Raises `CallbackError`, and no warning of a coroutine that was never awaited follows."""
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
+    raise CallbackError(f"{who} returned a {type(result).__name__}: {but}")
 
 
 def check_callback(fn: Any, what: str) -> None:

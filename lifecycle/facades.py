@@ -157,6 +157,7 @@ class Facade:
 
     def _left(self, key: Any) -> None:
         """An object has ended. Called at its place, and perhaps twice."""
+        raise NotImplementedError
 
     def _handle_of(self, id: int) -> Handle[Any]:
         handle = self._manager._kept.get(id)
@@ -202,7 +203,7 @@ class Facade:
             raise ClosedError(f"{self!r} is closed: nothing was registered; make a new one")
 
     def _stopped(self) -> None:
-        """The manager closes, or we do."""
+        """The manager closes, or we do: for facades that somebody waits at."""
 
     def close(self, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
         """Release everything that was registered here, the newest first; True when all of it is released. With `timeout`

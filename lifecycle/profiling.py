@@ -217,11 +217,12 @@ class Profiler:
         return counts
 
 
-def _below(histogram: Histogram, share: float = 0.95) -> str:
+def _below(histogram: Histogram) -> str:
+    """The bound below which 95 % lie."""
     seen = 0
     for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
         seen += count
-        if seen >= share * histogram.count:
+        if seen >= 0.95 * histogram.count:
             return _seconds(bound) if bound != float("inf") else f"> {_seconds(histogram.bounds[-1])}"
     return ""
 

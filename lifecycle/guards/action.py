@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from lifecycle import _world
-from lifecycle.errors import CallbackError
-from lifecycle.places.releases import DEFERRED
+from lifecycle.checks import DEFERRED, refuse_deferred
 
 
 class _Process:
@@ -28,17 +27,6 @@ process = _Process()
 _world.at_fork_in_child(process.forked)
 
 
-def refuse_deferred(fn: object, result: Any) -> NoReturn:
-    """A cleanup returned a coroutine or generator. Raises `CallbackError`."""
-    close = getattr(result, "close", None)
-    if close is not None:
-        close()
-    raise CallbackError(
-        f"the cleanup {fn!r} returned a {type(result).__name__}: nothing was cleaned up, since its body has not run; "
-        "give a plain function"
-    )
-
-
 def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
     """Run the action in `slot`, if it is there still; True when it was this call that ran it."""
     if generation != process.generation:
@@ -50,7 +38,7 @@ def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
         for fn in iter(slot.pop, None):
             result = fn()
             if result is not None and type(result) in DEFERRED:
-                refuse_deferred(fn, result)
+                refuse_deferred(result, f"the cleanup {fn!r}")
             return True
     except IndexError:
         if fn is not None:

@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager
 from types import FunctionType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from lifecycle.checks import DEFERRED_BODY, check_callback
+from lifecycle.checks import DEFERRED, DEFERRED_BODY, check_callback, refuse_deferred
 from lifecycle.errors import CallbackError
-from lifecycle.guards.action import forgotten, made_at, process, refuse_deferred
+from lifecycle.guards.action import forgotten, made_at, process
 from lifecycle.guards.story import Story
-from lifecycle.places.releases import DEFERRED
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -165,7 +164,7 @@ class CleanupStack:
                                 begun = True
                                 result = fn(*args, **kwargs)
                                 if result is not None and type(result) in DEFERRED:
-                                    refuse_deferred(fn, result)
+                                    refuse_deferred(result, f"the cleanup {fn!r}")
                         except BaseException as error:
                             if not begun:
                                 # An interrupt (3.10 looks for signals at every jump): it is still to be run.

@@ -9,16 +9,16 @@ object as `INVALID` and comes out as `AccessPanicError`.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle import _world
 from lifecycle.cell.cell import Pin, Record
 from lifecycle.cell.fates import describe
 from lifecycle.cell.registry import Kind, Registry
+from lifecycle.checks import refuse_deferred
 from lifecycle.config import exception_types
-from lifecycle.errors import AccessPanicError, CallbackError, LeaseEndedError, text_of, trace_of
+from lifecycle.errors import AccessPanicError, LeaseEndedError, text_of, trace_of
 from lifecycle.manager.observed import observed
 from lifecycle.manager.targets import pin_of
 from lifecycle.refusal import invalidate_record
@@ -27,19 +27,13 @@ from lifecycle.states import Cause
 T = TypeVar("T")
 
 
-def refuse_deferred(
-    result: Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | AsyncGenerator[Any, Any],
-    record: Record,
-    fn: object,
-) -> None:
+def refuse_late(result: object, record: Record, fn: object) -> NoReturn:
     """Refuse a coroutine or generator that came out of `safe_access`: its body would run after the lease."""
-    close = getattr(result, "close", None)
-    if close is not None:
-        close()
-    raise CallbackError(
-        f"safe_access on {describe(record)} got a {type(result).__name__} from {fn!r}: its body would "
-        "run after the lease has ended; "
-        "give a plain function, or use `with handle.lease()` inside the coroutine or generator"
+    refuse_deferred(
+        result,
+        f"safe_access on {describe(record)}: {fn!r}",
+        "its body would run after the lease has ended; "
+        "give a plain function, or use `with handle.lease()` inside the coroutine or generator",
     )
 
 

@@ -10,7 +10,14 @@ from typing import Any, TypeVar, overload
 from lifecycle import _world
 from lifecycle.cell.cell import Extra, raw_pin
 from lifecycle.cell.registry import Registry
-from lifecycle.checks import DEFERRED_BODY, NO_BYTES, check_callback, check_facts, check_timeout
+from lifecycle.checks import (
+    DEFERRED,
+    DEFERRED_BODY,
+    NO_BYTES,
+    check_callback,
+    check_facts,
+    check_timeout,
+)
 from lifecycle.config import SafetyConfig, exception_types
 from lifecycle.errors import (
     ClosedError,
@@ -23,7 +30,7 @@ from lifecycle.errors import (
 from lifecycle.events import LEVELS, Event
 from lifecycle.handles.exclusive import pin_or_refuse
 from lifecycle.handles.handle import Handle
-from lifecycle.manager.access import AccessBlock, declared, escaped, refuse_deferred
+from lifecycle.manager.access import AccessBlock, declared, escaped, refuse_late
 from lifecycle.manager.ending import Ending
 from lifecycle.manager.factory import build_factory
 from lifecycle.manager.finalizers import Finalizers, SafeFinalizer
@@ -37,7 +44,6 @@ from lifecycle.manager.stopping import StopToken
 from lifecycle.manager.targets import check_mine, parent_of, pin_of, record_of, registries
 from lifecycle.places.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
 from lifecycle.places.queues import PlaceLike
-from lifecycle.places.releases import DEFERRED
 from lifecycle.refusal import checked, invalidate_record
 from lifecycle.states import ENDED, RELEASED, Cause
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport
@@ -344,7 +350,7 @@ class SafetyManager:
                 escaped(record, error, errors)
                 raise
             if type(result) in DEFERRED:
-                refuse_deferred(result, record, fn)
+                refuse_late(result, record, fn)
             return result
         finally:
             pin = obj = None

@@ -13,15 +13,15 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Callable
-from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 from lifecycle import _world
 from lifecycle._world import monotonic
 from lifecycle.cell.cell import ENDED_TOO, Extra, Record, shut
 from lifecycle.cell.registry import NO_IDENTITY, Registry, native_key, owners
+from lifecycle.checks import DEFERRED, refuse_deferred
 from lifecycle.errors import (
-    CallbackError,
     NotReleased,
     text_of,
     trace_of,
@@ -73,7 +73,7 @@ def process(record: Record, timed: Timed | None = None) -> bool:
                 if release is not None:
                     result = release(record.obj)
                     if result is not None and type(result) in DEFERRED:
-                        _refuse_deferred(result)
+                        refuse_deferred(result, "the release")
                 record.outcome = RELEASED
             except BaseException as error:
                 record.outcome = error  # noted before anything is called: an interrupt decides nothing
@@ -99,19 +99,6 @@ def process(record: Record, timed: Timed | None = None) -> bool:
         if record.phase in ENDED:
             forget(record.kind.registry, record)
         raise
-
-
-DEFERRED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
-"""What a function returns instead of running its body."""
-
-
-def _refuse_deferred(result: Any, what: str = "release") -> NoReturn:
-    close = getattr(result, "close", None)
-    if close is not None:
-        close()
-    raise CallbackError(
-        f"the {what} returned a {type(result).__name__}: nothing was done, since its body has not run; give a plain function"
-    )
 
 
 class Timed:
@@ -161,7 +148,7 @@ def _run(record: Record, timed: Timed | None) -> bool:
         if release is not None:
             result = release(record.obj)
             if result is not None and type(result) in DEFERRED:
-                _refuse_deferred(result)
+                refuse_deferred(result, "the release")
         record.outcome = RELEASED
     except BaseException as error:
         record.outcome = error  # noted before anything is called: an interrupt decides nothing
@@ -187,7 +174,7 @@ def _run_cleanups(record: Record) -> None:
         try:
             result = cleanup()
             if result is not None and type(result) in DEFERRED:
-                _refuse_deferred(result, "cleanup")
+                refuse_deferred(result, "the cleanup")
         except (
             BaseException
         ) as error:  # one failing cleanup changes nothing for the next, nor for the release (I6)
