@@ -16,12 +16,11 @@ import attrs
 
 from lifecycle import _world
 from lifecycle.cell.cell import Record
-from lifecycle.cell.fates import state_of
+from lifecycle.cell.fates import info_of, state_of
 from lifecycle.checks import check_facts
 from lifecycle.errors import RegistrationError
 from lifecycle.facades import Facade
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.manager.shutdown import info_of
 from lifecycle.places.place import BACKGROUND, DEFAULT, WhenDue
 from lifecycle.places.queues import PlaceLike
 from lifecycle.states import CLOSING, ENDED, INVALID, POISONED, RELEASING, VALID, ObjectState

@@ -465,7 +465,7 @@ MUTANTS = (
         "I2",
         (
             (
-                "manager/shutdown.py",
+                "cell/registry.py",
                 "record for record in reversed(_world.snapshot(registry.records.values()))",
                 "record for record in (_world.snapshot(registry.records.values()))",
             ),

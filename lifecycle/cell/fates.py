@@ -16,6 +16,7 @@ from lifecycle.states import (
     Cause,
     ObjectState,
 )
+from lifecycle.stats import ObjectInfo
 
 
 def state_of(record: Record) -> ObjectState:
@@ -84,3 +85,21 @@ def fate(record: Record) -> str:
 
 
 _CALLS = frozenset({BY_CLOSE, Cause.UNREGISTER, Cause.INVALIDATE, Cause.DETACH})
+
+
+def info_of(record: Record) -> ObjectInfo:
+    """What is known of an object now."""
+    extra = record.extra
+    return ObjectInfo(
+        id=record.id,
+        type_name=record.kind.type_name,
+        name=record.name,
+        native=record.native,
+        state=state_of(record),
+        cause=str(record.cause or ""),
+        reason=extra.reason if extra is not None else "",
+        size=record.size,
+        parent=extra.parent_id if extra is not None else 0,
+        registered_at=_world.wall_time() - (_world.monotonic() - record.born),
+        site=_world.describe_site(record.site),
+    )

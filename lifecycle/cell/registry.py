@@ -13,6 +13,7 @@ from lifecycle import _world
 from lifecycle.cell.cell import Core, Record
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import LimitError
+from lifecycle.states import ENDED
 
 if TYPE_CHECKING:
     from lifecycle.stats import TypeCount
@@ -153,3 +154,10 @@ NO_IDENTITY = frozenset({int, str, bytes, float, bool, complex, type(None), tupl
 def native_key(record: Record) -> tuple[int, str, Any]:
     """Under what, beside the Python object's identity, a record with a native name owns it in `owners`."""
     return (id(record.place), record.kind.type_name, record.native)
+
+
+def open_records(registry: Registry) -> list[Record]:
+    """The records that have not ended, newest first: children before their parents."""
+    return [
+        record for record in reversed(_world.snapshot(registry.records.values())) if record.phase not in ENDED
+    ]

@@ -31,6 +31,17 @@ def logger() -> Any:
     return structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
 
 
+def enlist(hooks: list[Callable[[Event], object]], fn: Callable[[Event], object]) -> Callable[[], None]:
+    """Add `fn` to an observer's hooks; returns a function that takes it back."""
+    hooks.append(fn)
+
+    def remove() -> None:
+        if fn in hooks:
+            hooks.remove(fn)
+
+    return remove
+
+
 class Observer:
     """Runs hooks and the log on a thread of its own. The keeper alone puts events in."""
 

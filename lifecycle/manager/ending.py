@@ -10,14 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle import _world
-from lifecycle.cell.registry import Registry
+from lifecycle.cell.registry import Registry, open_records
 from lifecycle.errors import LifecycleError
 from lifecycle.manager.finalizers import Finalizers
 from lifecycle.manager.machinery import Machinery
 from lifecycle.manager.shutdown import (
     await_holders,
     await_others,
-    open_records,
     orphan_inherited,
     release_all,
     report_on,

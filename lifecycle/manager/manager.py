@@ -9,7 +9,8 @@ from typing import Any, TypeVar, overload
 
 from lifecycle import _world
 from lifecycle.cell.cell import Extra, raw_pin
-from lifecycle.cell.registry import Registry
+from lifecycle.cell.fates import info_of
+from lifecycle.cell.registry import Registry, open_records
 from lifecycle.checks import (
     DEFERRED,
     DEFERRED_BODY,
@@ -30,6 +31,7 @@ from lifecycle.errors import (
 from lifecycle.events import LEVELS, Event
 from lifecycle.handles.exclusive import pin_or_refuse
 from lifecycle.handles.handle import Handle
+from lifecycle.keeper.observer import enlist
 from lifecycle.manager.access import AccessBlock, declared, escaped, refuse_late
 from lifecycle.manager.ending import Ending
 from lifecycle.manager.factory import build_factory
@@ -39,7 +41,6 @@ from lifecycle.manager.machinery import Machinery
 from lifecycle.manager.observed import enter_observed, observed
 from lifecycle.manager.policies import UNSET, Unset, set_policy
 from lifecycle.manager.registration import abandon, enter, insist
-from lifecycle.manager.shutdown import info_of, open_records
 from lifecycle.manager.stopping import StopToken
 from lifecycle.manager.targets import check_mine, parent_of, pin_of, record_of, registries
 from lifecycle.places.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
@@ -452,28 +453,14 @@ class SafetyManager:
         """Have ``fn(event)`` called, on the observer thread, for every event. A slow observer loses events, which are counted; it
         holds up nothing else. Returns a function that takes it back."""
         check_callback(fn, "observer")
-        hooks = self._keeper.observer.hooks
-        hooks.append(fn)
-
-        def remove() -> None:
-            if fn in hooks:
-                hooks.remove(fn)
-
-        return remove
+        return enlist(self._keeper.observer.hooks, fn)
 
     def add_leak_hook(self, fn: Callable[[Event], object]) -> Callable[[], None]:
         """Have ``fn(event)`` called, on the observer thread, for every report of a leak: events of the kinds ``leak``,
         ``held_too_long`` and ``returned``. Unlike an observer it costs nothing otherwise. Returns a function that takes it
         back."""
         check_callback(fn, "leak hook")
-        hooks = self._keeper.observer.leak_hooks
-        hooks.append(fn)
-
-        def remove() -> None:
-            if fn in hooks:
-                hooks.remove(fn)
-
-        return remove
+        return enlist(self._keeper.observer.leak_hooks, fn)
 
     def add_component(self, component: Any) -> None:
         """Let `component` (weakly kept) appear in metrics: it has ``kind``, ``name`` and ``stats()``."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle.cell.registry import Kind
+from lifecycle.cell.registry import Kind, open_records
 from lifecycle.checks import check_callback
 from lifecycle.config import exception_types
 from lifecycle.errors import RegistrationError
-from lifecycle.manager.shutdown import open_records
 
 
 class Unset:

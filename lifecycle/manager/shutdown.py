@@ -9,21 +9,14 @@ import attrs
 
 from lifecycle import _world
 from lifecycle.cell.cell import Record, shut
-from lifecycle.cell.fates import state_of
-from lifecycle.cell.registry import Registry, owners
+from lifecycle.cell.fates import info_of
+from lifecycle.cell.registry import Registry, open_records, owners
 from lifecycle.places.queues import Generation
 from lifecycle.places.releases import end_without_release, nesting, process
 from lifecycle.places.waiting import LONGEST_WAIT, wait_for_end
 from lifecycle.places.workers import Batch, Workers
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
-from lifecycle.stats import ObjectInfo, ShutdownReport
-
-
-def open_records(registry: Registry) -> list[Record]:
-    """The records that have not ended, newest first: children before their parents."""
-    return [
-        record for record in reversed(_world.snapshot(registry.records.values())) if record.phase not in ENDED
-    ]
+from lifecycle.stats import ShutdownReport
 
 
 def shut_doors(records: list[Record]) -> None:
@@ -117,24 +110,6 @@ def await_others(records: list[Record], until: float) -> None:
     leaves lying about, and nobody would let go."""
     if _world.others_run():
         await_holders(records, min(until, _world.monotonic() + EXIT_GRACE))
-
-
-def info_of(record: Record) -> ObjectInfo:
-    """What is known of an object now."""
-    extra = record.extra
-    return ObjectInfo(
-        id=record.id,
-        type_name=record.kind.type_name,
-        name=record.name,
-        native=record.native,
-        state=state_of(record),
-        cause=str(record.cause or ""),
-        reason=extra.reason if extra is not None else "",
-        size=record.size,
-        parent=extra.parent_id if extra is not None else 0,
-        registered_at=_world.wall_time() - (_world.monotonic() - record.born),
-        site=_world.describe_site(record.site),
-    )
 
 
 def report_on(

@@ -14,13 +14,12 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from lifecycle import _world
-from lifecycle.cell.fates import describe
+from lifecycle.cell.fates import describe, info_of
 from lifecycle.checks import check_callback, check_facts, check_timeout
 from lifecycle.errors import BudgetError, ConfigError, RegistrationError
 from lifecycle.facades import Facade
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.policies import UNSET, Unset
-from lifecycle.manager.shutdown import info_of
 from lifecycle.memory.books import Account, Books, Entry
 from lifecycle.memory.config import MemoryConfig
 from lifecycle.memory.figures import MemoryStats, MemoryTypeStats, resident_memory
