@@ -91,7 +91,7 @@ from lifecycle.handles.leases import Lease
 from lifecycle.manager.finalizers import SafeFinalizer
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.stopping import StopToken
-from lifecycle.memory import MemoryConfig, MemoryManager, MemoryStats, MemoryTypeStats
+from lifecycle.memory import MemoryConfig, MemoryManager, MemoryStats, MemoryTypeStats, Reservation
 from lifecycle.objects import Family, ObjectLifecycleManager, ObjectStats, Transition
 from lifecycle.places.place import ANY_THREAD, BACKGROUND
 from lifecycle.places.queues import ReleaseQueue
@@ -182,6 +182,7 @@ __all__ = [
     "ReceiverStats",
     "RegistrationError",
     "ReleaseQueue",
+    "Reservation",
     "ReturnedTwiceError",
     "SafeFinalizer",
     "SafetyConfig",

@@ -2,6 +2,7 @@
 
 - `manager`: objects, budgets, and who waits for room
 - `books`: the counting
+- `reservation`: what is counted and is no object
 - `pressure`: asking for memory to be given back
 - `config`, `figures`: what goes in and what comes out
 """
@@ -9,5 +10,6 @@
 from lifecycle.memory.config import MemoryConfig
 from lifecycle.memory.figures import MemoryStats, MemoryTypeStats
 from lifecycle.memory.manager import MemoryManager
+from lifecycle.memory.reservation import Reservation
 
-__all__ = ["MemoryConfig", "MemoryManager", "MemoryStats", "MemoryTypeStats"]
+__all__ = ["MemoryConfig", "MemoryManager", "MemoryStats", "MemoryTypeStats", "Reservation"]

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Callable
 
 from lifecycle import _world
 from lifecycle.memory.config import MemoryConfig
 from lifecycle.memory.figures import MemoryTypeStats
+from lifecycle.memory.reservation import Reservation, ReservationRef
 
 
 class Account:
@@ -49,15 +51,17 @@ class Account:
 
 
 class Entry:
-    """One object's part in the accounts."""
+    """One object's part in the accounts; or a reservation's, which is no object."""
 
-    __slots__ = ("account", "counted", "id", "size")
+    __slots__ = ("account", "counted", "id", "objects", "ref", "size")
 
-    def __init__(self, account: Account, size: int) -> None:
+    def __init__(self, account: Account, size: int, objects: int = 1) -> None:
         self.account = account
         self.size = size
+        self.objects = objects
         self.counted = False
         self.id = 0
+        self.ref: ReservationRef | None = None
 
 
 class Books:
@@ -67,8 +71,8 @@ class Books:
         self._low_water = config.low_water
         self.lock = _world.RLock()
         self.entries: dict[int, Entry] = {}
-        """Of the objects that have not ended, by their ids."""
-        self.gone: deque[int] = deque()
+        """Of the objects that have not ended, and of reservations, by their ids."""
+        self.gone: deque[int | ReservationRef] = deque()
         """The mailbox of ends."""
         self.all = Account("all types", config.max_bytes, config.max_live)
         self._accounts: dict[str, Account] = {}
@@ -84,16 +88,32 @@ class Books:
         account, everything, size = entry.account, self.all, entry.size
         entry.counted = True
         account.bytes += size
-        account.objects += 1
-        account.total += 1
+        account.objects += entry.objects
+        account.total += entry.objects
         everything.bytes += size
-        everything.objects += 1
-        everything.total += 1
+        everything.objects += entry.objects
+        everything.total += entry.objects
         for one in (account, everything):
             if one.bytes > one.peak_bytes:
                 one.peak_bytes = one.bytes
             if one.objects > one.peak_objects:
                 one.peak_objects = one.objects
+
+    def over(self, entry: Entry) -> str:
+        """The limit that `entry` would pass, in words; empty when none."""
+        return entry.account.over(entry.size, entry.objects) or self.all.over(entry.size, entry.objects)
+
+    def reservation(
+        self, account: Account, size: int, leave: Callable[[int], object]
+    ) -> tuple[Entry, Reservation]:
+        """An entry that is not counted yet, and what it belongs to: when that goes it is uncounted, whatever happens."""
+        entry = Entry(account, size, objects=0)
+        entry.id = _world.next_id()
+        reservation = Reservation(entry.id, size, leave)
+        entry.ref = ReservationRef(reservation, self.gone.append)
+        entry.ref.id = entry.id
+        self.entries[entry.id] = entry
+        return entry, reservation
 
     def uncount(self, entry: Entry) -> None:
         """Take it out of both; doing that twice is doing it once."""
@@ -102,24 +122,25 @@ class Books:
             return
         entry.counted = False
         account.bytes -= size
-        account.objects -= 1
+        account.objects -= entry.objects
         everything.bytes -= size
-        everything.objects -= 1
+        everything.objects -= entry.objects
 
     def settle(self) -> None:
         """Uncount what has ended. Under the lock, but a handler or ``__del__`` on this thread may come in between; what it
         takes out is uncounted by it, and doing that twice is doing it once."""
-        id = 0
+        id: int | ReservationRef = 0
         try:
             number = len(self.gone)  # and not those that come meanwhile, which may be without end
             if number:
                 for id in itertools.islice(
                     iter(self.gone.popleft, 0), number
                 ):  # taken and stored in one step
-                    entry = self.entries.get(id)
+                    key = id if isinstance(id, int) else id.id
+                    entry = self.entries.get(key)
                     if entry is not None:
                         self.uncount(entry)
-                        self.entries.pop(id, None)
+                        self.entries.pop(key, None)
         except IndexError:
             id = 0  # none is left
         except BaseException:

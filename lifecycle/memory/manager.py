@@ -24,6 +24,7 @@ from lifecycle.memory.books import Account, Books, Entry
 from lifecycle.memory.config import MemoryConfig
 from lifecycle.memory.figures import MemoryStats, MemoryTypeStats, resident_memory
 from lifecycle.memory.pressure import Pressure
+from lifecycle.memory.reservation import Reservation
 from lifecycle.places.place import BACKGROUND, DEFAULT, WhenDue
 from lifecycle.places.queues import PlaceLike
 from lifecycle.places.releases import nesting
@@ -37,7 +38,8 @@ NAMED_HOLDERS = 3
 RELIEF_WAIT = 0.5
 """Seconds for which a refusal is put off while releases run or wait for a worker: what was given up may be among them."""
 LOOK_AGAIN = 0.5
-"""Seconds after which a caller that waits for room looks by itself, should a wake-up have been lost to an interrupt."""
+"""Seconds after which a caller that waits for room looks by itself, should a wake-up have been lost to an interrupt, and asks
+once more whether something can be spared."""
 
 
 class MemoryManager(Facade):
@@ -133,6 +135,25 @@ class MemoryManager(Facade):
         """Shut the object for everybody and release it; True means released. With `timeout` those who hold it are waited for.
         Raises `UnknownObjectError` for an id that was not given here."""
         return self._unregister(id, timeout)
+
+    def reserve(
+        self, size: int, type_name: str = "memory", *, timeout: float | WhenDue | None = DEFAULT
+    ) -> Reservation:
+        """Count `size` bytes that are no object of the manager's, such as what a cache keeps ready, for as long as the
+        `Reservation` is there. They count against the budgets in bytes of `type_name` and of all types, and not as an object.
+
+        Raises `RegistrationError` for a size that is none, and, as `track_object` does, `BudgetError` and `ClosedError`.
+        """
+        check_facts(None, size)
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        entry, reservation = self._books.reservation(self._account(type_name), size, self._left)
+        try:
+            if self._config.track_object_lifecycle:
+                self._reserve(entry, timeout)
+            return reservation
+        finally:
+            reservation = None  # type: ignore[assignment]  # a kept traceback must keep nothing counted
 
     # -- budgets ------------------------------------------------------------------------------------------------------------
 
@@ -268,7 +289,7 @@ class MemoryManager(Facade):
         high-water mark was passed."""
         with self._books.lock:
             self._books.settle()
-            problem = entry.account.over(entry.size, 1) or self._books.all.over(entry.size, 1)
+            problem = self._books.over(entry)
             first = next(iter(_world.snapshot(self._waiters)), turn)
             if not problem and first != turn:
                 problem = "others that wait for room"
@@ -285,9 +306,9 @@ class MemoryManager(Facade):
 
     def _await_room(self, entry: Entry, timeout: float | None) -> bool | str:
         """Wait for our turn and for room: whether the high-water mark was passed by that, or what was still in the way at the
-        end. First come, first served, so that a large one is not
-        passed by small ones for ever."""
-        until = None if timeout is None else _world.monotonic() + timeout
+        end. First come, first served, so that a large one is not passed by small ones for ever."""
+        asked = _world.monotonic()
+        until = None if timeout is None else asked + timeout
         turn = _world.next_id()
         waiter: _world.TimedQueue[None] = _world.TimedQueue()
         step = 0.02 if _world.free_threaded else LOOK_AGAIN
@@ -304,14 +325,16 @@ class MemoryManager(Facade):
                 try:
                     waiter.get(timeout=left)
                 except _world.Empty:
-                    continue
+                    if _world.monotonic() - asked >= LOOK_AGAIN:
+                        self._pressure.relieve()  # more can be spared by now, perhaps
+                        asked = _world.monotonic()
         finally:
             self._waiters.pop(turn, None)
             self._wake()
 
     def _refusal(self, entry: Entry, problem: str) -> BudgetError:
         self._refused += 1
-        account = entry.account if entry.account.over(entry.size, 1) else self._books.all
+        account = entry.account if entry.account.over(entry.size, entry.objects) else self._books.all
         holders = self.holders(None if account is self._books.all else account.name, NAMED_HOLDERS)
         records = self._manager._registry.records
         named = [
@@ -322,7 +345,7 @@ class MemoryManager(Facade):
             f"no room for {entry.size} bytes of type {entry.account.name!r} in {self!r}: {problem}, and {account.objects} "
             f"objects with {account.bytes} bytes are not released ({account.name}). The largest: {', '.join(named) or 'none'}"
             f"{f', and {more} more' if more > 0 and named else ''}. Release some, raise the budget with set_budget(), or "
-            'choose over="block". The object was not taken',
+            f'choose over="block". {"The object was not taken" if entry.objects else "Nothing was reserved"}',
             holders,
         )
 
