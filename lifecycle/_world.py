@@ -117,9 +117,12 @@ def in_collector() -> bool:
     return collecting == get_ident()
 
 
-def collect() -> None:
-    """Run a full collection."""
-    gc.collect()
+def collect(generation: int = 2) -> None:
+    """Run a collection of `generation` and the younger ones; by default a full one."""
+    gc.collect(generation)
+
+
+collector_enabled: Callable[[], bool] = gc.isenabled
 
 
 def must_not_wait() -> bool:

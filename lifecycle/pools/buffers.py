@@ -17,6 +17,7 @@ import ctypes
 import mmap
 import os
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from lifecycle import _world
@@ -27,6 +28,9 @@ from lifecycle.manager.manager import SafetyManager
 from lifecycle.pools.figures import Loan, loan_of
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
+
+if TYPE_CHECKING:
+    from lifecycle.memory import MemoryManager, Reservation
 
 PAGE = mmap.PAGESIZE
 
@@ -42,9 +46,9 @@ _getframe = sys._getframe
 class Block:
     """Memory of a pool: `nbytes` bytes from `address` on. Use it by the handle that lends it, never longer."""
 
-    __slots__ = ("__weakref__", "address", "memory", "nbytes", "poisoned_by")
+    __slots__ = ("__weakref__", "address", "memory", "nbytes", "poisoned_by", "reservation")
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, reservation: Reservation | None = None) -> None:
         try:
             self.memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError, ValueError, MemoryError) as error:
@@ -53,6 +57,7 @@ class Block:
             ) from error
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         self.nbytes = nbytes
+        self.reservation = reservation  # its part in a budget, which goes when it goes
         self.poisoned_by: Loan | None = None  # who had it before it was filled with poison
 
     def __repr__(self) -> str:
@@ -146,6 +151,12 @@ class BufferPool(Pool):
         A byte (0–255) that a buffer's whole memory is filled with when it comes back, and looked for before it is lent again:
         who reads it without holding it sees the poison, and one who writes it is reported, with the place of the last loan, and
         the block is never used again. For finding stale users; costs two passes over the memory.
+    collect:
+        Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is lent (see
+        `lifecycle.starving`). A program that has disabled the collector is left alone.
+    memory:
+        A `MemoryManager`. What the pool has allocated, idle or lent, counts there as bytes of `type_name`, and under pressure
+        the pool gives back what is idle. `get` then also raises `BudgetError`, or waits, as the memory manager is configured.
 
     A closed pool still serves, with plain buffers. Raises `ConfigError` for sizes and counts that are not possible, and
     `OutOfMemoryError` for a size beyond the machine's memory.
@@ -161,12 +172,16 @@ class BufferPool(Pool):
         exhausted: str = "fallback",
         name: str = "buffers",
         type_name: str = "buffer",
+        collect: bool = True,
         poison: int | None = None,
+        memory: MemoryManager | None = None,
     ) -> None:
         if poison is not None and (
             isinstance(poison, bool) or not isinstance(poison, int) or not 0 <= poison < 256
         ):
             raise ConfigError(f"pool {name!r}: poison= takes a byte, 0 to 255, or None, not {poison!r}")
+        if memory is not None and not callable(getattr(memory, "reserve", None)):
+            raise ConfigError(f"pool {name!r}: memory= takes a MemoryManager or None, not {memory!r}")
         self.name = name
         self._check_limit(count, "count")
         self._size = self._check_size(size)
@@ -181,8 +196,19 @@ class BufferPool(Pool):
             exhausted=exhausted,
             choices=("fallback", "refuse", "evict"),
             type_name=type_name,
+            collect=collect,
         )
         self._careful = self.looks_after = poison is not None
+        self._memory = memory
+        if memory is not None:
+            me = weakref.ref(self)
+
+            def spare() -> None:
+                pool = me()
+                if pool is not None:
+                    pool.trim()
+
+            weakref.finalize(self, memory.add_pressure_callback(spare)).atexit = False
 
     def _check_size(self, size: Any) -> int:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -208,7 +234,7 @@ class BufferPool(Pool):
         than the pool's size is served plainly, counted as a fallback. What is in it is what the last user left.
 
         Raises `ConfigError` for a size that is none, `OutOfMemoryError`, `PoolTimeoutError` or `PoolExhaustedError` (with
-        ``exhausted="refuse"``), and `ClosedError` when the manager is closed.
+        ``exhausted="refuse"``), `BudgetError` (with `memory`), and `ClosedError` when the manager is closed.
         """
         want = self._class
         plain = ""
@@ -267,12 +293,18 @@ class BufferPool(Pool):
         return "created"
 
     def _allocate(self, nbytes: int) -> Block:
+        reservation = None
         try:
-            return Block(nbytes)
-        except OutOfMemoryError:
-            if not self.trim():
-                raise
-            return Block(nbytes)
+            if self._memory is not None:
+                reservation = self._memory.reserve(nbytes, self._type_name)
+            try:
+                return Block(nbytes, reservation)
+            except OutOfMemoryError:
+                if not self.trim():
+                    raise
+                return Block(nbytes, reservation)
+        finally:
+            reservation = None  # a kept traceback must keep nothing
 
     def _look_for_poison(self, slot: Slot, block: Block) -> Block | None:
         """The block of `slot`, unless somebody wrote to it after it had come back: then it is his for ever, and he is

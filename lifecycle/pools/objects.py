@@ -84,6 +84,9 @@ class ObjectPool(Pool, Generic[T]):
     type_name:
         The type of its loans in the manager's figures and policies (None: the pool's name); that of its items has ``.item``
         after.
+    collect:
+        Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is lent (see
+        `lifecycle.starving`). A program that has disabled the collector is left alone.
 
     Raises `ConfigError` for sizes and times that are not possible, `CallbackError` for functions that cannot be called as
     needed.
@@ -105,6 +108,7 @@ class ObjectPool(Pool, Generic[T]):
         release_on: PlaceLike = BACKGROUND,
         name: str = "objects",
         type_name: str | None = None,
+        collect: bool = True,
     ) -> None:
         check_callback(create, f"pool {name!r}: create")
         for fn, what in ((reset, "reset"), (check, "check"), (destroy, "destroy")):
@@ -136,6 +140,7 @@ class ObjectPool(Pool, Generic[T]):
             exhausted=exhausted,
             choices=("refuse", "fallback"),
             type_name=type_name or name,
+            collect=collect,
         )
         self._careful = check is not None or max_age is not None
         self.looks_after = reset is not None or max_age is not None

@@ -38,6 +38,7 @@ from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.registration import enter
 from lifecycle.pools.figures import Counts, Loan, PoolReport, PoolStats, loan_of
 from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, Request, Shelf, Sign, Slot
+from lifecycle.starving import Starving
 from lifecycle.states import BY_DROP
 
 Self = TypeVar("Self", bound="Pool")
@@ -86,6 +87,7 @@ class Pool:
         exhausted: str,
         choices: tuple[str, ...],
         type_name: str,
+        collect: bool,
     ) -> None:
         what = type(self).__name__
         if not isinstance(manager, SafetyManager):
@@ -96,6 +98,8 @@ class Pool:
             raise ConfigError(
                 f"pool {name!r}: exhausted= takes {', '.join(map(repr, choices))}, not {exhausted!r}"
             )
+        if not isinstance(collect, bool):
+            raise ConfigError(f"pool {name!r}: collect= takes True or False, not {collect!r}")
         check_facts(name, 0)
         check_timeout(timeout)
         if manager.closed:
@@ -108,6 +112,7 @@ class Pool:
         self._label = LentBy(name)
         self._label.pool = weakref.ref(self)
         self._counts = Counts()
+        self._starving = Starving() if collect else None
         self._careful = False  # an item has to be looked at before it is lent again
         self.looks_after = False  # and when it comes back
         self._kind = manager._kinds.named(type_name)
@@ -244,7 +249,7 @@ class Pool:
         shelf = self.shelf
         if not isinstance(timeout, Own):
             check_timeout(timeout)
-        for again in (self._tend, shelf.find_lost, None):
+        for again in (self._tend, shelf.find_lost, self._ask_the_collector, None):
             if self._find(request):
                 request.box[0], request.hand = request.hand, None  # type: ignore[assignment]
                 return 0.0
@@ -256,9 +261,25 @@ class Pool:
             request.box.setdefault(0, CLOSED if shelf.closed else GAVE_UP)
             return 0.0
         began = monotonic()
-        shelf.wait(request, None if timeout is None else began + timeout, self._find, self._tend)
+        shelf.wait(request, None if timeout is None else began + timeout, self._find, self._look_around)
         request.answer()
         return max(monotonic() - began, 1e-9)
+
+    def _look_around(self) -> None:
+        """Have what may come back do so."""
+        self._tend()
+        self.shelf.find_lost()
+        self._ask_the_collector()
+
+    def _ask_the_collector(self) -> None:
+        if self._starving is not None:
+            self._starving.look(self._lent)
+
+    def _lent(self) -> list[int]:
+        """The loans of now: equal as long as nothing comes back."""
+        return [
+            0 if (record := slot.loan) is None else record.id for slot in _world.snapshot(self.shelf.slots)
+        ]
 
     def _refuse(self, answer: Sign, timeout: float | Own | None, waited: float) -> str:
         if answer is CLOSED:

@@ -39,7 +39,8 @@ EXTRA = "extra"
 """Why a slot is emptied that never was the shelf's."""
 
 SLICE = 0.1
-"""Seconds for which a waiter sleeps at most before it looks around: for what an interrupt lost, for releases nobody has run."""
+"""Seconds for which a waiter sleeps at most before it looks around: for what an interrupt lost, for releases nobody has run, for
+what only garbage holds."""
 
 SURE_AFTER = 0.02
 """Seconds between the two looks at a lost slot where there is no GIL."""
@@ -300,10 +301,14 @@ class Shelf:
     # -- waiting ------------------------------------------------------------------------------------------------------------
 
     def wait(
-        self, request: Request, until: float | None, find: Callable[[Request], bool], tend: Callable[[], None]
+        self,
+        request: Request,
+        until: float | None,
+        find: Callable[[Request], bool],
+        look_around: Callable[[], object],
     ) -> None:
         """Block until `request` has an answer or `until` (monotonic; None: for ever) is past. `find` takes from the shelf what
-        suits, `tend` runs releases that wait for somebody to run them."""
+        suits, `look_around` is called now and then and may bring something back."""
         slot = None
         try:
             self.waiters[request] = None
@@ -321,8 +326,7 @@ class Shelf:
                 try:
                     request.bell.get(timeout=left)
                 except _world.Empty:
-                    tend()
-                    self.find_lost()
+                    look_around()
         finally:
             self.waiters.pop(request, None)
             slot = None

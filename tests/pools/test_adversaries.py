@@ -520,6 +520,10 @@ def wild(pool: ObjectPool[Native], seed: int, loans: int, outcomes: Counter[str]
         except PoolExhaustedError:
             outcomes["exhausted"] += 1
             kept.clear()
+            if chance.random() < 0.2:
+                gc.collect(
+                    1
+                )  # what circles hold; left to itself the pool asks for it ten times a second at most
             continue
         except ConnectionError:
             outcomes["not made"] += 1

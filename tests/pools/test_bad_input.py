@@ -236,7 +236,7 @@ def test_memory_that_cannot_be_had(manager: SafetyManager, monkeypatch: pytest.M
     pool = BufferPool(manager, 1 << 16, 3, exhausted="evict")
     tried: list[int] = []
 
-    def scarce(self: Any, nbytes: int) -> None:
+    def scarce(self: Any, nbytes: int, reservation: None) -> None:
         tried.append(nbytes)
         raise OutOfMemoryError("there is none")
 
