@@ -20,6 +20,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `cell`: the object itself, and the idea that everything stands on
 - `fences`: how a device says that it has done
 - `states`, `stats`, `events`, `config`, `errors`: the words in which all of them speak
+- `starving`: asking the collector where nothing comes back
 - `checks`: what every call asks of its arguments
 - `_world`, `_timed_queue`: the one door to threads, time, fork, exit and the collector; its queue with deadlines
 """
