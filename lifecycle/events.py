@@ -1,6 +1,6 @@
 """What observers are told: one small frozen value per event.
 
-Events are made by the keeper only, after it has counted them, and reach observers on the observer thread (`keeper.py`).
+Events are made by the keeper only, after it has counted them, and reach observers on the observer thread (`keeper/observer.py`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Four durations are collected: an object's whole life, from its registration to the end of its release; how long leases and guarded
 calls hold it; how long it waits from the door shut until its release begins; how long that runs. The first, third and fourth come
-from the same records that the counting of ends reads (`counting.py`), so nothing is missed under load, as events to an
+from the same records that the counting of ends reads (`keeper/counting.py`), so nothing is missed under load, as events to an
 observer may be. Leases are timed where accesses are noted: on the way of validators, so when no profiler runs nothing is
 asked that is not asked anyway, and it costs nothing.
 

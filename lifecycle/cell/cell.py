@@ -68,7 +68,7 @@ class Cell:
 
 
 raw_pin: Callable[[Cell], Pin | None] = Cell.__dict__["pin"].__get__
-"""The door itself: the pin even while somebody uses the object exclusively (`exclusive.py`), None once it is shut."""
+"""The door itself: the pin even while somebody uses the object exclusively (`handles/exclusive.py`), None once it is shut."""
 set_raw_pin: Callable[[Cell, Pin | None], None] = Cell.__dict__["pin"].__set__
 
 
@@ -170,7 +170,7 @@ class Record(weakref.ref[Core]):
     kind: Kind
     obj: Any  # moved out, and its last reference dropped, by the place alone (I4)
     release: Callable[[Any], object] | None
-    place: Any  # queues.Place
+    place: Any  # places.place.Place
     parent: Pin | None  # held until the release is done, so that no parent goes before its children (I2)
     door: DoorRef | None
     cause: Cause | None

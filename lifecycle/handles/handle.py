@@ -373,7 +373,7 @@ class WeakHandle(Generic[T]):
 
 
 observed_handle: type[Handle[Any]] = Handle
-"""The class of handles of observed objects, which stands in a layer above (`observed.py`)."""
+"""The class of handles of observed objects, which stands in a layer above (`manager/observed.py`)."""
 
 
 def set_observed_handle(cls: type[Handle[Any]]) -> None:
