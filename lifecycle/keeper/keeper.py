@@ -105,7 +105,7 @@ class Keeper:
         me = _world.get_ident()
         if in_collector or me in self._inside:
             return self._last or self._figures()
-        if self.alive and not self._stop:
+        if self.alive and not self._stop and (thread is None or thread.ident != me):
             question = Question()
             self.registry.events.append(question)
             self._bell.put(None)

@@ -446,6 +446,30 @@ def test_asking_inside_a_collection(manager: SafetyManager) -> None:
     check_sums(answers[0])
 
 
+def test_asking_on_the_keeper_itself_while_it_sleeps(manager: SafetyManager) -> None:
+    """As a callback of `gc.callbacks` does that comes after ours: the collection is over for us, and runs on any thread."""
+    handle = manager.register([], "list", release=list.clear, release_on=ANY_THREAD)
+    keeper = manager._keeper
+    bell = keeper._bell
+    told: list[tuple[int, int]] = []
+
+    class Bell:
+        qsize, put = bell.qsize, bell.put
+
+        def get(self, timeout: float | None = None) -> None:
+            if not told:
+                told.append((threading.get_ident(), manager.stats().active_objects))
+            return bell.get(timeout=timeout)
+
+    keeper._bell = Bell()  # type: ignore[assignment]
+    bell.put(None)
+    eventually(lambda: told, timeout=20)  # it does not wait for its own answer
+    assert keeper._thread is not None
+    assert told == [(keeper._thread.ident, 1)]
+    keeper._bell = bell
+    handle.close()
+
+
 def test_events_in_the_mailbox_are_counted_and_go(manager: SafetyManager) -> None:
     for _ in range(100):
         on(manager).close()
