@@ -51,8 +51,10 @@ def _may_interrupt(code: dict[int, tuple[str, int]], last: int, here: int) -> bo
     before, following = code.get(last, ("", -1))
     if JUMPS_LOOK and now in NOT_BEFORE:
         return False
-    if last < 0:
-        return now != "RESUME"  # on entering a function; from 3.11 on it is that instruction which looks
+    if last < 0:  # on entering a function or going on in a generator; from 3.11 on it is RESUME that looks
+        return (
+            JUMPS_LOOK or ("RESUME", here) in code.values()
+        )  # so not where something is thrown into a generator
     if "JUMP" in before and here != following:
         return JUMPS_LOOK or here < last
     if here != following:
