@@ -315,14 +315,13 @@ class Handle(Generic[T]):
             attach(record, after, "close(after=)")
 
     def __enter__(self) -> Handle[T]:
-        if self._cell.pin is None:
-            try:
-                if raw_pin(self._cell) is None:
-                    refuse(self._record, self)
-            except BaseException:
-                self._give_back(None)  # interrupted: the block ends before it began
-                raise
-        return self
+        try:
+            if self._cell.pin is None and raw_pin(self._cell) is None:
+                refuse(self._record, self)
+            return self  # in here, since 3.10 looks for signals at every jump, and one leads here
+        except BaseException:
+            self._give_back(None)  # interrupted: the block ends before it began
+            raise
 
     def __exit__(self, *_: object) -> None:
         try:
