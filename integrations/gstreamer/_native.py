@@ -350,9 +350,8 @@ def ready() -> None:
     """See that `ANY` is there. GStreamer is initialised by now: there is a sample."""
     if not ANY:
         buffer = _new_buffer()
-        MiniObject.from_address(
-            buffer
-        ).flags |= MAY_BE_LEAKED  # it stays for good, and the leaks tracer is told so
+        # It stays for good, and the leaks tracer is told so.
+        MiniObject.from_address(buffer).flags |= MAY_BE_LEAKED
         ANY.append(buffer)
         del ANY[1:]  # another thread has made one too
 

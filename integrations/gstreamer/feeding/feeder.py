@@ -423,9 +423,8 @@ class FeederFrame:
             return
         if feeder._closed.is_set():
             feeder._raise_if_over()
-        if memory.onlookers() > len(
-            arrays
-        ):  # a slice could still be written: what was pushed may not change any more
+        if memory.onlookers() > len(arrays):
+            # A slice could still be written: what was pushed may not change any more.
             layout = feeder._layout
             assert layout is not None
             owned = feeder._copied_into(layout.all_planes(), arrays)
