@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import functools
-import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -73,46 +72,22 @@ _take = _function(_quick, "gst_mini_object_take", ctypes.c_int, _p, _p)
 
 class Owned(_p):
     """One reference on a buffer (or any mini object), or nothing. Made by `nothing_owned` and the functions below; one thread
-    uses it at a time."""
+    uses it at a time. Its death gives the reference up, in C, as that of a `Mapping` ends the mapping."""
 
+    __slots__ = ("__del__",)
     value: int | None
+    __del__: Callable[[], object]
 
     def drop(self) -> None:
         """Give the reference up, once: C empties this in the same step."""
         _replace(_byref(self), None)
 
 
-class _Guard(weakref.ref[Owned]):
-    """Has C empty an `Owned` as it dies, without a bytecode: its callback is the C function itself, to which it is NULL."""
-
-    __slots__ = ()
-    _as_parameter_ = None
-
-
-_guards: dict[int, _Guard] = {}
-"""By address, which is used again when an `Owned` has died; the rest of the dead are cleared out now and then."""
-MANY: Final = 512
-"""Guards, dead ones included, at which that is done first; then at twice as many as were left."""
-_clear_at = [MANY]
-
-
 def nothing_owned() -> Owned:
     """An `Owned` to be filled."""
     owned = Owned()
-    address = ctypes.addressof(owned)
-    _guards[address] = _Guard(owned, functools.partial(_replace, address))
-    if len(_guards) > _clear_at[0]:
-        _clear_out()
+    owned.__del__ = functools.partial(_replace, ctypes.addressof(owned), None)
     return owned
-
-
-def _clear_out() -> None:
-    for address, guard in _guards.copy().items():
-        if guard() is None:
-            found = _guards.pop(address, None)
-            if found is not None and found is not guard:  # another thread has just put it there
-                _guards.setdefault(address, found)
-    _clear_at[0] = max(MANY, 2 * len(_guards))
 
 
 def _fill(owned: Owned, make: Callable[..., Any], *arguments: Any) -> None:
@@ -238,14 +213,10 @@ def add_video_meta(
 
 
 class Own(Mapping):
-    """A buffer that is ours alone, and its one mapping for writing. What a `WritableFrame` registers.
+    """A buffer that is ours alone, and its one mapping for writing. What a `WritableFrame` registers."""
 
-    `guard` ends the mapping in C as this dies, should an interrupt have fallen into its release.
-    """
-
-    __slots__ = ("__weakref__", "guard", "owned")
+    __slots__ = ("owned",)
     owned: Owned
-    guard: weakref.ref[Own] | None
 
 
 def map_own(own: Own) -> bool:
@@ -254,19 +225,14 @@ def map_own(own: Own) -> bool:
     assert buffer is not None
     ready()
     own.buffer = buffer
-    own.guard = None
-    own.once = once = map(unmap_foreign, ANY, (ctypes.addressof(own),))
-    done = bool(map_foreign(buffer, own, READ_WRITE))
-    if done:
-        own.guard = weakref.ref(own, functools.partial(next, once))
-    return done
+    own.__del__ = functools.partial(next, map(unmap_foreign, ANY, (ctypes.addressof(own),)), None)
+    return bool(map_foreign(buffer, own, READ_WRITE))
 
 
 def end_own(own: Own) -> None:
     """The release function of every `Own`: unmap, and give the buffer up. Calling twice is calling once."""
     unmap(own)
     own.owned.drop()
-    own.guard = None
 
 
 def wrapper_of(owned: Owned) -> Any:

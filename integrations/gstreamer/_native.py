@@ -15,7 +15,11 @@ functions are the same everywhere, and cost a tenth. What stands on what:
   stays: the mapping holds the memory. Only the call that ends it needs a buffer, of which it asks nothing but its type (1.20 to
   1.28, tested), so it is always given the same one, `ANY`.
 - **A mapping is ended once because it is an iterator.** ``map(unmap, ANY, (address,))`` calls once, in C, when it is advanced
-  first; advancing it again does nothing. So no interrupt falls between deciding and doing.
+  first; advancing it again does nothing. So no interrupt falls between deciding and doing. Advanced where nothing was mapped it
+  does nothing either: GStreamer ends a mapping of no memory that way.
+- **Its death ends it, in C.** ``__del__`` is a slot of each object, and in it lies a C function with its arguments: the
+  interpreter calls it as the object dies, by its count or in a garbage cycle (where a weak reference of its own would be dropped
+  unheard), and no bytecode runs in which an interrupt could fall.
 
 Importing this module loads GStreamer's libraries but does not initialise GStreamer; that stays the program's own ``Gst.init``.
 """
@@ -27,7 +31,7 @@ import ctypes.util
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from integrations.gstreamer.errors import MissingGStreamerError
@@ -107,17 +111,17 @@ class Mapping(MapInfo):
     """A buffer that is held and, where `memory` is set, its one read mapping.
 
     `data` (None for a buffer of no bytes) and `size` say where the bytes are; `sample` is the wrapper that keeps the buffer;
-    `once` ends the mapping when it is advanced first.
+    `__del__` ends the mapping when it is called first, at the latest as this dies.
     """
 
-    __slots__ = ("buffer", "once", "sample")
+    __slots__ = ("__del__", "buffer", "sample")
 
     memory: int | None
     data: int | None
     size: int
     sample: Any
     buffer: int
-    once: Iterator[None]
+    __del__: Callable[[], object]
 
 
 class MiniObject(ctypes.Structure):
@@ -359,7 +363,7 @@ def ready() -> None:
 def unmap(mapping: Mapping) -> None:
     """End a mapping, if there is one: calling twice does it once. On any thread."""
     if mapping.memory is not None:
-        next(mapping.once, None)
+        mapping.__del__()
 
 
 def memory_size(memory: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable, Iterator
 from types import CodeType, ModuleType
 
@@ -135,11 +134,7 @@ def test_an_interrupt_at_any_point_loses_nothing(bench: Bench, deed: str) -> Non
     gc.collect()
     bench.check()
     eventually(lambda: bench.manager.stats().active_objects == 0, timeout=20)
-    if sys.version_info[:2] != (
-        3,
-        13,
-    ):  # there something still keeps what a release was interrupted in: not found yet
-        eventually(lambda: not any(bench.maps()), timeout=20)
+    eventually(lambda: not any(bench.maps()), timeout=20)
     do()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from types import ModuleType
 
@@ -116,3 +117,42 @@ def test_frames_work_without_gst_pythons_overrides() -> None:
         pipeline.set_state(Gst.State.NULL)
         """
     ).check()
+
+
+@pytest.mark.parametrize("how", ["count", "cycle", "never mapped"])
+def test_a_mapping_ends_with_the_object_that_has_it(gst: ModuleType, how: str) -> None:
+    """Also one that was interrupted in its release, is kept by a traceback, and goes with that as garbage."""
+    from ctypes import addressof
+    from functools import partial
+
+    from integrations.gstreamer._native import (
+        ANY,
+        MAP_READ,
+        MiniObject,
+        map_plain,
+        memory_of,
+        ready,
+        sample_buffer,
+        unmap_plain,
+    )
+    from integrations.gstreamer.frames.held import Held
+
+    ready()
+    sample = gst.sample_of(bytes(64 * 48 * 3))
+    buffer = sample_buffer(hash(sample)) or 0
+    memory = MiniObject.from_address(memory_of(buffer, 0))
+    before = memory.lockstate
+    held = Held()
+    once = map(unmap_plain, ANY, (addressof(held),))
+    held.__del__ = partial(next, once, None)
+    if how != "never mapped":
+        assert map_plain(buffer, held, MAP_READ)
+        assert memory.lockstate != before
+    if how == "cycle":
+        cycle: list[object] = [held]
+        cycle.append(cycle)
+        del cycle
+    del held
+    gc.collect()
+    assert memory.lockstate == before
+    assert next(once, "over") == "over"

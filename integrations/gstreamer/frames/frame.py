@@ -331,7 +331,6 @@ class Frame(FrameFacts):
         held.sample = sample
         held.buffer = buffer
         held.live = None
-        held.guard = None
         handle = owner = None
         view: memoryview | None = None
         try:
@@ -348,15 +347,14 @@ class Frame(FrameFacts):
                     owner = known()
                 if owner is None:
                     if plain:
-                        held.once = once = map(unmap_plain, ANY, (addressof(held),))
+                        held.__del__ = partial(next, map(unmap_plain, ANY, (addressof(held),)), None)
                         done = map_plain(buffer, held, MAP_READ)
                     else:
                         check_memories(self, buffer)
-                        held.once = once = map(unmap_foreign, ANY, (addressof(held),))
+                        held.__del__ = partial(next, map(unmap_foreign, ANY, (addressof(held),)), None)
                         done = map_foreign(buffer, held, MAP_READ)
                     if not done:
                         raise no_mapping(self)
-                    held.guard = weakref.ref(held, partial(next, once))
                 if layout.sound is None:
                     meta = video_meta(buffer)
                     if meta is not None:

@@ -22,7 +22,6 @@ from integrations.gstreamer._native import (
     memory_of,
     memory_size,
     short_fd_memory,
-    unmap,
     unmap_foreign,
 )
 from integrations.gstreamer.errors import MapError, ShortMemoryError
@@ -34,13 +33,9 @@ Live = dict[int, "weakref.ref[Any]"]
 
 
 class Held(Mapping):
-    """The native object of a frame: the mapping, and its entry ``live[key]`` in the table of live ones.
+    """The native object of a frame: the mapping, and its entry ``live[key]`` in the table of live ones."""
 
-    `guard` ends the mapping in C as this dies, should an interrupt have fallen into its release.
-    """
-
-    __slots__ = ("__weakref__", "guard", "key", "live")
-    guard: weakref.ref[Held] | None
+    __slots__ = ("key", "live")
     live: Live | None
     key: int
 
@@ -50,8 +45,8 @@ def end_held(held: Held) -> None:
     live = held.live
     if live is not None:
         live.pop(held.key, None)
-    unmap(held)
-    held.guard = None
+    if held.memory is not None:
+        held.__del__()
 
 
 def check_memories(whose: Any, buffer: int) -> None:
@@ -92,8 +87,7 @@ def open_memory(
     held.sample = sample
     held.buffer = buffer
     held.live = None
-    held.guard = None
-    held.once = map(unmap_foreign, ANY, (addressof(held),))
+    held.__del__ = partial(next, map(unmap_foreign, ANY, (addressof(held),)), None)
     held.key = key = memory_of(buffer, index)
     handle = owner = view = None
     try:
@@ -102,8 +96,6 @@ def open_memory(
             owner = known()
         if owner is None and not map_one_memory(buffer, index, held, MAP_READ):
             raise no_mapping(whose)
-        if owner is None:
-            held.guard = weakref.ref(held, partial(next, held.once))
         size = memory_size(key)
         handle = manager.register(
             held,
