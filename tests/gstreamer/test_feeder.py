@@ -402,9 +402,11 @@ def test_a_push_waits_for_room_and_no_longer(line: Any, gst: ModuleType, adapter
     with pytest.raises(FeederFull):
         with one.feeder.frame(timeout=0):
             raise AssertionError("lent without room")
-    threading.Timer(0.1, lambda: [gst.pull(one.sink) for _ in range(3)]).start()
+    later = threading.Timer(0.1, lambda: [gst.pull(one.sink) for _ in range(3)])
+    later.start()
     one.feeder.push(data, timeout=20)
     assert one.feeder.stats().pushed == pushed + 1
+    later.join(20)  # before the pipeline ends, and with it what there is to be pulled
 
 
 @pytest.mark.parametrize("how", ["manager", "feeder"])

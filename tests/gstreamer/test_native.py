@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_mapping_is_ended_once(gst: ModuleType) -> None:
     assert buffer is not None
     mapping.buffer = buffer
     _native.ready()
-    mapping.once = map(_native.unmap_plain, _native.ANY, (ctypes.addressof(mapping),))
+    mapping.__del__ = partial(next, map(_native.unmap_plain, _native.ANY, (ctypes.addressof(mapping),)), None)
     memory = _native.memory_of(buffer, 0)
     before = _native.MiniObject.from_address(memory).refcount
     assert _native.map_plain(buffer, mapping, _native.MAP_READ)
@@ -123,7 +124,6 @@ def test_frames_work_without_gst_pythons_overrides() -> None:
 def test_a_mapping_ends_with_the_object_that_has_it(gst: ModuleType, how: str) -> None:
     """Also one that was interrupted in its release, is kept by a traceback, and goes with that as garbage."""
     from ctypes import addressof
-    from functools import partial
 
     from integrations.gstreamer._native import (
         ANY,
