@@ -116,7 +116,7 @@ def test_an_element_that_fails_is_named_with_its_message(g: Any, manager: Safety
 
 def test_an_element_that_fails_while_playing_ends_the_wait(g: Any, manager: SafetyManager) -> None:
     with g.PipelineGuard(manager, f"{LIVE} ! identity error-after=5 name=bad ! fakesink") as guard:
-        guard.play()
+        guard.play(0)  # on a slow machine it has failed before it is seen to play
         with pytest.raises(g.PipelineError, match="'bad'"):
             guard.wait(20)
 
