@@ -448,7 +448,7 @@ def test_asking_inside_a_collection(manager: SafetyManager) -> None:
 
 def test_asking_on_the_keeper_itself_while_it_sleeps(manager: SafetyManager) -> None:
     """As a callback of `gc.callbacks` does that comes after ours: the collection is over for us, and runs on any thread."""
-    handle = manager.register([], "list", release=list.clear, release_on=ANY_THREAD)
+    handle = on(manager)
     keeper = manager._keeper
     bell = keeper._bell
     told: list[tuple[int, int]] = []

@@ -116,6 +116,21 @@ def test_what_was_pushed_is_out_until_the_last_element_has_dropped_it(
     eventually(lambda: pool.outstanding == 0)
 
 
+def test_what_only_garbage_holds_comes_back(pool: Any) -> None:
+    """Who waits makes nothing, so no collection comes by itself."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(1_000_000, 1_000, 1_000)
+    try:
+        for _ in range(3):
+            circle: list[Any] = [pool.acquire(timeout=20)]
+            circle.append(circle)
+        del circle
+        pool.acquire(timeout=20).close()
+    finally:
+        gc.set_threshold(*before)
+
+
 def test_a_frame_of_a_pool_is_handed_on_only_when_nothing_writes_it(pool: Any) -> None:
     with pool.acquire() as frame:
         array = frame.planes()[1]

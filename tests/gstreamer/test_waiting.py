@@ -132,6 +132,52 @@ def test_max_held_lets_the_pipeline_flow(fed: Any, manager: SafetyManager) -> No
         kept.clear()
 
 
+class Circle:
+    """Garbage that holds a picture."""
+
+    def __init__(self, picture: Any) -> None:
+        self.picture = picture
+        self.me = self
+
+
+@pytest.fixture
+def no_collection_by_itself() -> Iterator[None]:
+    """As in a program that waits and makes nothing. The collector is enabled."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(1_000_000, 1_000, 1_000)
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("no_collection_by_itself")
+def test_a_pool_that_only_garbage_holds_starves_nobody(fed: Any, manager: SafetyManager) -> None:
+    """Its frames stay in circles that nobody uses, until all its buffers are there."""
+    from integrations.gstreamer import Capture
+
+    with Capture(manager, fed) as capture:
+        seen = 0
+        for frame in capture.frames(timeout=20):
+            Circle(frame.array())
+            seen += 1
+            if seen == 40:
+                break
+        assert seen == 40
+
+
+@pytest.mark.usefixtures("no_collection_by_itself")
+def test_max_held_counts_no_garbage_for_long(fed: Any, manager: SafetyManager) -> None:
+    from integrations.gstreamer import Capture
+
+    with Capture(manager, fed, max_held=2) as capture:
+
+        @capture.on_frame
+        def waste(frame: Any) -> None:
+            Circle(frame.array())
+
+        eventually(lambda: capture.stats().results["ok"] >= 8, timeout=30)
+
+
 def test_a_stall_is_told_once_with_its_reason(fed: Any, manager: SafetyManager) -> None:
     from integrations.gstreamer import Capture, Stall
 

@@ -158,7 +158,7 @@ class Frames:
     def _ended(self, sink: Any, began: float, quiet: Quiet) -> bool:
         """Nothing has come that could be given: whether nothing will. Raises what there is to be said of it."""
         capture = self._capture
-        capture._held.tidy()
+        capture._held.look_around()
         flow = flow_of(sink)
         if flow == "eos" or (flow == "idle" and capture._last_frame > 0.0):
             capture._raise_pipeline_error()

@@ -123,7 +123,7 @@ class Run:
                     capture._deliver(frame)
                     frame = None
                     continue
-                capture._held.tidy()
+                capture._held.look_around()
                 flow = flow_of(sink)
                 if flow == "eos":
                     capture._ended.set()

@@ -21,6 +21,7 @@ from integrations.gstreamer.frames.held import Held
 from integrations.gstreamer.holders import holders_of_record
 from lifecycle import Handle, ObjectState
 from lifecycle.cell.fates import describe
+from lifecycle.starving import Starving
 
 __all__ = ["HeldFrames", "Stall"]
 
@@ -63,6 +64,7 @@ class HeldFrames:
         self._frames: list[Frame] = []
         self._limit = SLACK
         self._most = most
+        self._starving = Starving()
 
     def note(self, frame: Frame) -> None:
         """A frame whose turn is over was not given back by it."""
@@ -76,13 +78,27 @@ class HeldFrames:
         most = self._most
         if most is None or len(self._frames) < most:
             return True
-        self.tidy()
+        self.look_around()
         return len(self._frames) < most
+
+    def look_around(self) -> None:
+        """Nothing comes, or may be taken: have what can go back do so, also what only garbage holds."""
+        self.tidy()
+        if self._frames and self._starving.look(self._lent):
+            self.tidy()
 
     def tidy(self) -> None:
         """Forget the frames that are back; what has just fallen free goes back now: its pool may be waiting for it."""
         if self._frames:
             self._frames = [frame for frame in self._frames if is_held(frame)]
+
+    def _lent(self) -> object:
+        """The frames that starve the source: equal as long as none comes back; nothing is equal where they do not starve it."""
+        handles = self._handles()
+        return [handle.id for handle in handles] if self._why(handles) else object()
+
+    def _handles(self) -> list[Handle[Held]]:
+        return [frame._handles[0] for frame in self._frames.copy() if is_held(frame)]
 
     def count(self) -> int:
         """How many there are now."""
@@ -90,16 +106,19 @@ class HeldFrames:
 
     def starving(self) -> tuple[str, tuple[str, ...]]:
         """``(reason, held)``: why they starve the capture's source, empty where they do not, and each of them named."""
-        handles = [frame._handles[0] for frame in self._frames.copy() if is_held(frame)]
+        handles = self._handles()
         held = tuple(_named(handle) for handle in handles[:NAMED])
         if len(handles) > NAMED:
             held += (f"and {len(handles) - NAMED} more",)
+        return self._why(handles), held
+
+    def _why(self, handles: list[Handle[Held]]) -> str:
         if self._most is not None and len(handles) >= self._most:
-            return f"{len(handles)} frames are held and max_held={self._most}, so what comes is dropped", held
+            return f"{len(handles)} frames are held and max_held={self._most}, so what comes is dropped"
         for count, most in _out_of_pools(handles):
             if most and count >= max(1, most - ELSEWHERE):
-                return f"{count} of the {most} buffers of the source's pool are in frames that are held", held
-        return "", held
+                return f"{count} of the {most} buffers of the source's pool are in frames that are held"
+        return ""
 
 
 def is_held(frame: Frame) -> bool:

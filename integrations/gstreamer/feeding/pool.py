@@ -37,6 +37,7 @@ from integrations.gstreamer.frames.writable import WritableFrame
 from integrations.gstreamer.holders import holders_of_record
 from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
 from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
+from lifecycle.starving import Starving
 from lifecycle.states import ENDED
 
 __all__ = ["PoolAdapter"]
@@ -127,6 +128,7 @@ class PoolAdapter:
         self._most = limits_of_pool(self._pointer)[2]
         self._loans = Loans()
         self._seen: set[int] = set()
+        self._starving = Starving()
         self._closed = threading.Event()
         self._counting = threading.RLock()
         self._waiters = 0
@@ -214,6 +216,7 @@ class PoolAdapter:
                         holders,
                     )
                 self._settle()
+                self._starving.look(self._loans_now)
                 if not waiting:
                     waiting = True
                     with self._counting:
@@ -237,6 +240,10 @@ class PoolAdapter:
         raise ClosedError(f"{whose} is closed: pool {self.name!r} lends nothing any more; make a new one")
 
     # -- knowing ------------------------------------------------------------------------------------------------------------
+
+    def _loans_now(self) -> list[float]:
+        """The loans of now: equal as long as nothing comes back."""
+        return [out.since for out in self._loans.info.copy().values()]
 
     def _settle(self) -> None:
         """Have those go back whose last view has just gone: they would wait for the next registration or close."""
