@@ -50,7 +50,9 @@ def test_a_pool_trims_itself_for_others(manager: SafetyManager) -> None:
         loan.close()
     assert memory.stats().all.bytes == 90  # idle
     assert memory.track_object([], "large", 60, release=list.clear, release_on=ANY_THREAD)
-    assert memory.stats().all.bytes == 60
+    eventually(
+        lambda: memory.stats().all.bytes == 60, timeout=20
+    )  # what was spared is destroyed in the background
     pool.close()
     memory.close()
 
@@ -141,9 +143,10 @@ def test_an_interrupt_anywhere_in_a_get_under_a_budget() -> None:
         struck += strike.error is not None
         if strike.error is not None:
             strike.error.__traceback__ = None
-        stats = pool.stats()
-        assert stats.items["in_use"] == 0, strike.place
-        assert memory.stats().all.bytes == stats.items["idle"] * PAGE, strike.place
+        eventually(
+            lambda: pool.stats().items["in_use"] == 0, timeout=20
+        )  # without the GIL a slot is found lost twice
+        assert memory.stats().all.bytes == pool.stats().items["idle"] * PAGE, strike.place
         pool.trim()
         assert memory.stats().all.bytes == 0, strike.place
     assert struck > 100
