@@ -1,4 +1,4 @@
-"""``python -m benchmarks [core|guards|gstreamer …]``: run the benchmarks and print what each costs beside its peer.
+"""``python -m benchmarks [--quick] [core guards gstreamer …]``: run the benchmarks and print what each costs beside its peer.
 
 Each module here is a pyperf script. Its benchmarks come in pairs named ``case | ours`` and ``case | peer``, run one after the
 other in the same run, and ``TARGETS`` says what their ratio should be. Machines are noisy, so nothing here fails: read the table.
@@ -6,8 +6,8 @@ other in the same run, and ``TARGETS`` says what their ratio should be. Machines
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -57,18 +57,25 @@ def table_of(module: str, suite: pyperf.BenchmarkSuite, targets: dict[str, float
 
 
 def main() -> int:
-    wanted = [name for name in sys.argv[1:] if not name.startswith("-")] or list(MODULES)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="what each thing costs, beside a peer in the same run"
+    )
+    parser.add_argument(
+        "modules", nargs="*", metavar="module", help=f"{', '.join(MODULES)}; all of them by default"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer processes: for a first look")
+    arguments = parser.parse_args()
+    wrong = [name for name in arguments.modules if name not in MODULES]
+    if wrong:
+        parser.error(f"there is no benchmark {', '.join(wrong)}: choose from {', '.join(MODULES)}")
     console = Console(width=110)
-    for name in wanted:
-        if importlib.util.find_spec(f"benchmarks.{name}") is None:
-            console.print(f"benchmarks.{name}: there is no such module")
-            continue
+    for name in arguments.modules or MODULES:
         try:
             targets = importlib.import_module(f"benchmarks.{name}").TARGETS
         except ImportError as error:
             console.print(f"benchmarks.{name}: skipped, {error}")
             continue
-        suite = run(name, "--quick" in sys.argv)
+        suite = run(name, arguments.quick)
         if suite is None:
             console.print(f"benchmarks.{name}: did not finish")
             continue
