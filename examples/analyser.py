@@ -9,10 +9,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import gi
 import numpy as np
 
+gi.require_version("Gst", "1.0")
+from gi.repository import Gst
+
 from integrations.gstreamer import Capture, PipelineGuard
-from integrations.gstreamer._native import Gst
 from lifecycle import SafetyManager
 
 SOURCE = "videotestsrc is-live=true pattern=ball motion=sweep ! video/x-raw,format=GRAY8,width=320,height=240,framerate=30/1"

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import sys
 
+import gi
+
+gi.require_version("Gst", "1.0")
+from gi.repository import Gst
+
 from integrations.gstreamer import Capture, GStreamerError, PipelineGuard
-from integrations.gstreamer._native import Gst
 from lifecycle import SafetyManager
 
 SOURCES = {

@@ -101,8 +101,12 @@ class GStreamerSource:
     """A live test picture."""
 
     def __init__(self, manager: SafetyManager, cost: SafetyManager, look: Look) -> None:
+        import gi
+
+        gi.require_version("Gst", "1.0")
+        from gi.repository import Gst
+
         from integrations.gstreamer import Capture, LeaksTracer, SampleAdapter
-        from integrations.gstreamer._native import Gst
 
         LeaksTracer.enable()
         Gst.init(None)

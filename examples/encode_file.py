@@ -11,10 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import gi
 import numpy as np
 
+gi.require_version("Gst", "1.0")
+from gi.repository import Gst
+
 from integrations.gstreamer import Feeder, PipelineGuard
-from integrations.gstreamer._native import Gst
 from lifecycle import SafetyManager
 
 WIDTH, HEIGHT, RATE = 320, 240, 30

@@ -11,9 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import gi
+
+gi.require_version("Gst", "1.0")
+from gi.repository import Gst
+
 from integrations.gstreamer import Branch, PipelineGuard, Tee
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.pipelines.guard import make_element
 from lifecycle import SafetyManager
 
 SOURCE = "videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=30/1"
@@ -30,9 +33,9 @@ class Recorder:
         )  # an autovideosink in a program with a screen
 
     def record(self, path: Path) -> Branch:
-        """Record into `path` until the branch is closed. Every frame counts, so the queue is roomy; the disk may stall "
-        "for a while."""
-        queue = make_element("queue")
+        """Record into `path` until the branch is closed. Every frame counts, so the queue is roomy; the disk may stall
+        for a while."""
+        queue = Gst.ElementFactory.make("queue")
         queue.set_property("max-size-buffers", 120)
         queue.set_property("max-size-bytes", 0)
         queue.set_property("max-size-time", 0)

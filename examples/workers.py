@@ -13,8 +13,12 @@ import threading
 import time
 from collections import Counter
 
+import gi
+
+gi.require_version("Gst", "1.0")
+from gi.repository import Gst
+
 from integrations.gstreamer import Capture, Frame, PipelineGuard
-from integrations.gstreamer._native import Gst
 from lifecycle import SafetyManager
 
 SOURCE = "videotestsrc is-live=true ! video/x-raw,format=RGB,width=640,height=480,framerate=60/1"
