@@ -19,6 +19,7 @@ from lifecycle.keeper.figures import figures, queue_figures
 from lifecycle.keeper.observer import Observer
 from lifecycle.places.place import AnyThread
 from lifecycle.places.queues import ReleaseQueue
+from lifecycle.places.releases import notify
 from lifecycle.places.workers import Workers
 from lifecycle.states import ENDED
 from lifecycle.stats import Health, QueueStats, SafetyStats
@@ -209,6 +210,7 @@ class Keeper:
         finally:
             self._inside.discard(me)
         self._post_delayed()
+        self._forget_waiters()
         self._hand_over()
         if _world.free_threaded:
             self._let_die()
@@ -218,6 +220,13 @@ class Keeper:
             for sweep in self.sweeps:
                 sweep()
         self.ledger.expire()
+
+    def _forget_waiters(self) -> None:
+        """Wake those who wait for the end of what has ended: one that came late, or whose leaving was interrupted."""
+        for id in _world.snapshot(self.registry.waiters):
+            record = self.registry.records.get(id)
+            if record is None or record.phase in ENDED:
+                notify(self.registry, id)
 
     def _let_die(self) -> None:
         """Without the GIL an object dies on the thread that made it, when that next runs Python; a collection does it for one
