@@ -267,8 +267,11 @@ def test_two_closers_of_one_handle() -> None:
 def test_a_release_is_claimed_once_by_a_closer_and_a_drain() -> None:
     released: deque[Node] = deque()
     with SafetyManager(QUIET) as manager:
-        handle = manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
-        with Standing(handle.close, releases.process, "claims = record.kind.registry.claims") as standing:
+
+        def run() -> bool:  # made there too: without the GIL an object dies on the thread that made it
+            return manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD).close()
+
+        with Standing(run, releases.process, "claims = record.kind.registry.claims") as standing:
             flush(manager)
             eventually(lambda: len(released) == 1)
             standing.result()
