@@ -1,7 +1,8 @@
 """The one door to threads, time, fork, process exit and the collector.
 
-Nothing else in the package imports `threading`, `time`, `gc`, `os.fork` hooks or `atexit`. So a test can replace any of them in
-one place, and a reader can see everything the library asks of the process.
+Whatever waits, measures time, starts a thread, takes a lock, collects, or is called at fork and exit, takes that from here: so a
+test can replace it in one place, and a reader can see what the library asks of the process. Elsewhere `threading` and `gc` are
+only looked at (which threads there are, who refers to what); `_timed_queue` lies below this module, which gives it on.
 
 **Collector context.** Code that runs inside a garbage collection (`__del__` of a cycle, weakref callbacks) must not wait for
 anything. `gc.callbacks` tells: `collecting` holds the identity of the thread in which a collection runs, 0 when none does. An

@@ -183,3 +183,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [
         f"parts: {', '.join(part for part in PARTS if part not in absent)}; missing: {', '.join(absent) or 'none'}"
     ]
+
+
+@pytest.fixture
+def no_collection_by_itself() -> Iterator[None]:
+    """As in a program that waits and makes nothing. The collector is enabled."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(1_000_000, 1_000, 1_000)
+    yield
+    gc.set_threshold(*before)

@@ -89,3 +89,11 @@ def eventually(
             faulthandler.dump_traceback(all_threads=True)
             raise AssertionError(f"not true within {timeout} s: {condition!r}")
         time.sleep(every)
+
+
+class Circle:
+    """Garbage, once nobody refers to it, that holds something until the collector comes."""
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+        self.me = self

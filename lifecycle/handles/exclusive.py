@@ -164,7 +164,7 @@ def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) 
 def _prepare(record: Record, cell: Cell) -> None:
     extra = record.more()
     if extra.turn_order is None:
-        extra.turn_order = threading.RLock()
+        extra.turn_order = _world.RLock()
     cell.__class__ = ExclusiveCell
     cell = None  # type: ignore[assignment]
 

@@ -23,6 +23,7 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
+    _world,
     never_wait,
 )
 from tests.core.natives import Fence, Native
@@ -222,6 +223,16 @@ def test_close_with_timeout_zero_waits_for_nothing(manager: SafetyManager) -> No
     go_on.set()
     eventually(lambda: handle.close(timeout=0))
     assert native.released == 1
+
+
+def test_a_wait_that_came_after_the_call_is_told_by_the_keeper(manager: SafetyManager) -> None:
+    """It enters when the end has been announced, or leaves and is interrupted: nobody else would take its entry out."""
+    handle = registered(manager, Native())
+    assert handle.close()
+    waiter: _world.TimedQueue[None] = _world.TimedQueue()
+    manager._registry.waiters[handle.id] = [waiter]
+    waiter.get(timeout=20)
+    assert not manager._registry.waiters
 
 
 def test_waiting_in_vain_leaves_nothing_behind(manager: SafetyManager) -> None:

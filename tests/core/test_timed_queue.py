@@ -29,21 +29,21 @@ RIGHT = sys.version_info >= (3, 13)
 def wait_in_fresh_queues(kind: str, seconds: float) -> None:
     """Waits whose deadline is past when the loop in `get` comes round: in a fresh queue the first turn takes the lock."""
     make = {"standard": queue.SimpleQueue, "ours": TimedQueue}[kind]
-    ended = itertools.count()
+    ended = _world.Tally()
 
     def work() -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with contextlib.suppress(queue.Empty):
                 make().get(timeout=1e-6)
-            next(ended)
+            ended.add()
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     before = -1
     while thread.is_alive():
         thread.join(2)
-        now = int(repr(ended)[6:-1])
+        now = int(ended)
         if thread.is_alive() and now == before:
             print("stands still", flush=True)
             sys.stdout.flush()

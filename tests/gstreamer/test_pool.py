@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lifecycle import ClosedError, HeldError, LifecycleError, PoolError, PoolTimeoutError, SafetyManager
-from tests.support import eventually
+from tests.support import Circle, eventually
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
@@ -116,19 +116,12 @@ def test_what_was_pushed_is_out_until_the_last_element_has_dropped_it(
     eventually(lambda: pool.outstanding == 0)
 
 
+@pytest.mark.usefixtures("no_collection_by_itself")
 def test_what_only_garbage_holds_comes_back(pool: Any) -> None:
     """Who waits makes nothing, so no collection comes by itself."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.set_threshold(1_000_000, 1_000, 1_000)
-    try:
-        for _ in range(3):
-            circle: list[Any] = [pool.acquire(timeout=20)]
-            circle.append(circle)
-        del circle
-        pool.acquire(timeout=20).close()
-    finally:
-        gc.set_threshold(*before)
+    for _ in range(3):
+        Circle(pool.acquire(timeout=20))
+    pool.acquire(timeout=20).close()
 
 
 def test_a_frame_of_a_pool_is_handed_on_only_when_nothing_writes_it(pool: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lifecycle import CallbackError, ClosedError, SafetyManager
-from tests.support import eventually
+from tests.support import Circle, eventually
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
@@ -130,24 +130,6 @@ def test_max_held_lets_the_pipeline_flow(fed: Any, manager: SafetyManager) -> No
         with pytest.raises(Starved, match="max_held=1"):
             asyncio.run(look())
         kept.clear()
-
-
-class Circle:
-    """Garbage that holds a picture."""
-
-    def __init__(self, picture: Any) -> None:
-        self.picture = picture
-        self.me = self
-
-
-@pytest.fixture
-def no_collection_by_itself() -> Iterator[None]:
-    """As in a program that waits and makes nothing. The collector is enabled."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.set_threshold(1_000_000, 1_000, 1_000)
-    yield
-    gc.set_threshold(*before)
 
 
 @pytest.mark.usefixtures("no_collection_by_itself")

@@ -23,25 +23,9 @@ from lifecycle import (
     never_wait,
     starving,
 )
-from tests.support import eventually
+from tests.support import Circle, eventually
 
-
-class Holder:
-    """A cycle with a loan in it."""
-
-    def __init__(self, loan: Any) -> None:
-        self.loan = loan
-        self.me = self
-
-
-@pytest.fixture(autouse=True)
-def no_collection_by_itself() -> Iterator[None]:
-    """As in a program that waits and makes nothing. The collector is enabled."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.set_threshold(1_000_000, 1_000, 1_000)
-    yield
-    gc.set_threshold(*before)
+pytestmark = pytest.mark.usefixtures("no_collection_by_itself")
 
 
 @pytest.fixture
@@ -71,7 +55,7 @@ def objects(manager: SafetyManager, size: int, **more: Any) -> ObjectPool[list[i
 
 def waste(pool: Any, number: int) -> None:
     for _ in range(number):
-        Holder(pool.get())
+        Circle(pool.get())
 
 
 def test_who_waits_gets_what_garbage_held(quiet: SafetyManager, collections: list[int]) -> None:
@@ -85,7 +69,7 @@ def test_who_waits_gets_what_garbage_held(quiet: SafetyManager, collections: lis
 def test_who_waits_for_ever_gets_what_old_garbage_held(quiet: SafetyManager, collections: list[int]) -> None:
     """It has survived the young generations."""
     pool = objects(quiet, 2)
-    holders = [Holder(pool.get()) for _ in range(2)]
+    holders = [Circle(pool.get()) for _ in range(2)]
     gc.collect()
     holders.clear()
     with pool.get(timeout=None):
