@@ -5,10 +5,17 @@ test can replace it in one place, and a reader can see what the library asks of 
 only looked at (which threads there are, who refers to what); `_timed_queue` lies below this module, which gives it on.
 
 **Collector context.** Code that runs inside a garbage collection (`__del__` of a cycle, weakref callbacks) must not wait for
-anything. `gc.callbacks` tells: `collecting` holds the identity of the thread in which a collection runs, 0 when none does. An
-interrupt inside that callback is printed and lost by CPython, and would leave the mark standing; `in_collector` therefore asks
-for a young collection when it sees the mark of its own thread: inside a collection that does nothing, outside it sets the mark
-right.
+anything. `gc.callbacks` tells: `collecting` is true while a collection runs, and `in_collector` is true on its thread.
+
+The callbacks are made of C functions alone. CPython delivers signals when it enters a Python function, so a pending Ctrl-C is
+raised in a callback written in Python, where it is printed and lost. `functools.partial(setattr, x)` is called with the phase and
+the info of a collection: it sets the attribute ``start`` or ``stop`` of `x` to the info, a dictionary. CPython makes one
+dictionary for each phase and hands the same one to every callback. Three objects are told, in this order:
+
+* `_now`, so ``_now.start`` is the dictionary of the collection that began last;
+* `_here`, a thread-local, so ``_here.start is _now.start`` on the thread of that collection only;
+* `collecting`, a set whose ``start`` adds the keys of the dictionary and whose ``stop`` removes them, so it is empty at rest.
+  It is told last: when it is true, the other two speak of this collection.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import itertools
@@ -26,7 +34,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from queue import Empty, SimpleQueue
-from types import CodeType, FrameType
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any, TypeVar
 
 from lifecycle._timed_queue import TimedQueue
@@ -90,32 +98,57 @@ class Tally:
         return f"<Tally {int(self)}>"
 
 
-collecting: int = 0
-"""The thread on which a collection runs, 0 when none does."""
-collections: int = 0
-"""How many have begun: while threads wait for the interpreter one may end and the next begin between two of their looks."""
-waited_for: int = 0
+class _Collecting(set[str]):
+    """True while a collection runs. The setters are C functions: see the module."""
+
+    __slots__ = ()
+    start = property(None, set.update)
+    stop = property(None, set.difference_update)
+
+
+collecting = _Collecting()
+"""True while a collection runs on any thread. Read only; one object for ever."""
+_now = SimpleNamespace(start=None)
+_here = threading.local()
+waited_for: object = None
+"""``_now.start`` of a collection that has lasted `COLLECTION_WAIT` seconds: nothing waits for it any more."""
+_first_look: tuple[object, float] = (None, 0.0)
+"""``_now.start`` of the collection that was waited for last, and since when (monotonic)."""
 no_wait_threads: set[int] = set()
 
-
-def _on_collection(phase: str, info: dict[str, Any]) -> None:
-    global collecting, collections
-    if phase == "start":
-        collections += 1
-        collecting = get_ident()
-    else:
-        collecting = 0
+_callbacks = tuple(functools.partial(setattr, told) for told in (_now, _here, collecting))
 
 
-gc.callbacks.append(_on_collection)
+def watch_collections() -> None:
+    """See that the callbacks are in `gc.callbacks`. Called now and then, since a program may clear that list: the mark of a
+    collection whose end was not told is taken away then."""
+    if all(map(gc.callbacks.__contains__, _callbacks)):
+        return
+    for callback in _callbacks:
+        with contextlib.suppress(ValueError):
+            gc.callbacks.remove(callback)
+    collecting.clear()
+    gc.callbacks.extend(_callbacks)
+
+
+watch_collections()
 
 
 def in_collector() -> bool:
     """Whether this thread is inside a garbage collection right now."""
-    if collecting != get_ident():
+    if not collecting or getattr(_here, "start", None) is not _now.start:
         return False
+    _verify_mark()
+    return bool(collecting) and _here.start is _now.start
+
+
+def _verify_mark() -> None:
+    """Take away the mark of a collection that is over: its end is not told where memory has run out or `gc.callbacks` was
+    cleared. While a collection runs, `gc.collect` does nothing; otherwise it tells of one that begins and ends."""
+    this = _now.start
     gc.collect(0)
-    return collecting == get_ident()
+    if _now.start is this:
+        watch_collections()
 
 
 def collect(generation: int = 2) -> None:
@@ -128,7 +161,7 @@ collector_enabled: Callable[[], bool] = gc.isenabled
 
 def must_not_wait() -> bool:
     """Whether this thread may not block: it is in collector context, or was marked (a streaming thread, an audio callback)."""
-    return (collecting != 0 and in_collector()) or (bool(no_wait_threads) and get_ident() in no_wait_threads)
+    return (bool(collecting) and in_collector()) or (bool(no_wait_threads) and get_ident() in no_wait_threads)
 
 
 def on_main_thread() -> bool:
@@ -147,32 +180,47 @@ def snapshot(container: Collection[T]) -> list[T]:
 
 
 COLLECTION_WAIT = 10.0
-"""Seconds for which a drain holds back while another thread collects (a second net for resurrected cycles). Bounded, since a
+"""Seconds for which a drain holds back while another thread collects (a second net for resurrected cycles, I2). Bounded, since a
 ``__del__`` may wait for that very drain; long, since a collection on a loaded machine takes many times what it takes alone, and
-who goes on too early unmaps what it still reads."""
+a release that runs too early unmaps what is still read."""
+
+BRIEF_WAIT = 0.003
+"""Seconds for which `close` and `register` hold back at most, counted from the first look at a collection: the release then
+follows when it is over, by the next of them, by a drain or by a worker."""
 
 LONGEST_LOOK = 0.005
-"""Seconds between two looks of who holds back, after the first: many who look often keep the collecting thread from running."""
+"""Seconds between two looks of a thread that holds back: many that look often keep the collecting thread from running."""
 
 
-def await_collection() -> None:
-    """Hold back until the collection that runs on another thread is over, at most `COLLECTION_WAIT` seconds, and once for each
-    collection: one of its ``__del__`` may take its time, or wait for us."""
-    global waited_for
-    number = collections
-    if collecting in (0, get_ident()) or number == waited_for:
-        return
-    gc.collect(
-        0
-    )  # while that collection runs it does nothing; a mark whose end an interrupt swallowed is gone after it
-    until = monotonic() + COLLECTION_WAIT
+def await_collection(patience: float = COLLECTION_WAIT) -> bool:
+    """Hold back while a collection runs on another thread. False: it still runs, and no release may begin now.
+
+    Waits `patience` seconds at most, and not at all on threads marked with `never_wait` unless they have patience. A collection
+    that has lasted `COLLECTION_WAIT` seconds is waited for no longer: a ``__del__`` in it may wait for this thread.
+    """
+    global waited_for, _first_look
+    this = _now.start
+    if not collecting or this is waited_for or getattr(_here, "start", None) is this:
+        return True
+    _verify_mark()
+    now = monotonic()
+    seen, since = _first_look
+    if seen is not this:
+        _first_look = this, since = this, now
+    until = now + patience
+    if patience <= BRIEF_WAIT:
+        until = 0.0 if get_ident() in no_wait_threads else since + patience
     look = 0.0002
-    while collecting and collections == number:
-        if monotonic() > until:
-            waited_for = number
+    while collecting and _now.start is this:
+        now = monotonic()
+        if now > since + COLLECTION_WAIT:
+            waited_for = this
             break
-        sleep(look)
+        if now > until:
+            return False
+        sleep(min(look, max(0.0, until - now)))
         look = min(2 * look, LONGEST_LOOK)
+    return True
 
 
 @contextlib.contextmanager
@@ -319,8 +367,9 @@ def _behind_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global collecting, _armed
-    collecting = 0
+    global _armed
+    # The collecting thread may be one that the child does not have, and would never tell the end.
+    collecting.clear()
     _armed = False
     no_wait_threads.clear()
     for lock in _process_locks:
@@ -340,24 +389,34 @@ if hasattr(os, "register_at_fork"):
 _exit_hooks: list[Callable[[], None]] = []
 _armed = False  # in this process
 _over = False
+exit_hook_runs = False
+"""Set by an exit hook as its first act."""
 _ATTEMPTS = 3
 """How often the exit pass goes on after an interrupt that fell between two of its hooks."""
+_ENTRIES = 4
+"""How often the exit pass is registered. A signal that is pending when it is entered raises before its first line, and then the
+next entry runs it. CPython shows that interrupt as ignored in the exit hook; there is nobody to raise it to."""
 MULTIPROCESSING_PRIORITY = 100
 """Of our exit pass among the finalizers of a multiprocessing child: before the library's own, which are 15 and less."""
 
 
-# Registers finalize's exit pass now, so that ours, later, runs earlier, and hooks that the program registers later still may make
-# managers: `at_exit` enters those there.
-weakref.finalize(_on_collection, int).detach()
+class _Anchor:
+    """Lives as long as the process, for `weakref.finalize` to have something to watch."""
+
+
+_anchor = _Anchor()
 
 
 def at_exit(function: Callable[[], None]) -> None:
     """Run `function` at the end of this process, the latest registered first, and before `weakref.finalize`'s own exit pass. A
-    forked child calls `arm_exit` to have it run there too."""
+    forked child calls `arm_exit` to have it run there too.
+
+    Its first statement sets `exit_hook_runs`: an interrupt before that does not count as a call of it.
+    """
     arm_exit()
     _exit_hooks.append(function)
     if _over:  # made by an exit hook that came after ours: what is still to come is finalize's pass
-        weakref.finalize(_on_collection, _run_exit_hooks)
+        weakref.finalize(_anchor, _run_exit_hooks)
 
 
 def not_at_exit(function: Callable[[], None]) -> None:
@@ -375,22 +434,26 @@ def arm_exit() -> None:
     global _armed
     if _armed:
         return
-    weakref.finalize(
-        _on_collection, int
-    ).detach()  # registers finalize's pass, so that ours, later, runs earlier
-    atexit.register(_run_exit_hooks)
+    # Registers finalize's pass, so that ours, later, runs earlier.
+    weakref.finalize(_anchor, int).detach()
+    for _ in range(_ENTRIES):
+        atexit.register(_run_exit_hooks)
     util, process = sys.modules.get("multiprocessing.util"), sys.modules.get("multiprocessing.process")
     if util is not None and process is not None:
-        util.register_after_fork(
-            _run_exit_hooks, _arm_child
-        )  # called when a child begins, of whatever start method
+        # Called when a child begins, of whatever start method.
+        util.register_after_fork(_run_exit_hooks, _arm_child)
         if process.parent_process() is not None:
             _arm_child(_run_exit_hooks)
     _armed = True
 
 
 def _arm_child(_: object) -> None:
+    """The finalizers of a child end with the first interrupt among them. From 3.13 on `atexit` runs after them, up to 3.12 the
+    exit functions of `threading` do."""
     sys.modules["multiprocessing.util"].Finalize(None, _end_of_child, exitpriority=MULTIPROCESSING_PRIORITY)
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None and sys.version_info < (3, 13):
+        register(_end_of_child)
 
 
 def _end_of_child() -> None:
@@ -413,14 +476,30 @@ def _run_exit_hooks() -> None:
 
 
 def _go_through_exit_hooks() -> None:
+    global exit_hook_runs
+    interrupted = 0
     while _exit_hooks:
         function = _exit_hooks[-1]
+        exit_hook_runs = False
         try:
             function()
-        except BaseException:  # an exit pass goes on whatever happens: the rest must be closed as well
+        except (
+            BaseException
+        ) as error:  # an exit pass goes on whatever happens: the rest must be closed as well
+            interrupted += isinstance(error, KeyboardInterrupt)
             sys.excepthook(*sys.exc_info())
         finally:
-            not_at_exit(function)
+            # One that a pending signal kept from its first line has its turn still.
+            if exit_hook_runs or not 0 < interrupted < _ATTEMPTS:
+                interrupted = 0
+                not_at_exit(function)
+
+
+# Runs behind every other exit hook, for what was left by a pass that an interrupt ended.
+atexit.register(_run_exit_hooks)
+# Registers finalize's exit pass now, so that ours, later, runs earlier, and hooks that the program registers later still may make
+# managers: `at_exit` enters those there.
+weakref.finalize(_anchor, int).detach()
 
 
 def others_run() -> bool:

@@ -220,9 +220,10 @@ class Handle(Generic[T]):
         except LifecycleError:
             raise
         except BaseException:
-            self._give_back(
-                None
-            )  # interrupted: a closed handle that is kept by a traceback must not keep the object
+            # Interrupted: a closed handle that is kept by a traceback must not keep the object.
+            self._give_back(None)
+            if not self._record.place.inline:
+                self._record.place.will_not_settle()
             raise
 
     def release_after(self, fence: Any) -> None:
@@ -331,6 +332,8 @@ class Handle(Generic[T]):
                 self._not_released(last, DEFAULT, "defer")
         except BaseException:
             self._give_back(None)
+            if not self._record.place.inline:
+                self._record.place.will_not_settle()
             raise
 
     # -- what a handle is not -----------------------------------------------------------------------------------------------

@@ -8,12 +8,17 @@ bounded queue that drops and counts. So an observer that blocks for ever stops n
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 
 from lifecycle import _world
+from lifecycle.cell.cell import Record
 from lifecycle.cell.registry import Registry
+from lifecycle.errors import text_of
 from lifecycle.keeper.counting import Ledger, Question
 from lifecycle.keeper.figures import figures, queue_figures
 from lifecycle.keeper.observer import Observer
@@ -73,7 +78,7 @@ class Keeper:
         self.registry.wake = self.wake
         self.registry.relieve = self.relieve
         thread = self._thread
-        if thread is not None and thread.ident is not None:
+        if thread is not None and thread.ident is not None and not _world.has_ended(thread):
             return
         self._stop = False
         self._thread = _world.new_thread(self._run, f"lifecycle-keeper-{self.registry.name}")
@@ -106,6 +111,9 @@ class Keeper:
         me = _world.get_ident()
         if in_collector or me in self._inside:
             return self._last or self._figures()
+        if not self.registry.started and thread is not None:  # it has died: see `_run`
+            self.registry.tend()
+            thread = self._thread
         if self.alive and not self._stop and (thread is None or thread.ident != me):
             question = Question()
             self.registry.events.append(question)
@@ -167,8 +175,29 @@ class Keeper:
     # -- the thread ---------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        """Go on whatever another thread raises in this one. Where a second exception ends it all the same, another thread is
+        started, at the latest by the next registration, close or scrape, which find `Registry.started` false."""
+        me = threading.current_thread()
+        try:
+            while True:
+                try:
+                    self._keep(me)
+                    break
+                except BaseException as error:
+                    self.registry.events.append(
+                        ("told", "thread_interrupted", {"thread": me.name, "error": text_of(error)})
+                    )
+        finally:
+            if not self._stop and self._thread is me:
+                self.registry.started = False
+                self._thread = None
+                with contextlib.suppress(RuntimeError):  # the interpreter shuts down: the exit pass counts
+                    self.start()
+                    self.registry.started = True
+
+    def _keep(self, me: threading.Thread) -> None:
         fine = min(TICK, self.registry.config.finalizer_timeout / 4)
-        while not self._stop:
+        while not self._stop and self._thread is me:
             pause = fine if self._idle < 20 or self.workers.running else max(fine, IDLE_TICK)
             delayed = self.registry.delayed
             if delayed:
@@ -193,7 +222,8 @@ class Keeper:
                 self._stop = True
                 self.workers.stop(0)
                 self.observer.stop(0)
-        self._pass()
+        if self._thread is me or self._stop:
+            self._pass()
 
     def _live(self) -> int:
         return sum(kind.count.live for kind in _world.snapshot(self.registry.kinds.values()))
@@ -209,6 +239,7 @@ class Keeper:
                 self.ledger.leaks.look()
         finally:
             self._inside.discard(me)
+        _world.watch_collections()
         self._post_delayed()
         self._forget_waiters()
         self._hand_over()
@@ -241,12 +272,19 @@ class Keeper:
     def _post_delayed(self) -> None:
         delayed = self.registry.delayed
         now = _world.monotonic()
-        for _ in range(len(delayed)):
-            when, record = delayed.popleft()
-            if when <= now:
-                record.place.put(record)
-            else:
-                delayed.append((when, record))
+        number = len(delayed)
+        entry = None
+        try:
+            for entry in itertools.islice(iter(delayed.popleft, None), number):
+                if entry[0] <= now:
+                    entry[1].place.put(entry[1])
+                else:
+                    delayed.append(entry)
+                entry = None
+        except BaseException:  # taken and stored in one step, so nothing is lost; twice means nothing
+            if entry is not None:
+                delayed.append(entry)
+            raise
 
     def _hand_over(self) -> None:
         """Tickets that nobody ran go to the timed workers; those of lost queues are orphaned."""
@@ -258,16 +296,27 @@ class Keeper:
         now = _world.monotonic()
         if head is _EMPTY or head is not self._head:
             self._head, self._head_since = head, now
-        elif now - self._head_since >= HAND_OVER_AFTER:  # no register or close comes by to run it
-            while mailbox and self.workers.healthy:
-                try:
-                    record = mailbox.popleft()
-                except IndexError:
-                    break
-                if record is not None and record.phase not in ENDED:
-                    self.workers.put(record)
+        elif now - self._head_since >= HAND_OVER_AFTER and mailbox and self.workers.healthy:
+            # No register or close comes by to run it.
+            self._hand_to_workers(mailbox)
         for queue in _world.snapshot(self.queues):
             queue.sweep_lost()
+            queue.look_after_bell()
+
+    def _hand_to_workers(self, mailbox: deque[Record | None]) -> None:
+        record = None
+        try:
+            for record in iter(mailbox.popleft, self):
+                if record is not None and record.phase not in ENDED:
+                    self.workers.put(record)
+                record = None
+                if not mailbox or not self.workers.healthy:
+                    break
+        except IndexError:
+            record = None
+        except BaseException:
+            mailbox.appendleft(record)
+            raise
 
     # -- figures ------------------------------------------------------------------------------------------------------------
 
@@ -283,10 +332,12 @@ class Keeper:
         """Whether the manager's own threads are well. Callable on any thread; answers even when they are not."""
         workers = self.workers
         problems = []
-        if self.registry.started and not self.registry.closed and not self.alive:
+        if self._thread is not None and not self._stop and not self.registry.closed and not self.alive:
             problems.append("the keeper thread is gone: nothing is counted, retried or watched")
         if self.alive and self.last_run and _world.wall_time() - self.last_run > 5:
             problems.append(f"the keeper has not run for {_world.wall_time() - self.last_run:.0f} s")
+        if workers.dead:
+            problems.append(f"{workers.dead} release worker(s) have died and are about to be replaced")
         if workers.stuck:
             problems.append(f"{len(workers.stuck)} release worker(s) are stuck")
         if workers.quarantined:

@@ -52,6 +52,8 @@ class Observer:
         self.leak_hooks: list[Callable[[Event], object]] = []
         self.dropped = 0
         self.queue: _world.SimpleQueue[Event | None] = _world.SimpleQueue()
+        self._event: Event | None = None  # that the thread has in hand
+        self._told = 0  # to so many hooks
         self.thread: threading.Thread | None = None
         self.last: threading.Thread | None = (
             None  # the one to wait for, also after another has told it to end
@@ -62,7 +64,7 @@ class Observer:
         if self.queue.qsize() >= OBSERVER_LIMIT:
             self.dropped += 1
             return
-        if self.thread is None:
+        if self.thread is None or _world.has_ended(self.thread):
             thread = _world.new_thread(self._run, f"lifecycle-observer-{self.name}")
             try:
                 thread.start()
@@ -75,12 +77,38 @@ class Observer:
         self.queue.put(event)
 
     def _run(self) -> None:
-        while (event := self.queue.get()) is not None:
-            self._deliver(event)
+        """Go on whatever another thread raises in this one: the rest of the hooks are told of the event in hand."""
+        events = iter(self.queue.get, None)
+        while True:
+            try:
+                self._tell_rest()
+                for self._event in events:
+                    self._tell_rest()
+                return
+            except BaseException as error:
+                self._report(self._event, self._run, error)
+
+    def _tell_rest(self) -> None:
+        event = self._event
+        if event is None:
+            return
+        hooks = self._hooks_of(event)
+        while self._told < len(hooks):
+            hook = hooks[self._told]
+            self._told += 1
+            try:
+                hook(event)
+            except BaseException as error:  # a failing hook costs nobody else an event (I6)
+                self._report(event, hook, error)
+        self._event = None
+        self._told = 0
+
+    def _hooks_of(self, event: Event) -> list[Callable[[Event], object]]:
+        leaks = self.leak_hooks if event.kind in LEAK_KINDS else ()
+        return [self._log, warn_of_leak, *self.hooks, *leaks]
 
     def _deliver(self, event: Event) -> None:
-        leaks = self.leak_hooks if event.kind in LEAK_KINDS else ()
-        for hook in [self._log, warn_of_leak, *self.hooks, *leaks]:
+        for hook in self._hooks_of(event):
             try:
                 hook(event)
             except BaseException as error:  # a failing hook costs nobody else an event (I6)
@@ -110,10 +138,13 @@ class Observer:
             **{key: value for key, value in fields.items() if value not in (None, "", 0)},
         )
 
-    def _report(self, event: Event, hook: object, error: BaseException) -> None:
+    def _report(self, event: Event | None, hook: object, error: BaseException) -> None:
         try:
             logger().error(
-                "lifecycle.observer_failed", hook=repr(hook), event_kind=event.kind, error=repr(error)
+                "lifecycle.observer_failed",
+                hook=repr(hook),
+                event_kind="" if event is None else event.kind,
+                error=repr(error),
             )
         except Exception:
             self.dropped += 1  # the log itself is what fails

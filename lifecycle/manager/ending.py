@@ -123,6 +123,7 @@ class Ending:
 
     def at_exit(self) -> None:
         """The end of the process. Ctrl-C ends the waiting it strikes in and is raised when all is done; a second one ends all."""
+        _world.exit_hook_runs = True
         budget = self._registry.config.shutdown_timeout
         until = _world.monotonic() + budget
         _world.no_wait_threads.discard(_world.get_ident())  # nothing else will run on this thread

@@ -60,7 +60,7 @@ class Machinery:
         if _world.collecting and _world.in_collector():
             return
         if self.any_thread.mailbox and not (self._registry.claims and nesting()):
-            self.any_thread.run_some(DRAIN_STEPS)
+            self.any_thread.run_some(DRAIN_STEPS, _world.BRIEF_WAIT)
         if not self._registry.started:
             self._start()
         if len(self._registry.entered) > HIGH_WATER:

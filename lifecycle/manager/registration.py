@@ -138,6 +138,8 @@ def _supersede(key: object, record: Record) -> None:
     first = owners.get(key)
     leaving = first is not None and first.phase not in ENDED and (first.cause is not None or first() is None)
     if leaving and not (_world.collecting and _world.in_collector()):
+        # Waits for a collection on another thread where `close` does not: otherwise the owner would be refused.
+        _world.await_collection()
         first.place.serve(first)  # type: ignore[union-attr]
     with _ownership:
         first = owners.get(key)

@@ -52,7 +52,7 @@ def release_all(records: list[Record], workers: Workers, until: float) -> Keyboa
         for record in records:
             if isinstance(record.place, Generation) and record.place.may_run_here():
                 try:
-                    process(record)
+                    process(record, None, max(0.0, until - _world.monotonic()))
                 except KeyboardInterrupt as error:
                     interrupt = interrupt or error
         if nesting():  # a release is closing its manager: waiting here would be waiting for itself
@@ -70,8 +70,9 @@ def _run_batch(free: list[Record], workers: Workers, until: float) -> None:
         not workers.healthy
     ):  # none was started before the interpreter began to shut down: inline, without deadlines
         for record in free:
-            if _world.monotonic() < until:
-                process(record)
+            left = until - _world.monotonic()
+            if left > 0:
+                process(record, None, left)
         return
     batch = Batch(free[::-1])
     workers.mailbox.put(batch)

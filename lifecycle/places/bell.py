@@ -62,7 +62,12 @@ class Bell:
         self._thread = _world.new_thread(self._listen, f"lifecycle-bell-{queue.name}")
 
     def start(self) -> None:
-        """Start the thread. Where none starts any more, the queue does without."""
+        """Start the thread, or another one where it has died: exceptions that other threads raised in it ended it. Where none
+        starts any more, the queue does without."""
+        if self._thread.ident is not None:
+            if not _world.has_ended(self._thread):
+                return
+            self._thread = _world.new_thread(self._listen, self._thread.name)
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -110,7 +115,17 @@ class Bell:
         return True
 
     def _listen(self) -> None:
-        """The thread: move a ticket on as soon as one is there, and ring."""
+        """The thread: move a ticket on as soon as one is there, and ring. It goes on whatever another thread raises in it: a
+        ticket is moved in one step."""
+        while self._queue() is not None:
+            try:
+                self._listen_and_ring()
+            except BaseException as error:
+                self.ringing = False
+                self.problem = text_of(error)
+                self._inbox.put(None)  # what was moved already is to be rung for
+
+    def _listen_and_ring(self) -> None:
         while self._queue() is not None:
             self.mailbox.extend(itertools.islice(self._waits, 1))
             rung = True

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from lifecycle import _world
-from lifecycle._world import Tally
+from lifecycle._world import BRIEF_WAIT, Tally
 from lifecycle.cell.cell import Record
 from lifecycle.fences import FenceMode
 from lifecycle.places.releases import NEST_LIMIT, forget, nesting, process
@@ -56,6 +56,10 @@ class Place:
         """Called before the door of `record` is shut, where `inline` is False."""
         raise NotImplementedError
 
+    def will_not_settle(self) -> None:
+        """Called after `will_shut` in place of `settle`, where an exception came between."""
+        raise NotImplementedError
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -85,8 +89,9 @@ class DequePlace(Place):
     def __len__(self) -> int:
         return len(self.mailbox)
 
-    def run_some(self, limit: int | None) -> int:
-        """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran."""
+    def run_some(self, limit: int | None, patience: float = _world.COLLECTION_WAIT) -> int:
+        """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran. Stops where another
+        thread has been collecting for `patience` seconds."""
         mailbox = self.mailbox
         if not mailbox:
             return 0
@@ -96,10 +101,14 @@ class DequePlace(Place):
             for record in self._takes:
                 if record is not None:
                     if record.phase not in ENDED:
-                        if process(record):
+                        ran = process(record, None, patience)
+                        if ran:
                             done += 1
                             if self.handed is not None and record.phase is not ORPHANED:
                                 self.handed.add()
+                        elif ran is None:
+                            mailbox.appendleft(record)
+                            break
                     else:  # it was run by another, who may have been interrupted before it was forgotten
                         forget(record.kind.registry, record)
                 record = None
@@ -130,7 +139,7 @@ class AnyThread(DequePlace):
         if claims and nesting() >= NEST_LIMIT:
             return False
         if record() is None:
-            process(record)
+            process(record, None, BRIEF_WAIT)
         if self.mailbox and not (claims and nesting()):
             # The ticket of what was just released, and a bounded number of others that wait.
             ticket = None
@@ -142,7 +151,7 @@ class AnyThread(DequePlace):
             if ticket is not None and (ticket is not record or record.phase not in ENDED):
                 self.mailbox.appendleft(ticket)  # another's, or its last holder has let go only a moment ago
             if self.mailbox:
-                self.run_some(DRAIN_STEPS)
+                self.run_some(DRAIN_STEPS, BRIEF_WAIT)
         phase = record.phase
         if phase is RELEASED:
             return True
@@ -159,10 +168,10 @@ class AnyThread(DequePlace):
 
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""
-        process(record)
+        process(record, None, BRIEF_WAIT)
         claims = record.kind.registry.claims
         if not (claims and nesting()):
-            self.run_some(DRAIN_STEPS)
+            self.run_some(DRAIN_STEPS, BRIEF_WAIT)
 
 
 class NamedPlace:

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 from lifecycle import _world
-from lifecycle._world import Tally
+from lifecycle._world import BRIEF_WAIT, Tally
 from lifecycle.cell.cell import Record
 from lifecycle.cell.registry import Registry
 from lifecycle.checks import check_callback
@@ -61,14 +61,14 @@ class Generation(DequePlace):
     def __len__(self) -> int:
         return len(self.mailbox) + (len(self.bell) if self.bell is not None else 0)
 
-    def run_some(self, limit: int | None) -> int:
+    def run_some(self, limit: int | None, patience: float = _world.COLLECTION_WAIT) -> int:
         """As `DequePlace.run_some`."""
         bell = self.bell
         if bell is None:
-            return super().run_some(limit)
+            return super().run_some(limit, patience)
         try:
             bell.hand_over()
-            return super().run_some(limit)
+            return super().run_some(limit, patience)
         finally:
             if self.mailbox and not bell.ringing:
                 bell.put(None)
@@ -101,10 +101,15 @@ class Generation(DequePlace):
         """As `Place.serve`."""
         if self.may_run_here():
             depth = nesting() if record.kind.registry.claims else 0
-            if record() is None and depth < NEST_LIMIT and process(record) and record.phase is not ORPHANED:
+            if (
+                record() is None
+                and depth < NEST_LIMIT
+                and process(record, None, BRIEF_WAIT)
+                and record.phase is not ORPHANED
+            ):
                 self.queue.at_once.add()
             if not depth:
-                self.run_some(DRAIN_STEPS)
+                self.run_some(DRAIN_STEPS, BRIEF_WAIT)
 
     def lose(self) -> int:
         """Orphan everything registered here and not ended. Callable on any thread, and again after an interrupt."""
@@ -274,6 +279,12 @@ class ReleaseQueue:
                 except ValueError:  # another thread was quicker
                     continue
                 self._orphaned += generation.orphaned
+
+    def look_after_bell(self) -> None:
+        """See that the thread which tells the event loop runs. Called by the keeper."""
+        bell = self._bell
+        if bell is not None:
+            bell.start()
 
     def _after_fork(self) -> None:
         self._bell = None  # its thread is not here, and the loop is the parent's

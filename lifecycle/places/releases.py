@@ -41,13 +41,16 @@ FENCE_POLL = 0.001
 """Seconds between two looks at a fence that has not signalled."""
 
 
-def process(record: Record, timed: Timed | None = None) -> bool:
+def process(  # noqa: C901 - in one piece: a call more is paid for by every release
+    record: Record, timed: Timed | None = None, patience: float = _world.COLLECTION_WAIT
+) -> bool | None:
     """Claim a ticket and run its release on this thread; True when that ended the object, False when it was not ours to run or
-    is to be tried again. Raises `KeyboardInterrupt` only."""
+    is to be tried again. None: another thread has been collecting for `patience` seconds, and the ticket has still to be run.
+    Raises `KeyboardInterrupt` only, and what another thread raises in this one."""
     if record() is not None or (record.phase is not None and record.phase in ENDED):
         return False
-    if _world.collecting:
-        _world.await_collection()
+    if _world.collecting and not _world.await_collection(patience):
+        return None
     extra = record.extra
     if extra is not None and extra.not_before > monotonic():
         return False  # it waits for its retry, which posts it again
@@ -96,6 +99,8 @@ def process(record: Record, timed: Timed | None = None) -> bool:
         except KeyError:
             me = None
         record.place.put(record)
+        if timed is not None:
+            timed.broke_off(record)
         if record.phase in ENDED:
             forget(record.kind.registry, record)
         raise
@@ -112,6 +117,10 @@ class Timed:
 
     def came_back(self, record: Record) -> bool:
         """True when it came back before it was declared stuck; decided once."""
+        raise NotImplementedError
+
+    def broke_off(self, record: Record) -> None:
+        """An exception from another thread ended `process` in the middle; its ticket was put back."""
         raise NotImplementedError
 
 

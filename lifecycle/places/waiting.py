@@ -6,6 +6,8 @@ publishes what for, a moment on; of two that close a circle the later one sees b
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lifecycle import _world
 from lifecycle.cell.cell import Record
 from lifecycle.cell.fates import describe
@@ -27,9 +29,17 @@ _waits: dict[int, tuple[Record, tuple[Record, ...]]] = {}
 """By thread: what it waits for, in the middle of which releases. Kept for waits that last, so the others cost nothing."""
 
 
-def wait_for_end(record: Record, until: float | None, step: float | None, *, insist: bool = True) -> bool:
+def wait_for_end(
+    record: Record,
+    until: float | None,
+    step: float | None,
+    *,
+    insist: bool = True,
+    unless: Callable[[Record], bool] | None = None,
+) -> bool:
     """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its ticket every `step`
-    seconds at most, for places that nobody else serves. Returns whether it was released.
+    seconds at most, for places that nobody else serves, and give up once ``unless(record)`` is true. Returns whether it was
+    released.
 
     A release or cleanup that waits for its own end, in one step or in a circle of several, would wait for ever: it is told so by
     a `CircularCloseError`, or without `insist` by False.
@@ -68,6 +78,8 @@ def wait_for_end(record: Record, until: float | None, step: float | None, *, ins
             except _world.Empty:
                 if step is not None:
                     record.place.serve(record)
+                if unless is not None and unless(record):
+                    break
     finally:
         if before is None:
             _waits.pop(me, None)

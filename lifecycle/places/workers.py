@@ -10,18 +10,23 @@ are busy and tickets wait.
 
 A release that closes further timed objects runs them on its own worker, nested, each with its own deadline: handed to another
 worker the two could wait for each other.
+
+An exception that another thread raises in a worker (`PyThreadState_SetAsyncExc`, as timeout libraries do) may strike between any
+two lines here. A ticket is taken and stored in one step and put back on any exception, and the worker goes on. A worker that ends
+all the same, by a second one, is replaced, by itself or by `watch`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from lifecycle import _world
 from lifecycle.cell.cell import Record
 from lifecycle.cell.registry import Registry
-from lifecycle.errors import LifecycleError
+from lifecycle.errors import LifecycleError, text_of
 from lifecycle.places.place import Place, WhenDue
 from lifecycle.places.releases import NEST_LIMIT, Timed, notify, process
 from lifecycle.places.timelines import Timelines
@@ -33,6 +38,17 @@ BUSY_BEFORE_GROWTH = 0.1
 """Seconds for which all workers must have been busy, with tickets waiting, before another is started."""
 SLACK = 0.5
 """Seconds that a closer waits past the deadline for the verdict of the watch."""
+HELD_UP_LOOK = 0.02
+"""Seconds between two looks of a closer whether a collection on another thread keeps the release from beginning."""
+
+
+def held_up(record: Record) -> bool:
+    """Whether a collection on another thread keeps the release from beginning: `close` does not wait for that."""
+    return (
+        bool(_world.collecting)
+        and record.id not in record.kind.registry.claims
+        and not _world.await_collection(_world.BRIEF_WAIT)
+    )
 
 
 class Batch:
@@ -51,16 +67,26 @@ class Errand:
         self.todo = [fn]  # whoever pops it decides: the worker that calls it, or the sender that gives up
         self.done: _world.TimedQueue[BaseException | None] = _world.TimedQueue()
         self.worker: Worker | None = None
+        self._error: BaseException | None = None
+        self._over = False
 
     def run(self, worker: Worker) -> None:
-        """On the worker. The answer is what it raised, or None."""
+        """On the worker. The answer is what it raised, or None. May be called again after an interrupt."""
         self.worker = worker
-        try:
-            self.todo.pop()()
-        except BaseException as error:
-            self.done.put(error)
-        else:
-            self.done.put(None)
+        fn = None
+        if not self._over:
+            try:
+                # Taken and called with nothing between the two that could be interrupted.
+                for fn in iter(self.todo.pop, None):
+                    fn()
+                    break
+            except BaseException as error:
+                if self.todo:
+                    raise
+                self._error = error
+            self._over = True
+        fn = None
+        self.done.put(self._error)
 
 
 class Worker(Timed):
@@ -72,6 +98,7 @@ class Worker(Timed):
         "closing",
         "ident",
         "inherited",
+        "left",
         "stack",
         "thread",
         "waits",
@@ -89,6 +116,9 @@ class Worker(Timed):
         self.inherited = False  # this is a forked child, and the thread belongs to the parent
         self.waits = False
         self.closing: Record | None = None
+        self.left: deque[Record] = (
+            deque()
+        )  # tickets that others left to it, since a release on it closes them
         self.thread: threading.Thread | None = None
 
     def begins(self, record: Record) -> None:
@@ -100,7 +130,10 @@ class Worker(Timed):
     def came_back(self, record: Record) -> bool:
         """As `Timed.came_back`."""
         workers = self.workers
-        deadline = self.stack.pop()[1]
+        entry = self.stack.pop()
+        while entry[0] is not record and self.stack:  # of releases in this one that an exception broke off
+            entry = self.stack.pop()
+        deadline = entry[1]
         if workers.running.pop(record.id, None) is None:
             return False
         now = _world.monotonic()
@@ -111,25 +144,47 @@ class Worker(Timed):
             return False
         return True
 
+    def broke_off(self, record: Record) -> None:
+        """As `Timed.broke_off`."""
+        self.stack[:] = [entry for entry in self.stack if entry[0] is not record]
+        if self.workers.running.get(record.id) is self:
+            self.workers.running.pop(record.id, None)
+
     def run(self) -> None:
         """The thread: take a ticket, run it, until told to stop or written off."""
-        self.ident = _world.get_ident()
         workers = self.workers
-        workers.by_ident[self.ident] = self
-        if self not in workers.healthy:
-            workers.healthy.append(self)
+        tickets: Iterator[Any] = iter(workers.mailbox.get, None)
+        try:
+            while True:
+                try:
+                    self.ident = _world.get_ident()
+                    workers.by_ident[self.ident] = self
+                    if self not in workers.healthy and not self.written_off:
+                        workers.healthy.append(self)
+                    self._work(tickets)
+                    break
+                except BaseException as error:
+                    self._recover(error)
+        finally:
+            workers.by_ident.pop(self.ident, None)
+            workers.ended(self)
+
+    def _work(self, tickets: Iterator[Any]) -> None:
+        workers = self.workers
+        ticket = None
         try:
             while not self.written_off:
-                ticket = workers.mailbox.get()
-                if ticket is None:
+                for ticket in tickets:  # noqa: B007 - FOR_ITER takes and stores in one step
+                    break
+                if ticket is None:  # told to stop
                     break
                 self.busy_since = _world.monotonic()
                 if isinstance(ticket, Batch):
                     self._run_batch(ticket)
                 elif isinstance(ticket, Errand):
                     ticket.run(self)
-                elif any(other.closing is ticket for other in [*workers.healthy, *workers.stuck]):
-                    ticket = None  # a release on that worker closes it, and will run it itself
+                elif self._left_to_another(ticket):
+                    ticket = None
                 elif workers.hold_back:
                     workers.held_back.append(ticket)
                 else:
@@ -137,29 +192,102 @@ class Worker(Timed):
                     if ticket.place is not workers:
                         self._go_on_with_any()
                 ticket = None
+                self.closing = None
+                if self.left:
+                    self.go_on_with_left()
                 self.busy_since = 0.0
-        finally:
-            workers.by_ident.pop(self.ident, None)
-            workers.ended(self)
+        except BaseException:
+            if ticket is not None:
+                workers.mailbox.put(ticket)
+            raise
+
+    def _recover(self, error: BaseException) -> None:
+        """Another thread raised `error` in this one, outside a release. What was in hand has been put back."""
+        workers = self.workers
+        workers.registry.events.append(
+            ("told", "thread_interrupted", {"thread": _name_of(self.thread), "error": text_of(error)})
+        )
+        workers.clear_stack(self)
+        self.closing = None
+        self.batch = None
+        self.busy_since = 0.0
+        self.go_on_with_left()
+
+    def _left_to_another(self, ticket: Record) -> bool:
+        """Leave `ticket` to the worker on which a release is closing it just now, since that will run it itself."""
+        workers = self.workers
+        for other in [*workers.healthy, *workers.stuck]:
+            if other.closing is ticket and other is not self:
+                other.left.append(ticket)
+                if other.closing is not ticket:  # it may have looked before that
+                    workers.put(ticket)
+                return True
+        return False
+
+    def go_on_with_left(self) -> None:
+        """Post what others left to this worker: most of it has ended, and means nothing."""
+        left = self.left
+        record = None
+        try:
+            for record in iter(left.popleft, None):
+                if record.phase not in ENDED:
+                    self.workers.mailbox.put(record)
+                record = None
+        except IndexError:
+            record = None
+        except BaseException:
+            if record is not None:
+                left.append(record)
+            raise
 
     def _go_on_with_any(self) -> None:
         """The keeper handed over a ticket that any thread may run. Its release may have freed a whole family, one by one."""
         waiting = self.workers.registry.waiting
-        while waiting and not self.written_off:
-            try:
-                record = waiting.popleft()
-            except IndexError:
-                break
+        record = None
+        try:
+            while waiting and not self.written_off:
+                for record in iter(waiting.popleft, self):  # noqa: B007 - as above
+                    break
+                if record is not None:
+                    process(record, self)
+                record = None
+        except IndexError:
             if record is not None:
-                process(record, self)
+                raise
+        except BaseException:
+            if record is not None:
+                waiting.appendleft(record)
+            raise
 
     def _run_batch(self, batch: Batch) -> None:
         self.batch = batch
-        while batch.records and not self.written_off:
-            process(batch.records.pop(), self)
+        record = None
+        try:
+            while batch.records and not self.written_off:
+                for record in iter(batch.records.pop, None):  # noqa: B007 - as above
+                    break
+                if record is not None:
+                    process(record, self)
+                record = None
+        except IndexError:  # the sender gave up, and cleared it
+            if record is not None:
+                raise
+        except BaseException:
+            if record is not None:
+                batch.records.append(record)
+            raise
         if not self.written_off:
             self.batch = None
             batch.done.put(None)
+
+
+def _died(worker: Worker) -> bool:
+    thread = worker.thread
+    return thread is not None and thread.ident is not None and _world.has_ended(thread)
+
+
+def _name_of(thread: threading.Thread | None) -> str:
+    return "" if thread is None else thread.name
 
 
 class Workers(Place):
@@ -221,8 +349,44 @@ class Workers(Place):
         for group in (self.healthy, self.stuck):
             if worker in group:
                 group.remove(worker)
-        if worker.written_off and not self.stopping and not self.healthy:
+        if not self.stopping and not (worker.written_off and self.healthy):
             self._start_one()
+
+    def clear_stack(self, worker: Worker) -> None:
+        """Nothing runs on `worker` any more."""
+        for record, _ in worker.stack:
+            if self.running.get(record.id) is worker:
+                self.running.pop(record.id, None)
+        worker.stack.clear()
+
+    @property
+    def dead(self) -> int:
+        """Workers whose thread has ended unexpectedly, and that have not been replaced yet."""
+        return sum(map(_died, [*self.healthy, *self.stuck]))
+
+    def _replace_dead(self) -> None:
+        """A worker whose thread has ended without a word: by exceptions that struck while others were dealt with."""
+        for worker in [*self.healthy, *self.stuck]:
+            if not _died(worker):
+                continue
+            for record, _ in worker.stack:
+                self.put(record)
+            self.clear_stack(worker)
+            while worker.left:
+                self.put(worker.left.popleft())
+            if worker.batch is not None:
+                self.mailbox.put(worker.batch)
+                worker.batch = None
+            if self.by_ident.get(worker.ident) is worker:
+                self.by_ident.pop(worker.ident, None)
+            self.registry.events.append(
+                (
+                    "told",
+                    "thread_interrupted",
+                    {"thread": _name_of(worker.thread), "error": "it has ended, and is replaced"},
+                )
+            )
+            self.ended(worker)
 
     def __len__(self) -> int:
         return self.mailbox.qsize()
@@ -238,34 +402,40 @@ class Workers(Place):
             return False
         worker = self.by_ident.get(_world.get_ident())
         if worker is not None:
-            if record() is not None:
-                worker.closing = None
-            if record() is None:
-                if len(worker.stack) < NEST_LIMIT:
+            try:
+                if record() is None and len(worker.stack) < NEST_LIMIT:
                     process(record, worker)
-                else:
-                    self.put(record)  # another worker may have left the ticket to us
-            worker.closing = None
+            finally:
+                worker.closing = None  # before what others left is looked at
+                if worker.left:
+                    worker.go_on_with_left()
             if isinstance(timeout, WhenDue):
                 return self._await_another(worker, record)
         if worker is None and self.unstartable and not self.healthy and not self.stuck:
             process(record)  # no thread could be started any more: here, without a deadline, or never
         if record.phase in ENDED or timeout == 0 or _world.must_not_wait():
             return record.phase is RELEASED
-        insist = not isinstance(timeout, WhenDue)
+        if not self.registry.started:
+            self.registry.tend()
         if isinstance(timeout, WhenDue):
-            if record() is not None or self.quarantined:
+            if record() is not None or self.quarantined or held_up(record):
                 return False
-            timeout = self.timeout + SLACK
-        return wait_for_end(
-            record, None if timeout is None else _world.monotonic() + timeout, None, insist=insist
-        )
+            until = _world.monotonic() + self.timeout + SLACK
+            return wait_for_end(record, until, HELD_UP_LOOK, insist=False, unless=held_up)
+        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, None)
 
     def will_shut(self, record: Record) -> None:
         """As `Place.will_shut`: what a release closes runs on its own worker, so the others are to leave the ticket alone."""
         worker = self.by_ident.get(_world.get_ident())
-        if worker is not None:
+        if worker is not None and not (_world.collecting and _world.in_collector()):
             worker.closing = record
+
+    def will_not_settle(self) -> None:
+        """As `Place.will_not_settle`."""
+        worker = self.by_ident.get(_world.get_ident())
+        if worker is not None:
+            worker.closing = None  # before what others left is looked at
+            worker.go_on_with_left()
 
     def _await_another(self, worker: Worker, record: Record) -> bool:
         """A release closed what another worker was quicker to begin: wait for that, unless it waits itself, perhaps for us."""
@@ -289,9 +459,14 @@ class Workers(Place):
     def watch(self) -> None:
         """Declare stuck what is past its deadline, and see that tickets find a worker."""
         now = _world.monotonic()
+        self._replace_dead()
         for worker in [*self.healthy, *self.stuck]:
             for record, deadline in list(worker.stack):
-                if now >= deadline and self.running.pop(record.id, None) is not None:
+                if (
+                    now >= deadline
+                    and self.running.get(record.id) is worker
+                    and self.running.pop(record.id, None) is not None
+                ):
                     self.declare_stuck(record, now)
                     self._write_off(worker)
         waiting = self.mailbox.qsize()
@@ -323,6 +498,7 @@ class Workers(Place):
             self.stuck.append(worker)
             if worker.batch is not None:
                 self.mailbox.put(worker.batch)
+            worker.go_on_with_left()
             if len(self.healthy) + len(self.stuck) < self.limit:
                 self._start_one()
 
