@@ -78,7 +78,12 @@ class Keeper:
         self.registry.wake = self.wake
         self.registry.relieve = self.relieve
         thread = self._thread
-        if thread is not None and thread.ident is not None and not _world.has_ended(thread):
+        if (
+            thread is not None
+            and thread.ident is not None
+            and thread is not threading.current_thread()
+            and not _world.has_ended(thread)
+        ):
             return
         self._stop = False
         self._thread = _world.new_thread(self._run, f"lifecycle-keeper-{self.registry.name}")
@@ -190,7 +195,6 @@ class Keeper:
         finally:
             if not self._stop and self._thread is me:
                 self.registry.started = False
-                self._thread = None
                 with contextlib.suppress(RuntimeError):  # the interpreter shuts down: the exit pass counts
                     self.start()
                     self.registry.started = True

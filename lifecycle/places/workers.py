@@ -460,6 +460,8 @@ class Workers(Place):
         """Declare stuck what is past its deadline, and see that tickets find a worker."""
         now = _world.monotonic()
         self._replace_dead()
+        if len(self.healthy) + len(self.stuck) < INITIAL_WORKERS and not (self.stopping or self.unstartable):
+            self._start_one()  # one that has ended was interrupted before it started another
         for worker in [*self.healthy, *self.stuck]:
             for record, deadline in list(worker.stack):
                 if (

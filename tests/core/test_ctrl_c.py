@@ -231,3 +231,30 @@ check(f"the ends {ends}", ends.count("released") >= 9 and not queue.backlog)
 check("the close", not manager.close().leaked)
 say("end")
 """)
+
+
+def test_during_a_collection() -> None:
+    """It comes, as it does without the library, whoever collects: no Python code of ours runs in `gc.callbacks`."""
+    done = run_python(
+        PRELUDE
+        + """
+ignored = []
+sys.unraisablehook = lambda info: ignored.append(info)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+manager = SafetyManager()
+kept = [manager.register(object(), release=id) for _ in range(3)]
+heap = [[number] for number in range(300_000)]
+came = tries = 0
+until = time.monotonic() + 30
+while tries < 20 and time.monotonic() < until:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.003)
+        gc.collect()
+        time.sleep(0.05)
+    except KeyboardInterrupt:
+        came += 1
+    tries += 1
+say(came == tries, ignored)
+"""
+    )
+    assert done.check() == "True []\n", done

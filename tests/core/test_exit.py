@@ -5,10 +5,17 @@ Each scenario is a program of its own whose output and errors are checked. What 
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import pytest
 
 from lifecycle._world import free_threaded as FREE_THREADED
-from tests.core.test_process import quiet, run
+from tests import support
+from tests.core.test_process import FORK, NO_FORK_WARNING, PRELUDE, quiet, run
 
 
 def test_a_hanging_on_close_callback_costs_its_share_of_the_budget() -> None:
@@ -291,3 +298,106 @@ def test_our_hooks_among_those_of_others() -> None:
         "registered before: True released",
     ] or (FREE_THREADED and set(said[:4]) >= {"pool valid", "released open"})
     assert said[4:] == ["finalize"] or "finalize" in said
+
+
+PENDING = """
+    import ctypes, signal
+    interrupt = ctypes.CDLL(None)["raise"]
+    manager = SafetyManager(SafetyConfig(finalizer_timeout=20, shutdown_timeout=20))
+    handles = [manager.register(Native(n), release=Native.free) for n in range(3)]
+    other = SafetyManager(name="other")
+    kept = other.register(Native("other"), release=Native.free)
+"""
+ALL_RELEASED = ["released 0", "released 1", "released 2", "released other"]
+
+
+@pytest.mark.parametrize(
+    "presses",
+    [
+        "atexit.register(interrupt, 2)",
+        "atexit.register(lambda: interrupt(2))",
+        "atexit.register(interrupt, 2); atexit.register(interrupt, 2)",
+        """
+    def again(info):
+        sys.__unraisablehook__(info)
+        if struck.pop():
+            interrupt(2)
+    struck = [False, True, True]
+    sys.unraisablehook = again
+    atexit.register(interrupt, 2)
+        """,
+        """
+    def again(*error):
+        sys.__excepthook__(*error)
+        if struck.pop():
+            interrupt(2)
+    struck = [False, False, False, True, True]
+    sys.excepthook = again
+    atexit.register(interrupt, 2)
+        """,
+        "weakref.finalize(manager, int); atexit.register(interrupt, 2)",
+    ],
+    ids=["in C", "in Python", "two", "in the unraisable hook", "in the except hook", "finalize"],
+)
+def test_ctrl_c_that_is_pending_as_the_exit_pass_begins(presses: str) -> None:
+    """I3: it strikes before the first line of the pass, which is entered again, and is shown."""
+    done = run(textwrap.dedent(PENDING) + textwrap.dedent(presses))
+    assert sorted(done.check().splitlines()) == ALL_RELEASED, done
+    assert "KeyboardInterrupt" in done.stderr
+
+
+def test_ctrl_c_before_the_first_line_of_a_managers_own_end() -> None:
+    """I3: in the loop's own steps."""
+    done = run(
+        textwrap.dedent(PENDING)
+        + """
+from lifecycle import _world
+def strike(frame, event, arg):
+    if event == "call" and frame.f_code.co_name == "at_exit" and struck:
+        struck.pop()
+        raise KeyboardInterrupt("pending")
+struck = [1]
+atexit.register(sys.settrace, strike)
+"""
+    )
+    assert sorted(done.check().splitlines()) == ALL_RELEASED, done
+    assert done.stderr.count("KeyboardInterrupt: pending") == 1
+
+
+@FORK
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "presses", ["Finalize(None, interrupt, (2,), exitpriority=200)", "atexit.register(interrupt, 2)"]
+)
+def test_ctrl_c_as_a_child_of_multiprocessing_ends(tmp_path: Path, method: str, presses: str) -> None:
+    """I3: it ends the child's own finalizers, among which the exit pass is, and the pass is entered by another way."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        PRELUDE
+        + textwrap.dedent(f"""
+        import ctypes, multiprocessing
+        from multiprocessing.util import Finalize
+
+        def work():
+            global handles
+            interrupt = ctypes.CDLL(None)["raise"]
+            manager = SafetyManager()
+            handles = [manager.register(Native(n), release=Native.free) for n in range(2)]
+            {presses}
+
+        if __name__ == "__main__":
+            process = multiprocessing.get_context({method!r}).Process(target=work)
+            process.start()
+            process.join()
+            say("ended")
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, *NO_FORK_WARNING, str(script)],
+        env={**os.environ, "PYTHONPATH": str(support.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done
+    assert sorted(done.stdout.splitlines()) == ["ended", "released 0", "released 1"], done

@@ -423,3 +423,52 @@ say(manager.close().ok)
     said = [line for line in done.check().splitlines() if "lifecycle." not in line]
     assert said == ["child ended 0"] * 6 + ["True"], done
     assert "Traceback" not in done.stderr, done.stderr
+
+
+@FORK
+def test_a_child_of_a_fork_during_a_collection_does_not_believe_that_it_collects() -> None:
+    """Neither where another thread collected, which the child does not have, nor where the fork was made inside."""
+    done = forking(
+        """
+    from lifecycle import _world
+    gc.disable()
+    began, over = threading.Event(), threading.Event()
+
+    class Dying:
+        def __init__(self, action):
+            self.action = action
+            self.itself = self
+        def __del__(self):
+            self.action()
+
+    def child():
+        manager = SafetyManager()
+        ok = not _world.collecting and not _world.in_collector() and not _world.must_not_wait()
+        ok = ok and manager.register(Native("child's"), release=Native.free).close(timeout=20)
+        os._exit(0 if ok and manager.close().ok else 1)
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            child()
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    Dying(lambda: (began.set(), over.wait(60)))
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    began.wait(60)
+    say("on another thread", bool(_world.collecting), fork())
+    over.set()
+    collector.join()
+    Dying(lambda: say("in it", _world.in_collector(), fork()))
+    gc.collect()
+    say("afterwards", _world.in_collector(), bool(_world.collecting))
+    """
+    )
+    said = done.check().splitlines()
+    assert [line for line in said if "child's" not in line] == [
+        "on another thread True 0",
+        "in it True 0",
+        "afterwards False False",
+    ], done
+    assert len(said) == 5
