@@ -114,14 +114,20 @@ MUTANTS = (
         "no second net",
         "a drain runs while a collection does: what dies a second time is released too early",
         "I2",
-        (("places/releases.py", "        _world.await_collection()\n", "        pass\n"),),
+        (
+            (
+                "places/releases.py",
+                "    if _world.collecting and not _world.await_collection(patience):\n",
+                "    if False:\n",
+            ),
+        ),
         core("collector"),
     ),
     Mutant(
         "two collections taken for one",
         "who waits for the end of a collection loses patience in the midst of a later one",
         "I2",
-        (("_world.py", "    while collecting and collections == number:\n", "    while collecting:\n"),),
+        (("_world.py", "    while collecting and _now.start is this:\n", "    while collecting:\n"),),
         core("collector"),
     ),
     Mutant(
@@ -196,6 +202,69 @@ MUTANTS = (
             ),
         ),
         core("interrupts"),
+    ),
+    Mutant(
+        "Python code in gc.callbacks",
+        "a Ctrl-C that is pending when a collection begins or ends is printed and lost",
+        "I3",
+        (
+            (
+                "_world.py",
+                "_callbacks = tuple(functools.partial(setattr, told) for told in (_now, _here, collecting))\n",
+                "_callbacks = tuple(\n"
+                "    lambda phase, info, told=told: setattr(told, phase, info) for told in (_now, _here, collecting)\n"
+                ")\n",
+            ),
+        ),
+        core("collector::test_the_callbacks_run_no_python", "ctrl_c::test_during_a_collection"),
+    ),
+    Mutant(
+        "a pending signal ends the exit pass",
+        "it strikes before the first line of the pass, which is not entered again",
+        "I3",
+        (
+            ("_world.py", "_ENTRIES = 4\n", "_ENTRIES = 1\n"),
+            (
+                "_world.py",
+                "atexit.register(_run_exit_hooks)\n# Registers finalize",
+                "# Registers finalize",
+            ),
+        ),
+        core("exit::test_ctrl_c_that_is_pending_as_the_exit_pass_begins"),
+    ),
+    Mutant(
+        "a worker that is struck loses its ticket",
+        "an exception of another thread between taking a ticket and running it",
+        "I3",
+        (
+            (
+                "places/workers.py",
+                "            if ticket is not None:\n                workers.mailbox.put(ticket)\n            raise\n",
+                "            raise\n",
+            ),
+        ),
+        core("late_exceptions::test_a_worker_loses_no_ticket"),
+    ),
+    Mutant(
+        "a dead worker is not replaced",
+        "an exception of another thread on its last lines: nobody runs its tickets",
+        "I3",
+        (("places/workers.py", "        self._replace_dead()\n", ""),),
+        core("late_exceptions::test_a_worker_that_died_without_a_word_is_replaced"),
+    ),
+    Mutant(
+        "what is left to a closing worker is dropped",
+        "the worker that was to run it does not come to it",
+        "I3",
+        (("places/workers.py", "                other.left.append(ticket)\n", ""),),
+        core("late_exceptions::test_a_close_on_a_worker_that_ends_early_leaves_its_ticket_to_others"),
+    ),
+    Mutant(
+        "close waits for a collection elsewhere",
+        "for as long as a __del__ on another thread takes",
+        "I5",
+        (("_world.py", "        if now > until:\n            return False\n", ""),),
+        core("collector::test_a_close_does_not_wait_for_a_collection_on_another_thread"),
     ),
     Mutant(
         "every failure is tried again",
@@ -337,7 +406,7 @@ MUTANTS = (
         "no deadline",
         "a release that hangs is never declared stuck, and holds up a worker for ever",
         "I6",
-        (("places/workers.py", "                if now >= deadline and", "                if False and"),),
+        (("places/workers.py", "                    now >= deadline\n", "                    False\n"),),
         core("places::test_a_release_past_its_deadline_is_stuck_and_may_come_back_late"),
     ),
     Mutant(

@@ -102,6 +102,7 @@ def test_what_is_told_has_the_fields_of_the_page() -> None:
     manager.report("types_capped", limit=200)
     manager._ending.tell_of(ShutdownReport(1, (), (), (), ("planted",), 0.1))
     manager._keeper.observer.tell_failure(RuntimeError("planted"))
+    manager.report("thread_interrupted", thread="lifecycle-keeper-page", error="planted")
     eventually(lambda: told["late"] and told["returned"] and told["observer_failed"], timeout=20)
     memory.close()
     manager.close()
