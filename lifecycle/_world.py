@@ -348,28 +348,60 @@ def process_lock() -> Any:
 
 
 def _call_all(hooks: list[_Hook]) -> None:
-    """Call what still lives; what one raises stops none of the others."""
+    """Call what still lives; what one raises stops none of the others. Ctrl-C in one of them is raised again where the program
+    goes on: CPython would print it, and forget it."""
+    interrupted = False
     for hook in hooks:
         try:
             method = hook()
             if method is not None:
                 method()
+        except KeyboardInterrupt:
+            interrupted = True
         except BaseException:
             sys.excepthook(*sys.exc_info())
+    if interrupted:
+        _thread.interrupt_main()
+
+
+_forked: set[int] = set()
+"""Threads on which the first of the two entries before or behind a fork has come to its end."""
 
 
 def _ahead_of_fork() -> None:
     _call_all([before for before, _ in snapshot(_before_fork.values())])
+    _forked.add(get_ident())
 
 
 def _behind_fork() -> None:
     _call_all([after for _, after in snapshot(_before_fork.values())])
+    _forked.add(get_ident())
+
+
+def _unless_done(work: Callable[[], None]) -> None:
+    """A signal that is pending is raised before the first line of an entry, where CPython prints and forgets it: then this one,
+    the second, does its work, and has the interrupt raised where the program goes on."""
+    me = get_ident()
+    if me not in _forked:
+        work()
+        if on_main_thread():
+            _thread.interrupt_main()
+    _forked.discard(me)
+
+
+def _ahead_of_fork_again() -> None:
+    _unless_done(_ahead_of_fork)
+
+
+def _behind_fork_again() -> None:
+    _unless_done(_behind_fork)
 
 
 def _after_fork_in_child() -> None:
     global _armed
     # The collecting thread may be one that the child does not have, and would never tell the end.
     collecting.clear()
+    _forked.clear()
     _armed = False
     no_wait_threads.clear()
     for lock in _process_locks:
@@ -379,8 +411,10 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
+    # Those before a fork are called in the reverse order. In the child no signal is pending when they are called.
+    os.register_at_fork(before=_ahead_of_fork_again, after_in_parent=_behind_fork)
     os.register_at_fork(
-        before=_ahead_of_fork, after_in_parent=_behind_fork, after_in_child=_after_fork_in_child
+        before=_ahead_of_fork, after_in_parent=_behind_fork_again, after_in_child=_after_fork_in_child
     )
 
 

@@ -59,7 +59,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._role = _world.Lock()  # held by who counts: the thread, and who asks when there is none
         self._inside: set[int] = set()  # threads that hold it or wait for it
-        self._halted = False
+        self._halted: dict[int, bool] = {}  # threads that fork: whether they hold it
         self._stop = False
         self._lingering = False
         self._next_sweep = _world.monotonic() + registry.config.cleanup_interval
@@ -153,13 +153,20 @@ class Keeper:
 
     def before_fork(self) -> None:
         """Have the counting stand still, so that the child inherits no half-counted batch. For a bounded time."""
-        self._halted = _world.get_ident() not in self._inside and self._role.acquire(timeout=1.0)
+        me = _world.get_ident()
+        if me not in self._inside and not self._halted.get(me):
+            # Taken and noted in one step: an interrupt between the two would leave it taken for good.
+            halted, acquire = self._halted, self._role.acquire
+            for halted[me] in map(acquire, (True,), (1.0,)):
+                pass
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        if self._halted:
-            self._halted = False
+        me = _world.get_ident()
+        if self._halted.get(me):
+            self._halted[me] = False  # no call between the two
             self._role.release()
+        self._halted.pop(me, None)
 
     def after_fork(self) -> None:
         """In the child: no thread, fresh locks; what the parent had not counted stays to be counted by the child's keeper."""
@@ -167,6 +174,7 @@ class Keeper:
         self._bell = _world.TimedQueue()
         self._role = _world.Lock()
         self._inside = set()
+        self._halted = {}
         self.observer.queue.put(
             None
         )  # should the fork have been a hook's, in which case its thread goes on here

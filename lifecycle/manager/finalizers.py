@@ -1,9 +1,9 @@
 """Safe finalizers: a timed, counted, contained action at the death of any Python object.
 
-`weakref.finalize` watches the object, and that is all it does: its callback drops one handle. The action itself is the release of
+A weak reference watches the object, and that is all it does: its callback drops one handle. The action itself is the release of
 an ordinary record, so it runs on a timed worker, never in the collector and never on the thread that happened to drop the
-object; it has a deadline, is counted, and runs in the exit pass if nothing ended it before. When the callback was interrupted
-(CPython prints the interrupt and forgets the callback) the keeper's sweep finds the watch dead and drops the handle itself.
+object; it has a deadline, is counted, and runs in the exit pass if nothing ended it before. The callback is a C function, so a
+signal that is pending is not raised in it, where CPython would print it and forget both.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Finalizers:
     __slots__ = ("_table",)
 
     def __init__(self) -> None:
-        self._table: dict[int, tuple[weakref.finalize[..., Any], Handle[Any]]] = {}
+        self._table: dict[int, tuple[weakref.ref[Any], Handle[Any]]] = {}
 
     def attach(
         self,
@@ -70,11 +70,11 @@ class Finalizers:
             record = handle._record
             record.owning = 0  # it is meant to be dropped
             table = self._table
-            watch = weakref.finalize(obj, table.pop, record.id, None)
-            watch.atexit = False  # our own exit pass runs it, with a deadline
+            # Called as ``table.pop(id, reference)``: the reference is what is returned where there is nothing.
+            watch = weakref.ref(obj, functools.partial(table.pop, record.id))
             action.armed = True
             table[record.id] = (watch, handle)
-            return SafeFinalizer(table, record, watch)
+            return SafeFinalizer(table, record)
         except BaseException:
             action.armed = False  # interrupted: it may not run while its object lives
             raise
@@ -82,32 +82,24 @@ class Finalizers:
             handle = None  # a kept traceback must keep nothing alive
 
     def sweep(self) -> None:
-        """Let go the finalizers whose object is gone and whose callback was interrupted."""
+        """Let go the finalizers whose object is gone and whose callback could not be called, as where memory has run out."""
         for id, (watch, _) in _world.snapshot(self._table.items()):
-            if not watch.alive:
+            if watch() is None:
                 self._table.pop(id, None)
 
     def forget(self) -> None:
         """Watch no object any more: the manager closes, and its own releases run the actions; or the child of a fork does not."""
-        for watch, _ in _world.snapshot(self._table.values()):
-            watch.detach()
         self._table.clear()
 
 
 class SafeFinalizer:
     """What `SafetyManager.set_safe_finalizer` returns. Callable on any thread."""
 
-    __slots__ = ("__weakref__", "_record", "_table", "_watch")
+    __slots__ = ("__weakref__", "_record", "_table")
 
-    def __init__(
-        self,
-        table: dict[int, tuple[weakref.finalize[..., Any], Handle[Any]]],
-        record: Record,
-        watch: weakref.finalize[..., Any],
-    ) -> None:
+    def __init__(self, table: dict[int, tuple[weakref.ref[Any], Handle[Any]]], record: Record) -> None:
         self._table = table
         self._record = record
-        self._watch = watch
 
     @property
     def alive(self) -> bool:
@@ -124,7 +116,6 @@ class SafeFinalizer:
         if self._record.id not in self._table:
             return False
         cancelled = end_without_release(self._record, DETACHED, BY_CLOSE, "cancelled")
-        self._watch.detach()
         self._table.pop(self._record.id, None)
         return cancelled
 

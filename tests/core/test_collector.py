@@ -469,6 +469,8 @@ def test_a_close_does_not_wait_for_a_collection_on_another_thread(place: Any) ->
     """I2, I5: nothing is released before that is over, and then it is, without another call. A timeout is kept to."""
     released: deque[Node] = deque()
     said: list[tuple[bool, float]] = []
+    handles: list[Handle[Node]] = []
+    queue: Any = None
 
     def timed(call: Callable[[], Any]) -> None:
         began = _world.monotonic()
@@ -491,8 +493,6 @@ def test_a_close_does_not_wait_for_a_collection_on_another_thread(place: Any) ->
         timed(lambda: manager.register(Node(), "node", release_on=ANY_THREAD).close() and False)
         timed(handles[2].__exit__)
 
-    handles: list[Handle[Node]] = []
-    queue: Any = None
     with SafetyManager(QUIET) as manager:
         manager.register(Node(), "node", release_on=BACKGROUND).close()
         in_a_collection(meanwhile)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -140,12 +142,14 @@ def test_one_that_hangs_is_stuck_and_stops_nothing() -> None:
 
 
 def test_a_watch_whose_callback_was_lost_is_swept() -> None:
-    """I3: CPython prints an interrupt inside a weakref callback and forgets the callback. `detach` is as good as lost."""
+    """I3: CPython prints what a weakref callback raises, as where memory has run out, and forgets the callback."""
     ran: list[str] = []
     with SafetyManager(SafetyConfig(cleanup_interval=0.05)) as manager:
         thing = Thing()
         finalizer = manager.set_safe_finalizer(thing, ran.append, "swept")
-        finalizer._watch.detach()
+        (id, (_, handle)) = next(iter(finalizer._table.items()))
+        finalizer._table[id] = (weakref.ref(thing), handle)
+        del handle
         del thing
         eventually(lambda: ran == ["swept"])
 
@@ -256,3 +260,17 @@ def test_what_is_no_plain_callable_is_refused(manager: SafetyManager) -> None:
     with pytest.raises(CallbackError, match="coroutine"):
         manager.set_safe_finalizer(Thing(), later)
     assert manager.stats().total_objects == 0
+
+
+def test_no_python_runs_at_the_death_of_the_object(manager: SafetyManager) -> None:
+    """So no signal that is pending is raised there, to be printed and forgotten together with the action."""
+    ran: list[str] = []
+    called = threading.Event()
+    thing = Thing()
+    finalizer = manager.set_safe_finalizer(thing, called.set)
+    sys.setprofile(lambda frame, event, arg: ran.append(frame.f_code.co_name) if event == "call" else None)
+    del thing
+    sys.setprofile(None)
+    assert not ran
+    assert not finalizer.alive
+    assert called.wait(20)

@@ -472,3 +472,36 @@ def test_a_child_of_a_fork_during_a_collection_does_not_believe_that_it_collects
         "afterwards False False",
     ], done
     assert len(said) == 5
+
+
+@FORK
+def test_ctrl_c_that_is_pending_as_a_program_forks_is_raised_in_it() -> None:
+    """I7, I3: it strikes before the first line of our hooks, whose work is done all the same, and is neither lost nor doubled."""
+    done = forking(
+        """
+    import ctypes
+    interrupt = ctypes.CDLL(None)["raise"]
+    manager = SafetyManager()
+    handle = manager.register(Native("open"), release=Native.free)
+    role = manager._keeper._role
+    import functools
+    os.register_at_fork(before=functools.partial(interrupt, 2), after_in_parent=functools.partial(interrupt, 2))
+    came = 0
+    for _ in range(5):
+        pid = 0
+        try:
+            pid = os.fork()
+            if not pid:
+                os._exit(0)
+            time.sleep(0.01)
+        except KeyboardInterrupt:
+            came += 1
+    say("interrupts", came >= 5)
+    deadline = time.monotonic() + 20
+    while role.locked() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    say("the keeper counts", manager.stats().active_objects)
+    """
+    )
+    said = done.check().splitlines()
+    assert said == ["interrupts True", "the keeper counts 1", "released open"], done

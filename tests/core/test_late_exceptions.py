@@ -97,7 +97,7 @@ class Still:
         """The struck worker has ended, or a `None` is left for it; whoever comes next finds everything else."""
         mailbox = self.workers.mailbox
         for _ in range(10):
-            left = [mailbox.get() for _ in range(mailbox.qsize())]
+            left: list[Any] = [mailbox.get() for _ in range(mailbox.qsize())]
             if not any(left):
                 break
             for ticket in filter(None, left):
@@ -508,6 +508,7 @@ def test_a_close_on_a_worker_that_ends_early_leaves_its_ticket_to_others(
             with pytest.raises(error):
                 inner.close()
         states.append(str(inner.state))
+        eventually(lambda: not workers.mailbox.qsize())  # another one has come by, and left it to this one
 
     outer = manager.register(Thing(), "thing", release=close)
     outer.close(timeout=0)
