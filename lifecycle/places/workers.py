@@ -68,13 +68,12 @@ class Errand:
         self.done: _world.TimedQueue[BaseException | None] = _world.TimedQueue()
         self.worker: Worker | None = None
         self._error: BaseException | None = None
-        self._over = False
 
     def run(self, worker: Worker) -> None:
         """On the worker. The answer is what it raised, or None. May be called again after an interrupt."""
         self.worker = worker
         fn = None
-        if not self._over:
+        if self.todo:
             try:
                 # Taken and called with nothing between the two that could be interrupted.
                 for fn in iter(self.todo.pop, None):
@@ -84,7 +83,6 @@ class Errand:
                 if self.todo:
                     raise
                 self._error = error
-            self._over = True
         fn = None
         self.done.put(self._error)
 

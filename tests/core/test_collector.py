@@ -428,7 +428,7 @@ def test_who_waits_for_a_collection_does_not_wait_for_the_next(monkeypatch: pyte
     monkeypatch.setattr(_world, "COLLECTION_WAIT", 60.0)
 
     def next_one() -> None:
-        waiting = threading.Thread(target=_world.await_collection, daemon=True)
+        waiting = threading.Thread(target=_world.await_collection, args=(60.0,), daemon=True)
         waiting.start()
         eventually(lambda: waits(waiting))
         tell("stop")

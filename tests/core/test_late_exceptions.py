@@ -410,7 +410,7 @@ def test_a_keeper_that_died_is_replaced(noticed: str, monkeypatch: pytest.Monkey
                 patch.setattr(keeper, "start", fails)
             else:
                 patch.setattr(keeper, "start", lambda: (patch.undo(), keeper.start()))
-            throw(first)
+            throw(first, SystemExit)
             eventually(lambda: not first.is_alive())
         if noticed == "register":
             manager.register(Thing(), "thing", release=repr)
@@ -514,7 +514,7 @@ def test_a_close_on_a_worker_that_ends_early_leaves_its_ticket_to_others(
     outer.close(timeout=0)
     eventually(lambda: released == ["inner"])
     assert outer.close(timeout=30)
-    assert states[0] in ("due", "released")
+    assert states[0] in ("closing", "due", "released")  # the first of them without the GIL
 
 
 def test_a_mark_does_not_outlive_its_call(manager: SafetyManager, monkeypatch: pytest.MonkeyPatch) -> None:
