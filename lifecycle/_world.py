@@ -313,6 +313,54 @@ def line_of(site: Site) -> int:
     return code.co_firstlineno
 
 
+# -- the recursion limit ----------------------------------------------------------------------------------------------------
+
+ROOM = 24
+"""Levels of recursion that must be left before a release is begun in the middle of a call: what ours takes, and an honest release."""
+
+
+def _nested(levels: int) -> object:
+    tower: object = ()
+    for _ in range(levels):
+        tower = (tower,)
+    return tower
+
+
+_TOWER = _nested(ROOM)
+"""``isinstance`` of a tuple of tuples takes one level of C recursion for each, and calls nothing."""
+
+STEPS: Any
+"""What `cramped` is called with."""
+
+if sys.version_info >= (3, 12):
+    STEPS = 100
+    cramped: Callable[[Any], object] = sys._getframemodulename
+    """``cramped(STEPS)``: whether to ask `near_limit`. The one question on the way of every close, so one call into C: here, where
+    Python frames are counted apart from calls in C, whether there are a hundred at all."""
+
+    def near_limit() -> bool:
+        """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short by that."""
+        try:
+            return sys._getframemodulename(max(1, sys.getrecursionlimit() - ROOM)) is not None or isinstance(
+                None, _TOWER  # type: ignore[arg-type]
+            )
+        except RecursionError:
+            return True
+
+else:
+    STEPS = _TOWER
+    cramped = functools.partial(isinstance, None)
+    """``cramped(STEPS)`` raises `RecursionError` where fewer than `ROOM` levels are left, and is False elsewhere. The one question
+    on the way of every close, so one call into C: Python frames and calls in C are counted together here."""
+
+    def near_limit() -> bool:
+        """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short by that."""
+        try:
+            return isinstance(None, _TOWER)  # type: ignore[arg-type]
+        except RecursionError:
+            return True
+
+
 # -- fork -------------------------------------------------------------------------------------------------------------------
 
 _Hook = weakref.WeakMethod[Callable[[], None]]

@@ -44,7 +44,11 @@ class CleanupGuard:
         if when not in WHEN:
             raise LifecycleError(f"CleanupGuard(when=) takes one of {', '.join(WHEN)}, not {when!r}")
         self._when = when
-        self._site = _world.site_of(_getframe(1))
+        try:
+            self._site = _world.site_of(_getframe(1))
+        except ValueError:
+            # C called it, and no Python frame is below.
+            self._site = None
         self._generation = process.generation
         self._slot = [fn]
 

@@ -43,7 +43,7 @@ class SharedCleanupGuard:
 
     def __init__(self, fn: Callable[[], object]) -> None:
         check_callback(fn, "cleanup")
-        shared = _Shared(fn, _world.site_of(_getframe(1)))
+        shared = _Shared(fn, _world.site_of(_getframe().f_back))
         self._token = _world.next_id()
         shared.open[self._token] = None
         self._shared = shared

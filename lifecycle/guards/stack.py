@@ -41,8 +41,12 @@ class CleanupStack:
 
     def __init__(self) -> None:
         self._generation = process.generation
-        frame = _getframe(1)
-        self._site = (frame.f_code, frame.f_lasti)
+        try:
+            frame = _getframe(1)
+            self._site: Any = (frame.f_code, frame.f_lasti)
+        except ValueError:
+            # C called it, and no Python frame is below.
+            self._site = None
         self._entries: list[Any] = []
 
     # -- what is to be done ---------------------------------------------------------------------------------------------------

@@ -210,7 +210,14 @@ class Handle(Generic[T]):
             if timeout is not DEFAULT or held != "defer" or after is not None:
                 self._prepare(timeout, held, after)
             record = self._record
-            last = self._give_back(_getframe(1)) if self._cell is not SHUT_CELL else False
+            last = False
+            if self._cell is not SHUT_CELL:
+                try:
+                    frame: FrameType | None = _getframe(1)
+                except ValueError:
+                    # C called it, and no Python frame is below: a thread, a ctypes callback, an exit hook.
+                    frame = None
+                last = self._give_back(frame)
             if record.phase is not None and record.phase in ENDED:
                 return record.phase is RELEASED
             released: bool = record.place.settle(record, timeout)
@@ -245,12 +252,12 @@ class Handle(Generic[T]):
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)
-        frame = _getframe(1)
+        site = _world.site_of(_getframe().f_back)
         record = self._record
         me: list[object] = []
         obj = release = None
         try:
-            begin_detach(record, self, me, timeout, (frame.f_code, frame.f_lasti))
+            begin_detach(record, self, me, timeout, site)
             obj, release = record.obj, record.release
             record.outcome = DETACHED
             finish(record)
@@ -327,7 +334,13 @@ class Handle(Generic[T]):
     def __exit__(self, *_: object) -> None:
         try:
             record = self._record
-            last = self._give_back(_getframe(1)) if self._cell is not SHUT_CELL else False
+            last = False
+            if self._cell is not SHUT_CELL:
+                try:
+                    frame: FrameType | None = _getframe(1)
+                except ValueError:
+                    frame = None
+                last = self._give_back(frame)
             if record.phase not in ENDED and not record.place.settle(record, DEFAULT):
                 self._not_released(last, DEFAULT, "defer")
         except BaseException:

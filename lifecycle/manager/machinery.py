@@ -59,7 +59,7 @@ class Machinery:
         """Called by a registration that sees work waiting: a bounded share of it is done here, but none inside the collector."""
         if _world.collecting and _world.in_collector():
             return
-        if self.any_thread.mailbox and not (self._registry.claims and nesting()):
+        if self.any_thread.mailbox and not _world.near_limit() and not (self._registry.claims and nesting()):
             self.any_thread.run_some(DRAIN_STEPS, _world.BRIEF_WAIT)
         if not self._registry.started:
             self._start()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from lifecycle import _world
-from lifecycle._world import BRIEF_WAIT, Tally
+from lifecycle._world import BRIEF_WAIT, ROOM, STEPS, Tally, cramped, near_limit
 from lifecycle.cell.cell import Record
 from lifecycle.fences import FenceMode
 from lifecycle.places.releases import NEST_LIMIT, forget, nesting, process
@@ -91,10 +91,16 @@ class DequePlace(Place):
 
     def run_some(self, limit: int | None, patience: float = _world.COLLECTION_WAIT) -> int:
         """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran. Stops where another
-        thread has been collecting for `patience` seconds."""
+        thread has been collecting for `patience` seconds. Raises `RecursionError`, and runs none, where so little recursion is
+        left that they could fail for that alone."""
         mailbox = self.mailbox
         if not mailbox:
             return 0
+        if near_limit():
+            raise RecursionError(
+                f"fewer than {ROOM} levels of recursion are left here, so none of the {len(mailbox)} release(s) that wait at "
+                f"{self.name!r} was begun; run them from a place that is less deep"
+            )
         done = taken = 0
         record = None
         try:
@@ -139,6 +145,13 @@ class AnyThread(DequePlace):
         if claims and nesting() >= NEST_LIMIT:
             return False
         if record() is None:
+            try:
+                no_room = cramped(STEPS) and near_limit()
+            except RecursionError:
+                no_room = True
+            if no_room:
+                # Its ticket waits in the mailbox, for the keeper to hand over to a worker.
+                return self._without_room(record, timeout)
             process(record, None, BRIEF_WAIT)
         if self.mailbox and not (claims and nesting()):
             # The ticket of what was just released, and a bounded number of others that wait.
@@ -166,8 +179,18 @@ class AnyThread(DequePlace):
         assert not isinstance(timeout, WhenDue)
         return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, 0.001)
 
+    @staticmethod
+    def _without_room(record: Record, timeout: float | WhenDue | None) -> bool:
+        """As `settle`, where so little recursion is left that the release could fail for that alone: another thread runs it."""
+        if timeout is DEFAULT or timeout == 0 or record.phase in ENDED or _world.must_not_wait():
+            return record.phase is RELEASED
+        assert not isinstance(timeout, WhenDue)
+        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, None)
+
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""
+        if near_limit():
+            return
         process(record, None, BRIEF_WAIT)
         claims = record.kind.registry.claims
         if not (claims and nesting()):

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 from lifecycle import _world
-from lifecycle._world import BRIEF_WAIT, Tally
+from lifecycle._world import BRIEF_WAIT, Tally, near_limit
 from lifecycle.cell.cell import Record
 from lifecycle.cell.registry import Registry
 from lifecycle.checks import check_callback
@@ -99,7 +99,7 @@ class Generation(DequePlace):
 
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""
-        if self.may_run_here():
+        if self.may_run_here() and not near_limit():
             depth = nesting() if record.kind.registry.claims else 0
             if (
                 record() is None
@@ -238,7 +238,8 @@ class ReleaseQueue:
 
     def drain(self, limit: int | None = None) -> int:
         """Run up to `limit` waiting releases on this thread (None: all); how many ran. A release that fails is counted and
-        reported, and the next one runs. Raises `WrongThreadError` on a thread that does not own the queue."""
+        reported, and the next one runs. Raises `WrongThreadError` on a thread that does not own the queue, and `RecursionError`
+        where so little recursion is left that releases could fail for that alone; none is begun then."""
         if self._thread is not None and (self._thread != _world.get_ident() or self.generation.abandoned()):
             if self.generation.abandoned():
                 raise WrongThreadError(

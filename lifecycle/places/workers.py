@@ -401,7 +401,7 @@ class Workers(Place):
         worker = self.by_ident.get(_world.get_ident())
         if worker is not None:
             try:
-                if record() is None and len(worker.stack) < NEST_LIMIT:
+                if record() is None and len(worker.stack) < NEST_LIMIT and not _world.near_limit():
                     process(record, worker)
             finally:
                 worker.closing = None  # before what others left is looked at
@@ -449,7 +449,7 @@ class Workers(Place):
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""
         worker = self.by_ident.get(_world.get_ident())
-        if worker is not None:
+        if worker is not None and not _world.near_limit():
             process(record, worker)
 
     # -- called by the keeper -----------------------------------------------------------------------------------------------

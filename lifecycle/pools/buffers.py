@@ -18,6 +18,7 @@ import mmap
 import os
 import sys
 import weakref
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lifecycle import _world
@@ -247,7 +248,12 @@ class BufferPool(Pool):
                 want = _round_up(size)
             elif self._evicts:
                 want = _class_of(size, want)
-        return _buffer(self._get(want, size, timeout, _getframe(1), plain))
+        try:
+            frame: FrameType | None = _getframe(1)
+        except ValueError:
+            # C called it, and no Python frame is below.
+            frame = None
+        return _buffer(self._get(want, size, timeout, frame, plain))
 
     # -- size and memory ------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from lifecycle import _world
@@ -162,7 +163,12 @@ class ObjectPool(Pool, Generic[T]):
         whatever `create` raises.
         """
         want = ANYONE if not self._affine else self._home().key
-        return self._get(want, 0, timeout, _getframe(1))
+        try:
+            frame: FrameType | None = _getframe(1)
+        except ValueError:
+            # C called it, and no Python frame is below.
+            frame = None
+        return self._get(want, 0, timeout, frame)
 
     @contextmanager
     def item(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Iterator[T]:
