@@ -3,6 +3,7 @@
 - `keeper`: the thread that counts, watches, retries, sweeps and answers
 - `figures`: the counts put together
 - `counting`: what each event means for the counts
+- `lost`: deaths that nobody was told of, found by looking
 - `observer`: the thread that tells hooks and the log
 - `leaks`: what was forgotten, or is held too long
 """

@@ -21,6 +21,7 @@ from lifecycle.cell.registry import Registry
 from lifecycle.errors import text_of
 from lifecycle.keeper.counting import Ledger, Question
 from lifecycle.keeper.figures import figures, queue_figures
+from lifecycle.keeper.lost import LostTickets
 from lifecycle.keeper.observer import Observer
 from lifecycle.places.place import AnyThread
 from lifecycle.places.queues import ReleaseQueue
@@ -53,6 +54,7 @@ class Keeper:
         self.observer = Observer(registry.name, registry.config)
         self.ledger = Ledger(registry, self.observer, self._figures)
         self.queues: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
+        self.lost = LostTickets(registry, workers)
         self.sweeps: list[Callable[[], None]] = []
         self.last_run = 0.0
         self._bell: _world.TimedQueue[None] = _world.TimedQueue()
@@ -252,6 +254,7 @@ class Keeper:
         finally:
             self._inside.discard(me)
         _world.watch_collections()
+        self.lost.look()
         self._post_delayed()
         self._forget_waiters()
         self._hand_over()

@@ -89,6 +89,7 @@ class Ending:
         try:
             workers.hold_back = True  # the tickets that come of it wait for their turn in the batch
             shut_doors(records)
+            self._machinery.keeper.lost.look_at_all()
             self._registry.kept.clear()
             self._finalizers.forget()
             if may_wait:

@@ -3,7 +3,8 @@
 A weak reference watches the object, and that is all it does: its callback drops one handle. The action itself is the release of
 an ordinary record, so it runs on a timed worker, never in the collector and never on the thread that happened to drop the
 object; it has a deadline, is counted, and runs in the exit pass if nothing ended it before. The callback is a C function, so a
-signal that is pending is not raised in it, where CPython would print it and forget both.
+signal that is pending is not raised in it, where CPython would print it and forget both. Where even that could not be called, at
+the recursion limit, the keeper finds the object dead and drops the handle itself.
 """
 
 from __future__ import annotations
@@ -82,9 +83,10 @@ class Finalizers:
             handle = None  # a kept traceback must keep nothing alive
 
     def sweep(self) -> None:
-        """Let go the finalizers whose object is gone and whose callback could not be called, as where memory has run out."""
+        """Let go the finalizers whose object is gone and whose callback could not be called: at the recursion limit, or where
+        memory has run out."""
         for id, (watch, _) in _world.snapshot(self._table.items()):
-            if watch() is None:
+            if _world.is_dead(watch):
                 self._table.pop(id, None)
 
     def forget(self) -> None:

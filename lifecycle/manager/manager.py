@@ -86,6 +86,7 @@ class SafetyManager:
         self._components: weakref.WeakSet[Any] = weakref.WeakSet()
         self._registry.abandon = abandon
         self._keeper.sweeps.append(self._finalizers.sweep)
+        self._keeper.lost.after_round.append(self._finalizers.sweep)
         self._ending = Ending(self._registry, self._machinery, self._finalizers, self._stopping, keeps=self)
         _managers.add(self)
         registries.add(self._registry)

@@ -60,6 +60,10 @@ class Place:
         """Called after `will_shut` in place of `settle`, where an exception came between."""
         raise NotImplementedError
 
+    def tickets(self) -> set[int] | None:
+        """The ids of the objects whose tickets wait here now; None where that cannot be told at this moment."""
+        raise NotImplementedError
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -88,6 +92,10 @@ class DequePlace(Place):
 
     def __len__(self) -> int:
         return len(self.mailbox)
+
+    def tickets(self) -> set[int] | None:
+        """As `Place.tickets`."""
+        return {record.id for record in _world.snapshot(self.mailbox) if record is not None}
 
     def run_some(self, limit: int | None, patience: float = _world.COLLECTION_WAIT) -> int:
         """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran. Stops where another

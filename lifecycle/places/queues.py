@@ -61,6 +61,10 @@ class Generation(DequePlace):
     def __len__(self) -> int:
         return len(self.mailbox) + (len(self.bell) if self.bell is not None else 0)
 
+    def tickets(self) -> set[int] | None:
+        """As `Place.tickets`. What has not reached the mailbox yet cannot be looked at."""
+        return None if self.bell is not None and len(self.bell) else super().tickets()
+
     def run_some(self, limit: int | None, patience: float = _world.COLLECTION_WAIT) -> int:
         """As `DequePlace.run_some`."""
         bell = self.bell

@@ -389,6 +389,10 @@ class Workers(Place):
     def __len__(self) -> int:
         return self.mailbox.qsize()
 
+    def tickets(self) -> set[int] | None:
+        """As `Place.tickets`. The queue cannot be looked into, only be seen empty."""
+        return None if self.mailbox.qsize() or self.held_back or self.hold_back else set()
+
     @property
     def quarantined(self) -> int:
         """Releases that are not started because every worker that may exist is stuck."""
