@@ -326,7 +326,8 @@ def line_of(site: Site) -> int:
 # -- the recursion limit ----------------------------------------------------------------------------------------------------
 
 ROOM = 24
-"""Levels of recursion that must be left before a release is begun in the middle of a call: what ours takes, and an honest release."""
+"""Levels of recursion that must be left before a release is begun inside a call: what is needed here, and some for the release
+itself."""
 
 
 def _nested(levels: int) -> object:
@@ -345,14 +346,15 @@ STEPS: Any
 if sys.version_info >= (3, 12):
     STEPS = 100
     cramped: Callable[[Any], object] = sys._getframemodulename
-    """``cramped(STEPS)``: whether to ask `near_limit`. The one question on the way of every close, so one call into C: here, where
-    Python frames are counted apart from calls in C, whether there are a hundred at all."""
+    """``cramped(STEPS)``: whether to ask `near_limit`. This is asked on the way of every close, so it is one call into C.
+    From 3.12 on Python frames are counted apart from calls in C: it says whether there are a hundred of them."""
 
     def near_limit() -> bool:
         """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short by that."""
         try:
             return sys._getframemodulename(max(1, sys.getrecursionlimit() - ROOM)) is not None or isinstance(
-                None, _TOWER  # type: ignore[arg-type]
+                None,
+                _TOWER,  # type: ignore[arg-type]
             )
         except RecursionError:
             return True
@@ -360,8 +362,8 @@ if sys.version_info >= (3, 12):
 else:
     STEPS = _TOWER
     cramped = functools.partial(isinstance, None)
-    """``cramped(STEPS)`` raises `RecursionError` where fewer than `ROOM` levels are left, and is False elsewhere. The one question
-    on the way of every close, so one call into C: Python frames and calls in C are counted together here."""
+    """``cramped(STEPS)`` raises `RecursionError` where fewer than `ROOM` levels are left, and is False elsewhere. This is
+    asked on the way of every close, so it is one call into C. Up to 3.11 Python frames and calls in C are counted together."""
 
     def near_limit() -> bool:
         """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short by that."""
@@ -369,6 +371,15 @@ else:
             return isinstance(None, _TOWER)  # type: ignore[arg-type]
         except RecursionError:
             return True
+
+
+def refuse_near_limit(what: str) -> None:
+    """Raise `RecursionError` where `near_limit`: for calls that could be cut short in the middle, before they change anything."""
+    if near_limit():
+        raise RecursionError(
+            f"{what}: fewer than {ROOM} levels of recursion are left here, so it could be cut short in the middle; nothing has "
+            "changed. Call it where the stack is less deep, or raise sys.setrecursionlimit()"
+        )
 
 
 # -- fork -------------------------------------------------------------------------------------------------------------------

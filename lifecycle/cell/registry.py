@@ -121,6 +121,9 @@ class Registry:
             deque()
         )  # retries and unsignalled fences, put back by the keeper
         self.waiting: deque[Record | None] = deque()  # tickets that any thread may run
+        # What the recursion limit left no call for, as function and arguments: the keeper calls it. Entered by assigning to
+        # ``later[0:0]``, which is no call.
+        self.later: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self.timer: Any = None  # for the kinds that come
         self.started = False
         self.closed = False

@@ -108,7 +108,7 @@ class Ring(Generic[T]):
             for old in _world.snapshot(self.table):
                 if old <= seq - capacity:
                     self._overwrite(old)
-        if self.dropped:
+        if self.dropped or seq % capacity == 0:
             self.bury()
         roster = self.roster.value
         if roster.evicting and seq % capacity == 0:
@@ -175,6 +175,7 @@ class Ring(Generic[T]):
         """Wait a moment if frame `seq` would overwrite one that a blocking receiver has not read and its deadline is not over.
         True when it waited, and everything is to be looked at again."""
         bell = self.room.for_threads()
+        self.bury()
         left = max(
             (
                 seat.policy.deadline
@@ -232,6 +233,10 @@ class Ring(Generic[T]):
             except BaseException:
                 self.dropped.append(ref)
                 raise
+        # Where a receiver was dropped at the recursion limit CPython could not post it.
+        for seat in self.roster.value.seats:
+            if seat.ref is not None and _world.is_dead(seat.ref):
+                self.retire(seat, "dropped")
 
     # -- the end ----------------------------------------------------------------------------------------------------------------
 

@@ -204,7 +204,8 @@ class Handle(Generic[T]):
             A `Fence`: the release waits until it has signalled. Raises `FenceError` for what is none, or is one of another
             timeline, and `QueueLostError` when the object's queue was lost; then nothing has changed.
 
-        Inside a garbage collection, and on threads marked with `never_wait`, it only posts.
+        Inside a garbage collection, on threads marked with `never_wait`, and where fewer than two dozen levels of recursion are
+        left, it only posts: the release follows elsewhere, and the answer is False.
         """
         try:
             if timeout is not DEFAULT or held != "defer" or after is not None:
@@ -248,10 +249,11 @@ class Handle(Generic[T]):
         Raises `HeldError` naming them when others hold it (shares, leases, views, children, fences), and `OwnershipError` when it
         has a parent, or is only borrowed or observed; nothing is changed then. An access that began while the door fell shut is
         waited for up to `timeout` seconds (`finalizer_timeout` unless given; None for ever). Raises `AccessRefusedError` once the
-        door is shut.
+        door is shut, and `RecursionError` near the recursion limit, with nothing changed.
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)
+        _world.refuse_near_limit("detach()")
         site = _world.site_of(_getframe().f_back)
         record = self._record
         me: list[object] = []

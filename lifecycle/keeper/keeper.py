@@ -254,6 +254,7 @@ class Keeper:
         finally:
             self._inside.discard(me)
         _world.watch_collections()
+        self.lost.make_up()
         self.lost.look()
         self._post_delayed()
         self._forget_waiters()

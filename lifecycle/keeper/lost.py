@@ -13,6 +13,7 @@ live. So the looks are chains of iterators in C, which let go within the one cal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import compress, islice, repeat
 from operator import is_
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from lifecycle import _world
 from lifecycle.cell.cell import Core, DoorRef, ObservedRef, Record
 from lifecycle.cell.registry import Registry
+from lifecycle.errors import LifecycleError
 from lifecycle.places.workers import Workers
 from lifecycle.states import RELEASING
 
@@ -46,6 +48,15 @@ class LostTickets:
         self._due: dict[int, Record] = {}
         self._were_due: dict[int, Record] = {}
         self.after_round: list[Callable[[], None]] = []
+
+    def make_up(self) -> None:
+        """Do what there was no room for at the recursion limit. By one thread at a time."""
+        later = self._registry.later
+        while later:
+            call, arguments = later.pop()
+            # What cannot be taken, as with a release that is not callable, stays the caller's, who was told.
+            with suppress(LifecycleError):
+                call(*arguments)
 
     def look(self) -> None:
         """The next slice."""
@@ -97,7 +108,7 @@ class LostTickets:
     def _post_again(self) -> None:
         """Post what was due a round ago, still is, and has no ticket anywhere."""
         due, self._due = self._due, {}
-        lost = [record for id, record in due.items() if id in self._were_due and self._unclaimed(record)]
+        lost = [record for record in due.values() if record.id in self._were_due and self._unclaimed(record)]
         self._were_due = due
         if not lost:
             return

@@ -9,7 +9,7 @@ object as `INVALID` and comes out as `AccessPanicError`.
 from __future__ import annotations
 
 import sys
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle import _world
@@ -55,29 +55,48 @@ def declared(kind: Kind, errors: Any) -> tuple[type[BaseException], ...]:
     return kind.errors or kind.registry.config.errors
 
 
-def escaped(record: Record, error: BaseException, errors: Any) -> None:
-    """Decide about an exception that left an access: return to let it pass, or raise `AccessPanicError`. The caller's own
-    reference to the pin is gone by now, so a poisoned object that nobody else holds is released in here."""
+def escaped(record: Record, error: BaseException, errors: Any, fn: object = None) -> None:
+    """Decide about an exception that left an access: return to let it pass, or raise `AccessPanicError`.
+
+    `fn` is the function that was to be called, where the exception did not come out of a line of it. The caller's own reference
+    to the pin is gone by now, so a poisoned object that nobody else holds is released in here. Close to the recursion limit the
+    exception passes, and the keeper decides about the object.
+    """
+    registry = record.kind.registry
+    if _world.near_limit():
+        registry.later[0:0] = [(judge, (record, error, errors, fn))]
+        return
+    panic = judge(record, error, errors, fn)
+    if panic is not None:
+        if registry.config.enable_state_checking:
+            record.place.settle(record, 0)
+        raise panic from error
+
+
+def judge(record: Record, error: BaseException, errors: Any, fn: object) -> AccessPanicError | None:
+    """Count an exception that left an access, as `escaped`. The object is invalid after a panic, which is returned."""
     kind = record.kind
     registry = kind.registry
     if is_control_flow(error):
-        return
+        return None
+    if type(error) is RecursionError and type(getattr(fn, "__func__", fn)) is FunctionType:
+        # The limit struck before the first line of a function in Python, so nothing has been done to the object.
+        return None
     reason = text_of(error)
     if isinstance(error, declared(kind, errors)):
         registry.events.append(("error", kind, record, reason))
-        return
+        return None
     trace = trace_of(error)
     registry.events.append(("panic", kind, record, reason, trace))
     fate = "state checking is off, so it stays open"
     if registry.config.enable_state_checking:
         invalidate_record(record, Cause.PANIC, f"panic: {reason}", None)
-        record.place.settle(record, 0)
         fate = "it is invalid now and will be released"
-    raise AccessPanicError(
+    return AccessPanicError(
         f"panic during object access: {reason}, in an access to {describe(record)}; {fate}. If {type(error).__name__} is "
         f"an expected "
         f"error, declare it: safe_access(..., errors=({type(error).__name__},)) or policy({kind.type_name!r}, errors=...)"
-    ) from error
+    )
 
 
 class AccessBlock(Generic[T]):

@@ -57,6 +57,8 @@ class Ending:
 
     def shut_down(self, timeout: float | WhenDue | None, budget: float, exiting: bool) -> ShutdownReport:
         """Close the manager within `budget` seconds, or wait for the one who does. `timeout` is that of `SafetyManager.close`."""
+        if self._report is None:
+            _world.refuse_near_limit("close() of a manager")
         began = _world.monotonic()
         me = _world.get_ident()
         while self._report is None and self._closers.setdefault(None, me) != me:
@@ -79,6 +81,7 @@ class Ending:
     def _close(
         self, timeout: float | WhenDue | None, began: float, until: float, exiting: bool
     ) -> tuple[ShutdownReport, KeyboardInterrupt | None]:
+        self._machinery.keeper.lost.make_up()
         self._registry.closed = True
         self._stopping.set()
         errors, interrupt = self._stopping.call_back(self._call_at_exit if exiting else None)

@@ -80,7 +80,11 @@ def build_factory(
                 try:
                     insist(attempt)
                 except BaseException:
-                    insist(attempt)
+                    try:
+                        insist(attempt)
+                    except RecursionError:
+                        # No call may be possible here, so it is left to the keeper without one.
+                        registry.later[0:0] = [(give_back, ([*box], slot, extra, begun, struck))]
             raise
         finally:
             box.clear()

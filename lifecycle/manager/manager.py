@@ -32,7 +32,7 @@ from lifecycle.events import LEVELS, Event
 from lifecycle.handles.exclusive import pin_or_refuse
 from lifecycle.handles.handle import Handle
 from lifecycle.keeper.observer import enlist
-from lifecycle.manager.access import AccessBlock, declared, escaped, refuse_late
+from lifecycle.manager.access import AccessBlock, declared, escaped, judge, refuse_late
 from lifecycle.manager.ending import Ending
 from lifecycle.manager.factory import build_factory
 from lifecycle.manager.finalizers import Finalizers, SafeFinalizer
@@ -200,6 +200,9 @@ class SafetyManager:
 
             try:
                 insist(attempt)  # interrupted: it may not be lost
+            except RecursionError:
+                # No call may be possible here, so it is left to the keeper without one.
+                self._registry.later[0:0] = [(attempt, ())]
             except Exception as second:  # it cannot be taken, as with a release that is not callable
                 raise error from second
             except BaseException:
@@ -347,9 +350,14 @@ class SafetyManager:
                 result = fn(obj, *args)
             except BaseException as error:
                 pin = obj = None
-                if not callable(fn):
-                    check_callback(fn, "safe_access(fn)")
-                escaped(record, error, errors)
+                unentered = fn if error.__traceback__.tb_next is None else None  # type: ignore[union-attr]
+                try:
+                    if not callable(fn):
+                        check_callback(fn, "safe_access(fn)")
+                    escaped(record, error, errors, unentered)
+                except RecursionError:
+                    # No call may be possible here, so it is left to the keeper without one.
+                    self._registry.later[0:0] = [(judge, (record, error, errors, unentered))]
                 raise
             if type(result) in DEFERRED:
                 refuse_late(result, record, fn)

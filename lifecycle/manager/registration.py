@@ -115,10 +115,18 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
                 record.phase = DETACHED  # said before anything is called: its ticket must mean nothing
             if begun is not None:
                 begun[0] = False  # until it has been entered after all, below
-            if record is not None:
-                _withdraw(record)
             handle = cell = pin = core = None
-            _not_entered(kind, place, obj, release, native, parent, extra, error, begun)
+            if begun is None:
+                begun = [False]
+            try:
+                if record is not None:
+                    _withdraw(record)
+                _not_entered(kind, place, obj, release, native, parent, extra, error, begun)
+            except RecursionError:
+                # No call may be possible here, so it is left to the keeper without one.
+                if not begun[0]:
+                    begun[0] = True
+                    registry.later[0:0] = [(abandon, (kind, place, obj, release, parent, extra))]
         else:
             handle = cell = pin = core = None
             record.cause = BY_CLOSE

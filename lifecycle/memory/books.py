@@ -149,6 +149,16 @@ class Books:
         if self.pressed and not self.above(self._low_water):
             self.pressed = False
 
+    def find_lost(self) -> bool:
+        """Note the ends of reservations that were dropped at the recursion limit, where CPython could not post them; whether
+        there were any. Under the lock. Costs what is tracked, so it is asked only before something is refused."""
+        found = False
+        for entry in _world.snapshot(self.entries.values()):
+            if entry.ref is not None and _world.is_dead(entry.ref):
+                self.gone.append(entry.ref)
+                found = True
+        return found
+
     def above(self, share: float) -> bool:
         """Whether more than `share` of some limit is used."""
         return any(

@@ -290,6 +290,9 @@ class MemoryManager(Facade):
         with self._books.lock:
             self._books.settle()
             problem = self._books.over(entry)
+            if problem and self._books.find_lost():
+                self._books.settle()
+                problem = self._books.over(entry)
             first = next(iter(_world.snapshot(self._waiters)), turn)
             if not problem and first != turn:
                 problem = "others that wait for room"
@@ -360,7 +363,7 @@ class MemoryManager(Facade):
     def _collect(self) -> None:
         """Run the collector, and what it has made due as far as that may run here. What belongs elsewhere is released there."""
         _world.collect()
-        if not nesting():
+        if not nesting() and not _world.near_limit():
             self._manager._any_thread.run_some(None)
 
     def _low_enough(self) -> bool:

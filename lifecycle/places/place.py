@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from lifecycle import _world
-from lifecycle._world import BRIEF_WAIT, ROOM, STEPS, Tally, cramped, near_limit
+from lifecycle._world import BRIEF_WAIT, STEPS, Tally, cramped, near_limit
 from lifecycle.cell.cell import Record
 from lifecycle.fences import FenceMode
 from lifecycle.places.releases import NEST_LIMIT, forget, nesting, process
@@ -99,16 +99,11 @@ class DequePlace(Place):
 
     def run_some(self, limit: int | None, patience: float = _world.COLLECTION_WAIT) -> int:
         """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran. Stops where another
-        thread has been collecting for `patience` seconds. Raises `RecursionError`, and runs none, where so little recursion is
-        left that they could fail for that alone."""
+        thread has been collecting for `patience` seconds. Not to be called
+        `near_limit`."""
         mailbox = self.mailbox
         if not mailbox:
             return 0
-        if near_limit():
-            raise RecursionError(
-                f"fewer than {ROOM} levels of recursion are left here, so none of the {len(mailbox)} release(s) that wait at "
-                f"{self.name!r} was begun; run them from a place that is less deep"
-            )
         done = taken = 0
         record = None
         try:
@@ -145,14 +140,16 @@ class DequePlace(Place):
 class AnyThread(DequePlace):
     """`ANY_THREAD`: quick releases that are safe anywhere run inline, by the closer or by the next register or close."""
 
-    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+    def settle(  # noqa: C901 - in one piece: it is on the way of every close
+        self, record: Record, timeout: float | WhenDue | None
+    ) -> bool:
         """As `Place.settle`."""
         if _world.collecting and _world.in_collector():
             return False
         claims = record.kind.registry.claims
         if claims and nesting() >= NEST_LIMIT:
             return False
-        if record() is None:
+        if self.mailbox or record() is None:
             try:
                 no_room = cramped(STEPS) and near_limit()
             except RecursionError:
@@ -160,7 +157,8 @@ class AnyThread(DequePlace):
             if no_room:
                 # Its ticket waits in the mailbox, for the keeper to hand over to a worker.
                 return self._without_room(record, timeout)
-            process(record, None, BRIEF_WAIT)
+            if record() is None:
+                process(record, None, BRIEF_WAIT)
         if self.mailbox and not (claims and nesting()):
             # The ticket of what was just released, and a bounded number of others that wait.
             ticket = None
@@ -182,18 +180,20 @@ class AnyThread(DequePlace):
             if record() is not None or record.id not in claims or nesting():
                 return False  # somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves
             timeout = record.kind.registry.config.finalizer_timeout
+        return self._await(record, timeout, 0.001)
+
+    @staticmethod
+    def _await(record: Record, timeout: float | WhenDue | None, step: float | None) -> bool:
         if timeout == 0 or _world.must_not_wait():
             return False
         assert not isinstance(timeout, WhenDue)
-        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, 0.001)
+        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, step)
 
-    @staticmethod
-    def _without_room(record: Record, timeout: float | WhenDue | None) -> bool:
+    def _without_room(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """As `settle`, where so little recursion is left that the release could fail for that alone: another thread runs it."""
-        if timeout is DEFAULT or timeout == 0 or record.phase in ENDED or _world.must_not_wait():
+        if timeout is DEFAULT or record.phase in ENDED:
             return record.phase is RELEASED
-        assert not isinstance(timeout, WhenDue)
-        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, None)
+        return self._await(record, timeout, None)
 
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""

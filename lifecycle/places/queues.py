@@ -259,6 +259,8 @@ class ReleaseQueue:
                 f"drain(limit) of queue {self.name!r} takes a whole number above 0 or None, not {limit!r}"
             )
         generation = self.generation
+        if len(generation):
+            _world.refuse_near_limit(f"drain() of queue {self.name!r}")
         generation.last_drain = _world.wall_time()
         return generation.run_some(limit)
 

@@ -209,7 +209,7 @@ class ObjectPool(Pool, Generic[T]):
             )
             self._queues[home.key] = (weakref.ref(home), home.queue)
             self._homes.home = home
-        if home.queue.backlog:
+        if home.queue.backlog and not _world.near_limit():
             home.queue.drain()
         return home
 

@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
 from lifecycle import _world
-from lifecycle._world import get_ident, monotonic
+from lifecycle._world import STEPS, cramped, get_ident, monotonic, refuse_near_limit
 from lifecycle.cell.cell import SHUT_CELL, Record
 from lifecycle.cell.fates import describe, fate
 from lifecycle.checks import check_facts, check_timeout
@@ -167,6 +167,9 @@ class Pool:
         self, want: int, nbytes: int, timeout: float | Own | None, frame: FrameType | None, plain: str = ""
     ) -> Handle[Any]:
         """The loan of an item of `want`; with `plain`, of one from outside the pool, counted as that."""
+        if cramped(STEPS):
+            # What was taken could not be given back.
+            refuse_near_limit("get() of a pool")
         slot = request = answer = pin = handle = None
         began = waited = 0.0
         result = plain
