@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import BuiltinFunctionType
 
 from lifecycle import _world
 from lifecycle._world import BRIEF_WAIT, STEPS, Tally, cramped, near_limit
@@ -149,16 +150,17 @@ class AnyThread(DequePlace):
         claims = record.kind.registry.claims
         if claims and nesting() >= NEST_LIMIT:
             return False
-        if self.mailbox or record() is None:
-            try:
-                no_room = cramped(STEPS) and near_limit()
-            except RecursionError:
-                no_room = True
-            if no_room:
-                # Its ticket waits in the mailbox, for the keeper to hand over to a worker.
-                return self._without_room(record, timeout)
-            if record() is None:
-                process(record, None, BRIEF_WAIT)
+        if record() is None:
+            # A builtin takes one level, as the calls that come before it do.
+            if type(record.release) is not BuiltinFunctionType or record.extra is not None:
+                try:
+                    no_room = cramped(STEPS) and near_limit()
+                except RecursionError:
+                    no_room = True
+                if no_room:
+                    # Its ticket waits in the mailbox, for the keeper to hand over to a worker.
+                    return self._without_room(record, timeout)
+            process(record, None, BRIEF_WAIT)
         if self.mailbox and not (claims and nesting()):
             # The ticket of what was just released, and a bounded number of others that wait.
             ticket = None
@@ -169,7 +171,7 @@ class AnyThread(DequePlace):
                 ticket = None
             if ticket is not None and (ticket is not record or record.phase not in ENDED):
                 self.mailbox.appendleft(ticket)  # another's, or its last holder has let go only a moment ago
-            if self.mailbox:
+            if self.mailbox and not near_limit():
                 self.run_some(DRAIN_STEPS, BRIEF_WAIT)
         phase = record.phase
         if phase is RELEASED:

@@ -405,10 +405,14 @@ def test_no_release_fails_for_the_depth_it_was_closed_at(descend: Descent) -> No
     queue = ReleaseQueue("deep", thread="current")
     with SafetyManager() as manager:
         handles = []
-        for place in (ANY_THREAD, queue, BACKGROUND):
-            here = [
-                manager.register(Native(), "t", release=release, release_on=place) for _ in range(NEAR + 1)
-            ]
+        for place, call in (
+            (ANY_THREAD, release),
+            (ANY_THREAD, released.append),
+            (queue, release),
+            (queue, released.append),
+            (BACKGROUND, release),
+        ):
+            here = [manager.register(Native(), "t", release=call, release_on=place) for _ in range(NEAR + 1)]
             left = iter(here)
             at_every_depth(descend, lambda left=left: next(left).close(timeout=0))  # type: ignore[misc]
             handles += here
