@@ -79,7 +79,7 @@ class SafetyConfig:
     """
 
     cleanup_interval: float = attrs.field(default=30.0, validator=_positive)
-    """How often expired records are swept and lost safe finalizers looked for."""
+    """How often lost safe finalizers are looked for, at least."""
     state_retention: float = attrs.field(default=300.0, validator=_positive)
     """How long a record stays after its object ended, so that a late access is told what became of it."""
     max_retained: int = attrs.field(default=10_000, validator=_count)

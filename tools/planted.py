@@ -452,7 +452,7 @@ MUTANTS = (
         "Ctrl-C is a panic",
         "control flow in an access poisons the object",
         "I6",
-        (("manager/access.py", "    if is_control_flow(error):\n        return\n", ""),),
+        (("manager/access.py", "    if is_control_flow(error):\n        return None\n", ""),),
         core("safe_access"),
     ),
     # -- nothing waits for itself
@@ -504,6 +504,57 @@ MUTANTS = (
             ),
         ),
         core("handle"),
+    ),
+    # -- odd places
+    Mutant(
+        "a caller is always there",
+        "close() raises where C calls it and no Python frame is below",
+        "I3",
+        (
+            (
+                "handles/handle.py",
+                "                try:\n                    frame: FrameType | None = _getframe(1)\n                except ValueError:\n"
+                "                    # C called it",
+                "                try:\n                    frame: FrameType | None = _getframe(1)\n                except KeyError:\n"
+                "                    # C called it",
+            ),
+        ),
+        core("odd_places::test_every_call_works_there"),
+    ),
+    Mutant(
+        "a release is begun at the recursion limit",
+        "it fails for the depth it was closed at, and its native is not freed",
+        "I3",
+        (("places/place.py", "                if no_room:\n", "                if False:\n"),),
+        core("odd_places::test_no_release_fails_for_the_depth_it_was_closed_at"),
+    ),
+    Mutant(
+        "a core that was not told of stays a root",
+        "an object that was dropped at the recursion limit stays closing for ever",
+        "I3",
+        (("keeper/lost.py", "                self._registry.unroot(core)\n", "                pass\n"),),
+        core("odd_places::test_a_death_that_was_not_told_is_found"),
+    ),
+    Mutant(
+        "a lost ticket is not posted again",
+        "an object whose ticket the recursion limit has lost stays due for ever",
+        "I3",
+        (("keeper/lost.py", "                    place.put(record)\n", "                    pass\n"),),
+        core("odd_places::test_a_death_that_was_not_told_is_found"),
+    ),
+    Mutant(
+        "what waits is taken for lost",
+        "a queue that is not drained grows with every round of the keeper",
+        "I7",
+        (("keeper/lost.py", " and record.id not in waiting and", " and"),),
+        core("odd_places::test_what_waits_for_a_drain_is_not_posted_again"),
+    ),
+    Mutant(
+        "what the recursion limit cut is forgotten",
+        "an object that a factory made at the limit is never released",
+        "I3",
+        (("keeper/lost.py", "                call(*arguments)\n", "                pass\n"),),
+        core("odd_places::test_what_a_factory_made_at_the_limit_is_released"),
     ),
     # -- the figures
     Mutant(

@@ -320,7 +320,8 @@ class SafetyManager:
         ``with safe_access(handle_or_id) as obj`` does the same for a block.
 
         An exception of a type in `errors` (else in the type's policy, else in the configuration) passes unchanged. Control flow
-        passes. Any other is a panic: the object becomes `INVALID` and `AccessPanicError` is raised from it. Raises
+        passes. Any other is a panic: the object becomes `INVALID` and `AccessPanicError` is raised from it. (Where fewer than two
+        dozen levels of recursion are left, the exception passes and the object becomes `INVALID` a moment later.) Raises
         `AccessRefusedError` when the door is shut, `UnknownObjectError` for an id that names nothing here, `CallbackError` for a
         coroutine or generator function.
         """
