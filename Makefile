@@ -28,7 +28,7 @@ demo:
 
 test:
 	@tools/environment.sh test
-	@$(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
 
 test-all-pythons:
 	@tools/environment.sh test

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a part of the project needs, only those that are missing.
-# usage: tools/system-packages.sh PART...     parts: python, gstreamer, gstreamer-build
+# usage: tools/system-packages.sh PART...     parts: python, gstreamer, gstreamer-tests, gstreamer-build
 # Without root, or without apt, it installs nothing: it prints the line to run and ends with 0, so that what can run does.
 set -euo pipefail
 
@@ -8,10 +8,11 @@ wanted=()
 for part in "$@"; do
   case $part in
     python) wanted+=(python3-venv) ;;
-    gstreamer)
-      wanted+=(python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
-        gstreamer1.0-plugins-base gstreamer1.0-plugins-good python3-gst-1.0
-        gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad gstreamer1.0-nice) ;; # the last three: WebRTC
+    gstreamer) # what the library, the demo and the README use: PyGObject, the core, appsink and the test sources
+      wanted+=(python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base) ;;
+    gstreamer-tests) # what the suite and the examples use beyond that: encoders and muxers, gst-python's overrides, WebRTC
+      wanted+=(gstreamer1.0-plugins-good python3-gst-1.0
+        gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad gstreamer1.0-nice) ;;
     gstreamer-build) # PyGObject for an interpreter that is not Debian's own
       wanted+=(libcairo2-dev pkg-config gcc)
       if apt-cache show libgirepository-2.0-dev >/dev/null 2>&1; then
@@ -37,7 +38,7 @@ done
 
 line="apt-get install --no-install-recommends ${missing[*]}"
 if [ "$(id -u)" -ne 0 ]; then
-  echo "system-packages: not root, going on without these. To have them, run: sudo $line" >&2
+  echo "system-packages: not root, going on without these. To have them, run: sudo apt-get update && sudo $line" >&2
   exit 0
 fi
 

@@ -45,7 +45,7 @@ for python in ${PYTHONS:-$(candidates)}; do
     : > "$stamp"
   fi
   echo "== $version ($python)"
-  "$venv/bin/python" -m pytest -q --numprocesses "${WORKERS:-2}" --dist loadfile "$@" || failed+=("$version")
+  "$venv/bin/python" -m pytest -q --numprocesses "${WORKERS:-2}" --dist loadfile --max-worker-restart 0 "$@" || failed+=("$version")
 done
 
 if [ ${#failed[@]} -gt 0 ]; then echo "test-all-pythons: failed on ${failed[*]}" >&2; exit 1; fi
