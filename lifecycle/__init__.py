@@ -23,6 +23,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `starving`: asking the collector where nothing comes back
 - `checks`: what every call asks of its arguments
 - `_world`, `_timed_queue`: the one door to threads, time, fork, exit and the collector; its queue with deadlines
+- `_streams`: what is said on the program's own output, and its exit status
 """
 
 from lifecycle._world import never_wait

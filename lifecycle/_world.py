@@ -2,7 +2,8 @@
 
 Whatever waits, measures time, starts a thread, takes a lock, collects, or is called at fork and exit, takes that from here: so a
 test can replace it in one place, and a reader can see what the library asks of the process. Elsewhere `threading` and `gc` are
-only looked at (which threads there are, who refers to what); `_timed_queue` lies below this module, which gives it on.
+only looked at (which threads there are, who refers to what); `_timed_queue` and `_streams` lie below this module, which gives
+them on.
 
 **Collector context.** Code that runs inside a garbage collection (`__del__` of a cycle, weakref callbacks) must not wait for
 anything. `gc.callbacks` tells: `collecting` is true while a collection runs, and `in_collector` is true on its thread.
@@ -38,9 +39,10 @@ from queue import Empty, SimpleQueue
 from types import CodeType, FrameType, SimpleNamespace
 from typing import Any, TypeVar
 
+from lifecycle._streams import complain, replace_spoilt, sparing
 from lifecycle._timed_queue import TimedQueue
 
-__all__ = ["Empty", "SimpleQueue", "TimedQueue"]
+__all__ = ["Empty", "SimpleQueue", "TimedQueue", "complain", "sparing"]
 
 if sys.implementation.name != "cpython":  # pragma: no cover - needs another interpreter
     raise ImportError(
@@ -295,16 +297,30 @@ def site_of(frame: FrameType | None) -> Site | None:
     return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
-_OURS = ("lifecycle.", "integrations.", "contextlib")
+_INTEGRATIONS = ("event_loops" + os.sep, "gstreamer" + os.sep, "prometheus.py")
+"""What of the folder `integrations` is the library's: applications and other distributions may have one of that name."""
+
+
+def places_of(module: str) -> tuple[str, ...]:
+    """How the paths of the library's own files begin, from that of this module."""
+    package = os.path.dirname(module)
+    beside = os.path.join(os.path.dirname(package), "integrations", "")
+    return (package + os.sep, *(beside + name for name in _INTEGRATIONS))
+
+
+_OURS = (
+    *places_of(_on_collection.__code__.co_filename),
+    contextlib.contextmanager.__code__.co_filename,
+)
 
 
 def caller(depth: int = 2) -> FrameType | None:
-    """The nearest frame, from `depth` up, that is neither this library's own nor contextlib's."""
+    """The nearest frame, from `depth` up, whose code lies neither in this library's files nor in contextlib's."""
     try:
         frame: FrameType | None = sys._getframe(depth)
     except ValueError:
         return None
-    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith(_OURS):
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
     return frame
 
@@ -428,7 +444,7 @@ def _call_all(hooks: list[_Hook]) -> None:
         except KeyboardInterrupt:
             interrupted = True
         except BaseException:
-            sys.excepthook(*sys.exc_info())
+            complain()
     if interrupted:
         _thread.interrupt_main()
 
@@ -565,6 +581,8 @@ def _end_of_child() -> None:
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
     _run_exit_hooks()
+    # `multiprocessing` flushes the streams next, and makes the child's status 1 where that fails.
+    replace_spoilt()
 
 
 def _run_exit_hooks() -> None:
@@ -574,8 +592,10 @@ def _run_exit_hooks() -> None:
             _go_through_exit_hooks()
             break
         except BaseException:
-            sys.excepthook(*sys.exc_info())
+            complain()
     _over = True
+    # Now, so that what the program's own hooks cannot write behind this pass counts as it would without it.
+    replace_spoilt()
 
 
 def _go_through_exit_hooks() -> None:
@@ -586,11 +606,10 @@ def _go_through_exit_hooks() -> None:
         exit_hook_runs = False
         try:
             function()
-        except (
-            BaseException
-        ) as error:  # an exit pass goes on whatever happens: the rest must be closed as well
+        except BaseException as error:
+            # An exit pass goes on whatever happens: the rest must be closed as well.
             interrupted += isinstance(error, KeyboardInterrupt)
-            sys.excepthook(*sys.exc_info())
+            complain()
         finally:
             # One that a pending signal kept from its first line has its turn still.
             if exit_hook_runs or not 0 < interrupted < _ATTEMPTS:

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from lifecycle import _world
 from lifecycle.errors import ConfigError
 
 LEAK_LEVELS = ("off", "simple", "detailed", "paranoid")
@@ -63,11 +64,12 @@ def _leak_level_of(environ: Mapping[str, str] = os.environ) -> str:
     level = text.strip().lower()
     if level in LEAK_LEVELS:
         return level
-    warnings.warn(
-        f"LIFECYCLE_LEAK_LEVEL={text!r} is unknown, so it is {DEFAULT_LEAK_LEVEL!r}: the levels are {', '.join(LEAK_LEVELS)}",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+    with _world.sparing():
+        warnings.warn(
+            f"LIFECYCLE_LEAK_LEVEL={text!r} is unknown, so it is {DEFAULT_LEAK_LEVEL!r}: the levels are {', '.join(LEAK_LEVELS)}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return DEFAULT_LEAK_LEVEL
 
 

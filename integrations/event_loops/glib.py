@@ -7,13 +7,12 @@ starve them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from gi.repository import GLib
 
-from lifecycle import LifecycleError, ReleaseQueue
+from lifecycle import LifecycleError, ReleaseQueue, _world
 
 __all__ = ["release_queue"]
 
@@ -50,5 +49,5 @@ def _call(fn: Callable[[], object]) -> bool:
     try:
         fn()
     except BaseException:  # an interrupt: PyGObject prints what leaves a callback
-        sys.excepthook(*sys.exc_info())
+        _world.complain()
     return False

@@ -6,12 +6,11 @@ thread use and which needs no timer. Releases run between two events of that thr
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lifecycle import LifecycleError, ReleaseQueue
+from lifecycle import LifecycleError, ReleaseQueue, _world
 
 if TYPE_CHECKING:
     from PySide6.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
@@ -41,7 +40,7 @@ class _Poster(QObject):
         try:
             fn()
         except BaseException:  # an interrupt: Qt's bindings print what leaves a slot, or end the process
-            sys.excepthook(*sys.exc_info())
+            _world.complain()
 
 
 def release_queue(name: str = "qt") -> ReleaseQueue:

@@ -49,11 +49,15 @@ def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
 
 
 def forgotten(
-    source: object, run: Callable[[], object] | None, text: str, warn: Callable[..., None] = warnings.warn
+    source: object,
+    run: Callable[[], object] | None,
+    text: str,
+    warn: Callable[..., None] = warnings.warn,
+    sparing: Callable[[], Any] = _world.sparing,
 ) -> None:
     """A guard died with its action still in it: run that (apart, if this is the collector), and warn, whatever it raises.
 
-    `warn` is bound here since at interpreter exit the modules may be empty already.
+    `warn` and `sparing` are bound here since at interpreter exit the modules may be empty already.
     """
     try:
         if run is not None and not (
@@ -62,7 +66,8 @@ def forgotten(
             run()
     finally:
         run = None
-        warn(text, ResourceWarning, stacklevel=3, source=source)
+        with sparing():
+            warn(text, ResourceWarning, stacklevel=3, source=source)
 
 
 def made_at(site: Any) -> str:

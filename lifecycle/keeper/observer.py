@@ -19,6 +19,8 @@ from lifecycle.events import FINALIZER_KINDS, LEAK_KINDS, LEVELS, Event
 from lifecycle.keeper.leaks import warn_of_leak
 
 OBSERVER_LIMIT = 1000
+OWN_HOOKS = 2
+"""Hooks of `Observer._hooks_of` that come first and write to the program's streams: the log and the warning."""
 
 
 def logger() -> Any:
@@ -94,12 +96,9 @@ class Observer:
             return
         hooks = self._hooks_of(event)
         while self._told < len(hooks):
-            hook = hooks[self._told]
+            number = self._told
             self._told += 1
-            try:
-                hook(event)
-            except BaseException as error:  # a failing hook costs nobody else an event (I6)
-                self._report(event, hook, error)
+            self._call(number, hooks[number], event)
         self._event = None
         self._told = 0
 
@@ -108,11 +107,19 @@ class Observer:
         return [self._log, warn_of_leak, *self.hooks, *leaks]
 
     def _deliver(self, event: Event) -> None:
-        for hook in self._hooks_of(event):
-            try:
+        for number, hook in enumerate(self._hooks_of(event)):
+            self._call(number, hook, event)
+
+    def _call(self, number: int, hook: Callable[[Event], object], event: Event) -> None:
+        """Call one hook of `_hooks_of`. One that fails costs no other hook the event (I6)."""
+        try:
+            if number < OWN_HOOKS:
+                with _world.sparing():
+                    hook(event)
+            else:
                 hook(event)
-            except BaseException as error:  # a failing hook costs nobody else an event (I6)
-                self._report(event, hook, error)
+        except BaseException as error:
+            self._report(event, hook, error)
 
     def logs(self, kind: str) -> bool:
         """Whether the configuration wants events of `kind` in the log."""
@@ -140,12 +147,13 @@ class Observer:
 
     def _report(self, event: Event | None, hook: object, error: BaseException) -> None:
         try:
-            logger().error(
-                "lifecycle.observer_failed",
-                hook=repr(hook),
-                event_kind="" if event is None else event.kind,
-                error=repr(error),
-            )
+            with _world.sparing():
+                logger().error(
+                    "lifecycle.observer_failed",
+                    hook=repr(hook),
+                    event_kind="" if event is None else event.kind,
+                    error=repr(error),
+                )
         except Exception:
             self.dropped += 1  # the log itself is what fails
 

@@ -7,13 +7,16 @@ makes them.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import ModuleType, TracebackType
 from typing import Any
 
-_PACKAGES = ("lifecycle", "integrations")
-_KIT = "lifecycle.testing"
+from lifecycle import _world
+
+_LIBRARY = _world.places_of(_world.__file__)
+_KIT = os.path.dirname(__file__) + os.sep
 
 
 class LyingClock:
@@ -67,8 +70,8 @@ class LyingClock:
     def __enter__(self) -> LyingClock:
         lies = {id(time.monotonic): self.monotonic, id(time.time): self.wall}
         for module in list(sys.modules.values()):
-            name = getattr(module, "__name__", "")
-            if not isinstance(name, str) or name.split(".")[0] not in _PACKAGES or name.startswith(_KIT):
+            file = getattr(module, "__file__", None)
+            if not isinstance(file, str) or not file.startswith(_LIBRARY) or file.startswith(_KIT):
                 continue
             for key, value in list(vars(module).items()):
                 lie = lies.get(id(value))
