@@ -24,6 +24,7 @@ from typing import Any
 
 import attrs
 
+from lifecycle.testing.interrupts import OpcodeTracing
 from lifecycle.testing.where import Chooses, library, place_of
 
 BLOCKED_AFTER = 0.05
@@ -113,11 +114,14 @@ class _Run:
     def _act(self, number: int, operation: Callable[[], object]) -> None:
         self.baton[number].acquire()
         try:
-            sys.settrace(self._tracer(number))
+            opcodes = OpcodeTracing() if self.opcodes else None
+            sys.settrace(self._tracer(number, opcodes))
             try:
                 outcome = Outcome(operation())
             finally:
                 sys.settrace(None)
+                if opcodes is not None:
+                    opcodes.end()
         except BaseException as error:
             outcome = Outcome(None, error)
         self.outcomes[number] = outcome
@@ -129,7 +133,7 @@ class _Run:
             elif was == number:
                 self._give(self.running[0])
 
-    def _tracer(self, number: int) -> Any:
+    def _tracer(self, number: int, opcodes: OpcodeTracing | None) -> Any:
         event_wanted = "opcode" if self.opcodes else "line"
 
         def local(frame: FrameType, event: str, arg: object) -> Any:
@@ -140,14 +144,10 @@ class _Run:
         def trace(frame: FrameType, event: str, arg: object) -> Any:
             if not self.of(frame.f_code):
                 return None
-            if self.opcodes:
-                frame.f_trace = local
-                frame.f_trace_opcodes = True
-                frame.f_trace_lines = False
+            if opcodes is not None:
+                opcodes.of(frame, local)
             return local
 
-        if self.opcodes:
-            sys._getframe().f_trace_opcodes = True  # as `run_interrupted`
         return trace
 
     def _step(self, number: int, place: str) -> None:

@@ -100,6 +100,45 @@ def _forget_copies(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
+SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+class OpcodeTracing:
+    """Asks for opcode events on one thread, before its trace function is set; ``end()`` takes that back.
+
+    CPython 3.12 gives no opcode events unless some frame had asked for them before the trace function was set. And it calls a
+    null pointer (`sys_trace_instruction_func`, seen in 3.12.1) where a frame that asks for them runs on a thread without a trace
+    function, while another thread has one. So the first to ask is a frame that never runs, and nothing that goes on without the
+    trace function still asks.
+    """
+
+    __slots__ = ("_suspended",)
+
+    def __init__(self) -> None:
+        self._suspended: list[FrameType] = []
+        never_run: Any = (_ for _ in ())
+        never_run.gi_frame.f_trace_opcodes = True
+
+    def of(self, frame: FrameType, local: Callable[[FrameType, str, object], Any]) -> None:
+        """Have `local` called before each instruction of `frame` instead of each line."""
+        # 3.13 gives opcode events only if this is set before they are asked for.
+        frame.f_trace = local
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if frame.f_code.co_flags & SUSPENDED:
+            self._suspended.append(frame)
+
+    def end(self, frame: FrameType | None = None) -> None:
+        """Leave no frame that may go on with a request for events: no generator, and not `frame` and its callers."""
+        while frame is not None:
+            if frame.f_trace_opcodes:
+                frame.f_trace_opcodes = False
+            frame = frame.f_back
+        for frame in self._suspended:
+            frame.f_trace_opcodes = False
+        self._suspended.clear()
+
+
 def run_interrupted(
     run: Callable[[], T],
     strike_at: int,
@@ -132,18 +171,16 @@ def run_interrupted(
                 if struck:
                     on_entry = entering
                     place = f"{place_of(frame)} before {code[here][0]}"
+                    # What a trace function raises removes it, and the handlers of these frames still run.
+                    opcodes.end(frame)
                     raise error(place)
             return local
 
-        frame.f_trace = local  # 3.13 gives opcode events only if this is set before they are asked for
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
+        opcodes.of(frame, local)
         return local
 
     outer = sys.gettrace()
-    sys._getframe().f_trace_opcodes = (
-        True  # 3.12 gives no opcode events unless some frame had asked for them before
-    )
+    opcodes = OpcodeTracing()
     raised: BaseException | None = None
     result = None
     collects = gc.isenabled()
@@ -155,6 +192,7 @@ def run_interrupted(
         raised = out
     finally:
         sys.settrace(outer)
+        opcodes.end()
         if collects:
             gc.enable()
     if TRACING_COPIES_LOCALS:

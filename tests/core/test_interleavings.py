@@ -365,10 +365,6 @@ def test_every_order_there_is(manager: SafetyManager, pair: str, functions: list
     every_order(manager, pair.split(), switches=None, of=code_of(*functions), limit=limit, least=10)
 
 
-@pytest.mark.skipif(
-    sys.version_info[:2] == (3, 12),
-    reason="tracing each opcode on several threads crashes CPython 3.12.1 itself",
-)
 def test_instruction_by_instruction(manager: SafetyManager) -> None:
     functions: list[Any] = [handle_module.Handle.lease, cell_module.shut]
     every_order(manager, ["lease", "close"], switches=1, of=code_of(*functions), opcodes=True, least=20)

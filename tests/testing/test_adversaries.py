@@ -31,7 +31,7 @@ from lifecycle.testing import (
     switching,
     takes,
 )
-from tests.support import eventually
+from tests.support import eventually, run_python
 
 
 class Native:
@@ -273,3 +273,43 @@ def test_time_stands_still_and_goes_on_and_the_true_clock_comes_back() -> None:
         with pytest.raises(ValueError, match="does not go back"):
             clock.advance(-1)
     assert (releases.monotonic, lifecycle._world.wall_time) == true == (time.monotonic, time.time)
+
+
+@pytest.mark.parametrize("outlives", ["nothing", "generator"])
+def test_opcodes_may_be_traced_while_other_threads_are(outlives: str) -> None:
+    """CPython 3.12.1 calls a null pointer where a frame that asks for opcode events runs on a thread that is not traced (any more)
+    while another is: a frame of this kit, or a generator that goes on behind its block."""
+    code = f"""
+    import sys, threading
+    from lifecycle.testing import code_of, each_interrupt, interleavings
+
+    never, stands = threading.Event(), threading.Event()
+    def stand():
+        sys.settrace(lambda *_: None)
+        stands.set()
+        never.wait()
+    threading.Thread(target=stand, daemon=True).start()
+    stands.wait()
+
+    def numbers():
+        for number in range(3):
+            yield str(number)
+    def count():
+        try:
+            generator = numbers()
+            next(generator)
+        finally:
+            len("a handler")
+        return generator
+    def rest(generator):
+        return list(generator) if {outlives == "generator"} else []
+
+    for of in (code_of(numbers, count), code_of(count)):
+        for struck in each_interrupt(count, of=of):
+            rest(struck.result or [])
+        for run in interleavings(lambda: [count, count], of=of, opcodes=True, switches=1, limit=18):
+            for outcome in run.outcomes:
+                rest(outcome.result)
+    print("survived")
+    """
+    assert "survived" in run_python(code).check()
