@@ -47,9 +47,9 @@ try:
 except (ImportError, ValueError) as error:
     raise MissingGStreamerError(
         "integrations.gstreamer needs NumPy, PyGObject and GStreamer 1.20 or newer, and this Python does not have all of them "
-        f"({error}); on Debian: apt-get install python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 "
-        "gstreamer1.0-plugins-base gstreamer1.0-plugins-good, and in a virtual environment made with --system-site-packages: "
-        "pip install numpy"
+        f"({error}); on Debian or Ubuntu, as root: apt-get update && apt-get install python3-gi gir1.2-gstreamer-1.0 "
+        "gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base; then make the virtual environment by "
+        "/usr/bin/python3 -m venv --system-site-packages, which lets it see them, and in it: pip install numpy"
     ) from error
 
 __all__ = [

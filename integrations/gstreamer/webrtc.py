@@ -34,8 +34,8 @@ try:
     from gi.repository import GstSdp, GstWebRTC
 except (ImportError, ValueError) as error:
     raise MissingGStreamerError(
-        f"integrations.gstreamer.webrtc needs GStreamer's WebRTC library ({error}); on Debian: apt-get install "
-        "gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad gstreamer1.0-nice"
+        f"integrations.gstreamer.webrtc needs GStreamer's WebRTC library ({error}); on Debian or Ubuntu, as root: "
+        "apt-get update && apt-get install gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad gstreamer1.0-nice"
     ) from error
 
 __all__ = ["NegotiationError", "WebRTCPeer", "connect"]

@@ -82,7 +82,8 @@ def test_what_is_missing_is_named(missing: str) -> None:
         except ImportError as error:
             assert isinstance(error, LifecycleError), type(error)
             assert type(error).__name__ == "MissingGStreamerError"
-            assert "install" in str(error), error
+            assert "apt-get update && apt-get install python3-gi " in str(error), error
+            assert "--system-site-packages" in str(error), error
         else:
             raise AssertionError("imported")
         """

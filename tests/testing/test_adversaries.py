@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -255,6 +256,19 @@ def test_the_wall_clock_goes_back_and_no_deadline_with_it() -> None:
         with manager.register(Native(), "native", release=lambda native: None, release_on=ANY_THREAD):
             assert manager.stats().types["native"].oldest == pytest.approx(1000.0, abs=20)
         assert clock.monotonic() == pytest.approx(time.monotonic(), abs=20)
+
+
+def test_an_applications_own_integrations_keep_the_true_clock() -> None:
+    other = types.ModuleType("integrations.cam")
+    other.__file__ = "/app/integrations/cam.py"
+    other.monotonic = time.monotonic
+    sys.modules["integrations.cam"] = other
+    try:
+        with LyingClock() as clock:
+            assert other.monotonic is time.monotonic
+            assert releases.monotonic == clock.monotonic
+    finally:
+        del sys.modules["integrations.cam"]
 
 
 def test_time_stands_still_and_goes_on_and_the_true_clock_comes_back() -> None:
