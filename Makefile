@@ -12,6 +12,7 @@ SOAK_SECONDS ?= $(or $(S),3600)
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
 	@echo "make test              the whole suite        (PYTEST_ARGS='-k name -x' is passed on)"
+	@echo "tools/version-cell.sh  the suite with one CPython and this machine's GStreamer, as a row of docs/versions.md"
 	@echo "make test-all-pythons  the suite on every CPython 3.10-3.14 found here"
 	@echo "make mutants           bugs planted in the core, one at a time: the tests must find each"
 	@echo "make soak-core S=3600  objects of every fate for S seconds, or N=5000000 of them: figures, memory and its plot in out/"
