@@ -309,7 +309,7 @@ def places_of(module: str) -> tuple[str, ...]:
 
 
 _OURS = (
-    *places_of(_on_collection.__code__.co_filename),
+    *places_of(in_collector.__code__.co_filename),
     contextlib.contextmanager.__code__.co_filename,
 )
 
