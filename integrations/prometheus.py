@@ -37,6 +37,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lifecycle import Histogram, RegistrationError, SafetyManager, TypeStats, __version__
+from lifecycle.keeping import Uncopied
 
 __all__ = ["MAX_TYPES", "OTHER", "LifecycleCollector"]
 
@@ -46,7 +47,7 @@ OTHER = "_other_"
 """The type label that the types beyond `MAX_TYPES` share."""
 
 
-class LifecycleCollector(Collector):
+class LifecycleCollector(Uncopied, Collector):
     """A prometheus_client collector for any number of managers.
 
     ``registry.register(LifecycleCollector(manager))`` as with any custom collector, or, as prometheus_client's own collectors
@@ -58,6 +59,8 @@ class LifecycleCollector(Collector):
 
     Raises `RegistrationError` when two managers have the same name; then nothing was added or registered.
     """
+
+    _remedy = "pass the collector itself, or make another over the same managers"
 
     def __init__(self, *managers: SafetyManager, registry: CollectorRegistry | None = None) -> None:
         _refuse_duplicates({}, managers)

@@ -22,6 +22,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `states`, `stats`, `events`, `config`, `errors`: the words in which all of them speak
 - `starving`: asking the collector where nothing comes back
 - `checks`: what every call asks of its arguments
+- `keeping`: objects of which there is one, and callbacks that keep nothing alive
 - `_world`, `_timed_queue`: the one door to threads, time, fork, exit and the collector; its queue with deadlines
 - `_streams`: what is said on the program's own output, and its exit status
 """

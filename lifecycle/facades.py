@@ -20,6 +20,7 @@ from lifecycle.cell.fates import describe
 from lifecycle.checks import check_timeout
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
 from lifecycle.handles.handle import Handle
+from lifecycle.keeping import Uncopied
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.targets import record_of
 from lifecycle.places.place import DEFAULT, WhenDue
@@ -45,8 +46,10 @@ class Index(dict[int, None]):
         return super().pop(key, None)
 
 
-class Facade:
+class Facade(Uncopied):
     """One facade over one manager. All methods may be called on any thread and at any moment."""
+
+    _remedy = "pass the object itself, or make another over the same SafetyManager"
 
     kind = ""
     """What it is called among the components."""

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from lifecycle import _world
 from lifecycle.errors import FenceError, text_of
+from lifecycle.keeping import Uncopied
 
 FenceMode = Literal["poll", "wait", "ignore"]
 MODES: tuple[FenceMode, ...] = ("poll", "wait", "ignore")
@@ -103,8 +104,10 @@ def _shown(value: object) -> str:
 # -- fences that need no GPU --------------------------------------------------------------------------------------------------
 
 
-class EventFence:
+class EventFence(Uncopied):
     """Signals with a `threading.Event` (or anything with ``is_set()`` and ``wait(timeout)``)."""
+
+    _remedy = "pass the fence itself, or make another of the same event"
 
     __slots__ = ("_event",)
 
@@ -125,12 +128,14 @@ class EventFence:
         return f"<EventFence of {self._event!r}>"
 
 
-class FutureFence:
+class FutureFence(Uncopied):
     """Signals when the work behind a `concurrent.futures.Future` is over, with a result or an exception: then it uses nothing.
 
     One that was cancelled before it began signals as well. A future of asyncio that was cancelled is *lost*: cancelling the task
     says nothing about a thread that it had started.
     """
+
+    _remedy = "pass the fence itself, or make another of the same future"
 
     __slots__ = ("_asyncio", "_future")
 
@@ -156,7 +161,7 @@ class FutureFence:
         return f"<FutureFence of {self._future!r}>"
 
 
-class ProcessFence:
+class ProcessFence(Uncopied):
     """Signals when a process has ended: it maps no memory of ours any more.
 
     Takes a process id, or what has one (`subprocess.Popen`, `multiprocessing.Process`). On Linux the process is held by a pidfd,
@@ -164,6 +169,8 @@ class ProcessFence:
 
     Raises `FenceError` for a process that cannot be found: it may never have been what was meant.
     """
+
+    _remedy = "pass the fence itself, or make another of the same process"
 
     __slots__ = ("_fd", "_pid", "_process")
 

@@ -23,6 +23,7 @@ from lifecycle.cell.cell import Pin, Record
 from lifecycle.cell.registry import Kind
 from lifecycle.errors import LifecycleError
 from lifecycle.handles.leases import Lease
+from lifecycle.keeping import Uncopied
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.stats import Histogram, HistogramCount
 
@@ -79,11 +80,13 @@ class _TimedLease(Lease[Any]):
             return
 
 
-class Profiler:
+class Profiler(Uncopied):
     """``with Profiler(manager) as profiler: …`` and then `report`, or `table`. One at a time for each manager.
 
     Raises `LifecycleError` on `start` when another runs. All methods may be called on any thread.
     """
+
+    _remedy = "send its report() instead"
 
     def __init__(self, manager: SafetyManager) -> None:
         if not isinstance(manager, SafetyManager):

@@ -15,6 +15,7 @@ from typing import Any
 
 from integrations.gstreamer._native import Gst, ready
 from integrations.gstreamer.errors import GStreamerError
+from lifecycle.keeping import Uncopied
 
 __all__ = ["LeaksTracer"]
 
@@ -24,8 +25,10 @@ _ACTIVITY = re.compile(
 )
 
 
-class LeaksTracer:
+class LeaksTracer(Uncopied):
     """The tracer of this process; `enable` must have been called before ``Gst.init``. Use `start`, then `alive`, in turns."""
+
+    _remedy = "there is one tracer in a process"
 
     def __init__(self) -> None:
         for tracer in Gst.tracing_get_active_tracers():

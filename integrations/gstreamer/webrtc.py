@@ -25,6 +25,7 @@ from integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from integrations.gstreamer.pipelines.signals import SignalGuard
 from integrations.gstreamer.pipelines.threads import TookTooLong, on_streaming_thread, with_deadline
 from lifecycle import SafetyManager
+from lifecycle.keeping import Uncopied
 
 try:
     import gi
@@ -48,7 +49,7 @@ class NegotiationError(GStreamerError, RuntimeError):
     """A step of a negotiation failed or was not done in time; the message says which, and of which peer."""
 
 
-class WebRTCPeer:
+class WebRTCPeer(Uncopied):
     """One end of a WebRTC session: the webrtcbin of a guarded pipeline.
 
     Parameters
@@ -66,6 +67,8 @@ class WebRTCPeer:
 
     A context manager. All methods may be called on any thread but a streaming thread.
     """
+
+    _remedy = "make another peer for another webrtcbin"
 
     def __init__(
         self,

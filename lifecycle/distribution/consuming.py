@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.errors import CallbackError, ClosedError, LifecycleError
 from lifecycle.handles.handle import Handle
+from lifecycle.keeping import Uncopied
 from lifecycle.manager.manager import SafetyManager
 
 T = TypeVar("T")
@@ -143,8 +144,10 @@ def with_release(
     return Sink(fn, fallback)
 
 
-class Derived:
+class Derived(Uncopied):
     """What was made from a frame, so far; made by `derived_from`."""
+
+    _remedy = "derive another from a share of the frame"
 
     def __init__(self, manager: SafetyManager, frame: Any) -> None:
         self._manager = manager

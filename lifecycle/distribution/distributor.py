@@ -12,12 +12,13 @@ from lifecycle.distribution.policies import Policy, policy_of
 from lifecycle.distribution.receiver import FrameReceiver, subscribe
 from lifecycle.distribution.ring import Ring
 from lifecycle.errors import LifecycleError
+from lifecycle.keeping import Uncopied
 from lifecycle.manager.manager import SafetyManager
 
 T = TypeVar("T")
 
 
-class FrameDistributor(Generic[T]):
+class FrameDistributor(Uncopied, Generic[T]):
     """Gives every frame to every receiver, without a copy.
 
     Parameters
@@ -33,6 +34,8 @@ class FrameDistributor(Generic[T]):
     Publishing costs the same for one receiver and for a thousand. All methods may be called on any thread and at any moment, also
     from callbacks and releases that a publish has caused. A context manager that closes itself; dropping it closes it too.
     """
+
+    _remedy = "pass the distributor itself; subscribe() gives another receiver"
 
     __slots__ = ("__weakref__", "_leave_manager", "_ring")
 

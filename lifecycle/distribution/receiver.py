@@ -25,6 +25,7 @@ from lifecycle.distribution.seats import EVICTED, Seat, SeatRef, Standing, stand
 from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.distribution.slots import GONE, Slot
 from lifecycle.errors import ClosedError, Empty, EvictedError, Lagged
+from lifecycle.keeping import Uncopied
 
 T = TypeVar("T")
 
@@ -364,9 +365,11 @@ class FrameReceiver(Generic[T]):
         return f"<FrameReceiver{name}{group} of {self._ring.name!r}: {state}>"
 
 
-class FrameLoop(Generic[T]):
+class FrameLoop(Uncopied, Generic[T]):
     """A loop over a receiver's frames. Holds the one that the body works on, and closes it when the next is asked for, and when
     the loop itself is dropped."""
+
+    _remedy = "begin another loop over the receiver"
 
     __slots__ = ("_frame", "_receiver")
 

@@ -11,13 +11,14 @@ from lifecycle import _world
 from lifecycle.checks import DEFERRED_BODY, check_callback
 from lifecycle.errors import LifecycleError
 from lifecycle.guards.action import forgotten, made_at, process, run_slot
+from lifecycle.keeping import Uncopied
 
 WHEN = ("always", "error", "success")
 
 _getframe = sys._getframe
 
 
-class CleanupGuard:
+class CleanupGuard(Uncopied):
     """``fn()``, called once: at the end of ``with guard:``, by `close`, or, with a `ResourceWarning`, when the guard is dropped.
 
     Parameters
@@ -33,6 +34,8 @@ class CleanupGuard:
     Raises `RegistrationError` or `CallbackError` when `fn` cannot be called like that, `LifecycleError` for another `when`.
     All methods may be called on any thread and at any moment.
     """
+
+    _remedy = "make a guard for each action, or share one action with SharedCleanupGuard"
 
     __slots__ = ("__weakref__", "_generation", "_site", "_slot", "_when")
 

@@ -10,6 +10,7 @@ from lifecycle import _world
 from lifecycle.checks import check_callback
 from lifecycle.errors import LifecycleError
 from lifecycle.guards.action import forgotten, made_at, process, run_slot
+from lifecycle.keeping import Uncopied
 
 _getframe = sys._getframe
 
@@ -31,13 +32,15 @@ class _Shared:
         return not self.open and run_slot(self.slot, self.generation)
 
 
-class SharedCleanupGuard:
+class SharedCleanupGuard(Uncopied):
     """``fn()``, called once, when the last of several shares has gone: `share` gives another, ``with``, `close` or (with a
     `ResourceWarning`) dropping it gives one back.
 
     `fn` is a plain callable without arguments and runs on the thread that gives back the last share. All methods may be called on
     any thread and at any moment.
     """
+
+    _remedy = "use share() for another share"
 
     __slots__ = ("__weakref__", "_shared", "_token")
 

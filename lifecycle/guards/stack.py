@@ -12,6 +12,7 @@ from lifecycle.checks import DEFERRED, DEFERRED_BODY, check_callback, refuse_def
 from lifecycle.errors import CallbackError
 from lifecycle.guards.action import forgotten, made_at, process
 from lifecycle.guards.story import Story
+from lifecycle.keeping import Uncopied
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -20,7 +21,7 @@ Exit = TypeVar("Exit", bound=Any)
 _getframe = sys._getframe
 
 
-class CleanupStack:
+class CleanupStack(Uncopied):
     """`contextlib.ExitStack` with its verbs, whose failures are all kept, which no interrupt makes forget, and which cannot be
     dropped in silence.
 
@@ -36,6 +37,8 @@ class CleanupStack:
     Meant for one thread at a time, as that is. Still every call may be made on any thread and at any moment: unwound on two
     threads at once each cleanup runs once; one that is pushed too late for a `close` stays for the next, or for the stack's end.
     """
+
+    _remedy = "use pop_all() to hand the cleanups over"
 
     __slots__ = ("__weakref__", "_entries", "_generation", "_site")
 

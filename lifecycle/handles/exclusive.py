@@ -28,6 +28,7 @@ from lifecycle.cell.fates import describe
 from lifecycle.checks import check_timeout
 from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
 from lifecycle.handles.holders import SOLE_REFERENCES, holders_of, lease_of_thread
+from lifecycle.keeping import Uncopied
 from lifecycle.places.place import DEFAULT, WhenDue
 from lifecycle.refusal import checked, refuse
 
@@ -70,8 +71,10 @@ class ExclusiveCell(Cell):
         set_raw_pin(self, pin)
 
 
-class Exclusive(Generic[T]):
+class Exclusive(Uncopied, Generic[T]):
     """The right to use an object alone until the block ends. Made by `Handle.exclusive`; usable in one ``with`` block."""
+
+    _remedy = "wait for another turn with handle.exclusive()"
 
     __slots__ = ("_cell", "_pin", "_record", "_timeout", "_turn")
     _cell: Cell

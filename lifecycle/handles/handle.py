@@ -24,6 +24,7 @@ from lifecycle.handles.holders import Holder, all_holders, expect
 from lifecycle.handles.leases import Lease
 from lifecycle.handles.ownership import begin_detach, refuse_if_held, undo_detach
 from lifecycle.handles.views import make_view
+from lifecycle.keeping import Uncopied
 from lifecycle.places.place import DEFAULT, WhenDue
 from lifecycle.places.releases import finish
 from lifecycle.places.timelines import attach
@@ -373,8 +374,10 @@ class Handle(Generic[T]):
         return f"<Handle of {describe(record)}: {fate(record)}{closed}>"
 
 
-class WeakHandle(Generic[T]):
+class WeakHandle(Uncopied, Generic[T]):
     """What `Handle.weak` gives: call it for a new share, or None."""
+
+    _remedy = "call it for a share, or use handle.weak() again"
 
     __slots__ = ("_record",)
     _record: Record

@@ -11,12 +11,15 @@ from typing import Generic, TypeVar
 from lifecycle.cell.cell import Pin
 from lifecycle.cell.fates import describe
 from lifecycle.errors import LeaseEndedError
+from lifecycle.keeping import Uncopied
 
 T = TypeVar("T")
 
 
-class Lease(Generic[T]):
+class Lease(Uncopied, Generic[T]):
     """The right to use an object until the block ends. Made by `Handle.lease`; usable in one ``with`` block, on any thread."""
+
+    _remedy = "take another lease of the handle"
 
     __slots__ = ("_pin", "_thread")
     _pin: Pin | None

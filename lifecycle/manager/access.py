@@ -19,6 +19,7 @@ from lifecycle.cell.registry import Kind, Registry
 from lifecycle.checks import refuse_deferred
 from lifecycle.config import exception_types
 from lifecycle.errors import AccessPanicError, LeaseEndedError, text_of, trace_of
+from lifecycle.keeping import Uncopied
 from lifecycle.manager.observed import observed
 from lifecycle.manager.targets import pin_of
 from lifecycle.refusal import invalidate_record
@@ -99,8 +100,10 @@ def judge(record: Record, error: BaseException, errors: Any, fn: object) -> Acce
     )
 
 
-class AccessBlock(Generic[T]):
+class AccessBlock(Uncopied, Generic[T]):
     """``with manager.safe_access(handle) as obj``: the boundary around a block."""
+
+    _remedy = "call safe_access() again"
 
     __slots__ = ("_errors", "_obj", "_pin", "_target", "_thread")
 

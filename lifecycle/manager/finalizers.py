@@ -22,6 +22,7 @@ from lifecycle.cell.fates import describe, state_of
 from lifecycle.checks import check_callback
 from lifecycle.errors import RegistrationError
 from lifecycle.handles.handle import Handle
+from lifecycle.keeping import Uncopied
 from lifecycle.places.releases import end_without_release
 from lifecycle.states import BY_CLOSE, DETACHED, ObjectState
 
@@ -94,8 +95,10 @@ class Finalizers:
         self._table.clear()
 
 
-class SafeFinalizer:
+class SafeFinalizer(Uncopied):
     """What `SafetyManager.set_safe_finalizer` returns. Callable on any thread."""
+
+    _remedy = "pass the object itself; the action is to run once"
 
     __slots__ = ("__weakref__", "_record", "_table")
 

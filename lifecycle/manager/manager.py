@@ -32,6 +32,7 @@ from lifecycle.events import LEVELS, Event
 from lifecycle.handles.exclusive import pin_or_refuse
 from lifecycle.handles.handle import Handle
 from lifecycle.keeper.observer import enlist
+from lifecycle.keeping import Uncopied
 from lifecycle.manager.access import AccessBlock, declared, escaped, judge, refuse_late
 from lifecycle.manager.ending import Ending
 from lifecycle.manager.factory import build_factory
@@ -56,7 +57,7 @@ R = TypeVar("R")
 _managers: weakref.WeakSet[SafetyManager] = weakref.WeakSet()
 
 
-class SafetyManager:
+class SafetyManager(Uncopied):
     """Registers native objects of other libraries, guards access to them, and releases each exactly once, at its place.
 
     Parameters
@@ -69,6 +70,8 @@ class SafetyManager:
     A context manager that closes itself. Every method may be called on any thread and at any moment: from ``__del__``, weakref
     callbacks, signal handlers, finalizers and cleanups. No thread starts before the first registration.
     """
+
+    _remedy = "pass the manager itself, or make another; a process makes its own"
 
     def __init__(self, config: SafetyConfig | None = None, *, name: str = "default") -> None:
         if config is not None and not isinstance(config, SafetyConfig):

@@ -16,15 +16,18 @@ from collections.abc import Callable
 from lifecycle import _world
 from lifecycle.checks import check_callback, check_timeout
 from lifecycle.errors import ClosedError, RegistrationError, text_of
+from lifecycle.keeping import Uncopied
 from lifecycle.places.waiting import LONGEST_WAIT
 
 
-class StopToken:
+class StopToken(Uncopied):
     """Told when its manager begins to close: `SafetyManager.stopping`. All methods may be called on any thread, at any moment.
 
     Closing is announced in this order: the token is set and whoever waits for it wakes; the callbacks are called, the last added
     first; the attached threads are waited for, within the budget of the close. Only then are doors shut.
     """
+
+    _remedy = "pass the token itself"
 
     __slots__ = ("__weakref__", "_callbacks", "_owner", "_set", "_threads", "_waiters")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 
+from lifecycle.keeping import Uncopied
+
 
 class ReservationRef(weakref.ref["Reservation"]):
     """How the books know that a reservation was dropped: its callback is a C method. No code of ours runs there."""
@@ -13,9 +15,11 @@ class ReservationRef(weakref.ref["Reservation"]):
     id: int
 
 
-class Reservation:
+class Reservation(Uncopied):
     """So many bytes of a `MemoryManager`'s budget, until it is released, or dropped. `MemoryManager.reserve` makes it. All
     methods may be called on any thread and at any moment."""
+
+    _remedy = "reserve() again for another"
 
     __slots__ = ("__weakref__", "_id", "_leave", "size")
 

@@ -24,6 +24,7 @@ from lifecycle.errors import (
     WrongThreadError,
 )
 from lifecycle.fences import MODES, FenceMode
+from lifecycle.keeping import Uncopied
 from lifecycle.places.bell import Bell
 from lifecycle.places.place import DEFAULT, DRAIN_STEPS, DequePlace, NamedPlace, WhenDue
 from lifecycle.places.releases import NEST_LIMIT, end_without_release, nesting, process
@@ -144,7 +145,7 @@ class Generation(DequePlace):
         return not self.held
 
 
-class ReleaseQueue:
+class ReleaseQueue(Uncopied):
     """A place that its owner drains: a GL thread, a main loop, anything that alone may touch the native objects.
 
     Parameters
@@ -165,6 +166,8 @@ class ReleaseQueue:
 
     ``register(..., release_on=queue)`` chooses it. All methods may be called on any thread, `drain` where the owner allows.
     """
+
+    _remedy = "pass the queue itself, or make another for another owner"
 
     def __init__(
         self,

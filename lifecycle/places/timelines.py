@@ -22,13 +22,14 @@ from lifecycle import _world
 from lifecycle.cell.cell import Record
 from lifecycle.cell.fates import describe
 from lifecycle.errors import FenceError, QueueLostError
+from lifecycle.keeping import Uncopied
 from lifecycle.states import ENDED
 
 if TYPE_CHECKING:
     from lifecycle.places.queues import Generation, ReleaseQueue
 
 
-class Timeline:
+class Timeline(Uncopied):
     """Fences that signal in the order in which they were made: a GPU's queue, a stream, a camera's buffers.
 
     Parameters
@@ -41,6 +42,8 @@ class Timeline:
 
     Give it to each fence as its attribute ``timeline``.
     """
+
+    _remedy = "pass the timeline itself: fences of a copy would stand in another line"
 
     __slots__ = ("__weakref__", "generation", "name")
 

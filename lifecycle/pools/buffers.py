@@ -25,6 +25,7 @@ from lifecycle import _world
 from lifecycle.cell.cell import Record
 from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
 from lifecycle.handles.handle import Handle
+from lifecycle.keeping import Uncopied
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.pools.figures import Loan, loan_of
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
@@ -44,8 +45,10 @@ LOOK = 1 << 16
 _getframe = sys._getframe
 
 
-class Block:
+class Block(Uncopied):
     """Memory of a pool: `nbytes` bytes from `address` on. Use it by the handle that lends it, never longer."""
+
+    _remedy = "lend another block with BufferPool.get()"
 
     __slots__ = ("__weakref__", "address", "memory", "nbytes", "poisoned_by", "reservation")
 

@@ -33,6 +33,7 @@ from lifecycle.errors import (
     ReturnedTwiceError,
 )
 from lifecycle.handles.handle import Handle
+from lifecycle.keeping import Uncopied
 from lifecycle.manager.access import is_control_flow
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.registration import enter
@@ -70,10 +71,12 @@ class LentBy(str):
     pool: weakref.ref[Pool]
 
 
-class Pool:
+class Pool(Uncopied):
     """The base of `BufferPool` and `ObjectPool`. All methods may be called on any thread and at any moment, also from
     ``__del__``, callbacks and signal handlers; where waiting is forbidden (inside a garbage collection, on threads marked with
     `never_wait`) every timeout is 0."""
+
+    _remedy = "pass the pool itself, or make another with its own buffers or items"
 
     kind: Final = "pool"
 

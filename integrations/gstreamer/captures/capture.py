@@ -44,6 +44,7 @@ from integrations.gstreamer.pipelines.guard import check_manager, state_name
 from lifecycle import ClosedError, Histogram, SafetyManager
 from lifecycle.checks import check_timeout
 from lifecycle.config import exception_types
+from lifecycle.keeping import Uncopied
 
 __all__ = ["Capture", "CaptureStats"]
 
@@ -76,7 +77,7 @@ class CaptureStats:
     """Frames whose memory is still held after their callback: by arrays, views or shares."""
 
 
-class Capture:
+class Capture(Uncopied):
     """Frames from an appsink, by callback or by iteration.
 
     Parameters
@@ -112,6 +113,8 @@ class Capture:
 
     All methods may be called on any thread, also from the callback.
     """
+
+    _remedy = "tee the pipeline to a second appsink for a second capture"
 
     kind: Final = "capture"
 

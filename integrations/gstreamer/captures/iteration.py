@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from integrations.gstreamer.captures.runs import SLICE, Quiet, flow_of
 from integrations.gstreamer.frames.frame import Frame
+from lifecycle.keeping import Uncopied
 
 if TYPE_CHECKING:
     from integrations.gstreamer.captures.capture import Capture
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Frames"]
 
 
-class Frames:
+class Frames(Uncopied):
     """Iterator and asynchronous iterator over the frames of a capture. Made by `Capture.frames`; used by one loop."""
+
+    _remedy = "ask capture.frames() for another loop"
 
     __slots__ = ("__weakref__", "_began", "_capture", "_early", "_frame", "_over", "_started", "_timeout")
 

@@ -44,6 +44,7 @@ from integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
 from integrations.gstreamer.pipelines.ear import Ear
 from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of, state_name
 from lifecycle import ClosedError, SafetyManager
+from lifecycle.keeping import Uncopied
 
 __all__ = ["Feeder", "FeederStats"]
 
@@ -68,7 +69,7 @@ class FeederStats:
     """Arrays that GStreamer holds now, in the appsrc and anywhere behind it. Exact."""
 
 
-class Feeder:
+class Feeder(Uncopied):
     """Gives arrays, frames and bytes to an appsrc.
 
     Parameters
@@ -90,6 +91,8 @@ class Feeder:
 
     All methods may be called on any thread.
     """
+
+    _remedy = "pass the feeder itself, or make another for another appsrc"
 
     kind: Final = "feeder"
 
@@ -381,8 +384,10 @@ class Feeder:
         return f"<Feeder {self.name!r} of {self._layout or 'what its frames are'}: {state}, {self._pushed} pushed>"
 
 
-class FeederFrame:
+class FeederFrame(Uncopied):
     """What `Feeder.frame` gives: one picture, lent for one ``with`` block."""
+
+    _remedy = "ask frame() for another picture"
 
     __slots__ = ("_arrays", "_duration", "_feeder", "_memory", "_pts", "_timeout")
 

@@ -25,6 +25,7 @@ from integrations.gstreamer._buffers import (
 from integrations.gstreamer._native import BufferHead, Gst
 from integrations.gstreamer.feeding.loans import give_back, new_slot
 from lifecycle import FenceError
+from lifecycle.keeping import Uncopied
 
 __all__ = ["BufferFence"]
 
@@ -33,7 +34,7 @@ _byte = ctypes.create_string_buffer(1)
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(_byte))  # buffers may outlive the interpreter
 
 
-class BufferFence:
+class BufferFence(Uncopied):
     """Signals when GStreamer has let go of a buffer for good: it was freed, or went back to its pool.
 
     Make it before the buffer is pushed, and drop your own wrapper of the buffer, which holds it as well::
@@ -46,6 +47,8 @@ class BufferFence:
     May be asked on any thread. Raises `FenceError` for what is no buffer, and for a pooled buffer that somebody else holds
     already: its return to the pool could not be seen.
     """
+
+    _remedy = "pass the fence itself; it is the only one to see its buffer go"
 
     __slots__ = ("_slot",)
 

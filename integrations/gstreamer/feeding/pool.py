@@ -37,6 +37,7 @@ from integrations.gstreamer.frames.writable import WritableFrame
 from integrations.gstreamer.holders import holders_of_record
 from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
 from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
+from lifecycle.keeping import Uncopied
 from lifecycle.starving import Starving
 from lifecycle.states import ENDED
 
@@ -67,7 +68,7 @@ class Out:
         return f"a buffer {self.where}, {age}"
 
 
-class PoolAdapter:
+class PoolAdapter(Uncopied):
     """Lends the buffers of a `Gst.BufferPool` as `WritableFrame`, and knows which are out.
 
     Parameters
@@ -89,6 +90,8 @@ class PoolAdapter:
 
     The pool is configured and active when this returns. All methods may be called on any thread.
     """
+
+    _remedy = "pass the pool itself, or make another of the same caps"
 
     kind: Final = "pool"
 

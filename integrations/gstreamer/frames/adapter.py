@@ -18,6 +18,7 @@ from integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from integrations.gstreamer.frames.held import Live, end_held
 from integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle import ANY_THREAD, SafetyManager
+from lifecycle.keeping import Uncopied
 
 __all__ = ["SampleAdapter"]
 
@@ -27,7 +28,7 @@ _Sample = Gst.Sample
 _tables: weakref.WeakKeyDictionary[SafetyManager, Live] = weakref.WeakKeyDictionary()
 
 
-class SampleAdapter:
+class SampleAdapter(Uncopied):
     """Makes frames of samples.
 
     Parameters
@@ -39,6 +40,8 @@ class SampleAdapter:
 
     One adapter serves any number of threads and of formats; what it knows of caps is cached, so keep it.
     """
+
+    _remedy = "pass the adapter itself, or make another over the same manager"
 
     __slots__ = ("_known", "_layouts", "_live", "_name", "_register", "manager")
 

@@ -7,12 +7,15 @@ from typing import Any, NoReturn
 from integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, sample_buffer
 from integrations.gstreamer.errors import FormatError, FrameClosedError, SampleError
 from integrations.gstreamer.frames.formats import Layout
+from lifecycle.keeping import Uncopied
 
 __all__ = ["FrameFacts"]
 
 
-class FrameFacts:
+class FrameFacts(Uncopied):
     """The facts of a `Frame`. What the caps say can be asked of a closed frame too."""
+
+    _remedy = "use share() for another share, or copy() for the pixels"
 
     __slots__ = ("_layout", "_sample")
     _layout: Layout

@@ -31,6 +31,7 @@ from integrations.gstreamer.errors import FormatError, FrameClosedError, MapErro
 from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.held import check_memories, no_mapping
 from lifecycle import ANY_THREAD, Handle, SafetyManager
+from lifecycle.keeping import Uncopied
 
 __all__ = ["WritableFrame"]
 
@@ -54,12 +55,14 @@ def registrar_of(manager: SafetyManager) -> Callable[[Any, Any, int], Handle[Own
     return register
 
 
-class WritableFrame:
+class WritableFrame(Uncopied):
     """A picture (or sound, or bytes) to be written. Made by `Frame.writable`, `BufferPool.acquire` and `SampleAdapter.buffer`.
 
     A context manager that gives the buffer up at the end of its block unless `Feeder.push` or `take` has handed it on. One thread
     writes at a time; all methods may be called on any thread.
     """
+
+    _remedy = "make another frame, or copy its arrays"
 
     __slots__ = ("__weakref__", "_closed", "_handle", "_layout", "_out", "copied")
 

@@ -18,6 +18,7 @@ from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import DescriptionError, GuardError, StateTimeout
 from integrations.gstreamer.pipelines.threads import refuse_forked
 from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
+from lifecycle.keeping import Uncopied
 
 __all__ = [
     "Core",
@@ -114,8 +115,10 @@ def add_to(parent: Any, element: Any) -> bool:
     return bool(element.get_parent() == parent)
 
 
-class Guard(Generic[C]):
+class Guard(Uncopied, Generic[C]):
     """Base of the guards. A context manager; every method may be called on any thread and at any moment."""
+
+    _remedy = "pass the guard itself: one guard ends what it guards, once"
 
     type_name: ClassVar[str] = "gst.Guard"
     _handle: Handle[C]

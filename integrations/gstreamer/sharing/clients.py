@@ -37,6 +37,7 @@ from integrations.gstreamer.pipelines.pads import ProbeGuard
 from integrations.gstreamer.pipelines.pipeline import START_TIMEOUT, PipelineGuard
 from integrations.gstreamer.pipelines.threads import in_the_background
 from lifecycle import ClosedError, LifecycleError, SafetyManager
+from lifecycle.keeping import Uncopied
 
 __all__ = ["Client", "ClientStats", "Fanout", "request_key_frame"]
 
@@ -167,7 +168,7 @@ class Client(Guard[_ClientCore]):
         return ClientStats(self.name, self._sent, self._dropped, self._behind, self._needs_key)
 
 
-class Fanout:
+class Fanout(Uncopied):
     """Shares the frames of an encoder out to clients.
 
     ::
@@ -192,6 +193,8 @@ class Fanout:
 
     A context manager. All methods may be called on any thread.
     """
+
+    _remedy = "pass the fanout itself"
 
     def __init__(self, manager: SafetyManager, source: PipelineGuard, appsink: Any) -> None:
         check_manager(manager, "Fanout(manager, source, appsink)")

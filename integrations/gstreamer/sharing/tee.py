@@ -31,13 +31,14 @@ from integrations.gstreamer.sharing.branch import (
     sinks_of,
 )
 from lifecycle import SafetyManager
+from lifecycle.keeping import Uncopied
 
 __all__ = ["Tee"]
 
 _count = itertools.count()
 
 
-class Tee:
+class Tee(Uncopied):
     """A tee whose branches come and go.
 
     ::
@@ -57,6 +58,8 @@ class Tee:
     tee:
         The tee, or its name. Its ``allow-not-linked`` is set, so that it flows on without a branch.
     """
+
+    _remedy = "pass the tee itself"
 
     def __init__(self, manager: SafetyManager, pipeline: Any, tee: Any) -> None:
         check_manager(manager, "Tee(manager, pipeline, tee)")
