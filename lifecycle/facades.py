@@ -1,16 +1,19 @@
 """What the two facades, `MemoryManager` and `ObjectLifecycleManager`, have in common: objects known by their ids.
 
-A facade registers with ``keep=True``, so that the id alone is enough, and knows which ids are its own. An object leaves it at its
-end, whatever that is (released, failed, stuck, orphaned): the entry is taken out by the very step that ends it, the one that also
-gives back a factory's slot. Nothing is copied: state, history and figures are the manager's.
+A facade keeps the handles of what was registered through it, by their ids, so that the id alone is enough. An object leaves it at
+its end, whatever that is (released, failed, stuck, orphaned): the entry is taken out by the very step that ends it, the one that
+also gives back a factory's slot. Nothing is copied: state, history and figures are the manager's.
 
 Closing a facade releases what was registered through it, the newest first. The manager is shared and stays open, unless the
-facade had made it.
+facade had made it. A facade that is dropped drops the handles that it keeps: each object is released at its place and reported
+as any other whose last handle was dropped. Therefore nobody else may keep the facade, or its index: the manager calls it back
+weakly, and its records know the index weakly (`Leaving`).
 """
 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,7 +23,7 @@ from lifecycle.cell.fates import describe
 from lifecycle.checks import check_timeout
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
 from lifecycle.handles.handle import Handle
-from lifecycle.keeping import Uncopied
+from lifecycle.keeping import Uncopied, weakly
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.targets import record_of
 from lifecycle.places.place import DEFAULT, WhenDue
@@ -31,10 +34,10 @@ Self = TypeVar("Self", bound="Facade")
 R = TypeVar("R")
 
 
-class Index(dict[int, None]):
-    """The ids of one facade, and who is told of each that leaves."""
+class Index(dict[int, Handle[Any]]):
+    """The handles of one facade by id, and who is told of each that leaves."""
 
-    __slots__ = ("left",)
+    __slots__ = ("__weakref__", "left")
 
     def __init__(self, left: Callable[[Any], None]) -> None:
         super().__init__()
@@ -44,6 +47,23 @@ class Index(dict[int, None]):
         """Called as an object ends, at its place; again, when that was interrupted."""
         self.left(key)
         return super().pop(key, None)
+
+
+class Leaving:
+    """What the records of a facade's objects know of its index."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: Index) -> None:
+        self.index = weakref.ref(index)
+
+    def pop(self, key: Any, default: object = None) -> Any:
+        """As `Index.pop`, if the facade is still there."""
+        index = self.index()
+        try:
+            return None if index is None else index.pop(key)
+        finally:
+            index = None  # a kept traceback must keep nothing alive
 
 
 class Facade(Uncopied):
@@ -62,9 +82,11 @@ class Facade(Uncopied):
         self._owns_manager = manager is None
         self._manager = manager if manager is not None else SafetyManager(name=name or self.kind)
         self._name = name or self._manager.name
-        self._index = Index(self._left)
+        self._index = Index(weakly(self._left))
+        self._leaving = Leaving(self._index)
         self._closed = False
-        self._stop_listening = self._manager.on_close(self._stopped)
+        self._stop_listening = self._manager.on_close(weakly(self._stopped))
+        weakref.finalize(self, self._stop_listening).atexit = False
         self._manager.add_component(self)
         _world.at_fork_in_child(self._after_fork)
 
@@ -113,8 +135,8 @@ class Facade(Uncopied):
         parent: Any,
         noted: Callable[[int], object] | None,
     ) -> int:
-        """Register `obj`, kept by the manager, tell `noted` its id, and return that. Whatever is raised after the manager has
-        taken it, the object is released."""
+        """Register `obj`, keep its handle, tell `noted` its id, and return that. Whatever is raised after the manager has taken
+        it, the object is released."""
         self._refuse_closed()
         handle: Any = None
         try:
@@ -129,10 +151,9 @@ class Facade(Uncopied):
                 native=native,
                 parent=parent,
                 size=size,
-                keep=True,
             )
             for handle in map(register, (obj,)):  # registered and stored in one step
-                self._enter(handle._record, noted)
+                self._enter(handle, noted)
                 if self.closed:
                     raise ClosedError(
                         f"{self!r} was closed meanwhile: {describe(handle._record)} came too late and has been released; "
@@ -142,29 +163,33 @@ class Facade(Uncopied):
             return id
         except BaseException:
             if handle is not None:
-                self._enter(handle._record, noted)
+                self._enter(handle, noted)
                 self._manager.unregister(handle._record.id, timeout=0)
             raise
         finally:
             handle = obj = parent = register = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
-    def _enter(self, record: Record, noted: Callable[[int], object] | None) -> None:
-        """Note that an object is ours until it ends, or not at all if it has. May be repeated."""
+    def _enter(self, handle: Handle[Any], noted: Callable[[int], object] | None) -> None:
+        """Keep an object's handle until it ends, or not at all if it has. May be repeated."""
+        record = handle._record
         id = record.id
-        self._index[id] = None
-        if noted is not None:
-            noted(id)
-        record.more().slot = (self._index, id)  # type: ignore[assignment]  # a dict of ids
-        if record.phase in ENDED:
-            self._index.pop(id)
+        try:
+            self._index[id] = handle
+            if noted is not None:
+                noted(id)
+            record.more().slot = (self._leaving, id)
+            if record.phase in ENDED:
+                self._index.pop(id)
+        finally:
+            handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
     def _left(self, key: Any) -> None:
         """An object has ended. Called at its place, and perhaps twice."""
         raise NotImplementedError
 
     def _handle_of(self, id: int) -> Handle[Any]:
-        handle = self._manager._kept.get(id)
-        if handle is None:
+        handle = self._index.get(id)
+        if handle is None or not handle.valid:
             record = self._record_of(id)
             raise RegistrationError(
                 f"parent= names {describe(record)}, which is shut; register children while it is open"
@@ -177,7 +202,7 @@ class Facade(Uncopied):
             raise UnknownObjectError(f"{self!r} knows objects by the ids it gave, not by {id!r}")
         record = record_of(self._manager._registry, id)
         if id not in self._index and (
-            record.extra is None or record.extra.slot is None or record.extra.slot[0] is not self._index
+            record.extra is None or record.extra.slot is None or record.extra.slot[0] is not self._leaving
         ):
             raise UnknownObjectError(
                 f"{describe(record)} was not registered through {self!r}: use the manager or the facade that gave the id"

@@ -130,9 +130,8 @@ class Extra:
         self.parent_id = 0
         self.reason = ""
         self.retry_on: tuple[type[BaseException], ...] = ()
-        self.slot: tuple[dict[object, None], object] | None = (
-            None  # the object's entry among those its factory counts
-        )
+        # The object's entry among those its factory counts, or its facade keeps: what has the `pop` of a dict, and the key.
+        self.slot: tuple[Any, object] | None = None
         self.trace = ""
         self.turns: dict[None, list[int]] = {}  # who uses the object exclusively
         self.turn_order: Any = None

@@ -25,6 +25,7 @@ class Kind:
     __slots__ = (
         "alive",
         "budget",
+        "component",
         "count",
         "errors",
         "first_sites",
@@ -46,6 +47,7 @@ class Kind:
         self.registry = registry
         self.type_name = type_name
         self.count = count
+        self.component = False  # what it counts are components (`manager/components.py`)
         self.errors: tuple[type[BaseException], ...] = ()
         self.validate: Callable[[Any], object] | None = None
         self.no_validator: Callable[[Any], object] | None = None  # what `validate` is when nobody has set one

@@ -176,6 +176,8 @@ class Ledger:
         """A door was shut and the object has not ended yet."""
         count = record.kind.count
         if not record.counted:
+            if record.id not in self.registry.records:
+                return  # a component that was closed while its manager was
             self._count_entered([record])
         if record.counted == ENDED_TOO or record.id in count.shut:
             return

@@ -157,12 +157,19 @@ def warn_of_leak(event: Event) -> None:
         return
     site, count = event.fields["site"], event.fields["count"]
     accesses = event.fields.get("accesses", ())
+    record = event.source
+    component = isinstance(record, Record) and record.kind.component
+    name = f' "{event.name}"' if event.name else ""
     text = (
-        f"{event.type_name} object {event.id} was never closed{f' (made at {site})' if site else ''}: its last handle was "
-        f"garbage-collected; use `with handle:` or handle.close(){f' ({count - 1} more like it)' if count > 1 else ''}"
+        f"{event.type_name} object {event.id}{name} was never closed{f' (made at {site})' if site else ''}: "
+        + (
+            "it was garbage-collected; use `with` or close()"
+            if component
+            else "its last handle was garbage-collected; use `with handle:` or handle.close()"
+        )
+        + f"{f' ({count - 1} more like it)' if count > 1 else ''}"
         f"{f'; last used at {accesses[0]}' if accesses else ''}"
     )
-    record = event.source
     made_at = record.site if isinstance(record, Record) else None
     if made_at is None:
         warnings.warn(text, ResourceWarning, stacklevel=2, source=record)

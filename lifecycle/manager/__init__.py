@@ -10,6 +10,7 @@
 - `kinds`: the types, by name or by class
 - `observed`: objects that are owned elsewhere
 - `registration`: entering an object
+- `components`: what is made over a manager and has to be closed
 - `finalizers`: an action at the end of any Python object
 - `stopping`: how producers learn of the end
 """

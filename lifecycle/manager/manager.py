@@ -34,6 +34,7 @@ from lifecycle.handles.handle import Handle
 from lifecycle.keeper.observer import enlist
 from lifecycle.keeping import Uncopied
 from lifecycle.manager.access import AccessBlock, declared, escaped, judge, refuse_late
+from lifecycle.manager.components import enter_component
 from lifecycle.manager.ending import Ending
 from lifecycle.manager.factory import build_factory
 from lifecycle.manager.finalizers import Finalizers, SafeFinalizer
@@ -55,6 +56,10 @@ R = TypeVar("R")
 
 
 _managers: weakref.WeakSet[SafetyManager] = weakref.WeakSet()
+
+
+def _nothing_to_leave() -> None:
+    """What `SafetyManager.add_component` returns for a component that opens nothing."""
 
 
 class SafetyManager(Uncopied):
@@ -475,9 +480,26 @@ class SafetyManager(Uncopied):
         check_callback(fn, "leak hook")
         return enlist(self._keeper.observer.leak_hooks, fn)
 
-    def add_component(self, component: Any) -> None:
-        """Let `component` (weakly kept) appear in metrics: it has ``kind``, ``name`` and ``stats()``."""
+    def add_component(
+        self, component: Any, *, end: Callable[[], object] | None = None, type_name: str | None = None
+    ) -> Callable[[], None]:
+        """Let `component` (weakly kept) appear in metrics: it has ``kind``, ``name`` and ``stats()``. Returns a function to be
+        called once it has been closed.
+
+        With `end`, a component that is dropped without that is treated as a dropped handle: it is reported as a leak of the type
+        `type_name` (its ``kind`` by default), with the place where it was made, and ``end()`` is called once, on any thread.
+        `end` must be quick and must not refer to the component, which would live for ever. The component must keep what this
+        returns.
+        """
+        if end is not None:
+            check_callback(end, "end")
+            kind = self._kinds.named(type_name or component.kind)
+            name = getattr(component, "name", None)
+            membership = enter_component(kind, self._any_thread, end, None if name is None else str(name))
+            self._components.add(component)
+            return membership.leave
         self._components.add(component)
+        return _nothing_to_leave
 
     def components(self) -> tuple[Any, ...]:
         """The components that live."""
@@ -514,7 +536,11 @@ class SafetyManager(Uncopied):
 
     def objects(self) -> Sequence[ObjectInfo]:
         """Every object that has not ended, oldest first. Costs what objects exist."""
-        return tuple(info_of(record) for record in reversed(open_records(self._registry)))
+        return tuple(
+            info_of(record)
+            for record in reversed(open_records(self._registry))
+            if record.counted or not record.kind.component
+        )
 
     def health(self) -> Health:
         """Whether the manager's own threads are well; answers even when they are not."""

@@ -18,6 +18,7 @@ from lifecycle.cell.fates import describe, info_of
 from lifecycle.checks import check_callback, check_facts, check_timeout
 from lifecycle.errors import BudgetError, ConfigError, RegistrationError
 from lifecycle.facades import Facade
+from lifecycle.keeping import weakly
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.policies import UNSET, Unset
 from lifecycle.memory.books import Account, Books, Entry
@@ -73,7 +74,9 @@ class MemoryManager(Facade):
         self._books = Books(self._config)
         self._waiters: dict[int, _world.TimedQueue[None]] = {}
         self._pressure = Pressure(
-            self._low_enough, self._panicked, self._collect if self._config.collect else None
+            weakly(self._low_enough, otherwise=True),
+            weakly(self._panicked),
+            weakly(self._collect) if self._config.collect else None,
         )
         self._refused = self._reported = 0
         super().__init__(manager, name)

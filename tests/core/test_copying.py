@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import gc
 import importlib
 import inspect
@@ -109,10 +110,12 @@ def test_every_public_class_that_owns_something_refuses(module: str) -> None:
 def made(manager: SafetyManager) -> Iterator[dict[str, Any]]:
     """One of everything that the core has, in use."""
     with contextlib.ExitStack() as ends:
-        handle = ends.enter_context(manager.register([], "list", release=list.clear, release_on=ANY_THREAD))
+        handle: lifecycle.Handle[list[object]] = ends.enter_context(
+            manager.register([], "list", release=list.clear, release_on=ANY_THREAD)
+        )
         stack = ends.enter_context(CleanupStack())
         stack.callback(int)
-        distributor = ends.enter_context(FrameDistributor(4))
+        distributor: FrameDistributor[object] = ends.enter_context(FrameDistributor(4))
         receiver = ends.enter_context(distributor.subscribe())
         memory = ends.enter_context(MemoryManager(manager))
         buffers = ends.enter_context(BufferPool(manager, 100, 2))
@@ -166,7 +169,7 @@ def test_each_in_use(made: dict[str, Any]) -> None:
 def test_the_action_runs_once(duplicate: Callable[[Any], object]) -> None:
     for make in (CleanupGuard, SharedCleanupGuard, stack_of):
         ran: list[int] = []
-        guard = make(lambda ran=ran: ran.append(1))
+        guard = make(functools.partial(ran.append, 1))
         other = None
         with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
             other = duplicate(guard)

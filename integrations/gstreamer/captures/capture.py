@@ -23,7 +23,6 @@ The queue between pipeline and callback is the appsink's own: bound it there (``
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from typing import Any, Final, Literal, TypeVar
 import attrs
 
 from integrations.gstreamer.captures.iteration import Frames
-from integrations.gstreamer.captures.runs import Run, an_appsink, let_flow, puller
+from integrations.gstreamer.captures.runs import Opened, Run, an_appsink, puller
 from integrations.gstreamer.captures.starving import HeldFrames, Stall
 from integrations.gstreamer.errors import CaptureError, NoFrames, Starved
 from integrations.gstreamer.frames.adapter import SampleAdapter
@@ -44,7 +43,7 @@ from integrations.gstreamer.pipelines.guard import check_manager, state_name
 from lifecycle import ClosedError, Histogram, SafetyManager
 from lifecycle.checks import check_timeout
 from lifecycle.config import exception_types
-from lifecycle.keeping import Uncopied
+from lifecycle.keeping import Uncopied, weakly
 
 __all__ = ["Capture", "CaptureStats"]
 
@@ -158,8 +157,8 @@ class Capture(Uncopied):
         self._callback: Callable[[Frame], object] | None = None
         self._run: Run | None = None
         self._iterating = False
-        self._closed = False
-        self._ended = threading.Event()
+        self._opened = Opened(self._sink, self._ear)
+        self._ended = self._opened.ended
         self._error: BaseException | None = None
         self._results = {"ok": 0, "error": 0, "panic": 0, "dropped": 0}
         self._last_frame = 0.0
@@ -168,9 +167,9 @@ class Capture(Uncopied):
         self._on_stall: Callable[[Stall], object] | None = None
         self._layout: Layout | None = None
         self._manager_closed = False
+        self._over = manager.add_component(self, end=self._opened.end, type_name="gst.Capture")
         self._ear.listen()
-        self._leave_manager = manager.on_close(self._manager_closes)
-        manager.add_component(self)
+        self._opened.leave_manager = manager.on_close(weakly(self._manager_closes))
 
     # -- by callback --------------------------------------------------------------------------------------------------------
 
@@ -218,7 +217,7 @@ class Capture(Uncopied):
         self._error = None
         self._ended.clear()
         self._ear.listen()
-        self._run = run = Run(self)
+        self._opened.run = self._run = run = Run(self)
         run.begin(self._streaming)
 
     def stop(self, timeout: float | None = CLOSE_TIMEOUT) -> bool:
@@ -349,16 +348,13 @@ class Capture(Uncopied):
         Frames and arrays that are still held stay valid.
         """
         check_timeout(timeout)
-        self._closed = True
+        self._opened.closed = True
         run = self._run
         done = run is None or run.end(timeout)
-        sink = self._sink
-        if done and sink is not None:
-            let_flow(sink)
+        if done:
             self._sink = None
-        self._ear.close()
-        self._ended.set()
-        self._leave_manager()
+        self._opened.end()
+        self._over()
         return done
 
     def _manager_closes(self) -> None:
@@ -368,7 +364,11 @@ class Capture(Uncopied):
     @property
     def closed(self) -> bool:
         """Whether the capture was closed."""
-        return self._closed
+        return self._opened.closed
+
+    @property
+    def _closed(self) -> bool:
+        return self._opened.closed
 
     def __enter__(self) -> Capture:
         self._refuse_closed()
@@ -401,11 +401,6 @@ class Capture(Uncopied):
     def _refuse_closed(self) -> None:
         if self._closed:
             raise ClosedError(f"capture {self.name!r} is closed; make a new one for its appsink")
-
-    def _pull_frame(self, sink: Any, nanoseconds: int) -> Frame | None:
-        """The next frame, None where none has come. The frame alone holds its sample. Raises `SampleError`."""
-        sample = self._try_pull(sink, nanoseconds)
-        return None if sample is None else self._adapter.frame(sample)
 
     def _deliver(self, frame: Frame) -> None:
         """Give one frame to the callback. Nothing that the callback does leaves this."""

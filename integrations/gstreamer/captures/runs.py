@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,8 +13,9 @@ from integrations.gstreamer.errors import CaptureError, SampleError
 
 if TYPE_CHECKING:
     from integrations.gstreamer.captures.capture import Capture
+    from integrations.gstreamer.pipelines.ear import Ear
 
-__all__ = ["SLICE", "Quiet", "Run", "an_appsink", "flow_of", "let_flow", "puller"]
+__all__ = ["SLICE", "Opened", "Quiet", "Run", "an_appsink", "flow_of", "let_flow", "puller"]
 
 SLICE: Final = 0.05
 """Seconds for which a pull waits before it looks around."""
@@ -47,11 +49,43 @@ class Quiet:
         return True
 
 
+class Opened:
+    """What a capture has opened, and how that ends. Refers to nothing of the capture, which may be gone by then."""
+
+    def __init__(self, sink: Any, ear: Ear) -> None:
+        self.sink = sink
+        self.ear = ear
+        self.run: Run | None = None
+        self.closed = False
+        self.ended = threading.Event()
+        self.leave_manager: Callable[[], object] = int
+
+    def end(self) -> None:
+        """No further frame; the appsink is left flowing, and nobody listens. Waits for nothing; again: nothing."""
+        self.closed = True
+        run, sink = self.run, self.sink
+        if run is not None:
+            run.halt()
+        if sink is not None:
+            let_flow(sink)
+            self.sink = None
+        self.ear.close()
+        self.ended.set()
+        self.leave_manager()
+
+
 class Run:
-    """One run of a capture, from start to stop, on its own thread or on the streaming thread."""
+    """One run of a capture, from start to stop, on its own thread or on the streaming thread.
+
+    Its thread holds the capture only while there is something to be done with it, not while it waits: so a capture that nobody
+    else refers to is gone within a slice, whatever its pipeline does.
+    """
 
     def __init__(self, capture: Capture) -> None:
-        self.capture = capture
+        self._capture = weakref.ref(capture)
+        self._opened = capture._opened
+        self._try_pull = capture._try_pull
+        self._name = capture.name
         self.stopped = threading.Event()
         self.idle = threading.Event()
         self.idle.set()
@@ -69,7 +103,6 @@ class Run:
 
     def begin(self, streaming: bool) -> None:
         """Start the thread, or connect the signals."""
-        capture = self.capture
         sink = self._sink
         for key, value in self._queue.items():  # what the run before has left behind
             sink.set_property(key, value)
@@ -78,25 +111,30 @@ class Run:
             sink.set_property("emit-signals", True)
             self._drop_what_waits()
         else:
-            self._thread = threading.Thread(target=self._pull, name=f"capture-{capture.name}", daemon=True)
+            self._thread = threading.Thread(target=self._pull, name=f"capture-{self._name}", daemon=True)
             self._thread.start()
 
     def _drop_what_waits(self) -> None:
         """A full queue emits no new-sample: it would wait for us for ever, as we for it."""
-        capture, sink = self.capture, self._sink
+        capture, sink = self._capture(), self._sink
         for _ in range(sink.get_property("max-buffers") or STALE):
-            if capture._try_pull(sink, 0) is None:
+            if self._try_pull(sink, 0) is None:
                 break
-            capture._results["dropped"] += 1
+            if capture is not None:
+                capture._results["dropped"] += 1
         if flow_of(sink) == "eos":
-            capture._ended.set()
+            self._opened.ended.set()
+
+    def halt(self) -> None:
+        """Have it stop, without waiting for anything."""
+        self.stopped.set()
+        if self._thread is None:
+            self._leave()
 
     def end(self, timeout: float | None) -> bool:
         """Stop; True when no callback runs any more."""
-        self.stopped.set()
+        self.halt()
         thread = self._thread
-        if thread is None:
-            self._leave()
         me = threading.get_ident()
         if me in self._threads or (thread is not None and thread.ident == me):
             return False  # called from the callback: the run ends as soon as it returns
@@ -107,60 +145,80 @@ class Run:
 
     def _pull(self) -> None:
         """The pull thread."""
-        capture = self.capture
-        sink, pull, stopped = self._sink, capture._pull_frame, self.stopped
-        wait = int(SLICE * 1e9)
-        quiet = Quiet()
+        stopped, quiet = self.stopped, Quiet()
         try:
             while not stopped.is_set():
-                try:
-                    frame = pull(sink, wait)
-                except SampleError as error:
-                    capture._count(capture._contain(error, True), time.perf_counter(), None)
-                    continue
-                if frame is not None:
-                    quiet.over()
-                    capture._deliver(frame)
-                    frame = None
-                    continue
-                capture._held.look_around()
-                flow = flow_of(sink)
-                if flow == "eos":
-                    capture._ended.set()
-                if flow != "flowing":
-                    quiet.over()
-                    stopped.wait(SLICE)
-                elif capture._on_stall is not None and quiet.told_after(capture._stall_after()):
-                    capture._tell_stall(quiet.seconds)
+                rest = self._turn(quiet)
+                if rest is None:
+                    break
+                if rest:
+                    stopped.wait(rest)
         finally:
-            sink = frame = None
             self._leave()
+
+    def _turn(self, quiet: Quiet) -> float | None:
+        """Wait for one frame, a slice at most, and deliver it. For how many seconds to rest then; None where the capture is
+        gone. Nothing is held when this returns."""
+        sink = self._sink
+        sample = None if sink is None else self._try_pull(sink, int(SLICE * 1e9))
+        capture = self._capture()
+        frame = None
+        try:
+            if capture is None or sink is None:
+                return None
+            if sample is not None:
+                frame = capture._adapter.frame(sample)
+                sample = None  # the frame alone holds it
+                quiet.over()
+                capture._deliver(frame)
+                return 0.0
+            capture._held.look_around()
+            flow = flow_of(sink)
+            if flow == "eos":
+                self._opened.ended.set()
+            if flow != "flowing":
+                quiet.over()
+                return SLICE
+            if capture._on_stall is not None and quiet.told_after(capture._stall_after()):
+                capture._tell_stall(quiet.seconds)
+            return 0.0
+        except SampleError as error:
+            if capture is not None:
+                capture._count(capture._contain(error, True), time.perf_counter(), None)
+            return 0.0
+        finally:
+            sink = sample = frame = capture = None
 
     def _on_sample(self, sink: Any) -> Any:
         """new-sample, on the streaming thread. Pulls first, so that no failure of ours can stall the queue."""
         me = threading.get_ident()
         self.idle.clear()
         self._threads.add(me)
+        sample = self._try_pull(sink, 0)
+        capture = self._capture()
+        frame = None
         try:
-            frame = self.capture._pull_frame(sink, 0)
-            if frame is not None and not self.stopped.is_set():
-                self.capture._deliver(frame)
-            if self.stopped.is_set():
+            if sample is not None and capture is not None and not self.stopped.is_set():
+                frame = capture._adapter.frame(sample)
+                sample = None  # the frame alone holds it
+                capture._deliver(frame)
+            if capture is None or self.stopped.is_set():
                 self._leave()
         except SampleError as error:
-            self.capture._count(self.capture._contain(error, True), time.perf_counter(), None)
+            if capture is not None:
+                capture._count(capture._contain(error, True), time.perf_counter(), None)
         finally:
-            frame = None
+            sample = frame = capture = None
             self._threads.discard(me)
             self.idle.set()
         return Gst.FlowReturn.OK
 
     def _on_eos(self, sink: Any) -> None:
-        self.capture._ended.set()
+        self._opened.ended.set()
 
     def _leave(self) -> None:
         """Let the pipeline flow on without us."""
-        capture = self.capture
+        capture = self._capture()
         sink, self._sink = self._sink, None
         if sink is None:
             return
@@ -170,9 +228,9 @@ class Run:
         if signals:
             sink.set_property("emit-signals", self._emitted)
         let_flow(sink)
-        if capture._closed:
+        if capture is not None and capture._closed:
             capture._sink = None
-        capture._ended.set()
+        self._opened.ended.set()
 
 
 def let_flow(sink: Any) -> None:

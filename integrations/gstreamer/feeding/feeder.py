@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ from integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
 from integrations.gstreamer.pipelines.ear import Ear
 from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of, state_name
 from lifecycle import ClosedError, SafetyManager
-from lifecycle.keeping import Uncopied
+from lifecycle.keeping import Uncopied, weakly
 
 __all__ = ["Feeder", "FeederStats"]
 
@@ -67,6 +68,24 @@ class FeederStats:
     """Buffers in the appsrc now."""
     outstanding: int
     """Arrays that GStreamer holds now, in the appsrc and anywhere behind it. Exact."""
+
+
+class _Opened:
+    """What a feeder has opened, and how that ends. Refers to nothing of the feeder, which may be gone by then."""
+
+    def __init__(self, ear: Ear, store: MemoryStore) -> None:
+        self.ear = ear
+        self.store = store
+        self.closed = threading.Event()
+        self.leave_manager: Callable[[], object] = int
+
+    def end(self) -> None:
+        """Nobody feeds or listens any more. Waits for nothing; again: nothing."""
+        self.closed.set()
+        self.ear.close()
+        self.store.most = 0
+        self.store.clear()
+        self.leave_manager()
 
 
 class Feeder(Uncopied):
@@ -131,7 +150,8 @@ class Feeder(Uncopied):
         self._loans = Loans()
         self._store = MemoryStore(max_buffers + 2)
         self._ear = Ear(appsrc)
-        self._closed = threading.Event()
+        self._opened = _Opened(self._ear, self._store)
+        self._closed = self._opened.closed
         self._counting = threading.RLock()
         self._pushed = 0
         self._copied = 0
@@ -143,9 +163,9 @@ class Feeder(Uncopied):
         if appsrc.get_property("format") != Gst.Format.TIME:
             appsrc.set_property("format", Gst.Format.TIME)
         appsrc.set_property("block", False)
+        self._over = manager.add_component(self, end=self._opened.end, type_name="gst.Feeder")
         self._ear.listen()
-        self._leave_manager = manager.on_close(self.close)
-        manager.add_component(self)
+        self._opened.leave_manager = manager.on_close(weakly(self.close))
 
     def _set_caps(self, layout: Layout) -> None:
         self._layout = layout
@@ -351,11 +371,8 @@ class Feeder(Uncopied):
     def close(self) -> None:
         """Feed no more; whoever waits for room gets `ClosedError`. What was pushed flows on, and its arrays live until GStreamer
         has dropped them. Does not end the stream. Closing twice is closing once."""
-        self._closed.set()
-        self._ear.close()
-        self._store.most = 0
-        self._store.clear()
-        self._leave_manager()
+        self._opened.end()
+        self._over()
 
     @property
     def closed(self) -> bool:

@@ -15,6 +15,7 @@ import ctypes
 import threading
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -37,7 +38,7 @@ from integrations.gstreamer.frames.writable import WritableFrame
 from integrations.gstreamer.holders import holders_of_record
 from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
 from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
-from lifecycle.keeping import Uncopied
+from lifecycle.keeping import Uncopied, weakly
 from lifecycle.starving import Starving
 from lifecycle.states import ENDED
 
@@ -66,6 +67,25 @@ class Out:
             holders = ", ".join(holders_of_record(record)) or "its WritableFrame"
             return f"object {record.id}, {age}, held by {holders}"
         return f"a buffer {self.where}, {age}"
+
+
+class _Opened:
+    """What an adapter has opened, and how that ends. Refers to nothing of the adapter, which may be gone by then."""
+
+    def __init__(self, pool: Any, activated: bool) -> None:
+        self.pool = pool
+        self.activated = activated
+        self.closed = threading.Event()
+        self.leave_manager: Callable[[], object] = int
+
+    def end(self) -> None:
+        """The pool lends no more; what is out is freed when it is back. Waits for nothing; again: nothing."""
+        self.closed.set()
+        if self.activated:
+            self.pool.set_flushing(True)
+            self.pool.set_active(False)
+            self.activated = False
+        self.leave_manager()
 
 
 class PoolAdapter(Uncopied):
@@ -132,15 +152,16 @@ class PoolAdapter(Uncopied):
         self._loans = Loans()
         self._seen: set[int] = set()
         self._starving = Starving()
-        self._closed = threading.Event()
+        self._opened = _Opened(pool, self._activated)
+        self._closed = self._opened.closed
         self._counting = threading.RLock()
         self._waiters = 0
         self._results = dict.fromkeys(("reused", "created", "fallback", "timeout", "refused", "closed"), 0)
         self._waits = 0
         self._wait_seconds = 0.0
         self._wait_counts = [0] * (len(BOUNDS) + 1)
-        self._leave_manager = manager.on_close(self.close)
-        manager.add_component(self)
+        self._over = manager.add_component(self, end=self._opened.end, type_name="gst.Pool")
+        self._opened.leave_manager = manager.on_close(weakly(self.close))
 
     def _configure(self, size: int | None, least: int, most: int, video: bool) -> None:
         layout = self._layout
@@ -296,12 +317,8 @@ class PoolAdapter(Uncopied):
     def close(self) -> bool:
         """Lend no more; whoever waits gets `ClosedError`. What is out stays good, and is freed when it is back. True when nothing
         is out. Closing again gives the answer as it is then."""
-        if not self._closed.is_set():
-            self._closed.set()
-            if self._activated:
-                self._pool.set_flushing(True)
-                self._pool.set_active(False)
-        self._leave_manager()
+        self._opened.end()
+        self._over()
         return self.outstanding == 0
 
     @property

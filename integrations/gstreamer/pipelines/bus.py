@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import GuardError, PipelineError
-from integrations.gstreamer.pipelines.callbacks import Callback
+from integrations.gstreamer.pipelines.callbacks import Callback, Kept
 from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, check_seconds, pointer_of
 from integrations.gstreamer.pipelines.news import KEPT_ERRORS, error_of
 from integrations.gstreamer.pipelines.pipeline import PipelineGuard
@@ -105,6 +105,7 @@ class BusWatch(Guard[_BusCore]):
         if not isinstance(bus, Gst.Bus):
             raise GuardError(f"BusWatch takes a PipelineGuard, a Gst.Pipeline or a Gst.Bus, not {source!r}")
         name = name or source.get_name()
+        self._kept: list[Kept] = []  # the handlers' functions, which the thread knows weakly
         self._register(manager, _BusCore(bus, name), name, pointer_of(bus))
         with self._handle.lease() as core:
             core.thread.start()
@@ -117,8 +118,10 @@ class BusWatch(Guard[_BusCore]):
         name = f"bus handler of {self.name}"
 
         def add(function: F) -> F:
+            callback = Callback(self.manager, name, self.type_name, function, errors)
+            self._kept.append(callback.hand_over())
             with self._handle.lease() as core:
-                core.handlers.append((wanted, Callback(self.manager, name, self.type_name, function, errors)))
+                core.handlers.append((wanted, callback))
             return function
 
         return add

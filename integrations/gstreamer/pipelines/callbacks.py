@@ -4,6 +4,11 @@ What leaves a Python callback inside PyGObject is printed and lost, and C is giv
 a probe. So each runs inside a boundary: what is declared is an error, everything else a panic (any `BaseException`, also
 `SystemExit`), both are counted, and C gets the answer that lets the data pass. Ctrl-C that strikes in there is not the
 callback's: it is raised again on the main thread.
+
+**Who keeps the function.** What GStreamer keeps it keeps in C, where the collector does not look: a function there that leads
+back to its guard (a method of the object that has the guard, a closure over it) would keep both for ever. So what GStreamer is
+given knows the function weakly, and the guard alone keeps it (`Kept`). Guard, function and owner then form a circle of Python
+objects, which the collector takes apart; the guard is dropped by that, which ends the callback and is reported.
 """
 
 from __future__ import annotations
@@ -13,10 +18,11 @@ import itertools
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from integrations.gstreamer.errors import StateTimeout
+from integrations.gstreamer.errors import GuardError, StateTimeout
 from integrations.gstreamer.pipelines.guard import Core, Guard
 from integrations.gstreamer.pipelines.threads import may_wait, stands_at
 from lifecycle import CallbackError, SafetyManager
@@ -28,6 +34,7 @@ __all__ = [
     "CALLBACK_WAIT",
     "Callback",
     "CallbackGuard",
+    "Kept",
     "check_function",
     "forget_frames",
     "is_foreign_thread",
@@ -41,8 +48,18 @@ CALLBACK_WAIT: Final = 5.0
 _next: Callable[[], int] = itertools.count().__next__
 
 
+class Kept:
+    """Keeps a function for whoever has the guard. Takes the weak reference that functions themselves may not."""
+
+    __slots__ = ("__weakref__", "function")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+
 class Callback:
-    """A user's function behind the boundary. Calling it never raises.
+    """A user's function behind the boundary. Calling it never raises. It does not keep the function: `kept` does, which is to
+    be held by whoever wants it called.
 
     Parameters
     ----------
@@ -79,7 +96,8 @@ class Callback:
         self.calls = 0
         self.failures = 0
         self.error: BaseException | None = None
-        self._function: Callable[..., Any] | None = function
+        self.kept: Kept | None = Kept(function)
+        self._function: Callable[[], Kept | None] = weakref.ref(self.kept)
         self._running: dict[int, int] = {}
 
     def __call__(self, *arguments: Any) -> Any:
@@ -93,11 +111,11 @@ class Callback:
         if mark:
             no_wait_threads.add(me)
         try:
-            function = self._function
-            if function is None:
+            kept = self._function()
+            if kept is None:
                 return self.fallback
             self.calls += 1
-            return function(*arguments)
+            return kept.function(*arguments)
         except BaseException as error:
             self._contain(error)
             return self.fallback
@@ -106,6 +124,7 @@ class Callback:
                 no_wait_threads.discard(me)
             self._running.pop(key, None)
             arguments = ()
+            kept = None
 
     def _contain(self, error: BaseException) -> None:
         self.failures += 1
@@ -118,7 +137,14 @@ class Callback:
 
     def end(self) -> None:
         """Call the function no more."""
-        self._function = None
+        self._function = _nothing
+
+    def hand_over(self) -> Kept:
+        """What keeps the function; from here on it is the caller's to hold."""
+        kept, self.kept = self.kept, None
+        if kept is None:
+            raise GuardError(f"{self.name}: its function has been handed over already")
+        return kept
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until no call of it runs on any other thread than this, `timeout` seconds at most; whether none does."""
@@ -142,6 +168,8 @@ class CallbackGuard(Guard[C]):
     """Base of the guards that have a callback called."""
 
     _callback: Callback
+    _kept: Kept | None = None
+    """The function, which nothing else of ours keeps: dropped with the guard."""
 
     @property
     def calls(self) -> int:
@@ -160,6 +188,7 @@ class CallbackGuard(Guard[C]):
         check_timeout(timeout)
         done = super().close()
         callback = self._callback
+        self._kept = None
         if timeout == 0 or not may_wait() or callback.wait(timeout):
             return done and not callback.where
         blocked = tuple(filter(None, map(stands_at, callback.where)))
@@ -168,6 +197,10 @@ class CallbackGuard(Guard[C]):
             "it is called no more",
             blocked=blocked,
         )
+
+
+def _nothing() -> None:
+    """The function of a callback that was ended."""
 
 
 def once_each(call: Callable[[int], object], ids: list[int]) -> None:

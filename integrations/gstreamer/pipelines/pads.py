@@ -295,7 +295,8 @@ class ProbeGuard(CallbackGuard[_ProbeCore]):
     callback:
         ``callback(pad, info)`` on a streaming thread. What it returns counts if it is a `Gst.PadProbeReturn`; anything else, None
         too, lets the data pass. An exception is reported as a panic and lets the data pass (a blocking probe does not
-        block then). `pad` and `info` are good during the call only.
+        block then). `pad` and `info` are good during the call only. The guard alone keeps it, so it may be a method of the
+        object that has the guard: dropped, the two are freed, and the guard is reported.
     errors:
         Exceptions that it may raise, counted and nothing more.
 
@@ -323,6 +324,7 @@ class ProbeGuard(CallbackGuard[_ProbeCore]):
         passing = Gst.PadProbeReturn.PASS if blocks else Gst.PadProbeReturn.OK
         name = f"probe of {name_of(pad)}"
         self._callback = Callback(manager, name, self.type_name, callback, errors, passing, streams=True)
+        self._kept = self._callback.hand_over()
         core = _ProbeCore(pad, self._callback, mask)
         self._register(manager, core, name, None, ANY_THREAD)
         with self._handle.lease() as core:

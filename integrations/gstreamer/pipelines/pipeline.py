@@ -22,6 +22,7 @@ import functools
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -111,6 +112,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
         with self._handle.lease() as core:
             core.listen()
         self._leave_manager = manager.on_close(_weak_close(self))
+        with self._handle.lease() as core:
+            core.leave_manager = self._leave_manager
 
     # -- the pipeline -------------------------------------------------------------------------------------------------------
 
@@ -362,6 +365,7 @@ class _PipelineCore(Core):
         self.news = news
         self.heard: Any = None
         self.signals: list[int] = []
+        self.leave_manager: Callable[[], object] = int
 
     def listen(self) -> None:
         """Hear of what happens, from the first state change on."""
@@ -391,6 +395,7 @@ class _PipelineCore(Core):
         if self.heard is not None:
             bus.disable_sync_message_emission()
         self.news.threads.clear()
+        self.leave_manager()  # of a guard that was dropped
 
 
 def _stragglers(pipeline: Any, target: Any) -> tuple[str, ...]:

@@ -45,7 +45,8 @@ class SignalGuard(CallbackGuard[_SignalCore]):
     source, signal:
         Any GObject, and the signal's name, with a detail where wanted (``"notify::caps"``).
     callback:
-        Called with what the signal gives, `source` first, on whatever thread emits it.
+        Called with what the signal gives, `source` first, on whatever thread emits it. The guard alone keeps it, so it may be a
+        method of the object that has the guard: dropped, the two are freed, and the guard is reported.
     fallback:
         What the emitter is given when the callback raises, or returns None where the signal wants an answer. By default
         `Gst.FlowReturn.OK` where a flow return is wanted, None otherwise.
@@ -85,6 +86,7 @@ class SignalGuard(CallbackGuard[_SignalCore]):
             fallback = Gst.FlowReturn.OK
         name = f"{signal} of {of}"
         self._callback = Callback(manager, name, self.type_name, callback, errors, fallback)
+        self._kept = self._callback.hand_over()
         self._register(manager, _SignalCore(source, self._callback), name, None, ANY_THREAD)
         wants = returns not in ("void", None)
         handler = _Handler(self._callback, fallback) if wants else self._callback

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Final
 
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.captures.capture import Capture
+from integrations.gstreamer.captures.runs import Opened
 from integrations.gstreamer.errors import GuardError, PipelineError, StateTimeout
 from integrations.gstreamer.pipelines.elements import pads_of
 from integrations.gstreamer.pipelines.guard import (
@@ -70,7 +71,7 @@ class BranchCore(PadHolder):
         self.parent = parent
         self.bin = branch
         self.eos = eos
-        self.captures: list[Capture] = []
+        self.captures: list[Opened] = []
         self.forget: Callable[[], object] | None = None
         self.flushing = threading.Lock()
 
@@ -116,8 +117,8 @@ class BranchCore(PadHolder):
     def release(self) -> None:
         """The one order that freezes nobody."""
         captures, self.captures = self.captures, []
-        for capture in captures:
-            capture.close(0)  # it takes no further frame; its thread wakes when the appsink is at NULL
+        for opened in captures:
+            opened.end()  # it takes no further frame; its thread wakes when the appsink is at NULL
         pad, tee = self.pad, self.tee
         if pad is not None:
             unlink_when_idle(pad)
@@ -218,8 +219,9 @@ class Branch(Guard[BranchCore]):
         """A `Capture` over its appsink (options as there), closed when the branch is."""
         capture = Capture(self.manager, self.appsink, **options)
         with self._handle.lease() as core:
-            core.captures.append(capture)
+            core.captures.append(capture._opened)
         self._captures.append(capture)
+        capture._over()  # from here on it ends with the branch
         return capture
 
     def close(self) -> bool:
