@@ -262,7 +262,8 @@ class Capture(Uncopied):
         capture.frames(timeout=5)``. Each frame is closed when the next one is asked for, and when the loop ends.
 
         Ends with the stream, when the pipeline is stopped, and when the capture is closed. When nothing comes for `timeout`
-        seconds (None: waits for ever) it raises `Starved` if held frames are the reason, `NoFrames` otherwise. Raises
+        seconds (None: waits for ever) it raises `Starved` if held frames are the reason, `NoFrames` otherwise; `NoFrames` at once
+        where the stream had ended before the loop began and the capture never had a frame. Raises
         `PipelineError` when the pipeline reports an error, `ClosedError` when the manager is closed, `CaptureError` when a
         callback is registered.
         """
@@ -310,6 +311,13 @@ class Capture(Uncopied):
     def _nothing_came(self, seconds: float) -> NoFrames:
         stall = self._stall(seconds)
         return Starved(stall.text, held=stall.held) if stall.starved else NoFrames(stall.text)
+
+    def _ended_before(self) -> NoFrames:
+        return NoFrames(
+            f"capture {self.name!r}: the stream had ended before anybody looped over it, and no frame of it is left: others have "
+            "pulled or dropped them, or it failed before this capture was made (the bus and PipelineGuard.errors say so); "
+            "make the capture before the pipeline plays, seek back, or start the pipeline again"
+        )
 
     def _stall(self, seconds: float) -> Stall:
         """What there is to be said of a capture to which nothing comes."""

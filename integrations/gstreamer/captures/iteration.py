@@ -27,7 +27,19 @@ class Frames(Uncopied):
 
     _remedy = "ask capture.frames() for another loop"
 
-    __slots__ = ("__weakref__", "_began", "_capture", "_early", "_frame", "_over", "_started", "_timeout")
+    __slots__ = (
+        "__weakref__",
+        "_began",
+        "_capture",
+        "_early",
+        "_frame",
+        "_given",
+        "_over",
+        "_started",
+        "_timeout",
+        "_waits",
+        "_witnessed",
+    )
 
     def __init__(self, capture: Capture, timeout: float | None) -> None:
         self._capture = capture
@@ -35,8 +47,11 @@ class Frames(Uncopied):
         self._frame: Frame | None = None
         self._began = 0.0
         self._early: deque[Any] = deque()  # what a cancelled wait has brought
+        self._waits: deque[None] = deque()  # one for each wait that goes on, also of a cancelled task
         self._started = False
         self._over = False
+        self._given = False  # a frame
+        self._witnessed = ""  # how the stream was last, before its end
 
     def __iter__(self) -> Frames:
         return self
@@ -87,7 +102,7 @@ class Frames(Uncopied):
                 if not self._early:
                     # Without `self`: the loop's end must not wait for a thread to let go of it.
                     await loop.run_in_executor(
-                        None, _wait, self._capture, self._early, sink, self._slice(began)
+                        None, _wait, self._capture, self._waits, self._early, sink, self._slice(began)
                     )
             raise StopAsyncIteration
         except asyncio.CancelledError:
@@ -153,20 +168,32 @@ class Frames(Uncopied):
         self._began = time.perf_counter()
         try:
             self._frame = frame = self._capture._adapter.frame(sample)
+            self._given = True
             return frame
         except BaseException:
             self._capture._count("error", self._began, None)
             raise
 
     def _ended(self, sink: Any, began: float, quiet: Quiet) -> bool:
-        """Nothing has come that could be given: whether nothing will. Raises what there is to be said of it."""
+        """Nothing has come that could be given: whether nothing will. Raises what there is to be said of it.
+
+        A loop ends without a word only after frames, or at an end that it has seen come. An appsink at its end from the start has
+        nothing to tell of what it was: frames that others took, an error, or nothing at all.
+        """
         capture = self._capture
         capture._held.look_around()
         flow = flow_of(sink)
-        if flow == "eos" or (flow == "idle" and capture._last_frame > 0.0):
-            capture._raise_pipeline_error()
-            return True
         capture._raise_pipeline_error()
+        if flow == "eos":
+            if self._waits or self._early:
+                return False  # the wait of a cancelled turn may have the last frame
+            if not (self._given or self._witnessed or capture._last_frame > 0.0):
+                raise capture._ended_before()
+            return True
+        if flow == "idle" and (self._given or (self._witnessed == "flowing" and capture._last_frame > 0.0)):
+            return True
+        if flow == "flowing" or not self._witnessed:
+            self._witnessed = flow
         if self._timeout is not None and time.monotonic() >= began + self._timeout:
             raise capture._nothing_came(self._timeout)
         if flow == "flowing" and capture._on_stall is not None and quiet.told_after(capture._stall_after()):
@@ -180,10 +207,14 @@ def _rest(sink: Any) -> None:
         time.sleep(0.01)
 
 
-def _wait(capture: Capture, early: deque[Any], sink: Any, nanoseconds: int) -> None:
+def _wait(capture: Capture, waits: deque[None], early: deque[Any], sink: Any, nanoseconds: int) -> None:
     """On a thread of the pool: put what comes where the next turn finds it."""
-    sample = capture._try_pull(sink, nanoseconds)
+    waits.append(None)
+    try:
+        sample = capture._try_pull(sink, nanoseconds)
+        if sample is not None:
+            early.append(sample)
+    finally:
+        waits.pop()
     if sample is None:
         _rest(sink)
-    else:
-        early.append(sample)

@@ -240,11 +240,17 @@ def let_flow(sink: Any) -> None:
 
 
 def flow_of(sink: Any) -> str:
-    """Why a pull gave nothing: ``flowing`` (nothing there yet), ``eos``, or ``idle`` (the element is not running)."""
+    """Why a pull gave nothing: ``flowing`` (nothing there yet), ``eos``, or ``idle`` (the element is not running).
+
+    The property ``eos`` is true of an element that has not been started, too, and between two questions it may be started: so the
+    state is asked first, and the property again behind it. Of an element that runs it says that the end has come and that
+    nothing is left to be pulled.
+    """
     if not sink.get_property("eos"):
         return "flowing"
-    state = sink.get_state(0)[1]
-    return "eos" if state >= Gst.State.PAUSED else "idle"
+    if sink.get_state(0)[1] < Gst.State.PAUSED:
+        return "idle"
+    return "eos" if sink.get_property("eos") else "flowing"
 
 
 def an_appsink(element: Any) -> Any:

@@ -2,6 +2,9 @@
 
 A bus has one reader, which is the program's own business. What is posted can be heard beside it, on the thread that posts it. So
 whoever waits for frames, or for room, learns at once that none will come.
+
+An error belongs to the run of the pipeline in which it came, and is known until the next one streams. The start of a stream alone
+says nothing of that: with several sinks it is told when the last of them has seen it, and the first may have failed by then.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import PipelineError
+from integrations.gstreamer.pipelines.guard import pointer_of
 from integrations.gstreamer.pipelines.news import error_of
 
 __all__ = ["Ear"]
@@ -22,6 +27,7 @@ class Ear:
         self._element = element
         self._listening: list[tuple[Any, int]] = []
         self._errors: list[PipelineError] = []
+        self._past = 0  # how many of these are of runs before
 
     def listen(self) -> None:
         """Begin, if the element is in a pipeline by now; does nothing where it listens already."""
@@ -33,22 +39,32 @@ class Ear:
         bus = top.get_bus() if top is not None and top is not self._element else None
         if bus is None:
             return
-        bus.enable_sync_message_emission()
-        bus.enable_sync_message_emission()  # once for each of the two signals
         me = weakref.ref(self)
+        pipeline = pointer_of(top)
 
         def heard(bus: Any, message: Any) -> None:
             ear = me()
             if ear is not None:
                 ear._errors.append(error_of(message))
 
+        def changed(bus: Any, message: Any) -> None:
+            ear = me()
+            if (
+                ear is not None
+                and pointer_of(message.src) == pipeline
+                and message.parse_state_changed()[1] == Gst.State.READY  # stopped, or about to start
+            ):
+                ear._past = len(ear._errors)
+
         def started_anew(bus: Any, message: Any) -> None:
             ear = me()
             if ear is not None:
-                ear._errors.clear()
+                past, ear._past = ear._past, 0
+                del ear._errors[:past]
 
-        self._listening.append((bus, bus.connect("sync-message::error", heard)))
-        self._listening.append((bus, bus.connect("sync-message::stream-start", started_anew)))
+        for signal, handler in (("error", heard), ("state-changed", changed), ("stream-start", started_anew)):
+            bus.enable_sync_message_emission()
+            self._listening.append((bus, bus.connect(f"sync-message::{signal}", handler)))
 
     @property
     def error(self) -> PipelineError | None:

@@ -1,0 +1,276 @@
+"""No loop over a capture ends in silence: it gives frames, or says why none came, or has seen the end of the stream itself."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lifecycle import SafetyManager
+from tests.support import eventually
+
+pytestmark = pytest.mark.needs("gstreamer", "numpy")
+
+TINY = "video/x-raw,format=RGB,width=16,height=16"
+
+
+@pytest.fixture
+def g(gst: Any) -> Any:
+    """The integration, GStreamer initialised."""
+    import integrations.gstreamer
+
+    return integrations.gstreamer
+
+
+def pipeline_of(gst: Any, text: str) -> tuple[Any, Any]:
+    pipeline = gst.Gst.parse_launch(f"{text} ! appsink name=sink sync=false")
+    return pipeline, pipeline.get_by_name("sink")
+
+
+async def frames_of(loop: Any) -> int:
+    """How many a coroutine gets."""
+    number = 0
+    async for _ in loop:
+        number += 1
+    return number
+
+
+def looped(capture: Any, how: str, timeout: float | None = 20.0) -> int:
+    """How many frames a loop gives."""
+    if how == "async":
+        return asyncio.run(frames_of(capture.frames(timeout=timeout)))
+    return sum(1 for _ in capture.frames(timeout=timeout))
+
+
+HOWS = pytest.mark.parametrize("how", ["for", "async"])
+
+
+class Scripted:
+    """An appsink whose answers are what they were as another thread started it between the questions."""
+
+    def __init__(self, gst: Any, *eos: bool, state: str) -> None:
+        self._eos = list(eos)
+        self._state = getattr(gst.Gst.State, state)
+
+    def get_property(self, name: str) -> bool:
+        assert name == "eos"
+        return self._eos.pop(0)
+
+    def get_state(self, timeout: int) -> tuple[None, Any, None]:
+        return None, self._state, None
+
+
+def test_an_appsink_that_is_started_between_two_questions(gst: Any) -> None:
+    from integrations.gstreamer.captures.runs import flow_of
+
+    assert flow_of(Scripted(gst, True, False, state="PAUSED")) == "flowing"
+    assert flow_of(Scripted(gst, True, True, state="PLAYING")) == "eos"
+    assert flow_of(Scripted(gst, True, state="READY")) == "idle"
+    assert flow_of(Scripted(gst, False, state="NULL")) == "flowing"
+
+
+@HOWS
+def test_a_pipeline_that_another_thread_starts(g: Any, gst: Any, manager: SafetyManager, how: str) -> None:
+    for _ in range(20):
+        pipeline, sink = pipeline_of(gst, f"videotestsrc num-buffers=3 ! {TINY}")
+        starter = threading.Thread(target=pipeline.set_state, args=(gst.Gst.State.PLAYING,))
+        with g.Capture(manager, sink) as capture:
+            starter.start()
+            assert looped(capture, how) == 3
+        starter.join()
+        gst.shutdown(pipeline)
+
+
+@HOWS
+def test_a_capture_of_a_pipeline_that_plays_or_has_ended(
+    g: Any, gst: Any, manager: SafetyManager, how: str
+) -> None:
+    """What is still in the appsink is given."""
+    pipeline, sink = pipeline_of(gst, f"videotestsrc num-buffers=3 ! {TINY}")
+    pipeline.set_state(gst.Gst.State.PLAYING)
+    pipeline.get_state(20 * gst.Gst.SECOND)
+    eventually(lambda: level(sink) == 3)
+    with g.Capture(manager, sink) as capture:
+        assert looped(capture, how) == 3
+        assert looped(capture, how) == 0  # and the second loop of it ends where the first did
+    gst.shutdown(pipeline)
+
+
+def level(sink: Any) -> int:
+    """How many buffers it has been given."""
+    return int(sink.get_property("stats").get_value("rendered"))
+
+
+@HOWS
+def test_an_end_that_came_before_the_capture(g: Any, gst: Any, manager: SafetyManager, how: str) -> None:
+    pipeline, sink = pipeline_of(gst, f"videotestsrc num-buffers=2 ! {TINY}")
+    pipeline.set_state(gst.Gst.State.PLAYING)
+    for _ in range(2):
+        gst.pull(sink)
+    eventually(lambda: sink.get_property("eos"))
+    with g.Capture(manager, sink, name="late") as capture:
+        with pytest.raises(g.NoFrames, match="capture 'late': the stream had ended before"):
+            looped(capture, how)
+        gst.shutdown(pipeline)
+        pipeline.set_state(gst.Gst.State.PLAYING)  # it streams again
+        assert looped(capture, how) == 2
+    gst.shutdown(pipeline)
+
+
+@HOWS
+def test_an_empty_stream_whose_end_the_loop_has_seen(
+    g: Any, gst: Any, manager: SafetyManager, how: str
+) -> None:
+    """That is an end as of an empty list: nothing else was to come."""
+    pipeline, sink = pipeline_of(gst, f"appsrc name=feed ! {TINY}")
+    feed = pipeline.get_by_name("feed")
+    with g.Capture(manager, sink) as capture:
+        starting = threading.Timer(
+            0.2, lambda: (pipeline.set_state(gst.Gst.State.PLAYING), feed.emit("end-of-stream"))
+        )
+        starting.start()
+        assert looped(capture, how) == 0
+        starting.join()
+    gst.shutdown(pipeline)
+
+
+@HOWS
+def test_a_second_loop_waits_for_a_pipeline_that_is_started_again(
+    g: Any, gst: Any, manager: SafetyManager, how: str
+) -> None:
+    pipeline, sink = pipeline_of(gst, f"videotestsrc num-buffers=3 ! {TINY}")
+    with g.Capture(manager, sink) as capture:
+        pipeline.set_state(gst.Gst.State.PLAYING)
+        assert looped(capture, how) == 3
+        gst.shutdown(pipeline)
+        starter = threading.Timer(0.3, pipeline.set_state, (gst.Gst.State.PLAYING,))
+        starter.start()
+        assert looped(capture, how) == 3
+        starter.join()
+        gst.shutdown(pipeline)
+        with pytest.raises(g.NoFrames, match="the appsink is NULL"):
+            looped(capture, how, timeout=0.3)
+
+
+@HOWS
+def test_a_pipeline_that_is_stopped_ends_the_loop_over_it(
+    g: Any, gst: Any, manager: SafetyManager, how: str
+) -> None:
+    pipeline, sink = pipeline_of(gst, f"videotestsrc is-live=true ! {TINY}")
+    pipeline.set_state(gst.Gst.State.PLAYING)
+    with g.Capture(manager, sink) as capture:
+        stopper = threading.Timer(0.5, gst.shutdown, (pipeline,))
+        stopper.start()
+        assert looped(capture, how, timeout=None) > 0
+        stopper.join()
+
+
+@HOWS
+def test_a_pipeline_that_failed(g: Any, gst: Any, manager: SafetyManager, how: str) -> None:
+    """A source that fails sends the end of the stream behind its error."""
+    failing = "fakesrc num-buffers=1 ! identity error-after=1"
+    pipeline, sink = pipeline_of(gst, failing)
+    with g.Capture(manager, sink) as capture:
+        pipeline.set_state(gst.Gst.State.PLAYING)
+        with pytest.raises(g.PipelineError):
+            looped(capture, how)
+    gst.shutdown(pipeline)
+
+    pipeline, sink = pipeline_of(gst, failing)
+    pipeline.set_state(gst.Gst.State.PLAYING)
+    eventually(lambda: pipeline.get_bus().have_pending())
+    time.sleep(0.1)
+    with g.Capture(manager, sink) as capture, pytest.raises((g.NoFrames, g.PipelineError)):
+        looped(capture, how, timeout=0.5)
+    gst.shutdown(pipeline)
+
+
+def test_a_stream_that_starts_behind_an_error_does_not_hide_it(
+    g: Any, gst: Any, manager: SafetyManager
+) -> None:
+    """With two sinks the start is told when both have it, and one may have failed by then."""
+    from gi.repository import GLib
+
+    pipeline, sink = pipeline_of(gst, f"videotestsrc is-live=true ! {TINY}")
+    bus = pipeline.get_bus()
+
+    def fail() -> None:
+        error = GLib.Error.new_literal(gst.Gst.StreamError.quark(), "gone", 1)
+        bus.post(gst.Gst.Message.new_error(sink, error, ""))
+        bus.post(gst.Gst.Message.new_stream_start(pipeline))
+
+    with g.Capture(manager, sink) as capture:
+        pipeline.set_state(gst.Gst.State.PLAYING)
+        assert next(iter(capture.frames(timeout=20))) is not None
+        fail()
+        with pytest.raises(g.PipelineError, match="gone"):
+            capture.wait(0)
+        gst.shutdown(pipeline)
+        with pytest.raises(g.PipelineError, match="gone"):
+            capture.wait(0)
+        pipeline.set_state(gst.Gst.State.PLAYING)  # another run
+        pipeline.get_state(20 * gst.Gst.SECOND)
+        eventually(lambda: capture._ear.error is None)
+        assert next(iter(capture.frames(timeout=20))) is not None
+    gst.shutdown(pipeline)
+
+
+def test_the_last_frame_of_a_cancelled_turn_is_the_next_ones(
+    g: Any, gst: Any, manager: SafetyManager
+) -> None:
+    """The thread of the cancelled turn has it in its hands while the appsink is at its end already."""
+    pipeline, sink = pipeline_of(gst, f"appsrc name=feed caps={TINY},framerate=0/1 format=time")
+    feed = pipeline.get_by_name("feed")
+    pipeline.set_state(gst.Gst.State.PLAYING)
+    pulled, go_on = threading.Event(), threading.Event()
+
+    async def program(capture: Any) -> list[Any]:
+        frames = capture.frames(timeout=20)
+        plain = capture._try_pull
+
+        def slow(sink: Any, nanoseconds: int) -> Any:
+            sample = plain(sink, nanoseconds)
+            if sample is not None and threading.current_thread() is not threading.main_thread():
+                pulled.set()
+                go_on.wait(20)
+            return sample
+
+        capture._try_pull = slow
+        turn = asyncio.ensure_future(frames.__anext__())
+        await asyncio.sleep(0.1)
+        buffer = gst.Gst.Buffer.new_allocate(None, 16 * 16 * 3, None)
+        buffer.pts = 0
+        feed.emit("push-buffer", buffer)
+        feed.emit("end-of-stream")
+        while not pulled.is_set():
+            await asyncio.sleep(0.01)
+        while not sink.get_property("eos"):
+            await asyncio.sleep(0.01)
+        turn.cancel()
+        await asyncio.gather(turn, return_exceptions=True)
+        asyncio.get_running_loop().call_later(0.2, go_on.set)
+        return [frame.array().shape async for frame in frames]
+
+    with g.Capture(manager, sink) as capture:
+        assert asyncio.run(program(capture)) == [(16, 16, 3)]
+    gst.shutdown(pipeline)
+
+
+def test_a_callback_gets_every_frame_before_the_end(g: Any, gst: Any, manager: SafetyManager) -> None:
+    """`wait` does not take the appsink's answer from before it was started for the end."""
+    pipeline, sink = pipeline_of(gst, f"videotestsrc num-buffers=3 ! {TINY}")
+    seen = SimpleNamespace(number=0)
+    with g.Capture(manager, sink) as capture:
+
+        @capture.on_frame
+        def count(frame: Any) -> None:
+            seen.number += 1
+
+        pipeline.set_state(gst.Gst.State.PLAYING)
+        assert capture.wait(20)
+        assert seen.number == 3
+    gst.shutdown(pipeline)
