@@ -5,10 +5,12 @@ in signal handlers and on streaming threads, where a lock deadlocks against itse
 `SafetyManager.stats()`, which is exact and costs by the number of types, and turns the answer into families by the tables below:
 one row per family, one table per kind of thing (`_PER_TYPE`, `_PER_QUEUE`, …). A new kind is a new table.
 
-Guaranteed: no user code runs in a scrape; a scrape takes no lock of ours, so it may happen on any thread at any moment; every
-family is given once, however many managers there are; counters stand at 0 for every known type (the snapshots have every key
-from the start); a closed manager is still scraped and shows its final figures. Labels are never ids, objects' names or sites.
-Past `MAX_TYPES` types of one manager, the rest share the label ``_other_``.
+Guaranteed: no user code runs in a scrape but the ``stats()`` of components. One of these that fails, or gives figures that are
+none, costs the others nothing: it is left out, and its manager reports it as a panic of the type that is the component's kind
+(``lifecycle_panics_total`` and the event ``panic``, once for each scrape). A scrape takes no lock of ours: it may happen on any
+thread at any moment; every family is given once, however many managers there are; counters stand at 0 for every known type (the
+snapshots have every key from the start); a closed manager is still scraped and shows its final figures. Labels are never ids,
+objects' names or sites. Past `MAX_TYPES` types of one manager, the rest share the label ``_other_``.
 
 Relied on: a manager's types keep their order and never vanish, so that the same ones keep labels of their own.
 
@@ -152,20 +154,26 @@ class _Row:
     """That label."""
 
     def family(self, labels: tuple[str, ...], sources: Sources) -> Any:
-        """The family, with what `sources` (label values, figures) have to say about it."""
+        """The family, with what `sources` (label values, figures) have to say about it. Raises for figures that are none."""
         family = self.make(
             f"lifecycle_{self.name}", self.help, labels=labels + ((self.label,) if self.label else ())
         )
-        for values, figures in sources:
+        for names, figures in sources:
+            values = tuple(map(_label, names))
             reading = getattr(figures, self.field)
             if isinstance(reading, Histogram):
                 family.add_metric(values, list(_cumulative(reading)), reading.sum)
             elif isinstance(reading, Mapping):
                 for key, value in reading.items():
-                    family.add_metric((*values, key), value)
+                    family.add_metric((*values, _label(key)), value)
             elif reading is not None:
                 family.add_metric(values, reading)
         return family
+
+
+def _label(value: str) -> str:
+    """A label's value as it can be sent: a lone surrogate in one name would cost the whole answer."""
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
 def _cumulative(histogram: Histogram) -> Iterator[tuple[str, float]]:
@@ -304,37 +312,163 @@ class _Scrape:
 
 
 def _scrape(managers: Sequence[SafetyManager]) -> _Scrape:
+    components = _read_all(managers)  # first, so that the snapshots count what fails here
+    captures, pools, memories = (_of(components, kind) for kind in ("capture", "pool", "memory"))
+    distributors = _of(components, "distributor")
+    captures, pools = _distinct(captures), _distinct(pools)
+    published = _distinct([one.with_figures(attrs.evolve(one.figures, groups={})) for one in distributors])
+    groups = _distinct(
+        [
+            one.with_figures(figures, group)
+            for one in distributors
+            for group, figures in one.figures.groups.items()
+        ]
+    )
     snapshots = [manager.stats() for manager in managers]
-    components = [component for manager in managers for component in manager.components()]
-    distributors = [component.stats() for component in components if component.kind == "distributor"]
     return _Scrape(
         builds=frozenset(manager.config.leak_level for manager in managers),
         capped=[m for m, stats in zip(managers, snapshots, strict=True) if len(stats.types) > MAX_TYPES],
         types=[
             ((stats.manager, label), figures)
             for manager, stats in zip(managers, snapshots, strict=True)
-            for label, figures in _capped(_with_budgets(stats.types, manager)).items()
+            for label, figures in _capped(
+                _with_budgets(stats.types, [one for one in memories if one.manager is manager])
+            ).items()
         ],
         queues=_by_name([(queue.queue, queue) for stats in snapshots for queue in stats.queues]),
         managers=[((stats.manager,), stats) for stats in snapshots],
-        captures=_by_name([(c.name, c.stats()) for c in components if c.kind == "capture"]),
-        pools=_by_name([(c.name, c.stats()) for c in components if c.kind == "pool"]),
-        distributors=_by_name([(stats.name, attrs.evolve(stats, groups={})) for stats in distributors]),
-        groups=_by_labels(
-            ((stats.name, group), figures)
-            for stats in distributors
-            for group, figures in stats.groups.items()
-        ),
+        captures=[(one.labels, one.figures) for one in captures],
+        pools=[(one.labels, one.figures) for one in pools],
+        distributors=[(one.labels, one.figures) for one in published],
+        groups=[(one.labels, one.figures) for one in groups],
     )
 
 
-def _with_budgets(types: Mapping[str, TypeStats], manager: SafetyManager) -> Mapping[str, TypeStats]:
+# -- components: whose figures are other people's code ---------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class _Read:
+    """What a component has said of itself."""
+
+    manager: SafetyManager
+    kind: str
+    labels: tuple[str, ...]
+    figures: Any
+    rows: tuple[_Row, ...]
+
+    def with_figures(self, figures: Any, *more: str) -> _Read:
+        """Of the same component, but other figures, under more labels."""
+        rows = _PER_GROUP if more else self.rows
+        return attrs.evolve(self, figures=figures, labels=(*self.labels, *more), rows=rows)
+
+    def check(self) -> None:
+        """See that families can be made of it. Raises what they would."""
+        if not all(isinstance(label, str) for label in self.labels):
+            raise TypeError(f"its name is to be a text, and is {self.labels[0]!r}")
+        for row in self.rows:
+            for sample in row.family(
+                tuple("abcd"[: len(self.labels)]), [(self.labels, self.figures)]
+            ).samples:
+                float(sample.value)
+
+
+_ROWS: Mapping[str, tuple[_Row, ...]] = {
+    "capture": _PER_CAPTURE,
+    "pool": _PER_POOL,
+    "distributor": _PER_DISTRIBUTOR,
+    "memory": (),
+}
+"""The kinds of components that families are made of."""
+
+
+def _read_all(managers: Sequence[SafetyManager]) -> list[_Read]:
+    """What the components of `managers` say, each once. One that fails is reported by its manager, and left out."""
+    found: list[_Read] = []
+    seen: set[int] = set()
+    for manager in managers:
+        for component in manager.components():
+            if id(component) in seen:
+                continue
+            seen.add(id(component))
+            try:
+                read = _read(manager, component)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                _report(manager, _text(component, "kind"), _text(component, "name"), error)
+            else:
+                found += read
+    return found
+
+
+def _read(manager: SafetyManager, component: Any) -> list[_Read]:
+    """What a component says, checked; nothing where no family is made of its kind."""
+    kind = component.kind
+    if not isinstance(kind, str):
+        raise TypeError(f"its kind is to be a text, and is {kind!r}")
+    rows = _ROWS.get(kind)
+    if rows is None:
+        return []
+    figures = component.stats()
+    read = _Read(manager, kind, (component.name,), figures, rows)
+    read.check()
+    if kind == "distributor":
+        for group, of_group in figures.groups.items():
+            read.with_figures(of_group, group).check()
+        attrs.evolve(figures, groups={})
+    elif kind == "memory":
+        for budget in figures.types.values():
+            for limit in (budget.bytes_limit, budget.objects_limit):
+                float(_lower(limit, 0) or 0)
+    return [read]
+
+
+def _text(component: Any, attribute: str) -> str:
+    """An attribute for a message, whatever it is."""
+    try:
+        value = getattr(component, attribute)
+        return value if isinstance(value, str) and value else ""
+    except Exception:
+        return ""
+
+
+def _report(manager: SafetyManager, kind: str, name: str, error: BaseException) -> None:
+    """Have the manager count and tell that a component's figures are missing."""
+    kind = kind if kind in _ROWS else "component"
+    manager.report_panic(f"figures of {kind}{f' {name!r}' if name else ''}", error, type_name=kind)
+
+
+def _of(components: Sequence[_Read], kind: str) -> list[_Read]:
+    return [one for one in components if one.kind == kind]
+
+
+def _distinct(reads: Sequence[_Read]) -> list[_Read]:
+    """One for each set of label values, with the figures of all that have them: a series is given once. Figures that cannot be
+    put together are those of the first, and the others are reported."""
+    groups: dict[tuple[str, ...], list[_Read]] = {}
+    for one in reads:
+        groups.setdefault(one.labels, []).append(one)
+    found = []
+    for group in groups.values():
+        first = group[0]
+        try:
+            whole = first.with_figures(_together([one.figures for one in group]))
+            whole = attrs.evolve(whole, rows=first.rows)
+            whole.check()
+        except Exception as error:
+            whole = first
+            for other in group[1:]:
+                _report(other.manager, other.kind, other.labels[0], error)
+        found.append(whole)
+    return found
+
+
+def _with_budgets(types: Mapping[str, TypeStats], memories: Sequence[_Read]) -> Mapping[str, TypeStats]:
     """`types` with the limits that memory managers set for them; the lowest of several."""
     limited = dict(types)
-    for component in manager.components():
-        if component.kind != "memory":
-            continue
-        for name, budget in component.stats().types.items():
+    for memory in memories:
+        for name, budget in memory.figures.types.items():
             known = limited.get(name)
             if known is not None:
                 limited[name] = attrs.evolve(

@@ -4,9 +4,9 @@
 forgotten would live for ever, with its thread and its native objects, and nobody would be told.
 
 **The idea.** The callback knows the component weakly (`keeping.weakly`). What the component has opened is ended by a function
-that does not refer to it, and that function is the release of a record, whose only handle the component holds. So a component that
-is dropped drops a last handle: it is reported as a leak, with the place where it was made, and what it opened is ended once,
-at a place, with a claim, also at exit. No code of ours runs as it dies.
+that does not refer to it, and that function is the release of a record, whose only handle the component holds. So a component
+that is dropped drops a last handle: it is reported as a leak, with the place where it was made, and what it opened is ended
+once, at a place, with a claim, also at exit. No code of ours runs as it dies.
 
 **Not an object of the program's.** Until it is dropped the record is not counted and `SafetyManager.objects` does not show it.
 A component that was closed leaves no trace. From the drop on it is an object like any other: the event of the drop counts its

@@ -489,8 +489,17 @@ class SafetyManager(Uncopied):
         With `end`, a component that is dropped without that is treated as a dropped handle: it is reported as a leak of the type
         `type_name` (its ``kind`` by default), with the place where it was made, and ``end()`` is called once, on any thread.
         `end` must be quick and must not refer to the component, which would live for ever. The component must keep what this
-        returns.
+        returns. Raises `RegistrationError` for what cannot be kept weakly.
         """
+        try:
+            weakref.ref(component)
+            hash(component)
+        except TypeError as error:
+            raise RegistrationError(
+                f"add_component takes an object that can be weakly referenced and is hashable, not a "
+                f"{type(component).__name__} ({error}): give it __weakref__ among its slots, and eq=False where its class "
+                "compares by value"
+            ) from None
         if end is not None:
             check_callback(end, "end")
             kind = self._kinds.named(type_name or component.kind)

@@ -266,10 +266,10 @@ def test_a_callback_gets_every_frame_before_the_end(g: Any, gst: Any, manager: S
     seen = SimpleNamespace(number=0)
     with g.Capture(manager, sink) as capture:
 
-        @capture.on_frame
         def count(frame: Any) -> None:
             seen.number += 1
 
+        capture.on_frame(count)
         pipeline.set_state(gst.Gst.State.PLAYING)
         assert capture.wait(20)
         assert seen.number == 3

@@ -14,6 +14,7 @@ import pytest
 from lifecycle import (
     ANY_THREAD,
     BufferPool,
+    Event,
     FrameDistributor,
     MemoryManager,
     ObjectLifecycleManager,
@@ -83,7 +84,7 @@ def test_an_object_that_has_ended_is_no_longer_kept(manager: SafetyManager, make
     register = facade.track_object if isinstance(facade, MemoryManager) else facade.register_object
     id = register([1], "native", release=list.clear, release_on=ANY_THREAD)
     assert manager.unregister(id)
-    assert id not in facade and len(facade) == 0 and not facade._index
+    assert (id in facade, len(facade), dict(facade._index)) == (False, 0, {})
     del facade, register
     gc.collect()
     assert manager.stats().leaks == 0
@@ -148,7 +149,7 @@ class Camera:
 
 def test_a_component_that_is_dropped_is_reported_and_ended_once(manager: SafetyManager) -> None:
     ended: list[int] = []
-    events = []
+    events: list[Event] = []
     manager.add_leak_hook(events.append)
     camera = Camera(manager, ended)
     assert (manager.stats().total_objects, manager.objects()) == (0, ())  # no object of the program's
@@ -186,7 +187,8 @@ def test_a_component_that_was_closed_leaves_no_trace(manager: SafetyManager) -> 
     manager.register([], "list", release=list.clear, release_on=ANY_THREAD).close()
     stats = manager.stats()
     assert (stats.leaks, stats.total_objects, ended) == (0, 1, [0, 0, 0])
-    assert not manager._registry.roots and not manager._registry.claims
+    assert not manager._registry.roots
+    assert not manager._registry.claims
     assert [record.kind.type_name for record in manager._registry.records.values()] == ["list"]
 
 
