@@ -599,4 +599,84 @@ MUTANTS = (
         (("manager/registration.py", "        if registry.closed:\n            raise ClosedError\n", ""),),
         core("shutdown"),
     ),
+    # -- what is kept, by whom, and how often
+    Mutant(
+        "a hook keeps its owner",
+        "a facade that nobody refers to lives as long as its manager, and is told to nobody",
+        "I3",
+        (
+            (
+                "facades.py",
+                "self._manager.on_close(weakly(self._stopped))",
+                "self._manager.on_close(self._stopped)",
+            ),
+        ),
+        ("tests/managers/test_dropped.py",),
+    ),
+    Mutant(
+        "a dropped component is not reported",
+        "what was forgotten is ended, and nobody learns of it",
+        "I7",
+        (("manager/components.py", "        record.owning = 1\n", "        record.owning = 0\n"),),
+        ("tests/managers/test_dropped.py",),
+    ),
+    Mutant(
+        "a closed component is an object",
+        "the end of what was never counted is counted",
+        "I7",
+        (("manager/components.py", "            registry.records.pop(record.id, None)\n", ""),),
+        ("tests/managers/test_dropped.py",),
+    ),
+    Mutant(
+        "GStreamer keeps the function",
+        "an object whose guard calls a method of it lives for ever",
+        "I3",
+        (
+            (
+                "../integrations/gstreamer/pipelines/callbacks.py",
+                "weakref.ref(self.kept)",
+                "lambda kept=self.kept: kept",
+            ),
+        ),
+        ("tests/gstreamer/test_dropped.py::test_an_owner_is_freed_and_its_guard_reported",),
+    ),
+    Mutant(
+        "owners are copied",
+        "a copied guard runs its action again",
+        "I3",
+        (
+            (
+                "keeping.py",
+                "    def __reduce_ex__(self, protocol: object) -> NoReturn:\n",
+                "    def _refuse(self, protocol: object) -> NoReturn:\n",
+            ),
+        ),
+        core("copying"),
+    ),
+    Mutant(
+        "an appsink that starts is at its end",
+        "a loop that begins as its pipeline starts ends in silence",
+        "I6",
+        (
+            (
+                "../integrations/gstreamer/captures/runs.py",
+                'return "eos" if sink.get_property("eos") else "flowing"',
+                'return "eos"',
+            ),
+        ),
+        ("tests/gstreamer/test_ends.py",),
+    ),
+    Mutant(
+        "one component fails the scrape",
+        "what one component raises costs the figures of all others",
+        "I6",
+        (
+            (
+                "../integrations/prometheus.py",
+                '                _report(manager, _text(component, "kind"), _text(component, "name"), error)\n',
+                "                raise\n",
+            ),
+        ),
+        ("tests/prometheus/test_broken.py",),
+    ),
 )

@@ -65,14 +65,17 @@ class Membership(Uncopied):
         return f"<Membership of {self._handle!r}>"
 
 
-def enter_component(kind: Kind, place: Any, end: Callable[[], object], name: str | None) -> Membership:
-    """Enter what ends a component, as `registration.enter` does an object, but without counting it."""
+def enter_component(
+    kind: Kind, place: Any, end: Callable[[], object], name: str | None, start: bool
+) -> Membership:
+    """Enter what ends a component, as `registration.enter` does an object, but without counting it. `start`: see that the
+    manager's threads run, by which its drop is noticed at once. Without them the next registration or question notices it."""
     registry = kind.registry
     kind.component = True
     core = record = pin = cell = handle = None
     try:
-        if not registry.started:
-            registry.tend()  # somebody has to see that it was dropped
+        if start and not registry.started:
+            registry.tend()
         pin = Pin()
         core = Core(pin, registry.unroot)
         registry.roots.add(core)

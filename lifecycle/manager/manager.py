@@ -502,13 +502,18 @@ class SafetyManager(Uncopied):
             ) from None
         if end is not None:
             check_callback(end, "end")
-            kind = self._kinds.named(type_name or component.kind)
-            name = getattr(component, "name", None)
-            membership = enter_component(kind, self._any_thread, end, None if name is None else str(name))
-            self._components.add(component)
-            return membership.leave
+            return self._join(component, end, type_name or component.kind, True)
         self._components.add(component)
         return _nothing_to_leave
+
+    def _join(
+        self, component: Any, end: Callable[[], object], type_name: str, start: bool
+    ) -> Callable[[], None]:
+        name = getattr(component, "name", None)
+        kind = self._kinds.named(type_name)
+        membership = enter_component(kind, self._any_thread, end, None if name is None else str(name), start)
+        self._components.add(component)
+        return membership.leave
 
     def components(self) -> tuple[Any, ...]:
         """The components that live."""

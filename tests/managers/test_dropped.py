@@ -229,3 +229,12 @@ def test_an_end_that_fails_is_reported_and_costs_nobody_else(manager: SafetyMana
     eventually(lambda: len(ended) == 1)
     eventually(lambda: manager.stats().failed == 1)
     assert manager.stats().types["broken"].leaks == 1
+
+
+def test_a_component_alone_starts_the_threads_that_notice_its_drop(manager: SafetyManager) -> None:
+    assert not manager._registry.started
+    ended: list[int] = []
+    Camera(manager, ended)
+    gc.collect()
+    eventually(lambda: len(ended) == 1)
+    assert ended != [threading.get_ident()]

@@ -167,7 +167,8 @@ class Capture(Uncopied):
         self._on_stall: Callable[[Stall], object] | None = None
         self._layout: Layout | None = None
         self._manager_closed = False
-        self._over = manager.add_component(self, end=self._opened.end, type_name="gst.Capture")
+        # Its frames start the manager's threads: here they would come while an appsink fills up that nobody pulls from yet.
+        self._over = manager._join(self, self._opened.end, "gst.Capture", start=False)
         self._ear.listen()
         self._opened.leave_manager = manager.on_close(weakly(self._manager_closes))
 
