@@ -506,6 +506,11 @@ class SafetyManager(Uncopied):
         self._components.add(component)
         return _nothing_to_leave
 
+    def _begin(self) -> None:
+        """See that the threads run which notice a component's drop and end it."""
+        if not self._registry.started:
+            self._registry.tend()
+
     def _join(
         self, component: Any, end: Callable[[], object], type_name: str, start: bool
     ) -> Callable[[], None]:
@@ -546,6 +551,8 @@ class SafetyManager(Uncopied):
 
     def stats(self) -> SafetyStats:
         """Exact figures of this moment. Costs what types exist, not objects."""
+        if self._registry.waiting:
+            self._begin()
         return self._keeper.ask()
 
     def objects(self) -> Sequence[ObjectInfo]:

@@ -167,7 +167,7 @@ class Capture(Uncopied):
         self._on_stall: Callable[[Stall], object] | None = None
         self._layout: Layout | None = None
         self._manager_closed = False
-        # Its frames start the manager's threads: here they would come while an appsink fills up that nobody pulls from yet.
+        # Not here, where an appsink fills up that nobody pulls from yet, but with the first run or loop the threads are started.
         self._over = manager._join(self, self._opened.end, "gst.Capture", start=False)
         self._ear.listen()
         self._opened.leave_manager = manager.on_close(weakly(self._manager_closes))
@@ -220,6 +220,7 @@ class Capture(Uncopied):
         self._ear.listen()
         self._opened.run = self._run = run = Run(self)
         run.begin(self._streaming)
+        self.manager._begin()
 
     def stop(self, timeout: float | None = CLOSE_TIMEOUT) -> bool:
         """Call the callback no more; the pipeline flows on and its frames are dropped. `start` begins again.
@@ -290,6 +291,7 @@ class Capture(Uncopied):
         self._iterating = True
         self._ended.clear()
         self._ear.listen()
+        self.manager._begin()
 
     def _loop_ended(self) -> None:
         self._iterating = False
