@@ -298,3 +298,24 @@ def test_a_branch_and_a_capture_of_its_owner(g: Any, manager: SafetyManager) -> 
         stats = manager.stats()
         assert (stats.leaks, stats.types["gst.Branch"].leaks) == (1, 1)  # the capture ends with its branch
         assert not guard.errors
+
+
+@pytest.mark.needs("webrtc")
+def test_a_peer_that_calls_methods_of_its_owner(g: Any, manager: SafetyManager) -> None:
+    from integrations.gstreamer.webrtc import WebRTCPeer
+
+    class Session:
+        def __init__(self, pipeline: Any) -> None:
+            self.peer = WebRTCPeer(manager, pipeline, "rtc", on_ice=self.ice, on_pad=self.pad)
+
+        def ice(self, mline: int, candidate: str) -> None:
+            raise AssertionError(candidate)
+
+        def pad(self, pad: Any) -> None:
+            raise AssertionError(pad)
+
+    with g.PipelineGuard(manager, "webrtcbin name=rtc") as pipeline:
+        gone = weakref.ref(Session(pipeline))
+        gc.collect()
+        assert gone() is None
+        assert manager.stats().types["gst.Signal"].leaks == 3
