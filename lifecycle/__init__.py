@@ -25,6 +25,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `keeping`: objects of which there is one, and callbacks that keep nothing alive
 - `_world`, `_timed_queue`: the one door to threads, time, fork, exit and the collector; its queue with deadlines
 - `_streams`: what is said on the program's own output, and its exit status
+- `_waiting`: the wait for something to become true, of threads and coroutines, that loses no wake-up
 """
 
 from lifecycle._world import never_wait

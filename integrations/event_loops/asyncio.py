@@ -133,49 +133,16 @@ async def aclose(handle: Handle[Any], *, timeout: float | WhenDue | None = DEFAU
     return await _end_of(record, timeout)
 
 
-class _Waiter:
-    """Stands among those who wait for an object's end (`Registry.waiters`); `put` is called on whatever thread it ends."""
-
-    __slots__ = ("_loop", "ended")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.ended = asyncio.Event()
-
-    def put(self, _: None) -> None:
-        """The object has ended: wake the loop."""
-        try:
-            self._loop.call_soon_threadsafe(self.ended.set)
-        except RuntimeError:  # the loop is closed, and nobody waits there any more
+async def _end_of(record: Record, timeout: float | None) -> bool:
+    look: Callable[[], None] | None = None
+    if _world.free_threaded:
+        # An object made on this thread may die only when that runs Python again.
+        def look() -> None:
             return
 
-
-async def _end_of(record: Record, timeout: float | None) -> bool:
-    waiters = record.kind.registry.waiters
-    loop = asyncio.get_running_loop()
-    waiter = _Waiter(loop)
-    until = None if timeout is None else _world.monotonic() + timeout
-    try:
-        waiters.setdefault(record.id, []).append(waiter)
-        while record.phase not in ENDED:
-            left = None if until is None else until - _world.monotonic()
-            if left is not None and left <= 0:
-                break
-            if _world.free_threaded:  # an object made on this thread may die only when that runs Python again
-                left = LET_DIE if left is None else min(left, LET_DIE)
-            timer = None if left is None else loop.call_later(left, waiter.ended.set)
-            try:
-                await waiter.ended.wait()
-                waiter.ended.clear()
-            finally:
-                if timer is not None:
-                    timer.cancel()
-    finally:
-        others = waiters.get(record.id)
-        if others is not None and waiter in others:
-            others.remove(waiter)
-        if not others:
-            waiters.pop(record.id, None)
+    await record.kind.registry.waiters.wait_async(
+        record.id, lambda: record.phase in ENDED, timeout, look=look, every=LET_DIE
+    )
     return record.phase is RELEASED
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lifecycle import _world
+from lifecycle._waiting import WaitTable
 from lifecycle.cell.cell import Core, Record
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import LimitError
@@ -109,7 +110,7 @@ class Registry:
         self.roots: set[Core] = set()
         self.shared: dict[int, dict[int, None]] = {}
         self.kinds: dict[str, Kind] = {}
-        self.waiters: dict[int, list[Any]] = {}
+        self.waiters = WaitTable()  # for the end of an object, by its id
         self.kept: dict[int, Any] = {}  # handles that the manager keeps
         self.entered: deque[Record] = (
             deque()

@@ -112,7 +112,7 @@ class Machinery:
         """In the child: no thread runs, and what waited is the parent's."""
         registry = self._registry
         self._starters = {}
-        registry.waiters.clear()
+        registry.waiters = registry.waiters.after_fork()
         registry.delayed.clear()
         self.any_thread.after_fork()
         registry.waiting = self.any_thread.mailbox

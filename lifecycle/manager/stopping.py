@@ -4,7 +4,8 @@ A producer (a capture, a receiver, a pool, a loop, a thread of the user's) that 
 leak them or be refused in the middle of its work. The token tells it before a single door is shut: it can be asked, waited for,
 and called back from; and closing waits, within its budget, for the threads that were attached to it.
 
-Setting is one store and then one `put` for each that waits: no lock, so a signal handler may close its manager anywhere.
+Setting is one step, for signals too: no lock, so a signal handler may close its manager anywhere, and an interrupt
+that strikes the closing thread leaves no waiter asleep.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import weakref
 from collections.abc import Callable
 
 from lifecycle import _world
+from lifecycle._waiting import Flag
 from lifecycle.checks import check_callback, check_timeout
 from lifecycle.errors import ClosedError, RegistrationError, text_of
 from lifecycle.keeping import Uncopied
@@ -29,50 +31,38 @@ class StopToken(Uncopied):
 
     _remedy = "pass the token itself"
 
-    __slots__ = ("__weakref__", "_callbacks", "_owner", "_set", "_threads", "_waiters")
+    __slots__ = ("__weakref__", "_callbacks", "_flag", "_owner", "_threads", "set")
+
+    set: Callable[[], object]
+    """Set the token and wake whoever waits: the manager does, when it begins to close. Setting twice is setting once."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._set = False
+        self._flag = Flag()
+        self.set = self._flag.set
         self._callbacks: dict[int, Callable[[], object]] = {}
-        self._waiters: dict[int, _world.TimedQueue[None]] = {}
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     @property
     def is_set(self) -> bool:
         """Whether the manager closes or is closed."""
-        return self._set
+        return bool(self._flag.state)
 
     def __bool__(self) -> bool:
         """As `is_set`: ``while not manager.stopping``."""
-        return self._set
+        return bool(self._flag.state)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the manager begins to close, or for `timeout` seconds (None: for ever). Returns whether it does. Where
         waiting is not allowed (`never_wait`, inside a collection) it answers at once."""
         check_timeout(timeout)
-        if self._set or timeout == 0 or _world.must_not_wait():
-            return self._set
-        key = _world.next_id()
-        waiter: _world.TimedQueue[None] = _world.TimedQueue()
-        until = None if timeout is None else _world.monotonic() + timeout
-        try:
-            self._waiters[key] = waiter
-            while not self._set:
-                left = LONGEST_WAIT if until is None else min(LONGEST_WAIT, until - _world.monotonic())
-                if left <= 0:
-                    break
-                try:
-                    waiter.get(timeout=left)
-                except _world.Empty:
-                    continue
-        finally:
-            self._waiters.pop(key, None)
-        return self._set
+        if self._flag.state or timeout == 0 or _world.must_not_wait():
+            return bool(self._flag.state)
+        return self._flag.wait(timeout)
 
     def check(self) -> None:
         """Raise `ClosedError` once the manager closes: for the head of a loop."""
-        if self._set:
+        if self._flag.state:
             raise ClosedError(f"{self._owner} is closing: stop producing; make a new manager to go on")
 
     def on_stop(self, fn: Callable[[], object]) -> Callable[[], None]:
@@ -81,7 +71,7 @@ class StopToken(Uncopied):
         check_callback(fn, "on_stop callback")
         key = _world.next_id()
         self._callbacks[key] = fn
-        if self._set and self._callbacks.pop(key, None) is not None:
+        if self._flag.state and self._callbacks.pop(key, None) is not None:
             fn()
 
         def remove() -> None:
@@ -98,12 +88,6 @@ class StopToken(Uncopied):
         self._threads.add(thread)
 
     # -- the manager's side -------------------------------------------------------------------------------------------------
-
-    def set(self) -> None:
-        """Set the token and wake whoever waits. Setting twice is setting once."""
-        self._set = True
-        for waiter in _world.snapshot(self._waiters.values()):
-            waiter.put(None)
 
     def call_back(
         self, call: Callable[[Callable[[], object]], object] | None = None
@@ -138,9 +122,8 @@ class StopToken(Uncopied):
         return tuple(sorted(running))
 
     def after_fork(self) -> None:
-        """In the child: the threads and those who wait belong to the parent."""
-        self._waiters.clear()
+        """In the child: the threads belong to the parent."""
         self._threads = weakref.WeakSet()
 
     def __repr__(self) -> str:
-        return f"<StopToken of {self._owner}: {'set' if self._set else 'not set'}>"
+        return f"<StopToken of {self._owner}: {'set' if self._flag.state else 'not set'}>"

@@ -339,9 +339,8 @@ orphans: list[Any] = []
 
 
 def notify(registry: Registry, id: int) -> None:
-    """Wake whoever waits for the end of object `id`."""
-    for waiter in registry.waiters.pop(id, ()):
-        waiter.put(None)
+    """Wake whoever waits for the end of object `id`. May be repeated."""
+    registry.waiters.end(id)
 
 
 def _came_back_late(record: Record) -> None:

@@ -12,7 +12,7 @@ from lifecycle import _world
 from lifecycle.cell.cell import Record
 from lifecycle.cell.fates import describe
 from lifecycle.errors import CircularCloseError
-from lifecycle.places.releases import notify, releases_here
+from lifecycle.places.releases import releases_here
 from lifecycle.states import ENDED, RELEASED
 
 LONGEST_WAIT = 3600.0
@@ -44,55 +44,46 @@ def wait_for_end(
     A release or cleanup that waits for its own end, in one step or in a circle of several, would wait for ever: it is told so by
     a `CircularCloseError`, or without `insist` by False.
     """
-    registry = record.kind.registry
-    waiter: _world.TimedQueue[None] = _world.TimedQueue()
     me = _world.get_ident()
-    look = _world.monotonic() + CIRCLE_LOOKS[0]
     before = _waits.get(me)
+    look_at = _world.monotonic() + CIRCLE_LOOKS[0]
+    pause = step or (LET_DIE if _world.free_threaded else float("inf"))
+    circle: tuple[Record, ...] = ()
+    given_up = False
+
+    def ended() -> bool:
+        return given_up or bool(circle) or record.phase in ENDED
+
+    def look() -> float:
+        nonlocal circle, look_at, given_up
+        now = _world.monotonic()
+        if now >= look_at:
+            ours = releases_here()
+            if ours:
+                # Said before it is asked: of two that close a circle the later one sees both.
+                _waits[me] = (record, ours)
+                circle = _circle(record, ours, me)
+            look_at = now + CIRCLE_LOOKS[1] if ours else float("inf")
+        if step is not None and not circle:
+            record.place.serve(record)
+        given_up = unless is not None and unless(record)
+        return min(pause, look_at - now)
+
     try:
-        registry.waiters.setdefault(record.id, []).append(waiter)
-        while record.phase not in ENDED:
-            now = _world.monotonic()
-            if until is not None and now >= until:
-                break
-            if now >= look:
-                ours = releases_here()
-                if ours:
-                    _waits[me] = (
-                        record,
-                        ours,
-                    )  # said before it is asked: of two that close a circle the later one sees both
-                    circle = _circle(record, ours, me)
-                    if circle and insist:
-                        raise _told_of(circle)
-                    if circle:
-                        break
-                look = now + CIRCLE_LOOKS[1] if ours else float("inf")
-            pause = min(
-                LONGEST_WAIT if until is None else until - now,
-                step or (LET_DIE if _world.free_threaded else LONGEST_WAIT),
-                look - now,
-            )
-            try:
-                waiter.get(timeout=pause)
-            except _world.Empty:
-                if step is not None:
-                    record.place.serve(record)
-                if unless is not None and unless(record):
-                    break
+        record.kind.registry.waiters.wait(
+            record.id,
+            ended,
+            None if until is None else until - _world.monotonic(),
+            look=look,
+            every=min(pause, CIRCLE_LOOKS[0]),
+        )
     finally:
         if before is None:
             _waits.pop(me, None)
         else:
             _waits[me] = before
-        if record.phase in ENDED:
-            notify(registry, record.id)
-        else:
-            waiters = registry.waiters.get(record.id)
-            if waiters is not None and waiter in waiters:
-                waiters.remove(waiter)
-            if not waiters:
-                registry.waiters.pop(record.id, None)
+    if circle and insist and record.phase not in ENDED:
+        raise _told_of(circle)
     return record.phase is RELEASED
 
 

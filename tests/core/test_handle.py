@@ -23,9 +23,9 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    _world,
     never_wait,
 )
+from lifecycle._waiting import WaitList
 from tests.core.natives import Fence, Native
 from tests.support import SOON, eventually
 
@@ -229,9 +229,8 @@ def test_a_wait_that_came_after_the_call_is_told_by_the_keeper(manager: SafetyMa
     """It enters when the end has been announced, or leaves and is interrupted: nobody else would take its entry out."""
     handle = registered(manager, Native())
     assert handle.close()
-    waiter: _world.TimedQueue[None] = _world.TimedQueue()
-    manager._registry.waiters[handle.id] = [waiter]
-    waiter.get(timeout=20)
+    waiters = manager._registry.waiters.setdefault(handle.id, WaitList())
+    assert waiters.wait(lambda: handle.id not in manager._registry.waiters, 20)
     assert not manager._registry.waiters
 
 

@@ -93,7 +93,7 @@ def test_waiting_for_it() -> None:
     threads = [threading.Thread(target=lambda: answers.append(token.wait())) for _ in range(4)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(token._waiters) == 4)
+    eventually(lambda: len(token._flag.waiters) == 4)
     with never_wait():
         assert token.wait() is False, "a streaming thread does not block"
     manager.close()
@@ -104,7 +104,7 @@ def test_waiting_for_it() -> None:
     assert bool(token)
     with pytest.raises(ClosedError, match="is closing"):
         token.check()
-    assert not token._waiters
+    assert not token._flag.waiters.here
 
 
 def test_callbacks_once_late_and_taken_back() -> None:
@@ -187,8 +187,8 @@ def test_a_wait_that_is_interrupted_leaves_nothing_behind() -> None:
     with SafetyManager(QUIET) as manager:
         for struck in each_interrupt(lambda: manager.stopping.wait(0.001)):
             if not struck.on_entry:
-                assert len(manager.stopping._waiters) <= 1, struck.place
-            manager.stopping._waiters.clear()
+                assert len(manager.stopping._flag.waiters) <= 1, struck.place
+            manager.stopping._flag.waiters.here.clear()
 
 
 def test_registering_against_closing() -> None:

@@ -1,0 +1,773 @@
+"""`lifecycle._waiting`: no wake-up is lost, whatever the order, whatever strikes where, whoever gives up (I5).
+
+A lost wait comes back true when its timeout is over. So what these tests ask is when it came back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.base_events
+import asyncio.selector_events
+import ctypes
+import gc
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from lifecycle import ANY_THREAD, BACKGROUND, SafetyConfig, SafetyManager, _waiting, _world
+from lifecycle._waiting import Flag, WaitList, WaitTable
+from lifecycle.handles.handle import Handle
+from lifecycle.testing import code_of, interleavings
+from tests.core.adversary import STORM, Signals, each_interrupt, every_line, switching
+from tests.support import eventually
+
+GIL = not _world.free_threaded
+NEVER = 60.0
+"""Seconds: a wait that comes back only then was lost."""
+LOST = 20.0
+"""Seconds after which a test takes a wait to be lost. Less than `NEVER`, and much more than a loaded machine takes."""
+
+
+@pytest.fixture(autouse=True)
+def _blocked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interleavings a waiting thread gives its baton up at once."""
+    monkeypatch.setattr(sys.modules[interleavings.__module__], "BLOCKED_AFTER", 0.002)
+
+
+def started(fn: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=fn, daemon=True)
+    thread.start()
+    return thread
+
+
+def woken(fn: Callable[..., Any], *args: Any) -> Any:
+    """What a wait answers that is to end by being woken."""
+    began = time.monotonic()
+    result = fn(*args)
+    assert time.monotonic() - began < LOST, "slept on"
+    return result
+
+
+class State:
+    """Something that changes, and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.waiters = WaitList()
+
+    def change(self) -> None:
+        self.value += 1
+        self.waiters.wake()
+
+    def change_by_a_call(self) -> None:
+        try:
+            self.count()
+        finally:
+            self.waiters.wake()
+
+    def count(self) -> None:
+        self.value += 1
+
+    def wait(self, timeout: float | None = NEVER, value: int = 1) -> bool:
+        return self.waiters.wait(lambda: self.value >= value, timeout)
+
+    def others(self, number: int, came: list[bool], value: int = 1) -> list[threading.Thread]:
+        """So many threads that wait."""
+        before = len(self.waiters)
+        threads = [started(lambda: came.append(woken(self.wait, NEVER, value))) for _ in range(number)]
+        eventually(lambda: len(self.waiters) == before + number)
+        time.sleep(0.002)
+        return threads
+
+
+def joined(threads: list[threading.Thread]) -> None:
+    until = time.monotonic() + LOST
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+
+
+# -- every order ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_order_of_a_waiter_and_a_change() -> None:
+    state, came = State(), list[Any]()
+
+    def scene() -> list[Callable[[], object]]:
+        nonlocal state
+        state = State()
+        came.clear()
+        return [lambda: came.append(woken(state.wait)), state.change]
+
+    runs = 0
+    for run in interleavings(scene, of=code_of(_waiting, State.change), switches=2, limit=int(150 * STORM)):
+        runs += 1
+        assert came == [True], run
+        assert not state.waiters.here
+    assert runs > 30
+
+
+@pytest.mark.parametrize("patience", [1e-7, 0.001])
+def test_every_order_of_a_waiter_a_change_and_one_that_gives_up(patience: float) -> None:
+    state, came, gave_up = State(), list[Any](), list[Any]()
+
+    def scene() -> list[Callable[[], object]]:
+        nonlocal state
+        state = State()
+        came.clear()
+        gave_up.clear()
+        return [
+            lambda: gave_up.append(state.waiters.wait(lambda: False, patience)),
+            lambda: came.append(woken(state.wait)),
+            state.change,
+        ]
+
+    for run in interleavings(scene, of=code_of(_waiting, State.change), switches=2, limit=int(200 * STORM)):
+        assert came == [True], run
+        assert gave_up == [False], run
+
+
+def test_every_order_at_a_table() -> None:
+    """Who gives up takes out a list that another has just found in the table."""
+    table, ended, came = WaitTable(), list[Any](), list[Any]()
+
+    def scene() -> list[Callable[[], object]]:
+        nonlocal table
+        table = WaitTable()
+        ended.clear()
+        came.clear()
+        return [
+            lambda: table.wait(1, lambda: bool(ended), 0.0005),
+            lambda: came.append(woken(table.wait, 1, lambda: bool(ended), NEVER)),
+            lambda: (ended.append(1), table.end(1)),
+        ]
+
+    of = code_of(WaitTable.wait, WaitTable._list, WaitTable._leave, WaitTable.end)
+    for run in interleavings(scene, of=of, switches=2, limit=int(400 * STORM)):
+        assert came == [True], run
+        assert not table, run
+
+
+@pytest.mark.parametrize("wait", ["close", "aclose"])
+def test_the_end_of_an_object_reaches_whoever_came_while_another_gave_up(wait: str) -> None:
+    """The one who gives up does so between another's look into the table and its entry there, all the time."""
+    from integrations.event_loops.asyncio import aclose
+
+    manager = SafetyManager(SafetyConfig(leak_level="off"))
+    came: list[float] = []
+
+    def patient(handle: Handle[object]) -> None:
+        if wait == "close":
+            handle.close(timeout=NEVER)
+        else:
+            asyncio.run(aclose(handle, timeout=NEVER))
+        came.append(time.monotonic())
+
+    def switch_anywhere(*_: object) -> None:
+        if random.random() < 0.3:
+            time.sleep(0.0002)
+
+    try:
+        for _ in range(int(6 * STORM)):
+            handles = [manager.register(object(), "thing", release=lambda _: None) for _ in range(4)]
+            leases = [handle.lease() for handle in handles]
+            came.clear()
+            threading.setprofile(switch_anywhere)
+            threads = [
+                threading.Thread(target=target, args=args, daemon=True)
+                for handle in handles
+                for target, args in (
+                    (lambda handle: handle.close(timeout=0.001), (handle,)),
+                    (lambda handle: handle.close(timeout=0.002), (handle,)),
+                    (patient, (handle,)),
+                )
+            ]
+            for thread in threads:
+                thread.start()
+            threading.setprofile(None)  # type: ignore[arg-type]
+            time.sleep(0.02)
+            for lease in leases:
+                lease.close()
+            eventually(lambda: all(handle.state == "released" for handle in handles), timeout=LOST)
+            joined(threads)
+            assert len(came) == 4, "slept on through the release"
+            assert not manager._registry.waiters
+    finally:
+        threading.setprofile(None)  # type: ignore[arg-type]
+        manager.close()
+
+
+# -- interrupts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [State.change, State.change_by_a_call])
+def test_an_interrupt_at_each_point_of_the_change(change: Callable[[State], None]) -> None:
+    state, came = State(), list[Any]()
+    threads = state.others(2, came)
+
+    def run() -> None:
+        change(state)
+
+    for struck in each_interrupt(run, of=code_of(_waiting, change, State.count)):
+        if not state.value:
+            state.change()
+        joined(threads)
+        assert came == [True] * 2, struck.place
+        state, came = State(), []
+        threads = state.others(2, came)
+    change(state)
+    joined(threads)
+    assert came == [True] * 2
+
+
+@pytest.mark.skipif(not GIL, reason="a Python function there: threads look again in slices")
+def test_to_wake_is_no_python_function() -> None:
+    assert type(WaitList().wake) is partial
+    assert type(Flag().set) is partial
+    assert WaitList().wake.func is next  # type: ignore[attr-defined]
+
+
+def test_an_interrupt_at_each_point_of_setting_a_flag() -> None:
+    flag, came = Flag(), list[Any]()
+
+    def fresh() -> list[threading.Thread]:
+        nonlocal flag
+        flag = Flag()
+        came.clear()
+        thread = started(lambda: came.append(woken(flag.wait, NEVER)))
+        eventually(lambda: len(flag.waiters) == 1)
+        return [thread]
+
+    def run() -> None:
+        flag.set()
+
+    threads = fresh()
+    for struck in each_interrupt(run, of=code_of(_waiting, run)):
+        if not flag:
+            flag.set()
+        joined(threads)
+        assert came == [True], struck.place
+        threads = fresh()
+    flag.set()
+    joined(threads)
+
+
+def test_an_interrupt_at_each_point_of_a_waiter_that_others_stand_behind() -> None:
+    state, came, threads = State(), list[Any](), list[Any]()
+    over = threading.Event()
+
+    def fresh() -> threading.Thread:
+        nonlocal state, came, threads
+        mine = state = State()
+        answers = came = []
+        row = threads = []
+        over.clear()
+
+        def behind() -> None:
+            eventually(lambda: len(mine.waiters) >= 1 or over.is_set())
+            time.sleep(0.003)
+            row.extend(started(lambda: answers.append(woken(mine.wait))) for _ in range(3))
+            time.sleep(0.006)
+            mine.change()
+
+        return started(behind)
+
+    changer = fresh()
+    for struck in each_interrupt(lambda: state.wait(), of=code_of(_waiting)):
+        over.set()
+        changer.join(LOST)
+        joined(threads)
+        assert came == [True] * 3, struck.place
+        eventually(lambda: not state.waiters.here)
+        changer = fresh()
+    over.set()
+    changer.join(LOST)
+    joined(threads)
+    assert came == [True] * 3
+
+
+def test_an_interrupt_at_each_point_of_a_table() -> None:
+    """Struck in a wait, in leaving, or in the end: another who waits there is told, and nothing stays behind."""
+    table, ended, came = WaitTable(), list[Any](), list[Any]()
+
+    def fresh() -> threading.Thread:
+        nonlocal table, ended, came
+        mine, over, answers = table, ended, came = WaitTable(), list[Any](), list[Any]()
+        thread = started(lambda: answers.append(woken(mine.wait, 1, lambda: bool(over), NEVER)))
+        eventually(lambda: len(mine) == 1)
+        return thread
+
+    def run() -> None:
+        table.wait(1, lambda: bool(ended), 0.001)
+        ended.append(1)
+        table.end(1)
+
+    thread = fresh()
+    for struck in each_interrupt(run, of=code_of(_waiting)):
+        if not ended:
+            ended.append(1)
+        # As `finish`: an end that was struck is taken up again.
+        table.end(1)
+        thread.join(LOST)
+        assert came == [True], struck.place
+        assert not table, struck.place
+        thread = fresh()
+    ended.append(1)
+    table.end(1)
+    thread.join(LOST)
+
+
+@pytest.mark.skipif(
+    not GIL, reason="CPython 3.13 without the GIL aborts when signals meet timed locks (cpython#148820)"
+)
+def test_a_storm_of_signals_in_the_change() -> None:
+    """No slice saves anybody: one lost wake-up and a thread stands still."""
+    state, over, seen = State(), list[Any](), [0] * 3
+
+    def follow(me: int) -> None:
+        while not over:
+            state.waiters.wait(lambda: state.value > seen[me] or bool(over))
+            seen[me] = state.value
+
+    threads = [started(partial(follow, me)) for me in range(3)]
+    rounds = 0
+    until = time.monotonic() + 1.5 * STORM
+    with Signals(5000, of=code_of(_waiting, State.change)) as signals:
+        while time.monotonic() < until:
+            before = state.value
+            signals.run(state.change)
+            if state.value != before:
+                rounds += 1
+                eventually(lambda: all(one == state.value for one in seen), timeout=LOST)
+    over.append(1)
+    state.waiters.wake()
+    joined(threads)
+    assert rounds > 50
+    assert signals.raised
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_exceptions_raised_into_threads_that_wait() -> None:
+    """As a time limit does it: others at the same bell are woken all the same. (One that is struck outside its `try` ends.)"""
+    state, over, seen = State(), list[Any](), [0] * 5
+
+    def follow(me: int) -> None:
+        while not over:
+            try:
+                while not over:
+                    state.waiters.wait(lambda: state.value > seen[me] or bool(over))
+                    seen[me] = state.value
+            except ZeroDivisionError:
+                continue
+
+    threads = [started(partial(follow, me)) for me in range(5)]
+    eventually(lambda: len(state.waiters) == 5)
+    for _ in range(int(150 * STORM)):
+        for thread in random.sample(threads[:3], 2):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident or 0), ctypes.py_object(ZeroDivisionError)
+            )
+        state.change()
+        eventually(lambda: seen[3] == seen[4] == state.value, timeout=LOST)
+    over.append(1)
+    for _ in range(3):
+        state.waiters.wake()
+        time.sleep(0.01)
+    joined(threads)
+
+
+def test_ready_that_raises_leaves_nothing_behind() -> None:
+    for at in range(1, 5):
+        state, came, calls = State(), [], []
+
+        def ready() -> bool:
+            calls.append(1)
+            if len(calls) == at:
+                raise ZeroDivisionError
+            return False
+
+        def fails() -> None:
+            with pytest.raises(ZeroDivisionError):
+                state.waiters.wait(ready, NEVER)
+            came.append(True)
+
+        first = started(fails)
+        threads = [first, *state.others(2, came, value=6)] if at > 2 else [first]
+        if at <= 2:
+            first.join(LOST)
+            threads += state.others(2, came, value=6)
+        for _ in range(6):
+            state.change()
+            time.sleep(0.003)
+        joined(threads)
+        assert came == [True] * 3, at
+        assert not state.waiters.here
+
+
+# -- contexts ---------------------------------------------------------------------------------------------------------------
+
+
+def test_woken_from_the_collector_and_from_a_signal_handler() -> None:
+    state, came = State(), list[Any]()
+    threads = state.others(2, came)
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            state.change()
+
+    Cycle()
+    gc.collect()
+    joined(threads)
+    assert came == [True] * 2
+
+    while_it_waits = State()
+    nested: list[bool] = []
+
+    def handler(*_: object) -> None:
+        started(lambda: (time.sleep(0.02), while_it_waits.change()))
+        nested.append(while_it_waits.wait())
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.03)
+        assert woken(while_it_waits.wait) is True
+        assert nested == [True]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_the_collector_at_every_line() -> None:
+    state, came = State(), list[Any]()
+    threads = state.others(2, came, value=2)
+    with every_line(gc.collect, of=code_of(_waiting, State.change)):
+        assert state.waiters.wait(lambda: False, 0.02) is False
+        state.change()
+        state.change()
+    joined(threads)
+    assert came == [True] * 2
+
+
+def test_timeouts_end_in_time_and_not_before() -> None:
+    waiters = WaitList()
+    for timeout in (0, -1, 1e-300, 0.001, 0.02):
+        began = time.monotonic()
+        assert waiters.wait(lambda: False, timeout) is False
+        assert timeout <= time.monotonic() - began < LOST
+    over: list[int] = []
+
+    def keeps_waking() -> None:
+        while not over:
+            waiters.wake()
+            time.sleep(0.0002)
+
+    thread = started(keeps_waking)
+    began = time.monotonic()
+    assert waiters.wait(lambda: False, 0.05) is False
+    assert 0.05 <= time.monotonic() - began < LOST
+    over.append(1)
+    thread.join(LOST)
+    for without_end in (threading.TIMEOUT_MAX, 1e300, float("inf"), None):
+        state, came = State(), []
+        thread = started(lambda: came.append(woken(state.wait, without_end)))
+        eventually(lambda: len(state.waiters) == 1)
+        state.change()
+        thread.join(LOST)
+        assert came == [True]
+
+
+def test_look_says_when_it_is_called_again() -> None:
+    looks: list[int] = []
+
+    def look() -> float | None:
+        looks.append(1)
+        return (0.02, None, float("inf"))[min(len(looks), 3) - 1]
+
+    assert WaitList().wait(lambda: False, 0.3, look=look, every=0.01) is False
+    assert len(looks) == 3
+    looks.clear()
+    assert woken(lambda: WaitList().wait(lambda: looks, NEVER, look=lambda: looks.append(1), every=0.01))
+
+
+def test_many_waiters_are_one_bell_and_leave_nothing() -> None:
+    state, came = State(), list[Any]()
+    threads = state.others(200, came)
+    assert len(state.waiters.hung) == 1
+    state.change()
+    joined(threads)
+    assert came == [True] * 200
+    eventually(lambda: not state.waiters.here)
+    for _ in range(100):
+        state.waiters.wait(lambda: False, 1e-9)
+    assert len(state.waiters.hung) <= 1
+
+
+@pytest.mark.skipif(not GIL, reason="threads look again in slices there")
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="the system counts switches there")
+def test_idle_waiters_do_not_wake() -> None:
+    """Nobody looks again in slices: of what a thread in a wait costs, nothing."""
+    flag, ids = Flag(), []
+    thread = started(lambda: (ids.append(threading.get_native_id()), flag.wait()))
+    eventually(lambda: len(flag.waiters) == 1)
+    time.sleep(0.1)
+
+    def switches() -> int:
+        with open(f"/proc/self/task/{ids[0]}/status") as status:
+            return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+
+    before = switches()
+    time.sleep(1.0)
+    assert switches() - before <= 2
+    flag.set()
+    thread.join(LOST)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_thread_that_forks_in_a_signal_handler_while_it_waits() -> None:
+    """In the child the object is the parent's, so it has ended: the wait in which the handler came comes back there too."""
+    manager = SafetyManager(SafetyConfig(leak_level="off"))
+    handle = manager.register(object(), "thing", release=lambda _: None, release_on=BACKGROUND)
+    lease = handle.lease()
+    reading, writing = os.pipe()
+    pids: list[int] = []
+    parent = os.getpid()
+
+    def handler(*_: object) -> None:
+        pids.append(os.fork())
+        if pids[0]:
+            started(lambda: (time.sleep(0.05), lease.close()))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        began = time.monotonic()
+        handle.close(timeout=NEVER)
+        if os.getpid() != parent:
+            os.write(writing, b"back" if time.monotonic() - began < LOST else b"late")
+            os._exit(0)
+        assert time.monotonic() - began < LOST
+    finally:
+        if os.getpid() != parent:
+            os._exit(1)
+        signal.signal(signal.SIGALRM, before)
+        os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"back"
+    os.waitpid(pids[0], 0)
+    manager.close()
+
+
+# -- coroutines -------------------------------------------------------------------------------------------------------------
+
+
+def test_coroutines_that_are_cancelled_take_no_wake_up_along() -> None:
+    async def main() -> None:
+        for turn in range(60):
+            state = State()
+            tasks = [
+                asyncio.ensure_future(state.waiters.wait_async(lambda: state.value, NEVER)) for _ in range(4)
+            ]
+            for _ in range(random.randrange(3)):
+                await asyncio.sleep(0)
+            if turn % 2:
+                tasks[0].cancel()
+            thread = started(state.change)
+            if not turn % 2:
+                tasks[0].cancel()
+            began = time.monotonic()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert time.monotonic() - began < LOST
+            assert answers[1:] == [1, 1, 1]
+            assert not state.waiters.here
+            thread.join(LOST)
+
+    asyncio.run(main())
+
+
+def test_coroutines_and_timeouts_and_looks() -> None:
+    async def main() -> None:
+        waiters = WaitList()
+        for timeout in (0, -1, 1e-9, 0.02):
+            began = time.monotonic()
+            assert await waiters.wait_async(lambda: False, timeout) is False
+            assert time.monotonic() - began < LOST
+        looks: list[int] = []
+        await asyncio.wait_for(
+            waiters.wait_async(lambda: len(looks) > 2, None, look=lambda: looks.append(1), every=0.01), LOST
+        )
+        assert not waiters.here
+        assert not waiters._loops
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def loop_elsewhere() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = started(loop.run_forever)
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(LOST)
+    loop.close()
+
+
+def test_an_interrupt_at_each_point_of_waking_a_coroutine(loop_elsewhere: asyncio.AbstractEventLoop) -> None:
+    """In the code of asyncio as well. At most a slice late, never lost."""
+    state = State()
+
+    def fresh() -> Any:
+        nonlocal state
+        state = State()
+        future = asyncio.run_coroutine_threadsafe(
+            state.waiters.wait_async(lambda: state.value, NEVER), loop_elsewhere
+        )
+        eventually(lambda: bool(state.waiters._loops))
+        time.sleep(0.001)
+        return future
+
+    future = fresh()
+    of = code_of(_waiting, State.change, asyncio.base_events, asyncio.selector_events)
+    for struck in each_interrupt(lambda: state.change(), of=of):
+        if not state.value:
+            state.change()
+        assert future.result(LOST) == 1, struck.place
+        future = fresh()
+    state.change()
+    assert future.result(LOST)
+
+
+def test_a_closed_loop_is_forgotten() -> None:
+    state, came = State(), list[Any]()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(state.waiters.wait_async(lambda: state.value))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    threads = state.others(2, came)
+    state.change()
+    joined(threads)
+    assert came == [True] * 2
+    task._log_destroy_pending = False
+    del task, loop
+    gc.collect()
+    assert not state.waiters.here
+
+
+# -- storms -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_storm_of_those_who_give_up_at_a_table() -> None:
+    table = WaitTable()
+    with switching(1e-6):
+        for _ in range(int(25 * STORM)):
+            ended: set[int] = set()
+            came: list[int] = []
+
+            def wait(key: int, timeout: float) -> None:
+                if woken(table.wait, key, lambda: key in ended, timeout):
+                    came.append(key)
+
+            threads = [
+                started(partial(wait, key, timeout)) for key in range(4) for timeout in (0.0005, 0.001, NEVER)
+            ]
+            time.sleep(0.003)
+            for key in range(4):
+                ended.add(key)
+                table.end(key)
+            joined(threads)
+            assert set(came) == {0, 1, 2, 3}
+            assert not table
+
+
+def test_a_storm_of_threads_and_loops() -> None:
+    state, over, seen = State(), list[Any](), {}
+
+    async def follow(me: int) -> None:
+        seen[me] = 0
+        while not over:
+            timeout = random.random() * 0.001 if random.random() < 0.3 else None
+            await state.waiters.wait_async(lambda: state.value > seen[me] or over, timeout)
+            seen[me] = state.value
+
+    def follow_here(me: int) -> None:
+        seen[me] = 0
+        while not over:
+            timeout = random.random() * 0.001 if random.random() < 0.3 else None
+            state.waiters.wait(lambda: state.value > seen[me] or over, timeout)
+            seen[me] = state.value
+
+    threads = [started(partial(asyncio.run, follow(me))) for me in range(2)]
+    threads += [started(partial(follow_here, me)) for me in range(2, 4)]
+    eventually(lambda: len(seen) == 4)
+    with switching(1e-5):
+        for _ in range(int(100 * STORM)):
+            state.change()
+            eventually(lambda: all(one == state.value for one in list(seen.values())), timeout=LOST)
+    over.append(1)
+    for _ in range(3):
+        state.waiters.wake()
+        time.sleep(0.01)
+    joined(threads)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+# -- where it is used -------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_of_the_release_leaves_nobody_asleep_who_waits_for_it() -> None:
+    """Struck anywhere between the release and its announcement: whoever waits in another thread comes back."""
+    manager = SafetyManager(SafetyConfig(leak_level="off"))
+    handle, came = manager.register(object(), "thing", release=None), list[Any]()
+    handle.close()
+
+    def fresh() -> list[threading.Thread]:
+        nonlocal handle
+        handle = manager.register(object(), "thing", release=lambda _: None, release_on=ANY_THREAD)
+        lease = handle.lease()
+        came.clear()
+        waiting = handle.share()
+        mine = handle
+        mine.close(timeout=0)
+        threads = [
+            started(lambda: came.append(woken(lambda: waiting.close(timeout=NEVER)))) for _ in range(2)
+        ]
+        return [*threads, lease]  # type: ignore[list-item]
+
+    def close_last() -> None:
+        lease.close()
+        handle.close(timeout=0)
+
+    *threads, lease = fresh()
+    for struck in each_interrupt(close_last, step=3):
+        lease.close()
+        joined(threads)
+        assert len(came) == 2, struck.place
+        *threads, lease = fresh()
+    lease.close()
+    joined(threads)
+    manager.close()
+
+
+def test_an_interrupt_of_closing_leaves_nobody_asleep_at_the_stop_token() -> None:
+    """From the moment at which the manager is closed on."""
+    for strike in range(1, 60, 2):
+        manager = SafetyManager(SafetyConfig(leak_level="off"))
+        came: list[bool] = []
+        threads = [started(lambda: came.append(woken(manager.stopping.wait))) for _ in range(2)]
+        eventually(lambda: len(manager.stopping._flag.waiters) == 2)
+        passed = next(iter(each_interrupt(manager.close, first=strike, step=10_000)))
+        if manager.closed:
+            joined(threads)
+            assert came == [True] * 2, passed.place
+        manager.close()
+        joined(threads)
+        assert came == [True] * 2
