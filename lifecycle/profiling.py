@@ -28,6 +28,8 @@ from lifecycle.manager.manager import SafetyManager
 from lifecycle.stats import Histogram, HistogramCount
 
 _new_object = object.__new__
+_starting = _world.process_lock()
+"""Of two that start at once one is refused. Held for a comparison and two stores."""
 
 
 @attrs.frozen
@@ -105,9 +107,12 @@ class Profiler(Uncopied):
         """Begin to collect; what was collected before stays. Starting twice is starting once."""
         registry, ledger = self._manager._registry, self._manager._keeper.ledger
         self._manager.stats()  # what has ended before is not ours
-        if registry.timer is not None and registry.timer is not self:
-            raise LifecycleError(f"another profiler runs on manager {self._manager.name!r}: stop it first")
-        registry.timer = ledger.profiler = self
+        with _starting:
+            if registry.timer is not None and registry.timer is not self:
+                raise LifecycleError(
+                    f"another profiler runs on manager {self._manager.name!r}: stop it first"
+                )
+            registry.timer = ledger.profiler = self
         for kind in _world.snapshot(registry.kinds.values()):
             kind.timer = self
             kind.watch()

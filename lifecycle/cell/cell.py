@@ -104,6 +104,7 @@ class Extra:
         "failure",
         "fence_polls",
         "fences",
+        "let_go",
         "line",
         "not_before",
         "parent_id",
@@ -125,6 +126,8 @@ class Extra:
         self.cleanups: list[Callable[[], object]] = []
         self.fences: list[Any] = []  # all must have signalled before the release
         self.fence_polls = 0
+        self.let_go = False
+        """Without the GIL: nobody holds the object any more, though its core waits for the thread that made it, to die."""
         self.line: Any = None  # timelines.Line: where it waits for its turn to ask
         self.not_before = 0.0  # no earlier than this (monotonic) is it tried again
         self.parent_id = 0

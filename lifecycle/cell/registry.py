@@ -5,8 +5,9 @@ Data only: what acts on it stands in the layers above.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lifecycle import _world
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Kind:
-    """A type's name within one manager, with its policy. Written by the manager, read on every access."""
+    """A type's name within one manager, with its policy. Written by the manager, read on every access.
+
+    What other threads may change is read once and then used: ``timer = kind.timer``, and not ``kind.timer`` twice.
+    """
 
     __slots__ = (
         "alive",
@@ -30,18 +34,21 @@ class Kind:
         "count",
         "errors",
         "first_sites",
+        "gone",
+        "held",
         "max_age",
         "max_bytes",
         "max_live",
-        "no_validator",
         "note",
         "plain",
         "registry",
+        "reserving",
         "sampled",
         "site_mask",
         "timer",
         "type_name",
         "validate",
+        "validator",
     )
 
     def __init__(self, registry: Registry, type_name: str, count: TypeCount) -> None:
@@ -50,14 +57,22 @@ class Kind:
         self.count = count
         self.component = False  # what it counts are components (`manager/components.py`)
         self.errors: tuple[type[BaseException], ...] = ()
+        self.validator: Callable[[Any], object] | None = None
+        """The policy's. What accesses ask is `validate`."""
         self.validate: Callable[[Any], object] | None = None
-        self.no_validator: Callable[[Any], object] | None = None  # what `validate` is when nobody has set one
         self.note: Callable[[Record], None] | None = None  # told of accesses, where `validate` is not None
         self.timer: Any = None  # profiling.Profiler
         self.max_age: float | None = None
         self.max_live: int | None = None
         self.max_bytes: int | None = None
-        self.alive: dict[int, int] | None = None  # id -> bytes, kept only while a limit is set
+        self.alive: dict[int, int] | None = None
+        """What counts against the limits: bytes by id, kept only while a limit is set. Changed under `budget`."""
+        self.gone: deque[int] = deque()
+        """The ids of what has ended and may still be in `alive`. Whoever ends an object puts its id in, perhaps twice."""
+        self.held: int | None = 0
+        """The sum of `alive`; None where an interrupt left it unknown. Changed under `budget`."""
+        self.reserving: object = None
+        """Whoever reserves now. Another one, on the same thread, may come in between: in a handler or in ``__del__``."""
         self.budget = _world.RLock()
         self.sampled = 0  # registrations seen, as far as sampling cares: not exact
         self.site_mask = -1
@@ -67,32 +82,98 @@ class Kind:
         )
 
     def watch(self) -> None:
-        """Have accesses take the way of validators, where they are noted or timed, or not if nobody wants that any more."""
-        watched = self.note is not None or self.timer is not None
-        self.no_validator = always_valid if watched else None
-        if self.validate is None or self.validate is always_valid:
-            self.validate = self.no_validator
-        self.plain = self.registry if self.validate is None else None
+        """Have accesses take the way of validators if there is one, or if they are noted or timed. Called after
+        `validator`, `note` or `timer` was changed."""
+        with self.budget:
+            watched = self.note is not None or self.timer is not None
+            self.validate = self.validator or (always_valid if watched else None)
+            self.plain = self.registry if self.validate is None else None
+
+    def limit(self, records: Iterable[Record]) -> None:
+        """Have the limits hold, or not, after they were changed. `records` are those that have not ended, the oldest first."""
+        with self.budget:
+            self.reserving = self.held = None
+            if (
+                self.max_live is None and self.max_bytes is None
+            ) or not self.registry.config.enable_state_checking:
+                self.alive = None
+                self.gone.clear()
+            elif self.alive is None:
+                # At once, so that whatever ends from here on is noted; and None again if it is not filled.
+                self.alive = alive = {}
+                try:
+                    for record in records:
+                        if record.kind is self:
+                            alive[record.id] = record.size
+                            if record.phase in ENDED:
+                                self.gone.append(record.id)
+                except BaseException:
+                    self.alive = None
+                    raise
 
     def reserve(self, id: int, size: int) -> None:
-        """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they were."""
-        alive = self.alive
-        if alive is None:
-            return
+        """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they were.
+
+        Exact with threads and interrupts: `held` is unknown (None) from the first change to the last, and between the last look
+        at what is held and the entry nothing is called. Costs the same with any number alive.
+        """
         with self.budget:
-            alive[id] = size
-            over_live = self.max_live is not None and len(alive) > self.max_live
-            over_bytes = self.max_bytes is not None and sum(_world.snapshot(alive.values())) > self.max_bytes
-            if over_live or over_bytes:
-                del alive[id]
-                held = sum(_world.snapshot(alive.values()))
-                limit = f"max_live={self.max_live}" if over_live else f"max_bytes={self.max_bytes}"
-                raise LimitError(
-                    f"type {self.type_name!r} is at its limit {limit}: {len(alive)} objects with {held} bytes are not released "
-                    f"yet and {size} more were asked for; close some (the oldest is object "
-                    f"{min(_world.snapshot(alive), default=0)}) or raise the "
-                    "limit with policy(). The object was not taken"
-                )
+            for again in RETRIES:
+                try:
+                    alive, held = self.alive, self.held
+                    if alive is None:
+                        return
+                    self.held = None
+                    self.reserving = me = object()
+                    number = len(self.gone)
+                    if number:
+                        # One call: nothing falls between what is taken out of the one and out of the other.
+                        gone = itertools.islice(iter(self.gone.popleft, None), number)
+                        freed = sum(map(alive.pop, gone, itertools.repeat(0)))
+                        held = None if held is None else held - freed
+                    if held is None:
+                        held = sum(_world.snapshot(alive.values()))
+                    live = len(alive)
+                    max_live, max_bytes = self.max_live, self.max_bytes
+                    if self.reserving is me or not again:
+                        over_live = max_live is not None and live >= max_live
+                        over = over_live or (max_bytes is not None and held + size > max_bytes)
+                        if not over:
+                            alive[id] = size
+                            if self.reserving is me:
+                                self.held = held + size
+                                return
+                            if not again:
+                                self.held = None
+                                return
+                            # Up to 3.10 an interrupt may fall on a jump as well.
+                            alive.pop(id, None)
+                        elif self.reserving is me:
+                            self.held = held
+                            break
+                        elif not again:
+                            self.held = None
+                            break
+                    self.held = None
+                except IndexError:
+                    # Another one on this thread has emptied `gone`.
+                    self.held = None
+                    if not again:
+                        return
+                except BaseException:
+                    self.held = None
+                    raise
+        limit = f"max_live={max_live}" if over_live else f"max_bytes={max_bytes}"
+        raise LimitError(
+            f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are not released "
+            f"yet and {size} more were asked for; close some (the oldest is object "
+            f"{next(iter(_world.snapshot(alive)), 0)}) or raise the limit with policy(). The object was not taken"
+        )
+
+
+RETRIES = range(16, -1, -1)
+"""How often a registration counts anew because another one on its thread came in between. The last attempt believes
+what it sees: a handler that registers before every line may not keep the other for ever."""
 
 
 def always_valid(obj: object) -> None:

@@ -107,8 +107,9 @@ class Handle(Generic[T]):
         try:
             if pin.record.kind.validate is not None:
                 checked(pin)
-                if pin.record.kind.timer is not None:
-                    return pin.record.kind.timer.lease(pin)  # type: ignore[no-any-return]
+                timer = pin.record.kind.timer
+                if timer is not None:
+                    return timer.lease(pin)  # type: ignore[no-any-return]
             lease: Lease[T] = _new_object(Lease)
             lease._thread = get_ident()
             lease._pin = pin

@@ -92,9 +92,10 @@ def _type_figures(kind: Kind, releasing: list[Record]) -> TypeStats:
 
 
 def _held_too_long(kind: Kind) -> int:
-    if kind.max_age is None:
+    max_age = kind.max_age
+    if max_age is None:
         return 0
-    before = _world.monotonic() - kind.max_age
+    before = _world.monotonic() - max_age
     aged = itertools.takewhile(lambda record: record.born < before, kind.count.order)
     return sum(record.counted != ENDED_TOO for record in aged)
 

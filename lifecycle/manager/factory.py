@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lifecycle.cell.cell import Extra
 from lifecycle.cell.registry import Kind, Registry
-from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, LimitError
+from lifecycle.errors import ClosedError, LifecycleError, LimitError
 from lifecycle.handles.handle import Handle
 from lifecycle.manager.registration import enter, insist
 from lifecycle.places.queues import PlaceLike
 
 T = TypeVar("T")
+
+
+class Places:
+    """The places of a factory with a limit: each unreleased object has one, and keeps it in a dict of its own, the ticket.
+
+    A place is taken, and given back, by one call into C: no interrupt, and no other thread, finds it in both or in neither. So of
+    two that ask for the last place one gets it, and nobody is refused for the sake of one who is refused as well.
+    """
+
+    __slots__ = ("_back", "_fresh", "_takes")
+
+    def __init__(self, limit: int) -> None:
+        self._back: deque[int] = deque()
+        self._takes = iter(self._back.popleft, None)
+        self._fresh = itertools.takewhile(limit.__gt__, itertools.count())
+
+    def take(self, ticket: dict[int, int]) -> bool:
+        """Take a place into `ticket`; False when there is none."""
+        try:
+            ticket.update(zip((0,), self._takes, strict=False))
+        except IndexError:  # none has come back: one that nobody has had yet
+            ticket.update(zip((0,), self._fresh, strict=False))
+        return bool(ticket)
+
+    def pop(self, ticket: dict[int, int], default: None = None) -> None:
+        """Give back the place of `ticket`; twice is once. (`Extra.slot` has it called as that of a dict.)"""
+        self._back.extend(iter(functools.partial(ticket.pop, 0, None), None))
 
 
 def build_factory(
@@ -29,20 +57,24 @@ def build_factory(
     limit: int | None,
 ) -> Callable[..., Handle[T]]:
     """What `SafetyManager.factory` returns. Its arguments have been checked."""
-    taken: dict[object, None] = {}  # one entry for each object that is not released yet
+    places = Places(limit or 0)
 
     def give_back(
-        box: list[T], slot: object, extra: Extra | None, begun: list[bool], error: BaseException | None
+        box: list[T],
+        ticket: dict[int, int],
+        extra: Extra | None,
+        begun: list[bool],
+        error: BaseException | None,
     ) -> bool:
         """What was made for us goes back; True once that is so."""
-        if not box:
-            taken.pop(slot, None)
-        elif isinstance(error, LimitError) or not isinstance(error, LifecycleError):
+        if box and (isinstance(error, LimitError) or not isinstance(error, LifecycleError)):
             rescue(box[0], type_name, release, release_on, extra, begun)
+        if not begun[0]:  # no release of an object will give it back
+            places.pop(ticket)
         return True
 
     def made(*args: Any, **kwargs: Any) -> Handle[T]:
-        slot = object()
+        ticket: dict[int, int] = {}
         box: list[T] = []
         begun = [False]
         extra = struck = None
@@ -51,28 +83,27 @@ def build_factory(
                 raise ClosedError(
                     f"manager {registry.name!r} is closed: nothing was made; make a new manager"
                 )
-            taken[slot] = None
-            if limit is not None and len(taken) > limit:
-                raise LimitError(
-                    f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; close one first"
-                )
-            extra = Extra()
-            extra.slot = (taken, slot)
+            if limit is not None:
+                if not places.take(ticket) and registry.waiting:
+                    registry.tend()  # perhaps one waits for any thread to release it
+                if not ticket and not places.take(ticket):
+                    raise LimitError(
+                        f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; close one first"
+                    )
+                extra = Extra()
+                extra.slot = (places, ticket)
             make_one = functools.partial(make, **kwargs)
             place = place_of(release_on)
             box.extend(itertools.starmap(make_one, (args,)))  # made and stored in one step
             kind = kind_of(box[0], type_name)
             return enter(kind, place, box[0], release, None, None, 0, None, extra, True, begun)
-        except DuplicateError:
-            taken.pop(slot, None)
-            raise
         except BaseException as error:
             struck = error
 
             def attempt() -> (
                 bool
             ):  # defined, not called for: between here and `try` nothing looks for signals
-                return give_back(box, slot, extra, begun, struck)
+                return give_back(box, ticket, extra, begun, struck)
 
             try:
                 insist(attempt)

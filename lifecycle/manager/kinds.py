@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from lifecycle.cell.registry import Kind, Registry
@@ -17,7 +18,9 @@ class Kinds:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._names: dict[type, str] = {}
+        self._names: dict[
+            weakref.ref[type], str
+        ] = {}  # whose callbacks take them out: no class is kept alive
         self.bounds = bounds_with(registry.config.finalizer_timeout)
         """Of the histograms of release times, in seconds: the deadline is one of them."""
 
@@ -30,6 +33,10 @@ class Kinds:
             kind = Kind(self._registry, type_name, TypeCount(self.bounds))
             arm(kind, self._registry.config.leak_level)
             kind = self._registry.kinds.setdefault(type_name, kind)
+            timer = self._registry.timer
+            if kind.timer is not timer:  # a profiler has begun or ended meanwhile, and did not see this kind
+                kind.timer = timer
+                kind.watch()
         return kind
 
     def of(self, obj: Any, type_name: Any) -> Kind:
@@ -39,10 +46,10 @@ class Kinds:
     def name_of(self, obj: Any) -> str:
         """What objects of this class are called where they were given no type name."""
         cls = type(obj)
-        name = self._names.get(cls)
+        name = self._names.get(weakref.ref(cls))
         if name is None:
             name = (
                 cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
             )
-            self._names[cls] = name
+            self._names[weakref.ref(cls, self._names.pop)] = name
         return name

@@ -346,14 +346,16 @@ class SafetyManager(Uncopied):
                 if record.kind.plain is not self._registry:
                     check_mine(self._registry, record)
                     checked(pin)
-                    if record.kind.timer is not None:
-                        fn = record.kind.timer.call(record, fn)
+                    timer = record.kind.timer
+                    if timer is not None:
+                        fn = timer.call(record, fn)
                 obj = record.obj
             else:
                 pin = pin_of(self._registry, target)
                 record = pin.record
-                if record.kind.timer is not None:
-                    fn = record.kind.timer.call(record, fn)
+                timer = record.kind.timer
+                if timer is not None:
+                    fn = timer.call(record, fn)
                 obj = record.obj if record.owning >= 0 else observed(record)
             try:
                 result = fn(obj, *args)

@@ -53,17 +53,13 @@ def set_policy(
         ("max_age", max_age),
         ("max_live", max_live),
         ("max_bytes", max_bytes),
-        ("validate", validate),
+        ("validator", validate),
     )
-    for rule, value in rules:
-        if not isinstance(value, Unset):
-            setattr(kind, rule, value)
-    kind.validate = kind.validate or kind.no_validator
-    kind.plain = registry if kind.validate is None else None
-    if (kind.max_live is None and kind.max_bytes is None) or not registry.config.enable_state_checking:
-        kind.alive = None
-    elif kind.alive is None:
-        kind.alive = {}
-        for record in reversed(open_records(registry)):
-            if record.kind is kind:
-                kind.alive[record.id] = record.size
+    with kind.budget:
+        for rule, value in rules:
+            if not isinstance(value, Unset):
+                setattr(kind, rule, value)
+        kind.watch()
+        limited = kind.max_live is not None or kind.max_bytes is not None
+        # Walked only where a limit is new.
+        kind.limit(reversed(open_records(registry)) if limited and kind.alive is None else ())

@@ -178,7 +178,7 @@ def _withdraw(record: Record) -> None:
             if owners.get(key) is record:
                 owners.pop(key, None)
     if record.kind.alive is not None:
-        record.kind.alive.pop(record.id, None)
+        record.kind.gone.append(record.id)
     record.obj = record.release = record.parent = None
 
 

@@ -167,5 +167,7 @@ def orphan_inherited(registry: Registry) -> None:
         end_without_release(record, ORPHANED, Cause.FORK, "it belongs to the parent process")
     owners.clear()
     for kind in registry.kinds.values():
+        kind.gone.clear()
+        kind.held = None
         if kind.alive is not None:
-            kind.alive.clear()
+            kind.alive = {}

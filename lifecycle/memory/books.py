@@ -76,6 +76,8 @@ class Books:
         """The mailbox of ends."""
         self.all = Account("all types", config.max_bytes, config.max_live)
         self._accounts: dict[str, Account] = {}
+        self.counting: object = None
+        """Whoever looks for room now: another one, on the same thread, may come in between."""
         self.pressed = False
         """Whether the high-water mark was passed, and the low-water mark not reached since."""
 
@@ -83,9 +85,12 @@ class Books:
         """The account of that type, made when first needed."""
         return self._accounts.get(type_name) or self._accounts.setdefault(type_name, Account(type_name))
 
-    def count(self, entry: Entry) -> None:
-        """Enter an object in its account and in that of all."""
+    def count(self, entry: Entry, counting: object = None) -> bool:
+        """Enter an object in its account and in that of all. False, and nothing is done, where `counting` has looked for room and
+        another one has come in between."""
         account, everything, size = entry.account, self.all, entry.size
+        if counting is not None and self.counting is not counting:
+            return False
         entry.counted = True
         account.bytes += size
         account.objects += entry.objects
@@ -98,6 +103,7 @@ class Books:
                 one.peak_bytes = one.bytes
             if one.objects > one.peak_objects:
                 one.peak_objects = one.objects
+        return True
 
     def over(self, entry: Entry) -> str:
         """The limit that `entry` would pass, in words; empty when none."""

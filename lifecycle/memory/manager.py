@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from lifecycle import _world
 from lifecycle.cell.fates import describe, info_of
+from lifecycle.cell.registry import RETRIES
 from lifecycle.checks import check_callback, check_facts, check_timeout
 from lifecycle.errors import BudgetError, ConfigError, RegistrationError
 from lifecycle.facades import Facade
@@ -291,16 +292,19 @@ class MemoryManager(Facade):
         """Count `entry` if it fits and nobody waits who came before: what is in the way otherwise, and whether the
         high-water mark was passed."""
         with self._books.lock:
-            self._books.settle()
-            problem = self._books.over(entry)
-            if problem and self._books.find_lost():
+            for again in RETRIES:
+                self._books.counting = me = object()
                 self._books.settle()
                 problem = self._books.over(entry)
-            first = next(iter(_world.snapshot(self._waiters)), turn)
-            if not problem and first != turn:
-                problem = "others that wait for room"
-            if not problem or take_anyhow:
-                self._books.count(entry)
+                if problem and self._books.find_lost():
+                    self._books.settle()
+                    problem = self._books.over(entry)
+                first = next(iter(_world.snapshot(self._waiters)), turn)
+                if not problem and first != turn:
+                    problem = "others that wait for room"
+                if not (problem and not take_anyhow) and not self._books.count(entry, me if again else None):
+                    continue  # a handler on this thread has taken some of the room that was seen
+                break
             pressed = entry.counted and not self._books.pressed and self._books.above(self._config.high_water)
             self._books.pressed = self._books.pressed or pressed
         return problem, pressed

@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any
 
 from lifecycle import _world
-from lifecycle._world import monotonic
-from lifecycle.cell.cell import ENDED_TOO, Extra, Record, shut
+from lifecycle._world import free_threaded, monotonic
+from lifecycle.cell.cell import ENDED_TOO, Extra, Pin, Record, shut
 from lifecycle.cell.registry import NO_IDENTITY, Registry, native_key, owners
 from lifecycle.checks import DEFERRED, refuse_deferred
 from lifecycle.errors import (
@@ -29,6 +29,8 @@ from lifecycle.errors import (
 from lifecycle.fences import PENDING, SIGNALLED, ask
 from lifecycle.places.timelines import last_user, users
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
+
+getrefcount = sys.getrefcount
 
 RETRY_FIRST = 0.01
 """Seconds before the first retry of a release that said `NotReleased`; doubled each time."""
@@ -47,7 +49,9 @@ def process(  # noqa: C901 - in one piece: a call more is paid for by every rele
     """Claim a ticket and run its release on this thread; True when that ended the object, False when it was not ours to run or
     is to be tried again. None: another thread has been collecting for `patience` seconds, and the ticket has still to be run.
     Raises `KeyboardInterrupt` only, and what another thread raises in this one."""
-    if record() is not None or (record.phase is not None and record.phase in ENDED):
+    if (
+        record() is not None and not (free_threaded and record.extra is not None and record.extra.let_go)
+    ) or (record.phase is not None and record.phase in ENDED):
         return False
     if _world.collecting and not _world.await_collection(patience):
         return None
@@ -303,9 +307,11 @@ def finish(record: Record) -> None:
     else:
         record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
     if record.outcome is not ORPHANED or record() is None:
+        if free_threaded and record.parent is not None:
+            _post_parent(record)
         record.parent = None  # an orphan that is still used, used through a view perhaps, keeps its parent
     if kind.alive is not None:
-        kind.alive.pop(id, None)
+        kind.gone.append(id)
     extra = record.extra
     if extra is not None:
         if extra.slot is not None:
@@ -315,7 +321,9 @@ def finish(record: Record) -> None:
     record.ended = monotonic()
     record.phase = record.outcome
     registry.ended.append(record)
-    registry.shared.pop(id, None)  # from here as `forget`
+    if kind.alive is not None:  # from here as `forget`
+        kind.gone.append(id)  # again: the limit may have been set since, by one who saw no end yet
+    registry.shared.pop(id, None)
     if registry.kept:
         registry.kept.pop(id, None)
     if registry.waiters:
@@ -323,9 +331,42 @@ def finish(record: Record) -> None:
     registry.claims.pop(id, None)
 
 
+def _count_sole() -> int:
+    """What `getrefcount` says, in a function like `_post_parent`, of a pin that only one record holds."""
+    pin = kept = Pin()
+    count = getrefcount(pin)
+    del kept
+    return count
+
+
+SOLE = _count_sole()
+
+
+def _post_parent(record: Record) -> None:
+    """Without the GIL: let the parent go, and post its ticket at once if this was the last reference to its pin.
+
+    An object dies on the thread that made it, when that next runs Python: each link of a long chain of parents would
+    wait for that, or for a collection. But its count says at once, on any thread, that nobody else holds the pin: doors
+    and holders refer to it, and there is no other way to come by it. The ticket that comes with its death means nothing.
+    """
+    pin = record.parent
+    try:
+        parent = pin.record  # type: ignore[union-attr]
+        # Asked twice: what it says may be torn while a reference goes from one thread to another.
+        if parent.phase not in ENDED and getrefcount(pin) <= SOLE and getrefcount(pin) <= SOLE:
+            parent.more().let_go = True
+            record.parent = pin = None
+            parent.place.put(parent)
+    finally:
+        pin = None
+
+
 def forget(registry: Registry, record: Record) -> None:
     """Take an ended object out of the tables, and wake who waits for it. May be repeated."""
     id = record.id
+    kind = record.kind
+    if kind.alive is not None:
+        kind.gone.append(id)
     registry.shared.pop(id, None)
     if registry.kept:
         registry.kept.pop(id, None)
