@@ -409,19 +409,27 @@ _fork_hooks: dict[int, _Hook] = {}
 _process_locks: list[Any] = []
 
 
+_sweep_at = {"child": 64, "around": 64}
+"""Hooks at which those of dead objects are looked for; twice as many as lived then. So a hook costs the same with any number."""
+
+
 def at_fork_in_child(method: Callable[[], None]) -> None:
     """Call the bound `method` in every forked child, as long as its object lives."""
-    for key, hook in snapshot(_fork_hooks.items()):
-        if hook() is None:
-            _fork_hooks.pop(key, None)
+    if len(_fork_hooks) >= _sweep_at["child"]:
+        for key, hook in snapshot(_fork_hooks.items()):
+            if hook() is None:
+                _fork_hooks.pop(key, None)
+        _sweep_at["child"] = 2 * len(_fork_hooks) + 64
     _fork_hooks[_next_hook()] = weakref.WeakMethod(method)
 
 
 def around_fork(before: Callable[[], None], after: Callable[[], None]) -> None:
     """Call the bound method `before` ahead of each fork, and `after` behind it in the parent, as long as their object lives."""
-    for key, (one, _) in snapshot(_before_fork.items()):
-        if one() is None:
-            _before_fork.pop(key, None)
+    if len(_before_fork) >= _sweep_at["around"]:
+        for key, (one, _) in snapshot(_before_fork.items()):
+            if one() is None:
+                _before_fork.pop(key, None)
+        _sweep_at["around"] = 2 * len(_before_fork) + 64
     _before_fork[_next_hook()] = (weakref.WeakMethod(before), weakref.WeakMethod(after))
 
 

@@ -73,17 +73,21 @@ class HistogramCount:
         return Histogram(self.bounds, tuple(self.counts), self.sum)
 
 
+COMPACT_AT = 64
+"""Ended objects of a type that are kept in its list of live ones in any case."""
+
+
 class TypeCount:
     """The counters of one type."""
 
     __slots__ = (
         "bytes",
         "closed",
-        "compact_at",
         "duration",
         "ended",
         "errors",
         "failures",
+        "gone",
         "invalid",
         "leaks",
         "order",
@@ -105,8 +109,8 @@ class TypeCount:
         self.panics = self.errors = self.leaks = self.retries = 0
         self.invalid = 0
         self.shut: dict[int, bool] = {}  # shut and not ended: id -> poisoned
-        self.compact_at = 256
         self.order: deque[Record] = deque()  # oldest first; ended ones are dropped when they pile up
+        self.gone = 0  # how many of them, or more
         self.duration = HistogramCount(bounds)
         self.wait = HistogramCount(bounds)
 
@@ -123,9 +127,11 @@ class TypeCount:
         return order[0] if order else None
 
     def compact(self) -> None:
-        """Forget ended objects once they are the larger part."""
-        self.order = deque(record for record in self.order if record.phase not in ENDED)
-        self.compact_at = 2 * len(self.order) + 256
+        """Forget ended objects once they are the larger part, and more than `COMPACT_AT`: otherwise their records stay
+        for as long as no other object of the type comes. Walks twice as many as have ended since it last did."""
+        if self.gone > COMPACT_AT and 2 * self.gone > len(self.order):
+            self.gone = 0
+            self.order = deque(record for record in self.order if record.phase not in ENDED)
 
 
 @attrs.frozen

@@ -107,8 +107,6 @@ class Ledger:
                 count = record.kind.count
                 count.order.append(record)
                 count.bytes += record.size
-                if len(count.order) > count.compact_at:
-                    count.compact()
             else:  # it has ended, or is about to: it never appears among the live ones
                 record.counted = REGISTERED
         if self._telling or self.registry.config.log_state_changes:
@@ -121,7 +119,9 @@ class Ledger:
             counted = record.counted
             if counted != ENDED_TOO:
                 if counted == LISTED:
-                    record.kind.count.bytes -= record.size
+                    count = record.kind.count
+                    count.bytes -= record.size
+                    count.gone += 1
                 elif not counted:  # its registration was interrupted before it was told
                     self._count_entered([record])
                 record.counted = ENDED_TOO
@@ -135,9 +135,11 @@ class Ledger:
             begun = [record for record in fresh if record.kind is kind and record.begun]
             kind.count.wait.add_all([record.begun - record.shut for record in begun if record.shut])
             kind.count.duration.add_all([record.ended - record.begun for record in begun])
+            kind.count.compact()
         self.leaks.ended(fresh)
-        if self.profiler is not None:
-            self.profiler.ended(fresh)
+        profiler = self.profiler
+        if profiler is not None:
+            profiler.ended(fresh)
         self._expiring.extend(
             [record for record in fresh if record.phase is not STUCK]
         )  # those stay, with all they hold

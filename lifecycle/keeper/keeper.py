@@ -24,7 +24,7 @@ from lifecycle.keeper.figures import figures, queue_figures
 from lifecycle.keeper.lost import LostTickets
 from lifecycle.keeper.observer import Observer
 from lifecycle.places.place import AnyThread
-from lifecycle.places.queues import ReleaseQueue
+from lifecycle.places.queues import ReleaseQueue, belled, losses
 from lifecycle.places.releases import notify
 from lifecycle.places.workers import Workers
 from lifecycle.states import ENDED
@@ -94,7 +94,8 @@ class Keeper:
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        thread = self._thread
+        return thread is not None and thread.is_alive()
 
     def wake(self) -> None:
         """Have the next pass at once."""
@@ -315,8 +316,10 @@ class Keeper:
         elif now - self._head_since >= HAND_OVER_AFTER and mailbox and self.workers.healthy:
             # No register or close comes by to run it.
             self._hand_to_workers(mailbox)
-        for queue in _world.snapshot(self.queues):
-            queue.sweep_lost()
+        if losses:
+            for queue in _world.snapshot(losses):
+                queue.sweep_lost()
+        for queue in _world.snapshot(belled):
             queue.look_after_bell()
 
     def _hand_to_workers(self, mailbox: deque[Record | None]) -> None:

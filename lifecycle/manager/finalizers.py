@@ -19,6 +19,7 @@ from typing import Any
 from lifecycle import _world
 from lifecycle.cell.cell import Record
 from lifecycle.cell.fates import describe, state_of
+from lifecycle.cell.registry import owners
 from lifecycle.checks import check_callback
 from lifecycle.errors import RegistrationError
 from lifecycle.handles.handle import Handle
@@ -70,6 +71,8 @@ class Finalizers:
         try:
             handle = register(action, FINALIZER_TYPE, name=type(obj).__qualname__, release=Action.run)
             record = handle._record
+            # As long as `owning` says that it is there: nobody takes it out later.
+            owners.pop(id(action), None)
             record.owning = 0  # it is meant to be dropped
             table = self._table
             # Called as ``table.pop(id, reference)``: the reference is what is returned where there is nothing.

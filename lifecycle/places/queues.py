@@ -145,6 +145,14 @@ class Generation(DequePlace):
         return not self.held
 
 
+losses: dict[ReleaseQueue, None] = {}
+"""The queues with lost generations of which something is left: the keepers look after those alone."""
+
+
+belled: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
+"""The queues that an event loop drains: the keepers see that the thread which tells the loop runs."""
+
+
 class ReleaseQueue(Uncopied):
     """A place that its owner drains: a GL thread, a main loop, anything that alone may touch the native objects.
 
@@ -197,6 +205,7 @@ class ReleaseQueue(Uncopied):
         _world.at_fork_in_child(self._after_fork)
         if self._bell is not None:
             self._bell.start()
+            belled.add(self)
 
     def _new_generation(self) -> Generation:
         return Generation(self.name, self._thread, self._owner, self, self._bell)
@@ -271,8 +280,10 @@ class ReleaseQueue(Uncopied):
         """The native world behind the queue is gone (a context died): every object of it is orphaned – shut, never released,
         counted. New registrations start a new generation. Returns how many were orphaned. Callable on any thread."""
         self.sweep_lost()
+        reason = str(reason)
         old = self.generation
-        old.lost_reason = str(reason)
+        old.lost_reason = reason
+        losses[self] = None  # nothing is called since, so no interrupt leaves a loss that nobody looks after
         self._lost.append(old)
         self.generation = new = self._new_generation()
         new.last_drain = old.last_drain
@@ -289,6 +300,13 @@ class ReleaseQueue(Uncopied):
                 except ValueError:  # another thread was quicker
                     continue
                 self._orphaned += generation.orphaned
+        if not self._losing():
+            losses.pop(self, None)
+            if self._losing():  # meanwhile
+                losses[self] = None
+
+    def _losing(self) -> bool:
+        return bool(self._lost) or self.generation.lost_reason is not None
 
     def look_after_bell(self) -> None:
         """See that the thread which tells the event loop runs. Called by the keeper."""
