@@ -279,6 +279,13 @@ class Worker(Timed):
             batch.done.put(None)
 
 
+def _take_out(worker: Worker, group: list[Worker]) -> None:
+    try:
+        group.remove(worker)
+    except ValueError:  # it is not there, or another thread was quicker
+        return
+
+
 def _died(worker: Worker) -> bool:
     thread = worker.thread
     return thread is not None and thread.ident is not None and _world.has_ended(thread)
@@ -345,8 +352,7 @@ class Workers(Place):
         if worker.inherited:  # a release forked, and came back in the child: with this thread the child ends
             return
         for group in (self.healthy, self.stuck):
-            if worker in group:
-                group.remove(worker)
+            _take_out(worker, group)
         if not self.stopping and not (worker.written_off and self.healthy):
             self._start_one()
 
@@ -497,11 +503,11 @@ class Workers(Place):
         """Expect nothing more of a worker, and have another in its place if there may be one."""
         if not worker.written_off:
             worker.written_off = True
-            if worker in self.healthy:
-                self.healthy.remove(worker)
+            _take_out(worker, self.healthy)
             self.stuck.append(worker)
-            if worker.batch is not None:
-                self.mailbox.put(worker.batch)
+            batch = worker.batch
+            if batch is not None:
+                self.mailbox.put(batch)
             worker.go_on_with_left()
             if len(self.healthy) + len(self.stuck) < self.limit:
                 self._start_one()

@@ -434,8 +434,9 @@ class Capture(Uncopied):
         expected = self.manager.report_error(self.name, error, type_name=TYPE_NAME, errors=errors)
         forget_frames(error)
         self._error = error
-        if self._stops_on_error and self._run is not None:
-            self._run.stopped.set()
+        run = self._run
+        if self._stops_on_error and run is not None:
+            run.stopped.set()
         return "error" if expected else "panic"
 
     def _count(self, result: str, began: float, frame: Frame | None) -> None:

@@ -118,7 +118,10 @@ class Frames(Uncopied):
         self._finish()
         self._over = True
         while self._early:
-            self._early.popleft()
+            try:
+                self._early.popleft()
+            except IndexError:  # the loop has taken it
+                break
             self._capture._results["dropped"] += 1
         if self._started:
             self._started = False

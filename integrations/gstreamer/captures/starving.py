@@ -19,7 +19,7 @@ from integrations.gstreamer._native import BufferHead
 from integrations.gstreamer.frames.frame import Frame
 from integrations.gstreamer.frames.held import Held
 from integrations.gstreamer.holders import holders_of_record
-from lifecycle import Handle, ObjectState
+from lifecycle import Handle, ObjectState, _world
 from lifecycle.cell.fates import describe
 from lifecycle.starving import Starving
 
@@ -61,14 +61,14 @@ class HeldFrames:
     """
 
     def __init__(self, most: int | None) -> None:
-        self._frames: list[Frame] = []
+        self._frames: dict[int, Frame] = {}  # by identity; several threads change it
         self._limit = SLACK
         self._most = most
         self._starving = Starving()
 
     def note(self, frame: Frame) -> None:
         """A frame whose turn is over was not given back by it."""
-        self._frames.append(frame)
+        self._frames[id(frame)] = frame
         if len(self._frames) > self._limit:
             self.tidy()
             self._limit = 2 * len(self._frames) + SLACK
@@ -89,8 +89,9 @@ class HeldFrames:
 
     def tidy(self) -> None:
         """Forget the frames that are back; what has just fallen free goes back now: its pool may be waiting for it."""
-        if self._frames:
-            self._frames = [frame for frame in self._frames if is_held(frame)]
+        for key, frame in _world.snapshot(self._frames.items()):
+            if not is_held(frame):
+                self._frames.pop(key, None)
 
     def _lent(self) -> object:
         """The frames that starve the source: equal as long as none comes back; nothing is equal where they do not starve it."""
@@ -98,11 +99,11 @@ class HeldFrames:
         return [handle.id for handle in handles] if self._why(handles) else object()
 
     def _handles(self) -> list[Handle[Held]]:
-        return [frame._handles[0] for frame in self._frames.copy() if is_held(frame)]
+        return [frame._handles[0] for frame in _world.snapshot(self._frames.values()) if is_held(frame)]
 
     def count(self) -> int:
         """How many there are now."""
-        return sum(map(is_held, self._frames.copy()))
+        return sum(map(is_held, _world.snapshot(self._frames.values())))
 
     def starving(self) -> tuple[str, tuple[str, ...]]:
         """``(reason, held)``: why they starve the capture's source, empty where they do not, and each of them named."""

@@ -69,10 +69,9 @@ class Ear:
     @property
     def error(self) -> PipelineError | None:
         """The first error since the pipeline was started, if there was one. A new one each time: it keeps no traceback."""
-        if not self._errors:
-            return None
-        first = self._errors[0]
-        return PipelineError(str(first), element=first.element, text=first.text, debug=first.debug)
+        for first in self._errors[:1]:  # once: another thread may clear them
+            return PipelineError(str(first), element=first.element, text=first.text, debug=first.debug)
+        return None
 
     def close(self) -> None:
         """Listen no more. What was heard stays known. Calling twice is calling once."""

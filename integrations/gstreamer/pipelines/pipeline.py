@@ -201,8 +201,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
         while True:
             if result == Gst.StateChangeReturn.FAILURE:
                 self._failed(target)
-            if self._news.errors:
-                raise self._news.errors[0]
+            self.check()
             if result == Gst.StateChangeReturn.NO_PREROLL or (
                 result == Gst.StateChangeReturn.SUCCESS and pipeline.get_state(0)[1] == target
             ):
@@ -218,8 +217,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
         until = time.monotonic() + SLICE
         while not self._news.errors and time.monotonic() < until:
             time.sleep(0.001)  # the message may be on its way, on another thread
-        if self._news.errors:
-            raise self._news.errors[0]
+        self.check()
         raise PipelineError(
             f"pipeline {self.name!r} cannot go to {target.value_nick.upper()}: an element refused and said nothing on the bus; "
             "run with GST_DEBUG=3 to see which"
@@ -262,8 +260,11 @@ class PipelineGuard(Guard["_PipelineCore"]):
 
     def check(self) -> None:
         """Raise the first `PipelineError` that an element has reported since the last change of state, if there is one."""
-        if self._news.errors:
-            raise self._news.errors[0]
+        try:
+            first = self._news.errors[0]  # looked at once: another thread may clear them
+        except IndexError:
+            return
+        raise first
 
     @property
     def ended(self) -> bool:

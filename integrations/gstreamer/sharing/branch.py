@@ -230,7 +230,11 @@ class Branch(Guard[BranchCore]):
         done = super().close()
         if may_wait():
             while self._captures:
-                self._captures.pop().close(CAPTURE_WAIT)
+                try:
+                    capture = self._captures.pop()
+                except IndexError:  # another thread closes it as well
+                    break
+                capture.close(CAPTURE_WAIT)
         return done
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
