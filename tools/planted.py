@@ -498,12 +498,120 @@ MUTANTS = (
         "I8",
         (
             (
-                "places/waiting.py",
-                "                registry.waiters.pop(record.id, None)\n",
-                "                pass\n",
+                "_waiting.py",
+                "        if not waiters.here:\n",
+                "        if False:\n",
             ),
         ),
-        core("handle"),
+        core("handle", "waiting"),
+    ),
+    Mutant(
+        "a waiter asks before it stands at the bell alone",
+        "a change between its question and its place at the bell is slept through",
+        "I5",
+        (
+            (
+                "_waiting.py",
+                "                result = ready()\n                if result:\n                    return result\n                left = -1.0\n",
+                "                left = -1.0\n",
+            ),
+        ),
+        core("waiting::test_every_order_of_a_waiter_and_a_change"),
+    ),
+    Mutant(
+        "a list is taken out without a word",
+        "who leaves the table last takes along the place at which another has just begun to wait",
+        "I5",
+        (("_waiting.py", "                out.wake()\n", "                pass\n"),),
+        core("waiting"),
+    ),
+    Mutant(
+        "a woken thread keeps the lock",
+        "of several who wait one is woken",
+        "I5",
+        (("_waiting.py", "                    if rung:\n", "                    if False:\n"),),
+        core("waiting::test_many_waiters_are_one_bell_and_leave_nothing"),
+    ),
+    Mutant(
+        "waking is a Python function",
+        "an interrupt between a change and its announcement leaves everybody asleep",
+        "I5",
+        (
+            (
+                "_waiting.py",
+                "            partial(_ring, self._bells)\n            if _world.free_threaded\n",
+                "            partial(_ring, self._bells)\n            if True\n",
+            ),
+        ),
+        core(
+            "waiting::test_an_interrupt_at_each_point_of_the_change",
+            "waiting::test_to_wake_is_no_python_function",
+        ),
+    ),
+    Mutant(
+        "the sum of a limit is believed",
+        "an interrupt in the middle of counting leaves bytes counted that nobody holds",
+        "I7",
+        (
+            (
+                "cell/registry.py",
+                "                    self.held = None\n                    self.reserving = me = object()\n",
+                "                    self.reserving = me = object()\n",
+            ),
+            (
+                "cell/registry.py",
+                "                except BaseException:\n                    self.held = None\n                    raise\n",
+                "                except BaseException:\n                    raise\n",
+            ),
+        ),
+        core("limits"),
+    ),
+    Mutant(
+        "a place is given back twice",
+        "what is tidied up again after an interrupt makes room for one more than the factory's limit",
+        "I9",
+        (
+            (
+                "manager/factory.py",
+                "iter(functools.partial(ticket.pop, 0, None), None)",
+                "list(ticket.values())",
+            ),
+        ),
+        core("limits"),
+    ),
+    Mutant(
+        "the timer is read twice",
+        "a lease fails when a profiler stops between two looks at it",
+        "I9",
+        (
+            (
+                "handles/handle.py",
+                "                timer = pin.record.kind.timer\n                if timer is not None:\n                    return timer.lease(pin)",
+                "                if pin.record.kind.timer is not None:\n                    return pin.record.kind.timer.lease(pin)",
+            ),
+        ),
+        core("limits::test_policies_and_profilers_that_come_and_go_before_each_instruction"),
+    ),
+    Mutant(
+        "a finalizer stays an owner",
+        "each safe finalizer that is over keeps its record for ever",
+        "I8",
+        (("manager/finalizers.py", "            owners.pop(id(action), None)", "            pass"),),
+        core("growth::test_finalizers_that_are_over_leave_nothing"),
+    ),
+    Mutant(
+        "the list of what lives keeps what has ended",
+        "records of a burst of objects stay until others of their type come",
+        "I8",
+        (("stats.py", "        if self.gone > COMPACT_AT", "        if self.gone > 10**9"),),
+        core("growth"),
+    ),
+    Mutant(
+        "each release queue looks at all others",
+        "making one costs what lives",
+        "I8",
+        (("_world.py", '_sweep_at["child"] = 2 * len(_fork_hooks) + 64', '_sweep_at["child"] = 0'),),
+        core("growth::test_a_release_queue_costs_the_same_with_many_alive"),
     ),
     # -- odd places
     Mutant(
@@ -568,14 +676,31 @@ MUTANTS = (
         "a refused object counts against the limit",
         "the budget shrinks with each refusal",
         "I9",
-        (("cell/registry.py", "                del alive[id]\n", ""),),
+        (
+            (
+                "cell/registry.py",
+                "                        if not over:\n",
+                "                        alive[id] = size\n                        if not over:\n",
+            ),
+        ),
         core("manager"),
     ),
     Mutant(
         "a limit is never given back",
         "released objects still count against it",
         "I7",
-        (("places/releases.py", "    if kind.alive is not None:\n        kind.alive.pop(id, None)\n", ""),),
+        (
+            (
+                "places/releases.py",
+                "    if kind.alive is not None:\n        kind.gone.append(id)\n    extra",
+                "    extra",
+            ),
+            (
+                "places/releases.py",
+                "    if kind.alive is not None:  # from here as `forget`\n        kind.gone.append(id)",
+                "    if True:\n        pass",
+            ),
+        ),
         core("manager"),
     ),
     # -- the end
