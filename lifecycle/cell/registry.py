@@ -167,7 +167,7 @@ class Kind:
         raise LimitError(
             f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are not released "
             f"yet and {size} more were asked for; close some (the oldest is object "
-            f"{next(iter(_world.snapshot(alive)), 0)}) or raise the limit with policy(). The object was not taken"
+            f"{next(iter(_world.snapshot(alive or ())), 0)}) or raise the limit with policy(). The object was not taken"
         )
 
 
