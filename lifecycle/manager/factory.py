@@ -115,7 +115,7 @@ def build_factory(
                         insist(attempt)
                     except RecursionError:
                         # No call may be possible here, so it is left to the keeper without one.
-                        registry.later[0:0] = [(give_back, ([*box], slot, extra, begun, struck))]
+                        registry.later[0:0] = [(give_back, ([*box], ticket, extra, begun, struck))]
             raise
         finally:
             box.clear()
