@@ -75,6 +75,11 @@ class _TimedLease(Lease[Any]):
             self._profiler.note(self._kind, self._since)
         pin = None
 
+    def take_times(self) -> tuple[Callable[[Any, float], None], Any, float]:
+        """As `Lease.take_times`."""
+        self._pin = None
+        return self._profiler.note, self._kind, self._since
+
     def __del__(self) -> None:
         try:
             self.close()

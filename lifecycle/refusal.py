@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from lifecycle.cell.cell import Pin, Record, raw_pin, shut
+from lifecycle.cell.cell import Cell, Pin, Record, raw_pin, shut
+from lifecycle.cell.doors import cell_of, is_open
 from lifecycle.cell.fates import describe, fate, state_of
 from lifecycle.cell.registry import HIGH_WATER
 from lifecycle.errors import AccessRefusedError, ClosedAccessError
@@ -53,15 +54,21 @@ def checked(pin: Pin) -> Pin:
     refuse(record)
 
 
-def invalidate_record(record: Record, cause: Cause, reason: str, site: Any) -> bool:
-    """Shut the door of an object for everybody; False when it was shut already. The release follows when nobody holds it."""
-    door = record.door
-    cell = door() if door is not None else None
-    if cell is None or raw_pin(cell) is None:
-        return False
-    if record.cause is None and reason:
-        record.more().reason = reason
-    shut(record, cell, cause, site)
-    cell = None
-    record.kind.registry.events.append(("shut", record))
-    return True
+def invalidate_record(record: Record, cause: Cause, reason: str, site: Any, cell: Cell | None = None) -> bool:
+    """Shut the door of an object for everybody; False when it was shut already. The release follows when nobody holds it.
+    `cell`: that of a handle, where one is at hand."""
+    try:
+        cell = cell_of(record, cell)
+        shows = cell is not None and raw_pin(cell) is not None
+        fresh = record.cause is None and (
+            shows if cell is not None else record() is not None and is_open(record)
+        )
+        if fresh and reason:
+            record.more().reason = reason
+        if fresh or shows:
+            shut(record, cell, cause, site)
+        if fresh:
+            record.kind.registry.events.append(("shut", record))
+        return fresh
+    finally:
+        cell = None  # a kept traceback must keep nothing alive

@@ -11,7 +11,7 @@ CPython's own count says when the last is gone. ::
                                  ▼ ·weakref
                                  Core ···weakref··· Record (facts, the raw object)
 
-Access is one load (``pin = cell.pin``), closing one store (``cell.pin = None``).
+Access is one load (``pin = cell.pin``) and a look at `Record.cause`, closing two stores: the cause, and ``cell.pin = None``.
 
 **From death to ticket without a bytecode.** `Record` is itself a weak reference on the core, and its callback is the C method
 that appends it to its place's mailbox: the ticket *is* the record. Nothing can interrupt that.
@@ -63,7 +63,8 @@ class Core(weakref.ref[Pin]):
 class Cell:
     """The door. `pin` is None once it is shut, and never anything else again (I1)."""
 
-    __slots__ = ("__weakref__", "pin")
+    __slots__ = ("__weakref__", "life", "pin")
+    life: float  # the very float that is `Record.born`: while this cell lives, two refer to it (`doors.py`)
     pin: Pin | None
 
 
@@ -111,6 +112,7 @@ class Extra:
         "reason",
         "retry_on",
         "slot",
+        "stand_ins",
         "trace",
         "turn_order",
         "turns",
@@ -135,6 +137,7 @@ class Extra:
         self.retry_on: tuple[type[BaseException], ...] = ()
         # The object's entry among those its factory counts, or its facade keeps: what has the `pop` of a dict, and the key.
         self.slot: tuple[Any, object] | None = None
+        self.stand_ins: list[weakref.ref[Pin]] = []  # pins beside that of the cell (`doors.py`)
         self.trace = ""
         self.turns: dict[None, list[int]] = {}  # who uses the object exclusively
         self.turn_order: Any = None
@@ -211,16 +214,19 @@ REGISTERED, ENDED_TOO, LISTED = 1, 2, 3
 """What `Record.counted` says: registration counted; its end too; registration counted, and listed among the live ones."""
 
 
-def shut(record: Record, cell: Cell, cause: Cause, site: Site | None) -> None:
-    """Shut the door: no access starts from here on (I1). The first cause stays; calling again changes nothing."""
+def shut(record: Record, cell: Cell | None, cause: Cause, site: Site | None) -> None:
+    """Shut the door: no access starts from here on (I1). The first cause stays; calling again changes nothing. Without the cell
+    (`doors.py`) nobody gets in any more, either; its pin is let go once it is found, or when its last handle goes."""
     try:
         if record.cause is None:
             record.shut = monotonic()
             record.cause = cause
         if record.shut_site is None:
             record.shut_site = site
+        if cell is None:
+            return
         record.door = None  # the cell's death tells nothing new now
         cell.pin = None
     except BaseException:
-        cell = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        cell = None  # a kept traceback must keep nothing alive
         raise

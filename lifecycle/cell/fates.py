@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lifecycle import _world
-from lifecycle.cell.cell import Record, raw_pin
+from lifecycle.cell.cell import Record
+from lifecycle.cell.doors import is_open
 from lifecycle.states import (
     BY_CLOSE,
     BY_DROP,
@@ -20,18 +21,19 @@ from lifecycle.stats import ObjectInfo
 
 
 def state_of(record: Record) -> ObjectState:
-    """The state as decided (`Record.phase`) or else as core and door tell it now."""
-    phase = record.phase
-    if phase is not None:
-        return phase
+    """The state as decided (`Record.phase`) or else as core and door tell it now. Whoever is asked about an object's state
+    answers with this. Callable on any thread, inside a collection too; runs no code of users."""
+    state = record.phase
+    if state is not None:
+        return state
     if record() is None:
-        return DUE
-    door = record.door
-    if record.cause is None and door is not None:
-        cell = door()
-        if cell is not None and raw_pin(cell) is not None:
-            return VALID
-    return INVALID if record.cause in POISONED else CLOSING
+        state = DUE
+    elif is_open(record):
+        state = VALID
+    else:
+        state = INVALID if record.cause in POISONED else CLOSING
+    phase = record.phase  # decided meanwhile: who asks twice must not be told the later state first
+    return state if phase is None else phase
 
 
 def describe(record: Record) -> str:

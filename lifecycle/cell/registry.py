@@ -6,13 +6,14 @@ Data only: what acts on it stands in the layers above.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lifecycle import _world
 from lifecycle._waiting import WaitTable
-from lifecycle.cell.cell import Core, Record
+from lifecycle.cell.cell import Pin, Record
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import LimitError
 from lifecycle.states import ENDED
@@ -188,7 +189,7 @@ class Registry:
         self.config = config
         self.records: dict[int, Record] = {}  # live and, until retention ends, ended ones
         self.claims: dict[int, object] = {}
-        self.roots: set[Core] = set()
+        self.roots: set[weakref.ref[Pin]] = set()  # cores, and `doors.Root`
         self.shared: dict[int, dict[int, None]] = {}
         self.kinds: dict[str, Kind] = {}
         self.waiters = WaitTable()  # for the end of an object, by its id
@@ -199,7 +200,7 @@ class Registry:
         self.ended: deque[Record] = deque()
         self.events: deque[Any] = deque()
         # The callbacks of weak references, made once: each object would carry its own of 72 bytes otherwise.
-        self.unroot: Callable[[Core], None] = self.roots.discard
+        self.unroot: Callable[[weakref.ref[Pin]], None] = self.roots.discard
         self.tell_drop: Callable[[Any], None] = self.events.append
         self.delayed: deque[tuple[float, Record]] = (
             deque()

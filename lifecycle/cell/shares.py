@@ -35,7 +35,7 @@ def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> boo
     tokens = shared.get(record.id)
     if tokens is None:
         tokens = shared.setdefault(record.id, {FIRST_SHARE: None})
-    if tokens is SHUT or raw_pin(cell) is None:
+    if tokens is SHUT or raw_pin(cell) is None or record.cause is not None:
         if record.phase in ENDED:
             shared.pop(record.id, None)  # it had been forgotten, with all its shares
         return False

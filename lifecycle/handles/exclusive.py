@@ -27,7 +27,7 @@ from lifecycle.cell.cell import SHUT_CELL, Cell, Pin, Record, raw_pin, set_raw_p
 from lifecycle.cell.fates import describe
 from lifecycle.checks import check_timeout
 from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
-from lifecycle.handles.holders import SOLE_REFERENCES, holders_of, lease_of_thread
+from lifecycle.handles.holders import held, holders_of, lease_of_thread
 from lifecycle.keeping import Uncopied
 from lifecycle.places.place import DEFAULT, WhenDue
 from lifecycle.refusal import checked, refuse
@@ -96,18 +96,16 @@ class Exclusive(Uncopied, Generic[T]):
             extra = record.extra
             if extra.turns.setdefault(None, turn) is not turn:  # type: ignore[union-attr]
                 _await_turn(record, turn, self._timeout)
-            pin = raw_pin(cell)
-            if pin is None:
+            if raw_pin(cell) is None or record.cause is not None:
                 refuse(record)
             if _world.free_threaded:
                 with extra.turn_order:  # type: ignore[union-attr]
                     pass
-            if getrefcount(pin) > SOLE_REFERENCES:
-                pin = None
+            if held(record, cell):
                 _await_holders(record, cell, self._timeout)
-                pin = raw_pin(cell)
-                if pin is None:
-                    refuse(record)
+            pin = raw_pin(cell)
+            if pin is None or record.cause is not None:
+                refuse(record)
             if record.kind.validate is not None:
                 checked(pin)
             self._cell = SHUT_CELL  # the door is not ours to keep from falling shut
@@ -151,7 +149,7 @@ def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) 
     exclusive: Exclusive[T] = _new_object(Exclusive)
     try:
         if type(cell) is not ExclusiveCell:
-            if raw_pin(cell) is None:
+            if raw_pin(cell) is None or record.cause is not None:
                 refuse(record)
             _prepare(record, cell)
         exclusive._cell = cell
@@ -179,27 +177,26 @@ def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeo
     try:
         until = None if timeout is None else _world.monotonic() + timeout
         pause = FIRST_PAUSE
-        while cell is not None and raw_pin(cell) is not None:
+        while cell is not None and raw_pin(cell) is not None and record.cause is None:
             pin = cell.pin
             if pin is not None:
                 return pin
-            turn = record.extra.turns.get(None)  # type: ignore[union-attr]
-            if turn is None or _abandoned(record, turn):
+            user = turn_of(record)
+            if user is None:
                 continue
-            mine = turn[0] == _world.get_ident()
+            mine = user == _world.get_ident()
             if mine or (until is not None and _world.monotonic() >= until) or _world.must_not_wait():
-                _refuse_beside(record, mine, turn)
-            turn = None
+                _refuse_beside(record, mine, user)
             pause = _pause(pause, until)
         refuse(record, share)
     finally:
         pin = cell = None
 
 
-def _refuse_beside(record: Record, mine: bool, turn: list[int]) -> NoReturn:
+def _refuse_beside(record: Record, mine: bool, user: int) -> NoReturn:
     registry = record.kind.registry
     registry.events.append(("refused", record.kind, "valid"))
-    who = "this thread itself" if mine else f"thread {thread_name(turn[0])}"
+    who = "this thread itself" if mine else f"thread {thread_name(user)}"
     remedy = (
         "use the object that the `with handle.exclusive()` block was given"
         if mine
@@ -218,26 +215,25 @@ def thread_name(ident: int) -> str:
     return str(ident)
 
 
-def _abandoned(record: Record, turn: list[int]) -> bool:
-    """Clear away the turn of a block that died without its end. Only the one who holds the sole other reference to it does so,
-    hence nobody takes away another's turn."""
+def turn_of(record: Record) -> int | None:
+    """The thread that uses the object exclusively; None if none does. The turn of a block that died without its end is cleared
+    away: only the one who holds the sole other reference to it does so, hence nobody takes away another's turn."""
     turns = record.extra.turns  # type: ignore[union-attr]
-    if getrefcount(turn) > SOLE_TURN + 1:  # + 1: our caller's
-        return False
-    if turns.get(None) is turn:
+    box = [turns.get(None)]
+    if box[0] is None:
+        return None
+    if getrefcount(box[0]) > SOLE_TURN:  # never a local variable, see `pin_references`
+        return box[0][0]
+    if turns.get(None) is box[0]:
         turns.pop(None, None)
-    return True
+    return None
 
 
 def _sole_turn() -> int:
-    """What `getrefcount` says of an argument that only its caller and one table refer to, less the caller's reference."""
+    """What `getrefcount` says in there of a turn that only the table and the box refer to."""
     turns = {None: [0]}
-
-    def count(turn: list[int]) -> int:
-        return getrefcount(turn)
-
-    turn = turns[None]
-    return count(turn) - 1
+    box = [turns.get(None)]
+    return getrefcount(box[0])
 
 
 SOLE_TURN = _sole_turn()
@@ -255,24 +251,23 @@ def _await_turn(record: Record, mine: list[int], timeout: float | WhenDue | None
     turns = record.extra.turns  # type: ignore[union-attr]
     pause = FIRST_PAUSE
     while True:
-        turn = turns.setdefault(None, mine)
-        if turn is mine:
+        if turns.setdefault(None, mine) is mine:
             return
-        if _abandoned(record, turn):
+        user = turn_of(record)
+        if user is None:
             continue
-        if turn[0] == mine[0]:
+        if user == mine[0]:
             raise ExclusiveError(
                 f"this thread is inside an exclusive access to {describe(record)} already and would wait for itself: use the "
                 "object that the outer block was given"
             )
         if (until is not None and _world.monotonic() >= until) or _world.must_not_wait():
-            who = f"an exclusive access of thread {thread_name(turn[0])}"
+            who = f"an exclusive access of thread {thread_name(user)}"
             raise HeldError(
                 f"{describe(record)} is still held by {who}; nothing was changed: end that first, or give exclusive() a longer "
                 "timeout",
                 (who,),
             )
-        turn = None
         pause = _pause(pause, until)
 
 
@@ -285,13 +280,15 @@ def _await_holders(record: Record, cell: Cell, timeout: float | WhenDue | None) 
     pin = None
     try:
         while True:
-            pin = raw_pin(cell)
-            if pin is None or getrefcount(pin) <= SOLE_REFERENCES:
+            if raw_pin(cell) is None or not held(record, cell):
                 return
             now = _world.monotonic()
             over = (until is not None and now >= until) or _world.must_not_wait()
             if over or (not looked and now >= began + LOOK_FOR_OWN_LEASES_AFTER):
                 looked = True
+                pin = raw_pin(cell)
+                if pin is None:
+                    return
                 if lease_of_thread(pin, _world.get_ident()):
                     raise ExclusiveError(
                         f"this thread holds a lease of {describe(record)} and would wait for itself: end the lease before "

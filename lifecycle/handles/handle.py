@@ -12,6 +12,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle import _world
 from lifecycle.cell.cell import SHUT_CELL, Cell, Record, raw_pin
+from lifecycle.cell.doors import cell_of
 from lifecycle.cell.fates import describe, fate, state_of
 from lifecycle.cell.shares import SHUT, add_share, drop_share, give_back, next_share
 from lifecycle.checks import check_timeout
@@ -84,14 +85,18 @@ class Handle(Generic[T]):
 
     @property
     def state(self) -> ObjectState:
-        """Where the object is in its life; for the object, not for this share of it."""
+        """Where the object is in its life; for the object, not for this share of it. Never raises."""
         return state_of(self._record)
 
     @property
     def valid(self) -> bool:
-        """Whether a lease through this handle would be granted right now. By the time you look it may have changed: ask for the
-        lease instead where it matters."""
-        return raw_pin(self._cell) is not None
+        """Whether a lease through this handle would be granted right now: this share is open, and the object `VALID`. By the
+        time you look it may have changed: ask for the lease instead where it matters. Never raises.
+
+        The type's validator is not asked. An object in exclusive use is valid: who asks for a lease meanwhile waits, or is told
+        to, by an `ExclusiveError`.
+        """
+        return raw_pin(self._cell) is not None and self._record.cause is None
 
     # -- access -------------------------------------------------------------------------------------------------------------
 
@@ -105,9 +110,13 @@ class Handle(Generic[T]):
         if pin is None:
             pin = pin_or_refuse(self._record, self._cell, self, timeout)
         try:
-            if pin.record.kind.validate is not None:
+            record = pin.record
+            if record.cause is not None or record.kind.validate is not None:
+                if record.cause is not None:
+                    pin = None
+                    pin = pin_or_refuse(record, self._cell, self, timeout)
                 checked(pin)
-                timer = pin.record.kind.timer
+                timer = record.kind.timer
                 if timer is not None:
                     return timer.lease(pin)  # type: ignore[no-any-return]
             lease: Lease[T] = _new_object(Lease)
@@ -139,7 +148,8 @@ class Handle(Generic[T]):
         `LifecycleError` for a NULL address or a negative size. A size of 0 gives an empty view that holds nothing.
         """
         pin = self._cell.pin
-        if pin is None:
+        if pin is None or pin.record.cause is not None:
+            pin = None
             pin = pin_or_refuse(self._record, self._cell, self)
         try:
             return make_view(pin, address, nbytes, readonly)
@@ -240,7 +250,8 @@ class Handle(Generic[T]):
         """Have the release wait for `fence`, whenever and however it comes about: for handles that are only dropped. May be
         called several times; all fences must have signalled then. Raises what ``close(after=)`` raises, and `AccessRefusedError`
         once this share is closed."""
-        if raw_pin(self._cell) is None and self._record.place.lost_reason is None:
+        shut = raw_pin(self._cell) is None or self._record.cause is not None
+        if shut and self._record.place.lost_reason is None:
             refuse(self._record, self)
         attach(self._record, fence, "release_after()")
 
@@ -328,7 +339,7 @@ class Handle(Generic[T]):
 
     def __enter__(self) -> Handle[T]:
         try:
-            if self._cell.pin is None and raw_pin(self._cell) is None:
+            if raw_pin(self._cell) is None or self._record.cause is not None:
                 refuse(self._record, self)
             return self  # in here, since 3.10 looks for signals at every jump, and one leads here
         except BaseException:
@@ -386,8 +397,7 @@ class WeakHandle(Uncopied, Generic[T]):
     def __call__(self) -> Handle[T] | None:
         """A new share, or None once the object is shut or its last handle gone. Callable on any thread."""
         record = self._record
-        door = record.door
-        return None if door is None or record.cause is not None else _new_share(record, door(), None)
+        return None if record.cause is not None else _new_share(record, cell_of(record), None)
 
     def __repr__(self) -> str:
         return f"<WeakHandle of {describe(self._record)}: {fate(self._record)}>"

@@ -6,7 +6,8 @@ may skip an ``__exit__`` when a signal handler raises at the wrong moment. No lo
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from lifecycle.cell.cell import Pin
 from lifecycle.cell.fates import describe
@@ -37,6 +38,10 @@ class Lease(Uncopied, Generic[T]):
     def close(self) -> None:
         """End the lease early. Ending twice is ending once."""
         self._pin = None
+
+    def take_times(self) -> tuple[Callable[[Any, float], None], Any, float] | None:
+        """Of a lease that is timed: end it, and leave it to the caller to say so, as ``note(kind, since)``."""
+        return None
 
     def __repr__(self) -> str:
         pin = self._pin

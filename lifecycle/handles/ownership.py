@@ -6,11 +6,12 @@ import sys
 from typing import Any
 
 from lifecycle import _world
-from lifecycle.cell.cell import Cell, Record, raw_pin, shut
+from lifecycle.cell.cell import Cell, Pin, Record, raw_pin, shut
+from lifecycle.cell.doors import stand_ins
 from lifecycle.cell.fates import describe
 from lifecycle.cell.shares import SHUT
 from lifecycle.errors import HeldError, OwnershipError
-from lifecycle.handles.holders import SOLE_REFERENCES, held_error, holders_of
+from lifecycle.handles.holders import held, held_error, holders_of
 from lifecycle.places.place import DEFAULT, WhenDue
 from lifecycle.places.releases import finish
 from lifecycle.refusal import refuse
@@ -37,11 +38,8 @@ def check_transferable(record: Record) -> None:
 
 
 def _references_to_door(share: Any) -> int:
-    cell = share._cell
-    try:
-        return getrefcount(cell)
-    finally:
-        cell = None
+    """As `pin_references`: never a local variable."""
+    return getrefcount(share._cell)
 
 
 def _sole_references_to_door() -> int:
@@ -61,9 +59,11 @@ def refuse_if_held(record: Record, share: Any) -> None:
     to be undone. Of other shares those count that live: one that was dropped without being closed holds nothing."""
     tokens = record.kind.registry.shared.get(record.id)
     others = min(len(tokens) - 1, _references_to_door(share) - SOLE_SHARE) if tokens else 0
+    if others <= 0 and not held(record, share._cell):
+        return
     pin = raw_pin(share._cell)
     try:
-        if pin is not None and (others > 0 or getrefcount(pin) > SOLE_REFERENCES):
+        if pin is not None:
             shares = (f"{others} other share(s)",) if others > 0 else ()
             raise held_error(record, (*shares, *holders_of(pin)))
     finally:
@@ -82,21 +82,23 @@ def begin_detach(
             ("a fence",),
         )
     pin = cell = None
+    box: list[Pin | None] = []
     try:
         refuse_if_held(record, share)
         cell = share._cell
-        if raw_pin(cell) is None:
+        if raw_pin(cell) is None or record.cause is not None:
             refuse(record)
         registry = record.kind.registry
         if registry.claims.setdefault(record.id, me) is not me or record.phase in ENDED:
             refuse(record)
-        pin = raw_pin(cell)
+        box.append(raw_pin(cell))
         registry.shared[record.id] = SHUT  # nobody else had a share; one that is made now finds a shut door
         shut(record, cell, Cause.DETACH, site)
         until = _until(record, timeout)
-        while getrefcount(pin) > SOLE_REFERENCES - 1:  # its cell has let go
+        while _still_held(record, box):
             if _world.must_not_wait() or (until is not None and _world.monotonic() >= until):
-                holders = holders_of(pin)  # type: ignore[arg-type]
+                pin = box[0]
+                holders = holders_of(pin) if pin is not None else ()
                 raise HeldError(
                     f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment it was detached, "
                     "and was not given back in time: it is shut, stays the manager's, and is released when that ends",
@@ -105,6 +107,19 @@ def begin_detach(
             _world.sleep(PAUSE)
     finally:
         pin = cell = None  # a kept traceback must keep nothing alive
+        box.clear()
+
+
+def _still_held(record: Record, box: list[Pin | None]) -> bool:
+    """Whether somebody beside `box` holds the pin of an object whose cell has let go of it. Somebody else may have shut the door
+    first, and then the box has nothing to hold."""
+    if box[0] is None:
+        return record() is not None
+    return getrefcount(box[0]) > SOLE_BOXED or stand_ins(record) > 0
+
+
+SOLE_BOXED = getrefcount([Pin()][0]) + 1
+"""What `getrefcount(box[0])` is when nobody but the box holds the pin."""
 
 
 def undo_detach(record: Record, me: list[object], obj: Any, release: Any) -> None:

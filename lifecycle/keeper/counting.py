@@ -14,7 +14,8 @@ from operator import attrgetter
 from typing import Any
 
 from lifecycle import _world
-from lifecycle.cell.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, ObservedRef, Record
+from lifecycle.cell.cell import ENDED_TOO, LISTED, REGISTERED, DoorRef, ObservedRef, Record, shut
+from lifecycle.cell.doors import cell_of, lives
 from lifecycle.cell.registry import Kind, Registry
 from lifecycle.events import Event
 from lifecycle.keeper.leaks import LeakReports
@@ -31,6 +32,10 @@ def _take_all(mailbox: deque[Record]) -> list[Record]:
     """What is in `mailbox` now. Others go on appending; only the one who counts takes."""
     take = mailbox.popleft
     return [take() for _ in range(len(mailbox))]
+
+
+LOOKS = 3
+"""How often a door that seems to live, but is not found, is looked for outside a collection: each time looks through the heap."""
 
 
 class Question:
@@ -55,11 +60,14 @@ class Ledger:
         self.leaks = LeakReports(registry, self._tell)
         self.profiler: Any = None  # profiling.Profiler, while one runs
         self._telling = False
+        self._in_doubt: dict[int, int] = {}  # by id: how often it was looked at
 
     def count_all(self) -> int:
         """Count everything that had happened when this began; how much that was."""
         registry = self.registry
         self._telling = bool(self.observer.hooks)
+        if self._in_doubt:
+            self._judge()
         # Ends are taken first, so that the registration and the events of each are at hand, and told last.
         ended = _take_all(registry.ended)
         entered = _take_all(registry.entered)
@@ -88,10 +96,36 @@ class Ledger:
             getattr(self, f"_on_{event[0]}")(*event[1:])
             return
         record = self.registry.records.get(event.id)
-        if record is not None and record.cause is None and record.phase not in ENDED:
+        if record is not None and not self._judged(record, 0):
+            self._in_doubt[record.id] = 1
+
+    def _judge(self) -> None:
+        """Look again after the doors that the collector had reported when it was too early to say what became of them."""
+        for id, looks in list(self._in_doubt.items()):
+            record = self.registry.records.get(id)
+            if record is None or self._judged(record, looks):
+                del self._in_doubt[id]
+            elif not _world.collecting:
+                self._in_doubt[id] = looks + 1
+
+    def _judged(self, record: Record, looks: int) -> bool:
+        """Decide about an object whose last handle is said to be gone; False when that cannot be known yet. In a garbage cycle it
+        is said before ``__del__`` has run, which may close the handle, or save it (`cell/doors.py`)."""
+        if record.phase in ENDED:
+            return True
+        if lives(record) and looks < LOOKS:
+            cell = cell_of(record)
+            if cell is None:
+                return False
+            if record.cause is not None:  # shut while it could not be found
+                shut(record, cell, record.cause, None)
+            cell = None
+            return True
+        if record.cause is None:
             record.shut = record.shut or _world.monotonic()
             record.cause = BY_DROP
             self._note_shut(record)
+        return True
 
     def _count_records(self) -> None:
         ended = _take_all(self.registry.ended)

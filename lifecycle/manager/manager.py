@@ -8,8 +8,8 @@ from types import FunctionType, TracebackType
 from typing import Any, TypeVar, overload
 
 from lifecycle import _world
-from lifecycle.cell.cell import Extra, raw_pin
-from lifecycle.cell.fates import info_of
+from lifecycle.cell.cell import Extra
+from lifecycle.cell.fates import info_of, state_of
 from lifecycle.cell.registry import Registry, open_records
 from lifecycle.checks import (
     DEFERRED,
@@ -40,15 +40,23 @@ from lifecycle.manager.factory import build_factory
 from lifecycle.manager.finalizers import Finalizers, SafeFinalizer
 from lifecycle.manager.kinds import Kinds
 from lifecycle.manager.machinery import Machinery
-from lifecycle.manager.observed import enter_observed, observed
+from lifecycle.manager.observed import enter_observed, follow, observed
 from lifecycle.manager.policies import UNSET, Unset, set_policy
 from lifecycle.manager.registration import abandon, enter, insist
 from lifecycle.manager.stopping import StopToken
-from lifecycle.manager.targets import check_mine, parent_of, pin_of, record_of, registries
+from lifecycle.manager.targets import (
+    cell_behind,
+    check_mine,
+    handle_of,
+    parent_of,
+    pin_of,
+    record_of,
+    registries,
+)
 from lifecycle.places.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
 from lifecycle.places.queues import PlaceLike
 from lifecycle.refusal import checked, invalidate_record
-from lifecycle.states import ENDED, RELEASED, Cause
+from lifecycle.states import ENDED, RELEASED, VALID, Cause
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport
 
 T = TypeVar("T")
@@ -343,8 +351,11 @@ class SafetyManager(Uncopied):
                     check_mine(self._registry, target._record)
                     pin = pin_or_refuse(target._record, target._cell, target)
                 record = pin.record
-                if record.kind.plain is not self._registry:
+                if record.cause is not None or record.kind.plain is not self._registry:
                     check_mine(self._registry, record)
+                    if record.cause is not None:
+                        pin = None
+                        pin = pin_or_refuse(record, target._cell, target)
                     checked(pin)
                     timer = record.kind.timer
                     if timer is not None:
@@ -377,24 +388,24 @@ class SafetyManager(Uncopied):
             pin = obj = None
 
     def is_valid(self, target: Any) -> bool:
-        """Whether an access to the handle's or id's object would be granted now. False for what is not known."""
+        """Whether an access to the handle's or id's object would be granted now, as `Handle.valid`. False for what is not
+        known."""
         try:
             record = record_of(self._registry, target)
         except UnknownObjectError:
             return False
-        handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
-        if isinstance(handle, Handle):
+        handle = handle_of(target)
+        if handle is not None:
             return handle.valid
-        door = record.door
-        cell = door() if door is not None else None
-        return cell is not None and raw_pin(cell) is not None
+        follow(record)
+        return state_of(record) is VALID
 
     def invalidate(self, target: Any, reason: str) -> bool:
         """Shut the object's door for everybody, for `reason`: it reports `INVALID` and is released when nobody holds it any more.
         False when it was shut already."""
         record = record_of(self._registry, target)
         site = _world.site_of(_world.caller())
-        done = invalidate_record(record, Cause.INVALIDATE, str(reason), site)
+        done = invalidate_record(record, Cause.INVALIDATE, str(reason), site, cell_behind(target))
         record.place.settle(record, 0)
         return done
 
@@ -403,7 +414,7 @@ class SafetyManager(Uncopied):
         record = record_of(self._registry, target)
         if timeout is not DEFAULT:
             check_timeout(timeout)
-        invalidate_record(record, Cause.UNREGISTER, "", _world.site_of(_world.caller()))
+        invalidate_record(record, Cause.UNREGISTER, "", _world.site_of(_world.caller()), cell_behind(target))
         self._kept.pop(record.id, None)
         if record.phase in ENDED:
             return record.phase is RELEASED
@@ -558,7 +569,10 @@ class SafetyManager(Uncopied):
         return self._keeper.ask()
 
     def objects(self) -> Sequence[ObjectInfo]:
-        """Every object that has not ended, oldest first. Costs what objects exist."""
+        """Every object that has not ended, oldest first. Costs what objects exist. Objects that are observed are looked after
+        first, as by `Handle.state`."""
+        for record in open_records(self._registry):
+            follow(record)
         return tuple(
             info_of(record)
             for record in reversed(open_records(self._registry))

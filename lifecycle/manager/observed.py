@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from lifecycle.cell.cell import ObservedRef, Record, raw_pin
+from lifecycle.cell.cell import ObservedRef, Record
 from lifecycle.cell.fates import describe
 from lifecycle.cell.registry import Kind
 from lifecycle.errors import OwnershipError, RegistrationError, text_of
@@ -29,6 +29,8 @@ def observed(record: Record) -> Any:
     """The object behind an observed record, strongly. Ends the record and refuses when its owner has ended the object."""
     obj, reason = _look(record)
     try:
+        if reason is None:  # it has ended, and is forgotten
+            refuse(record)
         if reason:
             _owner_ended(record, reason)
             refuse(record)
@@ -37,13 +39,22 @@ def observed(record: Record) -> Any:
         obj = None
 
 
-def _look(record: Record) -> tuple[Any, str]:
-    """The object, and why it cannot be used any more, if so."""
+def follow(record: Record) -> None:
+    """End a record that is observed and whose object its owner has ended: asked before every answer about its state. Never
+    raises."""
+    if record.owning < 0 and record.cause is None:
+        reason = _look(record)[1]
+        if reason:
+            _owner_ended(record, reason)
+
+
+def _look(record: Record) -> tuple[Any, str | None]:
+    """The object, and why it cannot be used any more, if so; None where nothing is known any more, as it has ended."""
     ref = record.obj
     obj = None
     try:
         if ref is None:
-            refuse(record)
+            return None, None
         obj = ref()
         if obj is None:
             return None, "its owner let it go"
@@ -66,17 +77,30 @@ def _owner_ended(record: Record, reason: str) -> None:
 class ObservedLease(Lease[T]):
     """A lease of an observed object: holds that too."""
 
-    __slots__ = ("_obj",)
+    __slots__ = ("_obj", "_times")
     _obj: T | None
+    _times: tuple[Callable[[Any, float], None], Any, float] | None
 
     def __enter__(self) -> T:
         super().__enter__()
         return self._obj  # type: ignore[return-value]
 
     def __exit__(self, *_: object) -> None:
-        self._pin = self._obj = None
+        self.close()
 
-    close = __exit__
+    def close(self) -> None:
+        """As `Lease.close`."""
+        times, self._times = self._times, None
+        self._pin = self._obj = None
+        if times is not None:
+            note, kind, since = times
+            note(kind, since)
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except AttributeError:  # an interrupt while it was made
+            return
 
 
 class ObservedHandle(Handle[T]):
@@ -87,20 +111,14 @@ class ObservedHandle(Handle[T]):
     @property
     def state(self) -> ObjectState:
         """As `Handle.state`; looks after the object first."""
-        self._follow()
+        follow(self._record)
         return super().state
 
     @property
     def valid(self) -> bool:
         """As `Handle.valid`; looks after the object first."""
-        self._follow()
+        follow(self._record)
         return super().valid
-
-    def _follow(self) -> None:
-        if raw_pin(self._cell) is not None:
-            reason = _look(self._record)[1]
-            if reason:
-                _owner_ended(self._record, reason)
 
     def lease(self, *, timeout: float | None = 0) -> Lease[T]:
         """As `Handle.lease`."""
@@ -112,6 +130,7 @@ class ObservedHandle(Handle[T]):
             lease._obj = obj
             lease._thread = plain._thread
             lease._pin = plain._pin
+            lease._times = plain.take_times()
             return lease
         finally:
             plain = lease = obj = None

@@ -49,7 +49,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
     released."""
     registry = kind.registry
     entered = registry.entered
-    core = record = pin = cell = handle = site = None
+    core = record = pin = cell = handle = site = now = None
     try:
         if begun is not None:
             begun[0] = (
@@ -97,6 +97,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         pin.core = core
         pin.record = record
         cell = Cell()
+        cell.life = now
         cell.pin = pin
         door = DoorRef(cell, registry.tell_drop)
         door.id = id
@@ -134,7 +135,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
                 registry.refuse_closed(record)
         raise
     finally:  # a kept traceback must keep nothing alive, not even one of a release that ran on behalf of others in here
-        core = pin = cell = handle = parent = obj = None
+        core = pin = cell = handle = parent = obj = now = None
 
 
 _identity = id

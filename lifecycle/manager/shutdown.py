@@ -9,6 +9,7 @@ import attrs
 
 from lifecycle import _world
 from lifecycle.cell.cell import Record, shut
+from lifecycle.cell.doors import cell_of, is_open
 from lifecycle.cell.fates import info_of
 from lifecycle.cell.registry import Registry, open_records, owners
 from lifecycle.places.queues import Generation
@@ -22,9 +23,8 @@ from lifecycle.stats import ShutdownReport
 def shut_doors(records: list[Record]) -> None:
     """No access from here on, through any of them."""
     for record in records:
-        door = record.door
-        cell = door() if door is not None else None
-        if cell is not None:
+        cell = cell_of(record)
+        if cell is not None or is_open(record):
             shut(record, cell, Cause.EXIT, None)
             record.kind.registry.events.append(("shut", record))
         cell = None

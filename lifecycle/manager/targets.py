@@ -6,7 +6,8 @@ import weakref
 from typing import Any, NoReturn
 
 from lifecycle import _world
-from lifecycle.cell.cell import Pin, Record
+from lifecycle.cell.cell import SHUT_CELL, Cell, Pin, Record
+from lifecycle.cell.doors import cell_of, stand_in
 from lifecycle.cell.fates import describe
 from lifecycle.cell.registry import Registry
 from lifecycle.errors import ForeignHandleError, RegistrationError, UnknownObjectError
@@ -37,20 +38,29 @@ def pin_of(registry: Registry, target: Any) -> Pin:
     pin = cell = None
     try:
         record = record_of(registry, target)
-        handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
-        if isinstance(handle, Handle):
-            cell = handle._cell
-        else:
-            handle = None
-            door = record.door
-            cell = door() if door is not None else None
+        handle = handle_of(target)
+        cell = handle._cell if handle is not None else cell_of(record)
         pin = cell.pin if cell is not None else None
-        if pin is None:
-            pin = pin_or_refuse(record, cell, handle)
+        if pin is None or record.cause is not None:
+            pin = stand_in(record) if cell is None else None
+            if pin is None:
+                pin = pin_or_refuse(record, cell, handle)
         cell = None
         return checked(pin) if record.kind.validate is not None else pin
     finally:
         pin = cell = None
+
+
+def handle_of(target: Any) -> Handle[Any] | None:
+    """The handle that `target` is or has; None for an id."""
+    handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
+    return handle if isinstance(handle, Handle) else None
+
+
+def cell_behind(target: Any) -> Cell | None:
+    """The cell of the handle that `target` is or has; None for an id, and for a handle that is closed."""
+    handle = handle_of(target)
+    return None if handle is None or handle._cell is SHUT_CELL else handle._cell
 
 
 def parent_of(registry: Registry, parent: Any) -> tuple[int, Pin]:
@@ -60,7 +70,7 @@ def parent_of(registry: Registry, parent: Any) -> tuple[int, Pin]:
         raise RegistrationError(f"parent= takes a handle of this manager, not {parent!r}")
     check_mine(registry, handle._record)
     pin = handle._cell.pin
-    if pin is None:
+    if pin is None or handle._record.cause is not None:
         pin = pin_or_refuse(handle._record, handle._cell, handle)
     return handle.id, pin
 

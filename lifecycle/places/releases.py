@@ -19,6 +19,7 @@ from typing import Any
 from lifecycle import _world
 from lifecycle._world import free_threaded, monotonic
 from lifecycle.cell.cell import ENDED_TOO, Extra, Pin, Record, shut
+from lifecycle.cell.doors import cell_of
 from lifecycle.cell.registry import NO_IDENTITY, Registry, native_key, owners
 from lifecycle.checks import DEFERRED, refuse_deferred
 from lifecycle.errors import (
@@ -414,13 +415,9 @@ def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reas
         if record.phase in ENDED:
             claims.pop(id, None)
             return False
-        door = record.door
-        cell = door() if door is not None else None
-        if cell is not None:
-            shut(record, cell, cause, None)
-            cell = None
-        elif record.cause is None:
-            record.cause = cause
+        cell = cell_of(record)
+        shut(record, cell, cause, None)
+        cell = None
         if reason:
             record.more().reason = reason
         record.outcome = outcome
