@@ -236,6 +236,10 @@ class Health:
     problems: tuple[str, ...]
     """What is wrong, in words."""
 
+    def __bool__(self) -> bool:
+        """As `ok`."""
+        return self.ok
+
 
 @attrs.frozen
 class ObjectInfo:
@@ -284,3 +288,7 @@ class ShutdownReport:
     def ok(self) -> bool:
         """Whether everything was released."""
         return not (self.failed or self.stuck or self.leaked or self.errors or self.running)
+
+    def __bool__(self) -> bool:
+        """As `ok`: ``assert manager.close()``."""
+        return self.ok

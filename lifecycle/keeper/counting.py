@@ -82,9 +82,16 @@ class Ledger:
                 self._count_records()  # what came in since, but before the question
                 event.answer.put(self.answer())
             else:
-                self._count_event(event)
+                self._count_one(event)
         self._count_ended(ended)
         return len(ended) + len(entered) + number
+
+    def _count_one(self, event: Any) -> None:
+        """Count an event. One that cannot be is told as `observer_failed`, and costs no other anything."""
+        try:
+            self._count_event(event)
+        except Exception as error:
+            self.observer.tell_failure(error)
 
     def _count_event(self, event: Any) -> None:
         if type(event) is ObservedRef:
@@ -237,12 +244,12 @@ class Ledger:
 
     def _on_panic(self, kind: Kind, record: Record | None, reason: str, trace: str) -> None:
         kind.count.panics += 1
-        self._tell("panic", record, kind=kind, reason=reason, traceback=trace)
+        self._tell_with("panic", record, {"reason": reason, "traceback": trace}, kind)
 
     def _on_error(self, kind: Kind, record: Record | None, reason: str) -> None:
         kind.count.errors += 1
         if self.registry.config.log_state_changes or self.observer.hooks:
-            self._tell("error", record, kind=kind, reason=reason)
+            self._tell_with("error", record, {"reason": reason}, kind)
 
     def _on_retry(self, record: Record, reason: str) -> None:
         record.kind.count.retries += 1
@@ -255,7 +262,7 @@ class Ledger:
 
     def _on_finalizer_failed(self, type_name: str, reason: str) -> None:
         self.other_failures += 1
-        self._tell("failed", None, type_name=type_name, reason=f"a safe finalizer raised {reason}")
+        self._tell_with("failed", None, {"reason": f"a safe finalizer raised {reason}"}, None, type_name)
 
     def _on_late(self, record: Record, reason: str) -> None:
         self.late += 1
@@ -264,17 +271,20 @@ class Ledger:
         self._tell("late", record, reason=reason)
 
     def _on_told(self, kind: str, fields: dict[str, Any]) -> None:
-        self._tell(kind, None, **fields)
+        self._tell_with(kind, None, fields)
 
-    def _tell(
+    def _tell(self, event: str, record: Record | None, /, **fields: Any) -> None:
+        self._tell_with(event, record, fields)
+
+    def _tell_with(
         self,
         event: str,
         record: Record | None,
-        *,
+        fields: dict[str, Any],
         kind: Kind | None = None,
         type_name: str = "",
-        **fields: Any,
     ) -> None:
+        """Tell observers and the log. The names of `fields` are the program's own business."""
         if not self.observer.hooks and not self.observer.logs(event):
             return
         kind = record.kind if record is not None else kind

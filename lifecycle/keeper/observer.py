@@ -5,6 +5,7 @@ The keeper alone puts events in, so a log pipe that blocks for ever stops neithe
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections.abc import Callable
@@ -33,15 +34,31 @@ def logger() -> Any:
     return structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
 
 
-def enlist(hooks: list[Callable[[Event], object]], fn: Callable[[Event], object]) -> Callable[[], None]:
-    """Add `fn` to an observer's hooks; returns a function that takes it back."""
-    hooks.append(fn)
+Hooks = dict[int, Callable[[Event], object]]
+"""In the order in which they were added, each under a number of its own: one function may be added by several."""
+
+
+def enlist(hooks: Hooks, fn: Callable[[Event], object]) -> Callable[[], None]:
+    """Add `fn` to an observer's hooks; returns a function that takes this very entry back, once."""
+    key = _next_hook()
+    hooks[key] = fn
 
     def remove() -> None:
-        if fn in hooks:
-            hooks.remove(fn)
+        hooks.pop(key, None)
 
     return remove
+
+
+_next_hook: Callable[[], int] = itertools.count(1).__next__
+
+
+RESERVED = frozenset({"self", "event", "level", "logger", "timestamp", "manager", "id", "type", "exc_info", "stack_info"})
+"""What a field of an event's own is not called in the log."""
+
+
+def _empty(value: object) -> bool:
+    """Whether there is nothing to log: asked without ``==``, which is the value's own and may do anything."""
+    return value is None or (type(value) in (str, int, float, bool) and not value)
 
 
 class Observer:
@@ -50,8 +67,8 @@ class Observer:
     def __init__(self, name: str, config: SafetyConfig) -> None:
         self.name = name
         self.config = config
-        self.hooks: list[Callable[[Event], object]] = []
-        self.leak_hooks: list[Callable[[Event], object]] = []
+        self.hooks: Hooks = {}
+        self.leak_hooks: Hooks = {}
         self.dropped = 0
         self.queue: _world.SimpleQueue[Event | None] = _world.SimpleQueue()
         self._event: Event | None = None  # that the thread has in hand
@@ -103,8 +120,8 @@ class Observer:
         self._told = 0
 
     def _hooks_of(self, event: Event) -> list[Callable[[Event], object]]:
-        leaks = self.leak_hooks if event.kind in LEAK_KINDS else ()
-        return [self._log, warn_of_leak, *self.hooks, *leaks]
+        leaks = _world.snapshot(self.leak_hooks.values()) if event.kind in LEAK_KINDS else ()
+        return [self._log, warn_of_leak, *_world.snapshot(self.hooks.values()), *leaks]
 
     def _deliver(self, event: Event) -> None:
         for number, hook in enumerate(self._hooks_of(event)):
@@ -137,13 +154,12 @@ class Observer:
             "id": event.id,
             "type": event.type_name,
             "name": event.name,
-            **event.fields,
         }
+        for key, value in event.fields.items():
+            # A program may call its own fields anything: none takes the place of what structlog, or the line itself, calls so.
+            fields[f"field_{key}" if key in RESERVED else key] = value
         log = getattr(logger(), LEVELS.get(event.kind, "info"))
-        log(
-            f"lifecycle.{event.kind}",
-            **{key: value for key, value in fields.items() if value not in (None, "", 0)},
-        )
+        log(f"lifecycle.{event.kind}", **{key: value for key, value in fields.items() if not _empty(value)})
 
     def _report(self, event: Event | None, hook: object, error: BaseException) -> None:
         try:

@@ -554,8 +554,9 @@ class SafetyManager(Uncopied):
         self._registry.events.append(("error", kind, None, f"{component}: {text_of(error)}"))
         return True
 
-    def report(self, kind: str, **fields: Any) -> None:
-        """Tell observers and the log of something an integration has noticed; `kind` is one of those of `Event.kind`."""
+    def report(self, kind: str, /, **fields: Any) -> None:
+        """Tell observers and the log of something an integration has noticed; `kind` is one of those of `Event.kind`. The fields
+        may be called anything; in the log one that has a name of the log's own has ``field_`` before it."""
         if kind not in LEVELS:
             raise LifecycleError(f"there is no event kind {kind!r}; the kinds are {', '.join(LEVELS)}")
         self._registry.events.append(("told", kind, fields))

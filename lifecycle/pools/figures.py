@@ -98,6 +98,10 @@ class PoolReport:
         """Whether everything had come back."""
         return not self.missing
 
+    def __bool__(self) -> bool:
+        """As `ok`."""
+        return self.ok
+
 
 class Counts:
     """The counters of one pool, but for the loans that took no time, which each slot counts for itself.
