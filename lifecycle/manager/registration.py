@@ -18,12 +18,14 @@ from typing import Any
 from lifecycle import _world
 from lifecycle._world import caller, monotonic, next_id, site_of
 from lifecycle.cell.cell import Cell, Core, DoorRef, Extra, Pin, Record
-from lifecycle.cell.fates import describe
+from lifecycle.cell.fates import describe, fate
 from lifecycle.cell.registry import HIGH_WATER, NO_IDENTITY, Kind, native_key, owners
 from lifecycle.cell.shares import FIRST_SHARE
 from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, RegistrationError
 from lifecycle.handles.handle import Handle
-from lifecycle.states import BY_CLOSE, DETACHED, ENDED, STUCK
+from lifecycle.places.releases import releases_here
+from lifecycle.places.waiting import wait_for_end
+from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASING, STUCK
 
 _new_object = object.__new__
 
@@ -142,27 +144,52 @@ _identity = id
 
 
 def _supersede(key: object, record: Record) -> None:
-    """Somebody is in `owners` under `key`: let go one that can be let go here, take the place of one that has ended (an interrupt
-    may have left it there), refuse otherwise."""
+    """Somebody is in `owners` under `key`: let go one that can be let go here, wait for one that is being let go, take the place of
+    one that has let go or is about to, refuse otherwise.
+
+    A number (a descriptor, an address) is free, and given out again, *inside* the release, and its owner's entry goes after that.
+    """
     first = owners.get(key)
-    leaving = first is not None and first.phase not in ENDED and (first.cause is not None or first() is None)
-    if leaving and not (_world.collecting and _world.in_collector()):
-        # Waits for a collection on another thread where `close` does not: otherwise the owner would be refused.
-        _world.await_collection()
-        first.place.serve(first)  # type: ignore[union-attr]
+    if first is not None and first is not record:
+        _make_way(first)
     with _ownership:
         first = owners.get(key)
-        if first is not None and first.phase in ENDED and first.phase is not STUCK:
-            owners.pop(key, None)
-        first = owners.setdefault(key, record)
+        if first is None or _has_let_go(first):
+            owners[key] = first = record  # in one step: an entry that is not its own its predecessor leaves alone
     if first is record:
         return
     same = first.obj is record.obj and type(record.obj) not in NO_IDENTITY
     what = "this Python object" if same else f"native {record.native!r}"
     raise DuplicateError(
-        f"{what} already has an owner: {describe(first)}; two releases of one native object would be a double free. Use "
-        "share() on its handle, or register without release= to borrow it (parent=its handle)"
+        f"{what} already has an owner: {describe(first)}, {fate(first)}; two releases of one native object would be a double "
+        "free. Use share() on its handle, or register without release= to borrow it (parent=its handle)"
     )
+
+
+HANDED_ON_WITHIN = 0.05
+"""Seconds for which a newcomer waits for the release of its predecessor, which has begun. Then it takes over all the same."""
+
+
+def _has_let_go(first: Record) -> bool:
+    """Whether an owner no longer has its native: its release was called. (A stuck one keeps it: nobody knows what it holds.)"""
+    phase = first.phase
+    return phase is RELEASING or (phase in ENDED and phase is not STUCK)
+
+
+def _make_way(first: Record) -> None:
+    """Have an owner end that is about to: here if it may be released here, otherwise by waiting for who does it. Nobody waits for
+    himself, in the collector, or where waiting is not allowed."""
+    if first.phase in ENDED or (first.cause is None and first() is not None):
+        return
+    if _world.collecting and _world.in_collector():
+        return
+    if first.phase is not RELEASING:
+        # Waits for a collection on another thread where `close` does not: otherwise the owner would be refused.
+        _world.await_collection()
+        first.place.serve(first)
+    begun = first.phase is RELEASING or first.id in first.kind.registry.claims
+    if begun and not _world.must_not_wait() and not any(first is one for one in releases_here()):
+        wait_for_end(first, monotonic() + HANDED_ON_WITHIN, None, insist=False)
 
 
 _ownership = _world.process_lock()

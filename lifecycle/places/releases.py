@@ -296,9 +296,15 @@ def finish(record: Record) -> None:
     id = record.id
     if record.owning == 2:
         record.owning = 1
-        owners.pop(builtins.id(record.obj), None)  # before the object may go and its identity be used again
+        key: object = builtins.id(record.obj)
+        owner = owners.pop(key, record)  # before the object may go and its identity be used again
+        if owner is not record:
+            _take_back(key, owner)
         if record.native is not None:
-            owners.pop(native_key(record), None)
+            key = native_key(record)
+            owner = owners.pop(key, record)
+            if owner is not record:
+                _take_back(key, owner)
     record.release = None
     if record.outcome is ORPHANED:
         if type(record.obj) not in NO_IDENTITY:
@@ -360,6 +366,11 @@ def _post_parent(record: Record) -> None:
             parent.place.put(parent)
     finally:
         pin = None
+
+
+def _take_back(key: object, owner: Record) -> None:
+    """The native was handed on while its release ran: its new owner's entry goes back."""
+    owners.setdefault(key, owner)
 
 
 def forget(registry: Registry, record: Record) -> None:
