@@ -57,10 +57,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "registered": (),
     "closed": ("cause",),
     "released": ("cause", "duration", "reason"),
-    "detached": ("cause", "duration", "reason"),
+    "detached": ("cause", "duration", "reason", "count", "types"),
     "error": ("reason",),
     "retry": ("reason",),
-    "orphaned": ("cause", "duration", "reason"),
+    "orphaned": ("cause", "duration", "reason", "count", "types"),
     "late": ("reason",),
     "leak": ("site", "count", "accesses", "reason"),
     "held_too_long": ("site", "count", "accesses", "age"),
@@ -72,8 +72,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "observer_failed": ("hook", "event_kind", "error"),
     "thread_interrupted": ("thread", "error"),
     "panic": ("reason", "traceback"),
-    "failed": ("cause", "duration", "reason"),
-    "stuck": ("cause", "duration", "reason"),
+    "failed": ("cause", "duration", "reason", "count", "types"),
+    "stuck": ("cause", "duration", "reason", "count", "types"),
 }
 """What each kind may have beside ``manager``, ``id``, ``type`` and ``name``. Nothing empty is logged."""
 

@@ -68,11 +68,11 @@ BY_DROP = Cause.DROP
 
 TRANSITIONS: MappingProxyType[ObjectState, frozenset[ObjectState]] = MappingProxyType(
     {
-        VALID: frozenset({CLOSING, INVALID, DUE, DETACHED, ORPHANED}),
-        CLOSING: frozenset({DUE, ORPHANED}),
+        VALID: frozenset({CLOSING, INVALID, DUE}),
+        CLOSING: frozenset({DUE, DETACHED, ORPHANED}),
         INVALID: frozenset({DUE, ORPHANED}),
-        DUE: frozenset({RELEASING, ORPHANED}),
-        RELEASING: frozenset({DUE, RELEASED, FAILED, STUCK, ORPHANED}),  # back to DUE: a retry
+        DUE: frozenset({RELEASING, STUCK, DETACHED, ORPHANED}),  # stuck in a cleanup, before the release
+        RELEASING: frozenset({DUE, RELEASED, FAILED, STUCK}),  # back to DUE: a retry
         STUCK: frozenset({RELEASED}),  # a release that came back after its deadline
         RELEASED: frozenset(),
         FAILED: frozenset(),
@@ -80,7 +80,8 @@ TRANSITIONS: MappingProxyType[ObjectState, frozenset[ObjectState]] = MappingProx
         ORPHANED: frozenset(),
     }
 )
-"""Which state may follow which."""
+"""Which state may follow which: every change that can be seen, by whoever looks often enough, and no other.
+`lifecycle.testing.check_transitions` holds the code to it."""
 
 ENDED: frozenset[ObjectState] = frozenset({RELEASED, FAILED, STUCK, DETACHED, ORPHANED})
 """The states in which the library will not touch the native object again (a late return from `STUCK` aside)."""

@@ -25,6 +25,7 @@ from tests import support
 
 if TYPE_CHECKING:
     from lifecycle import SafetyManager
+    from lifecycle.testing import check_transitions
 
 SYSTEM_PACKAGES = "run tools/system-packages.sh gstreamer gstreamer-tests"
 MAKE = "run the tests with `make test`, which installs it"
@@ -139,6 +140,23 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     return _no_missing_part_on_ci((yield))
+
+
+@pytest.fixture(scope="session")
+def transitions() -> Iterator[check_transitions]:
+    """Every change of an object's state in the whole run is looked up in the table."""
+    from lifecycle.testing import check_transitions
+
+    with check_transitions() as check:
+        yield check
+
+
+@pytest.fixture(autouse=True)
+def objects_live_by_the_table(transitions: check_transitions) -> Iterator[None]:
+    """A change that the table does not have fails the test it happens in, on whichever thread."""
+    yield
+    broken, transitions.broken = transitions.broken, []
+    assert not broken, "\n".join(broken)
 
 
 @pytest.fixture

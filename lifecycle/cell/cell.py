@@ -210,23 +210,39 @@ _extras = _world.process_lock()
 """Two threads must not make two. Held for one store; whoever waits for it, in the collector too, waits for no longer."""
 
 
+stores_meet = _world.free_threaded
+"""Whether another thread may come between a look and a store behind it. With the GIL only while stores are watched, which makes
+calls of them (`lifecycle.testing.check_transitions`)."""
+_first = _world.process_lock()
+"""Of two causes the first stays. Held for two stores."""
+
+
 REGISTERED, ENDED_TOO, LISTED = 1, 2, 3
 """What `Record.counted` says: registration counted; its end too; registration counted, and listed among the live ones."""
 
 
-def shut(record: Record, cell: Cell | None, cause: Cause, site: Site | None) -> None:
+def shut(record: Record, cell: Cell | None, cause: Cause, site: Site | None) -> bool:
     """Shut the door: no access starts from here on (I1). The first cause stays; calling again changes nothing. Without the cell
-    (`doors.py`) nobody gets in any more, either; its pin is let go once it is found, or when its last handle goes."""
+    (`doors.py`) nobody gets in any more, either; its pin is let go once it is found, or when its last handle goes. True when
+    `cause` is what it was shut by."""
     try:
         if record.cause is None:
-            record.shut = monotonic()
-            record.cause = cause
+            now = monotonic()
+            if stores_meet:
+                with _first:
+                    if record.cause is None:
+                        record.cause = cause
+                        record.shut = now
+            elif record.cause is None:  # asked again: nothing is called between this and the store
+                record.cause = cause
+                record.shut = now
         if record.shut_site is None:
             record.shut_site = site
         if cell is None:
-            return
+            return record.cause is cause
         record.door = None  # the cell's death tells nothing new now
         cell.pin = None
+        return record.cause is cause
     except BaseException:
         cell = None  # a kept traceback must keep nothing alive
         raise

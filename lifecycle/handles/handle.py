@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle import _world
-from lifecycle.cell.cell import SHUT_CELL, Cell, Record, raw_pin
+from lifecycle.cell import cell as doors
+from lifecycle.cell.cell import SHUT_CELL, Cell, Record, raw_pin, shut
 from lifecycle.cell.doors import cell_of
 from lifecycle.cell.fates import describe, fate, state_of
 from lifecycle.cell.shares import SHUT, add_share, drop_share, give_back, next_share
@@ -309,8 +310,12 @@ class Handle(Generic[T]):
                         record.place.will_shut(record)
                     # As `shut`, which would be one call more on the way of every frame.
                     if record.cause is None:
-                        record.shut = monotonic()
-                        record.cause = BY_CLOSE
+                        now = monotonic()
+                        if doors.stores_meet:
+                            shut(record, None, BY_CLOSE, None)
+                        elif record.cause is None:
+                            record.cause = BY_CLOSE
+                            record.shut = now
                     if frame is not None and record.shut_site is None:
                         record.shut_site = (frame.f_code, frame.f_lasti)
                     record.door = None

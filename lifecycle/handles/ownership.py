@@ -93,7 +93,8 @@ def begin_detach(
             refuse(record)
         box.append(raw_pin(cell))
         registry.shared[record.id] = SHUT  # nobody else had a share; one that is made now finds a shut door
-        shut(record, cell, Cause.DETACH, site)
+        if not shut(record, cell, Cause.DETACH, site):
+            refuse(record)  # somebody else shut it meanwhile, and it goes that way
         until = _until(record, timeout)
         while _still_held(record, box):
             if _world.must_not_wait() or (until is not None and _world.monotonic() >= until):

@@ -34,6 +34,8 @@ def _take_all(mailbox: deque[Record]) -> list[Record]:
     return [take() for _ in range(len(mailbox))]
 
 
+TOLD_ONE_BY_ONE = 8
+"""Ends of one kind, for one reason and at one time, that are told one by one; more are told together."""
 LOOKS = 3
 """How often a door that seems to live, but is not found, is looked for outside a collection: each time looks through the heap."""
 
@@ -129,8 +131,7 @@ class Ledger:
             cell = None
             return True
         if record.cause is None:
-            record.shut = record.shut or _world.monotonic()
-            record.cause = BY_DROP
+            shut(record, None, BY_DROP, None)
             self._note_shut(record)
         return True
 
@@ -172,6 +173,7 @@ class Ledger:
             kind.count.closed[cause or BY_DROP] += number
             if phase is not RELEASED or cause is None or cause is BY_DROP or kind.count.shut:
                 self._look_closer([record for record in fresh if _end_of(record) == (kind, phase, cause)])
+        self._tell_ends([record for record in fresh if record.phase is not RELEASED])
         for kind in set(map(_kind_of, fresh)):
             begun = [record for record in fresh if record.kind is kind and record.begun]
             kind.count.wait.add_all([record.begun - record.shut for record in begun if record.shut])
@@ -202,8 +204,23 @@ class Ledger:
                 count.failures["timeout"] += 1
             elif record.phase is FAILED:
                 count.failures[record.more().failure] += 1
-            if record.phase is not RELEASED:
-                self._tell(str(record.phase), record, **self._ending(record))
+
+    def _tell_ends(self, records: list[Record]) -> None:
+        """Tell of ends that are no plain releases: one by one, or in one event where many ended alike at once, as in a forked
+        child or with a lost queue."""
+        alike: dict[tuple[str, str, str], list[Record]] = {}
+        for record in records:
+            reason = record.extra.reason if record.extra is not None else ""
+            alike.setdefault((str(record.phase), str(record.cause or BY_DROP), reason), []).append(record)
+        for (phase, cause, reason), group in alike.items():
+            if len(group) <= (1 if cause == Cause.FORK else TOLD_ONE_BY_ONE):
+                for record in group:
+                    self._tell(phase, record, **self._ending(record))
+                continue
+            types = Counter(record.kind.type_name for record in group)
+            text = ", ".join(f"{number} of type {name}" for name, number in types.most_common())
+            fields = {"cause": cause, "reason": reason, "count": len(group), "types": text}
+            self._tell_with(phase, None, fields, group[0].kind if len(types) == 1 else None)
 
     @staticmethod
     def _ending(record: Record) -> dict[str, Any]:

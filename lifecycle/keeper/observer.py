@@ -52,8 +52,8 @@ def enlist(hooks: Hooks, fn: Callable[[Event], object]) -> Callable[[], None]:
 _next_hook: Callable[[], int] = itertools.count(1).__next__
 
 
-RESERVED = frozenset({"self", "event", "level", "logger", "timestamp", "manager", "id", "type", "exc_info", "stack_info"})
-"""What a field of an event's own is not called in the log."""
+RESERVED = frozenset({"self", "event", "method_name"})
+"""What structlog calls its own arguments: a field of that name has ``field_`` before it in the log."""
 
 
 def _empty(value: object) -> bool:
@@ -156,7 +156,6 @@ class Observer:
             "name": event.name,
         }
         for key, value in event.fields.items():
-            # A program may call its own fields anything: none takes the place of what structlog, or the line itself, calls so.
             fields[f"field_{key}" if key in RESERVED else key] = value
         log = getattr(logger(), LEVELS.get(event.kind, "info"))
         log(f"lifecycle.{event.kind}", **{key: value for key, value in fields.items() if not _empty(value)})

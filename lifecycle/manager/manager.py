@@ -556,7 +556,7 @@ class SafetyManager(Uncopied):
 
     def report(self, kind: str, /, **fields: Any) -> None:
         """Tell observers and the log of something an integration has noticed; `kind` is one of those of `Event.kind`. The fields
-        may be called anything; in the log one that has a name of the log's own has ``field_`` before it."""
+        may be called anything: in the log ``event`` and ``self`` have ``field_`` before them."""
         if kind not in LEVELS:
             raise LifecycleError(f"there is no event kind {kind!r}; the kinds are {', '.join(LEVELS)}")
         self._registry.events.append(("told", kind, fields))

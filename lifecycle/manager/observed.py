@@ -140,7 +140,8 @@ class ObservedHandle(Handle[T]):
         obj = observed(self._record)
         try:
             view = super().view(address, nbytes, readonly)
-            view.obj.owner = obj  # type: ignore[attr-defined]  # our own ctypes array, see `make_view`
+            if nbytes:  # an empty view holds nothing
+                view.obj.owner = obj  # type: ignore[attr-defined]  # our own ctypes array, see `make_view`
             return view
         finally:
             obj = view = None  # type: ignore[assignment]

@@ -144,8 +144,8 @@ _identity = id
 
 
 def _supersede(key: object, record: Record) -> None:
-    """Somebody is in `owners` under `key`: let go one that can be let go here, wait for one that is being let go, take the place of
-    one that has let go or is about to, refuse otherwise.
+    """Somebody is in `owners` under `key`: let go one that can be let go here, wait for one whose release has begun, take the
+    place of one that has let go, refuse otherwise.
 
     A number (a descriptor, an address) is free, and given out again, *inside* the release, and its owner's entry goes after that.
     """
@@ -155,7 +155,9 @@ def _supersede(key: object, record: Record) -> None:
     with _ownership:
         first = owners.get(key)
         if first is None or _has_let_go(first):
-            owners[key] = first = record  # in one step: an entry that is not its own its predecessor leaves alone
+            owners[key] = first = (
+                record  # in one step: an entry that is not its own its predecessor leaves alone
+            )
     if first is record:
         return
     same = first.obj is record.obj and type(record.obj) not in NO_IDENTITY

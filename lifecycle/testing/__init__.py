@@ -10,6 +10,7 @@ a process may do to a program at the worst moment. A storm finds a race by luck;
 - `Standing` is a thread that stands still before a named line until it is let go; `at_once` starts threads from one moment on;
   `switching` changes threads as often as the interpreter can; `interleavings` runs every order that a few operations may take.
 - `FaultPlan` says which call goes wrong, and how.
+- `check_transitions` looks up every change of an object's state in the table of states.
 - `LyingClock` lets the library's time jump and stand.
 
 Nothing here is imported by the rest of the library.
@@ -18,6 +19,7 @@ Nothing here is imported by the rest of the library.
 - `plugin`: the same around every test
 - `lines`, `interrupts`, `sequencer`, `interleavings`: the adversaries, one each
 - `faults`: which call goes wrong, and how
+- `transitions`: whether objects live by the table of states
 - `clock`: a time that jumps and stands
 - `where`: which code an adversary works on
 """
@@ -29,6 +31,7 @@ from lifecycle.testing.interrupts import Interrupt, Signals, Struck, each_interr
 from lifecycle.testing.leaks import LeaksFound, Leftovers, assert_no_leaks
 from lifecycle.testing.lines import EveryLine, every_line
 from lifecycle.testing.sequencer import Standing, at_once, line_of, switching
+from lifecycle.testing.transitions import check_transitions
 from lifecycle.testing.where import code_of, library
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Struck",
     "assert_no_leaks",
     "at_once",
+    "check_transitions",
     "code_of",
     "each_interrupt",
     "every_line",

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
-from lifecycle import ANY_THREAD, NotReleased, ObjectState, ReleaseQueue, SafetyConfig, SafetyManager
+from lifecycle import (
+    ANY_THREAD,
+    BACKGROUND,
+    Handle,
+    NotReleased,
+    ObjectState,
+    ReleaseQueue,
+    SafetyConfig,
+    SafetyManager,
+)
+from lifecycle.cell.cell import Record
 from lifecycle.states import ENDED, TRANSITIONS, Cause
+from lifecycle.testing import check_transitions
+from lifecycle.testing.transitions import WATCHED
 from tests.core.natives import Native
 from tests.support import eventually
 
@@ -40,6 +53,96 @@ def test_every_life_can_still_be_released(state: ObjectState) -> None:
 def test_ends_are_final_except_that_a_stuck_release_may_come_back() -> None:
     assert {state for state, following in TRANSITIONS.items() if not following} == ENDED - {ObjectState.STUCK}
     assert TRANSITIONS[ObjectState.STUCK] == {ObjectState.RELEASED}
+
+
+def test_a_change_that_the_table_does_not_have_is_noted(
+    manager: SafetyManager, transitions: check_transitions
+) -> None:
+    """On whichever thread: as the fixture of every test does, which fails it."""
+    handle = manager.register(Native(), release=Native.free, release_on=ANY_THREAD)
+
+    def wrong() -> None:
+        handle._record.phase = ObjectState.STUCK
+
+    thread = threading.Thread(target=wrong, name="wrong")
+    thread.start()
+    thread.join()
+    handle._record.phase = None
+    broken, transitions.broken = transitions.broken, []
+    assert len(broken) == 2
+    assert f"object {handle.id}" in broken[0]
+    assert "valid -> stuck is not in the table" in broken[0]
+    assert "on thread 'wrong' at test_states.py:" in broken[0]
+    assert "stuck -> valid" in broken[1]
+    handle._record.outcome = ObjectState.RELEASED
+    handle._record.outcome = None
+    broken, transitions.broken = transitions.broken, []
+    assert [text for text in broken if "its outcome was released, and became None" in text]
+    assert handle.close()
+
+
+def test_when_it_is_off_nothing_is_left_of_it(transitions: check_transitions) -> None:
+    try:
+        transitions.stop()
+        assert [type(vars(Record)[name]).__name__ for name in WATCHED] == ["member_descriptor"] * len(WATCHED)
+    finally:
+        transitions.start()
+    with pytest.raises(RuntimeError, match="checked already"):
+        check_transitions().start()
+
+
+def test_the_code_walks_the_whole_table(transitions: check_transitions) -> None:
+    """What the table has the code does: each change is made here, and seen."""
+    transitions.walked.clear()
+    go_on = threading.Event()
+    config = SafetyConfig(finalizer_timeout=0.2, max_finalizer_retries=1, leak_level="off")
+    with SafetyManager(config) as manager:
+        queue = ReleaseQueue("walked")
+
+        def register(release: Any = Native.free, release_on: Any = queue) -> Handle[Native]:
+            return manager.register(Native(), release=release, release_on=release_on)
+
+        def raise_it(error: Exception) -> Any:
+            def release(native: Native) -> None:
+                raise error
+
+            return release
+
+        for shut in (Handle.close, manager.unregister, lambda handle: manager.invalidate(handle, "broken")):
+            handle = register()
+            lease = handle.lease()
+            shut(handle)
+            lease.close()
+            handle.close()
+            del handle
+        register()  # dropped
+        register(raise_it(OSError("driver says no"))).close()
+        register(raise_it(NotReleased("busy"))).close()
+        eventually(lambda: queue.drain() >= 0 and not queue.backlog and not manager._registry.delayed)
+        handles = [register() for _ in range(3)]
+        leases = [handle.lease() for handle in handles[:2]]
+        manager.invalidate(handles[1], "broken")
+        for handle in handles:
+            handle.close()
+        queue.lost("the context died")
+        leases.clear()
+        register(release_on=ANY_THREAD).detach()
+        slow = register(lambda native: go_on.wait(20), BACKGROUND)
+        late = register(release_on=BACKGROUND)
+        manager.add_cleanup(late, go_on.wait, 20)
+        assert not slow.close()
+        assert not late.close()
+        go_on.set()
+        eventually(lambda: slow.state == "released" and late.state == "released")
+    there = {(one, two) for one, following in TRANSITIONS.items() for two in following}
+    unseen = {
+        # The last handle goes without a store; seen by those who look at that very moment.
+        (ObjectState.VALID, ObjectState.DUE),
+        # Without the GIL the core may outlive its pin for a moment.
+        (ObjectState.CLOSING, ObjectState.DETACHED),
+    }
+    assert transitions.walked <= there
+    assert there - transitions.walked <= unseen, sorted(map(str, there - transitions.walked))
 
 
 def test_nothing_leads_back_to_valid() -> None:
