@@ -586,8 +586,8 @@ MUTANTS = (
         (
             (
                 "handles/handle.py",
-                "                timer = pin.record.kind.timer\n                if timer is not None:\n                    return timer.lease(pin)",
-                "                if pin.record.kind.timer is not None:\n                    return pin.record.kind.timer.lease(pin)",
+                "                timer = record.kind.timer\n                if timer is not None:\n                    return timer.lease(pin)",
+                "                if record.kind.timer is not None:\n                    return record.kind.timer.lease(pin)",
             ),
         ),
         core("limits::test_policies_and_profilers_that_come_and_go_before_each_instruction"),

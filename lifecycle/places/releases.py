@@ -307,10 +307,7 @@ def finish(record: Record) -> None:
                 _take_back(key, owner)
     record.release = None
     if record.outcome is ORPHANED:
-        if type(record.obj) not in NO_IDENTITY:
-            orphans.append(
-                record.obj
-            )  # where it could be let go is gone: not even its own deallocation may touch the native
+        _keep_orphan(record)
     else:
         record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
     if record.outcome is not ORPHANED or record() is None:
@@ -389,6 +386,12 @@ def forget(registry: Registry, record: Record) -> None:
 
 orphans: list[Any] = []
 """The Python objects of orphaned natives, kept for ever."""
+
+
+def _keep_orphan(record: Record) -> None:
+    """Keep the object: its place is gone, and not even its own deallocation may touch the native."""
+    if type(record.obj) not in NO_IDENTITY:
+        orphans.append(record.obj)
 
 
 def notify(registry: Registry, id: int) -> None:
