@@ -19,7 +19,9 @@ from gi.repository import Gst
 from integrations.gstreamer import Branch, PipelineGuard, Tee
 from lifecycle import SafetyManager
 
-SOURCE = "videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=30/1"
+# The format is fixed: otherwise the source may choose another one when a branch joins, and a muxer takes no second format in one file
+# (GStreamer 1.20 does so here).
+SOURCE = "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=30/1"
 
 
 class Recorder:
