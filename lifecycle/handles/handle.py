@@ -219,6 +219,8 @@ class Handle(Generic[T]):
 
         Inside a garbage collection, on threads marked with `never_wait`, and where fewer than two dozen levels of recursion are
         left, it only posts: the release follows elsewhere, and the answer is False.
+        While another thread is collecting no release begins: without `timeout=` the answer may be False then, and the release
+        follows.
         """
         try:
             if timeout is not DEFAULT or held != "defer" or after is not None:
