@@ -804,4 +804,90 @@ MUTANTS = (
         ),
         ("tests/prometheus/test_broken.py",),
     ),
+    # -- one answer, and no false alarm
+    Mutant(
+        "what the collector has is taken for gone",
+        "an open door in a garbage cycle is said to be shut, though leases are granted",
+        "I9",
+        (("cell/doors.py", " or door() is not None or lives(record)", " or door() is not None"),),
+        core("answers"),
+    ),
+    Mutant(
+        "a door that is not found stays open",
+        "closing by id in the midst of a collection keeps nobody out",
+        "I1",
+        (
+            (
+                "handles/handle.py",
+                "            if record.cause is not None or record.kind.validate is not None:\n",
+                "            if record.kind.validate is not None:\n",
+            ),
+        ),
+        core("answers"),
+    ),
+    Mutant(
+        "judged before __del__ has run",
+        "what its cycle's __del__ closes is counted and told as a leak",
+        "I7",
+        (("keeper/counting.py", "        if lives(record) and looks < LOOKS:\n", "        if False:\n"),),
+        core("answers"),
+    ),
+    Mutant(
+        "nobody waits for a release that has begun",
+        "a number that is given out again is taken for a second owner",
+        "I9",
+        (
+            (
+                "manager/registration.py",
+                "    return phase is RELEASING or (phase in ENDED and phase is not STUCK)\n",
+                "    return phase in ENDED and phase is not STUCK\n",
+            ),
+            (
+                "manager/registration.py",
+                "        wait_for_end(first, monotonic() + HANDED_ON_WITHIN, None, insist=False)\n",
+                "        pass\n",
+            ),
+        ),
+        core("owners"),
+    ),
+    Mutant(
+        "who ends takes another's entry",
+        "the successor's native is left without an owner, and a second one is not refused",
+        "I3",
+        (("places/releases.py", "    owners.setdefault(key, owner)\n", "    pass\n"),),
+        core("owners"),
+    ),
+    Mutant(
+        "detached without a word in the table",
+        "a state follows that the table does not have",
+        "I9",
+        (
+            (
+                "states.py",
+                "DUE: frozenset({RELEASING, STUCK, DETACHED, ORPHANED})",
+                "DUE: frozenset({RELEASING, STUCK, ORPHANED})",
+            ),
+        ),
+        core("states", "ownership"),
+    ),
+    Mutant(
+        "one broken event breaks the batch",
+        "what was being counted with it is lost",
+        "I7",
+        (
+            (
+                "keeper/counting.py",
+                "        except Exception as error:\n            self.observer.tell_failure(error)\n",
+                "        except Exception:\n            raise\n",
+            ),
+        ),
+        core("observers"),
+    ),
+    Mutant(
+        "a remover removes twice",
+        "the hook of somebody else goes with it",
+        "I6",
+        (("keeper/observer.py", "        hooks.pop(key, None)\n", "        hooks.popitem()\n"),),
+        core("observers"),
+    ),
 )

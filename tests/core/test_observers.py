@@ -15,7 +15,16 @@ import attrs
 import pytest
 import structlog
 
-from lifecycle import ANY_THREAD, BACKGROUND, Event, NotReleased, SafetyConfig, SafetyManager
+from lifecycle import (
+    ANY_THREAD,
+    BACKGROUND,
+    Event,
+    Handle,
+    NotReleased,
+    ReleaseQueue,
+    SafetyConfig,
+    SafetyManager,
+)
 from lifecycle.keeper.observer import OBSERVER_LIMIT
 from tests.core.adversary import assert_nothing_left, in_own_process
 from tests.support import SOON, eventually
@@ -299,3 +308,102 @@ def an_observer_blocks_at_exit() -> None:
 
 def test_a_blocked_observer_does_not_keep_the_process() -> None:
     assert "released at exit" in in_own_process(an_observer_blocks_at_exit, timeout=60)
+
+
+@pytest.mark.parametrize("how", ["add_observer", "add_leak_hook", "on_close"])
+def test_a_remover_takes_back_its_own_entry_alone(how: str) -> None:
+    """The same function added twice, by two plug-ins: one takes its own back twice, and the other's stays."""
+    called: list[object] = []
+
+    def hook(*event: object) -> None:
+        called.append(event)
+
+    manager = SafetyManager()
+    first, _second = (getattr(manager, how)(hook) for _ in range(2))
+    first()
+    first()
+    manager.report("leak", reason="for the hooks")
+    manager.stats()
+    if how == "on_close":
+        manager.close()
+    eventually(lambda: len(called) == 1)
+    manager.close()
+    assert len(called) == 1
+
+
+@pytest.mark.parametrize(
+    "field", ["record", "event", "kind", "type_name", "self", "name", "id", "method_name", "fields"]
+)
+def test_a_program_calls_its_fields_as_it_likes(field: str) -> None:
+    told: list[Event] = []
+    lines: list[dict[str, Any]] = []
+
+    def note(logger: object, level: str, line: Any) -> str:
+        lines.append(dict(line))
+        return ""
+
+    before = structlog.get_config()
+    structlog.configure(processors=[note], logger_factory=structlog.ReturnLoggerFactory())
+    try:
+        with SafetyManager() as manager:
+            manager.add_observer(told.append)
+            for _ in range(20):
+                manager.register([], "list", release=list.clear, release_on=ANY_THREAD).close()
+            manager.report("types_capped", **{field: "some"})
+            for _ in range(20):
+                manager.register([], "list", release=list.clear, release_on=ANY_THREAD).close()
+            stats = manager.stats()
+        assert (stats.total_objects, stats.active_objects, stats.released) == (40, 0, 40)
+        assert [dict(event.fields) for event in told if event.kind == "types_capped"] == [{field: "some"}]
+        line = next(line for line in lines if line["event"] == "lifecycle.types_capped")
+        assert "some" in line.values()
+        assert not [event for event in told if event.kind == "observer_failed"]
+    finally:
+        structlog.configure(**before)
+
+
+def test_an_event_that_cannot_be_counted_loses_itself_alone() -> None:
+    told: list[Event] = []
+    with SafetyManager() as manager:
+        manager.add_observer(told.append)
+        for _ in range(20):
+            manager.register([], "list", release=list.clear, release_on=ANY_THREAD).close()
+        for broken in (
+            ("no such event",),
+            ("panic",),
+            ("refused", None, "valid"),
+        ):
+            manager._registry.events.append(broken)
+        manager.report("types_capped", limit=1)
+        for _ in range(20):
+            manager.register([], "list", release=list.clear, release_on=ANY_THREAD).close()
+        stats = manager.stats()
+        assert (stats.total_objects, stats.active_objects, stats.released) == (40, 0, 40)
+        eventually(lambda: [event.kind for event in told].count("observer_failed") == 3)
+        assert [event.kind for event in told].count("types_capped") == 1
+        assert manager.health().keeper_alive
+
+
+def test_many_that_end_alike_are_told_in_one_line() -> None:
+    told: list[Event] = []
+    queue = ReleaseQueue("gl")
+
+    def register(type_name: str) -> Handle[Any]:
+        return manager.register([], type_name, release=list.clear, release_on=queue)
+
+    with SafetyManager() as manager:
+        manager.add_observer(told.append)
+        handles = [register(f"type {n % 2}") for n in range(2001)]
+        queue.lost("context lost")
+        assert manager.stats().orphaned == 2001
+        few = [register("few") for _ in range(3)]
+        queue.lost("lost again")
+        manager.stats()
+        eventually(lambda: few[-1].id in [event.id for event in told if event.kind == "orphaned"])
+    orphaned = [event for event in told if event.kind == "orphaned"]
+    together = [event for event in orphaned if "count" in event.fields]
+    singly = [event.id for event in orphaned if "count" not in event.fields]
+    assert 1 <= len(together) <= 20, "one for each time that the keeper came by"
+    assert all(event.id == 0 and "of type type" in event.fields["types"] for event in together)
+    assert sum(event.fields["count"] for event in together) + len(singly) == len(handles) + len(few)
+    assert set(singly) >= {handle.id for handle in few}

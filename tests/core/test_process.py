@@ -450,6 +450,28 @@ def in_child(body):
 
 
 @FORK
+def test_a_forked_child_tells_of_all_that_it_inherited_in_one_line() -> None:
+    done = forking(
+        CHILD
+        + """
+manager = SafetyManager()
+handles = [manager.register(Native(str(n)), f"type {n % 2}", release=Native.free) for n in range(2001)]
+
+def child():
+    assert manager.stats().orphaned == 2001
+    manager.close()      # its observers are told before it returns
+
+in_child(child)
+os._exit(0)
+"""
+    )
+    lines = [line for line in done.stderr.splitlines() if "lifecycle.orphaned" in line]
+    assert len(lines) == 1, done.stderr[:2000]
+    assert "2001" in lines[0]
+    assert "1001 of type type 0, 1000 of type type 1" in lines[0]
+
+
+@FORK
 def test_a_forked_child_releases_nothing_of_its_parents() -> None:
     """I4: doors are shut, records ORPHANED, and saying so names the reason."""
     said = quiet(

@@ -43,6 +43,7 @@ def test_everything_is_released_newest_first(place: Any) -> None:
     report = manager.close()
     assert order == list(reversed(range(50)))
     assert report.ok
+    assert report
     assert report.released == 50
     assert (report.failed, report.stuck, report.leaked, report.errors) == ((), (), (), ())
     assert all(handle.state == "released" for handle in handles)
@@ -149,6 +150,7 @@ def test_failures_are_collected_and_stop_nothing() -> None:
     assert {info.state for info in report.failed} == {"failed"}
     assert "Panic: bad 4" in report.failed[0].reason
     assert not report.ok
+    assert not report
     assert len(released) == 13
 
 
