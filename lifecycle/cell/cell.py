@@ -111,6 +111,7 @@ class Extra:
         "parent_id",
         "reason",
         "retry_on",
+        "root",
         "slot",
         "stand_ins",
         "trace",
@@ -135,6 +136,7 @@ class Extra:
         self.parent_id = 0
         self.reason = ""
         self.retry_on: tuple[type[BaseException], ...] = ()
+        self.root: Callable[[], Any] | None = None  # the way to its `doors.Root`
         # The object's entry among those its factory counts, or its facade keeps: what has the `pop` of a dict, and the key.
         self.slot: tuple[Any, object] | None = None
         self.stand_ins: list[weakref.ref[Pin]] = []  # pins beside that of the cell (`doors.py`)
@@ -242,6 +244,11 @@ def shut(record: Record, cell: Cell | None, cause: Cause, site: Site | None) -> 
             return record.cause is cause
         record.door = None  # the cell's death tells nothing new now
         cell.pin = None
+        if _world.free_threaded and record.extra is not None and record.extra.root is not None:
+            # It was made on another thread, where it dies when that runs Python again: nobody is to wait for that.
+            root = record.extra.root()
+            if root is not None:
+                root.core = None
         return record.cause is cause
     except BaseException:
         cell = None  # a kept traceback must keep nothing alive

@@ -60,8 +60,8 @@ def is_open(record: Record) -> bool:
 class Root(weakref.ref[Pin]):
     """Keeps a core out of garbage once more, after its first root has let go of it: its callback takes it out of the roots."""
 
-    __slots__ = ("core",)
-    core: Core
+    __slots__ = ("__weakref__", "core")
+    core: Core | None
 
 
 def cell_of(record: Record, cell: Cell | None = None) -> Cell | None:
@@ -120,6 +120,7 @@ def _know_again(record: Record, cell: Cell) -> None:
             root = Root(pin, registry.unroot)
             root.core = core
             registry.roots.add(root)
+            record.more().root = weakref.ref(root)
     finally:
         cell = pin = core = None  # type: ignore[assignment]
 

@@ -392,8 +392,9 @@ def test_many_that_end_alike_are_told_in_one_line() -> None:
         return manager.register([], type_name, release=list.clear, release_on=queue)
 
     with SafetyManager() as manager:
-        manager.add_observer(told.append)
         handles = [register(f"type {n % 2}") for n in range(2001)]
+        manager.stats()
+        manager.add_observer(told.append)
         queue.lost("context lost")
         assert manager.stats().orphaned == 2001
         few = [register("few") for _ in range(3)]

@@ -459,6 +459,7 @@ handles = [manager.register(Native(str(n)), f"type {n % 2}", release=Native.free
 
 def child():
     assert manager.stats().orphaned == 2001
+    manager.register(Native("own"), release=Native.free).close()
     manager.close()      # its observers are told before it returns
 
 in_child(child)
