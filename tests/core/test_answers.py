@@ -21,6 +21,7 @@ from lifecycle import (
     ObjectState,
     Profiler,
     SafetyManager,
+    _world,
 )
 from tests.core.natives import Native
 from tests.support import eventually
@@ -174,9 +175,10 @@ def test_a_saved_object_can_be_used_and_shut(manager: SafetyManager, by: str) ->
     for handle in saved:
         assert all(answers(manager, handle.id, handle).values())
     assert manager.stats().types["dying"].states["valid"] == 3
-    assert manager.unregister(targets[0])
+    at_once = manager.unregister(targets[0])
+    assert at_once or _world.free_threaded  # there another thread's look at it may keep it for a moment
     assert manager.invalidate(targets[1], "broken")
-    assert [native.released for native in natives] == [1, 1, 0]
+    eventually(lambda: [native.released for native in natives] == [1, 1, 0])
     assert manager.close().ok
     for handle in saved:
         assert not any(answers(manager, handle.id, handle).values())
