@@ -114,8 +114,19 @@ class Observer:
         hooks = self._hooks_of(event)
         while self._told < len(hooks):
             number = self._told
-            self._told += 1
-            self._call(number, hooks[number], event)
+            # Not by `_call`: on its way in a hook that is counted as told could be passed over.
+            try:
+                if number < OWN_HOOKS:
+                    with _world.sparing():
+                        self._told = number + 1
+                        hooks[number](event)
+                else:
+                    self._told = number + 1
+                    hooks[number](event)
+            except BaseException as error:
+                if self._told == number:
+                    raise
+                self._report(event, hooks[number], error)
         self._event = None
         self._told = 0
 

@@ -26,7 +26,7 @@ from lifecycle import (
     SafetyManager,
 )
 from lifecycle.events import Event
-from lifecycle.keeper.observer import Observer
+from lifecycle.keeper.observer import Observer, enlist
 from lifecycle.places.bell import Bell
 from lifecycle.places.workers import Batch, Errand, Worker, Workers
 from lifecycle.testing.interrupts import run_interrupted
@@ -246,7 +246,7 @@ def test_the_observer_tells_every_hook() -> None:
         observer = Observer("test", QUIET)
         told: list[tuple[str, int]] = []
         for name in "ab":
-            observer.hooks.append(lambda event, name=name: told.append((name, event.id)))  # type: ignore[misc]
+            enlist(observer.hooks, lambda event, name=name: told.append((name, event.id)))  # type: ignore[misc]
         for number in (1, 2):
             observer.queue.put(Event("closed", "test", number, "thing", None, 0.0))
         observer.queue.put(None)
