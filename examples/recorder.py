@@ -19,8 +19,7 @@ from gi.repository import Gst
 from integrations.gstreamer import Branch, PipelineGuard, Tee
 from lifecycle import SafetyManager
 
-# The format is fixed: otherwise the source may choose another one when a branch joins, and a muxer takes no second format in one file
-# (GStreamer 1.20 does so here).
+# The format is fixed: otherwise the source may choose another when a branch joins, and a muxer takes one format only.
 SOURCE = "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=30/1"
 
 

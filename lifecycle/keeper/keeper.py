@@ -39,6 +39,9 @@ HAND_OVER_AFTER = 0.2
 """Seconds for which a ticket that any thread may run has waited before a timed worker is given it. A busy loop runs its own."""
 SHUT_FOR_LONG = 1.0
 """Seconds between two collections asked for without the GIL while doors are shut and objects not released."""
+RECOVERY = (0.001, 1.0)
+"""Seconds between two beginnings of the keeper's loop after an exception, doubled from the first to the longest: what fails each
+time must neither keep a core busy nor fill the log."""
 ANSWER_WAIT = 30.0
 """Seconds a scrape waits for the keeper before it takes the last known figures."""
 _EMPTY = object()
@@ -194,6 +197,7 @@ class Keeper:
         """Go on whatever another thread raises in this one. Where a second exception ends it all the same, another thread is
         started, at the latest by the next registration, close or scrape, which find `Registry.started` false."""
         me = threading.current_thread()
+        pause, longest = RECOVERY
         try:
             while True:
                 try:
@@ -203,6 +207,11 @@ class Keeper:
                     self.registry.events.append(
                         ("told", "thread_interrupted", {"thread": me.name, "error": text_of(error)})
                     )
+                    if self._stop and pause >= longest:
+                        # What is left cannot be counted: whoever asks tries again, and is told why.
+                        break
+                    _world.sleep(pause)
+                    pause = min(2 * pause, longest)
         finally:
             if not self._stop and self._thread is me:
                 self.registry.started = False

@@ -38,6 +38,11 @@ BUSY_BEFORE_GROWTH = 0.1
 """Seconds for which all workers must have been busy, with tickets waiting, before another is started."""
 SLACK = 0.5
 """Seconds that a closer waits past the deadline for the verdict of the watch."""
+TRIES = 5
+"""How often in a row a worker puts back a ticket that was struck. `process` puts it back as well, so one that failed each time
+would be there twice as often each time."""
+RECOVERY = (0.001, 1.0)
+"""Seconds that a worker pauses after it was struck, doubled from the first to the longest while no ticket comes through."""
 HELD_UP_LOOK = 0.02
 """Seconds between two looks of a closer whether a collection on another thread keeps the release from beginning."""
 
@@ -98,6 +103,8 @@ class Worker(Timed):
         "inherited",
         "left",
         "stack",
+        "struck",
+        "struck_with",
         "thread",
         "waits",
         "workers",
@@ -117,6 +124,10 @@ class Worker(Timed):
         self.left: deque[Record] = (
             deque()
         )  # tickets that others left to it, since a release on it closes them
+        self.struck = 0
+        """How often it was struck since a ticket came through."""
+        self.struck_with: object = None
+        """The ticket that it had in hand the last time."""
         self.thread: threading.Thread | None = None
 
     def begins(self, record: Record) -> None:
@@ -194,9 +205,11 @@ class Worker(Timed):
                 if self.left:
                     self.go_on_with_left()
                 self.busy_since = 0.0
+                self.struck = 0
         except BaseException:
-            if ticket is not None:
+            if ticket is not None and (ticket is not self.struck_with or self.struck < TRIES):
                 workers.mailbox.put(ticket)
+            self.struck_with = ticket
             raise
 
     def _recover(self, error: BaseException) -> None:
@@ -210,6 +223,9 @@ class Worker(Timed):
         self.batch = None
         self.busy_since = 0.0
         self.go_on_with_left()
+        first, longest = RECOVERY
+        self.struck += 1
+        _world.sleep(min(first * 2 ** min(self.struck, 20), longest))
 
     def _left_to_another(self, ticket: Record) -> bool:
         """Leave `ticket` to the worker on which a release is closing it just now, since that will run it itself."""

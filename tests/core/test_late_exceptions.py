@@ -26,7 +26,9 @@ from lifecycle import (
     SafetyManager,
 )
 from lifecycle.events import Event
+from lifecycle.keeper import keeper as keeper_module
 from lifecycle.keeper.observer import Observer, enlist
+from lifecycle.places import workers as workers_module
 from lifecycle.places.bell import Bell
 from lifecycle.places.workers import Batch, Errand, Worker, Workers
 from lifecycle.testing.interrupts import run_interrupted
@@ -539,3 +541,47 @@ def test_a_mark_does_not_outlive_its_call(manager: SafetyManager, monkeypatch: p
 
     manager.register(Thing(), "thing", release=close).close(timeout=40)
     assert seen == [True]
+
+
+def test_a_ticket_that_fails_each_time_is_not_multiplied(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[str] = []
+    failures: list[float] = []
+    process = workers_module.process
+
+    def fails(record: Any, *rest: Any) -> Any:
+        if len(failures) < 12:
+            failures.append(time.monotonic())
+            record.place.put(record)  # as `process` does itself where it was struck inside
+            raise TooLong
+        return process(record, *rest)
+
+    monkeypatch.setattr(workers_module, "process", fails)
+    handle = manager.register("one", "thing", release=released.append)
+    handle.close(timeout=0)
+    eventually(lambda: len(failures) == 12)
+    assert manager._machinery.workers.mailbox.qsize() < 2 ** (workers_module.TRIES + 2)
+    eventually(lambda: released == ["one"])
+
+
+def test_a_keeper_that_fails_each_time_pauses_and_ends(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.register("one", "thing", release=lambda thing: None).close(timeout=10)
+    keeper = manager._keeper
+    thread = keeper._thread
+    assert thread is not None
+    passes: list[float] = []
+
+    def fails() -> None:
+        passes.append(time.monotonic())
+        raise TooLong
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper_module, "RECOVERY", (0.001, 0.05))
+        patch.setattr(keeper, "_pass", fails)
+        keeper._stop = True
+        keeper.wake()
+        eventually(lambda: not thread.is_alive())
+    assert 0 < len(passes) < 20

@@ -39,7 +39,7 @@ from lifecycle.memory import MemoryConfig, MemoryManager
 from lifecycle.pools import BufferPool, ObjectPool
 from tests.support import eventually
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.unwatched]
 
 
 class Native:
