@@ -53,7 +53,9 @@ class Membership(Uncopied):
         try:
             if registry.claims.setdefault(record.id, me) is not me or record.phase in ENDED:
                 return
-            record.phase = DETACHED  # said before anything is called: its ticket means nothing
+            # Said before anything is called: its ticket means nothing.
+            record.cause = BY_CLOSE
+            record.phase = DETACHED
             record.door = record.obj = record.release = None
             handle._cell = SHUT_CELL
             registry.records.pop(record.id, None)
@@ -97,6 +99,7 @@ def enter_component(
         pin.core = core
         pin.record = record
         cell = Cell()
+        cell.life = record.born
         cell.pin = pin
         door = DoorRef(cell, registry.tell_drop)
         door.id = id
