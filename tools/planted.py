@@ -239,8 +239,8 @@ MUTANTS = (
         (
             (
                 "places/workers.py",
-                "            if ticket is not None:\n                workers.mailbox.put(ticket)\n            raise\n",
-                "            raise\n",
+                "                workers.mailbox.put(ticket)\n            self.struck_with = ticket\n",
+                "                pass\n            self.struck_with = ticket\n",
             ),
         ),
         core("late_exceptions::test_a_worker_loses_no_ticket"),

@@ -411,6 +411,8 @@ def _came_back_late(record: Record) -> None:
         finish(record)
     else:
         record.outcome = STUCK
+        # Declared stuck between its last cleanup and its release, it would say «releasing» for ever.
+        record.phase = STUCK
         orphans.append(record.obj)  # quarantined for good: what it holds is unknown
         registry.events.append(
             ("late", record, text_of(outcome) if isinstance(outcome, BaseException) else "")
