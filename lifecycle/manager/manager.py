@@ -166,7 +166,8 @@ class SafetyManager(Uncopied):
             `BACKGROUND` (timed workers), `ANY_THREAD` (inline), or a `ReleaseQueue`.
         native:
             The native name (address, GL name, file descriptor), hashable. Shown in messages; a second live owner of the same
-            (place, type, native) is refused.
+            (place, type, native) is refused. One whose release has begun is waited for, at most 50 ms, and then is
+            no owner any more.
         parent:
             A handle whose object must not be released before this one.
         size:
