@@ -4,7 +4,8 @@ Two halves: `assert_no_leaks`, which fails what leaves objects, leases, tickets 
 (the pytest plugin `lifecycle.testing.plugin` does it around every test); and adversaries, which make happen at every moment what
 a process may do to a program at the worst moment. A storm finds a race by luck; these go through the places one by one.
 
-- `every_line` runs an action (the collector, another call) before every line of code.
+- `every_line` runs an action (the collector, another call) before every line of code, `every_point` wherever CPython may run a
+  signal handler.
 - `each_interrupt` raises at the first, the second, the third … point at which CPython may run a signal handler; `Signals` is
   Ctrl-C for real, thousands of times a second.
 - `Standing` is a thread that stands still before a named line until it is let go; `at_once` starts threads from one moment on;
@@ -27,7 +28,14 @@ Nothing here is imported by the rest of the library.
 from lifecycle.testing.clock import LyingClock
 from lifecycle.testing.faults import Fault, FaultPlan, fails, hangs, takes
 from lifecycle.testing.interleavings import Interleaving, Outcome, interleavings
-from lifecycle.testing.interrupts import Interrupt, Signals, Struck, each_interrupt, run_interrupted
+from lifecycle.testing.interrupts import (
+    Interrupt,
+    Signals,
+    Struck,
+    each_interrupt,
+    every_point,
+    run_interrupted,
+)
 from lifecycle.testing.leaks import LeaksFound, Leftovers, assert_no_leaks
 from lifecycle.testing.lines import EveryLine, every_line
 from lifecycle.testing.sequencer import Standing, at_once, line_of, switching
@@ -53,6 +61,7 @@ __all__ = [
     "code_of",
     "each_interrupt",
     "every_line",
+    "every_point",
     "fails",
     "hangs",
     "interleavings",

@@ -6,6 +6,7 @@ signals, so what an interrupt of `each_interrupt` breaks a real Ctrl-C would bre
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import gc
@@ -21,6 +22,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from lifecycle.testing import transitions
+from lifecycle.testing.lines import EveryLine
 from lifecycle.testing.where import Chooses, library, place_of
 
 T = TypeVar("T")
@@ -44,6 +46,31 @@ JUMPS_LOOK = sys.version_info < (3, 11)
 """Up to 3.10 every jump that is taken looks for signals, from 3.11 on only those that go back."""
 TRACING_COPIES_LOCALS = sys.version_info < (3, 11)
 """Up to 3.10 a frame that is traced keeps a copy of its locals, as of the last moment at which it was traced."""
+
+
+@functools.cache
+def _handlers(code: CodeType) -> dict[int, int]:
+    """By offset: where an exception that this instruction raises is handled; not there: in no place of this code."""
+    parse = getattr(
+        dis, "_parse_exception_table", None
+    )  # 3.11 and later; before, handlers are known by the blocks alone
+    found: dict[int, int] = {}
+    if parse is not None:
+        for entry in parse(code):
+            for offset in _opcodes(code):
+                if entry.start <= offset < entry.end:
+                    found.setdefault(offset, entry.target)
+    return found
+
+
+def _same_handler(code: CodeType, last: int, here: int) -> bool:
+    """Whether an interrupt that a call at `last` lets in goes to the handler to which one goes that is raised at `here`, which is
+    all that can be done from outside. Where it does not, as behind the last call of a ``try`` block, nothing strikes: what the
+    handler there does is tried at the points before."""
+    if not _opcodes(code).get(last, ("", -1))[0].startswith("CALL"):
+        return True
+    handlers = _handlers(code)
+    return handlers.get(last) == handlers.get(here)
 
 
 def _may_interrupt(code: dict[int, tuple[str, int]], last: int, here: int) -> bool:
@@ -162,7 +189,11 @@ def run_interrupted(
             nonlocal last, place, on_entry
             if event == "opcode":
                 here = frame.f_lasti
-                struck = _may_interrupt(code, last, here) and next(passed) == strike_at
+                struck = (
+                    _may_interrupt(code, last, here)
+                    and _same_handler(frame.f_code, last, here)
+                    and next(passed) == strike_at
+                )
                 entering = last < 0 or code.get(last, ("", -1))[0] in (
                     "RESUME",
                     "COPY_FREE_VARS",
@@ -223,6 +254,49 @@ def each_interrupt(
             if struck.error is not None:
                 raise struck.error
             return
+
+
+@contextlib.contextmanager
+def every_point(action: Callable[[], object], *, of: Chooses = library) -> Iterator[EveryLine]:
+    """Within the block, run ``action()`` at every point at which CPython may run a signal handler, and change threads, in the
+    code that `of` chooses, on this thread. What the action itself calls is not traced, so it may call the library. An exception
+    of the action leaves the point it was run at.
+
+    As `every_line`, but true to the interpreter: between two stores with no call in between nothing can come, and nothing does.
+    """
+    struck = EveryLine()
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if not of(frame.f_code):
+            return None
+        code = _opcodes(frame.f_code)
+        last = -1
+
+        def local(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal last
+            if event == "opcode":
+                here = frame.f_lasti
+                may = _may_interrupt(code, last, here) and _same_handler(frame.f_code, last, here)
+                last = here
+                if may:
+                    struck.passed += 1
+                    struck.strikes += 1
+                    struck.places.add(place_of(frame))
+                    action()
+            return local
+
+        frame.f_trace = local
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return local
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # as `run_interrupted`
+    sys.settrace(trace)
+    try:
+        yield struck
+    finally:
+        sys.settrace(before)
 
 
 class Signals:

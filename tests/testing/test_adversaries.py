@@ -26,6 +26,7 @@ from lifecycle.testing import (
     code_of,
     each_interrupt,
     every_line,
+    every_point,
     fails,
     hangs,
     library,
@@ -327,3 +328,36 @@ def test_opcodes_may_be_traced_while_other_threads_are(outlives: str) -> None:
     print("survived")
     """
     assert "survived" in run_python(code).check()
+
+
+def test_every_point_is_where_a_signal_handler_may_run_and_nowhere_else() -> None:
+    seen: list[tuple[int, int]] = []
+    state = {"first": 0, "second": 0}
+
+    def two_stores_and_a_call() -> None:
+        state["first"] = 1
+        state["second"] = 1
+        abs(-1)
+        state["first"] = 2
+        state["second"] = 2
+
+    def look() -> None:
+        seen.append((state["first"], state["second"]))
+
+    with every_point(look, of=code_of(two_stores_and_a_call)) as struck:
+        two_stores_and_a_call()
+    assert struck.strikes == len(seen) >= 2
+    assert set(seen) <= {(0, 0), (1, 1), (2, 2)} or sys.version_info < (3, 11)
+    assert (1, 1) in seen
+
+
+def test_an_interrupt_strikes_where_its_handler_is_the_one_that_would_be_asked() -> None:
+    """Behind the last call of a block nothing can be raised from outside that the block would see, so nothing is."""
+    lock = threading.Lock()
+
+    def guarded() -> int:
+        with lock:
+            return abs(-1)
+
+    for struck in each_interrupt(guarded, of=code_of(guarded)):
+        assert not lock.locked(), struck.place
