@@ -66,14 +66,13 @@ class _TimedLease(Lease[Any]):
     _since: float
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """End the lease. Ending twice is ending once."""
         pin, self._pin = self._pin, None
         if pin is not None:
+            pin = None  # before anything is called: a kept traceback must keep nothing alive
             self._profiler.note(self._kind, self._since)
-        pin = None
+
+    close = __exit__
 
     def take_times(self) -> tuple[Callable[[Any, float], None], Any, float]:
         """As `Lease.take_times`."""
@@ -176,14 +175,16 @@ class Profiler(Uncopied):
 
     def lease(self, pin: Pin) -> Lease[Any]:
         """A lease that is timed."""
-        made = _new_object(_TimedLease)
-        made._kind = pin.record.kind
-        made._profiler = self
-        made._since = _world.monotonic()
-        made._thread = _world.get_ident()
-        made._pin = pin
-        pin = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
-        return made
+        try:
+            made = _new_object(_TimedLease)
+            made._kind = pin.record.kind
+            made._profiler = self
+            made._since = _world.monotonic()
+            made._thread = _world.get_ident()
+            made._pin = pin
+            return made
+        finally:
+            pin = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
     def call(self, record: Record, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn`, timed."""

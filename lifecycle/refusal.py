@@ -10,7 +10,7 @@ from lifecycle.cell.fates import describe, fate, state_of
 from lifecycle.cell.registry import HIGH_WATER
 from lifecycle.errors import AccessRefusedError, ClosedAccessError
 from lifecycle.places.releases import releases_here
-from lifecycle.states import CLOSING, VALID, Cause
+from lifecycle.states import CLOSING, ENDED, VALID, Cause
 
 
 def refuse(record: Record, share: object = None) -> NoReturn:
@@ -70,5 +70,9 @@ def invalidate_record(record: Record, cause: Cause, reason: str, site: Any, cell
         if fresh:
             record.kind.registry.events.append(("shut", record))
         return fresh
+    except BaseException:  # shut, but not told: it is told twice rather than never, and counts once
+        if record.cause is not None and record.phase not in ENDED:
+            record.kind.registry.events.append(("shut", record))
+        raise
     finally:
         cell = None  # a kept traceback must keep nothing alive

@@ -183,13 +183,19 @@ class Derived(Uncopied):
         """Close what was made and not kept, the last first. A close that raises stops no other; the first error is raised."""
         self._open = False
         first: BaseException | None = None
-        while self._made:
-            handle = self._made[-1]
-            try:
-                handle.close(timeout=0)
-            except Exception as error:
-                first = first or error
-            self._made.pop()
+        try:
+            while self._made:
+                handle = self._made[-1]
+                try:
+                    handle.close(timeout=0)
+                except BaseException as error:  # an interrupt too: it has given its share back
+                    first = first or error
+                self._made.pop()
+        except BaseException:  # between two of them: a kept traceback must keep nothing alive
+            self._made.clear()
+            raise
+        finally:
+            handle = None  # type: ignore[assignment]
         if first is not None:
             raise first
 

@@ -226,19 +226,18 @@ class Handle(Generic[T]):
             if timeout is not DEFAULT or held != "defer" or after is not None:
                 self._prepare(timeout, held, after)
             record = self._record
-            last = False
             if self._cell is not SHUT_CELL:
                 try:
                     frame: FrameType | None = _getframe(1)
                 except ValueError:
                     # C called it, and no Python frame is below: a thread, a ctypes callback, an exit hook.
                     frame = None
-                last = self._give_back(frame)
+                self._give_back(frame)
             if record.phase is not None and record.phase in ENDED:
                 return record.phase is RELEASED
             released: bool = record.place.settle(record, timeout)
             if not released:
-                self._not_released(last, timeout, held)
+                self._not_released(timeout, held)
             return released
         except LifecycleError:
             raise
@@ -247,6 +246,7 @@ class Handle(Generic[T]):
             self._give_back(None)
             if not self._record.place.inline:
                 self._record.place.will_not_settle()
+            self._tell_shut()
             raise
 
     def release_after(self, fence: Any) -> None:
@@ -286,16 +286,22 @@ class Handle(Generic[T]):
         finally:
             obj = None
 
-    def _not_released(self, last: bool, timeout: float | WhenDue | None, held: str) -> None:
+    def _not_released(self, timeout: float | WhenDue | None, held: str) -> None:
         record = self._record
-        if last and record.phase not in ENDED:
-            record.kind.registry.events.append(("shut", record))
-        if held == "refuse" and timeout is DEFAULT and record() is not None:
+        self._tell_shut()
+        if held == "refuse" and timeout is DEFAULT and record.cause is not None and record() is not None:
             raise HeldError(
                 f"{describe(record)} was taken by a lease at the very moment it was closed: it is shut, but not released before "
                 "that lease ends; close it again with timeout= to wait for that",
                 ("a lease",),
             )
+
+    def _tell_shut(self) -> None:
+        """Have it counted that the object is shut and has not ended yet. It counts once, however often it is told: a close that
+        was cut short is made up for by the next."""
+        record = self._record
+        if record.cause is not None and record.phase not in ENDED:
+            record.kind.registry.events.append(("shut", record))
 
     def _give_back(self, frame: FrameType | None) -> bool:
         """Take this share out; True when it was the last, and the door is shut now. Calling again changes nothing."""
@@ -356,19 +362,19 @@ class Handle(Generic[T]):
     def __exit__(self, *_: object) -> None:
         try:
             record = self._record
-            last = False
             if self._cell is not SHUT_CELL:
                 try:
                     frame: FrameType | None = _getframe(1)
                 except ValueError:
                     frame = None
-                last = self._give_back(frame)
+                self._give_back(frame)
             if record.phase not in ENDED and not record.place.settle(record, DEFAULT):
-                self._not_released(last, DEFAULT, "defer")
+                self._not_released(DEFAULT, "defer")
         except BaseException:
             self._give_back(None)
             if not self._record.place.inline:
                 self._record.place.will_not_settle()
+            self._tell_shut()
             raise
 
     # -- what a handle is not -----------------------------------------------------------------------------------------------

@@ -27,23 +27,22 @@ def _array_type(length: int) -> Any:
 def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview:
     """A memoryview of native memory that holds `pin`. The array types are few: lengths are rounded up to a power of two and the
     view is sliced, since each ctypes array type costs 10 µs and leaves cyclic garbage."""
-    if nbytes == 0:
-        empty = memoryview(bytearray())
-        return empty.toreadonly() if readonly else empty
-    if (
-        type(address) is not int
-        or type(nbytes) is not int
-        or not 0 < address <= LAST_ADDRESS - nbytes
-        or nbytes < 0
-    ):
-        text = describe(pin.record)
-        pin = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
-        raise LifecycleError(
-            f"a view of {text} needs an address above 0 and a size of 0 or more bytes that lie within the address space, "
-            f"not ({address!r}, {nbytes!r})"
-        )
     array = None
     try:
+        if nbytes == 0:
+            empty = memoryview(bytearray())
+            return empty.toreadonly() if readonly else empty
+        if (
+            type(address) is not int
+            or type(nbytes) is not int
+            or not 0 < address <= LAST_ADDRESS - nbytes
+            or nbytes < 0
+        ):
+            text = describe(pin.record)
+            raise LifecycleError(
+                f"a view of {text} needs an address above 0 and a size of 0 or more bytes that lie within the address space, "
+                f"not ({address!r}, {nbytes!r})"
+            )
         bits = (nbytes - 1).bit_length()
         array_type = _array_types.get(bits)
         if array_type is None:
@@ -55,5 +54,5 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
             view = view.toreadonly()
         return view[:nbytes].cast("B")
     except BaseException:
-        array = pin = view = None  # type: ignore[assignment]
+        array = pin = view = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
         raise

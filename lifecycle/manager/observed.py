@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 from lifecycle.cell.cell import ObservedRef, Record
 from lifecycle.cell.fates import describe
 from lifecycle.cell.registry import Kind
-from lifecycle.errors import OwnershipError, RegistrationError, text_of
+from lifecycle.errors import LeaseEndedError, OwnershipError, RegistrationError, text_of
 from lifecycle.handles.exclusive import Exclusive
 from lifecycle.handles.handle import Handle, set_observed_handle
 from lifecycle.handles.leases import Lease
@@ -82,7 +82,8 @@ class ObservedLease(Lease[T]):
     _times: tuple[Callable[[Any, float], None], Any, float] | None
 
     def __enter__(self) -> T:
-        super().__enter__()
+        if self._pin is None:
+            raise LeaseEndedError("this lease has ended; take a new one with handle.lease()")
         return self._obj  # type: ignore[return-value]
 
     def __exit__(self, *_: object) -> None:

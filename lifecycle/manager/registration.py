@@ -133,6 +133,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         else:
             handle = cell = pin = core = None
             record.cause = BY_CLOSE
+            registry.events.append(("shut", record))
             if isinstance(error, ClosedError):
                 registry.refuse_closed(record)
         raise
@@ -247,7 +248,9 @@ def abandon(
     """Have `obj` released at its place at once, past every limit: nobody will own it."""
     extra = extra or Extra()
     extra.unlimited = True
-    enter(kind, place, obj, release, None, None, 0, parent, extra, False, begun)._record.cause = BY_CLOSE
+    record = enter(kind, place, obj, release, None, None, 0, parent, extra, False, begun)._record
+    record.cause = BY_CLOSE
+    record.kind.registry.events.append(("shut", record))
 
 
 def insist(attempt: Callable[[], bool]) -> None:

@@ -72,7 +72,7 @@ def parent_of(registry: Registry, parent: Any) -> tuple[int, Pin]:
     pin = handle._cell.pin
     if pin is None or handle._record.cause is not None:
         pin = pin_or_refuse(handle._record, handle._cell, handle)
-    return handle.id, pin
+    return handle._record.id, pin
 
 
 def check_mine(registry: Registry, record: Record) -> None:

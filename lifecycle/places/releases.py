@@ -98,6 +98,7 @@ def process(  # noqa: C901 - in one piece: a call more is paid for by every rele
         return True
     except BaseException:
         # Up to `put` nothing is called, so no second interrupt falls in here.
+        release = None  # it may be a method of the object's own, which a kept traceback must not keep
         try:
             if claims[id] is me:
                 del claims[id]
@@ -444,6 +445,10 @@ def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reas
             claims.pop(id, None)
         if record() is None:
             record.place.put(record)
+        if record.cause is not None and record.phase not in ENDED:
+            record.kind.registry.events.append(
+                ("shut", record)
+            )  # it may be shut, and goes on as what is closed
         raise
     return True
 

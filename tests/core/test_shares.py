@@ -229,3 +229,12 @@ def test_the_same_handle_closed_by_many_threads(manager: SafetyManager) -> None:
             queue.drain()
             eventually(lambda native=native: queue.drain() >= 0 and native.released == 1)  # type: ignore[misc]
             assert native.errors == []
+
+
+def test_a_closed_share_is_closed_again_whoever_holds_the_object(manager: SafetyManager) -> None:
+    handle = manager.register(Native(), "shared", release=Native.free, release_on=ANY_THREAD)
+    other = handle.share()
+    assert not other.close()
+    assert not other.close(held="refuse")
+    assert handle.valid
+    assert handle.close()

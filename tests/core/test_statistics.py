@@ -6,6 +6,7 @@ import gc
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -26,6 +27,7 @@ from lifecycle import (
     SafetyStats,
     TypeStats,
 )
+from lifecycle.testing import each_interrupt
 from tests.core.natives import Native
 from tests.support import eventually
 
@@ -475,3 +477,24 @@ def test_events_in_the_mailbox_are_counted_and_go(manager: SafetyManager) -> Non
         on(manager).close()
     manager.stats()
     eventually(lambda: manager.health().events_pending == 0)
+
+
+@pytest.mark.parametrize("how", ["close", "unregister", "invalidate"])
+def test_what_an_interrupted_call_has_shut_is_not_counted_as_valid(manager: SafetyManager, how: str) -> None:
+    """Somebody holds it, so that it does not end, which would set the figures right."""
+    handles = [manager.register(Native(), "held", release=Native.free, release_on=ANY_THREAD)]
+    leases = [handles[0].lease()]
+    calls: dict[str, Callable[[], object]] = {
+        "close": lambda: handles[0].close(),
+        "unregister": lambda: manager.unregister(handles[0].id),
+        "invalidate": lambda: manager.invalidate(handles[0].id, "because"),
+    }
+    for struck in each_interrupt(calls[how]):
+        kind = manager.stats().types["held"]
+        assert kind.states["valid"] == handles[0].valid, struck.place
+        leases.pop().close()
+        handles.pop().close()
+        handles.append(manager.register(Native(), "held", release=Native.free, release_on=ANY_THREAD))
+        leases.append(handles[0].lease())
+    leases.pop().close()
+    handles.pop().close()
