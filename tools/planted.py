@@ -14,6 +14,24 @@ class Mutant:
     invariant: str
     edits: tuple[tuple[str, str, str], ...]
     tests: tuple[str, ...]
+    kind: str = ""
+    """Which of `KINDS` it is of, if of one of them."""
+
+
+KINDS = (
+    "a ticket lost",
+    "an interrupt swallowed",
+    "two answers",
+    "a wake-up lost",
+    "a hook that holds its owner",
+    "a false alarm",
+    "a race with policies",
+    "one bad input breaking the rest",
+    "growth",
+    "a silent end",
+    "running twice",
+)
+"""Kinds of faults that people found by reading. Each has a mutant, so that tests are known to find the next of its kind."""
 
 
 def core(*names: str) -> tuple[str, ...]:
@@ -21,6 +39,11 @@ def core(*names: str) -> tuple[str, ...]:
     return tuple(
         f"tests/core/test_{name.replace('::', '.py::')}{'' if '::' in name else '.py'}" for name in names
     )
+
+
+def anywhere(*tests: str) -> tuple[str, ...]:
+    """Tests that try adversaries in the middle of every public operation."""
+    return tuple(f"tests/adversaries/test_every_operation.py::{test}" for test in tests)
 
 
 MUTANTS = (
@@ -176,6 +199,7 @@ MUTANTS = (
             ),
         ),
         core("places", "interleavings", "storms"),
+        kind="running twice",
     ),
     Mutant(
         "Python code in the death callback",
@@ -202,6 +226,7 @@ MUTANTS = (
             ),
         ),
         core("interrupts"),
+        kind="a ticket lost",
     ),
     Mutant(
         "Python code in gc.callbacks",
@@ -504,6 +529,7 @@ MUTANTS = (
             ),
         ),
         core("handle", "waiting"),
+        kind="growth",
     ),
     Mutant(
         "a waiter asks before it stands at the bell alone",
@@ -524,6 +550,7 @@ MUTANTS = (
         "I5",
         (("_waiting.py", "                out.wake()\n", "                pass\n"),),
         core("waiting"),
+        kind="a wake-up lost",
     ),
     Mutant(
         "a woken thread keeps the lock",
@@ -664,6 +691,87 @@ MUTANTS = (
         (("keeper/lost.py", "                call(*arguments)\n", "                pass\n"),),
         core("odd_places::test_what_a_factory_made_at_the_limit_is_released"),
     ),
+    # -- what people were told
+    Mutant(
+        "Ctrl-C in a release is a failure like any",
+        "the release ends as failed, and the program goes on as if nobody had pressed anything",
+        "I3",
+        (
+            (
+                "places/releases.py",
+                "    if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():\n        finish(record)\n",
+                "    if False:\n        finish(record)\n",
+            ),
+        ),
+        core("ctrl_c::test_in_the_release_itself"),
+        kind="an interrupt swallowed",
+    ),
+    Mutant(
+        "a handle asks the door that exclusive use hides",
+        "while somebody uses the object exclusively `valid` says no, and the state and `is_valid(id)` say yes",
+        "I1",
+        (
+            (
+                "handles/handle.py",
+                "        return raw_pin(self._cell) is not None and self._record.cause is None\n",
+                "        return self._cell.pin is not None and self._record.cause is None\n",
+            ),
+        ),
+        (*anywhere("test_whoever_looks_at_any_point_is_told_one_thing[exclusive]"), *core("exclusive")),
+        kind="two answers",
+    ),
+    Mutant(
+        "components are held",
+        "what appears in metrics lives for ever",
+        "I3",
+        (
+            (
+                "manager/manager.py",
+                "        self._components: weakref.WeakSet[Any] = weakref.WeakSet()\n",
+                "        self._components: set[Any] = set()\n",
+            ),
+        ),
+        core("manager"),
+        kind="a hook that holds its owner",
+    ),
+    Mutant(
+        "who borrowed is told of a leak",
+        "dropping a handle of what is owned elsewhere is reported",
+        "I7",
+        (("keeper/leaks.py", ' == "off" or record.owning <= 0:\n', ' == "off":\n'),),
+        ("tests/leaks/test_leaks.py",),
+        kind="a false alarm",
+    ),
+    Mutant(
+        "the validator is asked for twice",
+        "it is taken away between two looks, and an access raises TypeError",
+        "I5",
+        (
+            (
+                "refusal.py",
+                '            reason = "" if validate(record.obj) is not False',
+                '            reason = "" if record.kind.validate(record.obj) is not False',
+            ),
+        ),
+        anywhere("test_rules_that_change_at_each_line[safe_access-policies]"),
+        kind="a race with policies",
+    ),
+    Mutant(
+        "an evicted loop just ends",
+        "a receiver that was thrown out sees the end of the stream",
+        "I9",
+        (
+            (
+                "distribution/receiver.py",
+                "                self._frame = self._receiver.recv()\n                return self._frame  # type: ignore[no-any-return]\n"
+                "            except Lagged:\n                continue  # counted in `missed`\n            except EvictedError:\n                raise\n",
+                "                self._frame = self._receiver.recv()\n                return self._frame  # type: ignore[no-any-return]\n"
+                "            except Lagged:\n                continue  # counted in `missed`\n",
+            ),
+        ),
+        ("tests/sharing/test_distributor.py",),
+        kind="a silent end",
+    ),
     # -- the figures
     Mutant(
         "an end is counted twice",
@@ -803,6 +911,7 @@ MUTANTS = (
             ),
         ),
         ("tests/prometheus/test_broken.py",),
+        kind="one bad input breaking the rest",
     ),
     # -- one answer, and no false alarm
     Mutant(

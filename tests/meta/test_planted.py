@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import ROOT
 from tools.mutants import Broken, Mutant, patched
-from tools.planted import MUTANTS
+from tools.planted import KINDS, MUTANTS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -24,6 +24,17 @@ def test_its_tests_are_there(mutant: Mutant) -> None:
         file, _, function = test.partition("::")
         text = (ROOT / file).read_text()
         assert not function or f"def {function.partition('[')[0]}(" in text, test
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_fault_that_people_found_has_a_mutant(kind: str) -> None:
+    assert any(mutant.kind == kind for mutant in MUTANTS), (
+        f"plant one of the kind {kind!r} in tools/planted.py: whether tests would find the next such fault is not known without"
+    )
+
+
+def test_kinds_are_of_the_list() -> None:
+    assert {mutant.kind for mutant in MUTANTS} <= {"", *KINDS}
 
 
 def test_names_are_different() -> None:
