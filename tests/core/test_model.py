@@ -77,12 +77,18 @@ class Model:
     shares: int = 1
     holders: int = 0  # leases and views
     children: int = 0  # that have not ended
+    fences: int = 0  # that have not signalled
     shut: str = ""  # by what; empty while the door is open
     ended: str = ""
 
     @property
     def held(self) -> bool:
         return bool(self.holders or self.children)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not released at once when it is shut."""
+        return self.held or bool(self.fences)
 
     def end(self, how: str) -> None:
         """It ends, and lets its parent go."""
@@ -115,9 +121,11 @@ places = st.sampled_from(["any_thread", "queue", "background"])
 class Ownership(RuleBasedStateMachine):
     """Handles, shares, weak handles, leases, views, exclusive access, parents, transfer, panics and limits."""
 
+    config = CONFIG
+
     def __init__(self) -> None:
         super().__init__()
-        self.manager = SafetyManager(CONFIG, name="modelled")
+        self.manager = SafetyManager(self.config, name="modelled")
         self.manager.policy("limited", max_live=LIMIT)
         self.queue = ReleaseQueue("modelled", thread="current")
         self.where: dict[str, Any] = {"any_thread": ANY_THREAD, "queue": self.queue, "background": BACKGROUND}
@@ -134,7 +142,7 @@ class Ownership(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """Let everything that is due be released, in the model and in fact."""
-        while due := [o for o in self.objects if not o.ended and o.shut and not o.held]:
+        while due := [o for o in self.objects if not o.ended and o.shut and not o.waits]:
             for one in due:
                 one.end("released")
 
@@ -251,7 +259,7 @@ class Ownership(RuleBasedStateMachine):
             assert model.held
         else:
             assert result is (
-                model.ended == "released" or (bool(model.shut) and not model.held and not model.ended)
+                model.ended == "released" or (bool(model.shut) and not model.waits and not model.ended)
             )
         self.settle()
 
@@ -278,7 +286,7 @@ class Ownership(RuleBasedStateMachine):
         model = self.objects[at % len(self.objects)]
         if how == "unregister":
             result = self.manager.unregister(model.id)
-            assert result is (model.ended == "released" or (not model.held and not model.ended))
+            assert result is (model.ended == "released" or (not model.waits and not model.ended))
         else:
             assert self.manager.invalidate(model.id, "because") is (not model.shut)
         self.shut_for_all(model, how)
@@ -340,7 +348,7 @@ class Ownership(RuleBasedStateMachine):
             assert result is OwnershipError
         elif model.shut or not share.open:
             assert issubclass(result, LifecycleError)
-        elif model.held or model.shares > 1:
+        elif model.waits or model.shares > 1:
             assert result is HeldError
         else:
             assert result is model.native

@@ -1,0 +1,59 @@
+"""Scenes of the integrations that need no pipeline: asyncio and Prometheus. (GStreamer: `tests/gstreamer/test_adversaries.py`.)"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from integrations.event_loops.asyncio import aclose, release_queue, run_leased
+from tests.adversaries.stage import Native, Stage, Table
+
+TABLE = Table()
+scene = TABLE.scene
+
+try:
+    from integrations.prometheus import LifecycleCollector
+except ImportError:
+    MODULES: tuple[str, ...] = ("integrations.event_loops.asyncio",)
+else:
+    MODULES = ("integrations.event_loops.asyncio", "integrations.prometheus")
+
+    @scene(
+        "LifecycleCollector.__init__",
+        "LifecycleCollector.add",
+        "LifecycleCollector.remove",
+        "LifecycleCollector.collect",
+        "LifecycleCollector.describe",
+        meddle=False,
+    )
+    def scrape(stage: Stage) -> None:
+        collector = LifecycleCollector(stage.manager)
+        list(collector.describe())
+        list(collector.collect())
+        collector.remove(stage.manager)
+        collector.add(stage.manager)
+        stage.handle.close()
+
+
+@scene("release_queue", "aclose", interrupts=False)
+def close_in_a_loop(stage: Stage) -> None:
+    """An interrupt here is asyncio's to deal with."""
+
+    async def main() -> None:
+        queue: Any = release_queue()
+        stage.keep(queue.drain)
+        handle = stage.keep(stage.register(release_on=queue))
+        await aclose(handle, timeout=1)
+        await aclose(stage.handle)
+
+    asyncio.run(main())
+
+
+@scene("run_leased", interrupts=False)
+def use_on_a_thread_of_a_loop(stage: Stage) -> None:
+    """An interrupt here is asyncio's to deal with."""
+
+    async def main() -> None:
+        await run_leased(stage.handle, Native.use)
+
+    asyncio.run(main())

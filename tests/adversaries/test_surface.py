@@ -1,0 +1,70 @@
+"""The table of scenes names every public operation that there is, and each scene does what it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from lifecycle.distribution.receiver import FrameLoop
+from lifecycle.handles.leases import Lease
+from lifecycle.manager.access import AccessBlock
+from lifecycle.manager.observed import ObservedHandle, ObservedLease
+from lifecycle.profiling import _TimedLease
+from tests.adversaries import scenes_core, scenes_integrations, scenes_more
+from tests.adversaries.stage import Scene, Stage
+from tests.adversaries.surface import CORE, called, operations, operations_of
+from tests.core.adversary import TRACING_KEEPS_LOCALS
+
+RETURNED = (AccessBlock, FrameLoop, Lease, ObservedHandle, ObservedLease, _TimedLease)
+"""Classes that no module shows, of which public operations return objects."""
+
+NOT_ON_A_STAGE = {
+    "Profiler.ended": "the keeper's thread calls it",
+    "Pool.look_after": "called where an adapter lends what is the pool's, see tests/pools",
+    "Answer.__init__": "made at import and for fences that raise",
+}
+"""Operations that no scene can exercise on this thread, and why."""
+
+SCENES = {**scenes_core.TABLE, **scenes_more.TABLE, **scenes_integrations.TABLE}
+
+
+def everything() -> dict[str, object]:
+    """Every public operation, with the function behind it."""
+    found = operations((*CORE, *scenes_integrations.MODULES))
+    for cls in RETURNED:
+        found.update(operations_of(cls))
+    return found
+
+
+def named() -> set[str]:
+    """The operations that scenes say they exercise."""
+    return {operation for scene in SCENES.values() for operation in scene.operations}
+
+
+def test_every_public_operation_has_a_scene() -> None:
+    missing = sorted(set(everything()) - named() - set(NOT_ON_A_STAGE))
+    assert not missing, (
+        f"public, but in no scene of tests/adversaries: {missing}. Write one, so that interrupts, collections and other threads are "
+        "tried in the middle of it"
+    )
+
+
+def test_nothing_is_named_that_is_not_there() -> None:
+    assert not sorted((named() | set(NOT_ON_A_STAGE)) - set(everything()))
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=str)
+def test_a_scene_exercises_what_it_says(scene: Scene) -> None:
+    functions = everything()
+    for place in scene.places:
+        stage = Stage(scene, place)
+        stage.renew()
+        if not scene.lines and TRACING_KEEPS_LOCALS:
+            pytest.skip("on 3.10 a profile function keeps from working what counts holders")
+        with called() as codes:
+            stage.play()
+            stage.settle("nothing")
+        for operation in scene.operations:
+            code = functions[operation].__code__  # type: ignore[attr-defined]
+            assert code in codes, f"{scene} does not call {operation}"
+        stage.dropped += scene.drops
+        stage.end()
