@@ -82,7 +82,9 @@ class Ledger:
                 self._count_ended(ended)
                 ended = []
                 self._count_records()  # what came in since, but before the question
-                event.answer.put(self.answer())
+                answer = self.answer()
+                self.expire()  # first: whoever asks until all has ended finds what that frees gone as well
+                event.answer.put(answer)
             else:
                 self._count_one(event)
         self._count_ended(ended)
