@@ -50,13 +50,24 @@ class LostTickets:
         self.after_round: list[Callable[[], None]] = []
 
     def make_up(self) -> None:
-        """Do what there was no room for at the recursion limit. By one thread at a time."""
+        """Do what there was no room for at the recursion limit, or what interrupts struck each time. By one thread at a time."""
         later = self._registry.later
-        while later:
-            call, arguments = later.pop()
-            # What cannot be taken, as with a release that is not callable, stays the caller's, who was told.
-            with suppress(LifecycleError):
-                call(*arguments)
+        entry = None
+        try:
+            while later:
+                for entry in iter(later.pop, None):  # noqa: B007 - FOR_ITER takes and stores in one step
+                    break
+                if entry is not None:
+                    # What cannot be taken, as with a release that is not callable, stays the caller's, who was told.
+                    with suppress(LifecycleError):
+                        entry[0](*entry[1])
+                entry = None
+        except BaseException:
+            if entry is not None:
+                later.append(entry)
+            raise
+        finally:
+            entry = None  # a kept traceback must keep nothing alive
 
     def look(self) -> None:
         """The next slice."""

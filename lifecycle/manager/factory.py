@@ -113,8 +113,8 @@ def build_factory(
                 except BaseException:
                     try:
                         insist(attempt)
-                    except RecursionError:
-                        # No call may be possible here, so it is left to the keeper without one.
+                    except BaseException:
+                        # No call may be possible here, or each is struck, so it is left to the keeper without one.
                         registry.later[0:0] = [(give_back, ([*box], ticket, extra, begun, struck))]
             raise
         finally:

@@ -114,6 +114,7 @@ class Machinery:
         self._starters = {}
         registry.waiters = registry.waiters.after_fork()
         registry.delayed.clear()
+        registry.later = []
         self.any_thread.after_fork()
         registry.waiting = self.any_thread.mailbox
         self.workers.after_fork()

@@ -226,7 +226,11 @@ class SafetyManager(Uncopied):
                 try:
                     insist(attempt)
                 except BaseException:
-                    insist(attempt)
+                    try:
+                        insist(attempt)
+                    except BaseException:
+                        # Each call is struck, so it is left to the keeper without one.
+                        self._registry.later[0:0] = [(attempt, ())]
             raise
         finally:
             parent_pin = handle = obj = attempt = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
