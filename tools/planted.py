@@ -311,7 +311,7 @@ MUTANTS = (
         (
             (
                 "places/releases.py",
-                "        record.outcome = STUCK\n        orphans.append(record.obj)",
+                "        record.phase = STUCK\n        orphans.append(record.obj)",
                 "        record.phase = None\n        record.outcome = None\n        record.place.put(record)\n        orphans.append(record.obj)",
             ),
         ),
@@ -688,7 +688,7 @@ MUTANTS = (
         "what the recursion limit cut is forgotten",
         "an object that a factory made at the limit is never released",
         "I3",
-        (("keeper/lost.py", "                call(*arguments)\n", "                pass\n"),),
+        (("keeper/lost.py", "                        entry[0](*entry[1])\n", "                        pass\n"),),
         core("odd_places::test_what_a_factory_made_at_the_limit_is_released"),
     ),
     # -- what people were told
