@@ -688,7 +688,13 @@ MUTANTS = (
         "what the recursion limit cut is forgotten",
         "an object that a factory made at the limit is never released",
         "I3",
-        (("keeper/lost.py", "                        entry[0](*entry[1])\n", "                        pass\n"),),
+        (
+            (
+                "keeper/lost.py",
+                "                        entry[0](*entry[1])\n",
+                "                        pass\n",
+            ),
+        ),
         core("odd_places::test_what_a_factory_made_at_the_limit_is_released"),
     ),
     # -- what people were told

@@ -200,23 +200,25 @@ class Record(weakref.ref[Core]):
         """The record's `Extra`, made when first needed."""
         extra = self.extra
         if extra is None:
-            made = Extra()
-            with _extras:
-                if self.extra is None:
-                    self.extra = made
+            made = _making.setdefault(self.id, Extra())
+            if self.extra is None:
+                self.extra = made
+            _making.pop(self.id, None)
             extra = self.extra
         return extra
 
 
-_extras = _world.process_lock()
-"""Two threads must not make two. Held for one store; whoever waits for it, in the collector too, waits for no longer."""
+_making: dict[int, Extra] = {}
+"""By object: the `Extra` that is being stored. Of two threads that make one, who comes before the entry is taken out gets that of
+the other; who comes later finds it stored. So there is never a second, and no lock, which CPython 3.14 would leave taken where a
+signal strikes at the entry of its block (cpython#148874)."""
 
 
 stores_meet = _world.free_threaded
 """Whether another thread may come between a look and a store behind it. With the GIL only while stores are watched, which makes
 calls of them (`lifecycle.testing.check_transitions`)."""
-_first = _world.process_lock()
-"""Of two causes the first stays. Held for two stores."""
+_first: dict[int, Cause] = {}
+"""By object: the cause that is being stored. Of two causes at one moment the first stays, as with `_making`."""
 
 
 REGISTERED, ENDED_TOO, LISTED = 1, 2, 3
@@ -231,10 +233,11 @@ def shut(record: Record, cell: Cell | None, cause: Cause, site: Site | None) -> 
         if record.cause is None:
             now = monotonic()
             if stores_meet:
-                with _first:
-                    if record.cause is None:
-                        record.cause = cause
-                        record.shut = now
+                first = _first.setdefault(record.id, cause)
+                if record.cause is None:
+                    record.cause = first
+                    record.shut = now
+                _first.pop(record.id, None)
             elif record.cause is None:  # asked again: nothing is called between this and the store
                 record.cause = cause
                 record.shut = now

@@ -334,12 +334,12 @@ def test_forks_while_a_lock_of_the_whole_process_is_held() -> None:
     done = forking(
         CHILD
         + """
-from lifecycle.cell import cell
+from lifecycle import profiling
 from lifecycle.manager import registration
 manager = SafetyManager()
 held, go_on = threading.Event(), threading.Event()
 def hold():
-    with cell._extras:
+    with registration._ownership:
         held.set()
         go_on.wait(20)
 holder = threading.Thread(target=hold)
@@ -355,7 +355,7 @@ def child():
     manager.add_cleanup(handle, say, "cleaned")
     say(handle.close(timeout=10))
 def me():
-    with registration._ownership:            # this thread's own hold goes on in the child
+    with profiling._starting:                # this thread's own hold goes on in the child
         in_child(child)
 me()
 in_child(child)
