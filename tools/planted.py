@@ -660,7 +660,7 @@ MUTANTS = (
         "a release is begun at the recursion limit",
         "it fails for the depth it was closed at, and its native is not freed",
         "I3",
-        (("places/place.py", "                if no_room:\n", "                if False:\n"),),
+        (("places/place.py", "            if no_room:\n", "            if False:\n"),),
         core("odd_places::test_no_release_fails_for_the_depth_it_was_closed_at"),
     ),
     Mutant(

@@ -120,7 +120,7 @@ class Handle(Generic[T]):
                 timer = record.kind.timer
                 if timer is not None:
                     return timer.lease(pin)  # type: ignore[no-any-return]
-            lease: Lease[T] = _new_object(Lease)
+            lease: Lease[T] = Lease()
             lease._thread = get_ident()
             lease._pin = pin
             return lease

@@ -27,8 +27,6 @@ from lifecycle.places.releases import releases_here
 from lifecycle.places.waiting import wait_for_end
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASING, STUCK
 
-_new_object = object.__new__
-
 RESCUES = range(32)
 """How often an interrupted registration tries to save its object, should the attempts be interrupted too."""
 
@@ -51,7 +49,8 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
     released."""
     registry = kind.registry
     entered = registry.entered
-    core = record = pin = cell = handle = site = now = None
+    core = record = pin = cell = site = now = None
+    handle: Handle[Any] | None = None
     try:
         if begun is not None:
             begun[0] = (
@@ -105,7 +104,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         door.id = id
         record.door = door
         entered.append(record)
-        handle = _new_object(Handle)
+        handle = Handle()
         handle._cell = cell
         handle._record = record
         handle._token = FIRST_SHARE

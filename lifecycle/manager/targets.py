@@ -38,7 +38,8 @@ def pin_of(registry: Registry, target: Any) -> Pin:
     pin = cell = None
     try:
         record = record_of(registry, target)
-        handle = handle_of(target)
+        # Most are handles, which is seen without a call.
+        handle = target if isinstance(target, Handle) else handle_of(target)
         cell = handle._cell if handle is not None else cell_of(record)
         pin = cell.pin if cell is not None else None
         if pin is None or record.cause is not None:

@@ -10,14 +10,13 @@ meanwhile (parents) goes through its own place's mailbox, so nothing recurses ho
 
 from __future__ import annotations
 
-import builtins
 import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from lifecycle import _world
-from lifecycle._world import free_threaded, monotonic
+from lifecycle._world import collecting, free_threaded, monotonic
 from lifecycle.cell.cell import ENDED_TOO, Extra, Pin, Record, shut
 from lifecycle.cell.doors import cell_of
 from lifecycle.cell.registry import NO_IDENTITY, Registry, native_key, owners
@@ -32,6 +31,7 @@ from lifecycle.places.timelines import last_user, users
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
 
 getrefcount = sys.getrefcount
+_identity = id
 
 RETRY_FIRST = 0.01
 """Seconds before the first retry of a release that said `NotReleased`; doubled each time."""
@@ -54,7 +54,7 @@ def process(  # noqa: C901 - in one piece: a call more is paid for by every rele
         record() is not None and not (free_threaded and record.extra is not None and record.extra.let_go)
     ) or (record.phase is not None and record.phase in ENDED):
         return False
-    if _world.collecting and not _world.await_collection(patience):
+    if collecting and not _world.await_collection(patience):
         return None
     extra = record.extra
     if extra is not None and extra.not_before > monotonic():
@@ -297,7 +297,7 @@ def finish(record: Record) -> None:
     id = record.id
     if record.owning == 2:
         record.owning = 1
-        key: object = builtins.id(record.obj)
+        key: object = _identity(record.obj)
         owner = owners.pop(key, record)  # before the object may go and its identity be used again
         if owner is not record:
             _take_back(key, owner)
