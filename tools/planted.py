@@ -140,7 +140,7 @@ MUTANTS = (
         (
             (
                 "places/releases.py",
-                "    if _world.collecting and not _world.await_collection(patience):\n",
+                "    if collecting and not _world.await_collection(patience):\n",
                 "    if False:\n",
             ),
         ),
@@ -374,7 +374,7 @@ MUTANTS = (
         (
             (
                 "places/place.py",
-                '        """As `Place.settle`."""\n        if _world.collecting and _world.in_collector():\n            return False\n        claims',
+                '        """As `Place.settle`."""\n        if collecting and _world.in_collector():\n            return False\n        claims',
                 '        """As `Place.settle`."""\n        claims',
             ),
         ),

@@ -78,9 +78,8 @@ class ObservedRef(weakref.ref[Any]):
 
     __slots__ = ("alive", "id")
     id: int
-    alive: (
-        Callable[[Any], object] | None
-    )  # False once its owner has ended the native, as far as that can be asked
+    # False once its owner has ended the native, as far as that can be asked.
+    alive: Callable[[Any], object] | None
 
 
 class DoorRef(weakref.ref[Cell]):
@@ -121,9 +120,8 @@ class Extra:
     )
 
     def __init__(self) -> None:
-        self.accesses: deque[tuple[int, float, Site | None]] | None = (
-            None  # the last ones, where they are noted
-        )
+        # The last ones, where they are noted.
+        self.accesses: deque[tuple[int, float, Site | None]] | None = None
         self.attempts = 0
         self.failure = "error"  # what a failed release is counted as
         self.cleanups: list[Callable[[], object]] = []

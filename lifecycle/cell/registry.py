@@ -78,9 +78,8 @@ class Kind:
         self.sampled = 0  # registrations seen, as far as sampling cares: not exact
         self.site_mask = -1
         self.first_sites = 0
-        self.plain: Registry | None = (
-            registry  # the registry while no validator is set: one comparison clears an access
-        )
+        # The registry while no validator is set: one comparison clears an access.
+        self.plain: Registry | None = registry
 
     def watch(self) -> None:
         """Have accesses take the way of validators if there is one, or if they are noted or timed. Called after
@@ -194,17 +193,15 @@ class Registry:
         self.kinds: dict[str, Kind] = {}
         self.waiters = WaitTable()  # for the end of an object, by its id
         self.kept: dict[int, Any] = {}  # handles that the manager keeps
-        self.entered: deque[Record] = (
-            deque()
-        )  # registrations and ends to be counted, and whatever else happens
+        # Registrations and ends to be counted, and whatever else happens.
+        self.entered: deque[Record] = deque()
         self.ended: deque[Record] = deque()
         self.events: deque[Any] = deque()
         # The callbacks of weak references, made once: each object would carry its own of 72 bytes otherwise.
         self.unroot: Callable[[weakref.ref[Pin]], None] = self.roots.discard
         self.tell_drop: Callable[[Any], None] = self.events.append
-        self.delayed: deque[tuple[float, Record]] = (
-            deque()
-        )  # retries and unsignalled fences, put back by the keeper
+        # Retries and unsignalled fences, put back by the keeper.
+        self.delayed: deque[tuple[float, Record]] = deque()
         self.waiting: deque[Record | None] = deque()  # tickets that any thread may run
         # What the recursion limit left no call for, as function and arguments: the keeper calls it. Entered by assigning to
         # ``later[0:0]``, which is no call.
@@ -212,9 +209,8 @@ class Registry:
         self.timer: Any = None  # for the kinds that come
         self.started = False
         self.closed = False
-        self.tend: Callable[[], None] = (
-            _nothing  # called by a registration that sees work waiting, see `enter`
-        )
+        # Called by a registration that sees work waiting, see `enter`.
+        self.tend: Callable[[], None] = _nothing
         self.refuse_closed: Callable[[Any], None] = _nothing
         self.wake: Callable[[], None] = _nothing
         self.abandon: Callable[..., None] = _nothing  # have an object released that nobody will own

@@ -85,9 +85,8 @@ class Ring(Generic[T]):
                     return self._published(slot)
         except BaseException:
             if tail is not None and tail.get(None) is slot:
-                self._published(
-                    slot
-                )  # interrupted after the deciding step: what follows from it is done all the same
+                # Interrupted after the deciding step: what follows from it is done all the same.
+                self._published(slot)
             else:
                 self._give_back(slot)
             raise

@@ -185,9 +185,8 @@ class Ledger:
         profiler = self.profiler
         if profiler is not None:
             profiler.ended(fresh)
-        self._expiring.extend(
-            [record for record in fresh if record.phase is not STUCK]
-        )  # those stay, with all they hold
+        # Those that are stuck stay, with all they hold.
+        self._expiring.extend([record for record in fresh if record.phase is not STUCK])
         if self._telling or self.registry.config.log_finalizers:
             for record in fresh:
                 if record.phase is RELEASED:

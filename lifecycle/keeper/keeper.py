@@ -70,9 +70,8 @@ class Keeper:
         self._next_sweep = _world.monotonic() + registry.config.cleanup_interval
         self._idle = 0
         self._shut_since = 0.0
-        self._head: object = (
-            _EMPTY  # of the ANY_THREAD mailbox, at the last pass; None is a ticket that means nothing
-        )
+        # Of the ANY_THREAD mailbox, at the last pass; None is a ticket that means nothing.
+        self._head: object = _EMPTY
         self._head_since = 0.0
         self._last: SafetyStats | None = None
 
@@ -181,9 +180,8 @@ class Keeper:
         self._role = _world.Lock()
         self._inside = set()
         self._halted = {}
-        self.observer.queue.put(
-            None
-        )  # should the fork have been a hook's, in which case its thread goes on here
+        # Should the fork have been a hook's, in which case its thread goes on here.
+        self.observer.queue.put(None)
         hooks, leak_hooks = self.observer.hooks, self.observer.leak_hooks
         self.observer = Observer(self.registry.name, self.registry.config)
         self.observer.hooks, self.observer.leak_hooks = hooks, leak_hooks

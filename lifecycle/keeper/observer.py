@@ -74,9 +74,8 @@ class Observer:
         self._event: Event | None = None  # that the thread has in hand
         self._told = 0  # to so many hooks
         self.thread: threading.Thread | None = None
-        self.last: threading.Thread | None = (
-            None  # the one to wait for, also after another has told it to end
-        )
+        # The one to wait for, also after another has told it to end.
+        self.last: threading.Thread | None = None
 
     def tell(self, event: Event) -> None:
         """Queue `event`, or drop and count it when the observers are too slow."""

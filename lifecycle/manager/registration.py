@@ -53,9 +53,8 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
     handle: Handle[Any] | None = None
     try:
         if begun is not None:
-            begun[0] = (
-                True  # from here on the object is not lost: an interrupt before that is the caller's to deal with
-            )
+            # From here on the object is not lost: an interrupt before that is the caller's to deal with.
+            begun[0] = True
         if registry.waiting or not registry.started or len(entered) > HIGH_WATER:
             registry.tend()
         kind.sampled = sampled = kind.sampled + 1
@@ -155,9 +154,8 @@ def _supersede(key: object, record: Record) -> None:
     with _ownership:
         first = owners.get(key)
         if first is None or _has_let_go(first):
-            owners[key] = first = (
-                record  # in one step: an entry that is not its own its predecessor leaves alone
-            )
+            # In one step: an entry that is not its own its predecessor leaves alone.
+            owners[key] = first = record
     if first is record:
         return
     same = first.obj is record.obj and type(record.obj) not in NO_IDENTITY

@@ -89,9 +89,8 @@ class DequePlace(Place):
         self.mailbox: deque[Record | None] = deque()
         self.put = self.requeue = self.mailbox.append
         self.timelines = Timelines()
-        self._takes: Iterator[Record | None] = iter(
-            self.mailbox.popleft, self
-        )  # taking and storing is one FOR_ITER step
+        # Taking and storing is one FOR_ITER step.
+        self._takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)
 
     def __len__(self) -> int:
         return len(self.mailbox)
@@ -102,8 +101,7 @@ class DequePlace(Place):
 
     def run_some(self, limit: int | None, patience: float = _world.COLLECTION_WAIT) -> int:
         """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran. Stops where another
-        thread has been collecting for `patience` seconds. Not to be called
-        `near_limit`."""
+        thread has been collecting for `patience` seconds. Not to be called where `near_limit` is true."""
         mailbox = self.mailbox
         if not mailbox:
             return 0

@@ -446,9 +446,8 @@ def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reas
         if record() is None:
             record.place.put(record)
         if record.cause is not None and record.phase not in ENDED:
-            record.kind.registry.events.append(
-                ("shut", record)
-            )  # it may be shut, and goes on as what is closed
+            # It may be shut, and goes on as what is closed.
+            record.kind.registry.events.append(("shut", record))
         raise
     return True
 

@@ -121,9 +121,8 @@ class Worker(Timed):
         self.inherited = False  # this is a forked child, and the thread belongs to the parent
         self.waits = False
         self.closing: Record | None = None
-        self.left: deque[Record] = (
-            deque()
-        )  # tickets that others left to it, since a release on it closes them
+        # Tickets that others left to it, since a release on it closes them.
+        self.left: deque[Record] = deque()
         self.struck = 0
         """How often it was struck since a ticket came through."""
         self.struck_with: object = None
@@ -147,9 +146,8 @@ class Worker(Timed):
             return False
         now = _world.monotonic()
         if now >= deadline and record.outcome is not RELEASED:
-            workers.declare_stuck(
-                record, now
-            )  # nobody had come to see it; a failure past its deadline is no retry
+            # Nobody had come to see it; a failure past its deadline is no retry.
+            workers.declare_stuck(record, now)
             return False
         return True
 

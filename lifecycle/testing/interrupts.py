@@ -51,9 +51,8 @@ TRACING_COPIES_LOCALS = sys.version_info < (3, 11)
 @functools.cache
 def _handlers(code: CodeType) -> dict[int, int]:
     """By offset: where an exception that this instruction raises is handled; not there: in no place of this code."""
-    parse = getattr(
-        dis, "_parse_exception_table", None
-    )  # 3.11 and later; before, handlers are known by the blocks alone
+    # 3.11 and later; before, handlers are known by the blocks alone.
+    parse = getattr(dis, "_parse_exception_table", None)
     found: dict[int, int] = {}
     if parse is not None:
         for entry in parse(code):
@@ -80,9 +79,8 @@ def _may_interrupt(code: dict[int, tuple[str, int]], last: int, here: int) -> bo
     if JUMPS_LOOK and now in NOT_BEFORE:
         return False
     if last < 0:  # on entering a function or going on in a generator; from 3.11 on it is RESUME that looks
-        return (
-            JUMPS_LOOK or ("RESUME", here) in code.values()
-        )  # so not where something is thrown into a generator
+        # So not where something is thrown into a generator.
+        return JUMPS_LOOK or ("RESUME", here) in code.values()
     if "JUMP" in before and here != following:
         return JUMPS_LOOK or here < last
     if here != following:
