@@ -425,11 +425,13 @@ def _read(manager: SafetyManager, component: Any) -> list[_Read]:
 
 
 def _text(component: Any, attribute: str) -> str:
-    """An attribute for a message, whatever it is."""
+    """An attribute for a message, whatever it is; empty where it cannot be had, which the message is about then."""
     try:
         value = getattr(component, attribute)
         return value if isinstance(value, str) and value else ""
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         return ""
 
 

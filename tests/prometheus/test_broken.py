@@ -78,9 +78,11 @@ BROKEN: dict[str, Callable[[], Component]] = {
     "no kind": lambda: Component(name="odd", stats=figures),
     "a kind that is no text": lambda: Component(kind=7, name="odd", stats=figures),
     "a kind that cannot be had": lambda: Component(kind=OSError("gone"), name="odd", stats=figures),
+    "a kind that exits": lambda: Component(kind=SystemExit(1), name="odd", stats=figures),
     "a kind that is a list": lambda: Component(kind=[], name="odd", stats=figures),
     "no name": lambda: Component(kind="capture", stats=figures),
     "a name that is no text": lambda: Component(kind="capture", name=None, stats=figures),
+    "a name that exits": lambda: Component(kind="capture", name=SystemExit(1), stats=figures),
     "figures that are none": lambda: Component(kind="pool", name="odd", stats=lambda: None),
     "figures of another kind": lambda: Component(kind="pool", name="odd", stats=figures),
     "a figure that is no number": lambda: Component(
