@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
 from typing import Any, NoReturn
 
-from lifecycle.errors import CallbackError, LifecycleError, RegistrationError
+from lifecycle.errors import CallbackError, LifecycleError, RegistrationError, shown
 
 DEFERRED_BODY = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -29,17 +29,25 @@ def refuse_deferred(
 def check_callback(fn: Any, what: str) -> None:
     """Refuse what is not a plain callable: the body of a coroutine or generator function would run at another time."""
     if not callable(fn):
-        raise RegistrationError(f"{what} must be callable, not {fn!r}")
+        raise RegistrationError(f"{what} must be callable, not {shown(fn)}")
     plain = fn
     while isinstance(plain, functools.partial):
         plain = plain.func
-    code = getattr(plain, "__code__", None)
-    if code is None:
-        code = getattr(type(plain).__call__, "__code__", None)
+    code = _code_of(plain) or _code_of(type(plain).__call__)
     if code is not None and code.co_flags & DEFERRED_BODY:
         raise CallbackError(
-            f"{what} {fn!r} is a coroutine or generator function: its body would not run when it is called; give a plain function"
+            f"{what} {shown(fn)} is a coroutine or generator function: its body would not run when it is called; give a plain "
+            "function"
         )
+
+
+def _code_of(fn: Any) -> CodeType | None:
+    """The code of a function or method; None where there is none, or what is called answers no questions."""
+    try:
+        code = getattr(fn, "__code__", None)
+    except Exception:
+        return None
+    return code if isinstance(code, CodeType) else None
 
 
 NO_BYTES = 0
@@ -49,9 +57,9 @@ NO_BYTES = 0
 def check_facts(name: Any, size: Any) -> None:
     """Refuse a name that is no text and a size that is no number of bytes."""
     if name is not None and not isinstance(name, str):
-        raise RegistrationError(f"name= is a text, not {name!r}")
+        raise RegistrationError(f"name= is a text, not {shown(name)}")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise RegistrationError(f"size= is a number of native bytes, 0 or more, not {size!r}")
+        raise RegistrationError(f"size= is a number of native bytes, 0 or more, not {shown(size)}")
 
 
 def check_timeout(timeout: Any) -> None:
@@ -60,4 +68,4 @@ def check_timeout(timeout: Any) -> None:
         isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout < float("inf")
     ):
         return
-    raise LifecycleError(f"timeout= takes seconds, 0 or more, or None for ever, not {timeout!r}")
+    raise LifecycleError(f"timeout= takes seconds, 0 or more, or None for ever, not {shown(timeout)}")

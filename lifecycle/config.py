@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from lifecycle import _world
-from lifecycle.errors import ConfigError
+from lifecycle.errors import ConfigError, shown
 
 LEAK_LEVELS = ("off", "simple", "detailed", "paranoid")
 DEFAULT_LEAK_LEVEL = "simple"
@@ -43,10 +43,10 @@ def exception_types(value: Any, what: str) -> tuple[type[BaseException], ...]:
             value if isinstance(value, tuple) else (value,) if isinstance(value, type) else tuple(value or ())
         )
     except TypeError:
-        raise ConfigError(f"{what} takes exception classes, not {value!r}") from None
+        raise ConfigError(f"{what} takes exception classes, not {shown(value)}") from None
     for item in types:
         if not (isinstance(item, type) and issubclass(item, BaseException)):
-            raise ConfigError(f"{what} takes exception classes, not {item!r}")
+            raise ConfigError(f"{what} takes exception classes, not {shown(item)}")
     return types
 
 

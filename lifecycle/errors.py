@@ -23,6 +23,20 @@ def text_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
+def shown(value: object) -> str:
+    """``repr(value)``, also of what cannot say it: a message about bad input must not fail because of that input."""
+    try:
+        return repr(value)
+    except BaseException:
+        return f"<{type(value).__name__}>"
+
+
+def is_of(error: BaseException, types: tuple[type[BaseException], ...]) -> bool:
+    """Whether `error` is of one of `types`, as ``except`` decides it: by the classes alone. ``isinstance`` runs the
+    ``__instancecheck__`` of a user's metaclass, which may raise."""
+    return any(base is one for base in type(error).__mro__ for one in types)
+
+
 def trace_of(error: BaseException) -> str:
     """The traceback of `error` as text."""
     try:

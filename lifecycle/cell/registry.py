@@ -189,7 +189,7 @@ class Registry:
         self.records: dict[int, Record] = {}  # live and, until retention ends, ended ones
         self.claims: dict[int, object] = {}
         self.roots: set[weakref.ref[Pin]] = set()  # cores, and `doors.Root`
-        self.shared: dict[int, dict[int, None]] = {}
+        self.shared: dict[int, Any] = {}  # by id: `shares.Tokens`
         self.kinds: dict[str, Kind] = {}
         self.waiters = WaitTable()  # for the end of an object, by its id
         self.kept: dict[int, Any] = {}  # handles that the manager keeps

@@ -172,6 +172,7 @@ class Handle(Generic[T]):
 
     def weak(self) -> WeakHandle[T]:
         """A reference that keeps nothing alive: calling it gives a new share, or None once the object is shut."""
+        cell_of(self._record, self._cell)  # in a garbage cycle: the record knows its door again from here on
         weak: WeakHandle[T] = _new_object(WeakHandle)
         weak._record = self._record
         return weak

@@ -18,7 +18,7 @@ from lifecycle.cell.fates import describe
 from lifecycle.cell.registry import Kind, Registry
 from lifecycle.checks import refuse_deferred
 from lifecycle.config import exception_types
-from lifecycle.errors import AccessPanicError, LeaseEndedError, text_of, trace_of
+from lifecycle.errors import AccessPanicError, LeaseEndedError, is_of, text_of, trace_of
 from lifecycle.keeping import Uncopied
 from lifecycle.manager.observed import observed
 from lifecycle.manager.targets import pin_of
@@ -84,7 +84,7 @@ def judge(record: Record, error: BaseException, errors: Any, fn: object) -> Acce
         # The limit struck before the first line of a function in Python, so nothing has been done to the object.
         return None
     reason = text_of(error)
-    if isinstance(error, declared(kind, errors)):
+    if is_of(error, declared(kind, errors)):
         registry.events.append(("error", kind, record, reason))
         return None
     trace = trace_of(error)

@@ -6,7 +6,7 @@ import weakref
 from typing import Any
 
 from lifecycle.cell.registry import Kind, Registry
-from lifecycle.errors import RegistrationError
+from lifecycle.errors import RegistrationError, shown
 from lifecycle.keeper.leaks import arm
 from lifecycle.stats import TypeCount, bounds_with
 
@@ -29,7 +29,9 @@ class Kinds:
         kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
         if kind is None:
             if not isinstance(type_name, str) or not type_name:
-                raise RegistrationError(f"a type name is a text of one letter or more, not {type_name!r}")
+                raise RegistrationError(
+                    f"a type name is a text of one letter or more, not {shown(type_name)}"
+                )
             kind = Kind(self._registry, type_name, TypeCount(self.bounds))
             arm(kind, self._registry.config.leak_level)
             kind = self._registry.kinds.setdefault(type_name, kind)

@@ -12,7 +12,7 @@ from lifecycle import _world
 from lifecycle.cell.cell import Record
 from lifecycle.cell.fates import describe
 from lifecycle.cell.registry import HIGH_WATER, Registry
-from lifecycle.errors import ClosedError, RegistrationError
+from lifecycle.errors import ClosedError, RegistrationError, shown
 from lifecycle.keeper.keeper import Keeper
 from lifecycle.places.place import ANY_THREAD, BACKGROUND, DRAIN_STEPS, AnyThread, Place
 from lifecycle.places.queues import ReleaseQueue
@@ -52,7 +52,7 @@ class Machinery:
             generation.registries.add(self._registry)
             return generation
         raise RegistrationError(
-            f"release_on= takes BACKGROUND, ANY_THREAD or a ReleaseQueue, not {release_on!r}"
+            f"release_on= takes BACKGROUND, ANY_THREAD or a ReleaseQueue, not {shown(release_on)}"
         )
 
     def tend(self) -> None:

@@ -25,6 +25,7 @@ from lifecycle.errors import (
     LifecycleError,
     RegistrationError,
     UnknownObjectError,
+    is_of,
     text_of,
     trace_of,
 )
@@ -553,7 +554,7 @@ class SafetyManager(Uncopied):
         """Count and report what left a callback outside `safe_access`: as a declared error if it is of a type in `errors` (else
         in the type's policy, else in the configuration), as a panic otherwise. Returns whether it was declared."""
         kind = self._kinds.named(type_name or component)
-        if not isinstance(error, declared(kind, errors)):
+        if not is_of(error, declared(kind, errors)):
             self.report_panic(component, error, type_name=type_name)
             return False
         self._registry.events.append(("error", kind, None, f"{component}: {text_of(error)}"))

@@ -21,7 +21,7 @@ from lifecycle.cell.cell import Cell, Core, DoorRef, Extra, Pin, Record
 from lifecycle.cell.fates import describe, fate
 from lifecycle.cell.registry import HIGH_WATER, NO_IDENTITY, Kind, native_key, owners
 from lifecycle.cell.shares import FIRST_SHARE
-from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, RegistrationError
+from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, RegistrationError, shown
 from lifecycle.handles.handle import Handle
 from lifecycle.places.releases import releases_here
 from lifecycle.places.waiting import wait_for_end
@@ -159,7 +159,7 @@ def _supersede(key: object, record: Record) -> None:
     if first is record:
         return
     same = first.obj is record.obj and type(record.obj) not in NO_IDENTITY
-    what = "this Python object" if same else f"native {record.native!r}"
+    what = "this Python object" if same else f"native {shown(record.native)}"
     raise DuplicateError(
         f"{what} already has an owner: {describe(first)}, {fate(first)}; two releases of one native object would be a double "
         "free. Use share() on its handle, or register without release= to borrow it (parent=its handle)"
@@ -225,7 +225,7 @@ def _not_entered(
     try:
         if isinstance(error, TypeError) and native is not None and not _hashable(native):
             raise RegistrationError(
-                f"native= must be hashable, such as an address or a GL name, not {native!r}"
+                f"native= must be hashable, such as an address or a GL name, not {shown(native)}"
             ) from None
         if not isinstance(error, LifecycleError):
             abandon(kind, place, obj, release, parent, extra, begun)

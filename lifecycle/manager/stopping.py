@@ -10,6 +10,7 @@ that strikes the closing thread leaves no waiter asleep.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -20,6 +21,26 @@ from lifecycle.checks import check_callback, check_timeout
 from lifecycle.errors import ClosedError, RegistrationError, text_of
 from lifecycle.keeping import Uncopied
 from lifecycle.places.waiting import LONGEST_WAIT
+
+LOOK = 0.005
+"""Seconds between two looks at a thread that cannot be joined."""
+
+
+def _runs(thread: threading.Thread) -> bool:
+    """Whether `thread` runs Python. One that Python did not start says for ever that it is alive: between two callbacks, and once
+    it has ended, the interpreter has no frames of it."""
+    if isinstance(thread, threading._DummyThread):
+        return thread.ident in sys._current_frames()
+    return not _world.has_ended(thread)
+
+
+def _join(thread: threading.Thread, until: float) -> None:
+    """Wait for `thread` until the clock says `until`, also where it cannot be joined."""
+    try:
+        thread.join(max(0.0, min(until - _world.monotonic(), LONGEST_WAIT)))
+    except (AssertionError, RuntimeError):  # it was not started by `threading`
+        while _runs(thread) and _world.monotonic() < until:
+            _world.sleep(LOOK)
 
 
 class StopToken(Uncopied):
@@ -81,7 +102,8 @@ class StopToken(Uncopied):
 
     def attach(self, thread: threading.Thread | None = None) -> None:
         """Have `close` wait for `thread` (None: this one), which is to end once the token is set. Kept weakly. A thread that
-        outlives the budget is named in the report's `running`."""
+        outlives the budget is named in the report's `running`. One that Python did not start, as those of a C library, is waited
+        for while it runs Python."""
         thread = threading.current_thread() if thread is None else thread
         if not isinstance(thread, threading.Thread):
             raise RegistrationError(f"attach() takes a threading.Thread or None for this one, not {thread!r}")
@@ -113,11 +135,11 @@ class StopToken(Uncopied):
         """Wait for the attached threads until the clock says `until`; the names of those that still run."""
         running = []
         for thread in _world.snapshot(self._threads):
-            if thread is threading.current_thread() or _world.has_ended(thread):
+            if thread is threading.current_thread() or not _runs(thread):
                 continue
             if not _world.must_not_wait():
-                thread.join(max(0.0, min(until - _world.monotonic(), LONGEST_WAIT)))
-            if not _world.has_ended(thread):
+                _join(thread, until)
+            if _runs(thread):
                 running.append(thread.name)
         return tuple(sorted(running))
 

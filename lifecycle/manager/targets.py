@@ -10,7 +10,7 @@ from lifecycle.cell.cell import SHUT_CELL, Cell, Pin, Record
 from lifecycle.cell.doors import cell_of, stand_in
 from lifecycle.cell.fates import describe
 from lifecycle.cell.registry import Registry
-from lifecycle.errors import ForeignHandleError, RegistrationError, UnknownObjectError
+from lifecycle.errors import ForeignHandleError, LifecycleError, RegistrationError, UnknownObjectError, shown
 from lifecycle.handles.exclusive import pin_or_refuse
 from lifecycle.handles.handle import Handle
 from lifecycle.refusal import checked
@@ -26,9 +26,11 @@ def record_of(registry: Registry, target: Any) -> Record:
         if record is None:
             _refuse_unknown(registry, target)
         return record
-    handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
-    if not isinstance(handle, Handle):
-        raise UnknownObjectError(f"{target!r} is neither a handle nor an id of manager {registry.name!r}")
+    handle = handle_of(target)
+    if handle is None:
+        raise UnknownObjectError(
+            f"{shown(target)} is neither a handle nor an id of manager {registry.name!r}"
+        )
     check_mine(registry, handle._record)
     return handle._record
 
@@ -54,7 +56,14 @@ def pin_of(registry: Registry, target: Any) -> Pin:
 
 def handle_of(target: Any) -> Handle[Any] | None:
     """The handle that `target` is or has; None for an id."""
-    handle = target if isinstance(target, Handle) else getattr(target, "handle", None)
+    if isinstance(target, Handle):
+        return target
+    try:
+        handle = getattr(target, "handle", None)
+    except LifecycleError:  # of something that is closed, say
+        raise
+    except Exception:  # it answers no questions, so it has none
+        return None
     return handle if isinstance(handle, Handle) else None
 
 
@@ -66,9 +75,9 @@ def cell_behind(target: Any) -> Cell | None:
 
 def parent_of(registry: Registry, parent: Any) -> tuple[int, Pin]:
     """The id and the pin that ``parent=`` names."""
-    handle = parent if isinstance(parent, Handle) else getattr(parent, "handle", None)
-    if not isinstance(handle, Handle):
-        raise RegistrationError(f"parent= takes a handle of this manager, not {parent!r}")
+    handle = handle_of(parent)
+    if handle is None:
+        raise RegistrationError(f"parent= takes a handle of this manager, not {shown(parent)}")
     check_mine(registry, handle._record)
     pin = handle._cell.pin
     if pin is None or handle._record.cause is not None:

@@ -23,6 +23,7 @@ from lifecycle.cell.registry import NO_IDENTITY, Registry, native_key, owners
 from lifecycle.checks import DEFERRED, refuse_deferred
 from lifecycle.errors import (
     NotReleased,
+    is_of,
     text_of,
     trace_of,
 )
@@ -202,7 +203,7 @@ def _call_failed(record: Record) -> bool:
     """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called again."""
     error = record.outcome
     extra = record.more()
-    retryable = isinstance(error, (NotReleased, *extra.retry_on))
+    retryable = is_of(error, (NotReleased, *extra.retry_on))
     extra.reason = text_of(error)
     registry = record.kind.registry
     if retryable and extra.attempts < registry.config.max_finalizer_retries:
@@ -210,7 +211,7 @@ def _call_failed(record: Record) -> bool:
         record.phase = None
         record.outcome = None
         return False
-    extra.failure = "not_released" if isinstance(error, NotReleased) else "error"
+    extra.failure = "not_released" if is_of(error, (NotReleased,)) else "error"
     extra.trace = trace_of(error)
     record.outcome = FAILED
     if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():

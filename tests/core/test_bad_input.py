@@ -14,7 +14,9 @@ import pytest
 
 from lifecycle import (
     ANY_THREAD,
+    BACKGROUND,
     AccessError,
+    AccessPanicError,
     AccessRefusedError,
     CallbackError,
     ClosedError,
@@ -475,3 +477,70 @@ def test_every_error_is_of_one_family() -> None:
     assert issubclass(CallbackError, TypeError)
     assert issubclass(RegistrationError, ValueError)
     assert issubclass(AccessRefusedError, AccessError)
+
+
+class Mute:
+    """Cannot say what it is."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def test_a_second_owner_is_refused_where_the_native_cannot_say_its_name(manager: SafetyManager) -> None:
+    native = Mute()
+    released: list[str] = []
+    first = manager.register("first", "type", release=released.append, release_on=ANY_THREAD, native=native)
+    with pytest.raises(DuplicateError, match="native <Mute>"):
+        manager.register("second", "type", release=released.append, release_on=ANY_THREAD, native=native)
+    assert released == []
+    first.close()
+    assert released == ["first"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"name": Mute()},
+        {"size": Mute()},
+        {"release": Mute()},
+        {"release_on": Mute()},
+        {"parent": Mute()},
+        {"retry_on": Mute()},
+        {"type_name": Mute()},
+    ],
+    ids=lambda how: next(iter(how)),
+)
+def test_bad_input_that_cannot_say_what_it_is(manager: SafetyManager, how: dict[str, Any]) -> None:
+    released: list[str] = []
+    with pytest.raises(LifecycleError):
+        manager.register("object", **{"release": released.append, "release_on": ANY_THREAD, **how})
+    assert released == []  # a refused object is the caller's
+
+
+class Judging(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        raise RuntimeError("not to be asked")
+
+
+class Judged(Exception, metaclass=Judging):
+    pass
+
+
+@pytest.mark.parametrize("place", [BACKGROUND, ANY_THREAD])
+def test_an_exception_class_that_judges_its_instances_is_not_asked(
+    manager: SafetyManager, place: Any
+) -> None:
+    def release(obj: object) -> None:
+        raise ValueError("not released")
+
+    handle = manager.register("object", release=release, release_on=place, retry_on=Judged)
+    handle.close()
+    eventually(lambda: handle.state == "failed")
+    with (
+        manager.register("object", release=None) as other,
+        pytest.raises(AccessPanicError),
+    ):
+        manager.safe_access(other, int, errors=Judged)

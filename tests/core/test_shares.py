@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -238,3 +239,52 @@ def test_a_closed_share_is_closed_again_whoever_holds_the_object(manager: Safety
     assert not other.close(held="refuse")
     assert handle.valid
     assert handle.close()
+
+
+def test_shares_that_are_dropped_one_after_the_other_leave_nothing_behind(manager: SafetyManager) -> None:
+    native = Native()
+    handle = registered(manager, native)
+    weak = handle.weak()
+    kept = [handle.share() for _ in range(300)]
+    for _ in range(3000):
+        handle.share()
+        weak()
+    assert len(manager._registry.shared[handle.id]) < 2 * len(kept) + 200
+    assert all(share.valid for share in kept)
+    for share in [handle, *kept[1:]]:
+        assert share.close() is False
+    assert (kept[0].valid, native.released) == (True, 0)
+    kept[0].close()
+    eventually(lambda: native.released == 1)
+    assert handle.state == "released"
+    eventually(lambda: manager.stats().leaks == 1)
+
+
+def test_a_share_in_a_garbage_cycle_is_no_dropped_one(manager: SafetyManager) -> None:
+    native = Native()
+    handle = registered(manager, native)
+    saved: list[Handle[Native]] = []
+
+    class Keeper:
+        def __init__(self, share: Handle[Native]) -> None:
+            self.share = share
+            self.me = self
+
+        def __del__(self) -> None:
+            for _ in range(
+                300
+            ):  # dropped ones are looked for while the weak references on this one are cleared
+                self.share.share()
+            saved.append(self.share)
+
+    for _ in range(300):
+        handle.share()
+    Keeper(handle.share())
+    gc.collect()
+    assert len(saved) == 1
+    for _ in range(300):
+        handle.share()
+    handle.close()
+    assert (saved[0].valid, native.released) == (True, 0)
+    saved.pop().close()
+    eventually(lambda: native.released == 1)

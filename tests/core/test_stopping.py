@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import queue
 import threading
 import time
@@ -212,3 +213,41 @@ def test_registering_against_closing() -> None:
         number = entered.qsize()
         eventually(lambda: len(made) == number)
         assert manager.stats().active_objects == 0
+
+
+def test_a_thread_that_threading_did_not_start_is_waited_for() -> None:
+    manager = SafetyManager(QUIET)
+    released: list[str] = []
+    manager.register("object", release=released.append)
+    attached, goes_on = threading.Event(), threading.Event()
+    ended: list[bool] = []
+
+    def foreign() -> None:
+        manager.stopping.attach()
+        attached.set()
+        ended.append(goes_on.wait(60))
+
+    _thread.start_new_thread(foreign, ())
+    assert attached.wait(60)
+    manager.on_close(lambda: threading.Timer(0.1, goes_on.set).start())
+    report = manager.close()
+    assert (ended, report.running, report.ok, released) == ([True], (), True, ["object"])
+
+
+def test_a_thread_that_cannot_be_joined_and_goes_on_is_named() -> None:
+    manager = SafetyManager(SafetyConfig(leak_level="off", shutdown_timeout=0.2))
+    released: list[str] = []
+    manager.register("object", release=released.append, release_on=ANY_THREAD)
+    attached, goes_on = threading.Event(), threading.Event()
+
+    def foreign() -> None:
+        manager.stopping.attach()
+        attached.set()
+        goes_on.wait(60)
+
+    _thread.start_new_thread(foreign, ())
+    assert attached.wait(60)
+    report = manager.close()
+    goes_on.set()
+    assert len(report.running) == 1
+    eventually(lambda: released == ["object"])
