@@ -288,3 +288,24 @@ def test_a_share_in_a_garbage_cycle_is_no_dropped_one(manager: SafetyManager) ->
     assert (saved[0].valid, native.released) == (True, 0)
     saved.pop().close()
     eventually(lambda: native.released == 1)
+
+
+def test_a_weak_handle_made_in_a_garbage_cycle_gives_shares(manager: SafetyManager) -> None:
+    native = Native()
+    made: list[Handle[Native] | None] = []
+
+    class Keeper:
+        def __init__(self, handle: Handle[Native]) -> None:
+            self.handle = handle
+            self.me = self
+
+        def __del__(self) -> None:
+            made.append(self.handle.weak()())
+            self.handle.close()
+
+    Keeper(registered(manager, native))
+    gc.collect()
+    assert made[0] is not None
+    assert (made[0].valid, native.released) == (True, 0)
+    made[0].close()
+    eventually(lambda: native.released == 1)
