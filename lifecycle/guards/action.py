@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from lifecycle import _world
@@ -26,6 +27,9 @@ class _Process:
 process = _Process()
 _world.at_fork_in_child(process.forked)
 
+_ROOM: Any = ((((int,),),),)
+"""``isinstance(None, _ROOM)`` raises `RecursionError` where taking the action out could be cut short behind the taking."""
+
 
 def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
     """Run the action in `slot`, if it is there still; True when it was this call that ran it."""
@@ -35,6 +39,7 @@ def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
         return False
     fn = None
     try:
+        isinstance(None, _ROOM)
         for fn in iter(slot.pop, None):
             result = fn()
             if result is not None and type(result) in DEFERRED:
@@ -43,6 +48,11 @@ def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
     except IndexError:
         if fn is not None:
             raise  # its own
+    except RecursionError as error:
+        if type(fn) is FunctionType and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
+            # The limit struck before its first line: it is still to come. Not even a call is sure here, so a slice is assigned.
+            slot[:] = [fn]
+        raise
     finally:
         fn = result = None
     return False

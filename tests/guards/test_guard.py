@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import itertools
@@ -308,3 +309,29 @@ def test_what_lives_at_interpreter_exit_runs() -> None:
     )
     assert sorted(done.check().split()) == ["cycle", "guard", "stack"]
     assert done.stderr == ""
+
+
+def test_an_action_that_the_recursion_limit_kept_from_beginning_is_still_to_come() -> None:
+    ran: list[int] = []
+
+    def descend(depth: int, act: Callable[[], object]) -> object:
+        return descend(depth - 1, act) if depth else act()
+
+    def noted(number: int) -> Callable[[], None]:
+        def action() -> None:
+            ran[len(ran) :] = [number]
+
+        return action
+
+    depth = 500
+    with contextlib.suppress(RecursionError):
+        while True:
+            descend(depth, ran.clear)
+            depth += 1
+    guards = [CleanupGuard(noted(number)) for number in range(60)]
+    for near, guard in enumerate(guards):
+        with contextlib.suppress(RecursionError):
+            descend(depth - near, guard.close)
+    for guard in guards:
+        guard.close()
+    assert sorted(ran) == list(range(60))
