@@ -298,7 +298,7 @@ MUTANTS = (
         (
             (
                 "places/releases.py",
-                "    retryable = isinstance(error, (NotReleased, *extra.retry_on))\n",
+                "    retryable = is_of(error, (NotReleased, *extra.retry_on))\n",
                 "    retryable = True\n",
             ),
         ),
