@@ -231,7 +231,7 @@ def test_registering_while_the_manager_closes() -> None:
         "registry.records[id] = record",
         "pin = Pin()",
         "cell = Cell()",
-        "handle = _new_object(Handle)",
+        "handle = Handle()",
     ):
         released: deque[Node] = deque()
         manager = SafetyManager(QUIET)
