@@ -25,7 +25,7 @@ from lifecycle.errors import LifecycleError
 from lifecycle.places.workers import Workers
 from lifecycle.states import RELEASING
 
-SLICE = 2000
+SLICE = 500
 """Objects looked at in one pass of the keeper, at most."""
 ROUND = 0.4
 """Seconds between the beginnings of two rounds through the table, at least."""
