@@ -27,11 +27,13 @@ def documents() -> list[str]:
     ]
 
 
+# The last two are PyGObject's own.
 WARNINGS = (
     "error",
     "default::ResourceWarning",
     "ignore:DynamicImporter:ImportWarning",
-)  # the last is PyGObject's own
+    "ignore:'asyncio.AbstractEventLoopPolicy' is deprecated:DeprecationWarning",
+)
 
 
 def run_document(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
