@@ -1,7 +1,9 @@
-"""``python -m benchmarks [--quick] [core guards gstreamer …]``: run the benchmarks and print what each costs beside its peer.
+"""``python -m benchmarks [--quick] [core guards gstreamer …]``: run the benchmarks and print what each costs
+beside its peer.
 
-Each module here is a pyperf script. Its benchmarks come in pairs named ``case | ours`` and ``case | peer``, run one after the
-other in the same run, and ``TARGETS`` says what their ratio should be. Machines are noisy, so nothing here fails: read the table.
+Each module here is a pyperf script. Its benchmarks come in pairs named ``case | ours`` and ``case | peer``,
+run one after the other in the same run, and ``TARGETS`` says what their ratio should be. Machines are noisy,
+so nothing here fails: read the table.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""``python -m benchmarks.core_soak``: five million objects of every fate, the figures to the last one, and the memory they leave.
+"""``python -m benchmarks.core_soak``: five million objects of every fate, the figures to the last one, and
+the memory they leave.
 
-Threads make objects as fast as they can and end each in one of the ways there are: closed, dropped, dropped in a cycle,
-shared, shut by id or by a panic, with a parent, with a release that fails, that asks to be called again, that hangs past its
-deadline and comes back late; at each kind of place. Each thread counts what it did. In the end the manager's statistics must say
-the same to the last object, and the resident memory must be where it was once everything had been used for the first time.
+Threads make objects as fast as they can and end each in one of the ways there are: closed, dropped, dropped
+in a cycle, shared, shut by id or by a panic, with a parent, with a release that fails, that asks to be called
+again, that hangs past its deadline and comes back late; at each kind of place. Each thread counts what it
+did. In the end the manager's statistics must say the same to the last object, and the resident memory must be
+where it was once everything had been used for the first time.
 
-``--objects`` or ``--seconds`` say how long; a plot of the resident memory goes to ``--out``. ``make soak-core S=3600`` runs it.
+``--objects`` or ``--seconds`` say how long; a plot of the resident memory goes to ``--out``. ``make soak-core
+S=3600`` runs it.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ BATCH = 500
 WARM_UP = 0.15
 """The share of the run after which everything has been used once."""
 ALLOWED = 12.0
-"""MB by which the end may lie above the end of the warm-up: allocators do not give back what a moment of high load took."""
+"""MB by which the end may lie above the end of the warm-up: allocators do not give back what a moment of high
+load took."""
 BLOCKS = 5_000
 """Of Python's own allocations, how many more there may be in the end."""
 WARM_BATCHES = 4
@@ -212,7 +216,8 @@ class Report:
     memory: tuple[tuple[float, float], ...]
     """Seconds since the start, and resident MB."""
     blocks: int
-    """How many more pieces of memory Python has allocated than when the run began, everything having been used once."""
+    """How many more pieces of memory Python has allocated than when the run began, everything having been
+    used once."""
     wrong: tuple[str, ...]
 
     @property
@@ -337,17 +342,17 @@ def plot(report: Report) -> str:
     highest = max(mb for _, mb in report.memory) * 1.05
     last = max(second for second, _ in report.memory) or 1.0
     points = " ".join(
-        f"{left + second / last * (width - left - 20):.1f},{top + (1 - mb / highest) * (height - top - 40):.1f}"
+        f"{left + second / last * (width - left - 20):.1f},"
+        f"{top + (1 - mb / highest) * (height - top - 40):.1f}"
         for second, mb in report.memory
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">'
-        f'<rect width="100%" height="100%" fill="white"/>'
-        f'<text x="{left}" y="18">resident memory, MB: {report.objects:,} objects in {report.seconds:.0f} s, '
-        f"{report.growth:+.1f} MB since the warm-up</text>"
-        f'<text x="8" y="{top + 8}">{highest:.0f}</text><text x="8" y="{height - 40}">0</text>'
-        f'<text x="{width - 60}" y="{height - 12}">{last:.0f} s</text>'
-        f'<polyline points="{points}" fill="none" stroke="#1f77b4" stroke-width="1.5"/></svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
+        f'font-size="12"><rect width="100%" height="100%" fill="white"/><text x="{left}" y="18">resident '
+        f"memory, MB: {report.objects:,} objects in {report.seconds:.0f} s, {report.growth:+.1f} MB since "
+        f'the warm-up</text><text x="8" y="{top + 8}">{highest:.0f}</text><text x="8" '
+        f'y="{height - 40}">0</text><text x="{width - 60}" y="{height - 12}">{last:.0f} s</text><polyline '
+        f'points="{points}" fill="none" stroke="#1f77b4" stroke-width="1.5"/></svg>\n'
     )
 
 
@@ -374,13 +379,14 @@ def main(argv: list[str]) -> int:
     picture = asked.out / "memory.svg"
     picture.write_text(plot(report))
     print(
-        f"{report.objects:,} objects in {report.seconds:.0f} s, {report.objects / report.seconds:,.0f} per second"
+        f"{report.objects:,} objects in {report.seconds:.0f} s, {report.objects / report.seconds:,.0f} per "
+        "second"
     )
     for name, number in report.expected.items():
         print(f"  {name:12} {number:>12,}")
     print(
-        f"resident memory {report.memory[-1][1]:.1f} MB, {report.growth:+.1f} MB since the warm-up ({picture}), "
-        f"{report.blocks:+,} blocks"
+        f"resident memory {report.memory[-1][1]:.1f} MB, {report.growth:+.1f} MB since the warm-up "
+        f"({picture}), {report.blocks:+,} blocks"
     )
     wrong = list(report.wrong)
     if report.growth > ALLOWED or report.blocks > BLOCKS:

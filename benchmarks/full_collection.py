@@ -1,8 +1,8 @@
 """How long a full collection takes with 100 000 objects live, and what `gc.freeze` does about it.
 
-CPU time of ``gc.collect()``, the least of several, in a process of its own for each line: without any object, with them, and
-with them frozen. What is frozen is left out of later collections; what is made after it, and everything that dies by count, is as
-before.
+CPU time of ``gc.collect()``, the least of several, in a process of its own for each line: without any object,
+with them, and with them frozen. What is frozen is left out of later collections; what is made after it, and
+everything that dies by count, is as before.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""What a guarded frame costs beside the unsafe code of the same work, and a capture beside a raw new-sample callback.
+"""What a guarded frame costs beside the unsafe code of the same work, and a capture beside a raw new-sample
+callback.
 
-The frames' benchmarks run in a hot loop on one 1080p sample, the array alive when the block ends, as most programs have it. The
-captures' run a pipeline of small frames as fast as it goes, so that Python's part of it shows. What is fed is 1080p: into an
-appsrc that has room and gives nothing on, and through one into a running sink.
+The frames' benchmarks run in a hot loop on one 1080p sample, the array alive when the block ends, as most
+programs have it. The captures' run a pipeline of small frames as fast as it goes, so that Python's part of it
+shows. What is fed is 1080p: into an appsrc that has room and gives nothing on, and through one into a running
+sink.
 """
 
 from __future__ import annotations
@@ -89,8 +91,9 @@ class Frames:
 
 def pipeline_of(frames: int) -> tuple[Any, Any]:
     pipeline = Gst.parse_launch(
-        f"videotestsrc pattern=black num-buffers={frames} ! video/x-raw,format=RGB,width=160,height=120,framerate=30/1 "
-        "! appsink name=sink sync=false max-buffers=16"
+        f"videotestsrc pattern=black num-buffers={frames} ! "
+        "video/x-raw,format=RGB,width=160,height=120,framerate=30/1 ! appsink name=sink sync=false "
+        "max-buffers=16"
     )
     return pipeline, pipeline.get_by_name("sink")
 
@@ -184,7 +187,10 @@ def wrap_bytes(loops: int) -> float:
     return time.perf_counter() - start
 
 
-RUNNING = "appsrc name=source format=time max-bytes=100000000 ! fakesink sync=false enable-last-sample=false name=sink"
+RUNNING = (
+    "appsrc name=source format=time max-bytes=100000000 ! "
+    "fakesink sync=false enable-last-sample=false name=sink"
+)
 
 
 def await_end(pipeline: Any) -> None:

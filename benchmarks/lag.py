@@ -1,4 +1,5 @@
-"""``python -m benchmarks.lag [frames]``: the lag of sixteen receivers of a 1080p pipeline over time, drawn to ``out/lag.png``."""
+"""``python -m benchmarks.lag [frames]``: the lag of sixteen receivers of a 1080p pipeline over time, drawn to
+``out/lag.png``."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def main() -> int:
     out.mkdir(exist_ok=True)
     figure.savefig(out / "lag.png", dpi=110)
     print(
-        f"out/lag.png: {seen.published} published, at most {seen.most_held} held, leaks {seen.tracer or 'none'}"
+        f"out/lag.png: {seen.published} published, at most {seen.most_held} held, leaks "
+        f"{seen.tracer or 'none'}"
     )
     return 0
 

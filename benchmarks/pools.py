@@ -1,4 +1,5 @@
-"""What pools cost, beside memory that is made each time, and beside the pool that most Python programs use."""
+"""What pools cost, beside memory that is made each time, and beside the pool that most Python programs
+use."""
 
 from __future__ import annotations
 

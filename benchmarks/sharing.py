@@ -1,4 +1,5 @@
-"""What sharing costs: publishing beside a queue for every receiver, closing after fences beside closing without."""
+"""What sharing costs: publishing beside a queue for every receiver, closing after fences beside closing
+without."""
 
 from __future__ import annotations
 

@@ -1,13 +1,17 @@
-"""``python -m benchmarks.soak``: a 720p pipeline under load for as long as wanted, its memory and its latency, with plots.
+"""``python -m benchmarks.soak``: a 720p pipeline under load for as long as wanted, its memory and its
+latency, with plots.
 
 Three measurements, each in a process of its own:
 
-- ``memory``: unthrottled frames, four consumers of which one is slow and one panics, clients that join and leave every
-second; the resident memory along the way, through this library (``guarded``) and as plain gst-python does it (``plain``).
+- ``memory``: unthrottled frames, four consumers of which one is slow and one panics, clients that join and
+  leave every
+second; the resident memory along the way, through this library (``guarded``) and as plain gst-python does it
+(``plain``).
 - ``age``: how old a fast consumer's frames are while a slow one stands beside it, behind low-latency queues.
 - ``latency``: from a picture's making through the encoder and WebRTC over loopback to its arrival, decoded.
 
-``--frames``, ``--seconds`` and ``--out`` say how much, how long and where the plots go; ``make soak-gstreamer`` takes an hour.
+``--frames``, ``--seconds`` and ``--out`` say how much, how long and where the plots go; ``make
+soak-gstreamer`` takes an hour.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ def rss() -> float:
     return float(psutil.Process().memory_info().rss) / 1e6
 
 
-# -- the workload, through the library --------------------------------------------------------------------------------------
+# -- the workload, through the library -----------------------------------------------------------------------
 
 
 def consumers() -> list[Callable[[Any], None]]:
@@ -127,11 +131,12 @@ def guarded(frames: int, seconds: float, sample: Callable[[int], None]) -> dict[
     }
 
 
-# -- the same in plain gst-python -------------------------------------------------------------------------------------------
+# -- the same in plain gst-python ----------------------------------------------------------------------------
 
 
 def plain(frames: int, seconds: float, sample: Callable[[int], None]) -> dict[str, Any]:
-    """The same consumers as a careful program has them without the library: signals, map, a copy for who keeps, unmap."""
+    """The same consumers as a careful program has them without the library: signals, map, a copy for who
+    keeps, unmap."""
     import gi
 
     gi.require_version("Gst", "1.0")
@@ -152,8 +157,8 @@ def plain(frames: int, seconds: float, sample: Callable[[int], None]) -> dict[st
 
     def attach(use: Callable[[Any], None]) -> tuple[Any, Any]:
         part = Gst.parse_bin_from_description(
-            "queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0 ! appsink name=s sync=false async=false "
-            "max-buffers=1 drop=true emit-signals=true",
+            "queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0 ! appsink name=s "
+            "sync=false async=false max-buffers=1 drop=true emit-signals=true",
             True,
         )
 
@@ -232,7 +237,7 @@ def memory(how: str, frames: int, seconds: float) -> dict[str, Any]:
     }
 
 
-# -- time -------------------------------------------------------------------------------------------------------------------
+# -- time ----------------------------------------------------------------------------------------------------
 
 
 def age(seconds: float) -> dict[str, Any]:
@@ -271,8 +276,8 @@ def age(seconds: float) -> dict[str, Any]:
 
 
 def latency(seconds: float, rate: int = 30) -> dict[str, Any]:
-    """From the making of a picture to its arrival at a WebRTC client over loopback, decoded, in ms. The picture's number
-    stands in it as sixteen black or white blocks."""
+    """From the making of a picture to its arrival at a WebRTC client over loopback, decoded, in ms. The
+    picture's number stands in it as sixteen black or white blocks."""
     from examples.webrtc_server import Server, Viewer
     from integrations.gstreamer import Feeder, FeederFull
     from integrations.gstreamer._native import Gst
@@ -313,7 +318,9 @@ def latency(seconds: float, rate: int = 30) -> dict[str, Any]:
                 try:
                     feeder.push(picture.tobytes(), timeout=0)
                 except FeederFull:
-                    pass  # its frame is missing then, as with a camera; the pictures that arrive carry their numbers
+                    # Its frame is missing then, as with a camera; the pictures that arrive carry their
+                    # numbers.
+                    pass
                 due += 1 / rate
                 stop.wait(max(0.0, due - time.monotonic()))
 
@@ -345,7 +352,7 @@ def figures(values: list[float], what: str) -> dict[str, Any]:
     }
 
 
-# -- plots and the command line ---------------------------------------------------------------------------------------------
+# -- plots and the command line ------------------------------------------------------------------------------
 
 
 def plot(path: Path, title: str, lines: dict[str, list[tuple[float, float]]], unit: str, along: str) -> None:
@@ -419,9 +426,9 @@ def main() -> int:
     plot(arguments.out / "memory.png", "Resident memory, 720p, four consumers", lines, "MB", "frames")
     for name, run in (("library", ours), ("plain", theirs)):
         print(
-            f"{name}: {run['frames']} frames in {run['seconds']:.0f} s, {run['joined']} clients came and went; resident "
-            "memory grew by "
-            f"{run['growth']:+.2f} MB per {FIT} frames, from {run['base']:.0f} to {run['end']:.0f} MB when all had left"
+            f"{name}: {run['frames']} frames in {run['seconds']:.0f} s, {run['joined']} clients came and "
+            f"went; resident memory grew by {run['growth']:+.2f} MB per {FIT} frames, from {run['base']:.0f} "
+            f"to {run['end']:.0f} MB when all had left"
         )
     for what in ("age", "latency"):
         result = measure(what, "--seconds", arguments.time)

@@ -1,7 +1,8 @@
-"""Looking at a live source: ``python -m examples.analyser``. What moves is found as in any OpenCV program, on arrays
-without a copy.
+"""Looking at a live source: ``python -m examples.analyser``. What moves is found as in any OpenCV program, on
+arrays without a copy.
 
-The frame before is kept as an array, which keeps its buffer; so nothing is copied, and nothing is read after it was given back.
+The frame before is kept as an array, which keeps its buffer; so nothing is copied, and nothing is read after
+it was given back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from gi.repository import Gst
 from integrations.gstreamer import Capture, PipelineGuard
 from lifecycle import SafetyManager
 
-SOURCE = "videotestsrc is-live=true pattern=ball motion=sweep ! video/x-raw,format=GRAY8,width=320,height=240,framerate=30/1"
+SOURCE = (
+    "videotestsrc is-live=true pattern=ball motion=sweep ! "
+    "video/x-raw,format=GRAY8,width=320,height=240,framerate=30/1"
+)
 
 
 def moved(before: np.ndarray[Any, Any], now: np.ndarray[Any, Any]) -> tuple[int, int] | None:
@@ -37,7 +41,10 @@ def run(frames: int = 90, source: str = SOURCE) -> int:
     before: np.ndarray[Any, Any] | None = None
     with SafetyManager(name="analyser") as manager:
         # appsink's own queue: one frame, the newest. What we are too slow for is not kept.
-        text = f"{source} ! videoconvert ! video/x-raw,format=GRAY8 ! appsink name=frames max-buffers=1 drop=true sync=false"
+        text = (
+            f"{source} ! videoconvert ! video/x-raw,format=GRAY8 ! "
+            "appsink name=frames max-buffers=1 drop=true sync=false"
+        )
         with PipelineGuard(manager, text) as pipeline, Capture(manager, pipeline["frames"]) as capture:
             pipeline.play(0)
             for number, frame in enumerate(capture.frames(timeout=10)):

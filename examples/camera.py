@@ -1,7 +1,8 @@
 """A camera, else the screen, else a test picture: ``python -m examples.camera``.
 
-Which source works is known only when it delivers: each is tried with a deadline, and what it says when it fails is printed. A
-pipeline that never starts, or a device that hangs, ends in an error here, not in a program that stands still.
+Which source works is known only when it delivers: each is tried with a deadline, and what it says when it
+fails is printed. A pipeline that never starts, or a device that hangs, ends in an error here, not in a
+program that stands still.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def open_source(manager: SafetyManager, sources: dict[str, str]) -> tuple[str, P
     for name, source in sources.items():
         pipeline = capture = None
         try:
-            text = f"{source} ! videoconvert ! video/x-raw,format=RGB ! appsink name=frames max-buffers=1 drop=true sync=false"
+            text = (
+                f"{source} ! videoconvert ! video/x-raw,format=RGB ! "
+                "appsink name=frames max-buffers=1 drop=true sync=false"
+            )
             pipeline = PipelineGuard(manager, text, name=name)
             capture = Capture(manager, pipeline["frames"], name=name)
             pipeline.play(FIRST_FRAME)

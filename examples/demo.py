@@ -1,10 +1,13 @@
-"""The whole library on a live pipeline, in some seconds: ``python -m examples.demo``, which is what ``make demo`` runs.
+"""The whole library on a live pipeline, in some seconds: ``python -m examples.demo``, which is what ``make
+demo`` runs.
 
-A 1080p test picture runs at 30 frames a second through a guarded callback, which panics now and then on purpose. The array of
-every 30th frame is kept beyond the callback and read again after the pipeline is gone. Then everything is let go and counted: by
-the library, and by GStreamer's own leaks tracer, which knows nothing of it.
+A 1080p test picture runs at 30 frames a second through a guarded callback, which panics now and then on
+purpose. The array of every 30th frame is kept beyond the callback and read again after the pipeline is gone.
+Then everything is let go and counted: by the library, and by GStreamer's own leaks tracer, which knows
+nothing of it.
 
-Where GStreamer cannot be had, the frames come from memory that is mapped and unmapped for each of them (`examples.embedded`).
+Where GStreamer cannot be had, the frames come from memory that is mapped and unmapped for each of them
+(`examples.embedded`).
 """
 
 from __future__ import annotations
@@ -232,7 +235,8 @@ def cost_of(one: Callable[[], None]) -> float:
 
 
 def await_releases(manager: SafetyManager, seconds: float = 5.0) -> None:
-    """Until what was just dropped is released: by the next registration, or a moment later by the manager itself."""
+    """Until what was just dropped is released: by the next registration, or a moment later by the manager
+    itself."""
     until = time.monotonic() + seconds
     while manager.stats().active_objects and time.monotonic() < until:
         time.sleep(0.01)

@@ -1,7 +1,9 @@
-"""A camera for machines without GStreamer: frames in memory that is really mapped, and really unmapped when they are released.
+"""A camera for machines without GStreamer: frames in memory that is really mapped, and really unmapped when
+they are released.
 
-Each frame is an ``mmap`` of its own, made through the C library, and its release is ``munmap``. So nothing is simulated where it
-matters: an array that was read after its frame had been released too early would end this process with a SIGSEGV.
+Each frame is an ``mmap`` of its own, made through the C library, and its release is ``munmap``. So nothing is
+simulated where it matters: an array that was read after its frame had been released too early would end this
+process with a SIGSEGV.
 
 It is also how a small adapter of your own looks: register, view, release.
 """
@@ -93,7 +95,8 @@ class EmbeddedStats:
 
 
 def frame_factory(manager: SafetyManager) -> Callable[[], Handle[int]]:
-    """Makes frames' memory and registers it, with no moment in between at which an interrupt could lose it."""
+    """Makes frames' memory and registers it, with no moment in between at which an interrupt could lose
+    it."""
     return manager.factory(map_memory, TYPE_NAME, release=unmap_memory, release_on=ANY_THREAD)
 
 

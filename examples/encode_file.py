@@ -1,7 +1,8 @@
 """Pictures made in NumPy, encoded into a file: ``python -m examples.encode_file [PATH]``.
 
-`Feeder.frame` lends an array in GStreamer's own layout and pushes it at the end of its block, so nothing is copied. The
-feeder waits for room, so the encoder's pace is the program's. With ``eos=`` the file is complete before the pipeline is stopped.
+`Feeder.frame` lends an array in GStreamer's own layout and pushes it at the end of its block, so nothing is
+copied. The feeder waits for room, so the encoder's pace is the program's. With ``eos=`` the file is complete
+before the pipeline is stopped.
 """
 
 from __future__ import annotations

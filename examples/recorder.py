@@ -1,7 +1,7 @@
 """Recording on demand from a pipeline that plays on: ``python -m examples.recorder``.
 
-A recording is a branch of the tee. It joins when somebody says so and leaves when they say so; its file is complete, since
-closing it sends the end of the stream through the branch alone. The preview never notices.
+A recording is a branch of the tee. It joins when somebody says so and leaves when they say so; its file is
+complete, since closing it sends the end of the stream through the branch alone. The preview never notices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from gi.repository import Gst
 from integrations.gstreamer import Branch, PipelineGuard, Tee
 from lifecycle import SafetyManager
 
-# The format is fixed: otherwise the source may choose another when a branch joins, and a muxer takes one format only.
+# The format is fixed: otherwise the source may choose another when a branch joins, and a muxer takes one
+# format only.
 SOURCE = "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=30/1"
 
 
@@ -34,8 +35,8 @@ class Recorder:
         )  # an autovideosink in a program with a screen
 
     def record(self, path: Path) -> Branch:
-        """Record into `path` until the branch is closed. Every frame counts, so the queue is roomy; the disk may stall
-        for a while."""
+        """Record into `path` until the branch is closed. Every frame counts, so the queue is roomy; the disk
+        may stall for a while."""
         queue = Gst.ElementFactory.make("queue")
         queue.set_property("max-size-buffers", 120)
         queue.set_property("max-size-bytes", 0)

@@ -1,8 +1,9 @@
 """A WebRTC streamer with clients that come and go: ``python -m examples.webrtc_server``.
 
-One source and one encoder. Each client has a pipeline of its own (appsrc → payloader → webrtcbin), begins at a key frame that is
-asked for when it joins, and ends alone. The clients here are in the same process, on the loopback interface, so that the
-example runs anywhere; what the two sides tell each other are texts, which a websocket would carry as well.
+One source and one encoder. Each client has a pipeline of its own (appsrc → payloader → webrtcbin), begins at
+a key frame that is asked for when it joins, and ends alone. The clients here are in the same process, on the
+loopback interface, so that the example runs anywhere; what the two sides tell each other are texts, which a
+websocket would carry as well.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Server:
         """Connect a viewer. What it tells and is told is all that a signalling server would carry."""
         pipeline = PipelineGuard(
             self.manager,
-            f"appsrc name=feed is-live=true ! rtpvp8pay ! {RTP} ! webrtcbin name=rtc bundle-policy=max-bundle",
+            f"appsrc name=feed is-live=true ! rtpvp8pay ! {RTP} ! webrtcbin name=rtc "
+            "bundle-policy=max-bundle",
             name=name,
         )
         peer = WebRTCPeer(self.manager, pipeline, "rtc", on_ice=viewer.peer.add_ice)
@@ -157,7 +159,8 @@ def _leave(client: Client, viewer: Viewer) -> int:
     first = f"{1000 * viewer.first:.0f} ms" if viewer.first is not None else "never"
     stats = client.stats()
     print(
-        f"{client.name}: {viewer.frames} pictures, the first after {first}; {stats.sent} sent, {stats.dropped} not"
+        f"{client.name}: {viewer.frames} pictures, the first after {first}; {stats.sent} sent, "
+        f"{stats.dropped} not"
     )
     client.close()
     viewer.close()

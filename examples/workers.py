@@ -1,8 +1,8 @@
 """Frames handed to worker threads: ``python -m examples.workers``.
 
-The capture's callback gives each frame on as a share and returns at once. A share is one owner more: the buffer goes back to
-GStreamer when the last of them is closed, on whatever thread. The queue between them is bounded, and what finds it full is
-dropped: frames that are held are buffers that the source does not have.
+The capture's callback gives each frame on as a share and returns at once. A share is one owner more: the
+buffer goes back to GStreamer when the last of them is closed, on whatever thread. The queue between them is
+bounded, and what finds it full is dropped: frames that are held are buffers that the source does not have.
 """
 
 from __future__ import annotations

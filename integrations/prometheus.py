@@ -1,20 +1,25 @@
-"""Prometheus figures, by pull: a scrape asks each manager for one snapshot, and between scrapes nothing costs anything.
+"""Prometheus figures, by pull: a scrape asks each manager for one snapshot, and between scrapes nothing costs
+anything.
 
-The problem: metric objects that are touched where things happen take a lock there, and things happen here inside the collector,
-in signal handlers and on streaming threads, where a lock deadlocks against itself. So no metric object exists. A scrape asks
-`SafetyManager.stats()`, which is exact and costs by the number of types, and turns the answer into families by the tables below:
-one row per family, one table per kind of thing (`_PER_TYPE`, `_PER_QUEUE`, …). A new kind is a new table.
+The problem: metric objects that are touched where things happen take a lock there, and things happen here
+inside the collector, in signal handlers and on streaming threads, where a lock deadlocks against itself. So
+no metric object exists. A scrape asks `SafetyManager.stats()`, which is exact and costs by the number of
+types, and turns the answer into families by the tables below: one row per family, one table per kind of thing
+(`_PER_TYPE`, `_PER_QUEUE`, …). A new kind is a new table.
 
-Guaranteed: no user code runs in a scrape but the ``stats()`` of components. One of these that fails, or gives figures that are
-none, costs the others nothing: it is left out, and its manager reports it as a panic of the type that is the component's kind
-(``lifecycle_panics_total`` and the event ``panic``, once for each scrape). A scrape takes no lock of ours: it may happen on any
-thread at any moment; every family is given once, however many managers there are; counters stand at 0 for every known type (the
-snapshots have every key from the start); a closed manager is still scraped and shows its final figures. Labels are never ids,
-objects' names or sites. Past `MAX_TYPES` types of one manager, the rest share the label ``_other_``.
+Guaranteed: no user code runs in a scrape but the ``stats()`` of components. One of these that fails, or gives
+figures that are none, costs the others nothing: it is left out, and its manager reports it as a panic of the
+type that is the component's kind (``lifecycle_panics_total`` and the event ``panic``, once for each scrape).
+A scrape takes no lock of ours: it may happen on any thread at any moment; every family is given once, however
+many managers there are; counters stand at 0 for every known type (the snapshots have every key from the
+start); a closed manager is still scraped and shows its final figures. Labels are never ids, objects' names or
+sites. Past `MAX_TYPES` types of one manager, the rest share the label ``_other_``.
 
-Relied on: a manager's types keep their order and never vanish, so that the same ones keep labels of their own.
+Relied on: a manager's types keep their order and never vanish, so that the same ones keep labels of their
+own.
 
-prometheus-client's multi-process mode takes no custom collectors: give every worker process a port of its own there.
+prometheus-client's multi-process mode takes no custom collectors: give every worker process a port of its own
+there.
 """
 
 from __future__ import annotations
@@ -52,10 +57,11 @@ OTHER = "_other_"
 class LifecycleCollector(Uncopied, Collector):
     """A prometheus_client collector for any number of managers.
 
-    ``registry.register(LifecycleCollector(manager))`` as with any custom collector, or, as prometheus_client's own collectors
-    do it, ``LifecycleCollector(manager, registry=registry)``. The second way may be used several times with one registry (an
-    application and a library in it, each with a manager): such collectors share their families, as the exposition format
-    asks, and so tell their managers apart by name.
+    ``registry.register(LifecycleCollector(manager))`` as with any custom collector, or, as
+    prometheus_client's own collectors do it, ``LifecycleCollector(manager, registry=registry)``. The second
+    way may be used several times with one registry (an application and a library in it, each with a manager):
+    such collectors share their families, as the exposition format asks, and so tell their managers apart by
+    name.
 
     A collector keeps its managers alive until they are removed. All methods may be called on any thread.
 
@@ -80,8 +86,9 @@ class LifecycleCollector(Uncopied, Collector):
             present = _managers_of.get(registry)
             if present is None:
                 raise RegistrationError(
-                    "this registry has families of these names already; if they are of a LifecycleCollector that it was "
-                    "given by hand, make that one with registry=, or give it this manager with its add()"
+                    "this registry has families of these names already; if they are of a LifecycleCollector "
+                    "that it was given by hand, make that one with registry=, or give it this manager with "
+                    "its add()"
                 ) from error
             _refuse_duplicates(present, managers)
             self._managers = present
@@ -89,12 +96,14 @@ class LifecycleCollector(Uncopied, Collector):
             _managers_of[registry] = self._managers
 
     def add(self, manager: SafetyManager) -> None:
-        """Collect `manager` too, from the next scrape on. Raises `RegistrationError` when its name is taken."""
+        """Collect `manager` too, from the next scrape on. Raises `RegistrationError` when its name is
+        taken."""
         _refuse_duplicates(self._managers, (manager,))
         self._managers[manager.name] = manager
 
     def remove(self, manager: SafetyManager) -> None:
-        """Collect `manager` no more, and let go of it; its series end. Nothing happens if it is not collected here."""
+        """Collect `manager` no more, and let go of it; its series end. Nothing happens if it is not collected
+        here."""
         if self._managers.get(manager.name) is manager:
             del self._managers[manager.name]
 
@@ -127,13 +136,13 @@ def _refuse_duplicates(present: Mapping[str, SafetyManager], managers: Sequence[
     for manager in managers:
         if manager.name in names:
             raise RegistrationError(
-                f'a manager named "{manager.name}" is already collected here, and figures are told apart by the manager\'s name; '
-                f"give each its own, as in SafetyManager(name=...)"
+                f'a manager named "{manager.name}" is already collected here, and figures are told apart by '
+                "the manager's name; give each its own, as in SafetyManager(name=...)"
             )
         names.add(manager.name)
 
 
-# -- families: one row each -------------------------------------------------------------------------------------------------
+# -- families: one row each ----------------------------------------------------------------------------------
 
 Sources = list[tuple[tuple[str, ...], Any]]
 """Label values, and the figures that stand under them."""
@@ -141,20 +150,22 @@ Sources = list[tuple[tuple[str, ...], Any]]
 
 @attrs.frozen
 class _Row:
-    """One family: how a reading of it is got from the figures of one type, queue, manager, capture or pool."""
+    """One family: how a reading of it is got from the figures of one type, queue, manager, capture or
+    pool."""
 
     make: Callable[..., Any]
     """The family's class: gauge, counter or histogram."""
     name: str
     help: str
     field: str
-    """The attribute of the figures that has the reading: a value, None (a limit that is not set), a distribution, or values
-    by one more label."""
+    """The attribute of the figures that has the reading: a value, None (a limit that is not set), a
+    distribution, or values by one more label."""
     label: str = ""
     """That label."""
 
     def family(self, labels: tuple[str, ...], sources: Sources) -> Any:
-        """The family, with what `sources` (label values, figures) have to say about it. Raises for figures that are none."""
+        """The family, with what `sources` (label values, figures) have to say about it. Raises for figures
+        that are none."""
         family = self.make(
             f"lifecycle_{self.name}", self.help, labels=labels + ((self.label,) if self.label else ())
         )
@@ -291,7 +302,7 @@ _PER_GROUP: tuple[_Row, ...] = (
 )
 
 
-# -- a scrape: every snapshot, sorted by what it is about -----------------------------------------------------------------------
+# -- a scrape: every snapshot, sorted by what it is about ----------------------------------------------------
 
 
 @attrs.frozen
@@ -344,7 +355,7 @@ def _scrape(managers: Sequence[SafetyManager]) -> _Scrape:
     )
 
 
-# -- components: whose figures are other people's code ---------------------------------------------------------------------------
+# -- components: whose figures are other people's code -------------------------------------------------------
 
 
 @attrs.frozen(eq=False)
@@ -383,7 +394,8 @@ _ROWS: Mapping[str, tuple[_Row, ...]] = {
 
 
 def _read_all(managers: Sequence[SafetyManager]) -> list[_Read]:
-    """What the components of `managers` say, each once. One that fails is reported by its manager, and left out."""
+    """What the components of `managers` say, each once. One that fails is reported by its manager, and left
+    out."""
     found: list[_Read] = []
     seen: set[int] = set()
     for manager in managers:
@@ -425,7 +437,8 @@ def _read(manager: SafetyManager, component: Any) -> list[_Read]:
 
 
 def _text(component: Any, attribute: str) -> str:
-    """An attribute for a message, whatever it is; empty where it cannot be had, which the message is about then."""
+    """An attribute for a message, whatever it is; empty where it cannot be had, which the message is about
+    then."""
     try:
         value = getattr(component, attribute)
         return value if isinstance(value, str) and value else ""
@@ -446,8 +459,8 @@ def _of(components: Sequence[_Read], kind: str) -> list[_Read]:
 
 
 def _distinct(reads: Sequence[_Read]) -> list[_Read]:
-    """One for each set of label values, with the figures of all that have them: a series is given once. Figures that cannot be
-    put together are those of the first, and the others are reported."""
+    """One for each set of label values, with the figures of all that have them: a series is given once.
+    Figures that cannot be put together are those of the first, and the others are reported."""
     groups: dict[tuple[str, ...], list[_Read]] = {}
     for one in reads:
         groups.setdefault(one.labels, []).append(one)
@@ -512,7 +525,7 @@ _BUILD = {
 }
 
 
-# -- several figures under one label --------------------------------------------------------------------------------------------
+# -- several figures under one label -------------------------------------------------------------------------
 
 Figures = TypeVar("Figures", bound=attrs.AttrsInstance)
 

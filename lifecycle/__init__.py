@@ -1,6 +1,7 @@
 """Native objects made safe under garbage collection.
 
-Register an object of another library and it is released exactly once, at the right place, never while anything still uses it.
+Register an object of another library and it is released exactly once, at the right place, never while
+anything still uses it.
 
 Where what is, from what stands on the others to what they stand on (each folder lists its modules):
 
@@ -23,7 +24,8 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `starving`: asking the collector where nothing comes back
 - `checks`: what every call asks of its arguments
 - `keeping`: objects of which there is one, and callbacks that keep nothing alive
-- `_world`, `_timed_queue`: the one door to threads, time, fork, exit and the collector; its queue with deadlines
+- `_world`, `_timed_queue`: the one door to threads, time, fork, exit and the collector; its queue with
+  deadlines
 - `_streams`: what is said on the program's own output, and its exit status
 - `_waiting`: the wait for something to become true, of threads and coroutines, that loses no wake-up
 """

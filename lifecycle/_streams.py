@@ -60,7 +60,8 @@ def _flushed(name: str) -> bool | None:
     if stream is None or getattr(stream, "closed", False):
         return None
     events = _events(stream)
-    # Standard output has a buffer that the program fills for a reason, so it is flushed only where that must fail.
+    # Standard output has a buffer that the program fills for a reason, so it is flushed only where that must
+    # fail.
     if not events or (name == "stdout" and events == _READY):
         return None
     try:
@@ -71,7 +72,8 @@ def _flushed(name: str) -> bool | None:
 
 
 class sparing:
-    """A block in which the library writes to the program's streams, itself or by the program's log, warnings or hooks."""
+    """A block in which the library writes to the program's streams, itself or by the program's log, warnings
+    or hooks."""
 
     __slots__ = ("_before",)
 
@@ -110,7 +112,8 @@ class _Descriptor(io.RawIOBase):
 
 
 class _Unflushed:
-    """A stream of the program's own making whose flushing fails by the library's fault: everything but that passes through."""
+    """A stream of the program's own making whose flushing fails by the library's fault: everything but that
+    passes through."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -139,7 +142,8 @@ def _like(stream: Any) -> Any:
 
 
 def replace_spoilt() -> None:
-    """Put an equal stream in the place of each that the library has spoilt and that still cannot be flushed."""
+    """Put an equal stream in the place of each that the library has spoilt and that still cannot be
+    flushed."""
     for stream in _spoilt:
         new = None
         for name in NAMES:
@@ -159,13 +163,14 @@ def _at_the_end() -> None:
     replace_spoilt()
 
 
-# Exit hooks run the latest first, and this module is imported ahead of all that register others here: so it runs behind them.
+# Exit hooks run the latest first, and this module is imported ahead of all that register others here: so it
+# runs behind them.
 atexit.register(_at_the_end)
 
 
 def complain() -> None:
-    """Hand the exception that is handled to `sys.excepthook`, as CPython does with one that nobody catches. What the hook itself
-    raises is shown as well."""
+    """Hand the exception that is handled to `sys.excepthook`, as CPython does with one that nobody catches.
+    What the hook itself raises is shown as well."""
     with sparing():
         try:
             sys.excepthook(*sys.exc_info())

@@ -1,14 +1,17 @@
-"""A queue whose timed ``get`` ends in time on every CPython. `lifecycle._world` is where the package takes it from.
+"""A queue whose timed ``get`` ends in time on every CPython. `lifecycle._world` is where the package takes it
+from.
 
-**What is wrong with the standard one.** Up to CPython 3.12 ``queue.SimpleQueue.get(timeout=…)`` waits for ever if its deadline is
-past when it goes round its loop a second time: it works out what is left as a negative number, which its lock takes for «no
-limit» (``_queuemodule.c``; 3.13 looks at the sign first). It goes round after taking the lock of a queue on which nobody has
-waited since the last ``put``, and after a signal whose handler did not raise. So one preemption at the wrong moment is enough.
+**What is wrong with the standard one.** Up to CPython 3.12 ``queue.SimpleQueue.get(timeout=…)`` waits for
+ever if its deadline is past when it goes round its loop a second time: it works out what is left as a
+negative number, which its lock takes for «no limit» (``_queuemodule.c``; 3.13 looks at the sign first). It
+goes round after taking the lock of a queue on which nobody has waited since the last ``put``, and after a
+signal whose handler did not raise. So one preemption at the wrong moment is enough.
 
-**The idea.** The items lie in a deque, beside a lock that is taken while there is nothing to wake for. ``put`` lets it go, a
-waiter takes it: ``lock.acquire(timeout=…)`` has the sign right. Nothing else here waits, so ``put`` may be called wherever
-``SimpleQueue.put`` may be: in the collector, in a signal handler, in the middle of another call of it on the same thread. What
-it is not is a single step: an interrupt between the item and the call costs who waits a part of `SLICE`.
+**The idea.** The items lie in a deque, beside a lock that is taken while there is nothing to wake for.
+``put`` lets it go, a waiter takes it: ``lock.acquire(timeout=…)`` has the sign right. Nothing else here
+waits, so ``put`` may be called wherever ``SimpleQueue.put`` may be: in the collector, in a signal handler, in
+the middle of another call of it on the same thread. What it is not is a single step: an interrupt between the
+item and the call costs who waits a part of `SLICE`.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ def _sooner(left: float, other: float) -> float:
     return other if left < 0 else min(left, other)
 
 
-# -- coroutines -------------------------------------------------------------------------------------------------------------
+# -- coroutines ----------------------------------------------------------------------------------------------
 
 
 def _set(future: asyncio.Future[None]) -> None:
@@ -332,7 +332,7 @@ def _ticker(loop: asyncio.AbstractEventLoop) -> _Ticker:
     return ticker
 
 
-# -- what is built on it ----------------------------------------------------------------------------------------------------
+# -- what is built on it -------------------------------------------------------------------------------------
 
 
 def _set_and_ring(state: dict[int, bool], bells: dict[int, Callable[[], Any]]) -> None:
@@ -451,7 +451,8 @@ class WaitTable(dict[Any, WaitList]):
     def _leave(self, key: Any, waiters: WaitList) -> None:
         """An interrupt in here leaves an empty list, which goes when the next one leaves, or with `end`."""
         if not waiters.here:
-            # It may be another by now: then who waits there goes on to the next. Nothing looks for signals between the two steps.
+            # It may be another by now: then who waits there goes on to the next. Nothing looks for signals
+            # between the two steps.
             for out in iter(partial(self.pop, key, waiters), None):
                 out.wake()
                 break

@@ -1,22 +1,24 @@
 """The one door to threads, time, fork, process exit and the collector.
 
-Whatever waits, measures time, starts a thread, takes a lock, collects, or is called at fork and exit, takes that from here: so a
-test can replace it in one place, and a reader can see what the library asks of the process. Elsewhere `threading` and `gc` are
-only looked at (which threads there are, who refers to what); `_timed_queue` and `_streams` lie below this module, which gives
-them on.
+Whatever waits, measures time, starts a thread, takes a lock, collects, or is called at fork and exit, takes
+that from here: so a test can replace it in one place, and a reader can see what the library asks of the
+process. Elsewhere `threading` and `gc` are only looked at (which threads there are, who refers to what);
+`_timed_queue` and `_streams` lie below this module, which gives them on.
 
-**Collector context.** Code that runs inside a garbage collection (`__del__` of a cycle, weakref callbacks) must not wait for
-anything. `gc.callbacks` tells: `collecting` is true while a collection runs, and `in_collector` is true on its thread.
+**Collector context.** Code that runs inside a garbage collection (`__del__` of a cycle, weakref callbacks)
+must not wait for anything. `gc.callbacks` tells: `collecting` is true while a collection runs, and
+`in_collector` is true on its thread.
 
-The callbacks are made of C functions alone. CPython delivers signals when it enters a Python function, so a pending Ctrl-C is
-raised in a callback written in Python, where it is printed and lost. `functools.partial(setattr, x)` is called with the phase and
-the info of a collection: it sets the attribute ``start`` or ``stop`` of `x` to the info, a dictionary. CPython makes one
-dictionary for each phase and hands the same one to every callback. Three objects are told, in this order:
+The callbacks are made of C functions alone. CPython delivers signals when it enters a Python function, so a
+pending Ctrl-C is raised in a callback written in Python, where it is printed and lost.
+`functools.partial(setattr, x)` is called with the phase and the info of a collection: it sets the attribute
+``start`` or ``stop`` of `x` to the info, a dictionary. CPython makes one dictionary for each phase and hands
+the same one to every callback. Three objects are told, in this order:
 
 * `_now`, so ``_now.start`` is the dictionary of the collection that began last;
 * `_here`, a thread-local, so ``_here.start is _now.start`` on the thread of that collection only;
-* `collecting`, a set whose ``start`` adds the keys of the dictionary and whose ``stop`` removes them, so it is empty at rest.
-  It is told last: when it is true, the other two speak of this collection.
+* `collecting`, a set whose ``start`` adds the keys of the dictionary and whose ``stop`` removes them, so it
+  is empty at rest. It is told last: when it is true, the other two speak of this collection.
 """
 
 from __future__ import annotations
@@ -46,13 +48,14 @@ __all__ = ["Empty", "SimpleQueue", "TimedQueue", "complain", "sparing"]
 
 if sys.implementation.name != "cpython":  # pragma: no cover - needs another interpreter
     raise ImportError(
-        f"lifecycle needs CPython: it stands on reference counts, which {sys.implementation.name} does not have; "
-        "use explicit `with` blocks there"
+        f"lifecycle needs CPython: it stands on reference counts, which {sys.implementation.name} does not "
+        "have; use explicit `with` blocks there"
     )
 
 
 def _refuse_subinterpreter() -> None:
-    """CPython has no public question for this before 3.14, so the private modules behind `concurrent.interpreters` are asked."""
+    """CPython has no public question for this before 3.14, so the private modules behind
+    `concurrent.interpreters` are asked."""
     for name in ("_interpreters", "_xxsubinterpreters"):
         try:
             interpreters = importlib.import_module(name)
@@ -60,8 +63,8 @@ def _refuse_subinterpreter() -> None:
             continue
         if interpreters.get_current() != interpreters.get_main():
             raise ImportError(
-                "lifecycle cannot run in a subinterpreter: releases, fork and exit are matters of the whole process; "
-                "import it in the main interpreter"
+                "lifecycle cannot run in a subinterpreter: releases, fork and exit are matters of the whole "
+                "process; import it in the main interpreter"
             )
         return
 
@@ -86,7 +89,8 @@ next_id: Callable[[], int] = itertools.count(1).__next__
 
 
 class Tally:
-    """A count that any thread may raise by one, in any context, and none is lost: the step is one call into C."""
+    """A count that any thread may raise by one, in any context, and none is lost: the step is one call into
+    C."""
 
     __slots__ = ("_count", "add")
 
@@ -123,8 +127,8 @@ _callbacks = tuple(functools.partial(setattr, told) for told in (_now, _here, co
 
 
 def watch_collections() -> None:
-    """See that the callbacks are in `gc.callbacks`. Called now and then, since a program may clear that list: the mark of a
-    collection whose end was not told is taken away then."""
+    """See that the callbacks are in `gc.callbacks`. Called now and then, since a program may clear that list:
+    the mark of a collection whose end was not told is taken away then."""
     if all(map(gc.callbacks.__contains__, _callbacks)):
         return
     for callback in _callbacks:
@@ -146,8 +150,9 @@ def in_collector() -> bool:
 
 
 def _verify_mark() -> None:
-    """Take away the mark of a collection that is over: its end is not told where memory has run out or `gc.callbacks` was
-    cleared. While a collection runs, `gc.collect` does nothing; otherwise it tells of one that begins and ends."""
+    """Take away the mark of a collection that is over: its end is not told where memory has run out or
+    `gc.callbacks` was cleared. While a collection runs, `gc.collect` does nothing; otherwise it tells of one
+    that begins and ends."""
     this = _now.start
     gc.collect(0)
     if _now.start is this:
@@ -163,7 +168,8 @@ collector_enabled: Callable[[], bool] = gc.isenabled
 
 
 def must_not_wait() -> bool:
-    """Whether this thread may not block: it is in collector context, or was marked (a streaming thread, an audio callback)."""
+    """Whether this thread may not block: it is in collector context, or was marked (a streaming thread, an
+    audio callback)."""
     return (bool(collecting) and in_collector()) or (bool(no_wait_threads) and get_ident() in no_wait_threads)
 
 
@@ -173,8 +179,8 @@ def on_main_thread() -> bool:
 
 
 def snapshot(container: Collection[T]) -> list[T]:
-    """``list(container)`` of a container that others change meanwhile: without the GIL, or when the list's own allocation
-    starts a collection whose callbacks change it, iterating may fail, and is tried again."""
+    """``list(container)`` of a container that others change meanwhile: without the GIL, or when the list's
+    own allocation starts a collection whose callbacks change it, iterating may fail, and is tried again."""
     while True:
         try:
             return list(container)
@@ -186,29 +192,32 @@ _NOTHING = itertools.repeat(None)
 
 
 def is_dead(reference: weakref.ref[Any]) -> bool:
-    """Whether the object of a weak reference is gone. Asked in C, so that the answer holds it for no bytecode: others count its
-    references, and it must not die here."""
+    """Whether the object of a weak reference is gone. Asked in C, so that the answer holds it for no
+    bytecode: others count its references, and it must not die here."""
     return next(map(operator.is_, itertools.starmap(reference, ((),)), _NOTHING))
 
 
 COLLECTION_WAIT = 10.0
-"""Seconds for which a drain holds back while another thread collects (a second net for resurrected cycles, I2). Bounded, since a
-``__del__`` may wait for that very drain; long, since a collection on a loaded machine takes many times what it takes alone, and
-a release that runs too early unmaps what is still read."""
+"""Seconds for which a drain holds back while another thread collects (a second net for resurrected cycles,
+I2). Bounded, since a ``__del__`` may wait for that very drain; long, since a collection on a loaded machine
+takes many times what it takes alone, and a release that runs too early unmaps what is still read."""
 
 BRIEF_WAIT = 0.003
-"""Seconds for which `close` and `register` hold back at most, counted from the first look at a collection: the release then
-follows when it is over, by the next of them, by a drain or by a worker."""
+"""Seconds for which `close` and `register` hold back at most, counted from the first look at a collection:
+the release then follows when it is over, by the next of them, by a drain or by a worker."""
 
 LONGEST_LOOK = 0.005
-"""Seconds between two looks of a thread that holds back: many that look often keep the collecting thread from running."""
+"""Seconds between two looks of a thread that holds back: many that look often keep the collecting thread from
+running."""
 
 
 def await_collection(patience: float = COLLECTION_WAIT) -> bool:
-    """Hold back while a collection runs on another thread. False: it still runs, and no release may begin now.
+    """Hold back while a collection runs on another thread. False: it still runs, and no release may begin
+    now.
 
-    Waits `patience` seconds at most, and not at all on threads marked with `never_wait` unless they have patience. A collection
-    that has lasted `COLLECTION_WAIT` seconds is waited for no longer: a ``__del__`` in it may wait for this thread.
+    Waits `patience` seconds at most, and not at all on threads marked with `never_wait` unless they have
+    patience. A collection that has lasted `COLLECTION_WAIT` seconds is waited for no longer: a ``__del__`` in
+    it may wait for this thread.
     """
     global waited_for, _first_look
     this = _now.start
@@ -237,7 +246,8 @@ def await_collection(patience: float = COLLECTION_WAIT) -> bool:
 
 @contextlib.contextmanager
 def never_wait() -> Iterator[None]:
-    """Mark this thread, for a block, as one on which closing only posts and never waits. Callable on any thread."""
+    """Mark this thread, for a block, as one on which closing only posts and never waits. Callable on any
+    thread."""
     ident = get_ident()
     marked = no_wait_threads  # not looked up at the end, which may be that of the interpreter
     already = ident in marked
@@ -250,13 +260,14 @@ def never_wait() -> Iterator[None]:
 
 
 def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
-    """A daemon thread, not started yet: note it down first, then ``start()``, so that an interrupt in there leaves none unknown.
-    ``start()`` raises `RuntimeError` where the interpreter no longer starts any."""
+    """A daemon thread, not started yet: note it down first, then ``start()``, so that an interrupt in there
+    leaves none unknown. ``start()`` raises `RuntimeError` where the interpreter no longer starts any."""
     return threading.Thread(target=target, name=name, daemon=True)
 
 
 def thread_of(ident: int) -> threading.Thread | None:
-    """The running thread with this identity, None where Python did not start it (it then cannot say whether it has ended)."""
+    """The running thread with this identity, None where Python did not start it (it then cannot say whether
+    it has ended)."""
     for thread in threading.enumerate():
         if thread.ident == ident and type(thread).__name__ != "_DummyThread":
             return thread
@@ -264,10 +275,11 @@ def thread_of(ident: int) -> threading.Thread | None:
 
 
 def has_ended(thread: threading.Thread) -> bool:
-    """Whether `thread` runs no Python any more. The main thread, which says so before exit hooks run, never has.
+    """Whether `thread` runs no Python any more. The main thread, which says so before exit hooks run, never
+    has.
 
-    Up to 3.12 a Ctrl-C in ``thread.join()`` makes ``is_alive()`` of a thread that runs say False for good; the list of threads is
-    kept by the threads themselves.
+    Up to 3.12 a Ctrl-C in ``thread.join()`` makes ``is_alive()`` of a thread that runs say False for good;
+    the list of threads is kept by the threads themselves.
     """
     return (
         not thread.is_alive()
@@ -277,8 +289,9 @@ def has_ended(thread: threading.Thread) -> bool:
 
 
 def run_apart(target: Callable[[], object]) -> bool:
-    """Call ``target()`` on a thread of its own; False where none can be started. Callable inside a collection, which may have
-    begun in the middle of `threading`: no Python code and no lock of that module is on the way."""
+    """Call ``target()`` on a thread of its own; False where none can be started. Callable inside a
+    collection, which may have begun in the middle of `threading`: no Python code and no lock of that module
+    is on the way."""
     if sys.is_finalizing():
         return False
     try:
@@ -298,7 +311,8 @@ def site_of(frame: FrameType | None) -> Site | None:
 
 
 _INTEGRATIONS = ("event_loops" + os.sep, "gstreamer" + os.sep, "prometheus.py")
-"""What of the folder `integrations` is the library's: applications and other distributions may have one of that name."""
+"""What of the folder `integrations` is the library's: applications and other distributions may have one of
+that name."""
 
 
 def places_of(module: str) -> tuple[str, ...]:
@@ -315,7 +329,8 @@ _OURS = (
 
 
 def caller(depth: int = 2) -> FrameType | None:
-    """The nearest frame, from `depth` up, whose code lies neither in this library's files nor in contextlib's."""
+    """The nearest frame, from `depth` up, whose code lies neither in this library's files nor in
+    contextlib's."""
     try:
         frame: FrameType | None = sys._getframe(depth)
     except ValueError:
@@ -339,11 +354,11 @@ def line_of(site: Site) -> int:
     return code.co_firstlineno
 
 
-# -- the recursion limit ----------------------------------------------------------------------------------------------------
+# -- the recursion limit -------------------------------------------------------------------------------------
 
 ROOM = 24
-"""Levels of recursion that must be left before a release is begun inside a call: what is needed here, and some for the release
-itself."""
+"""Levels of recursion that must be left before a release is begun inside a call: what is needed here, and
+some for the release itself."""
 
 
 def _nested(levels: int) -> object:
@@ -362,11 +377,13 @@ STEPS: Any
 if sys.version_info >= (3, 12):
     STEPS = 100
     cramped: Callable[[Any], object] = sys._getframemodulename
-    """``cramped(STEPS)``: whether to ask `near_limit`. This is asked on the way of every close, so it is one call into C.
-    From 3.12 on Python frames are counted apart from calls in C: it says whether there are a hundred of them."""
+    """``cramped(STEPS)``: whether to ask `near_limit`. This is asked on the way of every close, so it is one
+    call into C. From 3.12 on Python frames are counted apart from calls in C: it says whether there are a
+    hundred of them."""
 
     def near_limit() -> bool:
-        """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short by that."""
+        """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short
+        by that."""
         try:
             return sys._getframemodulename(max(1, sys.getrecursionlimit() - ROOM)) is not None or isinstance(
                 None,
@@ -378,11 +395,13 @@ if sys.version_info >= (3, 12):
 else:
     STEPS = _TOWER
     cramped = functools.partial(isinstance, None)
-    """``cramped(STEPS)`` raises `RecursionError` where fewer than `ROOM` levels are left, and is False elsewhere. This is
-    asked on the way of every close, so it is one call into C. Up to 3.11 Python frames and calls in C are counted together."""
+    """``cramped(STEPS)`` raises `RecursionError` where fewer than `ROOM` levels are left, and is False
+    elsewhere. This is asked on the way of every close, so it is one call into C. Up to 3.11 Python frames and
+    calls in C are counted together."""
 
     def near_limit() -> bool:
-        """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short by that."""
+        """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short
+        by that."""
         try:
             return isinstance(None, _TOWER)  # type: ignore[arg-type]
         except RecursionError:
@@ -390,15 +409,17 @@ else:
 
 
 def refuse_near_limit(what: str) -> None:
-    """Raise `RecursionError` where `near_limit`: for calls that could be cut short in the middle, before they change anything."""
+    """Raise `RecursionError` where `near_limit`: for calls that could be cut short in the middle, before they
+    change anything."""
     if near_limit():
         raise RecursionError(
-            f"{what}: fewer than {ROOM} levels of recursion are left here, so it could be cut short in the middle; nothing has "
-            "changed. Call it where the stack is less deep, or raise sys.setrecursionlimit()"
+            f"{what}: fewer than {ROOM} levels of recursion are left here, so it could be cut short in the "
+            "middle; nothing has changed. Call it where the stack is less deep, or raise "
+            "sys.setrecursionlimit()"
         )
 
 
-# -- fork -------------------------------------------------------------------------------------------------------------------
+# -- fork ----------------------------------------------------------------------------------------------------
 
 _Hook = weakref.WeakMethod[Callable[[], None]]
 _before_fork: dict[int, tuple[_Hook, _Hook]] = {}
@@ -410,7 +431,8 @@ _process_locks: list[Any] = []
 
 
 _sweep_at = {"child": 64, "around": 64}
-"""Hooks at which those of dead objects are looked for; twice as many as lived then. So a hook costs the same with any number."""
+"""Hooks at which those of dead objects are looked for; twice as many as lived then. So a hook costs the same
+with any number."""
 
 
 def at_fork_in_child(method: Callable[[], None]) -> None:
@@ -424,7 +446,8 @@ def at_fork_in_child(method: Callable[[], None]) -> None:
 
 
 def around_fork(before: Callable[[], None], after: Callable[[], None]) -> None:
-    """Call the bound method `before` ahead of each fork, and `after` behind it in the parent, as long as their object lives."""
+    """Call the bound method `before` ahead of each fork, and `after` behind it in the parent, as long as
+    their object lives."""
     if len(_before_fork) >= _sweep_at["around"]:
         for key, (one, _) in snapshot(_before_fork.items()):
             if one() is None:
@@ -434,15 +457,16 @@ def around_fork(before: Callable[[], None], after: Callable[[], None]) -> None:
 
 
 def process_lock() -> Any:
-    """A reentrant lock for the whole process: free in a forked child, where the thread that held it in the parent is not."""
+    """A reentrant lock for the whole process: free in a forked child, where the thread that held it in the
+    parent is not."""
     lock = RLock()
     _process_locks.append(lock)
     return lock
 
 
 def _call_all(hooks: list[_Hook]) -> None:
-    """Call what still lives; what one raises stops none of the others. Ctrl-C in one of them is raised again where the program
-    goes on: CPython would print it, and forget it."""
+    """Call what still lives; what one raises stops none of the others. Ctrl-C in one of them is raised again
+    where the program goes on: CPython would print it, and forget it."""
     interrupted = False
     for hook in hooks:
         try:
@@ -472,8 +496,8 @@ def _behind_fork() -> None:
 
 
 def _unless_done(work: Callable[[], None]) -> None:
-    """A signal that is pending is raised before the first line of an entry, where CPython prints and forgets it: then this one,
-    the second, does its work, and has the interrupt raised where the program goes on."""
+    """A signal that is pending is raised before the first line of an entry, where CPython prints and forgets
+    it: then this one, the second, does its work, and has the interrupt raised where the program goes on."""
     me = get_ident()
     if me not in _forked:
         work()
@@ -504,14 +528,15 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Those before a fork are called in the reverse order. In the child no signal is pending when they are called.
+    # Those before a fork are called in the reverse order. In the child no signal is pending when they are
+    # called.
     os.register_at_fork(before=_ahead_of_fork_again, after_in_parent=_behind_fork)
     os.register_at_fork(
         before=_ahead_of_fork, after_in_parent=_behind_fork_again, after_in_child=_after_fork_in_child
     )
 
 
-# -- exit -------------------------------------------------------------------------------------------------------------------
+# -- exit ----------------------------------------------------------------------------------------------------
 
 _exit_hooks: list[Callable[[], None]] = []
 _armed = False  # in this process
@@ -521,10 +546,12 @@ exit_hook_runs = False
 _ATTEMPTS = 3
 """How often the exit pass goes on after an interrupt that fell between two of its hooks."""
 _ENTRIES = 4
-"""How often the exit pass is registered. A signal that is pending when it is entered raises before its first line, and then the
-next entry runs it. CPython shows that interrupt as ignored in the exit hook; there is nobody to raise it to."""
+"""How often the exit pass is registered. A signal that is pending when it is entered raises before its first
+line, and then the next entry runs it. CPython shows that interrupt as ignored in the exit hook; there is
+nobody to raise it to."""
 MULTIPROCESSING_PRIORITY = 100
-"""Of our exit pass among the finalizers of a multiprocessing child: before the library's own, which are 15 and less."""
+"""Of our exit pass among the finalizers of a multiprocessing child: before the library's own, which are 15
+and less."""
 
 
 class _Anchor:
@@ -535,8 +562,8 @@ _anchor = _Anchor()
 
 
 def at_exit(function: Callable[[], None]) -> None:
-    """Run `function` at the end of this process, the latest registered first, and before `weakref.finalize`'s own exit pass. A
-    forked child calls `arm_exit` to have it run there too.
+    """Run `function` at the end of this process, the latest registered first, and before `weakref.finalize`'s
+    own exit pass. A forked child calls `arm_exit` to have it run there too.
 
     Its first statement sets `exit_hook_runs`: an interrupt before that does not count as a call of it.
     """
@@ -555,8 +582,9 @@ def not_at_exit(function: Callable[[], None]) -> None:
 def arm_exit() -> None:
     """See that the exit pass runs in this process, once.
 
-    The children of `multiprocessing` end by `os._exit`. Some versions run `atexit` there but forget what was registered before
-    the fork, others run none of it. Its own finalizers they all run, so that is where we are entered as well.
+    The children of `multiprocessing` end by `os._exit`. Some versions run `atexit` there but forget what was
+    registered before the fork, others run none of it. Its own finalizers they all run, so that is where we
+    are entered as well.
     """
     global _armed
     if _armed:
@@ -575,8 +603,8 @@ def arm_exit() -> None:
 
 
 def _arm_child(_: object) -> None:
-    """The finalizers of a child end with the first interrupt among them. From 3.13 on `atexit` runs after them, up to 3.12 the
-    exit functions of `threading` do."""
+    """The finalizers of a child end with the first interrupt among them. From 3.13 on `atexit` runs after
+    them, up to 3.12 the exit functions of `threading` do."""
     sys.modules["multiprocessing.util"].Finalize(None, _end_of_child, exitpriority=MULTIPROCESSING_PRIORITY)
     register = getattr(threading, "_register_atexit", None)
     if register is not None and sys.version_info < (3, 13):
@@ -627,8 +655,8 @@ def _go_through_exit_hooks() -> None:
 
 # Runs behind every other exit hook, for what was left by a pass that an interrupt ended.
 atexit.register(_run_exit_hooks)
-# Registers finalize's exit pass now, so that ours, later, runs earlier, and hooks that the program registers later still may make
-# managers: `at_exit` enters those there.
+# Registers finalize's exit pass now, so that ours, later, runs earlier, and hooks that the program registers
+# later still may make managers: `at_exit` enters those there.
 weakref.finalize(_anchor, int).detach()
 
 

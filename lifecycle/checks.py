@@ -19,7 +19,8 @@ DEFERRED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 def refuse_deferred(
     result: Any, who: str, but: str = "nothing was done, since its body has not run; give a plain function"
 ) -> NoReturn:
-    """`who` returned one of `DEFERRED`. Raises `CallbackError`, and no warning of a coroutine that was never awaited follows."""
+    """`who` returned one of `DEFERRED`. Raises `CallbackError`, and no warning of a coroutine that was never
+    awaited follows."""
     close = getattr(result, "close", None)
     if close is not None:
         close()
@@ -27,7 +28,8 @@ def refuse_deferred(
 
 
 def check_callback(fn: Any, what: str) -> None:
-    """Refuse what is not a plain callable: the body of a coroutine or generator function would run at another time."""
+    """Refuse what is not a plain callable: the body of a coroutine or generator function would run at another
+    time."""
     if not callable(fn):
         raise RegistrationError(f"{what} must be callable, not {shown(fn)}")
     plain = fn
@@ -36,8 +38,8 @@ def check_callback(fn: Any, what: str) -> None:
     code = _code_of(plain) or _code_of(type(plain).__call__)
     if code is not None and code.co_flags & DEFERRED_BODY:
         raise CallbackError(
-            f"{what} {shown(fn)} is a coroutine or generator function: its body would not run when it is called; give a plain "
-            "function"
+            f"{what} {shown(fn)} is a coroutine or generator function: its body would not run when it is "
+            "called; give a plain function"
         )
 
 
@@ -51,7 +53,8 @@ def _code_of(fn: Any) -> CodeType | None:
 
 
 NO_BYTES = 0
-"""What `size` is when it was not given: by identity, since what is merely equal to it may be False or None's kin."""
+"""What `size` is when it was not given: by identity, since what is merely equal to it may be False or None's
+kin."""
 
 
 def check_facts(name: Any, size: Any) -> None:

@@ -59,14 +59,16 @@ def _lower(value: Any) -> Any:
 
 
 def _leak_level_of(environ: Mapping[str, str] = os.environ) -> str:
-    """The leak level of the environment. It is set by whoever runs the program, perhaps for all programs, so it is not fatal."""
+    """The leak level of the environment. It is set by whoever runs the program, perhaps for all programs, so
+    it is not fatal."""
     text = environ.get("LIFECYCLE_LEAK_LEVEL", "") or DEFAULT_LEAK_LEVEL
     level = text.strip().lower()
     if level in LEAK_LEVELS:
         return level
     with _world.sparing():
         warnings.warn(
-            f"LIFECYCLE_LEAK_LEVEL={text!r} is unknown, so it is {DEFAULT_LEAK_LEVEL!r}: the levels are {', '.join(LEAK_LEVELS)}",
+            f"LIFECYCLE_LEAK_LEVEL={text!r} is unknown, so it is {DEFAULT_LEAK_LEVEL!r}: the levels are "
+            f"{', '.join(LEAK_LEVELS)}",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -75,7 +77,8 @@ def _leak_level_of(environ: Mapping[str, str] = os.environ) -> str:
 
 @attrs.frozen(kw_only=True)
 class SafetyConfig:
-    """How a `SafetyManager` behaves. Immutable; `attrs.evolve` makes a changed copy. Impossible values raise `ConfigError`.
+    """How a `SafetyManager` behaves. Immutable; `attrs.evolve` makes a changed copy. Impossible values raise
+    `ConfigError`.
 
     Times are in seconds.
     """
@@ -85,7 +88,8 @@ class SafetyConfig:
     state_retention: float = attrs.field(default=300.0, validator=_positive)
     """How long a record stays after its object ended, so that a late access is told what became of it."""
     max_retained: int = attrs.field(default=10_000, validator=_count)
-    """How many ended records are kept at most, whatever `state_retention` says: a busy program ends millions in 300 s."""
+    """How many ended records are kept at most, whatever `state_retention` says: a busy program ends millions
+    in 300 s."""
     finalizer_timeout: float = attrs.field(default=5.0, validator=_positive)
     """Deadline of one timed release; past it the object is `STUCK` and its worker is replaced."""
     max_finalizer_retries: int = attrs.field(default=3, validator=_count)
@@ -103,17 +107,17 @@ class SafetyConfig:
     errors: tuple[type[BaseException], ...] = attrs.field(default=(), converter=_errors)
     """Exceptions that are errors, not panics, in every `safe_access` of the manager."""
     leak_level: str = attrs.field(factory=_leak_level_of, converter=_lower, validator=_level)
-    """``off``, ``simple`` (sampled sites), ``detailed`` (every site, and the last accesses) or ``paranoid`` (more of them).
-    Where it is not given, the environment's ``LIFECYCLE_LEAK_LEVEL`` says (one that is unknown is warned of), else it is
-    ``simple``."""
+    """``off``, ``simple`` (sampled sites), ``detailed`` (every site, and the last accesses) or ``paranoid``
+    (more of them). Where it is not given, the environment's ``LIFECYCLE_LEAK_LEVEL`` says (one that is
+    unknown is warned of), else it is ``simple``."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> SafetyConfig:
         """The configuration in the environment: ``LIFECYCLE_`` and a field's name in capitals, such as
         ``LIFECYCLE_FINALIZER_TIMEOUT=2.5`` or ``LIFECYCLE_LOG_FINALIZERS=yes``.
 
-        `overrides` win over the environment. Raises `ConfigError` naming the variable whose value cannot be read. ``errors``
-        takes classes and so cannot be set this way.
+        `overrides` win over the environment. Raises `ConfigError` naming the variable whose value cannot be
+        read. ``errors`` takes classes and so cannot be set this way.
         """
         source = os.environ if environ is None else environ
         values: dict[str, Any] = {}

@@ -1,7 +1,8 @@
 """Every error of this library, one class for each kind of answer.
 
-All derive from `LifecycleError`, and each message names the object, its state and what to do about it. An error never loses
-anything: what a refused call was given still belongs to whoever gave it, unless the message says otherwise.
+All derive from `LifecycleError`, and each message names the object, its state and what to do about it. An
+error never loses anything: what a refused call was given still belongs to whoever gave it, unless the message
+says otherwise.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def text_of(error: BaseException) -> str:
 
 
 def shown(value: object) -> str:
-    """``repr(value)``, also of what cannot say it: a message about bad input must not fail because of that input."""
+    """``repr(value)``, also of what cannot say it: a message about bad input must not fail because of that
+    input."""
     try:
         return repr(value)
     except BaseException:
@@ -32,8 +34,8 @@ def shown(value: object) -> str:
 
 
 def is_of(error: BaseException, types: tuple[type[BaseException], ...]) -> bool:
-    """Whether `error` is of one of `types`, as ``except`` decides it: by the classes alone. ``isinstance`` runs the
-    ``__instancecheck__`` of a user's metaclass, which may raise."""
+    """Whether `error` is of one of `types`, as ``except`` decides it: by the classes alone. ``isinstance``
+    runs the ``__instancecheck__`` of a user's metaclass, which may raise."""
     return any(base is one for base in type(error).__mro__ for one in types)
 
 
@@ -54,20 +56,23 @@ class ConfigError(LifecycleError, ValueError):
 
 
 class RegistrationError(LifecycleError, ValueError):
-    """`register`, `policy`, `factory` or `set_safe_finalizer` was given something it cannot take. The object was not taken."""
+    """`register`, `policy`, `factory` or `set_safe_finalizer` was given something it cannot take. The object
+    was not taken."""
 
 
 class DuplicateError(RegistrationError):
-    """The native object already has an owner here: two releases of one native object is the bug this library is for."""
+    """The native object already has an owner here: two releases of one native object is the bug this library
+    is for."""
 
 
 class LimitError(LifecycleError):
-    """A limit of the type or factory (`max_live`, `max_bytes`, `limit`) is reached. The object was not taken."""
+    """A limit of the type or factory (`max_live`, `max_bytes`, `limit`) is reached. The object was not
+    taken."""
 
 
 class BudgetError(LimitError):
-    """A `MemoryManager` has no room for the object, which was not taken. `holders` tells of the largest that are in the way (of
-    type `ObjectInfo`)."""
+    """A `MemoryManager` has no room for the object, which was not taken. `holders` tells of the largest that
+    are in the way (of type `ObjectInfo`)."""
 
     def __init__(self, message: str, holders: tuple[Any, ...] = ()) -> None:
         super().__init__(message)
@@ -83,15 +88,18 @@ class AccessError(LifecycleError):
 
 
 class AccessRefusedError(AccessError):
-    """The object is not valid for access: its door is shut. The message says since when, why and where it ended."""
+    """The object is not valid for access: its door is shut. The message says since when, why and where it
+    ended."""
 
 
 class ClosedAccessError(AccessRefusedError, ClosedError):
-    """The object is not valid for access because its manager is closed, or this is a forked child of its process."""
+    """The object is not valid for access because its manager is closed, or this is a forked child of its
+    process."""
 
 
 class UnknownObjectError(AccessError, LookupError):
-    """No object of this manager has that id, or the handle belongs to another manager, or the record has expired."""
+    """No object of this manager has that id, or the handle belongs to another manager, or the record has
+    expired."""
 
 
 class ForeignHandleError(UnknownObjectError):
@@ -99,7 +107,8 @@ class ForeignHandleError(UnknownObjectError):
 
 
 class AccessPanicError(AccessError):
-    """Panic during object access: an exception nobody declared left `safe_access`; the object is now `INVALID`.
+    """Panic during object access: an exception nobody declared left `safe_access`; the object is now
+    `INVALID`.
 
     The exception itself is ``__cause__``.
     """
@@ -110,12 +119,13 @@ class LeaseEndedError(AccessError):
 
 
 class CallbackError(LifecycleError, TypeError):
-    """A callback is of a kind that cannot work here, such as a coroutine function, whose body would run after the lease."""
+    """A callback is of a kind that cannot work here, such as a coroutine function, whose body would run after
+    the lease."""
 
 
 class HeldError(LifecycleError):
-    """``close(held="refuse")``, `detach` or `exclusive` found other holders, which `holders` names. Nothing was changed, unless
-    the message says otherwise."""
+    """``close(held="refuse")``, `detach` or `exclusive` found other holders, which `holders` names. Nothing
+    was changed, unless the message says otherwise."""
 
     def __init__(self, message: str, holders: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -123,15 +133,18 @@ class HeldError(LifecycleError):
 
 
 class ExclusiveError(AccessError):
-    """The object is in exclusive use, or would be, beside another access of this very thread. Nothing was changed."""
+    """The object is in exclusive use, or would be, beside another access of this very thread. Nothing was
+    changed."""
 
 
 class OwnershipError(LifecycleError):
-    """What was asked for takes an object that is not the handle's to give: it is borrowed, observed, or has a parent."""
+    """What was asked for takes an object that is not the handle's to give: it is borrowed, observed, or has a
+    parent."""
 
 
 class CircularCloseError(LifecycleError):
-    """A release or cleanup would wait for its own end, in one step or in a circle of several. Nothing has changed."""
+    """A release or cleanup would wait for its own end, in one step or in a circle of several. Nothing has
+    changed."""
 
 
 class WrongThreadError(LifecycleError):
@@ -143,8 +156,8 @@ class Empty(LifecycleError, queue.Empty):
 
 
 class Lagged(LifecycleError):
-    """A receiver fell behind: `missed` frames were overwritten (or shut by their owner) before it came to them. The next call
-    goes on with what is still there."""
+    """A receiver fell behind: `missed` frames were overwritten (or shut by their owner) before it came to
+    them. The next call goes on with what is still there."""
 
     def __init__(self, message: str, missed: int = 0) -> None:
         super().__init__(message)
@@ -156,24 +169,27 @@ class EvictedError(ClosedError):
 
 
 class FenceError(LifecycleError):
-    """Not a fence, or one of another timeline, or one that cannot be made. Nothing was changed; the fence is still yours."""
+    """Not a fence, or one of another timeline, or one that cannot be made. Nothing was changed; the fence is
+    still yours."""
 
 
 class QueueLostError(LifecycleError):
-    """The queue was lost, so its objects are orphaned, and what was asked for makes no sense for them any more."""
+    """The queue was lost, so its objects are orphaned, and what was asked for makes no sense for them any
+    more."""
 
 
 class NotReleased(LifecycleError):
     """Raised *by a release function* to say: nothing was released, call me again.
 
-    The library retries up to ``max_finalizer_retries`` times, with back-off, and never after any other exception (unless its
-    type was given in ``retry_on=``) nor after a timeout: the first call may have released, or be releasing still.
+    The library retries up to ``max_finalizer_retries`` times, with back-off, and never after any other
+    exception (unless its type was given in ``retry_on=``) nor after a timeout: the first call may have
+    released, or be releasing still.
     """
 
 
 class CleanupPanicError(LifecycleError):
-    """A cleanup raised something that is no `Exception` (as extensions written in Rust do), which is ``__cause__``: it stands in
-    its place in a `CleanupErrorGroup`, which takes exceptions only."""
+    """A cleanup raised something that is no `Exception` (as extensions written in Rust do), which is
+    ``__cause__``: it stands in its place in a `CleanupErrorGroup`, which takes exceptions only."""
 
 
 if sys.version_info >= (3, 11):
@@ -181,7 +197,8 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - covered on 3.10
 
     class _Group(Exception):
-        """What of the language's own `ExceptionGroup` (3.11) is needed to read one, sort one out and raise the rest."""
+        """What of the language's own `ExceptionGroup` (3.11) is needed to read one, sort one out and raise
+        the rest."""
 
         _message: str
         _members: tuple[Exception, ...]
@@ -220,7 +237,8 @@ else:  # pragma: no cover - covered on 3.10
             return type(self)(self._message, exceptions)
 
         def split(self, condition: Any) -> tuple[Any, Any]:
-            """The members that `condition` (exception types, or a function) holds for, and the others; None for none."""
+            """The members that `condition` (exception types, or a function) holds for, and the others; None
+            for none."""
             matches = condition if not isinstance(condition, (type, tuple)) else None
             sides: tuple[list[Exception], list[Exception]] = ([], [])
             for member in self._members:
@@ -247,11 +265,11 @@ else:  # pragma: no cover - covered on 3.10
 
 
 class CleanupErrorGroup(LifecycleError, _Group):
-    """What went wrong while a `CleanupStack` was unwound: every failure, in the order in which they happened, behind the
-    exception that the block itself had raised, if it had.
+    """What went wrong while a `CleanupStack` was unwound: every failure, in the order in which they happened,
+    behind the exception that the block itself had raised, if it had.
 
-    An `ExceptionGroup`, so that ``except*``, `split` and tracebacks work as for any. On Python 3.10, which has none, it has the
-    same attributes and methods, and its text shows every member's traceback.
+    An `ExceptionGroup`, so that ``except*``, `split` and tracebacks work as for any. On Python 3.10, which
+    has none, it has the same attributes and methods, and its text shows every member's traceback.
     """
 
     def derive(self, exceptions: Sequence[Exception]) -> Any:
@@ -260,7 +278,8 @@ class CleanupErrorGroup(LifecycleError, _Group):
 
 
 class PoolError(LifecycleError):
-    """Base of what pools refuse. Nothing is lost by it: what was lent stays lent, what was given stays the giver's."""
+    """Base of what pools refuse. Nothing is lost by it: what was lent stays lent, what was given stays the
+    giver's."""
 
 
 class PoolExhaustedError(PoolError):

@@ -1,6 +1,7 @@
 """What observers are told: one small frozen value per event.
 
-Events are made by the keeper only, after it has counted them, and reach observers on the observer thread (`keeper/observer.py`).
+Events are made by the keeper only, after it has counted them, and reach observers on the observer thread
+(`keeper/observer.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Event:
     fields: Mapping[str, Any] = attrs.field(factory=dict)
     """What else is known: ``cause``, ``reason``, ``error``, ``site``, ``duration`` (seconds), …"""
     source: object = attrs.field(default=None, repr=False, eq=False)
-    """Of a leak: something that was allocated at the object's registration, for `tracemalloc.get_object_traceback`."""
+    """Of a leak: something that was allocated at the object's registration, for
+    `tracemalloc.get_object_traceback`."""
 
 
 LEVELS: Mapping[str, str] = {
@@ -81,4 +83,5 @@ LEAK_KINDS = frozenset({"leak", "held_too_long", "returned"})
 """What leak hooks are told of."""
 
 FINALIZER_KINDS = frozenset({"released", "retry", "late"})
-"""What `SafetyConfig.log_finalizers` switches on; `log_state_changes` switches on every other kind below ``warning``."""
+"""What `SafetyConfig.log_finalizers` switches on; `log_state_changes` switches on every other kind below
+``warning``."""

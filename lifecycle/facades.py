@@ -1,13 +1,15 @@
-"""What the two facades, `MemoryManager` and `ObjectLifecycleManager`, have in common: objects known by their ids.
+"""What the two facades, `MemoryManager` and `ObjectLifecycleManager`, have in common: objects known by their
+ids.
 
-A facade keeps the handles of what was registered through it, by their ids, so that the id alone is enough. An object leaves it at
-its end, whatever that is (released, failed, stuck, orphaned): the entry is taken out by the very step that ends it, the one that
-also gives back a factory's slot. Nothing is copied: state, history and figures are the manager's.
+A facade keeps the handles of what was registered through it, by their ids, so that the id alone is enough. An
+object leaves it at its end, whatever that is (released, failed, stuck, orphaned): the entry is taken out by
+the very step that ends it, the one that also gives back a factory's slot. Nothing is copied: state, history
+and figures are the manager's.
 
-Closing a facade releases what was registered through it, the newest first. The manager is shared and stays open, unless the
-facade had made it. A facade that is dropped drops the handles that it keeps: each object is released at its place and reported
-as any other whose last handle was dropped. Therefore nobody else may keep the facade, or its index: the manager calls it back
-weakly, and its records know the index weakly (`Leaving`).
+Closing a facade releases what was registered through it, the newest first. The manager is shared and stays
+open, unless the facade had made it. A facade that is dropped drops the handles that it keeps: each object is
+released at its place and reported as any other whose last handle was dropped. Therefore nobody else may keep
+the facade, or its index: the manager calls it back weakly, and its records know the index weakly (`Leaving`).
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ class Facade(Uncopied):
         self._manager.add_component(self)
         _world.at_fork_in_child(self._after_fork)
 
-    # -- facts --------------------------------------------------------------------------------------------------------------
+    # -- facts -----------------------------------------------------------------------------------------------
 
     @property
     def manager(self) -> SafetyManager:
@@ -121,7 +123,7 @@ class Facade(Uncopied):
         state = "closed" if self.closed else f"{len(self)} objects"
         return f"<{type(self).__name__} {self._name!r}: {state}>"
 
-    # -- objects ------------------------------------------------------------------------------------------------------------
+    # -- objects ---------------------------------------------------------------------------------------------
 
     def _register(
         self,
@@ -135,8 +137,8 @@ class Facade(Uncopied):
         parent: Any,
         noted: Callable[[int], object] | None,
     ) -> int:
-        """Register `obj`, keep its handle, tell `noted` its id, and return that. Whatever is raised after the manager has taken
-        it, the object is released."""
+        """Register `obj`, keep its handle, tell `noted` its id, and return that. Whatever is raised after the
+        manager has taken it, the object is released."""
         self._refuse_closed()
         handle: Any = None
         try:
@@ -156,8 +158,8 @@ class Facade(Uncopied):
                 self._enter(handle, noted)
                 if self.closed:
                     raise ClosedError(
-                        f"{self!r} was closed meanwhile: {describe(handle._record)} came too late and has been released; "
-                        "register before close(), or make a new one"
+                        f"{self!r} was closed meanwhile: {describe(handle._record)} came too late and has "
+                        "been released; register before close(), or make a new one"
                     )
             id: int = handle._record.id
             return id
@@ -205,14 +207,17 @@ class Facade(Uncopied):
             record.extra is None or record.extra.slot is None or record.extra.slot[0] is not self._leaving
         ):
             raise UnknownObjectError(
-                f"{describe(record)} was not registered through {self!r}: use the manager or the facade that gave the id"
+                f"{describe(record)} was not registered through {self!r}: use the manager or the facade that "
+                "gave the id"
             )
         return record
 
     def safe_object_access(self, id: int, fn: Callable[..., R], *args: Any, errors: Any = ()) -> R:
-        """Call ``fn(obj, *args)`` inside the panic boundary, as `SafetyManager.safe_access` does, and return what it returns.
+        """Call ``fn(obj, *args)`` inside the panic boundary, as `SafetyManager.safe_access` does, and return
+        what it returns.
 
-        Raises `UnknownObjectError` for an id that was not given here, and what `SafetyManager.safe_access` raises.
+        Raises `UnknownObjectError` for an id that was not given here, and what `SafetyManager.safe_access`
+        raises.
         """
         if id not in self._index:
             self._record_of(id)
@@ -224,7 +229,7 @@ class Facade(Uncopied):
         self._record_of(id)
         return self._manager.unregister(id, timeout=timeout)
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def _refuse_closed(self) -> None:
         if self.closed:
@@ -234,9 +239,9 @@ class Facade(Uncopied):
         """The manager closes, or we do: for facades that somebody waits at."""
 
     def close(self, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-        """Release everything that was registered here, the newest first; True when all of it is released. With `timeout`
-        (seconds), those who still hold something are waited for, all together for so long. The manager stays open, unless it
-        was made by this facade. Closing again gives the answer of now."""
+        """Release everything that was registered here, the newest first; True when all of it is released.
+        With `timeout` (seconds), those who still hold something are waited for, all together for so long. The
+        manager stays open, unless it was made by this facade. Closing again gives the answer of now."""
         if timeout is not DEFAULT:
             check_timeout(timeout)
         self._closed = True

@@ -1,12 +1,13 @@
 """Fences: somebody else is not done with it yet.
 
-A fence is the lease of somebody who holds no Python reference: a GPU, another process, a thread that was handed an address. It is
-asked, at the object's place, whether that user is done, and the release waits for it: ``handle.close(after=fence)``,
-``handle.release_after(fence)``.
+A fence is the lease of somebody who holds no Python reference: a GPU, another process, a thread that was
+handed an address. It is asked, at the object's place, whether that user is done, and the release waits for
+it: ``handle.close(after=fence)``, ``handle.release_after(fence)``.
 
-**Only True is True.** What a fence says is taken by whitelist: True is signalled, False is pending, and anything else – another
-value, an exception, a code that nobody knows – means that the fence is *lost*. A lost fence never counts as signalled: its object
-is orphaned, which leaks it, since releasing what may still be in use corrupts whoever uses it.
+**Only True is True.** What a fence says is taken by whitelist: True is signalled, False is pending, and
+anything else – another value, an exception, a code that nobody knows – means that the fence is *lost*. A lost
+fence never counts as signalled: its object is orphaned, which leaks it, since releasing what may still be in
+use corrupts whoever uses it.
 
 The fences here need no GPU. Those of frameworks stand in `integrations`.
 """
@@ -34,18 +35,20 @@ class Fence(Protocol):
     """What a release can wait for. Only `signalled` is needed; the others may be left out.
 
     ``timeline``
-        An attribute: any object. Fences of one timeline signal in order, so only the first of them is asked; see `Timeline`.
+        An attribute: any object. Fences of one timeline signal in order, so only the first of them is asked;
+        see `Timeline`.
     ``may_poll() -> bool``
         Whether it may be asked here and now. Anything but True: it is pending, and asked again later.
     ``wait(timeout: float) -> bool``
         Wait for it. For queues with ``fences="wait"``.
     ``delete()``
-        Called once, at the object's place, when it has signalled and no other object waits for it. Never for one that is lost.
+        Called once, at the object's place, when it has signalled and no other object waits for it. Never for
+        one that is lost.
     """
 
     def signalled(self) -> bool:
-        """True: whoever used the object is done with it. False: not yet. Anything else, or an exception: nobody knows. Called at
-        the object's place, where its release will run."""
+        """True: whoever used the object is done with it. False: not yet. Anything else, or an exception:
+        nobody knows. Called at the object's place, where its release will run."""
         ...
 
 
@@ -65,7 +68,8 @@ SIGNALLED, PENDING = Answer("signalled"), Answer("pending")
 
 
 def ask(fence: Any, mode: FenceMode, patience: float) -> Answer:
-    """`SIGNALLED`, `PENDING`, or why it is lost. With mode "wait" waits up to `patience` seconds. An interrupt passes."""
+    """`SIGNALLED`, `PENDING`, or why it is lost. With mode "wait" waits up to `patience` seconds. An
+    interrupt passes."""
     if mode == "ignore":
         return SIGNALLED
     try:
@@ -101,7 +105,7 @@ def _shown(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
-# -- fences that need no GPU --------------------------------------------------------------------------------------------------
+# -- fences that need no GPU ---------------------------------------------------------------------------------
 
 
 class EventFence(Uncopied):
@@ -129,10 +133,11 @@ class EventFence(Uncopied):
 
 
 class FutureFence(Uncopied):
-    """Signals when the work behind a `concurrent.futures.Future` is over, with a result or an exception: then it uses nothing.
+    """Signals when the work behind a `concurrent.futures.Future` is over, with a result or an exception: then
+    it uses nothing.
 
-    One that was cancelled before it began signals as well. A future of asyncio that was cancelled is *lost*: cancelling the task
-    says nothing about a thread that it had started.
+    One that was cancelled before it began signals as well. A future of asyncio that was cancelled is *lost*:
+    cancelling the task says nothing about a thread that it had started.
     """
 
     _remedy = "pass the fence itself, or make another of the same future"
@@ -142,14 +147,15 @@ class FutureFence(Uncopied):
     def __init__(self, future: Any) -> None:
         if not all(callable(getattr(future, name, None)) for name in ("done", "cancelled")):
             raise FenceError(
-                f"FutureFence takes a future of concurrent.futures or asyncio, not {future!r}: hand over what submit(), "
-                "run_in_executor() or create_task() returned"
+                f"FutureFence takes a future of concurrent.futures or asyncio, not {future!r}: hand over "
+                "what submit(), run_in_executor() or create_task() returned"
             )
         self._future = future
         self._asyncio = callable(getattr(future, "get_loop", None))
 
     def signalled(self) -> bool:
-        """Whether the work is over. Callable on any thread. Raises `FenceError` where cancelling has left that unknown."""
+        """Whether the work is over. Callable on any thread. Raises `FenceError` where cancelling has left
+        that unknown."""
         done = self._future.done()
         if done and self._asyncio and self._future.cancelled():
             raise FenceError(
@@ -164,8 +170,9 @@ class FutureFence(Uncopied):
 class ProcessFence(Uncopied):
     """Signals when a process has ended: it maps no memory of ours any more.
 
-    Takes a process id, or what has one (`subprocess.Popen`, `multiprocessing.Process`). On Linux the process is held by a pidfd,
-    so a number that is given to another process later means nothing here; elsewhere only what can tell by itself is taken.
+    Takes a process id, or what has one (`subprocess.Popen`, `multiprocessing.Process`). On Linux the process
+    is held by a pidfd, so a number that is given to another process later means nothing here; elsewhere only
+    what can tell by itself is taken.
 
     Raises `FenceError` for a process that cannot be found: it may never have been what was meant.
     """
@@ -191,8 +198,8 @@ class ProcessFence(Uncopied):
             except OSError as error:
                 if _has_ended(self._process) is not True:
                     raise FenceError(
-                        f"process {pid} cannot be watched ({error}): make the fence while it is known to run, from its Popen or "
-                        "Process object"
+                        f"process {pid} cannot be watched ({error}): make the fence while it is known to "
+                        "run, from its Popen or Process object"
                     ) from error
         elif _has_ended(self._process) is None:
             raise FenceError(
@@ -242,7 +249,8 @@ def _has_ended(process: Any) -> bool | None:
 
 @contextlib.contextmanager
 def fence_of_block() -> Iterator[EventFence]:
-    """A fence that signals when the block ends, however it ends: for code that uses an object without a Python reference.
+    """A fence that signals when the block ends, however it ends: for code that uses an object without a
+    Python reference.
 
     ::
 

@@ -1,12 +1,13 @@
 """What may be kept how often: objects of which there is one, and callbacks that keep nothing alive.
 
-**One of each.** A copy of what owns something would give it back a second time: a copied guard runs its action again, a copied
-fence gives its slot to two. `Uncopied` refuses `copy.copy`, `copy.deepcopy` and `pickle`, and with them everything that stands on
-those (`dataclasses.asdict`, a deep copy of what refers to it). All three ask ``__reduce_ex__``.
+**One of each.** A copy of what owns something would give it back a second time: a copied guard runs its
+action again, a copied fence gives its slot to two. `Uncopied` refuses `copy.copy`, `copy.deepcopy` and
+`pickle`, and with them everything that stands on those (`dataclasses.asdict`, a deep copy of what refers to
+it). All three ask ``__reduce_ex__``.
 
-**Weak callbacks.** What is called back by something that lives longer (a manager, a bus, a table of the process) must not keep
-its owner alive: nobody could drop that then, and a forgotten one would live for ever, unreported. `weakly` makes such a
-callback of a bound method.
+**Weak callbacks.** What is called back by something that lives longer (a manager, a bus, a table of the
+process) must not keep its owner alive: nobody could drop that then, and a forgotten one would live for ever,
+unreported. `weakly` makes such a callback of a bound method.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Uncopied:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(
-            f"{_shown(self)} cannot be copied or pickled: it owns something, which the copy would end a second time; "
-            f"{self._remedy}"
+            f"{_shown(self)} cannot be copied or pickled: it owns something, which the copy would end a "
+            f"second time; {self._remedy}"
         )
 
 
@@ -39,8 +40,8 @@ def _shown(one: object) -> str:
 
 
 def weakly(method: Callable[..., Any], otherwise: Any = None) -> Callable[..., Any]:
-    """A function that calls the bound `method` as long as its object lives, returns `otherwise` after that, and keeps nothing
-    alive. Callable on any thread."""
+    """A function that calls the bound `method` as long as its object lives, returns `otherwise` after that,
+    and keeps nothing alive. Callable on any thread."""
     weak = weakref.WeakMethod(method)
 
     def call(*arguments: Any) -> Any:

@@ -1,10 +1,10 @@
 """`ObjectLifecycleManager`: objects known by their ids, with names, validators, a history and their families.
 
 Thin: an object is registered with the manager, rules are `SafetyManager.policy`, states and times are those
-of the manager's own record. So the history of an object costs nothing while nobody asks: it is read off the record, which
-remembers when and why the door was shut, when the release began and how it came out, until `SafetyConfig.state_retention`
-has passed or ``max_retained`` later ones have ended. What this module adds are two indexes, by name and of children, kept as
-objects come and go.
+of the manager's own record. So the history of an object costs nothing while nobody asks: it is read off the
+record, which remembers when and why the door was shut, when the release began and how it came out, until
+`SafetyConfig.state_retention` has passed or ``max_retained`` later ones have ended. What this module adds are
+two indexes, by name and of children, kept as objects come and go.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class ObjectLifecycleManager(Facade):
         self._children: dict[int, dict[int, None]] = {}
         super().__init__(manager, name)
 
-    # -- objects ------------------------------------------------------------------------------------------------------------
+    # -- objects ---------------------------------------------------------------------------------------------
 
     def register_object(
         self,
@@ -109,11 +109,12 @@ class ObjectLifecycleManager(Facade):
         parent: Any = None,
         size: int = 0,
     ) -> int:
-        """Take ownership of `obj` and return its id. Everything as in `SafetyManager.register`; `parent` may also be the id of an
-        object of this manager, which then outlives this one. Names need not be different.
+        """Take ownership of `obj` and return its id. Everything as in `SafetyManager.register`; `parent` may
+        also be the id of an object of this manager, which then outlives this one. Names need not be
+        different.
 
-        Raises what that raises, and `ClosedError`. After an exception the object is still yours, unless the message says that it
-        was released.
+        Raises what that raises, and `ClosedError`. After an exception the object is still yours, unless the
+        message says that it was released.
         """
         return self._register(
             obj,
@@ -144,8 +145,8 @@ class ObjectLifecycleManager(Facade):
             _leave(self._children, record.extra.parent_id, id)
 
     def unregister_object(self, id: int, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-        """Shut the object for everybody and release it; True means released. With `timeout` those who hold it are waited for.
-        Raises `UnknownObjectError` for an id that was not given here."""
+        """Shut the object for everybody and release it; True means released. With `timeout` those who hold it
+        are waited for. Raises `UnknownObjectError` for an id that was not given here."""
         return self._unregister(id, timeout)
 
     def _after_fork(self) -> None:
@@ -153,11 +154,12 @@ class ObjectLifecycleManager(Facade):
         self._names.clear()
         self._children.clear()
 
-    # -- rules --------------------------------------------------------------------------------------------------------------
+    # -- rules -----------------------------------------------------------------------------------------------
 
     def enable_validation(self, type_name: str, validate: Callable[[Any], object]) -> None:
-        """Have ``validate(obj)`` asked before each access to an object of the type. If it returns False or raises, the object is
-        invalidated, with that as the reason, and the access refused. A rule of the type, for the whole manager."""
+        """Have ``validate(obj)`` asked before each access to an object of the type. If it returns False or
+        raises, the object is invalidated, with that as the reason, and the access refused. A rule of the
+        type, for the whole manager."""
         if validate is None:
             raise RegistrationError(
                 "enable_validation takes a function; disable_validation(type_name) takes it away"
@@ -169,18 +171,19 @@ class ObjectLifecycleManager(Facade):
         self._manager.policy(type_name, validate=None)
 
     def set_max_age(self, type_name: str, seconds: float | None) -> None:
-        """Have objects of the type that live for longer count as held too long; None: for no time. For the whole manager."""
+        """Have objects of the type that live for longer count as held too long; None: for no time. For the
+        whole manager."""
         self._manager.policy(type_name, max_age=seconds)
 
-    # -- knowing ------------------------------------------------------------------------------------------------------------
+    # -- knowing ---------------------------------------------------------------------------------------------
 
     def info(self, id: int) -> ObjectInfo:
         """What is known of the object now; also of one that has ended, until its record expires."""
         return info_of(self._record_of(id))
 
     def find(self, name: str | None = None, type_name: str | None = None) -> tuple[ObjectInfo, ...]:
-        """The objects that have this name and type and have not ended, oldest first; without either, all. By name it costs what
-        has that name."""
+        """The objects that have this name and type and have not ended, oldest first; without either, all. By
+        name it costs what has that name."""
         check_facts(name, 0)
         ids = _world.snapshot(self._names.get(name, {}) if name is not None else self._index)
         found = []
@@ -205,7 +208,8 @@ class ObjectLifecycleManager(Facade):
         return tuple(found)
 
     def history(self, id: int) -> tuple[Transition, ...]:
-        """The object's steps so far, in their order; at most five. Raises `UnknownObjectError` when its record has expired."""
+        """The object's steps so far, in their order; at most five. Raises `UnknownObjectError` when its
+        record has expired."""
         return tuple(_steps(self._record_of(id)))
 
     def children(self, id: int) -> tuple[int, ...]:
@@ -218,8 +222,8 @@ class ObjectLifecycleManager(Facade):
         return self.info(id).parent
 
     def tree(self, id: int | None = None) -> tuple[Family, ...]:
-        """The object with its children and theirs; without an id, every family whose head was registered here or belongs to
-        none of ours. Costs what objects it shows."""
+        """The object with its children and theirs; without an id, every family whose head was registered here
+        or belongs to none of ours. Costs what objects it shows."""
         if id is not None:
             return (self._family(id),)
         ids = sorted(_world.snapshot(self._index))
@@ -252,7 +256,8 @@ K = TypeVar("K")
 
 
 def _join(table: dict[K, dict[int, None]], key: K, id: int) -> None:
-    """Enter `id` in the group of `key`. A group that was just found empty may be on its way out: then it is done again."""
+    """Enter `id` in the group of `key`. A group that was just found empty may be on its way out: then it is
+    done again."""
     while True:
         group = table.setdefault(key, {})
         group[id] = None
@@ -261,7 +266,8 @@ def _join(table: dict[K, dict[int, None]], key: K, id: int) -> None:
 
 
 def _leave(table: dict[K, dict[int, None]], key: K, id: int) -> None:
-    """Take `id` out, and the group with it if it was the last; a group that was joined meanwhile goes back."""
+    """Take `id` out, and the group with it if it was the last; a group that was joined meanwhile goes
+    back."""
     group = table.get(key)
     if group is None:
         return

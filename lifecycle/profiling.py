@@ -1,12 +1,14 @@
 """Profiling: where the time of objects goes, by type, while somebody wants to know.
 
-Four durations are collected: an object's whole life, from its registration to the end of its release; how long leases and guarded
-calls hold it; how long it waits from the door shut until its release begins; how long that runs. The first, third and fourth come
-from the same records that the counting of ends reads (`keeper/counting.py`), so nothing is missed under load, as events to an
-observer may be. Leases are timed where accesses are noted: on the way of validators, so when no profiler runs nothing is
-asked that is not asked anyway, and it costs nothing.
+Four durations are collected: an object's whole life, from its registration to the end of its release; how
+long leases and guarded calls hold it; how long it waits from the door shut until its release begins; how long
+that runs. The first, third and fourth come from the same records that the counting of ends reads
+(`keeper/counting.py`), so nothing is missed under load, as events to an observer may be. Leases are timed
+where accesses are noted: on the way of validators, so when no profiler runs nothing is asked that is not
+asked anyway, and it costs nothing.
 
-Not timed: views and arrays (they may live for ever), and ``with manager.safe_access(...)`` blocks; take a lease for those.
+Not timed: views and arrays (they may live for ever), and ``with manager.safe_access(...)`` blocks; take a
+lease for those.
 """
 
 from __future__ import annotations
@@ -87,7 +89,8 @@ class _TimedLease(Lease[Any]):
 
 
 class Profiler(Uncopied):
-    """``with Profiler(manager) as profiler: …`` and then `report`, or `table`. One at a time for each manager.
+    """``with Profiler(manager) as profiler: …`` and then `report`, or `table`. One at a time for each
+    manager.
 
     Raises `LifecycleError` on `start` when another runs. All methods may be called on any thread.
     """
@@ -159,7 +162,8 @@ class Profiler(Uncopied):
         return tuple(sorted(profiles, key=lambda one: -one.held.sum))
 
     def table(self) -> str:
-        """`report` as text: for each type and duration how often, the mean, and the bound below which 95 % were."""
+        """`report` as text: for each type and duration how often, the mean, and the bound below which 95 %
+        were."""
         rows = [f"{'type':24} {'':8} {'count':>8} {'mean':>10} {'95 % below':>11}"]
         for one in self.report():
             name = one.type_name
@@ -171,7 +175,7 @@ class Profiler(Uncopied):
                     name = ""
         return "\n".join(rows)
 
-    # -- called by the core -------------------------------------------------------------------------------------------------
+    # -- called by the core ----------------------------------------------------------------------------------
 
     def lease(self, pin: Pin) -> Lease[Any]:
         """A lease that is timed."""

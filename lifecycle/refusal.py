@@ -19,8 +19,8 @@ def refuse(record: Record, share: object = None) -> NoReturn:
     state = state_of(record)
     if state is VALID and share is not None:
         raise AccessRefusedError(
-            f"this share of {describe(record)} is closed; the object itself is still valid through its other shares: "
-            "call share() before closing, or keep the handle open"
+            f"this share of {describe(record)} is closed; the object itself is still valid through its other "
+            "shares: call share() before closing, or keep the handle open"
         )
     registry.events.append(("refused", record.kind, state if state is not VALID else CLOSING))
     if len(registry.events) > HIGH_WATER:
@@ -28,12 +28,16 @@ def refuse(record: Record, share: object = None) -> NoReturn:
     error = ClosedAccessError if record.cause in (Cause.EXIT, Cause.FORK) else AccessRefusedError
     remedy = "take a lease or share() the handle before it is closed"
     if record.id in registry.claims and any(record is one for one in releases_here()):
-        remedy = "it is being released by this very call: give the cleanup or release what it needs, not the handle"
+        remedy = (
+            "it is being released by this very call: "
+            "give the cleanup or release what it needs, not the handle"
+        )
     raise error(f"{describe(record)} is not valid for access: {fate(record)}; {remedy}")
 
 
 def checked(pin: Pin) -> Pin:
-    """Ask the type's validator; a refusal invalidates the object, with the reason, and raises `AccessRefusedError`."""
+    """Ask the type's validator; a refusal invalidates the object, with the reason, and raises
+    `AccessRefusedError`."""
     record = pin.record
     try:
         note = record.kind.note
@@ -55,8 +59,8 @@ def checked(pin: Pin) -> Pin:
 
 
 def invalidate_record(record: Record, cause: Cause, reason: str, site: Any, cell: Cell | None = None) -> bool:
-    """Shut the door of an object for everybody; False when it was shut already. The release follows when nobody holds it.
-    `cell`: that of a handle, where one is at hand."""
+    """Shut the door of an object for everybody; False when it was shut already. The release follows when
+    nobody holds it. `cell`: that of a handle, where one is at hand."""
     try:
         cell = cell_of(record, cell)
         shows = cell is not None and raw_pin(cell) is not None

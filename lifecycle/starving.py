@@ -1,12 +1,13 @@
 """Everything is lent and nothing comes back: perhaps only garbage holds it.
 
-**The problem.** Python's collector runs when objects are made, not when native memory, or a pool's items, run out; and who waits
-for a buffer makes none. Where those who hold the buffers are in reference cycles that nobody uses any more, he waits for ever for
-what is free.
+**The problem.** Python's collector runs when objects are made, not when native memory, or a pool's items, run
+out; and who waits for a buffer makes none. Where those who hold the buffers are in reference cycles that
+nobody uses any more, he waits for ever for what is free.
 
-**The idea.** Who starves says what is lent. Is that what it was when he last said so, nothing has come back in between, and the
-collector is run: its young generations first, a matter of a millisecond, then all of it, then again after twice the time. For
-those who hold may be alive and well, and the pause of a full collection is felt by every thread.
+**The idea.** Who starves says what is lent. Is that what it was when he last said so, nothing has come back
+in between, and the collector is run: its young generations first, a matter of a millisecond, then all of it,
+then again after twice the time. For those who hold may be alive and well, and the pause of a full collection
+is felt by every thread.
 
 A program that has disabled the collector is left alone.
 """
@@ -38,9 +39,9 @@ class Starving:
         self._due = 0.0
 
     def look(self, lent: Callable[[], object]) -> bool:
-        """Nothing is there: whether the collector was run. ``lent()`` says what is lent: something that is equal as long as
-        nothing has come back. On threads that must not wait the collector runs on a thread of its own, and the answer is
-        False."""
+        """Nothing is there: whether the collector was run. ``lent()`` says what is lent: something that is
+        equal as long as nothing has come back. On threads that must not wait the collector runs on a thread
+        of its own, and the answer is False."""
         now = _world.monotonic()
         if now < self._due or not _world.collector_enabled():
             return False

@@ -1,10 +1,12 @@
 """The life of a registered object, as one table of data.
 
-Everything else asks this file: the code stores only what it decided (`Record.phase`, the door, the core), `state_of` in
-`cell/fates.py` derives the state from it, the tests walk `TRANSITIONS` and the documentation draws its diagram from it.
+Everything else asks this file: the code stores only what it decided (`Record.phase`, the door, the core),
+`state_of` in `cell/fates.py` derives the state from it, the tests walk `TRANSITIONS` and the documentation
+draws its diagram from it.
 
-`VALID` objects may be used. A *shut* object may not, whatever happens to it next; it is `CLOSING` while somebody still holds
-it (`INVALID` when it was poisoned), `DUE` once nobody does, and then its place releases it.
+`VALID` objects may be used. A *shut* object may not, whatever happens to it next; it is `CLOSING` while
+somebody still holds it (`INVALID` when it was poisoned), `DUE` once nobody does, and then its place releases
+it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from types import MappingProxyType
 
 
 class ObjectState(str, enum.Enum):
-    """Where an object is in its life. Compares equal to its name in lower case (``ObjectState.VALID == "valid"``)."""
+    """Where an object is in its life. Compares equal to its name in lower case (``ObjectState.VALID ==
+    "valid"``)."""
 
     VALID = "valid"
     CLOSING = "closing"
@@ -84,7 +87,8 @@ TRANSITIONS: MappingProxyType[ObjectState, frozenset[ObjectState]] = MappingProx
 `lifecycle.testing.check_transitions` holds the code to it."""
 
 ENDED: frozenset[ObjectState] = frozenset({RELEASED, FAILED, STUCK, DETACHED, ORPHANED})
-"""The states in which the library will not touch the native object again (a late return from `STUCK` aside)."""
+"""The states in which the library will not touch the native object again (a late return from `STUCK` aside).
+"""
 
 POISONED: frozenset[Cause] = frozenset({Cause.INVALIDATE, Cause.PANIC})
 """The causes that make a shut object report `INVALID` instead of `CLOSING`."""

@@ -1,7 +1,7 @@
 """What the library knows about itself: frozen snapshots for users, and the counters behind them.
 
-The counters (`TypeCount`, `HistogramCount`) are written by the keeper alone, so they need no lock and lose nothing. Everything a
-user gets is a frozen copy.
+The counters (`TypeCount`, `HistogramCount`) are written by the keeper alone, so they need no lock and lose
+nothing. Everything a user gets is a frozen copy.
 """
 
 from __future__ import annotations
@@ -127,8 +127,9 @@ class TypeCount:
         return order[0] if order else None
 
     def compact(self) -> None:
-        """Forget ended objects once they are the larger part, and more than `COMPACT_AT`: otherwise their records stay
-        for as long as no other object of the type comes. Walks twice as many as have ended since it last did."""
+        """Forget ended objects once they are the larger part, and more than `COMPACT_AT`: otherwise their
+        records stay for as long as no other object of the type comes. Walks twice as many as have ended since
+        it last did."""
         if self.gone > COMPACT_AT and 2 * self.gone > len(self.order):
             self.gone = 0
             self.order = deque(record for record in self.order if record.phase not in ENDED)
@@ -149,7 +150,8 @@ class TypeStats:
     oldest: float
     """Unix time at which the oldest live object was registered, 0.0 when there is none."""
     ended: Mapping[str, int]
-    """By ``released``, ``failed``, ``stuck``, ``detached``, ``orphaned``; an object counts once, at its first end."""
+    """By ``released``, ``failed``, ``stuck``, ``detached``, ``orphaned``; an object counts once, at its first
+    end."""
     closed: Mapping[str, int]
     """What shut the door, by cause."""
     refused: Mapping[str, int]
@@ -182,14 +184,15 @@ class QueueStats:
 
     @property
     def outcomes(self) -> Mapping[str, int]:
-        """What became of releases: ``run`` where they were closed, ``handed`` to the queue's owner, ``orphaned`` with a loss."""
+        """What became of releases: ``run`` where they were closed, ``handed`` to the queue's owner,
+        ``orphaned`` with a loss."""
         return {"run": self.run, "handed": self.handed, "orphaned": self.orphaned}
 
 
 @attrs.frozen
 class SafetyStats:
-    """A manager's figures at one moment, exact (I7): ``total_objects == active_objects + released + failed + stuck + detached +
-    orphaned``, and the same for each type."""
+    """A manager's figures at one moment, exact (I7): ``total_objects == active_objects + released + failed +
+    stuck + detached + orphaned``, and the same for each type."""
 
     manager: str
     total_objects: int
@@ -197,7 +200,8 @@ class SafetyStats:
     released: int
     failed: int
     stuck: int
-    """Objects whose release passed its deadline. One that came back later stays counted here, and in `late`."""
+    """Objects whose release passed its deadline. One that came back later stays counted here, and in `late`.
+    """
     detached: int
     orphaned: int
     late: int
@@ -219,7 +223,8 @@ class SafetyStats:
 
 @attrs.frozen
 class Health:
-    """Whether the manager's own machinery is well. Read without asking the keeper, so it answers even when that is stuck."""
+    """Whether the manager's own machinery is well. Read without asking the keeper, so it answers even when
+    that is stuck."""
 
     ok: bool
     closed: bool
@@ -276,7 +281,8 @@ class ShutdownReport:
     failed: tuple[ObjectInfo, ...]
     stuck: tuple[ObjectInfo, ...]
     leaked: tuple[ObjectInfo, ...]
-    """Still held by somebody (a lease, a view), or waiting for a place whose owner did not drain it. Shut, but not released."""
+    """Still held by somebody (a lease, a view), or waiting for a place whose owner did not drain it. Shut,
+    but not released."""
     errors: tuple[str, ...]
     """What `on_close` callbacks and releases raised."""
     duration: float

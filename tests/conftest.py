@@ -1,8 +1,9 @@
 """Fixtures for the whole suite, and the rule that on CI nothing is skipped because a part is missing.
 
-A test that needs something which may not be installed says so with ``@pytest.mark.needs("gstreamer")``. On a developer's machine
-it is skipped where that part is missing, with the line that installs it; where the environment has ``CI=true`` it fails. A skip
-for any other reason (a platform, an interpreter's version) stays a skip.
+A test that needs something which may not be installed says so with ``@pytest.mark.needs("gstreamer")``. On a
+developer's machine it is skipped where that part is missing, with the line that installs it; where the
+environment has ``CI=true`` it fails. A skip for any other reason (a platform, an interpreter's version) stays
+a skip.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ MAKE = "run the tests with `make test`, which installs it"
 
 
 def tool(name: str) -> str | None:
-    """The path of a program on PATH or beside this interpreter (where `make test` puts Prometheus), None if there is none."""
+    """The path of a program on PATH or beside this interpreter (where `make test` puts Prometheus), None if
+    there is none."""
     beside = os.path.dirname(sys.executable)
     return shutil.which(name, path=f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
 
@@ -91,7 +93,8 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
 
 
 ON_ONE_PYTHON = {"pyside6": (3, 11), "uvloop": (3, 11)}
-"""Parts that `make test` installs for one version of CPython alone (pyproject.toml): elsewhere their absence is no fault."""
+"""Parts that `make test` installs for one version of CPython alone (pyproject.toml): elsewhere their absence
+is no fault."""
 
 
 @cache
@@ -194,7 +197,8 @@ def prometheus_server() -> str:
 def manager(request: pytest.FixtureRequest) -> Iterator[SafetyManager]:
     """A `SafetyManager` named after the test, closed at the end.
 
-    At the end nothing may be live in it any more: a test that means to leave something live is marked ``leaves_live``.
+    At the end nothing may be live in it any more: a test that means to leave something live is marked
+    ``leaves_live``.
     """
     from lifecycle import SafetyConfig, SafetyManager
 

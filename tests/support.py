@@ -1,4 +1,5 @@
-"""What tests of every kind share: a snippet in a real process of its own, and waiting for something to become true."""
+"""What tests of every kind share: a snippet in a real process of its own, and waiting for something to become
+true."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ import attrs
 ROOT = Path(__file__).resolve().parent.parent
 
 SOON = 15.0
-"""Seconds: what does not wait is done in this time also on a machine with many times more work than cores. What a test tells it
-from waits at least three times as long."""
+"""Seconds: what does not wait is done in this time also on a machine with many times more work than cores.
+What a test tells it from waits at least three times as long."""
 
 
 @attrs.frozen
@@ -44,14 +45,15 @@ def run_python(
 ) -> Finished:
     """Run `code` (dedented) with this interpreter in a process of its own, the repository importable.
 
-    `env` is added to this process's environment, `args` go before the code, as in ``("-X", "dev")``, `argv` become
-    ``sys.argv[1:]``. A process that is still running after `timeout` seconds is made to print every thread's stack, ended, and
-    fails the test with that.
+    `env` is added to this process's environment, `args` go before the code, as in ``("-X", "dev")``, `argv`
+    become ``sys.argv[1:]``. A process that is still running after `timeout` seconds is made to print every
+    thread's stack, ended, and fails the test with that.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **(env or {})}
     source = (
         f"import faulthandler as _f; _f.dump_traceback_later({timeout!r}, exit=True); del _f\n"
-        "import signal as _s; _s.signal(_s.SIGINT, _s.default_int_handler); del _s\n"  # background jobs ignore it
+        # Background jobs ignore it.
+        "import signal as _s; _s.signal(_s.SIGINT, _s.default_int_handler); del _s\n"
         f"{textwrap.dedent(code)}"
     )
     done = subprocess.run(
@@ -78,8 +80,9 @@ def eventually(
     every: float = 0.005,
     progress: Callable[[], object] | None = None,
 ) -> None:
-    """Wait until `condition()` is true; fail the test after `timeout` seconds, with every thread's stack on stderr. With
-    `progress`, the seconds count from when ``progress()`` last gave something new: slow is not stuck."""
+    """Wait until `condition()` is true; fail the test after `timeout` seconds, with every thread's stack on
+    stderr. With `progress`, the seconds count from when ``progress()`` last gave something new: slow is not
+    stuck."""
     until = time.monotonic() + timeout
     last = progress() if progress is not None else None
     while not condition():

@@ -1,11 +1,12 @@
 """Mutants: bugs planted in the core one at a time, each of which the suite must find.
 
-Usage: ``make mutants``, or ``python -m tools.mutants [NAME ...] [--write]``. Each bug is a textual patch of a copy of the tree;
-the tests named with it are run there, and some must fail. ``--write`` puts what became
-of them into the table of docs/mutants.md.
+Usage: ``make mutants``, or ``python -m tools.mutants [NAME ...] [--write]``. Each bug is a textual patch of a
+copy of the tree; the tests named with it are run there, and some must fail. ``--write`` puts what became of
+them into the table of docs/mutants.md.
 
-A patch that no longer applies exactly once is an error, and so is a mutant on which the tests cannot even be collected: whoever
-changes the code concerned changes the patch. Ends with 0 when every mutant was found, 1 when one survived, 2 for such an error.
+A patch that no longer applies exactly once is an error, and so is a mutant on which the tests cannot even be
+collected: whoever changes the code concerned changes the patch. Ends with 0 when every mutant was found, 1
+when one survived, 2 for such an error.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Verdict:
 
 
 def patched(mutant: Mutant, tree: Path) -> dict[Path, str]:
-    """The files that the patch changes, as they are with it. Raises `Broken` unless every part of it applies exactly once."""
+    """The files that the patch changes, as they are with it. Raises `Broken` unless every part of it applies
+    exactly once."""
     files: dict[Path, str] = {}
     for name, old, new in mutant.edits:
         path = tree / "lifecycle" / name
@@ -56,7 +58,8 @@ def patched(mutant: Mutant, tree: Path) -> dict[Path, str]:
         times = text.count(old)
         if times != 1:
             raise Broken(
-                f"{mutant.name}: lifecycle/{name} contains the text to be changed {times} times, not once:\n{old}"
+                f"{mutant.name}: lifecycle/{name} contains the text to be changed {times} times, not "
+                f"once:\n{old}"
             )
         files[path] = text.replace(old, new)
     return files
@@ -148,7 +151,8 @@ def row(verdict: Verdict) -> str:
 
 
 def write(verdicts: Iterable[Verdict]) -> None:
-    """Put the rows into their page, in the order of the list; those of mutants that were not tried now stay."""
+    """Put the rows into their page, in the order of the list; those of mutants that were not tried now
+    stay."""
     text = PAGE.read_text()
     before, rest = text.split(BEGIN)
     old, after = rest.split(END)

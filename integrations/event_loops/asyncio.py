@@ -1,10 +1,12 @@
-"""asyncio, also on uvloop: a release queue of the loop, leases that survive cancellation, closing without blocking.
+"""asyncio, also on uvloop: a release queue of the loop, leases that survive cancellation, closing without
+blocking.
 
-**Leases across awaits** need nothing special: ``with handle.lease() as obj`` in a coroutine holds the object until the block
-ends, also when the task is cancelled in it, or is dropped for good.
+**Leases across awaits** need nothing special: ``with handle.lease() as obj`` in a coroutine holds the object
+until the block ends, also when the task is cancelled in it, or is dropped for good.
 
-**Work on threads** does. Cancelling a task does not stop the thread that it waits for: a lease held by the coroutine would end
-under that thread's feet. In `run_leased` the thread owns the lease, from before it starts until its function is back.
+**Work on threads** does. Cancelling a task does not stop the thread that it waits for: a lease held by the
+coroutine would end under that thread's feet. In `run_leased` the thread owns the lease, from before it starts
+until its function is back.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ R = TypeVar("R")
 
 
 def release_queue(name: str = "asyncio") -> ReleaseQueue:
-    """A `ReleaseQueue` of the running loop: what is registered with ``release_on=`` it is released on the loop's thread, in a
-    turn of the loop, wherever it was closed or dropped. Raises `LifecycleError` where no loop runs."""
+    """A `ReleaseQueue` of the running loop: what is registered with ``release_on=`` it is released on the
+    loop's thread, in a turn of the loop, wherever it was closed or dropped. Raises `LifecycleError` where no
+    loop runs."""
     loop = _running_loop(f"release_queue({name!r})")
     return ReleaseQueue(name, thread="current", post=loop.call_soon_threadsafe)
 
@@ -41,18 +44,19 @@ async def run_leased(
 ) -> R:
     """``fn(obj, *args)`` on a thread, which owns a lease of the object meanwhile.
 
-    The lease is taken at once, so that a shut door is refused here (`AccessRefusedError`) and not later. It ends when `fn` is
-    back, before this returns. Where the task is cancelled before a thread has begun, it ends then; where it is cancelled later,
-    `fn` runs on with its lease, and should it then raise, the loop's exception handler is told, since nobody else will be.
+    The lease is taken at once, so that a shut door is refused here (`AccessRefusedError`) and not later. It
+    ends when `fn` is back, before this returns. Where the task is cancelled before a thread has begun, it
+    ends then; where it is cancelled later, `fn` runs on with its lease, and should it then raise, the loop's
+    exception handler is told, since nobody else will be.
 
     Parameters
     ----------
     handle:
         A handle, or anything that has one as its ``handle``.
     fn:
-        A plain function; a coroutine function is refused (`CallbackError`). Context variables are those of the caller. What it
-        raises passes unchanged and poisons nothing: for the panic boundary use ``asyncio.to_thread(manager.safe_access, handle,
-        fn)``.
+        A plain function; a coroutine function is refused (`CallbackError`). Context variables are those of
+        the caller. What it raises passes unchanged and poisons nothing: for the panic boundary use
+        ``asyncio.to_thread(manager.safe_access, handle, fn)``.
     executor:
         Whose threads to use; None takes the loop's default, as `asyncio.to_thread` does.
     """
@@ -112,8 +116,9 @@ class _Call(Generic[T]):
 
 
 async def aclose(handle: Handle[Any], *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-    """`Handle.close`, with the same answers, but waiting without blocking the loop: for the release on a worker thread or
-    wherever else it runs, and with `timeout` (seconds, None for ever) for the others who hold the object.
+    """`Handle.close`, with the same answers, but waiting without blocking the loop: for the release on a
+    worker thread or wherever else it runs, and with `timeout` (seconds, None for ever) for the others who
+    hold the object.
 
     If the task is cancelled the handle is closed all the same, and only the waiting ends.
     """

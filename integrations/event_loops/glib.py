@@ -1,8 +1,9 @@
-"""GLib: a release queue that a main context drains, such as the one behind ``GLib.MainLoop().run()`` or a GTK application.
+"""GLib: a release queue that a main context drains, such as the one behind ``GLib.MainLoop().run()`` or a GTK
+application.
 
-What is posted is an idle source of its own, attached to the context: GLib lets any thread do that, and wakes the loop.
-Releases run between two events of the loop's thread, at the priority of ordinary events, so that a busy source does not
-starve them.
+What is posted is an idle source of its own, attached to the context: GLib lets any thread do that, and wakes
+the loop. Releases run between two events of the loop's thread, at the priority of ordinary events, so that a
+busy source does not starve them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ try:
     from gi.repository import GLib
 except ImportError as error:
     raise ImportError(
-        f"integrations.event_loops.glib needs PyGObject, and this Python does not have it ({error}); on Debian or Ubuntu, "
-        "as root: apt-get update && apt-get install python3-gi; then make the virtual environment by "
-        "/usr/bin/python3 -m venv --system-site-packages, which lets it see it"
+        f"integrations.event_loops.glib needs PyGObject, and this Python does not have it ({error}); on "
+        "Debian or Ubuntu, as root: apt-get update && apt-get install python3-gi; then make the virtual "
+        "environment by /usr/bin/python3 -m venv --system-site-packages, which lets it see it"
     ) from error
 
 from lifecycle import LifecycleError, ReleaseQueue, _world
@@ -25,15 +26,16 @@ __all__ = ["release_queue"]
 
 
 def release_queue(name: str = "glib", context: Any = None, *, thread: Any = "current") -> ReleaseQueue:
-    """A `ReleaseQueue` of a GLib main context: what is registered with ``release_on=`` it is released by the loop that runs the
-    context, wherever it was closed or dropped.
+    """A `ReleaseQueue` of a GLib main context: what is registered with ``release_on=`` it is released by the
+    loop that runs the context, wherever it was closed or dropped.
 
     Parameters
     ----------
     name:
         Shown in metrics, messages and reports.
     context:
-        A `GLib.MainContext`; by default the calling thread's own where it has one (``push_thread_default``), else the global one.
+        A `GLib.MainContext`; by default the calling thread's own where it has one (``push_thread_default``),
+        else the global one.
     thread:
         Who runs the loop: the calling thread by default, another `threading.Thread` or its identity.
 

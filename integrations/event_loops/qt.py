@@ -1,7 +1,9 @@
-"""Qt, through PySide6 (or PyQt6 where that is what is there): a release queue that the event loop of a thread drains.
+"""Qt, through PySide6 (or PyQt6 where that is what is there): a release queue that the event loop of a thread
+drains.
 
-A `QObject` that belongs to the loop's thread stands for it: what is posted goes through a queued connection, which Qt lets any
-thread use and which needs no timer. Releases run between two events of that thread, where widgets and GL contexts may be touched.
+A `QObject` that belongs to the loop's thread stands for it: what is posted goes through a queued connection,
+which Qt lets any thread use and which needs no timer. Releases run between two events of that thread, where
+widgets and GL contexts may be touched.
 """
 
 from __future__ import annotations
@@ -44,16 +46,17 @@ class _Poster(QObject):
 
 
 def release_queue(name: str = "qt") -> ReleaseQueue:
-    """A `ReleaseQueue` of the Qt event loop of the calling thread: what is registered with ``release_on=`` it is released there,
-    between two events, wherever it was closed or dropped.
+    """A `ReleaseQueue` of the Qt event loop of the calling thread: what is registered with ``release_on=`` it
+    is released there, between two events, wherever it was closed or dropped.
 
-    Call it on the thread that runs the loop: the main thread once there is a `QCoreApplication`, or in the `run` of a `QThread`.
-    Raises `LifecycleError` where there is no application yet.
+    Call it on the thread that runs the loop: the main thread once there is a `QCoreApplication`, or in the
+    `run` of a `QThread`. Raises `LifecycleError` where there is no application yet.
     """
     application = QCoreApplication.instance()
     if application is None:
         raise LifecycleError(
-            f"release_queue({name!r}) belongs to a Qt event loop: make the QApplication (or QCoreApplication) first"
+            f"release_queue({name!r}) belongs to a Qt event loop: make the QApplication (or "
+            "QCoreApplication) first"
         )
     poster = _Poster()
     queue = ReleaseQueue(name, thread="current", post=poster.posted.emit)
@@ -62,7 +65,8 @@ def release_queue(name: str = "qt") -> ReleaseQueue:
 
 
 def _retire(poster: _Poster) -> None:
-    """The queue is gone. A QObject must not die on another thread than its own: it leaves with the last thing posted to it."""
+    """The queue is gone. A QObject must not die on another thread than its own: it leaves with the last thing
+    posted to it."""
     try:
         poster.posted.emit(lambda: poster)
     except RuntimeError:  # Qt has deleted it already

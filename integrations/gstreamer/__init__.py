@@ -1,7 +1,9 @@
-"""Frames of a GStreamer pipeline, used zero-copy and kept as long as wanted, and captures whose callbacks cannot bring it down.
+"""Frames of a GStreamer pipeline, used zero-copy and kept as long as wanted, and captures whose callbacks
+cannot bring it down.
 
-Importing this package imports PyGObject and NumPy and loads GStreamer's libraries; it does not initialise GStreamer, which stays
-the program's own ``Gst.init(None)``. Without them the import raises `MissingGStreamerError`.
+Importing this package imports PyGObject and NumPy and loads GStreamer's libraries; it does not initialise
+GStreamer, which stays the program's own ``Gst.init(None)``. Without them the import raises
+`MissingGStreamerError`.
 
 Where what is, from what stands on the others to what they stand on (each room lists its modules):
 

@@ -1,12 +1,12 @@
 """GStreamer's C interface for buffers that are ours to write, to make and to give away.
 
-- **A reference is an object.** `Owned` holds one reference on a buffer and gives it up once: when it is dropped, given away, or
-  dies. What makes a buffer puts it there in one C expression, and its death calls C, so no interrupt can fall between having a
-  reference and having a record of it, nor into the giving up.
-- **Giving away is one C expression.** `push_to` takes the reference out of its `Owned` and hands it to the appsrc without a
-  bytecode in between.
-- **What runs when GStreamer drops something is C.** A Python function would have to be called on whatever thread that happens,
-  also while the interpreter ends (where it kills the process). See `loans.py`.
+- **A reference is an object.** `Owned` holds one reference on a buffer and gives it up once: when it is
+  dropped, given away, or dies. What makes a buffer puts it there in one C expression, and its death calls C,
+  so no interrupt can fall between having a reference and having a record of it, nor into the giving up.
+- **Giving away is one C expression.** `push_to` takes the reference out of its `Owned` and hands it to the
+  appsrc without a bytecode in between.
+- **What runs when GStreamer drops something is C.** A Python function would have to be called on whatever
+  thread that happens, also while the interpreter ends (where it kills the process). See `loans.py`.
 """
 
 from __future__ import annotations
@@ -71,8 +71,9 @@ _take = _function(_quick, "gst_mini_object_take", ctypes.c_int, _p, _p)
 
 
 class Owned(_p):
-    """One reference on a buffer (or any mini object), or nothing. Made by `nothing_owned` and the functions below; one thread
-    uses it at a time. Its death gives the reference up, in C, as that of a `Mapping` ends the mapping."""
+    """One reference on a buffer (or any mini object), or nothing. Made by `nothing_owned` and the functions
+    below; one thread uses it at a time. Its death gives the reference up, in C, as that of a `Mapping` ends
+    the mapping."""
 
     __slots__ = ("__del__",)
     value: int | None
@@ -171,7 +172,8 @@ def new_buffer(size: int) -> Owned:
 
 
 def wrap_memory(owned: Owned, flags: int, address: int, size: int, slot: int | None) -> None:
-    """Have `owned` hold a buffer over memory that is not GStreamer's; as it goes, one is added to the slot at `slot`."""
+    """Have `owned` hold a buffer over memory that is not GStreamer's; as it goes, one is added to the slot at
+    `slot`."""
     _fill(owned, _wrap, flags, address, size, 0, size, slot, None if slot is None else NOTIFY)
 
 
@@ -243,7 +245,7 @@ def wrapper_of(owned: Owned) -> Any:
     return sample.get_buffer()
 
 
-# -- appsrc ------------------------------------------------------------------------------------------------------------------
+# -- appsrc --------------------------------------------------------------------------------------------------
 
 
 def push_to(appsrc: int, owned: Owned) -> int:
@@ -259,7 +261,7 @@ def level_of(appsrc: int) -> int:
     return level
 
 
-# -- pools --------------------------------------------------------------------------------------------------------------------
+# -- pools ---------------------------------------------------------------------------------------------------
 
 
 class AcquireParams(ctypes.Structure):

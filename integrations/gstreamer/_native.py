@@ -1,27 +1,32 @@
-"""GStreamer's C interface, as far as a frame needs it: which functions, with which types, and what may be relied on.
+"""GStreamer's C interface, as far as a frame needs it: which functions, with which types, and what may be
+relied on.
 
-PyGObject's own mapping differs by version, copies without gst-python's overrides, and has no owner where it does not copy. The C
-functions are the same everywhere, and cost a tenth. What stands on what:
+PyGObject's own mapping differs by version, copies without gst-python's overrides, and has no owner where it
+does not copy. The C functions are the same everywhere, and cost a tenth. What stands on what:
 
-- **A boxed wrapper's hash is its C pointer** (samples, buffers, caps). The pointer lives as long as the wrapper, so whoever calls
-  with it holds the wrapper over the call.
-- **Two kinds of call.** Getters go through `PyDLL`: they neither block nor run foreign code, and keep the interpreter's lock,
-  which a busy process would otherwise take milliseconds to give back. So does mapping plain system memory, which hands out a
-  pointer. Mapping any other memory may wait for a device, and goes through `CDLL`, without the lock.
-- **Mapping and knowing it are one C call**: `gst_buffer_map` writes into a structure that is already owned. So no interrupt can
-  fall between having a mapping and having a record of it.
-- **While a mapping lives its memory is nobody else's**: it holds a reference on the memory, whose address cannot be reused.
-- **What holds the buffer is the sample's wrapper.** Whoever owns a sample alone may exchange its buffer, though. What is mapped
-  stays: the mapping holds the memory. Only the call that ends it needs a buffer, of which it asks nothing but its type (1.20 to
-  1.28, tested), so it is always given the same one, `ANY`.
-- **A mapping is ended once because it is an iterator.** ``map(unmap, ANY, (address,))`` calls once, in C, when it is advanced
-  first; advancing it again does nothing. So no interrupt falls between deciding and doing. Advanced where nothing was mapped it
-  does nothing either: GStreamer ends a mapping of no memory that way.
-- **Its death ends it, in C.** ``__del__`` is a slot of each object, and in it lies a C function with its arguments: the
-  interpreter calls it as the object dies, by its count or in a garbage cycle (where a weak reference of its own would be dropped
-  unheard), and no bytecode runs in which an interrupt could fall.
+- **A boxed wrapper's hash is its C pointer** (samples, buffers, caps). The pointer lives as long as the
+  wrapper, so whoever calls with it holds the wrapper over the call.
+- **Two kinds of call.** Getters go through `PyDLL`: they neither block nor run foreign code, and keep the
+  interpreter's lock, which a busy process would otherwise take milliseconds to give back. So does mapping
+  plain system memory, which hands out a pointer. Mapping any other memory may wait for a device, and goes
+  through `CDLL`, without the lock.
+- **Mapping and knowing it are one C call**: `gst_buffer_map` writes into a structure that is already owned.
+  So no interrupt can fall between having a mapping and having a record of it.
+- **While a mapping lives its memory is nobody else's**: it holds a reference on the memory, whose address
+  cannot be reused.
+- **What holds the buffer is the sample's wrapper.** Whoever owns a sample alone may exchange its buffer,
+  though. What is mapped stays: the mapping holds the memory. Only the call that ends it needs a buffer, of
+  which it asks nothing but its type (1.20 to 1.28, tested), so it is always given the same one, `ANY`.
+- **A mapping is ended once because it is an iterator.** ``map(unmap, ANY, (address,))`` calls once, in C,
+  when it is advanced first; advancing it again does nothing. So no interrupt falls between deciding and
+  doing. Advanced where nothing was mapped it does nothing either: GStreamer ends a mapping of no memory that
+  way.
+- **Its death ends it, in C.** ``__del__`` is a slot of each object, and in it lies a C function with its
+  arguments: the interpreter calls it as the object dies, by its count or in a garbage cycle (where a weak
+  reference of its own would be dropped unheard), and no bytecode runs in which an interrupt could fall.
 
-Importing this module loads GStreamer's libraries but does not initialise GStreamer; that stays the program's own ``Gst.init``.
+Importing this module loads GStreamer's libraries but does not initialise GStreamer; that stays the program's
+own ``Gst.init``.
 """
 
 from __future__ import annotations
@@ -46,10 +51,11 @@ try:
     from gi.repository import Gst, GstApp, GstVideo
 except (ImportError, ValueError) as error:
     raise MissingGStreamerError(
-        "integrations.gstreamer needs NumPy, PyGObject and GStreamer 1.20 or newer, and this Python does not have all of them "
-        f"({error}); on Debian or Ubuntu, as root: apt-get update && apt-get install python3-gi gir1.2-gstreamer-1.0 "
-        "gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base; then make the virtual environment by "
-        "/usr/bin/python3 -m venv --system-site-packages, which lets it see them, and in it: pip install numpy"
+        "integrations.gstreamer needs NumPy, PyGObject and GStreamer 1.20 or newer, and this Python does not "
+        f"have all of them ({error}); on Debian or Ubuntu, as root: apt-get update && apt-get install "
+        "python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base; then make "
+        "the virtual environment by /usr/bin/python3 -m venv --system-site-packages, which lets it see them, "
+        "and in it: pip install numpy"
     ) from error
 
 __all__ = [
@@ -110,8 +116,8 @@ class MapInfo(ctypes.Structure):
 class Mapping(MapInfo):
     """A buffer that is held and, where `memory` is set, its one read mapping.
 
-    `data` (None for a buffer of no bytes) and `size` say where the bytes are; `sample` is the wrapper that keeps the buffer;
-    `__del__` ends the mapping when it is called first, at the latest as this dies.
+    `data` (None for a buffer of no bytes) and `size` say where the bytes are; `sample` is the wrapper that
+    keeps the buffer; `__del__` ends the mapping when it is called first, at the latest as this dies.
     """
 
     __slots__ = ("__del__", "buffer", "sample")
@@ -141,7 +147,8 @@ class MiniObject(ctypes.Structure):
 
 
 class BufferHead(ctypes.Structure):
-    """The public part of `GstBuffer`. Make one with ``BufferHead.from_address(pointer)`` and keep the buffer alive over it."""
+    """The public part of `GstBuffer`. Make one with ``BufferHead.from_address(pointer)`` and keep the buffer
+    alive over it."""
 
     _fields_ = (
         ("mini_object", MiniObject),
@@ -214,7 +221,8 @@ class AudioMeta(ctypes.Structure):
 
 
 def _names(stem: str) -> tuple[str, ...]:
-    """What the library is called here, the likeliest first: the very file that PyGObject has loaded already."""
+    """What the library is called here, the likeliest first: the very file that PyGObject has loaded
+    already."""
     if sys.platform == "darwin":
         return (f"lib{stem}-1.0.0.dylib", f"lib{stem}-1.0.dylib")
     if sys.platform == "win32":
@@ -298,7 +306,8 @@ _byref = ctypes.byref
 
 
 def media_type(caps: Any) -> str:
-    """The name of the first structure of a `Gst.Caps`. (What its wrapper gives for a structure differs by version.)"""
+    """The name of the first structure of a `Gst.Caps`. (What its wrapper gives for a structure differs by
+    version.)"""
     name: bytes = _structure_name(_structure(hash(caps), 0))
     return name.decode()
 
@@ -332,7 +341,8 @@ def audio_meta(buffer: int) -> AudioMeta | None:
 
 
 def find_memory(buffer: int, offset: int, size: int) -> tuple[int, int, int] | None:
-    """Which memories of the buffer hold `size` bytes from `offset` on: the first's index, how many, and where in the first."""
+    """Which memories of the buffer hold `size` bytes from `offset` on: the first's index, how many, and where
+    in the first."""
     index, length, skip = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_size_t()
     if not _find_memory(buffer, offset, size, _byref(index), _byref(length), _byref(skip)):
         return None
@@ -340,7 +350,8 @@ def find_memory(buffer: int, offset: int, size: int) -> tuple[int, int, int] | N
 
 
 def map_one_memory(buffer: int, index: int, info: MapInfo, flags: int) -> int:
-    """`gst_buffer_map` of one of several memories, without putting them together into one, which would copy them."""
+    """`gst_buffer_map` of one of several memories, without putting them together into one, which would copy
+    them."""
     done: int = _map_range(buffer, index, 1, info, flags)
     return done
 
@@ -373,7 +384,8 @@ def memory_size(memory: int) -> int:
 
 
 def short_fd_memory(memory: int) -> tuple[int, int, int] | None:
-    """``(fd, bytes needed, bytes there)`` when the file behind an fd memory is too short to be read whole, else None.
+    """``(fd, bytes needed, bytes there)`` when the file behind an fd memory is too short to be read whole,
+    else None.
 
     Only a file that knows its length is judged; an fd that cannot be asked counts as long enough.
     """

@@ -1,7 +1,7 @@
 """The errors of the GStreamer integration: one class for each kind of answer, all of them `LifecycleError`.
 
-Each message names the object, its state and the remedy. What a refused call was given stays its caller's: nothing is mapped,
-held or registered behind a refusal.
+Each message names the object, its state and the remedy. What a refused call was given stays its caller's:
+nothing is mapped, held or registered behind a refusal.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class GStreamerError(LifecycleError):
 
 
 class MissingGStreamerError(GStreamerError, ImportError):
-    """PyGObject, GStreamer or one of its libraries is not installed; the message says which and what to install."""
+    """PyGObject, GStreamer or one of its libraries is not installed; the message says which and what to
+    install."""
 
 
 class SampleError(GStreamerError, ValueError):
@@ -43,7 +44,8 @@ class SampleError(GStreamerError, ValueError):
 
 
 class FormatError(GStreamerError, ValueError):
-    """The caps describe something that the asked-for form cannot express; the message offers the forms that can."""
+    """The caps describe something that the asked-for form cannot express; the message offers the forms that
+    can."""
 
 
 class MapError(GStreamerError, RuntimeError):
@@ -67,7 +69,8 @@ class NoFrames(GStreamerError, TimeoutError):
 
 
 class Starved(NoFrames):
-    """No frame arrived because all buffers of the bounded pool are out. `held` says which frames are, and who holds them."""
+    """No frame arrived because all buffers of the bounded pool are out. `held` says which frames are, and who
+    holds them."""
 
     def __init__(self, message: str, *, held: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -75,7 +78,8 @@ class Starved(NoFrames):
 
 
 class FeederError(GStreamerError, RuntimeError):
-    """A feeder was given something that would be a wrong picture, or its appsrc takes nothing in this state."""
+    """A feeder was given something that would be a wrong picture, or its appsrc takes nothing in this
+    state."""
 
 
 class FeederFull(FeederError, TimeoutError):
@@ -96,8 +100,9 @@ class PipelineError(GStreamerError, RuntimeError):
 
 
 class StateTimeout(GStreamerError, TimeoutError):
-    """A change of state was not done within its deadline. `elements` names those that are not there yet, `blocked` says where
-    streaming threads stand in Python code, as ``thread (element) in file.py:31 function``."""
+    """A change of state was not done within its deadline. `elements` names those that are not there yet,
+    `blocked` says where streaming threads stand in Python code, as ``thread (element) in file.py:31
+    function``."""
 
     def __init__(
         self, message: str, *, elements: tuple[str, ...] = (), blocked: tuple[str, ...] = ()
@@ -116,8 +121,10 @@ class LinkError(GStreamerError, RuntimeError):
 
 
 class GuardError(GStreamerError, RuntimeError):
-    """A guard was given something that it cannot guard, or asked for something that its state does not allow."""
+    """A guard was given something that it cannot guard, or asked for something that its state does not
+    allow."""
 
 
 class ForkedError(GStreamerError, RuntimeError):
-    """GStreamer was in use when this process was forked: none of its threads is here, and the next call would hang."""
+    """GStreamer was in use when this process was forked: none of its threads is here, and the next call would
+    hang."""

@@ -1,4 +1,5 @@
-"""Who holds a native object, for messages: also after its handle is closed, when nobody can be asked by it any more."""
+"""Who holds a native object, for messages: also after its handle is closed, when nobody can be asked by it
+any more."""
 
 from __future__ import annotations
 

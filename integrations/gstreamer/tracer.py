@@ -1,8 +1,8 @@
 """GStreamer's own leaks tracer, as an oracle that knows nothing of this library.
 
-It counts every sample, buffer and memory that is made and freed, in C. Where the frames of a program are all closed and dropped
-it finds nothing alive; a mapping that was never ended is a `GstMemory` more. For demos, tests and a suspicious afternoon: it
-costs.
+It counts every sample, buffer and memory that is made and freed, in C. Where the frames of a program are all
+closed and dropped it finds nothing alive; a mapping that was never ended is a `GstMemory` more. For demos,
+tests and a suspicious afternoon: it costs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _ACTIVITY = re.compile(
 
 
 class LeaksTracer(Uncopied):
-    """The tracer of this process; `enable` must have been called before ``Gst.init``. Use `start`, then `alive`, in turns."""
+    """The tracer of this process; `enable` must have been called before ``Gst.init``. Use `start`, then
+    `alive`, in turns."""
 
     _remedy = "there is one tracer in a process"
 
@@ -36,15 +37,18 @@ class LeaksTracer(Uncopied):
                 self._tracer: Any = tracer
                 return
         raise GStreamerError(
-            "GStreamer's leaks tracer is not active in this process: call LeaksTracer.enable() before Gst.init(None)"
+            "GStreamer's leaks tracer is not active in this process: call LeaksTracer.enable() before "
+            "Gst.init(None)"
         )
 
     @staticmethod
     def enable() -> None:
-        """Have GStreamer load the tracer when it is initialised. Raises `GStreamerError` when it is already."""
+        """Have GStreamer load the tracer when it is initialised. Raises `GStreamerError` when it is
+        already."""
         if Gst.is_initialized():
             raise GStreamerError(
-                "GStreamer is initialised already, and loads its tracers only then: enable it before Gst.init(None)"
+                "GStreamer is initialised already, and loads its tracers only then: enable it before "
+                "Gst.init(None)"
             )
         others = os.environ.get("GST_TRACERS", "")
         if "leaks" not in others:
@@ -59,12 +63,14 @@ class LeaksTracer(Uncopied):
     def alive(self) -> dict[str, int]:
         """What was made since `start` and is still there, by type; and watch no more.
 
-        By the tracer's lists of activities: asking it for the live objects themselves steals references, and crashes.
+        By the tracer's lists of activities: asking it for the live objects themselves steals references, and
+        crashes.
         """
         gc.collect()
         text = self._tracer.emit("activity-get-checkpoint").to_string().replace("\\", "")
         self._tracer.emit("activity-stop-tracking")  # a second start without this would hang
-        # Addresses are used again, and the two lists are not ordered against each other: what counts is the difference.
+        # Addresses are used again, and the two lists are not ordered against each other: what counts is the
+        # difference.
         balance: Counter[tuple[str, str]] = Counter()
         for what, kind, address in _ACTIVITY.findall(text):
             balance[kind, address] += 1 if what == "created" else -1

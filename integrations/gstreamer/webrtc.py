@@ -1,14 +1,15 @@
 """`WebRTCPeer`: a webrtcbin whose negotiation has deadlines and whose callbacks are guarded.
 
-**The problem.** webrtcbin answers by promises and signals on threads of its own. What raises there is lost, and the client
-waits for ever; an ICE candidate that arrives before the description is dropped; a handler that outlives the session crashes.
+**The problem.** webrtcbin answers by promises and signals on threads of its own. What raises there is lost,
+and the client waits for ever; an ICE candidate that arrives before the description is dropped; a handler that
+outlives the session crashes.
 
-**The idea.** Each step is a call with a deadline and an error that says which step. Signals are `SignalGuard`. What is
-exchanged with the other side are plain texts, so that any signalling carries them: websockets, HTTP, or a function call
-within one process.
+**The idea.** Each step is a call with a deadline and an error that says which step. Signals are
+`SignalGuard`. What is exchanged with the other side are plain texts, so that any signalling carries them:
+websockets, HTTP, or a function call within one process.
 
-Importing this module needs the typelibs of plugins-bad (Debian: gir1.2-gst-plugins-bad-1.0, gstreamer1.0-plugins-bad and
-gstreamer1.0-nice).
+Importing this module needs the typelibs of plugins-bad (Debian: gir1.2-gst-plugins-bad-1.0,
+gstreamer1.0-plugins-bad and gstreamer1.0-nice).
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ try:
     from gi.repository import GstSdp, GstWebRTC
 except (ImportError, ValueError) as error:
     raise MissingGStreamerError(
-        f"integrations.gstreamer.webrtc needs GStreamer's WebRTC library ({error}); on Debian or Ubuntu, as root: "
-        "apt-get update && apt-get install gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad gstreamer1.0-nice"
+        f"integrations.gstreamer.webrtc needs GStreamer's WebRTC library ({error}); on Debian or Ubuntu, as "
+        "root: apt-get update && apt-get install gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad "
+        "gstreamer1.0-nice"
     ) from error
 
 __all__ = ["NegotiationError", "WebRTCPeer", "connect"]
@@ -57,11 +59,13 @@ class WebRTCPeer(Uncopied):
     manager:
         Who is told of panics, and whose objects the signal handlers become.
     pipeline:
-        The `PipelineGuard` that holds it. Whoever made it closes it, after the peer (`Fanout.add` takes both).
+        The `PipelineGuard` that holds it. Whoever made it closes it, after the peer (`Fanout.add` takes
+        both).
     webrtcbin:
         The element, or its name.
     on_ice:
-        ``on_ice(mline, candidate)``, on a thread of webrtcbin's, for each candidate to be told the other side.
+        ``on_ice(mline, candidate)``, on a thread of webrtcbin's, for each candidate to be told the other
+        side.
     on_pad:
         ``on_pad(pad)``, on a streaming thread, for each incoming stream: link it to a depayloader there.
 
@@ -110,16 +114,16 @@ class WebRTCPeer(Uncopied):
         if self._on_pad is not None and pad.get_direction() == Gst.PadDirection.SRC:
             self._on_pad(pad)
 
-    # -- negotiating --------------------------------------------------------------------------------------------------------
+    # -- negotiating -----------------------------------------------------------------------------------------
 
     def offer(self, timeout: float = STEP_TIMEOUT) -> str:
         """Describe what this side sends, as SDP; the pipeline must play. For the side that begins."""
         self._check_timeout(timeout)
         if not self._ready.wait(min(timeout, threading.TIMEOUT_MAX)):
             raise NegotiationError(
-                f"peer {self.name!r} has nothing to offer within {timeout:g} s: its pipeline must play, and caps must "
-                "have reached webrtcbin (give the payloader's caps, application/x-rtp,media=…,encoding-name=…,payload=…, in "
-                "front of it)"
+                f"peer {self.name!r} has nothing to offer within {timeout:g} s: its pipeline must play, and "
+                "caps must have reached webrtcbin (give the payloader's caps, "
+                "application/x-rtp,media=…,encoding-name=…,payload=…, in front of it)"
             )
         return self._describe("create-offer", "offer", timeout)
 
@@ -203,7 +207,7 @@ class WebRTCPeer(Uncopied):
             raise NegotiationError(f"peer {self.name!r} is closed")
         return element
 
-    # -- knowing and ending -------------------------------------------------------------------------------------------------
+    # -- knowing and ending ----------------------------------------------------------------------------------
 
     @property
     def state(self) -> str:
@@ -212,15 +216,15 @@ class WebRTCPeer(Uncopied):
         return "closed" if element is None else str(element.get_property("connection-state").value_nick)
 
     def wait(self, timeout: float = STEP_TIMEOUT) -> None:
-        """Block until the two sides are connected. Raises `NegotiationError` when they fail to, or not within `timeout`
-        seconds."""
+        """Block until the two sides are connected. Raises `NegotiationError` when they fail to, or not within
+        `timeout` seconds."""
         self._check_timeout(timeout)
         until = time.monotonic() + timeout
         while (state := self.state) != "connected":
             if state in ("failed", "closed") or time.monotonic() >= until:
                 raise NegotiationError(
-                    f"peer {self.name!r} is {state} after {timeout:g} s at most: see that candidates are told both ways "
-                    "(on_ice, add_ice), and that the network lets UDP through"
+                    f"peer {self.name!r} is {state} after {timeout:g} s at most: see that candidates are "
+                    "told both ways (on_ice, add_ice), and that the network lets UDP through"
                 )
             time.sleep(0.005)
 
@@ -243,8 +247,8 @@ class WebRTCPeer(Uncopied):
 
 
 def connect(sender: WebRTCPeer, receiver: WebRTCPeer, timeout: float = STEP_TIMEOUT) -> None:
-    """Negotiate between two peers of one process, whose candidates must be told each other (`on_ice` to `add_ice`), and
-    wait until they are connected."""
+    """Negotiate between two peers of one process, whose candidates must be told each other (`on_ice` to
+    `add_ice`), and wait until they are connected."""
     sender.accept(receiver.answer(sender.offer(timeout), timeout), timeout)
     sender.wait(timeout)
     receiver.wait(timeout)

@@ -1,17 +1,19 @@
 """Finding the door of an object from its record: what every answer about an object starts from.
 
-**The problem.** A record refers to its cell weakly, so that a dropped handle is a dropped object. In a garbage cycle the
-collector clears weak references *before* the cycle's ``__del__`` methods, which may use the handle and close it. While they run,
-and for good where one of them saves the handle, the record cannot find a door that is open all the same. «Gone» and «cleared by
-the collector» look alike.
+**The problem.** A record refers to its cell weakly, so that a dropped handle is a dropped object. In a
+garbage cycle the collector clears weak references *before* the cycle's ``__del__`` methods, which may use the
+handle and close it. While they run, and for good where one of them saves the handle, the record cannot find a
+door that is open all the same. «Gone» and «cleared by the collector» look alike.
 
-**The idea.** Record and cell share one object that nobody else keeps, the float of `Record.born` (`Cell.life`). While two refer
-to it the cell lives, whatever became of weak references. So the record always knows *whether* its door can be used (`is_open`).
-A door is shut by `Record.cause`, which every access looks at, whether the cell was found or not.
+**The idea.** Record and cell share one object that nobody else keeps, the float of `Record.born`
+(`Cell.life`). While two refer to it the cell lives, whatever became of weak references. So the record always
+knows *whether* its door can be used (`is_open`). A door is shut by `Record.cause`, which every access looks
+at, whether the cell was found or not.
 
-The cell itself is found again (`cell_of`) by way of a handle where the call has one. Otherwise the collector is asked who refers
-to the core, once the collection is over. From then on the record has a weak reference that works. An access by id in the midst
-of the collection gets a pin of its own on the core (`stand_in`): the core, which is never garbage, is what the release waits for.
+The cell itself is found again (`cell_of`) by way of a handle where the call has one. Otherwise the collector
+is asked who refers to the core, once the collection is over. From then on the record has a weak reference
+that works. An access by id in the midst of the collection gets a pin of its own on the core (`stand_in`): the
+core, which is never garbage, is what the release waits for.
 """
 
 from __future__ import annotations
@@ -58,15 +60,16 @@ def is_open(record: Record) -> bool:
 
 
 class Root(weakref.ref[Pin]):
-    """Keeps a core out of garbage once more, after its first root has let go of it: its callback takes it out of the roots."""
+    """Keeps a core out of garbage once more, after its first root has let go of it: its callback takes it out
+    of the roots."""
 
     __slots__ = ("__weakref__", "core")
     core: Core | None
 
 
 def cell_of(record: Record, cell: Cell | None = None) -> Cell | None:
-    """The cell behind `record`. None once it is gone, and where it cannot be found while a collection runs. `cell` is that of a
-    handle, where one is at hand: the record knows it from now on."""
+    """The cell behind `record`. None once it is gone, and where it cannot be found while a collection runs.
+    `cell` is that of a handle, where one is at hand: the record knows it from now on."""
     door = record.door
     found = None if door is None else door()
     try:

@@ -21,8 +21,9 @@ from lifecycle.stats import ObjectInfo
 
 
 def state_of(record: Record) -> ObjectState:
-    """The state as decided (`Record.phase`) or else as core and door tell it now. Whoever is asked about an object's state
-    answers with this. Callable on any thread, inside a collection too; runs no code of users."""
+    """The state as decided (`Record.phase`) or else as core and door tell it now. Whoever is asked about an
+    object's state answers with this. Callable on any thread, inside a collection too; runs no code of users.
+    """
     state = record.phase
     if state is not None:
         return state

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Kind:
     """A type's name within one manager, with its policy. Written by the manager, read on every access.
 
-    What other threads may change is read once and then used: ``timer = kind.timer``, and not ``kind.timer`` twice.
+    What other threads may change is read once and then used: ``timer = kind.timer``, and not ``kind.timer``
+    twice.
     """
 
     __slots__ = (
@@ -67,13 +68,16 @@ class Kind:
         self.max_live: int | None = None
         self.max_bytes: int | None = None
         self.alive: dict[int, int] | None = None
-        """What counts against the limits: bytes by id, kept only while a limit is set. Changed under `budget`."""
+        """What counts against the limits: bytes by id, kept only while a limit is set. Changed under
+        `budget`."""
         self.gone: deque[int] = deque()
-        """The ids of what has ended and may still be in `alive`. Whoever ends an object puts its id in, perhaps twice."""
+        """The ids of what has ended and may still be in `alive`. Whoever ends an object puts its id in,
+        perhaps twice."""
         self.held: int | None = 0
         """The sum of `alive`; None where an interrupt left it unknown. Changed under `budget`."""
         self.reserving: object = None
-        """Whoever reserves now. Another one, on the same thread, may come in between: in a handler or in ``__del__``."""
+        """Whoever reserves now. Another one, on the same thread, may come in between: in a handler or in
+        ``__del__``."""
         self.budget = _world.RLock()
         self.sampled = 0  # registrations seen, as far as sampling cares: not exact
         self.site_mask = -1
@@ -82,15 +86,16 @@ class Kind:
         self.plain: Registry | None = registry
 
     def watch(self) -> None:
-        """Have accesses take the way of validators if there is one, or if they are noted or timed. Called after
-        `validator`, `note` or `timer` was changed."""
+        """Have accesses take the way of validators if there is one, or if they are noted or timed. Called
+        after `validator`, `note` or `timer` was changed."""
         with self.budget:
             watched = self.note is not None or self.timer is not None
             self.validate = self.validator or (always_valid if watched else None)
             self.plain = self.registry if self.validate is None else None
 
     def limit(self, records: Iterable[Record]) -> None:
-        """Have the limits hold, or not, after they were changed. `records` are those that have not ended, the oldest first."""
+        """Have the limits hold, or not, after they were changed. `records` are those that have not ended, the
+        oldest first."""
         with self.budget:
             self.reserving = self.held = None
             if (
@@ -112,10 +117,12 @@ class Kind:
                     raise
 
     def reserve(self, id: int, size: int) -> None:
-        """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they were.
+        """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they
+        were.
 
-        Exact with threads and interrupts: `held` is unknown (None) from the first change to the last, and between the last look
-        at what is held and the entry nothing is called. Costs the same with any number alive.
+        Exact with threads and interrupts: `held` is unknown (None) from the first change to the last, and
+        between the last look at what is held and the entry nothing is called. Costs the same with any number
+        alive.
         """
         with self.budget:
             for again in RETRIES:
@@ -165,15 +172,16 @@ class Kind:
                     raise
         limit = f"max_live={max_live}" if over_live else f"max_bytes={max_bytes}"
         raise LimitError(
-            f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are not released "
-            f"yet and {size} more were asked for; close some (the oldest is object "
-            f"{next(iter(_world.snapshot(alive or ())), 0)}) or raise the limit with policy(). The object was not taken"
+            f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are not "
+            f"released yet and {size} more were asked for; close some (the oldest is object "
+            f"{next(iter(_world.snapshot(alive or ())), 0)}) or raise the limit with policy(). The object "
+            "was not taken"
         )
 
 
 RETRIES = range(16, -1, -1)
-"""How often a registration counts anew because another one on its thread came in between. The last attempt believes
-what it sees: a handler that registers before every line may not keep the other for ever."""
+"""How often a registration counts anew because another one on its thread came in between. The last attempt
+believes what it sees: a handler that registers before every line may not keep the other for ever."""
 
 
 def always_valid(obj: object) -> None:
@@ -203,8 +211,8 @@ class Registry:
         # Retries and unsignalled fences, put back by the keeper.
         self.delayed: deque[tuple[float, Record]] = deque()
         self.waiting: deque[Record | None] = deque()  # tickets that any thread may run
-        # What the recursion limit left no call for, as function and arguments: the keeper calls it. Entered by assigning to
-        # ``later[0:0]``, which is no call.
+        # What the recursion limit left no call for, as function and arguments: the keeper calls it. Entered
+        # by assigning to ``later[0:0]``, which is no call.
         self.later: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self.timer: Any = None  # for the kinds that come
         self.started = False
@@ -229,10 +237,12 @@ HIGH_WATER = 4096
 """Events waiting to be counted above which whoever posts one calls `Registry.relieve`."""
 
 owners: dict[object, Record] = {}
-"""Who owns a native object, in this process: by identity of the Python object, and by (place, type, native name)."""
+"""Who owns a native object, in this process: by identity of the Python object, and by (place, type, native
+name)."""
 
 NO_IDENTITY = frozenset({int, str, bytes, float, bool, complex, type(None), tuple, frozenset, range})
-"""Types whose equal values may be one object: being the same object says nothing about being the same native."""
+"""Types whose equal values may be one object: being the same object says nothing about being the same native.
+"""
 
 
 def native_key(record: Record) -> tuple[int, str, Any]:

@@ -1,13 +1,15 @@
 """Shares: who may still use the door of one object, and who shuts it as the last.
 
-An object that was never shared has no entry in `Registry.shared`, and its only handle closes it by entering `SHUT`
-there: one indivisible step. Otherwise the entry lists one positive token for each open share. A new share is first announced
-by its negative token and becomes positive only if a share that it came from is still open *after* the announcement; whoever
-takes the last token out shuts the door. So no share can be born into a shutting door, and none is shut with it, without a lock.
+An object that was never shared has no entry in `Registry.shared`, and its only handle closes it by entering
+`SHUT` there: one indivisible step. Otherwise the entry lists one positive token for each open share. A new
+share is first announced by its negative token and becomes positive only if a share that it came from is still
+open *after* the announcement; whoever takes the last token out shuts the door. So no share can be born into a
+shutting door, and none is shut with it, without a lock.
 
-A handle that is dropped leaves its token behind, since nothing runs for it. Only the handle and the list refer to that number, so
-`_sweep` can tell, also of a handle in a garbage cycle, which may be saved yet. The oldest such token stays: an object of which a
-share was dropped is not shut by the last `close`, but goes with its cell, as a leak.
+A handle that is dropped leaves its token behind, since nothing runs for it. Only the handle and the list
+refer to that number, so `_sweep` can tell, also of a handle in a garbage cycle, which may be saved yet. The
+oldest such token stays: an object of which a share was dropped is not shut by the last `close`, but goes with
+its cell, as a leak.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ SHUT = Tokens()
 
 
 def _dropped(tokens: Tokens, alone: int) -> list[int]:
-    """The tokens that no handle has, the oldest first: at most `alone` references to them are counted. (Twice, since without the
-    GIL a count may be torn while a reference goes from one thread to another.)"""
+    """The tokens that no handle has, the oldest first: at most `alone` references to them are counted.
+    (Twice, since without the GIL a count may be torn while a reference goes from one thread to another.)"""
     return [
         token
         for token in _world.snapshot(tokens)
@@ -83,14 +85,15 @@ def _any_open(tokens: Tokens) -> bool:
 
 
 def give_back(tokens: Tokens, token: int) -> bool:
-    """Take one share out of an object's open ones; True when none is left, and the door is the caller's to shut. Giving back
-    twice is giving back once."""
+    """Take one share out of an object's open ones; True when none is left, and the door is the caller's to
+    shut. Giving back twice is giving back once."""
     tokens.pop(token, None)
     return not tokens
 
 
 def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> bool:
-    """Enter one more share, `token`, made from the share `parent` (None: from any that is open); False if none was open."""
+    """Enter one more share, `token`, made from the share `parent` (None: from any that is open); False if
+    none was open."""
     shared = record.kind.registry.shared
     tokens = shared.get(record.id)
     if tokens is None:
@@ -115,7 +118,8 @@ def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> boo
 
 
 def drop_share(record: Record, cell: Cell, token: int) -> None:
-    """Take back a share that came to nothing, however far it had come. Whoever takes the last out shuts the door."""
+    """Take back a share that came to nothing, however far it had come. Whoever takes the last out shuts the
+    door."""
     tokens = record.kind.registry.shared.get(record.id)
     if tokens is None or tokens is SHUT:
         return

@@ -1,10 +1,12 @@
 """Waking those who wait, all of them for the price of one.
 
-A bell is made by the first who waits and rung once. Threads stand before it in a row: the first one that is woken wakes the next,
-so whoever rings pays for one thread, however many there are. Coroutines of one event loop are woken by one call into that loop.
+A bell is made by the first who waits and rung once. Threads stand before it in a row: the first one that is
+woken wakes the next, so whoever rings pays for one thread, however many there are. Coroutines of one event
+loop are woken by one call into that loop.
 
-No wake-up is lost, if whoever waits takes the bell first and looks again after that, and whoever rings has changed things first.
-An interrupt between those two steps of a ringer would lose one, so nobody waits for longer than `SLICE` without looking.
+No wake-up is lost, if whoever waits takes the bell first and looks again after that, and whoever rings has
+changed things first. An interrupt between those two steps of a ringer would lose one, so nobody waits for
+longer than `SLICE` without looking.
 """
 
 from __future__ import annotations
@@ -112,7 +114,8 @@ class Bells:
 
 
 def until(timeout: float | None) -> Callable[[], float]:
-    """How many seconds are left of `timeout`, from now on; None is for ever. Never more than one `SLICE`, 0 or less when over."""
+    """How many seconds are left of `timeout`, from now on; None is for ever. Never more than one `SLICE`, 0
+    or less when over."""
     if timeout is None:
         return lambda: SLICE
     end = _world.monotonic() + timeout

@@ -1,17 +1,17 @@
 """Deciding without a lock: a chain of versions, of which only the last can be followed by another.
 
-**The problem.** Publishing, receiving and closing may happen on any thread, in a signal handler, in a ``__del__`` in the middle
-of another publish on the same thread. A lock would deadlock against itself there, and a re-entrant one lets the inner call see
-half of what the outer has done.
+**The problem.** Publishing, receiving and closing may happen on any thread, in a signal handler, in a
+``__del__`` in the middle of another publish on the same thread. A lock would deadlock against itself there,
+and a re-entrant one lets the inner call see half of what the outer has done.
 
 **The idea.** Every change makes a new object and hangs it on the last one in one indivisible step:
-``last.setdefault(None, new) is new``. Whoever comes second finds the winner's object there, and goes on from it. An object that
-has a follower never changes again, so there is nothing half done to be seen, and no number or address that could come back (the
-trouble of a bare compare-and-swap) decides anything. The linked queue of Michael and Scott (PODC 1996), with the collector to
-free what nobody can reach any more.
+``last.setdefault(None, new) is new``. Whoever comes second finds the winner's object there, and goes on from
+it. An object that has a follower never changes again, so there is nothing half done to be seen, and no number
+or address that could come back (the trouble of a bare compare-and-swap) decides anything. The linked queue of
+Michael and Scott (PODC 1996), with the collector to free what nobody can reach any more.
 
-Where a chain is entered (`Register`, `Ring.tail`) is a hint: it may be older than the last, since the step and the store of the
-hint are two, and then is walked forward.
+Where a chain is entered (`Register`, `Ring.tail`) is a hint: it may be older than the last, since the step
+and the store of the hint are two, and then is walked forward.
 
 Relied on: `dict.setdefault` and `dict.get` on None as the key are indivisible, with and without the GIL.
 """
@@ -41,7 +41,8 @@ class Version(Link, Generic[T]):
 
 
 class Register(Generic[T]):
-    """A value that many may replace, each knowing what it replaced. For values that are themselves never changed."""
+    """A value that many may replace, each knowing what it replaced. For values that are themselves never
+    changed."""
 
     __slots__ = ("_hint",)
 
@@ -61,8 +62,8 @@ class Register(Generic[T]):
         return self._last().value
 
     def update(self, change: Callable[[T], T]) -> T:
-        """Replace the value by ``change(value)``, which may be called several times and must not do anything else; the new one.
-        An interrupt in here leaves the value as it was or as it was to be."""
+        """Replace the value by ``change(value)``, which may be called several times and must not do anything
+        else; the new one. An interrupt in here leaves the value as it was or as it was to be."""
         while True:
             last = self._last()
             new = Version[T]()

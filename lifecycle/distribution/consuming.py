@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 
 class _Owned:
-    """A share whose owner may change: whoever takes it out owns it, and there is one who can. Goes back when it is dropped."""
+    """A share whose owner may change: whoever takes it out owns it, and there is one who can. Goes back when
+    it is dropped."""
 
     __slots__ = ("_box",)
 
@@ -34,7 +35,8 @@ class _Owned:
         return self._box[0]
 
     def take(self) -> Any:
-        """The frame, which is the caller's from now on. Raises `IndexError` when somebody else has taken it."""
+        """The frame, which is the caller's from now on. Raises `IndexError` when somebody else has taken
+        it."""
         return self._box.pop()
 
     def close(self) -> None:
@@ -62,8 +64,9 @@ class Sink(Generic[T]):
         functools.update_wrapper(self, fn, updated=())
 
     def __call__(self, frame: T, *args: Any) -> Any:
-        """``fn(frame, *args)``; then, whatever happened, the share goes back. With a coroutine function this is a coroutine, and
-        the share goes back when that ends, is cancelled, or is dropped without having been awaited."""
+        """``fn(frame, *args)``; then, whatever happened, the share goes back. With a coroutine function this
+        is a coroutine, and the share goes back when that ends, is cancelled, or is dropped without having
+        been awaited."""
         owned = _Owned(frame)
         frame = None  # type: ignore[assignment]
         if self._is_async:
@@ -92,8 +95,9 @@ class Sink(Generic[T]):
             owned.close()
 
     async def in_thread(self, frame: T, *args: Any) -> Any:
-        """Call the function on the running event loop's executor. Cancelling this does not end a function that has begun, so the
-        share stays with it until it is done; if it had not begun, the share goes back at once.
+        """Call the function on the running event loop's executor. Cancelling this does not end a function
+        that has begun, so the share stays with it until it is done; if it had not begun, the share goes back
+        at once.
 
         Raises `CallbackError` for a coroutine function; the share goes back then, too.
         """
@@ -104,7 +108,8 @@ class Sink(Generic[T]):
         try:
             if self._is_async:
                 raise CallbackError(
-                    f"{self!r} is a coroutine function, whose body would not run on a thread: await sink(frame) instead"
+                    f"{self!r} is a coroutine function, whose body would not run on a thread: await "
+                    "sink(frame) instead"
                 )
             return await asyncio.get_running_loop().run_in_executor(None, self._work, owned, args)
         finally:
@@ -124,11 +129,12 @@ class Sink(Generic[T]):
 def with_release(
     fn: Callable[..., Any], *, fallback: Callable[[Any, Exception], Any] | None = None
 ) -> Sink[Any]:
-    """Make a sink of `fn`, a plain or a coroutine function: ``sink(frame, …)`` calls ``fn(frame, …)``, and the frame's share goes
-    back afterwards, also when it raises or is cancelled. What ``fn`` returns or raises is passed on.
+    """Make a sink of `fn`, a plain or a coroutine function: ``sink(frame, …)`` calls ``fn(frame, …)``, and
+    the frame's share goes back afterwards, also when it raises or is cancelled. What ``fn`` returns or raises
+    is passed on.
 
-    With `fallback`, an exception of `fn` leads to ``fallback(frame, error)``, whose result is passed on instead. It is given the
-    only share and keeps it: to close it is its own affair from then on.
+    With `fallback`, an exception of `fn` leads to ``fallback(frame, error)``, whose result is passed on
+    instead. It is given the only share and keeps it: to close it is its own affair from then on.
 
     What `fn` wants to keep it must share: ``frame.share()``, or an array made from the frame.
     """
@@ -136,8 +142,8 @@ def with_release(
         raise LifecycleError(f"with_release takes a function, not {fn!r}")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise CallbackError(
-            f"with_release({fn!r}): the body of a generator function runs after the share has gone back; give a plain or a "
-            "coroutine function"
+            f"with_release({fn!r}): the body of a generator function runs after the share has gone back; "
+            "give a plain or a coroutine function"
         )
     if fallback is not None and not callable(fallback):
         raise LifecycleError(f"with_release(fallback=) takes a function, not {fallback!r}")
@@ -156,8 +162,8 @@ class Derived(Uncopied):
         self._open = True
 
     def register(self, obj: T, type_name: str | None = None, **how: Any) -> Handle[T]:
-        """``manager.register(obj, type_name, parent=frame, …)``; raises what that raises, and `ClosedError` after the block. The
-        object is then still yours."""
+        """``manager.register(obj, type_name, parent=frame, …)``; raises what that raises, and `ClosedError`
+        after the block. The object is then still yours."""
         if not self._open:
             raise ClosedError(
                 "this derived_from() block is over: register with parent=frame, or in a block of its own"
@@ -180,7 +186,8 @@ class Derived(Uncopied):
         return tuple(kept)
 
     def close(self) -> None:
-        """Close what was made and not kept, the last first. A close that raises stops no other; the first error is raised."""
+        """Close what was made and not kept, the last first. A close that raises stops no other; the first
+        error is raised."""
         self._open = False
         first: BaseException | None = None
         try:
@@ -212,7 +219,8 @@ class Derived(Uncopied):
 
 
 def derived_from(manager: SafetyManager, frame: Any) -> Derived:
-    """A block in which several objects are made from one frame (tensors, cropped views, textures), all or nothing.
+    """A block in which several objects are made from one frame (tensors, cropped views, textures), all or
+    nothing.
 
     ::
 
@@ -221,8 +229,8 @@ def derived_from(manager: SafetyManager, frame: Any) -> Derived:
             texture = derived.register(make_texture(tensor), release=delete_texture, parent=tensor)
             handles = derived.keep()
 
-    What the block has made and not kept when it ends, by an error or not, goes back in reverse order. Everything made holds the
-    frame (``parent=frame``) until it is released.
+    What the block has made and not kept when it ends, by an error or not, goes back in reverse order.
+    Everything made holds the frame (``parent=frame``) until it is released.
     """
     if not isinstance(frame, Handle) and not isinstance(getattr(frame, "handle", None), Handle):
         raise LifecycleError(f"derived_from takes a handle or a frame, not {frame!r}")

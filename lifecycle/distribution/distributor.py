@@ -24,15 +24,16 @@ class FrameDistributor(Uncopied, Generic[T]):
     Parameters
     ----------
     capacity:
-        How many frames are kept for receivers that are not so quick; exactly this many, not rounded. Each is one share of its
-        frame, so a bounded pool of buffers must be larger.
+        How many frames are kept for receivers that are not so quick; exactly this many, not rounded. Each is
+        one share of its frame, so a bounded pool of buffers must be larger.
     name:
         The label in metrics and messages.
     manager:
         Its metrics show this distributor, and closing it closes the distributor first. Not needed otherwise.
 
-    Publishing costs the same for one receiver and for a thousand. All methods may be called on any thread and at any moment, also
-    from callbacks and releases that a publish has caused. A context manager that closes itself; dropping it closes it too.
+    Publishing costs the same for one receiver and for a thousand. All methods may be called on any thread and
+    at any moment, also from callbacks and releases that a publish has caused. A context manager that closes
+    itself; dropping it closes it too.
     """
 
     _remedy = "pass the distributor itself; subscribe() gives another receiver"
@@ -54,21 +55,22 @@ class FrameDistributor(Uncopied, Generic[T]):
             self._leave_manager = manager.on_close(_closer(weakref.ref(self._ring)))
             manager.add_component(self)
 
-    # -- publishing ---------------------------------------------------------------------------------------------------------
+    # -- publishing ------------------------------------------------------------------------------------------
 
     def publish(self, frame: T, *, key: bool = True) -> int:
         """Give `frame` to every receiver, and return how many there are. Your own share stays yours.
 
-        A `Handle`, a GStreamer `Frame` and whatever else has ``share()`` and ``close()`` is shared; any other object is passed on
-        as it is. Nothing is copied. The share of the frame that falls out of the ring is closed here, without waiting for its
-        release. `key` tells frames that stand for themselves from those that need their predecessors (see `KeepKeyFrames`).
+        A `Handle`, a GStreamer `Frame` and whatever else has ``share()`` and ``close()`` is shared; any other
+        object is passed on as it is. Nothing is copied. The share of the frame that falls out of the ring is
+        closed here, without waiting for its release. `key` tells frames that stand for themselves from those
+        that need their predecessors (see `KeepKeyFrames`).
 
-        Raises `ClosedError` on a closed distributor, and what ``frame.share()`` raises for a frame that is closed; then nothing
-        was published or kept. Waits only for receivers with `BlockPublisher`.
+        Raises `ClosedError` on a closed distributor, and what ``frame.share()`` raises for a frame that is
+        closed; then nothing was published or kept. Waits only for receivers with `BlockPublisher`.
         """
         return self._ring.publish(frame, key)
 
-    # -- receiving ----------------------------------------------------------------------------------------------------------
+    # -- receiving -------------------------------------------------------------------------------------------
 
     def subscribe(
         self,
@@ -83,13 +85,13 @@ class FrameDistributor(Uncopied, Generic[T]):
         Parameters
         ----------
         start:
-            With the next frame, with the newest key frame that is still there (else the next one that comes), or with the oldest
-            frame that is still there.
+            With the next frame, with the newest key frame that is still there (else the next one that comes),
+            or with the oldest frame that is still there.
         group:
             Figures are summed by group, also in metrics.
         policy:
-            What happens when it falls behind: ``"drop-oldest"``, ``"latest-only"``, ``"keep-key-frames"``, ``"block"``,
-            ``"evict"``, or one of the policy classes with figures of your own.
+            What happens when it falls behind: ``"drop-oldest"``, ``"latest-only"``, ``"keep-key-frames"``,
+            ``"block"``, ``"evict"``, or one of the policy classes with figures of your own.
         name:
             Shown in messages.
 
@@ -118,7 +120,7 @@ class FrameDistributor(Uncopied, Generic[T]):
                 return seq, False
         return newest + 1, True
 
-    # -- facts --------------------------------------------------------------------------------------------------------------
+    # -- facts -----------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -157,11 +159,12 @@ class FrameDistributor(Uncopied, Generic[T]):
         """The figures, as a frozen snapshot."""
         return self._ring.stats()
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self, *, discard: bool = False) -> None:
-        """Take nothing more, and wake whoever waits. What was published can still be received, and is given back when everyone
-        has read it; with `discard` at once (then it counts as missed). Closing again changes nothing."""
+        """Take nothing more, and wake whoever waits. What was published can still be received, and is given
+        back when everyone has read it; with `discard` at once (then it counts as missed). Closing again
+        changes nothing."""
         self._ring.close()
         if discard:
             self._ring.discard()
@@ -183,8 +186,8 @@ class FrameDistributor(Uncopied, Generic[T]):
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
         return (
-            f"<FrameDistributor {self.name!r}: {state}, {self.published} published, {len(self)} of {self.capacity} kept, "
-            f"{self.receivers} receivers>"
+            f"<FrameDistributor {self.name!r}: {state}, {self.published} published, {len(self)} of "
+            f"{self.capacity} kept, {self.receivers} receivers>"
         )
 
 
@@ -192,7 +195,8 @@ UNMADE = object()
 
 
 def _closer(ring: weakref.ref[Ring[Any]]) -> Callable[[], None]:
-    """What a manager calls when it closes: keeps no ring alive, whatever interrupt had the distributor forgotten there."""
+    """What a manager calls when it closes: keeps no ring alive, whatever interrupt had the distributor
+    forgotten there."""
 
     def close() -> None:
         there = ring()

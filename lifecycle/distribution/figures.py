@@ -1,6 +1,6 @@
-"""What a distributor knows of itself: frozen snapshots. For every receiver, group and distributor
-``published == received + missed + lag``, whatever races and interrupts there were, since a receiver's three figures and its
-position change in one step."""
+"""What a distributor knows of itself: frozen snapshots. For every receiver, group and distributor ``published
+== received + missed + lag``, whatever races and interrupts there were, since a receiver's three figures and
+its position change in one step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class ReceiverStats:
     """Frames published since it subscribed (until it closed)."""
     received: int
     missed: int
-    """Frames it will never get: overwritten, skipped, shut by their owner before it came to them, or unread when it closed."""
+    """Frames it will never get: overwritten, skipped, shut by their owner before it came to them, or unread
+    when it closed."""
     lags: int
     """How often it was found to have fallen behind."""
     lag: int
@@ -52,7 +53,8 @@ class DistributorStats:
     published: int
     """Frames published."""
     held: int
-    """Frames that it keeps now: at most `capacity`, and the overwritten key frames that `KeepKeyFrames` asks for."""
+    """Frames that it keeps now: at most `capacity`, and the overwritten key frames that `KeepKeyFrames` asks
+    for."""
     receivers: int
     closed: bool
     close_failures: int

@@ -1,13 +1,14 @@
 """A receiver: a position in the ring, and the ways of moving it.
 
-**Falling behind.** The ring keeps `capacity` frames. A receiver that is further behind is told by `Lagged` from `recv`, once, how
-many frames exactly it has missed, and goes on with the oldest that is still there (or as its policy says). Iterating does not
-raise it; `FrameReceiver.missed` counts in any case.
+**Falling behind.** The ring keeps `capacity` frames. A receiver that is further behind is told by `Lagged`
+from `recv`, once, how many frames exactly it has missed, and goes on with the oldest that is still there (or
+as its policy says). Iterating does not raise it; `FrameReceiver.missed` counts in any case.
 
-**Closing.** After the distributor is closed a receiver still gets everything that was published and not overwritten; then `recv`
-raises `ClosedError` and loops end.
+**Closing.** After the distributor is closed a receiver still gets everything that was published and not
+overwritten; then `recv` raises `ClosedError` and loops end.
 
-**Whose frame.** `recv` gives a share that is the caller's to close. A loop closes each frame when it asks for the next.
+**Whose frame.** `recv` gives a share that is the caller's to close. A loop closes each frame when it asks for
+the next.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ NOTHING_YET, LOOK_AGAIN = -1, -2
 class FrameReceiver(Generic[T]):
     """One consumer of a `FrameDistributor`; made by `FrameDistributor.subscribe`.
 
-    All methods may be called on any thread and at any moment. Several threads may receive from one receiver: each frame goes to
-    one of them. A receiver that is dropped is closed; use it as a context manager to have it closed at the end of a block.
+    All methods may be called on any thread and at any moment. Several threads may receive from one receiver:
+    each frame goes to one of them. A receiver that is dropped is closed; use it as a context manager to have
+    it closed at the end of a block.
     """
 
     __slots__ = ("__weakref__", "_ring", "_seat")
@@ -55,15 +57,16 @@ class FrameReceiver(Generic[T]):
         seat.ref = SeatRef(self, ring.dropped.append)
         seat.ref.seat = seat
 
-    # -- receiving ----------------------------------------------------------------------------------------------------------
+    # -- receiving -------------------------------------------------------------------------------------------
 
     def recv(self, timeout: float | None = None) -> T:
         """The next frame: a share that is yours to close, or the plain object that was published.
 
-        Waits up to `timeout` seconds (None: for ever, 0: not at all). A thread that must not wait (`never_wait`, a garbage
-        collection) does not. Raises `Empty` when nothing came, `Lagged` when frames were missed (the next call goes on),
-        `ClosedError` when everything was read and the distributor, or this receiver, is closed, `EvictedError` when the receiver
-        was thrown out by its policy. An interrupt in here loses no frame, or counts it as missed.
+        Waits up to `timeout` seconds (None: for ever, 0: not at all). A thread that must not wait
+        (`never_wait`, a garbage collection) does not. Raises `Empty` when nothing came, `Lagged` when frames
+        were missed (the next call goes on), `ClosedError` when everything was read and the distributor, or
+        this receiver, is closed, `EvictedError` when the receiver was thrown out by its policy. An interrupt
+        in here loses no frame, or counts it as missed.
         """
         if timeout is not None:
             check_timeout(timeout)
@@ -103,17 +106,19 @@ class FrameReceiver(Generic[T]):
         return item  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[T]:
-        """Frames until the end. Each is closed when the next one is asked for; what must live longer is to be shared."""
+        """Frames until the end. Each is closed when the next one is asked for; what must live longer is to be
+        shared."""
         return FrameLoop(self)
 
     def __aiter__(self) -> AsyncIterator[T]:
         """As ``__iter__``, for coroutines."""
         return FrameLoop(self)
 
-    # -- taking one ---------------------------------------------------------------------------------------------------------
+    # -- taking one ------------------------------------------------------------------------------------------
 
     def _take(self) -> Any:
-        """The next frame, or `NOTHING`; raises what `recv` raises. Decided by one step, after everything is at hand."""
+        """The next frame, or `NOTHING`; raises what `recv` raises. Decided by one step, after everything is
+        at hand."""
         seat, ring = self._seat, self._ring
         slot: Slot | None = None
         now = new = None
@@ -148,8 +153,8 @@ class FrameReceiver(Generic[T]):
             item = slot = now = new = None
 
     def _next_slot(self, now: Standing) -> tuple[Slot | None, int]:
-        """The slot to be received now, and its number; without a slot, `NOTHING_YET` or `LOOK_AGAIN`. Raises `Lagged`, after the
-        receiver was put where it goes on."""
+        """The slot to be received now, and its number; without a slot, `NOTHING_YET` or `LOOK_AGAIN`. Raises
+        `Lagged`, after the receiver was put where it goes on."""
         ring, policy = self._ring, self._seat.policy
         cursor = now.cursor
         if type(policy) is LatestOnly:
@@ -179,7 +184,8 @@ class FrameReceiver(Generic[T]):
         return None, LOOK_AGAIN
 
     def _next_key(self, seq: int) -> tuple[int, bool]:
-        """The first key frame from `seq` on that is still there; else what comes next, of which only a key frame will do."""
+        """The first key frame from `seq` on that is still there; else what comes next, of which only a key
+        frame will do."""
         ring = self._ring
         newest = ring.newest()
         kept = [number for number in _world.snapshot(ring.kept) if number >= seq]
@@ -210,8 +216,8 @@ class FrameReceiver(Generic[T]):
             raise self._lagged(missed)
 
     def _share_of(self, slot: Slot, now: Standing, at: int) -> Any:
-        """A share of the slot's frame for the receiver; `GONE` when it was overwritten meanwhile. A frame that its owner has shut
-        can be had by nobody any more: it is missed, and that is raised."""
+        """A share of the slot's frame for the receiver; `GONE` when it was overwritten meanwhile. A frame
+        that its owner has shut can be had by nobody any more: it is missed, and that is raised."""
         item = slot.item
         try:
             if item is GONE or not slot.shared:
@@ -242,18 +248,20 @@ class FrameReceiver(Generic[T]):
             ):
                 return
 
-    # -- what can go wrong ----------------------------------------------------------------------------------------------------
+    # -- what can go wrong -----------------------------------------------------------------------------------
 
     def _lagged(self, missed: int) -> Lagged:
         return Lagged(
-            f"{self!r} fell behind and missed {missed} frame(s); the next recv() goes on with what is still there: receive "
-            f"faster, give the distributor more than {self._ring.capacity} slots, or choose another policy",
+            f"{self!r} fell behind and missed {missed} frame(s); the next recv() goes on with what is still "
+            f"there: receive faster, give the distributor more than {self._ring.capacity} slots, or choose "
+            "another policy",
             missed,
         )
 
     def _empty(self, timeout: float | None) -> Empty:
         return Empty(
-            f"{self!r}: no frame within {timeout or 0} s; wait longer, or see whether the publisher still runs"
+            f"{self!r}: no frame within {timeout or 0} s; wait longer, or see whether the publisher still "
+            "runs"
         )
 
     def _at_end(self) -> ClosedError:
@@ -269,7 +277,7 @@ class FrameReceiver(Generic[T]):
             )
         return ClosedError(f"{self!r} is {now.ended}: nothing can be received from it; subscribe() again")
 
-    # -- facts --------------------------------------------------------------------------------------------------------------
+    # -- facts -----------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -299,7 +307,8 @@ class FrameReceiver(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be received any more: closed, dropped or evicted, or the distributor is closed and all is read."""
+        """Whether nothing can be received any more: closed, dropped or evicted, or the distributor is closed
+        and all is read."""
         now = self._seat.now()
         newest = self._ring.newest()
         return bool(now.ended) or (newest.end and now.cursor > newest.seq)
@@ -333,11 +342,11 @@ class FrameReceiver(Generic[T]):
             ended=now.ended,
         )
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def resubscribe(self) -> FrameReceiver[T]:
-        """Another receiver of the same name, group and policy, from now on. Raises `ClosedError` when the distributor
-        is closed."""
+        """Another receiver of the same name, group and policy, from now on. Raises `ClosedError` when the
+        distributor is closed."""
         seat = self._seat
         return subscribe(self._ring, seat.name, seat.group, seat.policy, self._ring.newest().seq + 1, False)
 
@@ -353,7 +362,8 @@ class FrameReceiver(Generic[T]):
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(
-            f"{self!r} cannot be copied or pickled: use resubscribe() for another receiver, or send the frames' data"
+            f"{self!r} cannot be copied or pickled: use resubscribe() for another receiver, or send the "
+            "frames' data"
         )
 
     def __repr__(self) -> str:
@@ -366,8 +376,8 @@ class FrameReceiver(Generic[T]):
 
 
 class FrameLoop(Uncopied, Generic[T]):
-    """A loop over a receiver's frames. Holds the one that the body works on, and closes it when the next is asked for, and when
-    the loop itself is dropped."""
+    """A loop over a receiver's frames. Holds the one that the body works on, and closes it when the next is
+    asked for, and when the loop itself is dropped."""
 
     _remedy = "begin another loop over the receiver"
 

@@ -1,18 +1,20 @@
 """The ring: what was published, in order, and who reads it.
 
-**Slots** (`slots`). Each frame has a slot with a number, hung on the slot before it (`chain`): that one step is the
-publication. A table finds a slot by its number; the slot that fell out of the capacity is taken from it and its share closed.
-Numbers have no gaps, so a receiver needs nothing but its own number, and what it has missed is a difference.
+**Slots** (`slots`). Each frame has a slot with a number, hung on the slot before it (`chain`): that one step
+is the publication. A table finds a slot by its number; the slot that fell out of the capacity is taken from
+it and its share closed. Numbers have no gaps, so a receiver needs nothing but its own number, and what it has
+missed is a difference.
 
-**Receivers** (`seats`) cost the publisher nothing: it knows how many there are, and rings a bell if somebody waits.
+**Receivers** (`seats`) cost the publisher nothing: it knows how many there are, and rings a bell if somebody
+waits.
 
-**Guaranteed.** A frame is published wholly or not at all, and then to everybody. Its share is closed by the publish that
-overwrites it, or when the ring is closed and read by everyone. Publishing to a closed ring raises `ClosedError` and keeps
-nothing.
+**Guaranteed.** A frame is published wholly or not at all, and then to everybody. Its share is closed by the
+publish that overwrites it, or when the ring is closed and read by everyone. Publishing to a closed ring
+raises `ClosedError` and keeps nothing.
 
-**How the table keeps up.** A slot may be linked and not yet in the table, when its publisher was held up in between. Whoever
-walks the chain past such a slot enters it, so everything before the last slot is in the table. A slot that was entered after it
-had been overwritten already takes itself out.
+**How the table keeps up.** A slot may be linked and not yet in the table, when its publisher was held up in
+between. Whoever walks the chain past such a slot enters it, so everything before the last slot is in the
+table. A slot that was entered after it had been overwritten already takes itself out.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ T = TypeVar("T")
 
 
 class Ring(Generic[T]):
-    """See the module. Shared by a distributor and its receivers; every method may be called on any thread, at any moment."""
+    """See the module. Shared by a distributor and its receivers; every method may be called on any thread, at
+    any moment."""
 
     def __init__(self, capacity: int, name: str) -> None:
         self.capacity = capacity
@@ -54,7 +57,7 @@ class Ring(Generic[T]):
         self.heard.forget()
         self.room.forget()
 
-    # -- publishing ---------------------------------------------------------------------------------------------------------
+    # -- publishing ------------------------------------------------------------------------------------------
 
     def publish(self, item: T, key: bool) -> int:
         """See `FrameDistributor.publish`."""
@@ -168,11 +171,11 @@ class Ring(Generic[T]):
             tail = after
         return tail
 
-    # -- receivers that concern the publisher ---------------------------------------------------------------------------------
+    # -- receivers that concern the publisher ----------------------------------------------------------------
 
     def _waited_for_room(self, seq: int, began: float) -> bool:
-        """Wait a moment if frame `seq` would overwrite one that a blocking receiver has not read and its deadline is not over.
-        True when it waited, and everything is to be looked at again."""
+        """Wait a moment if frame `seq` would overwrite one that a blocking receiver has not read and its
+        deadline is not over. True when it waited, and everything is to be looked at again."""
         bell = self.room.for_threads()
         self.bury()
         left = max(
@@ -194,7 +197,8 @@ class Ring(Generic[T]):
         return not now.ended and seq - self.capacity >= now.cursor
 
     def _evict_if_left_behind(self, seat: Seat, newest: int) -> None:
-        """A receiver lags once for each time that the whole ring has passed it by; at the number that it is allowed it goes."""
+        """A receiver lags once for each time that the whole ring has passed it by; at the number that it is
+        allowed it goes."""
         now = seat.now()
         behind = newest - self.capacity + 1 - now.cursor
         laps = -(-behind // self.capacity) if behind > 0 else 0
@@ -202,7 +206,7 @@ class Ring(Generic[T]):
         if laps and now.lags + laps >= seat.policy.lags:
             self.retire(seat, EVICTED)
 
-    # -- who receives ---------------------------------------------------------------------------------------------------------
+    # -- who receives ----------------------------------------------------------------------------------------
 
     def retire(self, seat: Seat, reason: str) -> None:
         """End a receiver: what it has not read counts as missed. Calling again changes nothing."""
@@ -237,7 +241,7 @@ class Ring(Generic[T]):
             if seat.ref is not None and _world.is_dead(seat.ref):
                 self.retire(seat, "dropped")
 
-    # -- the end ----------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
@@ -247,8 +251,9 @@ class Ring(Generic[T]):
     def refusal(self) -> ClosedError:
         """What publishing and subscribing raise then."""
         return ClosedError(
-            f"distributor {self.name!r} is closed after {self.newest().seq + 1} frames: what was published can still be "
-            "received, but nothing more is taken; the frame is still yours. Make a new distributor"
+            f"distributor {self.name!r} is closed after {self.newest().seq + 1} frames: what was published "
+            "can still be received, but nothing more is taken; the frame is still yours. Make a new "
+            "distributor"
         )
 
     def close(self) -> None:
@@ -283,7 +288,7 @@ class Ring(Generic[T]):
                     self._give_back(slot)
                     table.pop(seq, None)
 
-    # -- figures ----------------------------------------------------------------------------------------------------------------
+    # -- figures ---------------------------------------------------------------------------------------------
 
     def stats(self) -> DistributorStats:
         """See `FrameDistributor.stats`."""

@@ -1,7 +1,8 @@
 """Who receives: where each receiver stands, and the roster of them all.
 
-A receiver's `Standing` (position, received, missed) is one object that is replaced in one step, so its figures always add up.
-The `Roster` is replaced as a whole too: a receiver is counted either among the open ones or in the totals of its group.
+A receiver's `Standing` (position, received, missed) is one object that is replaced in one step, so its
+figures always add up. The `Roster` is replaced as a whole too: a receiver is counted either among the open
+ones or in the totals of its group.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def standing(
 
 
 class SeatRef(weakref.ref[Any]):
-    """How the ring knows that a receiver was dropped: its callback is the C method that posts it. No code of ours runs there."""
+    """How the ring knows that a receiver was dropped: its callback is the C method that posts it. No code of
+    ours runs there."""
 
     __slots__ = ("seat",)
     seat: Seat
@@ -93,7 +95,8 @@ EVICTED = "evicted"
 
 @attrs.frozen
 class Roster:
-    """Who receives. Replaced as a whole, so a receiver is counted either among the open ones or in the totals."""
+    """Who receives. Replaced as a whole, so a receiver is counted either among the open ones or in the
+    totals."""
 
     seats: tuple[Seat, ...] = ()
     blocking: tuple[Seat, ...] = ()

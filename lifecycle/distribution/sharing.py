@@ -11,8 +11,8 @@ from lifecycle.handles.handle import Handle
 class Shareable(Protocol):
     """What is published by sharing: a `Handle`, a GStreamer `Frame`, or anything else with these two methods.
 
-    ``share()`` gives another owner of the same thing, to be closed on its own; ``close()`` may be called twice. Everything else
-    that is published (bytes, arrays, any object) is passed on as it is.
+    ``share()`` gives another owner of the same thing, to be closed on its own; ``close()`` may be called
+    twice. Everything else that is published (bytes, arrays, any object) is passed on as it is.
     """
 
     def share(self) -> Any:
@@ -31,7 +31,8 @@ def is_shareable(item: object) -> bool:
 
 
 def give_back(item: Any) -> None:
-    """Close a share, waiting for nothing: a release that is timed, or somebody else's to run, follows on its own."""
+    """Close a share, waiting for nothing: a release that is timed, or somebody else's to run, follows on its
+    own."""
     if type(item) is Handle:
         item.close(timeout=0)
     else:

@@ -1,4 +1,5 @@
-"""One action: the list it lies in until it is run, the process it belongs to, and what becomes of one that was forgotten."""
+"""One action: the list it lies in until it is run, the process it belongs to, and what becomes of one that
+was forgotten."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ process = _Process()
 _world.at_fork_in_child(process.forked)
 
 _ROOM: Any = ((((int,),),),)
-"""``isinstance(None, _ROOM)`` raises `RecursionError` where taking the action out could be cut short behind the taking."""
+"""``isinstance(None, _ROOM)`` raises `RecursionError` where taking the action out could be cut short behind
+the taking."""
 
 
 def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
@@ -50,7 +52,8 @@ def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
             raise  # its own
     except RecursionError as error:
         if type(fn) is FunctionType and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
-            # The limit struck before its first line: it is still to come. Not even a call is sure here, so a slice is assigned.
+            # The limit struck before its first line: it is still to come. Not even a call is sure here, so a
+            # slice is assigned.
             slot[:] = [fn]
         raise
     finally:
@@ -65,7 +68,8 @@ def forgotten(
     warn: Callable[..., None] = warnings.warn,
     sparing: Callable[[], Any] = _world.sparing,
 ) -> None:
-    """A guard died with its action still in it: run that (apart, if this is the collector), and warn, whatever it raises.
+    """A guard died with its action still in it: run that (apart, if this is the collector), and warn,
+    whatever it raises.
 
     `warn` and `sparing` are bound here since at interpreter exit the modules may be empty already.
     """

@@ -19,20 +19,21 @@ _getframe = sys._getframe
 
 
 class CleanupGuard(Uncopied):
-    """``fn()``, called once: at the end of ``with guard:``, by `close`, or, with a `ResourceWarning`, when the guard is dropped.
+    """``fn()``, called once: at the end of ``with guard:``, by `close`, or, with a `ResourceWarning`, when
+    the guard is dropped.
 
     Parameters
     ----------
     fn:
-        A plain callable without arguments. It runs on the thread that ends the guard. What it raises comes out of the block or of
-        `close`; where the guard was dropped it is printed, as for any ``__del__``.
+        A plain callable without arguments. It runs on the thread that ends the guard. What it raises comes
+        out of the block or of `close`; where the guard was dropped it is printed, as for any ``__del__``.
     when:
-        ``"always"``; ``"error"``: only if the block ends with an exception (undo what was half done); ``"success"``: only if it
-        does not. A guard that was dropped has not been told how it went: the action for an error runs then, the one for success
-        does not.
+        ``"always"``; ``"error"``: only if the block ends with an exception (undo what was half done);
+        ``"success"``: only if it does not. A guard that was dropped has not been told how it went: the action
+        for an error runs then, the one for success does not.
 
-    Raises `RegistrationError` or `CallbackError` when `fn` cannot be called like that, `LifecycleError` for another `when`.
-    All methods may be called on any thread and at any moment.
+    Raises `RegistrationError` or `CallbackError` when `fn` cannot be called like that, `LifecycleError` for
+    another `when`. All methods may be called on any thread and at any moment.
     """
 
     _remedy = "make a guard for each action, or share one action with SharedCleanupGuard"

@@ -33,11 +33,11 @@ class _Shared:
 
 
 class SharedCleanupGuard(Uncopied):
-    """``fn()``, called once, when the last of several shares has gone: `share` gives another, ``with``, `close` or (with a
-    `ResourceWarning`) dropping it gives one back.
+    """``fn()``, called once, when the last of several shares has gone: `share` gives another, ``with``,
+    `close` or (with a `ResourceWarning`) dropping it gives one back.
 
-    `fn` is a plain callable without arguments and runs on the thread that gives back the last share. All methods may be called on
-    any thread and at any moment.
+    `fn` is a plain callable without arguments and runs on the thread that gives back the last share. All
+    methods may be called on any thread and at any moment.
     """
 
     _remedy = "use share() for another share"
@@ -65,8 +65,9 @@ class SharedCleanupGuard(Uncopied):
     def share(self) -> SharedCleanupGuard:
         """Another share. Raises `LifecycleError` when this one was given back, or the action was defused.
 
-        The new share is announced before this one is looked at, so whoever gives back the last share has seen it, or this one
-        sees that it came too late: the action cannot run with a share left open, nor be left to nobody.
+        The new share is announced before this one is looked at, so whoever gives back the last share has seen
+        it, or this one sees that it came too late: the action cannot run with a share left open, nor be left
+        to nobody.
         """
         shared = self._shared
         made = SharedCleanupGuard.__new__(SharedCleanupGuard)
@@ -78,7 +79,8 @@ class SharedCleanupGuard(Uncopied):
                 return made
             shared.leave(token)
             raise LifecycleError(
-                f"{self!r} cannot be shared: this share was given back, or the action was run or defused; share it before that"
+                f"{self!r} cannot be shared: this share was given back, or the action was run or defused; "
+                "share it before that"
             )
         except BaseException:
             shared.leave(token)

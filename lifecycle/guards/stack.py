@@ -22,20 +22,22 @@ _getframe = sys._getframe
 
 
 class CleanupStack(Uncopied):
-    """`contextlib.ExitStack` with its verbs, whose failures are all kept, which no interrupt makes forget, and which cannot be
-    dropped in silence.
+    """`contextlib.ExitStack` with its verbs, whose failures are all kept, which no interrupt makes forget,
+    and which cannot be dropped in silence.
 
     What differs from `contextlib.ExitStack`:
 
-    - If a cleanup fails, a `CleanupErrorGroup` is raised, also of one: all failures, behind the block's own exception. A Ctrl-C
-      or `SystemExit`, of the block or of a cleanup, is raised itself when all have run, *from* the group of the others.
+    - If a cleanup fails, a `CleanupErrorGroup` is raised, also of one: all failures, behind the block's own
+      exception. A Ctrl-C or `SystemExit`, of the block or of a cleanup, is raised itself when all have run,
+      *from* the group of the others.
     - No interrupt falls between the entering of a context manager and the note that it has to be exited.
-    - Dropped with cleanups left, it runs them and warns (`ResourceWarning`): to take them back, `defuse` it. (So ``pop_all()``
-      whose result is dropped, with which an `ExitStack` is defused, runs them.)
+    - Dropped with cleanups left, it runs them and warns (`ResourceWarning`): to take them back, `defuse` it.
+      (So ``pop_all()`` whose result is dropped, with which an `ExitStack` is defused, runs them.)
     - In a forked child what the parent had put in is forgotten.
 
-    Meant for one thread at a time, as that is. Still every call may be made on any thread and at any moment: unwound on two
-    threads at once each cleanup runs once; one that is pushed too late for a `close` stays for the next, or for the stack's end.
+    Meant for one thread at a time, as that is. Still every call may be made on any thread and at any moment:
+    unwound on two threads at once each cleanup runs once; one that is pushed too late for a `close` stays for
+    the next, or for the stack's end.
     """
 
     _remedy = "use pop_all() to hand the cleanups over"
@@ -52,10 +54,11 @@ class CleanupStack(Uncopied):
             self._site = None
         self._entries: list[Any] = []
 
-    # -- what is to be done ---------------------------------------------------------------------------------------------------
+    # -- what is to be done ----------------------------------------------------------------------------------
 
     def callback(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Callable[P, T]:
-        """Have ``fn(*args, **kwargs)`` called; returns `fn`, so that it may decorate. It is not told of exceptions."""
+        """Have ``fn(*args, **kwargs)`` called; returns `fn`, so that it may decorate. It is not told of
+        exceptions."""
         given: Any = fn
         if given.__code__.co_flags & DEFERRED_BODY if type(given) is FunctionType else not callable(given):
             check_callback(fn, "cleanup")
@@ -65,8 +68,8 @@ class CleanupStack(Uncopied):
         return fn
 
     def push(self, exit_: Exit) -> Exit:
-        """Have ``exit_.__exit__`` called, or ``exit_(type, error, traceback)`` if it has none; returns `exit_`. If that returns
-        something true, the exception so far is suppressed."""
+        """Have ``exit_.__exit__`` called, or ``exit_(type, error, traceback)`` if it has none; returns
+        `exit_`. If that returns something true, the exception so far is suppressed."""
         method = getattr(type(exit_), "__exit__", None)
         if self._generation is not process.generation:
             self._forget_inherited()
@@ -78,8 +81,8 @@ class CleanupStack(Uncopied):
         return exit_
 
     def enter_context(self, manager: AbstractContextManager[T]) -> T:
-        """Enter `manager`, have it exited, and return what its ``__enter__`` gave. Raises `CallbackError` for what is not a
-        context manager, and what ``__enter__`` raises, as if this had not been called."""
+        """Enter `manager`, have it exited, and return what its ``__enter__`` gave. Raises `CallbackError` for
+        what is not a context manager, and what ``__enter__`` raises, as if this had not been called."""
         cls: Any = type(manager)
         try:
             try:
@@ -100,7 +103,7 @@ class CleanupStack(Uncopied):
             manager = result = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
             raise
 
-    # -- what is not -----------------------------------------------------------------------------------------------------------
+    # -- what is not -----------------------------------------------------------------------------------------
 
     def pop_all(self) -> CleanupStack:
         """Move everything to a new stack and return that."""
@@ -130,10 +133,11 @@ class CleanupStack(Uncopied):
     def __bool__(self) -> bool:
         return True
 
-    # -- unwinding ---------------------------------------------------------------------------------------------------------------
+    # -- unwinding -------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Run everything now, the last first. Raises `CleanupErrorGroup` when something fails. The stack may be used again."""
+        """Run everything now, the last first. Raises `CleanupErrorGroup` when something fails. The stack may
+        be used again."""
         self.__exit__(None, None, None)
 
     def __enter__(self) -> CleanupStack:
@@ -142,7 +146,8 @@ class CleanupStack(Uncopied):
     def __exit__(
         self, kind: type[BaseException] | None, body: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Run everything; True when `body`, the block's exception, was suppressed by a context manager in here."""
+        """Run everything; True when `body`, the block's exception, was suppressed by a context manager in
+        here."""
         entries = self._entries
         story = entry = details = None
         try:
@@ -208,7 +213,8 @@ class CleanupStack(Uncopied):
         forgotten(
             self,
             rest.close,
-            f"a CleanupStack{made_at(self._site)} was dropped without `with` or close(): {number} cleanup(s) ran only now",
+            f"a CleanupStack{made_at(self._site)} was dropped without `with` or close(): {number} cleanup(s) "
+            "ran only now",
         )
 
     def __repr__(self) -> str:
@@ -218,7 +224,8 @@ class CleanupStack(Uncopied):
 def _no_context(manager: object) -> CallbackError:
     asynchronous = " but an asynchronous one" if hasattr(type(manager), "__aenter__") else ""
     return CallbackError(
-        f"enter_context takes a context manager: {manager!r} is none{asynchronous}; callback(fn) takes a function"
+        f"enter_context takes a context manager: {manager!r} is none{asynchronous}; callback(fn) takes a "
+        "function"
     )
 
 

@@ -1,4 +1,5 @@
-"""What has gone wrong while a stack is unwound, and what comes out of that: no failure is lost, and Ctrl-C stays what it is."""
+"""What has gone wrong while a stack is unwound, and what comes out of that: no failure is lost, and Ctrl-C
+stays what it is."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Story:
         self._group: CleanupErrorGroup | None = None
 
     def add(self, error: BaseException) -> Details | None:
-        """A cleanup raised `error` (a context manager that raises what it was told has not failed): what to tell the next one."""
+        """A cleanup raised `error` (a context manager that raises what it was told has not failed): what to
+        tell the next one."""
         if all(error is not known for known in (self._body, self._group, *self._failed)):
             self._failed.append(error)
         now = self.now()

@@ -1,19 +1,22 @@
 """Exclusive access: one user at a time, and no lease beside it.
 
-**The problem.** Leases take no lock, so there is nothing to lock them out with; and a door that was shut must never open again
-(I1).
+**The problem.** Leases take no lock, so there is nothing to lock them out with; and a door that was shut must
+never open again (I1).
 
-**The idea.** The first exclusive access gives the object's cell another class, whose ``pin`` is a property: it shows no pin while
-somebody has the *turn*. The door itself stays as it is; only objects that are used exclusively pay for the property. Whoever
-wants the turn takes it by ``turns.setdefault(None, turn)``, and then waits until the reference count of the pin says that the
-leases, views, children and fences that were there before are gone. A lease takes its pin first and looks at the turn after; the
-turn is taken first and the pin counted after: one of the two sees the other. (Without the GIL a lock that both pass through makes
+**The idea.** The first exclusive access gives the object's cell another class, whose ``pin`` is a property:
+it shows no pin while somebody has the *turn*. The door itself stays as it is; only objects that are used
+exclusively pay for the property. Whoever wants the turn takes it by ``turns.setdefault(None, turn)``, and
+then waits until the reference count of the pin says that the leases, views, children and fences that were
+there before are gone. A lease takes its pin first and looks at the turn after; the turn is taken first and
+the pin counted after: one of the two sees the other. (Without the GIL a lock that both pass through makes
 that order hold.)
 
-**Nothing to unbalance.** A turn is a fresh object that the block refers to and the table of turns; if the table's is the only
-reference left, the block died without its end (an interrupt at the entry of ``__exit__``), and whoever comes next clears it away.
+**Nothing to unbalance.** A turn is a fresh object that the block refers to and the table of turns; if the
+table's is the only reference left, the block died without its end (an interrupt at the entry of
+``__exit__``), and whoever comes next clears it away.
 
-**No self-deadlock.** A thread that has the turn, or a lease, and asks for the turn is told so instead of waiting for itself.
+**No self-deadlock.** A thread that has the turn, or a lease, and asks for the turn is told so instead of
+waiting for itself.
 """
 
 from __future__ import annotations
@@ -72,7 +75,8 @@ class ExclusiveCell(Cell):
 
 
 class Exclusive(Uncopied, Generic[T]):
-    """The right to use an object alone until the block ends. Made by `Handle.exclusive`; usable in one ``with`` block."""
+    """The right to use an object alone until the block ends. Made by `Handle.exclusive`; usable in one
+    ``with`` block."""
 
     _remedy = "wait for another turn with handle.exclusive()"
 
@@ -90,7 +94,8 @@ class Exclusive(Uncopied, Generic[T]):
         try:
             if self._turn is not None:
                 raise LeaseEndedError(
-                    f"this exclusive access to {describe(record)} was used already; take a new one with handle.exclusive()"
+                    f"this exclusive access to {describe(record)} was used already; take a new one with "
+                    "handle.exclusive()"
                 )
             self._turn = turn = [_world.get_ident()]
             extra = record.extra
@@ -139,7 +144,8 @@ class Exclusive(Uncopied, Generic[T]):
         self._end()
 
     def __repr__(self) -> str:
-        return f"<Exclusive access to {describe(self._record)}: {'active' if self._pin is not None else 'not active'}>"
+        active = "active" if self._pin is not None else "not active"
+        return f"<Exclusive access to {describe(self._record)}: {active}>"
 
 
 def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) -> Exclusive[T]:
@@ -171,8 +177,9 @@ def _prepare(record: Record, cell: Cell) -> None:
 
 
 def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeout: float | None = 0) -> Pin:
-    """The slow path of every access, once `cell.pin` showed none: the pin after all, if that was only somebody's turn and it ends
-    within `timeout` seconds (None: whenever it does). Raises `ExclusiveError` when it does not, and refuses otherwise."""
+    """The slow path of every access, once `cell.pin` showed none: the pin after all, if that was only
+    somebody's turn and it ends within `timeout` seconds (None: whenever it does). Raises `ExclusiveError`
+    when it does not, and refuses otherwise."""
     pin = None
     try:
         until = None if timeout is None else _world.monotonic() + timeout
@@ -216,8 +223,9 @@ def thread_name(ident: int) -> str:
 
 
 def turn_of(record: Record) -> int | None:
-    """The thread that uses the object exclusively; None if none does. The turn of a block that died without its end is cleared
-    away: only the one who holds the sole other reference to it does so, hence nobody takes away another's turn."""
+    """The thread that uses the object exclusively; None if none does. The turn of a block that died without
+    its end is cleared away: only the one who holds the sole other reference to it does so, hence nobody takes
+    away another's turn."""
     turns = record.extra.turns  # type: ignore[union-attr]
     box = [turns.get(None)]
     if box[0] is None:
@@ -258,14 +266,14 @@ def _await_turn(record: Record, mine: list[int], timeout: float | WhenDue | None
             continue
         if user == mine[0]:
             raise ExclusiveError(
-                f"this thread is inside an exclusive access to {describe(record)} already and would wait for itself: use the "
-                "object that the outer block was given"
+                f"this thread is inside an exclusive access to {describe(record)} already and would wait for "
+                "itself: use the object that the outer block was given"
             )
         if (until is not None and _world.monotonic() >= until) or _world.must_not_wait():
             who = f"an exclusive access of thread {thread_name(user)}"
             raise HeldError(
-                f"{describe(record)} is still held by {who}; nothing was changed: end that first, or give exclusive() a longer "
-                "timeout",
+                f"{describe(record)} is still held by {who}; nothing was changed: end that first, or give "
+                "exclusive() a longer timeout",
                 (who,),
             )
         pause = _pause(pause, until)
@@ -291,14 +299,15 @@ def _await_holders(record: Record, cell: Cell, timeout: float | WhenDue | None) 
                     return
                 if lease_of_thread(pin, _world.get_ident()):
                     raise ExclusiveError(
-                        f"this thread holds a lease of {describe(record)} and would wait for itself: end the lease before "
-                        "exclusive()"
+                        f"this thread holds a lease of {describe(record)} and would wait for itself: end the "
+                        "lease before exclusive()"
                     )
                 if over:
                     holders = holders_of(pin)
                     raise HeldError(
-                        f"{describe(record)} is still held by {', '.join(holders) or 'a frame that is accessing it'}; nothing "
-                        "was changed: end that first, or give exclusive() a longer timeout",
+                        f"{describe(record)} is still held by "
+                        f"{', '.join(holders) or 'a frame that is accessing it'}; nothing was changed: end "
+                        "that first, or give exclusive() a longer timeout",
                         holders,
                     )
             pin = None

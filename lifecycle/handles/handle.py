@@ -1,7 +1,7 @@
 """Handles: how users touch an object.
 
-A `Handle` is one share of ownership. It knows the cell (the door) and the record (the facts); a `Lease` and a view know the pin
-and nothing else, so that what they keep alive is the object and never the door.
+A `Handle` is one share of ownership. It knows the cell (the door) and the record (the facts); a `Lease` and a
+view know the pin and nothing else, so that what they keep alive is the object and never the door.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ getrefcount = sys.getrefcount
 class Handle(Generic[T]):
     """One share of ownership of a registered object.
 
-    Made by `SafetyManager.register` and `share`. ``with handle:`` closes it at the end. All methods may be called on any thread
-    and at any moment, also from ``__del__``, callbacks and signal handlers. A handle that is dropped without `close` gives its
-    share back too, and is reported as a leak.
+    Made by `SafetyManager.register` and `share`. ``with handle:`` closes it at the end. All methods may be
+    called on any thread and at any moment, also from ``__del__``, callbacks and signal handlers. A handle
+    that is dropped without `close` gives its share back too, and is reported as a leak.
 
     Handles cannot be copied or pickled: use `share`.
     """
@@ -57,7 +57,7 @@ class Handle(Generic[T]):
     _record: Record
     _token: int
 
-    # -- facts --------------------------------------------------------------------------------------------------------------
+    # -- facts -----------------------------------------------------------------------------------------------
 
     @property
     def id(self) -> int:
@@ -91,21 +91,24 @@ class Handle(Generic[T]):
 
     @property
     def valid(self) -> bool:
-        """Whether a lease through this handle would be granted right now: this share is open, and the object `VALID`. By the
-        time you look it may have changed: ask for the lease instead where it matters. Never raises.
+        """Whether a lease through this handle would be granted right now: this share is open, and the object
+        `VALID`. By the time you look it may have changed: ask for the lease instead where it matters. Never
+        raises.
 
-        The type's validator is not asked. An object in exclusive use is valid: who asks for a lease meanwhile waits, or is told
-        to, by an `ExclusiveError`.
+        The type's validator is not asked. An object in exclusive use is valid: who asks for a lease meanwhile
+        waits, or is told to, by an `ExclusiveError`.
         """
         return raw_pin(self._cell) is not None and self._record.cause is None
 
-    # -- access -------------------------------------------------------------------------------------------------------------
+    # -- access ----------------------------------------------------------------------------------------------
 
     def lease(self, *, timeout: float | None = 0) -> Lease[T]:
-        """The right to use the object: ``with handle.lease() as obj``. Exceptions of the block pass unchanged.
+        """The right to use the object: ``with handle.lease() as obj``. Exceptions of the block pass
+        unchanged.
 
-        Raises `AccessRefusedError` once the door is shut or when the type's validator refuses the object, and `ExclusiveError`
-        while somebody uses the object exclusively; `timeout` seconds are waited for the end of that, None for ever.
+        Raises `AccessRefusedError` once the door is shut or when the type's validator refuses the object, and
+        `ExclusiveError` while somebody uses the object exclusively; `timeout` seconds are waited for the end
+        of that, None for ever.
         """
         pin = self._cell.pin
         if pin is None:
@@ -128,25 +131,29 @@ class Handle(Generic[T]):
             pin = None  # a kept traceback must keep nothing alive
 
     def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> Exclusive[T]:
-        """The right to use the object alone: ``with handle.exclusive() as obj``, for natives that are changed in place.
+        """The right to use the object alone: ``with handle.exclusive() as obj``, for natives that are changed
+        in place.
 
-        Entering the block waits up to `timeout` seconds (`finalizer_timeout` unless given; None for ever) until nobody else holds
-        the object: no lease, view, child or fence, and no other exclusive access. Inside it every other access is refused with
-        `ExclusiveError`; closing shuts the door, and the release waits for the block's end. Exceptions of the block pass
-        unchanged.
+        Entering the block waits up to `timeout` seconds (`finalizer_timeout` unless given; None for ever)
+        until nobody else holds the object: no lease, view, child or fence, and no other exclusive access.
+        Inside it every other access is refused with `ExclusiveError`; closing shuts the door, and the release
+        waits for the block's end. Exceptions of the block pass unchanged.
 
-        Entering raises `HeldError` naming the holders when the time is over, `ExclusiveError` when the thread would wait for
-        itself (it is in an exclusive access or a lease of the same object already), and `AccessRefusedError` once the door is
-        shut. Inside a garbage collection, and on threads marked with `never_wait`, it does not wait.
+        Entering raises `HeldError` naming the holders when the time is over, `ExclusiveError` when the thread
+        would wait for itself (it is in an exclusive access or a lease of the same object already), and
+        `AccessRefusedError` once the door is shut. Inside a garbage collection, and on threads marked with
+        `never_wait`, it does not wait.
         """
         return make_exclusive(self._record, self._cell, timeout)
 
     def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
-        """`nbytes` bytes of the object's memory from `address` on, without a copy: a one-dimensional memoryview of unsigned
-        bytes. Every slice, cast and NumPy array made from it keeps the object alive, beyond this handle's `close`.
+        """`nbytes` bytes of the object's memory from `address` on, without a copy: a one-dimensional
+        memoryview of unsigned bytes. Every slice, cast and NumPy array made from it keeps the object alive,
+        beyond this handle's `close`.
 
-        `address` must be the object's own memory; that cannot be checked. Raises `AccessRefusedError` once the door is shut and
-        `LifecycleError` for a NULL address or a negative size. A size of 0 gives an empty view that holds nothing.
+        `address` must be the object's own memory; that cannot be checked. Raises `AccessRefusedError` once
+        the door is shut and `LifecycleError` for a NULL address or a negative size. A size of 0 gives an
+        empty view that holds nothing.
         """
         pin = self._cell.pin
         if pin is None or pin.record.cause is not None:
@@ -157,10 +164,11 @@ class Handle(Generic[T]):
         finally:
             pin = None
 
-    # -- sharing ------------------------------------------------------------------------------------------------------------
+    # -- sharing ---------------------------------------------------------------------------------------------
 
     def share(self) -> Handle[T]:
-        """Another share of the same object, to be closed on its own. Raises `AccessRefusedError` when this one is closed."""
+        """Another share of the same object, to be closed on its own. Raises `AccessRefusedError` when this
+        one is closed."""
         handle = None
         try:
             handle = _new_share(self._record, self._cell, self._token)
@@ -171,57 +179,62 @@ class Handle(Generic[T]):
             handle = None  # a kept traceback must keep nothing alive
 
     def weak(self) -> WeakHandle[T]:
-        """A reference that keeps nothing alive: calling it gives a new share, or None once the object is shut."""
+        """A reference that keeps nothing alive: calling it gives a new share, or None once the object is
+        shut."""
         cell_of(self._record, self._cell)  # in a garbage cycle: the record knows its door again from here on
         weak: WeakHandle[T] = _new_object(WeakHandle)
         weak._record = self._record
         return weak
 
-    # -- who holds it -------------------------------------------------------------------------------------------------------
+    # -- who holds it ----------------------------------------------------------------------------------------
 
     def holders(self) -> tuple[Holder, ...]:
-        """Who keeps the object from being released, other than this handle: leases, views, children, fences, other handles, and
-        what is none of these, each with who keeps it in turn. Looks through the whole heap: for reports. Callable on any thread,
-        also after `close`."""
+        """Who keeps the object from being released, other than this handle: leases, views, children, fences,
+        other handles, and what is none of these, each with who keeps it in turn. Looks through the whole
+        heap: for reports. Callable on any thread, also after `close`."""
         return all_holders(self._record, self)
 
     def expect_holders(
         self, *, leases: int = 0, views: int = 0, fences: int = 0, timeout: float = 0.0
     ) -> None:
-        """Raise `HeldError`, naming them, unless exactly so many leases, views and fences hold the object, at the latest after
-        `timeout` seconds. For tests and assertions. Exact also without the GIL, where it asks for a collection. A view counts
-        once, whatever slices and arrays were made from it; use a `timeout` where other threads are letting go just now."""
+        """Raise `HeldError`, naming them, unless exactly so many leases, views and fences hold the object, at
+        the latest after `timeout` seconds. For tests and assertions. Exact also without the GIL, where it
+        asks for a collection. A view counts once, whatever slices and arrays were made from it; use a
+        `timeout` where other threads are letting go just now."""
         check_timeout(timeout)
         for what, number in (("leases", leases), ("views", views), ("fences", fences)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise LifecycleError(f"expect_holders({what}=) takes a number, 0 or more, not {number!r}")
         expect(self._record, self, {"lease": leases, "view": views, "fence": fences}, timeout)
 
-    # -- closing ------------------------------------------------------------------------------------------------------------
+    # -- closing ---------------------------------------------------------------------------------------------
 
     def close(
         self, *, timeout: float | WhenDue | None = DEFAULT, held: str = "defer", after: Any = None
     ) -> bool:
         """Give this share back; True means that the object is released. Closing twice gives the same answer.
 
-        If this was the last share the door is shut. If nobody else holds the object, its release has run when this returns (on a
-        timed place it waits up to ``finalizer_timeout``, then the object is `STUCK` and the answer False). If somebody does, the
-        release follows when the last of them lets go, and the answer is False.
+        If this was the last share the door is shut. If nobody else holds the object, its release has run when
+        this returns (on a timed place it waits up to ``finalizer_timeout``, then the object is `STUCK` and
+        the answer False). If somebody does, the release follows when the last of them lets go, and the answer
+        is False.
 
         Parameters
         ----------
         timeout:
             Also wait up to so many seconds for the others; None for ever, 0 for nothing at all.
         held:
-            ``"refuse"``: when others hold the object leave the door open and raise `HeldError` with their names.
+            ``"refuse"``: when others hold the object leave the door open and raise `HeldError` with their
+            names.
         after:
-            A `Fence`: the release waits until it has signalled. Raises `FenceError` for what is none, or is one of another
-            timeline, and `QueueLostError` when the object's queue was lost; then nothing has changed.
+            A `Fence`: the release waits until it has signalled. Raises `FenceError` for what is none, or is
+            one of another timeline, and `QueueLostError` when the object's queue was lost; then nothing has
+            changed.
 
-        Inside a garbage collection, on threads marked with `never_wait`, and where fewer than two dozen levels of recursion are
-        left, it only posts: the release follows elsewhere, and the answer is False.
-        While another thread is collecting no release begins: without `timeout=` the answer may be False then, and the release
-        follows.
+        Inside a garbage collection, on threads marked with `never_wait`, and where fewer than two dozen
+        levels of recursion are left, it only posts: the release follows elsewhere, and the answer is False.
+        While another thread is collecting no release begins: without `timeout=` the answer may be False then,
+        and the release follows.
         """
         try:
             if timeout is not DEFAULT or held != "defer" or after is not None:
@@ -251,22 +264,23 @@ class Handle(Generic[T]):
             raise
 
     def release_after(self, fence: Any) -> None:
-        """Have the release wait for `fence`, whenever and however it comes about: for handles that are only dropped. May be
-        called several times; all fences must have signalled then. Raises what ``close(after=)`` raises, and `AccessRefusedError`
-        once this share is closed."""
+        """Have the release wait for `fence`, whenever and however it comes about: for handles that are only
+        dropped. May be called several times; all fences must have signalled then. Raises what
+        ``close(after=)`` raises, and `AccessRefusedError` once this share is closed."""
         shut = raw_pin(self._cell) is None or self._record.cause is not None
         if shut and self._record.place.lost_reason is None:
             refuse(self._record, self)
         attach(self._record, fence, "release_after()")
 
     def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
-        """Take the object out of the manager: the raw object, whose release is now the caller's business. The handle is closed,
-        the object's cleanups are not run, and it ends as `DETACHED`.
+        """Take the object out of the manager: the raw object, whose release is now the caller's business. The
+        handle is closed, the object's cleanups are not run, and it ends as `DETACHED`.
 
-        Raises `HeldError` naming them when others hold it (shares, leases, views, children, fences), and `OwnershipError` when it
-        has a parent, or is only borrowed or observed; nothing is changed then. An access that began while the door fell shut is
-        waited for up to `timeout` seconds (`finalizer_timeout` unless given; None for ever). Raises `AccessRefusedError` once the
-        door is shut, and `RecursionError` near the recursion limit, with nothing changed.
+        Raises `HeldError` naming them when others hold it (shares, leases, views, children, fences), and
+        `OwnershipError` when it has a parent, or is only borrowed or observed; nothing is changed then. An
+        access that began while the door fell shut is waited for up to `timeout` seconds (`finalizer_timeout`
+        unless given; None for ever). Raises `AccessRefusedError` once the door is shut, and `RecursionError`
+        near the recursion limit, with nothing changed.
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)
@@ -292,20 +306,21 @@ class Handle(Generic[T]):
         self._tell_shut()
         if held == "refuse" and timeout is DEFAULT and record.cause is not None and record() is not None:
             raise HeldError(
-                f"{describe(record)} was taken by a lease at the very moment it was closed: it is shut, but not released before "
-                "that lease ends; close it again with timeout= to wait for that",
+                f"{describe(record)} was taken by a lease at the very moment it was closed: it is shut, but "
+                "not released before that lease ends; close it again with timeout= to wait for that",
                 ("a lease",),
             )
 
     def _tell_shut(self) -> None:
-        """Have it counted that the object is shut and has not ended yet. It counts once, however often it is told: a close that
-        was cut short is made up for by the next."""
+        """Have it counted that the object is shut and has not ended yet. It counts once, however often it is
+        told: a close that was cut short is made up for by the next."""
         record = self._record
         if record.cause is not None and record.phase not in ENDED:
             record.kind.registry.events.append(("shut", record))
 
     def _give_back(self, frame: FrameType | None) -> bool:
-        """Take this share out; True when it was the last, and the door is shut now. Calling again changes nothing."""
+        """Take this share out; True when it was the last, and the door is shut now. Calling again changes
+        nothing."""
         record = self._record
         cell = self._cell
         last = False
@@ -378,7 +393,7 @@ class Handle(Generic[T]):
             self._tell_shut()
             raise
 
-    # -- what a handle is not -----------------------------------------------------------------------------------------------
+    # -- what a handle is not --------------------------------------------------------------------------------
 
     def __copy__(self) -> NoReturn:
         raise TypeError(
@@ -428,7 +443,8 @@ def set_observed_handle(cls: type[Handle[Any]]) -> None:
 
 
 def _new_share(record: Record, cell: Cell | None, parent: int | None) -> Handle[Any] | None:
-    """One more share, or None. The handle is made before the share is entered: an interrupt finds either none or both."""
+    """One more share, or None. The handle is made before the share is entered: an interrupt finds either none
+    or both."""
     token = next_share()
     handle: Handle[Any] | None = _new_object(Handle)
     try:

@@ -53,7 +53,8 @@ def holders_of(pin: Pin) -> tuple[str, ...]:
 def held_error(record: Record, holders: tuple[str, ...]) -> HeldError:
     """What a refused close, transfer or exclusive access raises."""
     return HeldError(
-        f"{describe(record)} is still held by {', '.join(holders) or 'a holder that cannot be named'}; it stays open: end those "
+        f"{describe(record)} is still held by "
+        f"{', '.join(holders) or 'a holder that cannot be named'}; it stays open: end those "
         'first, or close(held="defer")',
         holders,
     )
@@ -62,8 +63,8 @@ def held_error(record: Record, holders: tuple[str, ...]) -> HeldError:
 def pin_references(cell: Cell) -> int:
     """How many references there are to the pin behind an open door, this question's own included.
 
-    What is counted is never a local variable, in here or in whoever asks: up to 3.12 a trace or profile function leaves a copy of
-    the locals in each frame, which counts too.
+    What is counted is never a local variable, in here or in whoever asks: up to 3.12 a trace or profile
+    function leaves a copy of the locals in each frame, which counts too.
     """
     return getrefcount(raw_pin(cell))
 
@@ -83,7 +84,7 @@ def held(record: Record, cell: Cell) -> bool:
     return pin_references(cell) > SOLE_REFERENCES or stand_ins(record) > 0
 
 
-# -- in full, for reports and tests --------------------------------------------------------------------------------------------
+# -- in full, for reports and tests --------------------------------------------------------------------------
 
 HolderKind = Literal["lease", "access", "view", "child", "fence", "share", "unknown"]
 
@@ -93,19 +94,21 @@ class Holder:
     """One that keeps an object from being released."""
 
     kind: HolderKind
-    """``lease``, ``access`` (a `safe_access` block or an exclusive access), ``view``, ``child``, ``fence``, ``share`` (another
-    open handle), or ``unknown``: a reference that is none of these."""
+    """``lease``, ``access`` (a `safe_access` block or an exclusive access), ``view``, ``child``, ``fence``,
+    ``share`` (another open handle), or ``unknown``: a reference that is none of these."""
     what: str
     """Who it is."""
     where: tuple[str, ...] = ()
-    """Who keeps it: frames by line, closures, tracebacks, containers, attributes, globals, as far as they can be found."""
+    """Who keeps it: frames by line, closures, tracebacks, containers, attributes, globals, as far as they can
+    be found."""
 
     def __str__(self) -> str:
         return f"{self.what}, kept by {'; '.join(self.where)}" if self.where else self.what
 
 
 def all_holders(record: Record, asking: object, *, named: bool = True) -> tuple[Holder, ...]:
-    """Everybody who holds the object of `record`, but for the handle `asking`. With `named`, also who keeps each of them."""
+    """Everybody who holds the object of `record`, but for the handle `asking`. With `named`, also who keeps
+    each of them."""
     found: list[Holder] = []
     if _world.free_threaded:
         _world.collect()  # what other threads have let go is merged, so what is found is what is there
@@ -137,7 +140,8 @@ KINDS: tuple[HolderKind, ...] = ("lease", "access", "view", "child", "fence", "s
 
 
 def _kind_of(referrer: Any, pin: Pin) -> HolderKind | None:
-    """What a referrer of the pin is; None for the door, for frames of ours and for what looks for holders just now."""
+    """What a referrer of the pin is; None for the door, for frames of ours and for what looks for holders
+    just now."""
     if isinstance(referrer, Lease):
         return "lease"
     if isinstance(referrer, Record):
@@ -228,8 +232,8 @@ def _shown(fence: object) -> str:
 
 
 def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeout: float) -> None:
-    """Raise `HeldError` with everybody's names unless there are as many of each kind as `wanted`, at the latest after `timeout`
-    seconds."""
+    """Raise `HeldError` with everybody's names unless there are as many of each kind as `wanted`, at the
+    latest after `timeout` seconds."""
     until = _world.monotonic() + timeout
     while True:
         found = all_holders(record, asking, named=False)

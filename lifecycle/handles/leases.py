@@ -1,7 +1,8 @@
 """Leases: the right to use an object until a block ends.
 
-A lease takes the pin when it is made, before its block begins, and gives it up in ``__exit__`` *or* when it dies: CPython 3.14
-may skip an ``__exit__`` when a signal handler raises at the wrong moment. No lock, no counter, nothing to unbalance.
+A lease takes the pin when it is made, before its block begins, and gives it up in ``__exit__`` *or* when it
+dies: CPython 3.14 may skip an ``__exit__`` when a signal handler raises at the wrong moment. No lock, no
+counter, nothing to unbalance.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ T = TypeVar("T")
 
 
 class Lease(Uncopied, Generic[T]):
-    """The right to use an object until the block ends. Made by `Handle.lease`; usable in one ``with`` block, on any thread."""
+    """The right to use an object until the block ends. Made by `Handle.lease`; usable in one ``with`` block,
+    on any thread."""
 
     _remedy = "take another lease of the handle"
 
@@ -40,7 +42,8 @@ class Lease(Uncopied, Generic[T]):
         self._pin = None
 
     def take_times(self) -> tuple[Callable[[Any, float], None], Any, float] | None:
-        """Of a lease that is timed: end it, and leave it to the caller to say so, as ``note(kind, since)``."""
+        """Of a lease that is timed: end it, and leave it to the caller to say so, as ``note(kind,
+        since)``."""
         return None
 
     def __repr__(self) -> str:

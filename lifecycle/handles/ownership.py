@@ -1,4 +1,5 @@
-"""Ownership moves out: the raw object back to the caller, with nobody else left who could use or release it."""
+"""Ownership moves out: the raw object back to the caller, with nobody else left who could use or release
+it."""
 
 from __future__ import annotations
 
@@ -27,13 +28,13 @@ def check_transferable(record: Record) -> None:
     """Raise `OwnershipError` for an object that cannot change hands."""
     if record.owning <= 0:
         raise OwnershipError(
-            f"{describe(record)} is not owned here (it was registered without release=, or is observed): there is no ownership "
-            "to hand out; close the handle and use the object you have"
+            f"{describe(record)} is not owned here (it was registered without release=, or is observed): "
+            "there is no ownership to hand out; close the handle and use the object you have"
         )
     if record.parent is not None:
         raise OwnershipError(
-            f"{describe(record)} has a parent, object {record.more().parent_id}, which would be released under it: detach() is "
-            "for objects that stand alone; use it through a lease instead"
+            f"{describe(record)} has a parent, object {record.more().parent_id}, which would be released "
+            "under it: detach() is for objects that stand alone; use it through a lease instead"
         )
 
 
@@ -55,8 +56,9 @@ SOLE_SHARE = _sole_references_to_door()
 
 
 def refuse_if_held(record: Record, share: Any) -> None:
-    """Raise `HeldError` when somebody beside the handle `share` holds the object. Counted while the door is open, so nothing has
-    to be undone. Of other shares those count that live: one that was dropped without being closed holds nothing."""
+    """Raise `HeldError` when somebody beside the handle `share` holds the object. Counted while the door is
+    open, so nothing has to be undone. Of other shares those count that live: one that was dropped without
+    being closed holds nothing."""
     tokens = record.kind.registry.shared.get(record.id)
     others = min(len(tokens) - 1, _references_to_door(share) - SOLE_SHARE) if tokens else 0
     if others <= 0 and not held(record, share._cell):
@@ -73,12 +75,13 @@ def refuse_if_held(record: Record, share: Any) -> None:
 def begin_detach(
     record: Record, share: Any, me: list[object], timeout: float | WhenDue | None, site: Any
 ) -> None:
-    """The first half of `Handle.detach`: afterwards the claim is `me`, so no release begins, the door is shut, and nobody holds
-    the object any more. Whatever is raised in here, `undo_detach` puts right."""
+    """The first half of `Handle.detach`: afterwards the claim is `me`, so no release begins, the door is
+    shut, and nobody holds the object any more. Whatever is raised in here, `undo_detach` puts right."""
     check_transferable(record)
     if record.extra is not None and record.extra.fences:
         raise HeldError(
-            f"{describe(record)} waits for a fence, so its native is still in use: detach it once that has signalled",
+            f"{describe(record)} waits for a fence, so its native is still in use: detach it once that has "
+            "signalled",
             ("a fence",),
         )
     pin = cell = None
@@ -101,8 +104,9 @@ def begin_detach(
                 pin = box[0]
                 holders = holders_of(pin) if pin is not None else ()
                 raise HeldError(
-                    f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment it was detached, "
-                    "and was not given back in time: it is shut, stays the manager's, and is released when that ends",
+                    f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment "
+                    "it was detached, and was not given back in time: it is shut, stays the manager's, and "
+                    "is released when that ends",
                     holders,
                 )
             _world.sleep(PAUSE)
@@ -112,8 +116,8 @@ def begin_detach(
 
 
 def _still_held(record: Record, box: list[Pin | None]) -> bool:
-    """Whether somebody beside `box` holds the pin of an object whose cell has let go of it. Somebody else may have shut the door
-    first, and then the box has nothing to hold."""
+    """Whether somebody beside `box` holds the pin of an object whose cell has let go of it. Somebody else may
+    have shut the door first, and then the box has nothing to hold."""
     if box[0] is None:
         return record() is not None
     return getrefcount(box[0]) > SOLE_BOXED or stand_ins(record) > 0
@@ -124,7 +128,8 @@ SOLE_BOXED = getrefcount([Pin()][0]) + 1
 
 
 def undo_detach(record: Record, me: list[object], obj: Any, release: Any) -> None:
-    """Something was raised: what was to be handed out goes back to its place, what was claimed is free again."""
+    """Something was raised: what was to be handed out goes back to its place, what was claimed is free
+    again."""
     registry = record.kind.registry
     try:
         if release is not None and record.outcome is DETACHED:  # not what an earlier call did

@@ -1,8 +1,10 @@
-"""Who refers to a Python object, in words: frames by line, closures, tracebacks, containers, attributes, globals.
+"""Who refers to a Python object, in words: frames by line, closures, tracebacks, containers, attributes,
+globals.
 
-For reports, so it may be slow: it looks through the whole heap. The collector knows every container that refers to something, but
-not the running frames, whose locals are asked instead: of every thread with the GIL, of the asking one without it (the others go
-on running meanwhile). Nothing that was found is kept alive by having been looked for.
+For reports, so it may be slow: it looks through the whole heap. The collector knows every container that
+refers to something, but not the running frames, whose locals are asked instead: of every thread with the GIL,
+of the asking one without it (the others go on running meanwhile). Nothing that was found is kept alive by
+having been looked for.
 """
 
 from __future__ import annotations
@@ -37,13 +39,15 @@ REACH = 20_000
 """How many objects are looked through for a way from one object to another."""
 
 SNAPSHOTS = sys.version_info < (3, 13)
-"""Up to 3.12 asking a frame for its locals leaves a copy of them in the frame, which would keep all of them alive."""
+"""Up to 3.12 asking a frame for its locals leaves a copy of them in the frame, which would keep all of them
+alive."""
 
 _OURS = os.path.dirname(__file__) + os.sep
 
 
 def named_referrers(target: object, skip: frozenset[int] = frozenset()) -> tuple[str, ...]:
-    """Who refers to `target`, at most `MOST` of them; the library's own frames are left out, and those in `skip` (identities)."""
+    """Who refers to `target`, at most `MOST` of them; the library's own frames are left out, and those in
+    `skip` (identities)."""
     try:
         names: dict[str, None] = {}
         for name in _running(target):
@@ -57,7 +61,8 @@ def named_referrers(target: object, skip: frozenset[int] = frozenset()) -> tuple
 
 
 def _globals(target: object) -> Iterator[str]:
-    """The modules that have `target` as a global: the collector does not know them all (3.13 without the GIL)."""
+    """The modules that have `target` as a global: the collector does not know them all (3.13 without the
+    GIL)."""
     for module_name, module in _world.snapshot(sys.modules.items()):
         values = getattr(module, "__dict__", None)
         if isinstance(values, dict):
@@ -103,7 +108,8 @@ def _locals_that_are(frame: FrameType, target: object) -> list[str]:
 
 def _line(frame: FrameType) -> str:
     code = frame.f_code
-    return f"{getattr(code, 'co_qualname', code.co_name)}() at {os.path.basename(code.co_filename)}:{frame.f_lineno}"
+    name = getattr(code, "co_qualname", code.co_name)
+    return f"{name}() at {os.path.basename(code.co_filename)}:{frame.f_lineno}"
 
 
 def _add_names(target: object, names: dict[str, None], depth: int, skip: set[int]) -> None:
@@ -233,8 +239,8 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 def reaches(start: object, targets: list[object]) -> bool:
-    """Whether there is a way from `start` to one of `targets`, by attributes, items and closures. Modules and classes are no way:
-    everything reaches everything through them."""
+    """Whether there is a way from `start` to one of `targets`, by attributes, items and closures. Modules and
+    classes are no way: everything reaches everything through them."""
     wanted = {id(target) for target in targets}
     seen = {id(start)}
     queue: deque[object] = deque((start,))

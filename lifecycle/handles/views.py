@@ -25,8 +25,9 @@ def _array_type(length: int) -> Any:
 
 
 def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview:
-    """A memoryview of native memory that holds `pin`. The array types are few: lengths are rounded up to a power of two and the
-    view is sliced, since each ctypes array type costs 10 µs and leaves cyclic garbage."""
+    """A memoryview of native memory that holds `pin`. The array types are few: lengths are rounded up to a
+    power of two and the view is sliced, since each ctypes array type costs 10 µs and leaves cyclic garbage.
+    """
     array = None
     try:
         if nbytes == 0:
@@ -40,8 +41,8 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
         ):
             text = describe(pin.record)
             raise LifecycleError(
-                f"a view of {text} needs an address above 0 and a size of 0 or more bytes that lie within the address space, "
-                f"not ({address!r}, {nbytes!r})"
+                f"a view of {text} needs an address above 0 and a size of 0 or more bytes that lie within "
+                f"the address space, not ({address!r}, {nbytes!r})"
             )
         bits = (nbytes - 1).bit_length()
         array_type = _array_types.get(bits)

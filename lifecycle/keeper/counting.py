@@ -1,9 +1,10 @@
 """Counting: what happened becomes figures, by one writer.
 
-Everything that is to be counted goes as an event into one mailbox (`Registry.events`, a deque that any thread, callback or
-handler can append to), and only whoever holds the keeper's role counts. Registrations and ends have a mailbox each (`entered`,
-`ended`), into which the record itself goes: it is marked as counted, so a lost or doubled event changes no figure (I7). A scrape
-is an event too, a `Question`: it is answered in its turn, after everything that was counted before it.
+Everything that is to be counted goes as an event into one mailbox (`Registry.events`, a deque that any
+thread, callback or handler can append to), and only whoever holds the keeper's role counts. Registrations and
+ends have a mailbox each (`entered`, `ended`), into which the record itself goes: it is marked as counted, so
+a lost or doubled event changes no figure (I7). A scrape is an event too, a `Question`: it is answered in its
+turn, after everything that was counted before it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def _take_all(mailbox: deque[Record]) -> list[Record]:
 TOLD_ONE_BY_ONE = 8
 """Ends of one kind, for one reason and at one time, that are told one by one; more are told together."""
 LOOKS = 3
-"""How often a door that seems to live, but is not found, is looked for outside a collection: each time looks through the heap."""
+"""How often a door that seems to live, but is not found, is looked for outside a collection: each time looks
+through the heap."""
 
 
 class Question:
@@ -50,7 +52,8 @@ class Question:
 
 
 class Ledger:
-    """The figures of one manager, and who writes them. One thread at a time, whoever holds the keeper's role."""
+    """The figures of one manager, and who writes them. One thread at a time, whoever holds the keeper's
+    role."""
 
     def __init__(self, registry: Registry, observer: Observer, answer: Callable[[], SafetyStats]) -> None:
         self.registry = registry
@@ -111,7 +114,8 @@ class Ledger:
             self._in_doubt[record.id] = 1
 
     def _judge(self) -> None:
-        """Look again after the doors that the collector had reported when it was too early to say what became of them."""
+        """Look again after the doors that the collector had reported when it was too early to say what became
+        of them."""
         for id, looks in list(self._in_doubt.items()):
             record = self.registry.records.get(id)
             if record is None or self._judged(record, looks):
@@ -120,8 +124,9 @@ class Ledger:
                 self._in_doubt[id] = looks + 1
 
     def _judged(self, record: Record, looks: int) -> bool:
-        """Decide about an object whose last handle is said to be gone; False when that cannot be known yet. In a garbage cycle it
-        is said before ``__del__`` has run, which may close the handle, or save it (`cell/doors.py`)."""
+        """Decide about an object whose last handle is said to be gone; False when that cannot be known yet.
+        In a garbage cycle it is said before ``__del__`` has run, which may close the handle, or save it
+        (`cell/doors.py`)."""
         if record.phase in ENDED:
             return True
         if lives(record) and looks < LOOKS:
@@ -207,8 +212,8 @@ class Ledger:
                 count.failures[record.more().failure] += 1
 
     def _tell_ends(self, records: list[Record]) -> None:
-        """Tell of ends that are no plain releases: one by one, or in one event where many ended alike at once, as in a forked
-        child or with a lost queue."""
+        """Tell of ends that are no plain releases: one by one, or in one event where many ended alike at
+        once, as in a forked child or with a lost queue."""
         alike: dict[tuple[str, str, str], list[Record]] = {}
         for record in records:
             reason = record.extra.reason if record.extra is not None else ""
@@ -319,7 +324,7 @@ class Ledger:
             )
         )
 
-    # -- retention ----------------------------------------------------------------------------------------------------------
+    # -- retention -------------------------------------------------------------------------------------------
 
     def expire(self) -> None:
         """Forget ended objects whose retention is over."""

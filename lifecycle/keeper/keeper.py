@@ -1,9 +1,12 @@
-"""The keeper: one thread per manager that has things counted (`counting.py`), watches deadlines, retries, sweeps and answers.
+"""The keeper: one thread per manager that has things counted (`counting.py`), watches deadlines, retries,
+sweeps and answers.
 
-**Nothing slow in here.** Releases that nobody ran go to the timed workers, logging and hooks to the `Observer` thread behind a
-bounded queue that drops and counts. So an observer that blocks for ever stops neither counts, nor sweeps, nor deadlines.
+**Nothing slow in here.** Releases that nobody ran go to the timed workers, logging and hooks to the
+`Observer` thread behind a bounded queue that drops and counts. So an observer that blocks for ever stops
+neither counts, nor sweeps, nor deadlines.
 
-**Back-pressure.** `HIGH_WATER` events wake the keeper early; above `FULL` a registering thread yields to it, for a bounded time.
+**Back-pressure.** `HIGH_WATER` events wake the keeper early; above `FULL` a registering thread yields to it,
+for a bounded time.
 """
 
 from __future__ import annotations
@@ -36,19 +39,21 @@ IDLE_TICK = 0.25
 """Seconds between two passes once nothing has happened for a while."""
 FULL = 100_000
 HAND_OVER_AFTER = 0.2
-"""Seconds for which a ticket that any thread may run has waited before a timed worker is given it. A busy loop runs its own."""
+"""Seconds for which a ticket that any thread may run has waited before a timed worker is given it. A busy
+loop runs its own."""
 SHUT_FOR_LONG = 1.0
 """Seconds between two collections asked for without the GIL while doors are shut and objects not released."""
 RECOVERY = (0.001, 1.0)
-"""Seconds between two beginnings of the keeper's loop after an exception, doubled from the first to the longest: what fails each
-time must neither keep a core busy nor fill the log."""
+"""Seconds between two beginnings of the keeper's loop after an exception, doubled from the first to the
+longest: what fails each time must neither keep a core busy nor fill the log."""
 ANSWER_WAIT = 30.0
 """Seconds a scrape waits for the keeper before it takes the last known figures."""
 _EMPTY = object()
 
 
 class Keeper:
-    """Counts for one manager. Everything but `ask`, `wake` and the counters' readers runs on the keeper's thread."""
+    """Counts for one manager. Everything but `ask`, `wake` and the counters' readers runs on the keeper's
+    thread."""
 
     def __init__(self, registry: Registry, any_thread: AnyThread, workers: Workers) -> None:
         self.registry = registry
@@ -75,7 +80,7 @@ class Keeper:
         self._head_since = 0.0
         self._last: SafetyStats | None = None
 
-    # -- from any thread ----------------------------------------------------------------------------------------------------
+    # -- from any thread -------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the thread; callable again after `after_fork`."""
@@ -104,7 +109,8 @@ class Keeper:
         self._bell.put(None)
 
     def relieve(self) -> None:
-        """Called by a registering thread that sees `HIGH_WATER` events waiting: wake the keeper, and yield when it is `FULL`."""
+        """Called by a registering thread that sees `HIGH_WATER` events waiting: wake the keeper, and yield
+        when it is `FULL`."""
         events = self.registry.entered
         if not self._bell.qsize():
             self._bell.put(None)
@@ -114,8 +120,9 @@ class Keeper:
                 _world.sleep(0.001)
 
     def ask(self) -> SafetyStats:
-        """Exact figures: everything that happened before this call is in them. Callable on any thread; inside a collection, on
-        the keeper itself and in the middle of another call of it on this thread it answers with the last figures taken."""
+        """Exact figures: everything that happened before this call is in them. Callable on any thread; inside
+        a collection, on the keeper itself and in the middle of another call of it on this thread it answers
+        with the last figures taken."""
         in_collector = bool(_world.collecting) and _world.in_collector()
         thread = self._thread
         me = _world.get_ident()
@@ -157,7 +164,8 @@ class Keeper:
         self.wake()
 
     def before_fork(self) -> None:
-        """Have the counting stand still, so that the child inherits no half-counted batch. For a bounded time."""
+        """Have the counting stand still, so that the child inherits no half-counted batch. For a bounded
+        time."""
         me = _world.get_ident()
         if me not in self._inside and not self._halted.get(me):
             # Taken and noted in one step: an interrupt between the two would leave it taken for good.
@@ -174,7 +182,8 @@ class Keeper:
         self._halted.pop(me, None)
 
     def after_fork(self) -> None:
-        """In the child: no thread, fresh locks; what the parent had not counted stays to be counted by the child's keeper."""
+        """In the child: no thread, fresh locks; what the parent had not counted stays to be counted by the
+        child's keeper."""
         self._thread = None
         self._bell = _world.TimedQueue()
         self._role = _world.Lock()
@@ -189,11 +198,12 @@ class Keeper:
         self.registry.wake = self.wake
         self.registry.relieve = self.relieve
 
-    # -- the thread ---------------------------------------------------------------------------------------------------------
+    # -- the thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Go on whatever another thread raises in this one. Where a second exception ends it all the same, another thread is
-        started, at the latest by the next registration, close or scrape, which find `Registry.started` false."""
+        """Go on whatever another thread raises in this one. Where a second exception ends it all the same,
+        another thread is started, at the latest by the next registration, close or scrape, which find
+        `Registry.started` false."""
         me = threading.current_thread()
         pause, longest = RECOVERY
         try:
@@ -277,15 +287,16 @@ class Keeper:
         self.ledger.expire()
 
     def _forget_waiters(self) -> None:
-        """Wake those who wait for the end of what has ended: one that came late, or whose leaving was interrupted."""
+        """Wake those who wait for the end of what has ended: one that came late, or whose leaving was
+        interrupted."""
         for id in _world.snapshot(self.registry.waiters):
             record = self.registry.records.get(id)
             if record is None or record.phase in ENDED:
                 notify(self.registry, id)
 
     def _let_die(self) -> None:
-        """Without the GIL an object dies on the thread that made it, when that next runs Python; a collection does it for one
-        that sleeps. Asked for when doors have been shut for long."""
+        """Without the GIL an object dies on the thread that made it, when that next runs Python; a collection
+        does it for one that sleeps. Asked for when doors have been shut for long."""
         now = _world.monotonic()
         waiting = any(kind.count.shut for kind in _world.snapshot(self.registry.kinds.values()))
         self._shut_since = (self._shut_since or now) if waiting else 0.0
@@ -344,7 +355,7 @@ class Keeper:
             mailbox.appendleft(record)
             raise
 
-    # -- figures ------------------------------------------------------------------------------------------------------------
+    # -- figures ---------------------------------------------------------------------------------------------
 
     def _figures(self) -> SafetyStats:
         self._last = figures(self.registry, self.ledger, self.workers, self.queue_figures(), self.last_run)
@@ -355,7 +366,8 @@ class Keeper:
         return queue_figures(self.registry, (self.any_thread, self.workers), self.queues, self.last_run)
 
     def health(self) -> Health:
-        """Whether the manager's own threads are well. Callable on any thread; answers even when they are not."""
+        """Whether the manager's own threads are well. Callable on any thread; answers even when they are
+        not."""
         workers = self.workers
         problems = []
         if self._thread is not None and not self._stop and not self.registry.closed and not self.alive:

@@ -1,8 +1,9 @@
 """Leak detection in production: no false alarm, and cheap enough to be always on.
 
-Two detectors have opposite errors. This one speaks only of what is certain – a handle that was collected unclosed, an object past
-the ``max_age`` of its type – and may not know where that was made: sites are sampled. The other, `lifecycle.testing`, looks
-at every object a test leaves behind, and takes for a leak what may only be late.
+Two detectors have opposite errors. This one speaks only of what is certain – a handle that was collected
+unclosed, an object past the ``max_age`` of its type – and may not know where that was made: sites are
+sampled. The other, `lifecycle.testing`, looks at every object a test leaves behind, and takes for a leak what
+may only be late.
 
 **Levels**, by `SafetyConfig.leak_level` or ``LIFECYCLE_LEAK_LEVEL``:
 
@@ -11,10 +12,12 @@ at every object a test leaves behind, and takes for a leak what may only be late
 - ``detailed``: the site of every registration, and the last 4 accesses of each object.
 - ``paranoid``: the same with the last 32.
 
-An access is noted by the way that validators take, so at the lower levels it costs nothing. Views are not accesses here.
+An access is noted by the way that validators take, so at the lower levels it costs nothing. Views are not
+accesses here.
 
-**Reports** are limited to one per site and second; what was held back is told with the next one, or at the latest a second later,
-with its count. An alarm about an object held too long is withdrawn by a ``returned`` event when it ends.
+**Reports** are limited to one per site and second; what was held back is told with the next one, or at the
+latest a second later, with its count. An alarm about an object held too long is withdrawn by a ``returned``
+event when it ends.
 
 Everything here but `note_access` and `warn_of_leak` is called by the one who counts (`counting.py`).
 """
@@ -35,13 +38,15 @@ from lifecycle.events import Event
 from lifecycle.states import ENDED
 
 SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0, 0)}
-"""By level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all after that."""
+"""By level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all
+after that."""
 HISTORY = {"off": 0, "simple": 0, "detailed": 4, "paranoid": 32}
 """By level: how many of an object's last accesses are kept."""
 REPORT_EVERY = 1.0
 """Seconds between two reports about the same site."""
 LOOK_EVERY = (0.05, 5.0)
-"""Seconds between two looks for what is held too long: a quarter of the shortest ``max_age``, within these."""
+"""Seconds between two looks for what is held too long: a quarter of the shortest ``max_age``, within these.
+"""
 
 
 def arm(kind: Kind, level: str) -> None:
@@ -151,8 +156,9 @@ class LeakReports:
 
 
 def warn_of_leak(event: Event) -> None:
-    """Leaks are a `ResourceWarning` too, so that whoever turns warnings on, or into errors, sees them: at the line that made the
-    object where that is known, and with ``source=``, so that `tracemalloc` tells the whole way there."""
+    """Leaks are a `ResourceWarning` too, so that whoever turns warnings on, or into errors, sees them: at the
+    line that made the object where that is known, and with ``source=``, so that `tracemalloc` tells the whole
+    way there."""
     if event.kind != "leak" or not event.id:  # what is left at exit is in the log
         return
     site, count = event.fields["site"], event.fields["count"]

@@ -1,13 +1,16 @@
 """Deaths that nobody was told of, found by looking.
 
-**The problem.** The tickets come by weakref callbacks that are C methods. At the recursion limit even such a call fails: CPython
-prints the `RecursionError` and forgets the callback. The object would stay unreleased for ever.
+**The problem.** The tickets come by weakref callbacks that are C methods. At the recursion limit even such a
+call fails: CPython prints the `RecursionError` and forgets the callback. The object would stay unreleased for
+ever.
 
-**The idea.** What was not told can be seen: a weak reference that is dead. So the keeper walks through the table, `SLICE` objects
-a pass, at most one round every `ROUND` seconds, and does what the callback would have done. All of that may be done twice.
+**The idea.** What was not told can be seen: a weak reference that is dead. So the keeper walks through the
+table, `SLICE` objects a pass, at most one round every `ROUND` seconds, and does what the callback would have
+done. All of that may be done twice.
 
-**What a look must not do** is hold anything, were it for a moment: others count the references of pins, and ask whether cores
-live. So the looks are chains of iterators in C, which let go within the one call what they have taken.
+**What a look must not do** is hold anything, were it for a moment: others count the references of pins, and
+ask whether cores live. So the looks are chains of iterators in C, which let go within the one call what they
+have taken.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ _cell_of: Any = DoorRef.__call__
 
 
 class LostTickets:
-    """Looks for the objects of one manager whose death was not told. On the keeper's thread, or when that has ended."""
+    """Looks for the objects of one manager whose death was not told. On the keeper's thread, or when that has
+    ended."""
 
     def __init__(self, registry: Registry, workers: Workers) -> None:
         self._registry = registry
@@ -50,7 +54,8 @@ class LostTickets:
         self.after_round: list[Callable[[], None]] = []
 
     def make_up(self) -> None:
-        """Do what there was no room for at the recursion limit, or what interrupts struck each time. By one thread at a time."""
+        """Do what there was no room for at the recursion limit, or what interrupts struck each time. By one
+        thread at a time."""
         later = self._registry.later
         entry = None
         try:
@@ -58,7 +63,8 @@ class LostTickets:
                 for entry in iter(later.pop, None):  # noqa: B007 - FOR_ITER takes and stores in one step
                     break
                 if entry is not None:
-                    # What cannot be taken, as with a release that is not callable, stays the caller's, who was told.
+                    # What cannot be taken, as with a release that is not callable, stays the caller's, who
+                    # was told.
                     with suppress(LifecycleError):
                         entry[0](*entry[1])
                 entry = None
@@ -104,7 +110,8 @@ class LostTickets:
         return len(records)
 
     def _uproot(self, records: list[Record]) -> None:
-        """Do what the callbacks of cores would have done. A core whose pin is garbage only is held by that, as ever."""
+        """Do what the callbacks of cores would have done. A core whose pin is garbage only is held by that,
+        as ever."""
         for record in records:
             core = record()
             if core is not None and _world.is_dead(core):

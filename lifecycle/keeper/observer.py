@@ -1,6 +1,7 @@
 """The observer: hooks and the log, on a thread of their own, behind a bounded queue that drops and counts.
 
-The keeper alone puts events in, so a log pipe that blocks for ever stops neither counts, nor sweeps, nor deadlines.
+The keeper alone puts events in, so a log pipe that blocks for ever stops neither counts, nor sweeps, nor
+deadlines.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from lifecycle.keeper.leaks import warn_of_leak
 
 OBSERVER_LIMIT = 1000
 OWN_HOOKS = 2
-"""Hooks of `Observer._hooks_of` that come first and write to the program's streams: the log and the warning."""
+"""Hooks of `Observer._hooks_of` that come first and write to the program's streams: the log and the warning.
+"""
 
 
 def logger() -> Any:
-    """The program's structlog logger ``lifecycle``; where structlog is not configured, one that writes to stderr: a library
-    has no business on a program's standard output."""
+    """The program's structlog logger ``lifecycle``; where structlog is not configured, one that writes to
+    stderr: a library has no business on a program's standard output."""
     if structlog.is_configured():
         return structlog.get_logger("lifecycle")
     if sys.stderr is None:  # as under pythonw; structlog would take standard output
@@ -35,7 +37,8 @@ def logger() -> Any:
 
 
 Hooks = dict[int, Callable[[Event], object]]
-"""In the order in which they were added, each under a number of its own: one function may be added by several."""
+"""In the order in which they were added, each under a number of its own: one function may be added by
+several."""
 
 
 def enlist(hooks: Hooks, fn: Callable[[Event], object]) -> Callable[[], None]:
@@ -95,7 +98,8 @@ class Observer:
         self.queue.put(event)
 
     def _run(self) -> None:
-        """Go on whatever another thread raises in this one: the rest of the hooks are told of the event in hand."""
+        """Go on whatever another thread raises in this one: the rest of the hooks are told of the event in
+        hand."""
         events = iter(self.queue.get, None)
         while True:
             try:

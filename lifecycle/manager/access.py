@@ -1,9 +1,10 @@
 """`safe_access`: a lease that is also the panic boundary.
 
-In the languages this comes from, an error is a returned value and a panic is not. In Python both are exceptions, so there is one
-rule: inside `safe_access` an exception that nobody declared is a panic. Declared errors pass unchanged; control flow (Ctrl-C,
-`sys.exit`, a generator's end, task cancellation) passes; everything else, also a `BaseException` of an extension's own, shuts the
-object as `INVALID` and comes out as `AccessPanicError`.
+In the languages this comes from, an error is a returned value and a panic is not. In Python both are
+exceptions, so there is one rule: inside `safe_access` an exception that nobody declared is a panic. Declared
+errors pass unchanged; control flow (Ctrl-C, `sys.exit`, a generator's end, task cancellation) passes;
+everything else, also a `BaseException` of an extension's own, shuts the object as `INVALID` and comes out as
+`AccessPanicError`.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def declared(kind: Kind, errors: Any) -> tuple[type[BaseException], ...]:
 def escaped(record: Record, error: BaseException, errors: Any, fn: object = None) -> None:
     """Decide about an exception that left an access: return to let it pass, or raise `AccessPanicError`.
 
-    `fn` is the function that was to be called, where the exception did not come out of a line of it. The caller's own reference
-    to the pin is gone by now, so a poisoned object that nobody else holds is released in here. Close to the recursion limit the
-    exception passes, and the keeper decides about the object.
+    `fn` is the function that was to be called, where the exception did not come out of a line of it. The
+    caller's own reference to the pin is gone by now, so a poisoned object that nobody else holds is released
+    in here. Close to the recursion limit the exception passes, and the keeper decides about the object.
     """
     registry = record.kind.registry
     if _world.near_limit():
@@ -75,13 +76,15 @@ def escaped(record: Record, error: BaseException, errors: Any, fn: object = None
 
 
 def judge(record: Record, error: BaseException, errors: Any, fn: object) -> AccessPanicError | None:
-    """Count an exception that left an access, as `escaped`. The object is invalid after a panic, which is returned."""
+    """Count an exception that left an access, as `escaped`. The object is invalid after a panic, which is
+    returned."""
     kind = record.kind
     registry = kind.registry
     if is_control_flow(error):
         return None
     if type(error) is RecursionError and type(getattr(fn, "__func__", fn)) is FunctionType:
-        # The limit struck before the first line of a function in Python, so nothing has been done to the object.
+        # The limit struck before the first line of a function in Python, so nothing has been done to the
+        # object.
         return None
     reason = text_of(error)
     if is_of(error, declared(kind, errors)):
@@ -94,9 +97,9 @@ def judge(record: Record, error: BaseException, errors: Any, fn: object) -> Acce
         invalidate_record(record, Cause.PANIC, f"panic: {reason}", None)
         fate = "it is invalid now and will be released"
     return AccessPanicError(
-        f"panic during object access: {reason}, in an access to {describe(record)}; {fate}. If {type(error).__name__} is "
-        f"an expected "
-        f"error, declare it: safe_access(..., errors=({type(error).__name__},)) or policy({kind.type_name!r}, errors=...)"
+        f"panic during object access: {reason}, in an access to {describe(record)}; {fate}. If "
+        f"{type(error).__name__} is an expected error, declare it: safe_access(..., "
+        f"errors=({type(error).__name__},)) or policy({kind.type_name!r}, errors=...)"
     )
 
 
@@ -131,7 +134,8 @@ class AccessBlock(Uncopied, Generic[T]):
             self._pin = self._obj = None
             return
         pin = self._pin
-        try:  # 3.10 looks for signals at every jump: none is taken while the pin is in a local that nothing clears
+        # 3.10 looks for signals at every jump: none is taken while the pin is in a local that nothing clears.
+        try:
             self._pin = self._obj = None
             record = pin.record if pin is not None else None
         finally:

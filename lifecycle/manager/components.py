@@ -1,16 +1,19 @@
-"""Components: what is made over a manager, opens something of its own and has to be closed, such as captures and pools.
+"""Components: what is made over a manager, opens something of its own and has to be closed, such as captures
+and pools.
 
-**The problem.** A component that its manager can call back is kept by that callback. Nobody could drop it then: one that was
-forgotten would live for ever, with its thread and its native objects, and nobody would be told.
+**The problem.** A component that its manager can call back is kept by that callback. Nobody could drop it
+then: one that was forgotten would live for ever, with its thread and its native objects, and nobody would be
+told.
 
-**The idea.** The callback knows the component weakly (`keeping.weakly`). What the component has opened is ended by a function
-that does not refer to it, and that function is the release of a record, whose only handle the component holds. So a component
-that is dropped drops a last handle: it is reported as a leak, with the place where it was made, and what it opened is ended
-once, at a place, with a claim, also at exit. No code of ours runs as it dies.
+**The idea.** The callback knows the component weakly (`keeping.weakly`). What the component has opened is
+ended by a function that does not refer to it, and that function is the release of a record, whose only handle
+the component holds. So a component that is dropped drops a last handle: it is reported as a leak, with the
+place where it was made, and what it opened is ended once, at a place, with a claim, also at exit. No code of
+ours runs as it dies.
 
-**Not an object of the program's.** Until it is dropped the record is not counted and `SafetyManager.objects` does not show it.
-A component that was closed leaves no trace. From the drop on it is an object like any other: the event of the drop counts its
-registration.
+**Not an object of the program's.** Until it is dropped the record is not counted and `SafetyManager.objects`
+does not show it. A component that was closed leaves no trace. From the drop on it is an object like any
+other: the event of the drop counts its registration.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from lifecycle.states import BY_CLOSE, DETACHED, ENDED
 
 
 class Membership(Uncopied):
-    """What a component holds of its manager: dropped without `leave`, it is reported, and what the component has opened is
-    ended. All methods may be called on any thread and at any moment."""
+    """What a component holds of its manager: dropped without `leave`, it is reported, and what the component
+    has opened is ended. All methods may be called on any thread and at any moment."""
 
     __slots__ = ("__weakref__", "_handle")
 
@@ -40,7 +43,8 @@ class Membership(Uncopied):
         self._handle = handle
 
     def leave(self) -> None:
-        """The component has been closed: nothing is reported and nothing is called. Leaving twice is leaving once."""
+        """The component has been closed: nothing is reported and nothing is called. Leaving twice is leaving
+        once."""
         handle = self._handle
         record = handle._record
         registry = record.kind.registry
@@ -70,8 +74,9 @@ class Membership(Uncopied):
 def enter_component(
     kind: Kind, place: Any, end: Callable[[], object], name: str | None, start: bool
 ) -> Membership:
-    """Enter what ends a component, as `registration.enter` does an object, but without counting it. `start`: see that the
-    manager's threads run, by which its drop is noticed at once. Without them the next registration or question notices it."""
+    """Enter what ends a component, as `registration.enter` does an object, but without counting it. `start`:
+    see that the manager's threads run, by which its drop is noticed at once. Without them the next
+    registration or question notices it."""
     registry = kind.registry
     kind.component = True
     core = record = pin = cell = handle = None

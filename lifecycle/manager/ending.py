@@ -1,6 +1,8 @@
-"""The end of a manager: by `close`, with the interpreter, or in a forked child, where it is the end of what was inherited.
+"""The end of a manager: by `close`, with the interpreter, or in a forked child, where it is the end of what
+was inherited.
 
-One thread closes, the others wait for its report, as far as they may wait. What the steps do stands in `shutdown.py`.
+One thread closes, the others wait for its report, as far as they may wait. What the steps do stands in
+`shutdown.py`.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ from lifecycle.places.releases import nesting
 from lifecycle.stats import ShutdownReport
 
 TOLD_AT_EXIT = 20
-"""Objects, and then types, that are reported one by one when the interpreter exits with objects unreleased."""
+"""Objects, and then types, that are reported one by one when the interpreter exits with objects unreleased.
+"""
 
 
 class Ending:
     """Ends one manager, once. Whoever calls `shut_down` later gets the same report.
 
-    `keeps` lives until the manager has been closed, at the latest by the exit pass, which runs for one that was dropped as well.
+    `keeps` lives until the manager has been closed, at the latest by the exit pass, which runs for one that
+    was dropped as well.
     """
 
     def __init__(
@@ -56,7 +60,8 @@ class Ending:
         _world.at_exit(self.at_exit)
 
     def shut_down(self, timeout: float | WhenDue | None, budget: float, exiting: bool) -> ShutdownReport:
-        """Close the manager within `budget` seconds, or wait for the one who does. `timeout` is that of `SafetyManager.close`."""
+        """Close the manager within `budget` seconds, or wait for the one who does. `timeout` is that of
+        `SafetyManager.close`."""
         if self._report is None:
             _world.refuse_near_limit("close() of a manager")
         began = _world.monotonic()
@@ -109,7 +114,8 @@ class Ending:
         return report_on(records, errors, began, running), interrupt
 
     def _call_at_exit(self, fn: Callable[[], object]) -> None:
-        """Call an `on_close` callback where one that hangs does not keep the process. It may close this manager itself."""
+        """Call an `on_close` callback where one that hangs does not keep the process. It may close this
+        manager itself."""
         me = _world.get_ident()
         config = self._registry.config
 
@@ -126,7 +132,8 @@ class Ending:
             raise LifecycleError(str(error).replace(repr(call), repr(fn))) from None
 
     def at_exit(self) -> None:
-        """The end of the process. Ctrl-C ends the waiting it strikes in and is raised when all is done; a second one ends all."""
+        """The end of the process. Ctrl-C ends the waiting it strikes in and is raised when all is done; a
+        second one ends all."""
         _world.exit_hook_runs = True
         budget = self._registry.config.shutdown_timeout
         until = _world.monotonic() + budget
@@ -166,7 +173,8 @@ class Ending:
         keeper.observer.stop(1.0)
 
     def after_fork(self) -> None:
-        """In the child: what was inherited is the parent's; what is registered from here on is the child's own."""
+        """In the child: what was inherited is the parent's; what is registered from here on is the child's
+        own."""
         self._stopping.after_fork()
         self._closers.clear()
         self._machinery.after_fork()

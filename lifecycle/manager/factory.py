@@ -19,10 +19,12 @@ T = TypeVar("T")
 
 
 class Places:
-    """The places of a factory with a limit: each unreleased object has one, and keeps it in a dict of its own, the ticket.
+    """The places of a factory with a limit: each unreleased object has one, and keeps it in a dict of its
+    own, the ticket.
 
-    A place is taken, and given back, by one call into C: no interrupt, and no other thread, finds it in both or in neither. So of
-    two that ask for the last place one gets it, and nobody is refused for the sake of one who is refused as well.
+    A place is taken, and given back, by one call into C: no interrupt, and no other thread, finds it in both
+    or in neither. So of two that ask for the last place one gets it, and nobody is refused for the sake of
+    one who is refused as well.
     """
 
     __slots__ = ("_back", "_fresh", "_takes")
@@ -88,7 +90,8 @@ def build_factory(
                     registry.tend()  # perhaps one waits for any thread to release it
                 if not ticket and not places.take(ticket):
                     raise LimitError(
-                        f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; close one first"
+                        f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; "
+                        "close one first"
                     )
                 extra = Extra()
                 extra.slot = (places, ticket)
@@ -114,7 +117,8 @@ def build_factory(
                     try:
                         insist(attempt)
                     except BaseException:
-                        # No call may be possible here, or each is struck, so it is left to the keeper without one.
+                        # No call may be possible here, or each is struck, so it is left to the keeper without
+                        # one.
                         registry.later[0:0] = [(give_back, ([*box], ticket, extra, begun, struck))]
             raise
         finally:

@@ -1,10 +1,11 @@
 """Safe finalizers: a timed, counted, contained action at the death of any Python object.
 
-A weak reference watches the object, and that is all it does: its callback drops one handle. The action itself is the release of
-an ordinary record, so it runs on a timed worker, never in the collector and never on the thread that happened to drop the
-object; it has a deadline, is counted, and runs in the exit pass if nothing ended it before. The callback is a C function, so a
-signal that is pending is not raised in it, where CPython would print it and forget both. Where even that could not be called, at
-the recursion limit, the keeper finds the object dead and drops the handle itself.
+A weak reference watches the object, and that is all it does: its callback drops one handle. The action itself
+is the release of an ordinary record, so it runs on a timed worker, never in the collector and never on the
+thread that happened to drop the object; it has a deadline, is counted, and runs in the exit pass if nothing
+ended it before. The callback is a C function, so a signal that is pending is not raised in it, where CPython
+would print it and forget both. Where even that could not be called, at the recursion limit, the keeper finds
+the object dead and drops the handle itself.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Finalizers:
             owners.pop(id(action), None)
             record.owning = 0  # it is meant to be dropped
             table = self._table
-            # Called as ``table.pop(id, reference)``: the reference is what is returned where there is nothing.
+            # Called as ``table.pop(id, reference)``: the reference is what is returned where there is
+            # nothing.
             watch = weakref.ref(obj, functools.partial(table.pop, record.id))
             action.armed = True
             table[record.id] = (watch, handle)
@@ -87,14 +89,15 @@ class Finalizers:
             handle = None  # a kept traceback must keep nothing alive
 
     def sweep(self) -> None:
-        """Let go the finalizers whose object is gone and whose callback could not be called: at the recursion limit, or where
-        memory has run out."""
+        """Let go the finalizers whose object is gone and whose callback could not be called: at the recursion
+        limit, or where memory has run out."""
         for id, (watch, _) in _world.snapshot(self._table.items()):
             if _world.is_dead(watch):
                 self._table.pop(id, None)
 
     def forget(self) -> None:
-        """Watch no object any more: the manager closes, and its own releases run the actions; or the child of a fork does not."""
+        """Watch no object any more: the manager closes, and its own releases run the actions; or the child of
+        a fork does not."""
         self._table.clear()
 
 
@@ -132,8 +135,8 @@ class SafeFinalizer(Uncopied):
 
 
 def reaches(start: object, target: object) -> bool:
-    """Whether `target` can be reached from the callable `start` through what it keeps alive (not through modules, types and a
-    function's globals). Looks at `REACH_LIMIT` objects at most."""
+    """Whether `target` can be reached from the callable `start` through what it keeps alive (not through
+    modules, types and a function's globals). Looks at `REACH_LIMIT` objects at most."""
     seen = {id(start)}
     queue = [start]
     for item in queue:
@@ -172,18 +175,19 @@ def _filled(cell: types.CellType) -> bool:
 
 
 def check_target(obj: object, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
-    """Refuse what could never work: an object that cannot be watched, an action that keeps its object alive."""
+    """Refuse what could never work: an object that cannot be watched, an action that keeps its object
+    alive."""
     if isinstance(obj, Handle):
         raise RegistrationError(
-            f"set_safe_finalizer takes a Python object, not a handle ({obj!r}): use add_cleanup(handle, fn) or release= for those"
+            f"set_safe_finalizer takes a Python object, not a handle ({obj!r}): use add_cleanup(handle, fn) "
+            "or release= for those"
         )
     try:
         weakref.ref(obj)
     except TypeError:
         raise RegistrationError(
-            f"a {type(obj).__name__} cannot be weakly referenced, so its end cannot be seen: put it into an object "
-            "of a class of yours "
-            "(with __weakref__ among its slots), or register() it with a release"
+            f"a {type(obj).__name__} cannot be weakly referenced, so its end cannot be seen: put it into an "
+            "object of a class of yours (with __weakref__ among its slots), or register() it with a release"
         ) from None
     for part in (fn, *args):
         if part is obj or reaches(part, obj):

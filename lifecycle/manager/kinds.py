@@ -1,4 +1,5 @@
-"""The kinds of a manager's objects: found by name, or by the class of an object, and made when first needed."""
+"""The kinds of a manager's objects: found by name, or by the class of an object, and made when first
+needed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The machinery of one manager: its places and its threads, from the first object to the last.
 
-No thread runs before the first registration; they are started with it, since 3.12 starts none once the interpreter shuts down.
-What they do not get to in time the registering threads do on their way, in bounded shares.
+No thread runs before the first registration; they are started with it, since 3.12 starts none once the
+interpreter shuts down. What they do not get to in time the registering threads do on their way, in bounded
+shares.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Machinery:
         registry.refuse_closed = self.refuse_closed
 
     def place_of(self, release_on: Any) -> Any:
-        """The place that ``release_on=`` names. Raises `RegistrationError` for what is none, or can no longer release."""
+        """The place that ``release_on=`` names. Raises `RegistrationError` for what is none, or can no longer
+        release."""
         if release_on is BACKGROUND:
             return self._background
         if release_on is ANY_THREAD:
@@ -45,7 +47,8 @@ class Machinery:
             generation = release_on.generation
             if generation.abandoned():
                 raise RegistrationError(
-                    f"queue {release_on.name!r} belongs to a thread that has ended: nobody could release there; make a new queue"
+                    f"queue {release_on.name!r} belongs to a thread that has ended: nobody could release "
+                    "there; make a new queue"
                 )
             if release_on not in self.keeper.queues:
                 self.keeper.queues.add(release_on)
@@ -56,7 +59,8 @@ class Machinery:
         )
 
     def tend(self) -> None:
-        """Called by a registration that sees work waiting: a bounded share of it is done here, but none inside the collector."""
+        """Called by a registration that sees work waiting: a bounded share of it is done here, but none
+        inside the collector."""
         if _world.collecting and _world.in_collector():
             return
         if self.any_thread.mailbox and not _world.near_limit() and not (self._registry.claims and nesting()):
@@ -67,8 +71,8 @@ class Machinery:
             self._registry.relieve()
 
     def _start(self) -> None:
-        """Start the threads, before the first object. One thread at a time does it; interrupted, it is done again by the next
-        registration."""
+        """Start the threads, before the first object. One thread at a time does it; interrupted, it is done
+        again by the next registration."""
         me: object = []
         try:
             if self._registry.closed or self._starters.setdefault(None, me) is not me:
@@ -87,15 +91,16 @@ class Machinery:
                 me = None
 
     def refuse_closed(self, record: Record) -> NoReturn:
-        """A registration found the manager closed. The object is ours, and nobody serves our places any more: it goes here."""
+        """A registration found the manager closed. The object is ours, and nobody serves our places any more:
+        it goes here."""
         if record.place is self.workers or record.place is self.any_thread:
             process(record)
         else:
             record.place.settle(record, 0)
         ended = "released" if record.phase is RELEASED else "shut; its release waits for its queue or failed"
         raise ClosedError(
-            f"manager {self._registry.name!r} is closed: {describe(record)} came too late and has been {ended}; register before "
-            "close(), or make a new manager"
+            f"manager {self._registry.name!r} is closed: {describe(record)} came too late and has been "
+            f"{ended}; register before close(), or make a new manager"
         )
 
     def wind_down(self, lingering: bool) -> None:

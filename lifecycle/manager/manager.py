@@ -72,7 +72,8 @@ def _nothing_to_leave() -> None:
 
 
 class SafetyManager(Uncopied):
-    """Registers native objects of other libraries, guards access to them, and releases each exactly once, at its place.
+    """Registers native objects of other libraries, guards access to them, and releases each exactly once, at
+    its place.
 
     Parameters
     ----------
@@ -81,8 +82,9 @@ class SafetyManager(Uncopied):
     name:
         The label of this manager in metrics, events and messages.
 
-    A context manager that closes itself. Every method may be called on any thread and at any moment: from ``__del__``, weakref
-    callbacks, signal handlers, finalizers and cleanups. No thread starts before the first registration.
+    A context manager that closes itself. Every method may be called on any thread and at any moment: from
+    ``__del__``, weakref callbacks, signal handlers, finalizers and cleanups. No thread starts before the
+    first registration.
     """
 
     _remedy = "pass the manager itself, or make another; a process makes its own"
@@ -109,7 +111,7 @@ class SafetyManager(Uncopied):
         registries.add(self._registry)
         _world.around_fork(self._keeper.before_fork, self._keeper.after_fork_in_parent)
 
-    # -- facts --------------------------------------------------------------------------------------------------------------
+    # -- facts -----------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -134,7 +136,7 @@ class SafetyManager(Uncopied):
     def __repr__(self) -> str:
         return f"<SafetyManager {self.name!r}: {'closed' if self.closed else 'open'}>"
 
-    # -- registering --------------------------------------------------------------------------------------------------------
+    # -- registering -----------------------------------------------------------------------------------------
 
     def register(
         self,
@@ -161,14 +163,14 @@ class SafetyManager(Uncopied):
         name:
             The object's own name, for messages.
         release:
-            Called exactly once as ``release(obj)``, at the place `release_on`; a bound method of `obj` is fine. It may raise
-            `NotReleased` to be called again. None: nothing is called (a borrowed object).
+            Called exactly once as ``release(obj)``, at the place `release_on`; a bound method of `obj` is
+            fine. It may raise `NotReleased` to be called again. None: nothing is called (a borrowed object).
         release_on:
             `BACKGROUND` (timed workers), `ANY_THREAD` (inline), or a `ReleaseQueue`.
         native:
-            The native name (address, GL name, file descriptor), hashable. Shown in messages; a second live owner of the same
-            (place, type, native) is refused. One whose release has begun is waited for, at most 50 ms, and then is
-            no owner any more.
+            The native name (address, GL name, file descriptor), hashable. Shown in messages; a second live
+            owner of the same (place, type, native) is refused. One whose release has begun is waited for, at
+            most 50 ms, and then is no owner any more.
         parent:
             A handle whose object must not be released before this one.
         size:
@@ -178,9 +180,9 @@ class SafetyManager(Uncopied):
         keep:
             The manager keeps the handle until `unregister`, so that the id alone is enough.
 
-        Raises `RegistrationError` (`DuplicateError`, `CallbackError`, `LimitError`, `ForeignHandleError`) for what it cannot
-        take; the object is then still yours. After `close` it raises `ClosedError`, and the object, which had become the
-        manager's, has been released. An interrupt in here releases it too.
+        Raises `RegistrationError` (`DuplicateError`, `CallbackError`, `LimitError`, `ForeignHandleError`) for
+        what it cannot take; the object is then still yours. After `close` it raises `ClosedError`, and the
+        object, which had become the manager's, has been released. An interrupt in here releases it too.
         """
         parent_pin = handle = None
         begun = [False]
@@ -209,8 +211,8 @@ class SafetyManager(Uncopied):
         except LifecycleError:
             raise
         except BaseException as error:
-            # Defined, not called for: between here and `try` nothing looks for signals. (A default, since a closure would turn
-            # the arguments of every registration into cells.)
+            # Defined, not called for: between here and `try` nothing looks for signals. (A default, since a
+            # closure would turn the arguments of every registration into cells.)
             def attempt(
                 facts: tuple[Any, ...] = (self, obj, type_name, release, release_on, None, begun),
             ) -> bool:
@@ -246,13 +248,15 @@ class SafetyManager(Uncopied):
         size: int = 0,
         alive: Callable[[T], object] | None = None,
     ) -> Handle[T]:
-        """A handle of an object that is owned elsewhere: the manager keeps no strong reference to it and never releases it.
+        """A handle of an object that is owned elsewhere: the manager keeps no strong reference to it and
+        never releases it.
 
-        The handle's state follows the object: once that is gone it ends as ``released`` with cause ``owner``, and so it does when
-        ``alive(obj)``, asked before each access, says False (or raises): for objects that outlive their native end, such as a
-        texture that was destroyed. `SafetyManager.invalidate` tells of an end that only the owner knows. Leases, views and
-        accesses hold the Python object while they last; the native end itself is its owner's business. The other parameters are
-        those of `register`, and so are the errors; an object that cannot be weakly referenced is refused.
+        The handle's state follows the object: once that is gone it ends as ``released`` with cause ``owner``,
+        and so it does when ``alive(obj)``, asked before each access, says False (or raises): for objects that
+        outlive their native end, such as a texture that was destroyed. `SafetyManager.invalidate` tells of an
+        end that only the owner knows. Leases, views and accesses hold the Python object while they last; the
+        native end itself is its owner's business. The other parameters are those of `register`, and so are
+        the errors; an object that cannot be weakly referenced is refused.
         """
         if alive is not None:
             check_callback(alive, "alive")
@@ -271,8 +275,9 @@ class SafetyManager(Uncopied):
         release: Callable[[Any], object] | None,
         release_on: PlaceLike = BACKGROUND,
     ) -> Callable[[Any, Any, int], Handle[Any]]:
-        """`register` with everything that is the same for each object checked once: ``register(obj, native, size) -> Handle``.
-        For adapters that register per frame. The adapter vouches that no object has two owners: duplicates are not looked for."""
+        """`register` with everything that is the same for each object checked once: ``register(obj, native,
+        size) -> Handle``. For adapters that register per frame. The adapter vouches that no object has two
+        owners: duplicates are not looked for."""
         kind = self._kinds.named(type_name)
         place = self._machinery.place_of(release_on)
         if release is not None:
@@ -286,7 +291,8 @@ class SafetyManager(Uncopied):
     def _rescue(
         self, obj: Any, type_name: Any, release: Any, release_on: Any, extra: Extra | None, begun: list[bool]
     ) -> bool:
-        """Have an object that was not entered released at its place: it was ours to keep or to give back. True then."""
+        """Have an object that was not entered released at its place: it was ours to keep or to give back.
+        True then."""
         if begun[0] or release is None:
             return True
         check_callback(release, "release")
@@ -303,10 +309,12 @@ class SafetyManager(Uncopied):
         release_on: PlaceLike = BACKGROUND,
         limit: int | None = None,
     ) -> Callable[..., Handle[T]]:
-        """A function that calls ``make(*args, **kwargs)`` and registers what it returns, with no moment in between at which an
-        interrupt could lose it. For constructors and for helpers that return something the caller owns.
+        """A function that calls ``make(*args, **kwargs)`` and registers what it returns, with no moment in
+        between at which an interrupt could lose it. For constructors and for helpers that return something
+        the caller owns.
 
-        With `limit`, more than so many unreleased objects at a time are refused with `LimitError`, before `make` is called.
+        With `limit`, more than so many unreleased objects at a time are refused with `LimitError`, before
+        `make` is called.
         """
         check_callback(make, "make")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -326,7 +334,7 @@ class SafetyManager(Uncopied):
             limit,
         )
 
-    # -- access -------------------------------------------------------------------------------------------------------------
+    # -- access ----------------------------------------------------------------------------------------------
 
     @overload
     def safe_access(self, target: Handle[T], fn: None = None, /, *, errors: Any = ()) -> AccessBlock[T]: ...
@@ -338,13 +346,14 @@ class SafetyManager(Uncopied):
     def safe_access(self, target: Any, fn: Callable[..., R], /, *args: Any, errors: Any = ()) -> R: ...
 
     def safe_access(self, target: Any, fn: Any = None, /, *args: Any, errors: Any = ()) -> Any:
-        """Use an object inside the panic boundary: ``safe_access(handle_or_id, fn, *args)`` returns ``fn(obj, *args)``;
-        ``with safe_access(handle_or_id) as obj`` does the same for a block.
+        """Use an object inside the panic boundary: ``safe_access(handle_or_id, fn, *args)`` returns ``fn(obj,
+        *args)``; ``with safe_access(handle_or_id) as obj`` does the same for a block.
 
-        An exception of a type in `errors` (else in the type's policy, else in the configuration) passes unchanged. Control flow
-        passes. Any other is a panic: the object becomes `INVALID` and `AccessPanicError` is raised from it. (Where fewer than two
-        dozen levels of recursion are left, the exception passes and the object becomes `INVALID` a moment later.) Raises
-        `AccessRefusedError` when the door is shut, `UnknownObjectError` for an id that names nothing here, `CallbackError` for a
+        An exception of a type in `errors` (else in the type's policy, else in the configuration) passes
+        unchanged. Control flow passes. Any other is a panic: the object becomes `INVALID` and
+        `AccessPanicError` is raised from it. (Where fewer than two dozen levels of recursion are left, the
+        exception passes and the object becomes `INVALID` a moment later.) Raises `AccessRefusedError` when
+        the door is shut, `UnknownObjectError` for an id that names nothing here, `CallbackError` for a
         coroutine or generator function.
         """
         if fn is None:
@@ -394,8 +403,8 @@ class SafetyManager(Uncopied):
             pin = obj = None
 
     def is_valid(self, target: Any) -> bool:
-        """Whether an access to the handle's or id's object would be granted now, as `Handle.valid`. False for what is not
-        known."""
+        """Whether an access to the handle's or id's object would be granted now, as `Handle.valid`. False for
+        what is not known."""
         try:
             record = record_of(self._registry, target)
         except UnknownObjectError:
@@ -407,8 +416,8 @@ class SafetyManager(Uncopied):
         return state_of(record) is VALID
 
     def invalidate(self, target: Any, reason: str) -> bool:
-        """Shut the object's door for everybody, for `reason`: it reports `INVALID` and is released when nobody holds it any more.
-        False when it was shut already."""
+        """Shut the object's door for everybody, for `reason`: it reports `INVALID` and is released when
+        nobody holds it any more. False when it was shut already."""
         record = record_of(self._registry, target)
         site = _world.site_of(_world.caller())
         done = invalidate_record(record, Cause.INVALIDATE, str(reason), site, cell_behind(target))
@@ -416,7 +425,8 @@ class SafetyManager(Uncopied):
         return done
 
     def unregister(self, target: Any, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-        """Shut the object's door for everybody and release it, as `Handle.close` does for the last share. True means released."""
+        """Shut the object's door for everybody and release it, as `Handle.close` does for the last share.
+        True means released."""
         record = record_of(self._registry, target)
         if timeout is not DEFAULT:
             check_timeout(timeout)
@@ -426,7 +436,7 @@ class SafetyManager(Uncopied):
             return record.phase is RELEASED
         return bool(record.place.settle(record, timeout))
 
-    # -- policies and hooks -------------------------------------------------------------------------------------------------
+    # -- policies and hooks ----------------------------------------------------------------------------------
 
     def policy(
         self,
@@ -447,9 +457,11 @@ class SafetyManager(Uncopied):
         max_age:
             Seconds after which a live object counts as held too long.
         max_live, max_bytes:
-            Objects, and bytes as registered with ``size=``, that may be unreleased at a time; more are refused (`LimitError`).
+            Objects, and bytes as registered with ``size=``, that may be unreleased at a time; more are
+            refused (`LimitError`).
         validate:
-            Called with the object before each access; False or an exception invalidates the object and refuses the access.
+            Called with the object before each access; False or an exception invalidates the object and
+            refuses the access.
 
         Raises `RegistrationError` for a rule that makes no sense, and changes nothing then.
         """
@@ -463,8 +475,9 @@ class SafetyManager(Uncopied):
         )
 
     def add_cleanup(self, target: Any, fn: Callable[..., object], *args: Any) -> None:
-        """Have ``fn(*args)`` called at the object's place before its release; the last added runs first. One that raises is
-        counted and reported, and the next one runs. Raises `AccessRefusedError` when the object is shut."""
+        """Have ``fn(*args)`` called at the object's place before its release; the last added runs first. One
+        that raises is counted and reported, and the next one runs. Raises `AccessRefusedError` when the
+        object is shut."""
         check_callback(fn, "cleanup")
         pin = pin_of(self._registry, target)
         try:
@@ -473,8 +486,9 @@ class SafetyManager(Uncopied):
             pin = None  # type: ignore[assignment]
 
     def set_safe_finalizer(self, obj: object, fn: Callable[..., object], *args: Any) -> SafeFinalizer:
-        """Have ``fn(*args)`` called on a timed worker once `obj`, any object that can be weakly referenced, is gone:
-        exactly once, with a deadline, at exit too if `obj` lives until then. `SafeFinalizer.cancel` takes it back.
+        """Have ``fn(*args)`` called on a timed worker once `obj`, any object that can be weakly referenced,
+        is gone: exactly once, with a deadline, at exit too if `obj` lives until then. `SafeFinalizer.cancel`
+        takes it back.
 
         Raises `RegistrationError` when `obj` cannot be weakly referenced or `fn` keeps it alive and so would
         never run.
@@ -482,42 +496,44 @@ class SafetyManager(Uncopied):
         return self._finalizers.attach(self.register, obj, fn, args)
 
     def on_close(self, fn: Callable[[], object]) -> Callable[[], None]:
-        """Have ``fn()`` called when the manager begins to close, as `StopToken.on_stop`: producers stop there. Called at once on
-        a closed manager. The latest added is called first. Returns a function that takes it back."""
+        """Have ``fn()`` called when the manager begins to close, as `StopToken.on_stop`: producers stop
+        there. Called at once on a closed manager. The latest added is called first. Returns a function that
+        takes it back."""
         return self._stopping.on_stop(fn)
 
     def add_observer(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Have ``fn(event)`` called, on the observer thread, for every event. A slow observer loses events, which are counted; it
-        holds up nothing else. Returns a function that takes it back."""
+        """Have ``fn(event)`` called, on the observer thread, for every event. A slow observer loses events,
+        which are counted; it holds up nothing else. Returns a function that takes it back."""
         check_callback(fn, "observer")
         return enlist(self._keeper.observer.hooks, fn)
 
     def add_leak_hook(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Have ``fn(event)`` called, on the observer thread, for every report of a leak: events of the kinds ``leak``,
-        ``held_too_long`` and ``returned``. Unlike an observer it costs nothing otherwise. Returns a function that takes it
-        back."""
+        """Have ``fn(event)`` called, on the observer thread, for every report of a leak: events of the kinds
+        ``leak``, ``held_too_long`` and ``returned``. Unlike an observer it costs nothing otherwise. Returns a
+        function that takes it back."""
         check_callback(fn, "leak hook")
         return enlist(self._keeper.observer.leak_hooks, fn)
 
     def add_component(
         self, component: Any, *, end: Callable[[], object] | None = None, type_name: str | None = None
     ) -> Callable[[], None]:
-        """Let `component` (weakly kept) appear in metrics: it has ``kind``, ``name`` and ``stats()``. Returns a function to be
-        called once it has been closed.
+        """Let `component` (weakly kept) appear in metrics: it has ``kind``, ``name`` and ``stats()``. Returns
+        a function to be called once it has been closed.
 
-        With `end`, a component that is dropped without that is treated as a dropped handle: it is reported as a leak of the type
-        `type_name` (its ``kind`` by default), with the place where it was made, and ``end()`` is called once, on any thread.
-        `end` must be quick and must not refer to the component, which would live for ever. The component must keep what this
-        returns. Raises `RegistrationError` for what cannot be kept weakly.
+        With `end`, a component that is dropped without that is treated as a dropped handle: it is reported as
+        a leak of the type `type_name` (its ``kind`` by default), with the place where it was made, and
+        ``end()`` is called once, on any thread. `end` must be quick and must not refer to the component,
+        which would live for ever. The component must keep what this returns. Raises `RegistrationError` for
+        what cannot be kept weakly.
         """
         try:
             weakref.ref(component)
             hash(component)
         except TypeError as error:
             raise RegistrationError(
-                f"add_component takes an object that can be weakly referenced and is hashable, not a "
-                f"{type(component).__name__} ({error}): give it __weakref__ among its slots, and eq=False where its class "
-                "compares by value"
+                "add_component takes an object that can be weakly referenced and is hashable, not a "
+                f"{type(component).__name__} ({error}): give it __weakref__ among its slots, and eq=False "
+                "where its class compares by value"
             ) from None
         if end is not None:
             check_callback(end, "end")
@@ -551,8 +567,9 @@ class SafetyManager(Uncopied):
     def report_error(
         self, component: str, error: BaseException, *, type_name: str | None = None, errors: Any = ()
     ) -> bool:
-        """Count and report what left a callback outside `safe_access`: as a declared error if it is of a type in `errors` (else
-        in the type's policy, else in the configuration), as a panic otherwise. Returns whether it was declared."""
+        """Count and report what left a callback outside `safe_access`: as a declared error if it is of a type
+        in `errors` (else in the type's policy, else in the configuration), as a panic otherwise. Returns
+        whether it was declared."""
         kind = self._kinds.named(type_name or component)
         if not is_of(error, declared(kind, errors)):
             self.report_panic(component, error, type_name=type_name)
@@ -561,13 +578,14 @@ class SafetyManager(Uncopied):
         return True
 
     def report(self, kind: str, /, **fields: Any) -> None:
-        """Tell observers and the log of something an integration has noticed; `kind` is one of those of `Event.kind`. The fields
-        may be called anything: in the log ``event`` and ``self`` have ``field_`` before them."""
+        """Tell observers and the log of something an integration has noticed; `kind` is one of those of
+        `Event.kind`. The fields may be called anything: in the log ``event`` and ``self`` have ``field_``
+        before them."""
         if kind not in LEVELS:
             raise LifecycleError(f"there is no event kind {kind!r}; the kinds are {', '.join(LEVELS)}")
         self._registry.events.append(("told", kind, fields))
 
-    # -- knowing ------------------------------------------------------------------------------------------------------------
+    # -- knowing ---------------------------------------------------------------------------------------------
 
     def stats(self) -> SafetyStats:
         """Exact figures of this moment. Costs what types exist, not objects."""
@@ -576,8 +594,8 @@ class SafetyManager(Uncopied):
         return self._keeper.ask()
 
     def objects(self) -> Sequence[ObjectInfo]:
-        """Every object that has not ended, oldest first. Costs what objects exist. Objects that are observed are looked after
-        first, as by `Handle.state`."""
+        """Every object that has not ended, oldest first. Costs what objects exist. Objects that are observed
+        are looked after first, as by `Handle.state`."""
         for record in open_records(self._registry):
             follow(record)
         return tuple(
@@ -590,14 +608,16 @@ class SafetyManager(Uncopied):
         """Whether the manager's own threads are well; answers even when they are not."""
         return self._keeper.health()
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self, *, timeout: float | WhenDue | None = DEFAULT) -> ShutdownReport:
-        """Stop producers, shut every door, release everything nobody holds, newest first, within the budget (`shutdown_timeout`
-        unless `timeout` is given). With `timeout`, those who still hold something are waited for as well.
+        """Stop producers, shut every door, release everything nobody holds, newest first, within the budget
+        (`shutdown_timeout` unless `timeout` is given). With `timeout`, those who still hold something are
+        waited for as well.
 
-        Nothing is freed under a user: what is still held when the budget ends is `leaked` in the report, stays shut, and is
-        released when its last holder lets go, by threads that end after it. Closing twice gives the same report.
+        Nothing is freed under a user: what is still held when the budget ends is `leaked` in the report,
+        stays shut, and is released when its last holder lets go, by threads that end after it. Closing twice
+        gives the same report.
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)

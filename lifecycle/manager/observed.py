@@ -1,8 +1,8 @@
 """Observed objects: owned elsewhere, known here.
 
-The registry refers to such an object weakly (`Record.obj` is an `ObservedRef`), so every use of it first asks for a strong
-reference, and the lease, view or access holds that as well as the pin. When the object is gone, its weak reference's callback,
-a C method, posts an event; whoever looks earlier ends it at once.
+The registry refers to such an object weakly (`Record.obj` is an `ObservedRef`), so every use of it first asks
+for a strong reference, and the lease, view or access holds that as well as the pin. When the object is gone,
+its weak reference's callback, a C method, posts an event; whoever looks earlier ends it at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ T = TypeVar("T")
 
 
 def observed(record: Record) -> Any:
-    """The object behind an observed record, strongly. Ends the record and refuses when its owner has ended the object."""
+    """The object behind an observed record, strongly. Ends the record and refuses when its owner has ended
+    the object."""
     obj, reason = _look(record)
     try:
         if reason is None:  # it has ended, and is forgotten
@@ -40,8 +41,8 @@ def observed(record: Record) -> Any:
 
 
 def follow(record: Record) -> None:
-    """End a record that is observed and whose object its owner has ended: asked before every answer about its state. Never
-    raises."""
+    """End a record that is observed and whose object its owner has ended: asked before every answer about its
+    state. Never raises."""
     if record.owning < 0 and record.cause is None:
         reason = _look(record)[1]
         if reason:
@@ -49,7 +50,8 @@ def follow(record: Record) -> None:
 
 
 def _look(record: Record) -> tuple[Any, str | None]:
-    """The object, and why it cannot be used any more, if so; None where nothing is known any more, as it has ended."""
+    """The object, and why it cannot be used any more, if so; None where nothing is known any more, as it has
+    ended."""
     ref = record.obj
     obj = None
     try:
@@ -150,7 +152,8 @@ class ObservedHandle(Handle[T]):
     def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> Exclusive[T]:
         """Refused: others may use the object without this manager."""
         self._not_ours(
-            "nobody here can keep its owner from using it: exclusive access is for objects that were registered"
+            "nobody here can keep its owner from using it: exclusive access is for objects that were "
+            "registered"
         )
 
     def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
@@ -180,8 +183,8 @@ def enter_observed(
             ref = ObservedRef(obj, kind.registry.events.append)
         except TypeError:
             raise RegistrationError(
-                f"a {type(obj).__name__} cannot be weakly referenced, so it cannot be observed; register it without release=, "
-                "with its owner's handle as parent="
+                f"a {type(obj).__name__} cannot be weakly referenced, so it cannot be observed; register it "
+                "without release=, with its owner's handle as parent="
             ) from None
         ref.id = 0
         ref.alive = alive

@@ -30,7 +30,8 @@ def set_policy(
     max_bytes: int | Unset | None,
     validate: Callable[[Any], object] | Unset | None,
 ) -> None:
-    """Set the rules that are given. Raises `RegistrationError` for one that makes no sense, and changes nothing then."""
+    """Set the rules that are given. Raises `RegistrationError` for one that makes no sense, and changes
+    nothing then."""
     type_name = kind.type_name
     registry = kind.registry
     if not isinstance(errors, Unset):

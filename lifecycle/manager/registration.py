@@ -1,12 +1,13 @@
-"""Entering an object: from the moment its record is in the table it will be released, whatever happens after (I3).
+"""Entering an object: from the moment its record is in the table it will be released, whatever happens after
+(I3).
 
 One function, since every frame of a camera comes through it. Its order is its correctness:
 
-1. Pin and core; then the record is made on the core and filled in. Nothing is called in between, so no interrupt falls there and
-   there is no ticket without facts.
+1. Pin and core; then the record is made on the core and filled in. Nothing is called in between, so no
+   interrupt falls there and there is no ticket without facts.
 2. It becomes the owner of its native object in one step, or the registration is refused with nothing entered.
-3. It enters the table. From here on every exception, in this function or in its caller, takes the pin down with the frame's
-   locals, which makes the object due at its place.
+3. It enters the table. From here on every exception, in this function or in its caller, takes the pin down
+   with the frame's locals, which makes the object due at its place.
 4. Door, handle; and the event that counts it.
 """
 
@@ -44,9 +45,9 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
     unique: bool,
     begun: list[bool] | None = None,
 ) -> Handle[Any]:
-    """Enter `obj` and return the first share of it. `unique`: see that nobody owns it already. Raises `DuplicateError` and
-    `LimitError`, and then has not taken the object; whatever else is raised in here (`ClosedError` too), the object is
-    released."""
+    """Enter `obj` and return the first share of it. `unique`: see that nobody owns it already. Raises
+    `DuplicateError` and `LimitError`, and then has not taken the object; whatever else is raised in here
+    (`ClosedError` too), the object is released."""
     registry = kind.registry
     entered = registry.entered
     core = record = pin = cell = site = now = None
@@ -135,7 +136,9 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
             if isinstance(error, ClosedError):
                 registry.refuse_closed(record)
         raise
-    finally:  # a kept traceback must keep nothing alive, not even one of a release that ran on behalf of others in here
+    # A kept traceback must keep nothing alive, not even one of a release that ran on behalf of others in
+    # here.
+    finally:
         core = pin = cell = handle = parent = obj = now = None
 
 
@@ -143,10 +146,11 @@ _identity = id
 
 
 def _supersede(key: object, record: Record) -> None:
-    """Somebody is in `owners` under `key`: let go one that can be let go here, wait for one whose release has begun, take the
-    place of one that has let go, refuse otherwise.
+    """Somebody is in `owners` under `key`: let go one that can be let go here, wait for one whose release has
+    begun, take the place of one that has let go, refuse otherwise.
 
-    A number (a descriptor, an address) is free, and given out again, *inside* the release, and its owner's entry goes after that.
+    A number (a descriptor, an address) is free, and given out again, *inside* the release, and its owner's
+    entry goes after that.
     """
     first = owners.get(key)
     if first is not None and first is not record:
@@ -161,30 +165,34 @@ def _supersede(key: object, record: Record) -> None:
     same = first.obj is record.obj and type(record.obj) not in NO_IDENTITY
     what = "this Python object" if same else f"native {shown(record.native)}"
     raise DuplicateError(
-        f"{what} already has an owner: {describe(first)}, {fate(first)}; two releases of one native object would be a double "
-        "free. Use share() on its handle, or register without release= to borrow it (parent=its handle)"
+        f"{what} already has an owner: {describe(first)}, {fate(first)}; two releases of one native object "
+        "would be a double free. Use share() on its handle, or register without release= to borrow it "
+        "(parent=its handle)"
     )
 
 
 HANDED_ON_WITHIN = 0.05
-"""Seconds for which a newcomer waits for the release of its predecessor, which has begun. Then it takes over all the same."""
+"""Seconds for which a newcomer waits for the release of its predecessor, which has begun. Then it takes over
+all the same."""
 
 
 def _has_let_go(first: Record) -> bool:
-    """Whether an owner no longer has its native: its release was called. (A stuck one keeps it: nobody knows what it holds.)"""
+    """Whether an owner no longer has its native: its release was called. (A stuck one keeps it: nobody knows
+    what it holds.)"""
     phase = first.phase
     return phase is RELEASING or (phase in ENDED and phase is not STUCK)
 
 
 def _make_way(first: Record) -> None:
-    """Have an owner end that is about to: here if it may be released here, otherwise by waiting for who does it. Nobody waits for
-    himself, in the collector, or where waiting is not allowed."""
+    """Have an owner end that is about to: here if it may be released here, otherwise by waiting for who does
+    it. Nobody waits for himself, in the collector, or where waiting is not allowed."""
     if first.phase in ENDED or (first.cause is None and first() is not None):
         return
     if _world.collecting and _world.in_collector():
         return
     if first.phase is not RELEASING:
-        # Waits for a collection on another thread where `close` does not: otherwise the owner would be refused.
+        # Waits for a collection on another thread where `close` does not: otherwise the owner would be
+        # refused.
         _world.await_collection()
         first.place.serve(first)
     begun = first.phase is RELEASING or first.id in first.kind.registry.claims
@@ -196,7 +204,8 @@ _ownership = _world.process_lock()
 
 
 def _withdraw(record: Record) -> None:
-    """Make a record that was not entered mean nothing: not to its place, not in `owners`, not to whoever keeps the traceback."""
+    """Make a record that was not entered mean nothing: not to its place, not in `owners`, not to whoever
+    keeps the traceback."""
     record.phase = DETACHED
     keys: list[object] = [_identity(record.obj)]
     if record.native is not None and _hashable(record.native):
@@ -221,7 +230,8 @@ def _not_entered(
     error: BaseException,
     begun: list[bool] | None,
 ) -> None:
-    """Something was raised before the object was entered. A refusal leaves it to the caller; an interrupt may not lose it."""
+    """Something was raised before the object was entered. A refusal leaves it to the caller; an interrupt may
+    not lose it."""
     try:
         if isinstance(error, TypeError) and native is not None and not _hashable(native):
             raise RegistrationError(
@@ -251,9 +261,10 @@ def abandon(
 
 
 def insist(attempt: Callable[[], bool]) -> None:
-    """Call `attempt` through interrupts until it says that nothing is left to do. Not more than `RESCUES` times; an `Exception`
-    passes. An interrupt may still fall on the way in here, or on the jump back after another: whoever cannot lose anything calls
-    it again then, in handlers within handlers, where nothing looks for signals in between."""
+    """Call `attempt` through interrupts until it says that nothing is left to do. Not more than `RESCUES`
+    times; an `Exception` passes. An interrupt may still fall on the way in here, or on the jump back after
+    another: whoever cannot lose anything calls it again then, in handlers within handlers, where nothing
+    looks for signals in between."""
     for _ in RESCUES:
         try:
             if attempt():

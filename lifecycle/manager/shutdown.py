@@ -1,4 +1,5 @@
-"""Closing a manager: doors shut, releases newest first, everything within one budget, every failure collected.
+"""Closing a manager: doors shut, releases newest first, everything within one budget, every failure
+collected.
 
 Also what a forked child does with what it inherited: nothing, said openly.
 """
@@ -31,11 +32,13 @@ def shut_doors(records: list[Record]) -> None:
 
 
 def release_all(records: list[Record], workers: Workers, until: float) -> KeyboardInterrupt | None:
-    """Release `records`, whose doors are shut, in their order as far as nobody holds them, until the clock says `until`.
+    """Release `records`, whose doors are shut, in their order as far as nobody holds them, until the clock
+    says `until`.
 
-    What may run anywhere runs on one timed worker, so that a release that hangs is written off and the rest goes on; what belongs
-    to an owner's thread runs here if this is it, and is waited for otherwise. What falls free by that, a parent, has its turn in
-    the next round. An interrupt that struck in a release stops nothing: the first one is returned, to be raised in the end.
+    What may run anywhere runs on one timed worker, so that a release that hangs is written off and the rest
+    goes on; what belongs to an owner's thread runs here if this is it, and is waited for otherwise. What
+    falls free by that, a parent, has its turn in the next round. An interrupt that struck in a release stops
+    nothing: the first one is returned, to be raised in the end.
     """
     interrupt = None
     before: set[int] = set()
@@ -45,7 +48,8 @@ def release_all(records: list[Record], workers: Workers, until: float) -> Keyboa
         if ids == before or _world.monotonic() >= until:  # nothing due, or nothing moved
             break
         before = ids
-        # Not only what is due by now: by the time a parent has its turn its children are gone, so a family takes one round.
+        # Not only what is due by now: by the time a parent has its turn its children are gone, so a family
+        # takes one round.
         anywhere = (record for record in records if not isinstance(record.place, Generation))
         _run_batch([record for record in anywhere if record.phase not in ENDED], workers, until)
         workers.let_go()
@@ -83,7 +87,8 @@ def _run_batch(free: list[Record], workers: Workers, until: float) -> None:
 
 
 def _somebody_will_run(record: Record) -> bool:
-    """Whether to wait for a ticket: it runs, it waits for its retry or fence, or its queue has an owner to drain it."""
+    """Whether to wait for a ticket: it runs, it waits for its retry or fence, or its queue has an owner to
+    drain it."""
     place = record.place
     if isinstance(place, Generation) and not place.may_run_here():
         return place.thread is not None and not place.abandoned()
@@ -107,8 +112,8 @@ EXIT_GRACE = 0.5
 
 
 def await_others(records: list[Record], until: float) -> None:
-    """At exit: give other threads a moment to end their leases. Where there are none, what is held is held by what the program
-    leaves lying about, and nobody would let go."""
+    """At exit: give other threads a moment to end their leases. Where there are none, what is held is held by
+    what the program leaves lying about, and nobody would let go."""
     if _world.others_run():
         await_holders(records, min(until, _world.monotonic() + EXIT_GRACE))
 
@@ -156,8 +161,8 @@ def _why_left(record: Record) -> str:
 def orphan_inherited(registry: Registry) -> None:
     """In a forked child: every object belongs to the parent process. Doors are shut, nothing is released.
 
-    Other threads of the parent may have been anywhere: what they had locked is made anew, and what they had half entered, in the
-    owners or the limits, is forgotten.
+    Other threads of the parent may have been anywhere: what they had locked is made anew, and what they had
+    half entered, in the owners or the limits, is forgotten.
     """
     registry.claims.clear()
     for kind in registry.kinds.values():

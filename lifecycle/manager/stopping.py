@@ -1,11 +1,12 @@
 """The stop token: how closing a manager reaches every producer.
 
-A producer (a capture, a receiver, a pool, a loop, a thread of the user's) that still makes objects while its manager closes would
-leak them or be refused in the middle of its work. The token tells it before a single door is shut: it can be asked, waited for,
-and called back from; and closing waits, within its budget, for the threads that were attached to it.
+A producer (a capture, a receiver, a pool, a loop, a thread of the user's) that still makes objects while its
+manager closes would leak them or be refused in the middle of its work. The token tells it before a single
+door is shut: it can be asked, waited for, and called back from; and closing waits, within its budget, for the
+threads that were attached to it.
 
-Setting is one step, for signals too: no lock, so a signal handler may close its manager anywhere, and an interrupt
-that strikes the closing thread leaves no waiter asleep.
+Setting is one step, for signals too: no lock, so a signal handler may close its manager anywhere, and an
+interrupt that strikes the closing thread leaves no waiter asleep.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ LOOK = 0.005
 
 
 def _runs(thread: threading.Thread) -> bool:
-    """Whether `thread` runs Python. One that Python did not start says for ever that it is alive: between two callbacks, and once
-    it has ended, the interpreter has no frames of it."""
+    """Whether `thread` runs Python. One that Python did not start says for ever that it is alive: between two
+    callbacks, and once it has ended, the interpreter has no frames of it."""
     if isinstance(thread, threading._DummyThread):
         return thread.ident in sys._current_frames()
     return not _world.has_ended(thread)
@@ -44,10 +45,12 @@ def _join(thread: threading.Thread, until: float) -> None:
 
 
 class StopToken(Uncopied):
-    """Told when its manager begins to close: `SafetyManager.stopping`. All methods may be called on any thread, at any moment.
+    """Told when its manager begins to close: `SafetyManager.stopping`. All methods may be called on any
+    thread, at any moment.
 
-    Closing is announced in this order: the token is set and whoever waits for it wakes; the callbacks are called, the last added
-    first; the attached threads are waited for, within the budget of the close. Only then are doors shut.
+    Closing is announced in this order: the token is set and whoever waits for it wakes; the callbacks are
+    called, the last added first; the attached threads are waited for, within the budget of the close. Only
+    then are doors shut.
     """
 
     _remedy = "pass the token itself"
@@ -55,7 +58,8 @@ class StopToken(Uncopied):
     __slots__ = ("__weakref__", "_callbacks", "_flag", "_owner", "_threads", "set")
 
     set: Callable[[], object]
-    """Set the token and wake whoever waits: the manager does, when it begins to close. Setting twice is setting once."""
+    """Set the token and wake whoever waits: the manager does, when it begins to close. Setting twice is
+    setting once."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
@@ -74,8 +78,8 @@ class StopToken(Uncopied):
         return bool(self._flag.state)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the manager begins to close, or for `timeout` seconds (None: for ever). Returns whether it does. Where
-        waiting is not allowed (`never_wait`, inside a collection) it answers at once."""
+        """Block until the manager begins to close, or for `timeout` seconds (None: for ever). Returns whether
+        it does. Where waiting is not allowed (`never_wait`, inside a collection) it answers at once."""
         check_timeout(timeout)
         if self._flag.state or timeout == 0 or _world.must_not_wait():
             return bool(self._flag.state)
@@ -87,8 +91,9 @@ class StopToken(Uncopied):
             raise ClosedError(f"{self._owner} is closing: stop producing; make a new manager to go on")
 
     def on_stop(self, fn: Callable[[], object]) -> Callable[[], None]:
-        """Have ``fn()`` called when the manager begins to close, at once if it does already. The latest added is called first;
-        what it raises is collected in the `ShutdownReport`. Returns a function that takes it back."""
+        """Have ``fn()`` called when the manager begins to close, at once if it does already. The latest added
+        is called first; what it raises is collected in the `ShutdownReport`. Returns a function that takes it
+        back."""
         check_callback(fn, "on_stop callback")
         key = _world.next_id()
         self._callbacks[key] = fn
@@ -101,21 +106,21 @@ class StopToken(Uncopied):
         return remove
 
     def attach(self, thread: threading.Thread | None = None) -> None:
-        """Have `close` wait for `thread` (None: this one), which is to end once the token is set. Kept weakly. A thread that
-        outlives the budget is named in the report's `running`. One that Python did not start, as those of a C library, is waited
-        for while it runs Python."""
+        """Have `close` wait for `thread` (None: this one), which is to end once the token is set. Kept
+        weakly. A thread that outlives the budget is named in the report's `running`. One that Python did not
+        start, as those of a C library, is waited for while it runs Python."""
         thread = threading.current_thread() if thread is None else thread
         if not isinstance(thread, threading.Thread):
             raise RegistrationError(f"attach() takes a threading.Thread or None for this one, not {thread!r}")
         self._threads.add(thread)
 
-    # -- the manager's side -------------------------------------------------------------------------------------------------
+    # -- the manager's side ----------------------------------------------------------------------------------
 
     def call_back(
         self, call: Callable[[Callable[[], object]], object] | None = None
     ) -> tuple[list[str], KeyboardInterrupt | None]:
-        """Call the callbacks, each by way of `call` where that is given. What they raised, as texts; and the first Ctrl-C that
-        struck in one, which is for the user and stops none of the others."""
+        """Call the callbacks, each by way of `call` where that is given. What they raised, as texts; and the
+        first Ctrl-C that struck in one, which is for the user and stops none of the others."""
         errors: list[str] = []
         interrupt = None
         while self._callbacks:

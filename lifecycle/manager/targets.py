@@ -20,7 +20,8 @@ registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 
 
 def record_of(registry: Registry, target: Any) -> Record:
-    """The record that `target` names. Raises `UnknownObjectError`, or `ForeignHandleError` for another manager's."""
+    """The record that `target` names. Raises `UnknownObjectError`, or `ForeignHandleError` for another
+    manager's."""
     if type(target) is int:
         record = registry.records.get(target)
         if record is None:
@@ -90,8 +91,8 @@ def check_mine(registry: Registry, record: Record) -> None:
     other = record.kind.registry
     if other is not registry:
         raise ForeignHandleError(
-            f"{describe(record)} belongs to manager {other.name!r}, not to {registry.name!r}: use that manager, or "
-            "register the object here"
+            f"{describe(record)} belongs to manager {other.name!r}, not to {registry.name!r}: use that "
+            "manager, or register the object here"
         )
 
 
@@ -101,6 +102,7 @@ def _refuse_unknown(registry: Registry, id: int) -> NoReturn:
         if record is not None:
             check_mine(registry, record)
     raise UnknownObjectError(
-        f"manager {registry.name!r} knows no object {id}: it was never registered here, or it ended and its record has expired "
-        f"(state_retention is {registry.config.state_retention:g} s, max_retained {registry.config.max_retained})"
+        f"manager {registry.name!r} knows no object {id}: it was never registered here, or it ended and its "
+        f"record has expired (state_retention is {registry.config.state_retention:g} s, max_retained "
+        f"{registry.config.max_retained})"
     )

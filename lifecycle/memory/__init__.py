@@ -1,4 +1,5 @@
-"""`MemoryManager`: native bytes that the collector cannot see, counted, limited, and given back under pressure.
+"""`MemoryManager`: native bytes that the collector cannot see, counted, limited, and given back under
+pressure.
 
 - `manager`: objects, budgets, and who waits for room
 - `books`: the counting

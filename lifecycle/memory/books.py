@@ -1,9 +1,10 @@
 """The books: what each type, and all together, hold and may hold.
 
-An object counts from before it is registered until the step that ends it, so the figures never lag behind what is
-allocated. Ends are noted in a mailbox, since they happen at any place and any moment; whoever looks next settles them, under
-a lock that is held for arithmetic alone. An object is counted and uncounted by straight lines without a call, in which no
-interrupt can fall, and each entry says whether it is counted; so live figures and peaks are exact, whatever strikes where.
+An object counts from before it is registered until the step that ends it, so the figures never lag behind
+what is allocated. Ends are noted in a mailbox, since they happen at any place and any moment; whoever looks
+next settles them, under a lock that is held for arithmetic alone. An object is counted and uncounted by
+straight lines without a call, in which no interrupt can fall, and each entry says whether it is counted; so
+live figures and peaks are exact, whatever strikes where.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Account:
         self.max_live = max_live
 
     def over(self, nbytes: int, objects: int, share: float = 1.0) -> str:
-        """The limit of which more than `share` would be used with so much more, in words; empty when none would."""
+        """The limit of which more than `share` would be used with so much more, in words; empty when none
+        would."""
         if self.max_bytes is not None and self.bytes + nbytes > self.max_bytes * share:
             return f"max_bytes={self.max_bytes}"
         if self.max_live is not None and self.objects + objects > self.max_live * share:
@@ -86,8 +88,8 @@ class Books:
         return self._accounts.get(type_name) or self._accounts.setdefault(type_name, Account(type_name))
 
     def count(self, entry: Entry, counting: object = None) -> bool:
-        """Enter an object in its account and in that of all. False, and nothing is done, where `counting` has looked for room and
-        another one has come in between."""
+        """Enter an object in its account and in that of all. False, and nothing is done, where `counting` has
+        looked for room and another one has come in between."""
         account, everything, size = entry.account, self.all, entry.size
         if counting is not None and self.counting is not counting:
             return False
@@ -112,7 +114,8 @@ class Books:
     def reservation(
         self, account: Account, size: int, leave: Callable[[int], object]
     ) -> tuple[Entry, Reservation]:
-        """An entry that is not counted yet, and what it belongs to: when that goes it is uncounted, whatever happens."""
+        """An entry that is not counted yet, and what it belongs to: when that goes it is uncounted, whatever
+        happens."""
         entry = Entry(account, size, objects=0)
         entry.id = _world.next_id()
         reservation = Reservation(entry.id, size, leave)
@@ -133,8 +136,8 @@ class Books:
         everything.objects -= entry.objects
 
     def settle(self) -> None:
-        """Uncount what has ended. Under the lock, but a handler or ``__del__`` on this thread may come in between; what it
-        takes out is uncounted by it, and doing that twice is doing it once."""
+        """Uncount what has ended. Under the lock, but a handler or ``__del__`` on this thread may come in
+        between; what it takes out is uncounted by it, and doing that twice is doing it once."""
         id: int | ReservationRef = 0
         try:
             number = len(self.gone)  # and not those that come meanwhile, which may be without end
@@ -156,8 +159,9 @@ class Books:
             self.pressed = False
 
     def find_lost(self) -> bool:
-        """Note the ends of reservations that were dropped at the recursion limit, where CPython could not post them; whether
-        there were any. Under the lock. Costs what is tracked, so it is asked only before something is refused."""
+        """Note the ends of reservations that were dropped at the recursion limit, where CPython could not
+        post them; whether there were any. Under the lock. Costs what is tracked, so it is asked only before
+        something is refused."""
         found = False
         for entry in _world.snapshot(self.entries.values()):
             if entry.ref is not None and _world.is_dead(entry.ref):
@@ -176,7 +180,8 @@ class Books:
         return {name: account.stats() for name, account in _world.snapshot(self._accounts.items())}
 
     def after_fork(self) -> None:
-        """In the child: everything was the parent's, and what other threads had half tracked is never told."""
+        """In the child: everything was the parent's, and what other threads had half tracked is never
+        told."""
         self.lock = _world.RLock()
         self.entries.clear()
         self.gone.clear()

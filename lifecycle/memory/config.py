@@ -45,8 +45,8 @@ class MemoryConfig:
     max_live: int | None = attrs.field(default=None, validator=_limit)
     """Objects that may be unreleased at a time, all types together; None for no limit."""
     over: str = attrs.field(default="refuse", validator=_choice)
-    """What becomes of an object over budget: ``refuse`` (`BudgetError`), ``block`` (it waits for room, first come first
-    served), or ``report`` (it is taken, and an ``over_budget`` event is told)."""
+    """What becomes of an object over budget: ``refuse`` (`BudgetError`), ``block`` (it waits for room, first
+    come first served), or ``report`` (it is taken, and an ``over_budget`` event is told)."""
     block_timeout: float | None = attrs.field(default=5.0)
     """Seconds for which ``block`` waits before it refuses; None for ever."""
     high_water: float = attrs.field(default=0.9, validator=_share)
@@ -54,7 +54,8 @@ class MemoryConfig:
     low_water: float = attrs.field(default=0.7, validator=_share)
     """The share of a budget at which they have done enough."""
     collect: bool = attrs.field(default=False, validator=_flag)
-    """Run the garbage collector as the last pressure callback: it cannot know what native memory its garbage holds."""
+    """Run the garbage collector as the last pressure callback: it cannot know what native memory its garbage
+    holds."""
 
     def __attrs_post_init__(self) -> None:
         if self.block_timeout is not None:

@@ -44,7 +44,8 @@ def resident_memory() -> int | None:
     """Bytes of this process in physical memory: as ``/proc`` says, else as psutil does (``pip install
     native-lifecycle[memory]``), else None.
 
-    In this order, since an import may hang: in a child that was forked while another thread was importing the same module.
+    In this order, since an import may hang: in a child that was forked while another thread was importing the
+    same module.
     """
     try:
         with open("/proc/self/statm", "rb") as file:

@@ -1,8 +1,9 @@
 """`MemoryManager`: objects and their bytes, budgets, and who waits for room.
 
-A budget is a number of bytes, of objects, or both, for one type or for all together. Above the high-water mark the
-pressure callbacks run, until the low-water mark is reached: pools trim themselves, and a collection may free what only garbage
-holds. What would pass a limit even so is refused with the holders' names, waits for its turn, or is reported, as configured.
+A budget is a number of bytes, of objects, or both, for one type or for all together. Above the high-water
+mark the pressure callbacks run, until the low-water mark is reached: pools trim themselves, and a collection
+may free what only garbage holds. What would pass a limit even so is refused with the holders' names, waits
+for its turn, or is reported, as configured.
 
 **Relied on**: `dict` and `deque` operations are indivisible; every callback runs without a lock of ours.
 """
@@ -38,10 +39,11 @@ T = TypeVar("T")
 NAMED_HOLDERS = 3
 """How many holders a refusal names: the largest."""
 RELIEF_WAIT = 0.5
-"""Seconds for which a refusal is put off while releases run or wait for a worker: what was given up may be among them."""
+"""Seconds for which a refusal is put off while releases run or wait for a worker: what was given up may be
+among them."""
 LOOK_AGAIN = 0.5
-"""Seconds after which a caller that waits for room looks by itself, should a wake-up have been lost to an interrupt, and asks
-once more whether something can be spared."""
+"""Seconds after which a caller that waits for room looks by itself, should a wake-up have been lost to an
+interrupt, and asks once more whether something can be spared."""
 
 
 class MemoryManager(Facade):
@@ -56,8 +58,9 @@ class MemoryManager(Facade):
     name:
         Its name; the manager's by default.
 
-    A context manager that closes itself. All methods may be called on any thread and at any moment; on threads that must not wait
-    (`never_wait`, the collector) nothing blocks, and pressure callbacks run on a thread of their own.
+    A context manager that closes itself. All methods may be called on any thread and at any moment; on
+    threads that must not wait (`never_wait`, the collector) nothing blocks, and pressure callbacks run on a
+    thread of their own.
     """
 
     kind = "memory"
@@ -87,7 +90,7 @@ class MemoryManager(Facade):
         """The configuration it was made with."""
         return self._config
 
-    # -- objects ------------------------------------------------------------------------------------------------------------
+    # -- objects ---------------------------------------------------------------------------------------------
 
     def track_object(
         self,
@@ -106,9 +109,9 @@ class MemoryManager(Facade):
         `SafetyManager.register`; `parent` may also be an id that was given here.
 
         Raises `BudgetError` when it does not fit, with ``over="block"`` after `timeout` seconds
-        (`MemoryConfig.block_timeout` unless given; None for ever), `ClosedError` when this or the manager is closed, also
-        while it waits, and what `register` raises. In all these cases but one the object is still yours: what came too late
-        for a `close` has been released.
+        (`MemoryConfig.block_timeout` unless given; None for ever), `ClosedError` when this or the manager is
+        closed, also while it waits, and what `register` raises. In all these cases but one the object is
+        still yours: what came too late for a `close` has been released.
         """
         check_facts(name, size)
         if timeout is not DEFAULT:
@@ -136,17 +139,19 @@ class MemoryManager(Facade):
             obj = parent = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
     def release_object(self, id: int, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-        """Shut the object for everybody and release it; True means released. With `timeout` those who hold it are waited for.
-        Raises `UnknownObjectError` for an id that was not given here."""
+        """Shut the object for everybody and release it; True means released. With `timeout` those who hold it
+        are waited for. Raises `UnknownObjectError` for an id that was not given here."""
         return self._unregister(id, timeout)
 
     def reserve(
         self, size: int, type_name: str = "memory", *, timeout: float | WhenDue | None = DEFAULT
     ) -> Reservation:
-        """Count `size` bytes that are no object of the manager's, such as what a cache keeps ready, for as long as the
-        `Reservation` is there. They count against the budgets in bytes of `type_name` and of all types, and not as an object.
+        """Count `size` bytes that are no object of the manager's, such as what a cache keeps ready, for as
+        long as the `Reservation` is there. They count against the budgets in bytes of `type_name` and of all
+        types, and not as an object.
 
-        Raises `RegistrationError` for a size that is none, and, as `track_object` does, `BudgetError` and `ClosedError`.
+        Raises `RegistrationError` for a size that is none, and, as `track_object` does, `BudgetError` and
+        `ClosedError`.
         """
         check_facts(None, size)
         if timeout is not DEFAULT:
@@ -159,7 +164,7 @@ class MemoryManager(Facade):
         finally:
             reservation = None  # type: ignore[assignment]  # a kept traceback must keep nothing counted
 
-    # -- budgets ------------------------------------------------------------------------------------------------------------
+    # -- budgets ---------------------------------------------------------------------------------------------
 
     def set_budget(
         self,
@@ -168,15 +173,16 @@ class MemoryManager(Facade):
         max_bytes: int | Unset | None = UNSET,
         max_live: int | Unset | None = UNSET,
     ) -> None:
-        """Limit the bytes and objects of a type, or, without one, of all together; what is not given stays, None takes a limit
-        away. What is live already stays live. Raises `RegistrationError` for a limit that is no number above 0."""
+        """Limit the bytes and objects of a type, or, without one, of all together; what is not given stays,
+        None takes a limit away. What is live already stays live. Raises `RegistrationError` for a limit that
+        is no number above 0."""
         for rule, value in (("max_bytes", max_bytes), ("max_live", max_live)):
             if value is None or isinstance(value, Unset):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
                 raise RegistrationError(
-                    f"set_budget({rule}=) takes a whole number above 0 or None, not {value!r}; to take nothing "
-                    "more, close() it"
+                    f"set_budget({rule}=) takes a whole number above 0 or None, not {value!r}; to take "
+                    "nothing more, close() it"
                 )
         account = self._books.all if type_name is None else self._account(type_name)
         with self._books.lock:
@@ -187,10 +193,10 @@ class MemoryManager(Facade):
         self._wake()
 
     def add_pressure_callback(self, fn: Callable[[], object]) -> Callable[[], None]:
-        """Have ``fn()`` called when a budget passes its high-water mark, or would pass its limit: to close what can be
-        spared, such as the idle items of a pool. In the order in which they were added, until the low-water marks are
-        reached; on the thread that tracks the object. One that raises is counted as a panic. Returns a function that takes
-        it back."""
+        """Have ``fn()`` called when a budget passes its high-water mark, or would pass its limit: to close
+        what can be spared, such as the idle items of a pool. In the order in which they were added, until the
+        low-water marks are reached; on the thread that tracks the object. One that raises is counted as a
+        panic. Returns a function that takes it back."""
         check_callback(fn, "pressure callback")
         return self._pressure.add(fn)
 
@@ -200,7 +206,7 @@ class MemoryManager(Facade):
         self._pressure.relieve(to_low_water=False)
         return max(0, before - self.stats_of_all().bytes)
 
-    # -- knowing ------------------------------------------------------------------------------------------------------------
+    # -- knowing ---------------------------------------------------------------------------------------------
 
     def stats(self) -> MemoryStats:
         """Exact figures of this moment. Costs what types there are."""
@@ -226,7 +232,8 @@ class MemoryManager(Facade):
             return self._books.all.stats()
 
     def holders(self, type_name: str | None = None, limit: int | None = None) -> tuple[ObjectInfo, ...]:
-        """What holds the memory, the largest first; of one type or of all, up to `limit`. Costs what is tracked."""
+        """What holds the memory, the largest first; of one type or of all, up to `limit`. Costs what is
+        tracked."""
         entries = [
             entry
             for entry in _world.snapshot(self._books.entries.values())
@@ -240,7 +247,7 @@ class MemoryManager(Facade):
                 found.append(info_of(record))
         return tuple(found)
 
-    # -- counting -----------------------------------------------------------------------------------------------------------
+    # -- counting --------------------------------------------------------------------------------------------
 
     def _account(self, type_name: Any) -> Account:
         self._manager._kinds.named(type_name)  # refuses what is no type name
@@ -256,7 +263,7 @@ class MemoryManager(Facade):
             for waiter in _world.snapshot(self._waiters.values()):
                 waiter.put(None)
 
-    # -- room ---------------------------------------------------------------------------------------------------------------
+    # -- room ------------------------------------------------------------------------------------------------
 
     def _reserve(self, entry: Entry, timeout: float | WhenDue | None) -> None:
         """Count `entry`, as soon as it may be; or raise."""
@@ -289,8 +296,8 @@ class MemoryManager(Facade):
             self._press()
 
     def _try(self, entry: Entry, turn: int | None, take_anyhow: bool = False) -> tuple[str, bool]:
-        """Count `entry` if it fits and nobody waits who came before: what is in the way otherwise, and whether the
-        high-water mark was passed."""
+        """Count `entry` if it fits and nobody waits who came before: what is in the way otherwise, and
+        whether the high-water mark was passed."""
         with self._books.lock:
             for again in RETRIES:
                 self._books.counting = me = object()
@@ -315,8 +322,9 @@ class MemoryManager(Facade):
         return bool(len(workers) or any(worker.busy_since for worker in _world.snapshot(workers.healthy)))
 
     def _await_room(self, entry: Entry, timeout: float | None) -> bool | str:
-        """Wait for our turn and for room: whether the high-water mark was passed by that, or what was still in the way at the
-        end. First come, first served, so that a large one is not passed by small ones for ever."""
+        """Wait for our turn and for room: whether the high-water mark was passed by that, or what was still
+        in the way at the end. First come, first served, so that a large one is not passed by small ones for
+        ever."""
         asked = _world.monotonic()
         until = None if timeout is None else asked + timeout
         turn = _world.next_id()
@@ -352,14 +360,15 @@ class MemoryManager(Facade):
         ]
         more = account.objects - len(named)
         return BudgetError(
-            f"no room for {entry.size} bytes of type {entry.account.name!r} in {self!r}: {problem}, and {account.objects} "
-            f"objects with {account.bytes} bytes are not released ({account.name}). The largest: {', '.join(named) or 'none'}"
-            f"{f', and {more} more' if more > 0 and named else ''}. Release some, raise the budget with set_budget(), or "
+            f"no room for {entry.size} bytes of type {entry.account.name!r} in {self!r}: {problem}, and "
+            f"{account.objects} objects with {account.bytes} bytes are not released ({account.name}). "
+            f"The largest: {', '.join(named) or 'none'}{f', and {more} more' if more > 0 and named else ''}. "
+            "Release some, raise the budget with set_budget(), or "
             f'choose over="block". {"The object was not taken" if entry.objects else "Nothing was reserved"}',
             holders,
         )
 
-    # -- pressure -----------------------------------------------------------------------------------------------------------
+    # -- pressure --------------------------------------------------------------------------------------------
 
     def _press(self) -> None:
         """The high-water mark was passed."""
@@ -368,7 +377,8 @@ class MemoryManager(Facade):
         self._pressure.relieve()
 
     def _collect(self) -> None:
-        """Run the collector, and what it has made due as far as that may run here. What belongs elsewhere is released there."""
+        """Run the collector, and what it has made due as far as that may run here. What belongs elsewhere is
+        released there."""
         _world.collect()
         if not nesting() and not _world.near_limit():
             self._manager._any_thread.run_some(None)
@@ -381,7 +391,7 @@ class MemoryManager(Facade):
     def _panicked(self, error: BaseException) -> None:
         self._manager.report_panic("memory pressure callback", error)
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def _stopped(self) -> None:
         self._wake()

@@ -8,8 +8,9 @@ from lifecycle import _world
 
 
 class Pressure:
-    """The pressure callbacks of one `MemoryManager`. `enough` says that the low-water marks are reached, `failed` is told what a
-    callback raised, `last_resort` is called behind them all. Every callback runs without a lock of ours."""
+    """The pressure callbacks of one `MemoryManager`. `enough` says that the low-water marks are reached,
+    `failed` is told what a callback raised, `last_resort` is called behind them all. Every callback runs
+    without a lock of ours."""
 
     def __init__(
         self,
@@ -35,7 +36,8 @@ class Pressure:
         return remove
 
     def relieve(self, to_low_water: bool = True) -> None:
-        """Run the pressure callbacks, on one thread at a time, as far as they are needed; apart, if this one must not wait."""
+        """Run the pressure callbacks, on one thread at a time, as far as they are needed; apart, if this one
+        must not wait."""
         if _world.must_not_wait():
             if (self._callbacks or self._last_resort is not None) and not self._relieving:
                 _world.run_apart(self.relieve)

@@ -9,15 +9,16 @@ from lifecycle.keeping import Uncopied
 
 
 class ReservationRef(weakref.ref["Reservation"]):
-    """How the books know that a reservation was dropped: its callback is a C method. No code of ours runs there."""
+    """How the books know that a reservation was dropped: its callback is a C method. No code of ours runs
+    there."""
 
     __slots__ = ("id",)
     id: int
 
 
 class Reservation(Uncopied):
-    """So many bytes of a `MemoryManager`'s budget, until it is released, or dropped. `MemoryManager.reserve` makes it. All
-    methods may be called on any thread and at any moment."""
+    """So many bytes of a `MemoryManager`'s budget, until it is released, or dropped. `MemoryManager.reserve`
+    makes it. All methods may be called on any thread and at any moment."""
 
     _remedy = "reserve() again for another"
 

@@ -1,16 +1,18 @@
 """The bell: how an event loop learns that a ticket waits in its release queue.
 
-**The problem.** A ticket arrives by a weakref callback that is a C method, since no Python code may run between death and ticket.
-So nothing of ours runs at that moment that could call the loop, and a loop that looks from time to time is late, or busy.
+**The problem.** A ticket arrives by a weakref callback that is a C method, since no Python code may run
+between death and ticket. So nothing of ours runs at that moment that could call the loop, and a loop that
+looks from time to time is late, or busy.
 
-**The idea.** `SimpleQueue.put` is such a C method too, and it wakes a thread that waits in `get`. A queue with a loop has its
-tickets put into such an inbox, and one thread of the queue's own, which signals never interrupt, moves them on to the mailbox and
-has the loop take a turn. Until the loop has answered it does not listen, so that a burst rings once.
+**The idea.** `SimpleQueue.put` is such a C method too, and it wakes a thread that waits in `get`. A queue
+with a loop has its tickets put into such an inbox, and one thread of the queue's own, which signals never
+interrupt, moves them on to the mailbox and has the loop take a turn. Until the loop has answered it does not
+listen, so that a burst rings once.
 
-**What is guaranteed.** A ticket is in the inbox or in the mailbox (it is moved in C, in one step), and a drain looks into both.
-So the bell is for promptness only: without it, in a forked child or where no thread starts any more, a queue is drained like any
-other. A turn that the loop has not taken after `PATIENCE` seconds is posted again, with back-off. While nothing falls due
-nothing runs.
+**What is guaranteed.** A ticket is in the inbox or in the mailbox (it is moved in C, in one step), and a
+drain looks into both. So the bell is for promptness only: without it, in a forked child or where no thread
+starts any more, a queue is drained like any other. A turn that the loop has not taken after `PATIENCE`
+seconds is posted again, with back-off. While nothing falls due nothing runs.
 """
 
 from __future__ import annotations
@@ -62,8 +64,8 @@ class Bell:
         self._thread = _world.new_thread(self._listen, f"lifecycle-bell-{queue.name}")
 
     def start(self) -> None:
-        """Start the thread, or another one where it has died: exceptions that other threads raised in it ended it. Where none
-        starts any more, the queue does without."""
+        """Start the thread, or another one where it has died: exceptions that other threads raised in it
+        ended it. Where none starts any more, the queue does without."""
         if self._thread.ident is not None:
             if not _world.has_ended(self._thread):
                 return
@@ -78,10 +80,11 @@ class Bell:
         return self._inbox.qsize()
 
     def hand_over(self) -> None:
-        """Move what has arrived to the mailbox. Callable on any thread; an interrupt falls before or behind it.
+        """Move what has arrived to the mailbox. Callable on any thread; an interrupt falls before or behind
+        it.
 
-        The thread waits at the inbox and sees nothing of what was moved: whoever leaves some in the mailbox wakes it, by
-        ``put(None)``, unless it is `ringing`.
+        The thread waits at the inbox and sees nothing of what was moved: whoever leaves some in the mailbox
+        wakes it, by ``put(None)``, unless it is `ringing`.
         """
         if self._inbox.qsize():
             try:
@@ -90,7 +93,8 @@ class Bell:
                 return
 
     def turn(self) -> None:
-        """What the loop calls: run what waits, for `TURN_TIME` at most, and have another turn if that was not all."""
+        """What the loop calls: run what waits, for `TURN_TIME` at most, and have another turn if that was not
+        all."""
         queue = self._queue()
         if queue is None:
             return
@@ -115,8 +119,8 @@ class Bell:
         return True
 
     def _listen(self) -> None:
-        """The thread: move a ticket on as soon as one is there, and ring. It goes on whatever another thread raises in it: a
-        ticket is moved in one step."""
+        """The thread: move a ticket on as soon as one is there, and ring. It goes on whatever another thread
+        raises in it: a ticket is moved in one step."""
         while self._queue() is not None:
             try:
                 self._listen_and_ring()
@@ -135,7 +139,8 @@ class Bell:
                 self.ringing = False
 
     def _ring(self) -> bool:
-        """Post a turn, again and again, until the loop has taken it and nothing waits; False where the loop takes none."""
+        """Post a turn, again and again, until the loop has taken it and nothing waits; False where the loop
+        takes none."""
         patience = PATIENCE
         while self._backlog():
             while self._answered.qsize():

@@ -1,7 +1,8 @@
 """Places: where releases run, and what the native names are valid in.
 
-A place has a mailbox, and `put`, the C method that is the death callback of its records: a ticket arrives there without any
-Python code in between. What is done with a ticket is the same for every place (`releases.py`); who does it, and where, is not.
+A place has a mailbox, and `put`, the C method that is the death callback of its records: a ticket arrives
+there without any Python code in between. What is done with a ticket is the same for every place
+(`releases.py`); who does it, and where, is not.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ DEFAULT = WhenDue()
 
 
 class Place:
-    """What all places share. `put` is set once and is a C method: it is the death callback of every record of the place."""
+    """What all places share. `put` is set once and is a C method: it is the death callback of every record of
+    the place."""
 
     name: str
     inline = True  # whoever closes may run the release; False: `will_shut` is called before
@@ -45,7 +47,8 @@ class Place:
     fence_mode: FenceMode = "poll"
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
-        """Called by whoever just closed `record`: run or await its release as the place allows. True means released."""
+        """Called by whoever just closed `record`: run or await its release as the place allows. True means
+        released."""
         raise NotImplementedError
 
     def serve(self, record: Record) -> None:
@@ -61,7 +64,8 @@ class Place:
         raise NotImplementedError
 
     def tickets(self) -> set[int] | None:
-        """The ids of the objects whose tickets wait here now; None where that cannot be told at this moment."""
+        """The ids of the objects whose tickets wait here now; None where that cannot be told at this
+        moment."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -78,7 +82,8 @@ class DequePlace(Place):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # Every close asks for these two, which CPython finds in the instance several times quicker than in the class.
+        # Every close asks for these two, which CPython finds in the instance several times quicker than in
+        # the class.
         self.inline = True
         self.lost_reason = None
         self.last_drain = 0.0
@@ -100,8 +105,9 @@ class DequePlace(Place):
         return {record.id for record in _world.snapshot(self.mailbox) if record is not None}
 
     def run_some(self, limit: int | None, patience: float = _world.COLLECTION_WAIT) -> int:
-        """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran. Stops where another
-        thread has been collecting for `patience` seconds. Not to be called where `near_limit` is true."""
+        """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran.
+        Stops where another thread has been collecting for `patience` seconds. Not to be called where
+        `near_limit` is true."""
         mailbox = self.mailbox
         if not mailbox:
             return 0
@@ -139,7 +145,8 @@ class DequePlace(Place):
 
 
 class AnyThread(DequePlace):
-    """`ANY_THREAD`: quick releases that are safe anywhere run inline, by the closer or by the next register or close."""
+    """`ANY_THREAD`: quick releases that are safe anywhere run inline, by the closer or by the next register
+    or close."""
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """As `Place.settle`."""
@@ -177,7 +184,8 @@ class AnyThread(DequePlace):
             return False
         if timeout is DEFAULT:
             if record() is not None or record.id not in claims or nesting():
-                return False  # somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves
+                # Somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves.
+                return False
             timeout = record.kind.registry.config.finalizer_timeout
         return self._await(record, timeout, 0.001)
 
@@ -189,7 +197,8 @@ class AnyThread(DequePlace):
         return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, step)
 
     def _without_room(self, record: Record, timeout: float | WhenDue | None) -> bool:
-        """As `settle`, where so little recursion is left that the release could fail for that alone: another thread runs it."""
+        """As `settle`, where so little recursion is left that the release could fail for that alone: another
+        thread runs it."""
         if timeout is DEFAULT or record.phase in ENDED:
             return record.phase is RELEASED
         return self._await(record, timeout, None)

@@ -1,6 +1,7 @@
 """Release queues: places that their owner drains, and that can be lost.
 
-A queue lives through generations: each loss ends one, so that a native name of a lost one can never reach an object of the next.
+A queue lives through generations: each loss ends one, so that a native name of a lost one can never reach an
+object of the next.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _place_of = attrgetter("place")
 
 
 class Generation(DequePlace):
-    """One life of a `ReleaseQueue`: from its start, or its last loss, to its next. Records refer to the generation, so a native
-    name of a lost one can never reach an object of the next."""
+    """One life of a `ReleaseQueue`: from its start, or its last loss, to its next. Records refer to the
+    generation, so a native name of a lost one can never reach an object of the next."""
 
     def __init__(
         self, name: str, thread: int | None, owner: Thread | None, queue: ReleaseQueue, bell: Bell | None
@@ -79,13 +80,15 @@ class Generation(DequePlace):
                 bell.put(None)
 
     def may_run_here(self) -> bool:
-        """Whether this thread may run the tickets: the owner's, or any once nothing native is touched any more."""
+        """Whether this thread may run the tickets: the owner's, or any once nothing native is touched any
+        more."""
         if self.lost_reason is not None:
             return True
         return self.thread is not None and self.thread == _world.get_ident() and not self.abandoned()
 
     def abandoned(self) -> bool:
-        """Whether the thread that owns the queue is known to have ended: nobody can run its releases any more."""
+        """Whether the thread that owns the queue is known to have ended: nobody can run its releases any
+        more."""
         return self.owner is not None and _world.has_ended(self.owner)
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
@@ -117,7 +120,8 @@ class Generation(DequePlace):
                 self.run_some(DRAIN_STEPS, BRIEF_WAIT)
 
     def lose(self) -> int:
-        """Orphan everything registered here and not ended. Callable on any thread, and again after an interrupt."""
+        """Orphan everything registered here and not ended. Callable on any thread, and again after an
+        interrupt."""
         count = 0
         for registry in _world.snapshot(self.registries):
             records = _world.snapshot(registry.records.values())
@@ -135,7 +139,8 @@ class Generation(DequePlace):
         return count
 
     def settled(self) -> bool:
-        """Finish a loss that an interrupt cut short, let go what orphans held while they were held; True when nothing is left."""
+        """Finish a loss that an interrupt cut short, let go what orphans held while they were held; True when
+        nothing is left."""
         if not self.swept:
             self.lose()
         for record in self.held:
@@ -154,25 +159,29 @@ belled: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
 
 
 class ReleaseQueue(Uncopied):
-    """A place that its owner drains: a GL thread, a main loop, anything that alone may touch the native objects.
+    """A place that its owner drains: a GL thread, a main loop, anything that alone may touch the native
+    objects.
 
     Parameters
     ----------
     name:
         Shown in metrics, messages and reports.
     thread:
-        The thread that owns the queue (a `threading.Thread`, an identity as of `threading.get_ident()`, or ``"current"``). On
-        it closing releases at once, and `drain` anywhere else raises `WrongThreadError`. None: closing only posts, and any
-        thread may drain.
+        The thread that owns the queue (a `threading.Thread`, an identity as of `threading.get_ident()`, or
+        ``"current"``). On it closing releases at once, and `drain` anywhere else raises `WrongThreadError`.
+        None: closing only posts, and any thread may drain.
     post:
-        Given, an event loop drains the queue by itself: ``post(fn)`` must have the loop call ``fn()`` soon, on the thread that
-        owns the queue, and be callable on any thread (``loop.call_soon_threadsafe`` of asyncio, `GLib.idle_add`). It is called
-        when a release falls due, on a thread of the queue's own. Without it the owner calls `drain`.
+        Given, an event loop drains the queue by itself: ``post(fn)`` must have the loop call ``fn()`` soon,
+        on the thread that owns the queue, and be callable on any thread (``loop.call_soon_threadsafe`` of
+        asyncio, `GLib.idle_add`). It is called when a release falls due, on a thread of the queue's own.
+        Without it the owner calls `drain`.
     fences:
-        ``"poll"``: an entry whose fence is pending steps aside. For comparison: ``"wait"`` stands still until it has signalled,
-        up to ``finalizer_timeout``, and ``"ignore"`` does not ask at all, which corrupts whoever is not done.
+        ``"poll"``: an entry whose fence is pending steps aside. For comparison: ``"wait"`` stands still until
+        it has signalled, up to ``finalizer_timeout``, and ``"ignore"`` does not ask at all, which corrupts
+        whoever is not done.
 
-    ``register(..., release_on=queue)`` chooses it. All methods may be called on any thread, `drain` where the owner allows.
+    ``register(..., release_on=queue)`` chooses it. All methods may be called on any thread, `drain` where the
+    owner allows.
     """
 
     _remedy = "pass the queue itself, or make another for another owner"
@@ -253,18 +262,19 @@ class ReleaseQueue(Uncopied):
         return 0.0
 
     def drain(self, limit: int | None = None) -> int:
-        """Run up to `limit` waiting releases on this thread (None: all); how many ran. A release that fails is counted and
-        reported, and the next one runs. Raises `WrongThreadError` on a thread that does not own the queue, and `RecursionError`
-        where so little recursion is left that releases could fail for that alone; none is begun then."""
+        """Run up to `limit` waiting releases on this thread (None: all); how many ran. A release that fails
+        is counted and reported, and the next one runs. Raises `WrongThreadError` on a thread that does not
+        own the queue, and `RecursionError` where so little recursion is left that releases could fail for
+        that alone; none is begun then."""
         if self._thread is not None and (self._thread != _world.get_ident() or self.generation.abandoned()):
             if self.generation.abandoned():
                 raise WrongThreadError(
-                    f"queue {self.name!r} belongs to a thread that has ended: its native names are valid nowhere any more; give "
-                    "its objects up with lost(), and make a new queue"
+                    f"queue {self.name!r} belongs to a thread that has ended: its native names are valid "
+                    "nowhere any more; give its objects up with lost(), and make a new queue"
                 )
             raise WrongThreadError(
-                f"queue {self.name!r} belongs to thread {self._thread} and cannot be drained on thread {_world.get_ident()}: its "
-                "native names are valid there only; call drain() from its owner"
+                f"queue {self.name!r} belongs to thread {self._thread} and cannot be drained on thread "
+                f"{_world.get_ident()}: its native names are valid there only; call drain() from its owner"
             )
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise LifecycleError(
@@ -277,8 +287,9 @@ class ReleaseQueue(Uncopied):
         return generation.run_some(limit)
 
     def lost(self, reason: str) -> int:
-        """The native world behind the queue is gone (a context died): every object of it is orphaned – shut, never released,
-        counted. New registrations start a new generation. Returns how many were orphaned. Callable on any thread."""
+        """The native world behind the queue is gone (a context died): every object of it is orphaned – shut,
+        never released, counted. New registrations start a new generation. Returns how many were orphaned.
+        Callable on any thread."""
         self.sweep_lost()
         reason = str(reason)
         old = self.generation

@@ -1,11 +1,14 @@
-"""Running one release: the claim, the call, what failed, and the tidying up, in steps that can be taken up again.
+"""Running one release: the claim, the call, what failed, and the tidying up, in steps that can be taken up
+again.
 
-**What may interrupt.** Signal handlers run on the main thread after any call. `process` therefore is resumable: whatever it did
-is written on the record before the next call, and on any exception the claim is given up and the ticket put back, in an order
-that leaves no gap. A release that had begun is never begun again (I3): it ends as `FAILED`, "interrupted".
+**What may interrupt.** Signal handlers run on the main thread after any call. `process` therefore is
+resumable: whatever it did is written on the record before the next call, and on any exception the claim is
+given up and the ticket put back, in an order that leaves no gap. A release that had begun is never begun
+again (I3): it ends as `FAILED`, "interrupted".
 
-**What may nest.** A release may close other handles, and those releases run inside it on the same thread. What falls free
-meanwhile (parents) goes through its own place's mailbox, so nothing recurses however deep the family (I5).
+**What may nest.** A release may close other handles, and those releases run inside it on the same thread.
+What falls free meanwhile (parents) goes through its own place's mailbox, so nothing recurses however deep the
+family (I5).
 """
 
 from __future__ import annotations
@@ -48,9 +51,10 @@ FENCE_POLL = 0.001
 def process(  # noqa: C901 - in one piece: a call more is paid for by every release
     record: Record, timed: Timed | None = None, patience: float = _world.COLLECTION_WAIT
 ) -> bool | None:
-    """Claim a ticket and run its release on this thread; True when that ended the object, False when it was not ours to run or
-    is to be tried again. None: another thread has been collecting for `patience` seconds, and the ticket has still to be run.
-    Raises `KeyboardInterrupt` only, and what another thread raises in this one."""
+    """Claim a ticket and run its release on this thread; True when that ended the object, False when it was
+    not ours to run or is to be tried again. None: another thread has been collecting for `patience` seconds,
+    and the ticket has still to be run. Raises `KeyboardInterrupt` only, and what another thread raises in
+    this one."""
     if (
         record() is not None and not (free_threaded and record.extra is not None and record.extra.let_go)
     ) or (record.phase is not None and record.phase in ENDED):
@@ -114,7 +118,8 @@ def process(  # noqa: C901 - in one piece: a call more is paid for by every rele
 
 
 class Timed:
-    """Who watches a release with a deadline (`workers.py`): told before it begins, and decides whether it came back in time."""
+    """Who watches a release with a deadline (`workers.py`): told before it begins, and decides whether it
+    came back in time."""
 
     __slots__ = ()
 
@@ -181,8 +186,8 @@ def _run(record: Record, timed: Timed | None) -> bool:
 
 
 def _run_cleanups(record: Record) -> None:
-    """Each once, the last added first. Ctrl-C in one goes on to the user; the rest and the release follow when the ticket is
-    taken up again."""
+    """Each once, the last added first. Ctrl-C in one goes on to the user; the rest and the release follow
+    when the ticket is taken up again."""
     cleanups = record.extra.cleanups if record.extra is not None else []
     while cleanups:
         cleanup = cleanups[-1]
@@ -200,7 +205,8 @@ def _run_cleanups(record: Record) -> None:
 
 
 def _call_failed(record: Record) -> bool:
-    """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called again."""
+    """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called
+    again."""
     error = record.outcome
     extra = record.more()
     retryable = is_of(error, (NotReleased, *extra.retry_on))
@@ -228,8 +234,8 @@ def _retry_later(record: Record) -> None:
 
 
 def _again(record: Record, delay: float) -> None:
-    """Put the ticket aside: the keeper posts it again after `delay` seconds. The claim ends before that can be, and tickets are
-    passed over only when one is sure to come."""
+    """Put the ticket aside: the keeper posts it again after `delay` seconds. The claim ends before that can
+    be, and tickets are passed over only when one is sure to come."""
     registry = record.kind.registry
     extra = record.more()
     when = _world.monotonic() + delay
@@ -241,7 +247,8 @@ def _again(record: Record, delay: float) -> None:
 
 
 def _fences_signalled(record: Record) -> bool:
-    """Ask the fences, each in its turn; False also puts the ticket aside. One that is lost orphans the object."""
+    """Ask the fences, each in its turn; False also puts the ticket aside. One that is lost orphans the
+    object."""
     extra = record.more()
     place = record.place
     registry = record.kind.registry
@@ -282,7 +289,8 @@ def _post_next(record: Record, post: Callable[[Record], object]) -> None:
 
 
 def _drop_fences(record: Record, extra: Extra) -> None:
-    """The object has ended without them: whoever stands behind it goes on, and nothing is deleted that may still be in use."""
+    """The object has ended without them: whoever stands behind it goes on, and nothing is deleted that may
+    still be in use."""
     if extra.line is not None:
         _post_next(record, record.place.put)
         extra.line = None
@@ -292,7 +300,8 @@ def _drop_fences(record: Record, extra: Extra) -> None:
 
 
 def finish(record: Record) -> None:
-    """Tidy up after a release and announce its end. Every step may be repeated, so an interrupted one is simply done again."""
+    """Tidy up after a release and announce its end. Every step may be repeated, so an interrupted one is
+    simply done again."""
     kind = record.kind
     registry = kind.registry
     id = record.id
@@ -349,11 +358,13 @@ SOLE = _count_sole()
 
 
 def _post_parent(record: Record) -> None:
-    """Without the GIL: let the parent go, and post its ticket at once if this was the last reference to its pin.
+    """Without the GIL: let the parent go, and post its ticket at once if this was the last reference to its
+    pin.
 
-    An object dies on the thread that made it, when that next runs Python: each link of a long chain of parents would
-    wait for that, or for a collection. But its count says at once, on any thread, that nobody else holds the pin: doors
-    and holders refer to it, and there is no other way to come by it. The ticket that comes with its death means nothing.
+    An object dies on the thread that made it, when that next runs Python: each link of a long chain of
+    parents would wait for that, or for a collection. But its count says at once, on any thread, that nobody
+    else holds the pin: doors and holders refer to it, and there is no other way to come by it. The ticket
+    that comes with its death means nothing.
     """
     pin = record.parent
     try:
@@ -402,7 +413,8 @@ def notify(registry: Registry, id: int) -> None:
 
 
 def _came_back_late(record: Record) -> None:
-    """The release returned after it was declared stuck. A success ends in `RELEASED`; a failure changes nothing."""
+    """The release returned after it was declared stuck. A success ends in `RELEASED`; a failure changes
+    nothing."""
     until = monotonic() + 1.0
     while record.counted != ENDED_TOO and monotonic() < until:
         _world.sleep(0.001)  # the keeper that declared it stuck has yet to count that
@@ -454,7 +466,8 @@ def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reas
 
 
 def releases_here() -> tuple[Record, ...]:
-    """The records whose releases or cleanups this thread is inside of, the innermost first. Walks the stack."""
+    """The records whose releases or cleanups this thread is inside of, the innermost first. Walks the
+    stack."""
     found = []
     frame: FrameType | None = sys._getframe()
     while frame is not None:
@@ -465,7 +478,8 @@ def releases_here() -> tuple[Record, ...]:
 
 
 def nesting() -> int:
-    """How many releases this thread is inside of. Walks the stack, so ask `Registry.claims` first whether any runs at all."""
+    """How many releases this thread is inside of. Walks the stack, so ask `Registry.claims` first whether any
+    runs at all."""
     depth = 0
     frame: FrameType | None = sys._getframe()
     while frame is not None:

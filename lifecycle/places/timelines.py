@@ -1,14 +1,15 @@
 """Entries that wait for a fence, first in first out, at the cost of one.
 
-**The problem.** A thousand buffers wait for the same GPU. Asking the fence of each, again and again, costs a thousand questions
-for one answer: as long as the first has not signalled none has.
+**The problem.** A thousand buffers wait for the same GPU. Asking the fence of each, again and again, costs a
+thousand questions for one answer: as long as the first has not signalled none has.
 
-**The idea.** Fences of one *timeline* signal in order. So the entries of a timeline stand in a line, at their place, and only
-the first one's fence is asked; what stands behind it costs nothing. Whoever leaves has the next one's ticket posted, and asks
-that one's fence in its turn.
+**The idea.** Fences of one *timeline* signal in order. So the entries of a timeline stand in a line, at their
+place, and only the first one's fence is asked; what stands behind it costs nothing. Whoever leaves has the
+next one's ticket posted, and asks that one's fence in its turn.
 
-A fence says which timeline it belongs to by its attribute ``timeline`` (any object; a `Timeline` also knows its queue). Without
-one it is a timeline of its own: all entries that wait for the same fence stand in one line.
+A fence says which timeline it belongs to by its attribute ``timeline`` (any object; a `Timeline` also knows
+its queue). Without one it is a timeline of its own: all entries that wait for the same fence stand in one
+line.
 
 What is done here is done again after an interrupt, so each step may be repeated.
 """
@@ -37,8 +38,9 @@ class Timeline(Uncopied):
     name:
         Shown in messages.
     queue:
-        The queue in whose native world the fences live. Objects of any other place, and of that queue once it was lost, are
-        refused as entries (`FenceError`): the fence would be asked where it means nothing, or something else.
+        The queue in whose native world the fences live. Objects of any other place, and of that queue once it
+        was lost, are refused as entries (`FenceError`): the fence would be asked where it means nothing, or
+        something else.
 
     Give it to each fence as its attribute ``timeline``.
     """
@@ -64,7 +66,8 @@ def timeline_of(fence: Any) -> Any:
 
 
 def attach(record: Record, fence: Any, call: str) -> None:
-    """Have the release of `record` wait for `fence`, too. Raises before anything is changed, `FenceError` or `QueueLostError`."""
+    """Have the release of `record` wait for `fence`, too. Raises before anything is changed, `FenceError` or
+    `QueueLostError`."""
     if not callable(getattr(fence, "signalled", None)):
         raise FenceError(
             f"{call} of {describe(record)} takes a fence with a signalled() method, not {fence!r}"
@@ -72,14 +75,16 @@ def attach(record: Record, fence: Any, call: str) -> None:
     place = record.place
     if place.lost_reason is not None:
         raise QueueLostError(
-            f"{describe(record)} cannot wait for {fence!r}: its queue {place.name!r} was lost ({place.lost_reason}) and the "
-            "object is orphaned, so there is nothing to release; the fence is still yours"
+            f"{describe(record)} cannot wait for {fence!r}: its queue {place.name!r} was lost "
+            f"({place.lost_reason}) and the object is orphaned, so there is nothing to release; the fence is "
+            "still yours"
         )
     timeline = timeline_of(fence)
     if isinstance(timeline, Timeline) and timeline.generation not in (None, place):
         raise FenceError(
-            f"{describe(record)} is released at {place.name!r} and cannot wait for {fence!r}, a fence of another timeline "
-            f"({timeline!r}): make one with a timeline of the object's own queue; the fence is still yours"
+            f"{describe(record)} is released at {place.name!r} and cannot wait for {fence!r}, a fence of "
+            f"another timeline ({timeline!r}): make one with a timeline of the object's own queue; the fence "
+            "is still yours"
         )
     fences = record.more().fences
     if not fences or not any(other is fence for other in fences):
@@ -98,7 +103,8 @@ users: dict[int, dict[int, None]] = {}
 
 
 def last_user(record: Record, fence: Any) -> bool:
-    """Take `record` out of those that wait for `fence`; True when it was the last. Asked again it says the same."""
+    """Take `record` out of those that wait for `fence`; True when it was the last. Asked again it says the
+    same."""
     waiting = users.get(id(fence))
     if waiting is None:
         return False
@@ -107,7 +113,8 @@ def last_user(record: Record, fence: Any) -> bool:
 
 
 class Left:
-    """`Extra.line` of an entry that has had its turn, until it is done with the fence: it need not stand in line again."""
+    """`Extra.line` of an entry that has had its turn, until it is done with the fence: it need not stand in
+    line again."""
 
     __slots__ = ("line",)
 
@@ -116,7 +123,8 @@ class Left:
 
 
 class Line:
-    """The entries of one timeline, the first in front. An entry whose `Extra.line` is another is a leftover."""
+    """The entries of one timeline, the first in front. An entry whose `Extra.line` is another is a
+    leftover."""
 
     __slots__ = ("of", "waiting")
 
@@ -169,7 +177,8 @@ class Timelines:
             return line.head() is not record
 
     def leave(self, record: Record) -> Record | None:
-        """Take `record` out of its line; who stands first now, None when nobody does. Asked again it answers anew."""
+        """Take `record` out of its line; who stands first now, None when nobody does. Asked again it answers
+        anew."""
         extra = record.more()
         place = extra.line
         if place is None:

@@ -1,7 +1,8 @@
 """Waiting for the end of an object, and not for ever: waits that last look for circles.
 
-A release or cleanup that waits for its own end, also through other threads, would never return. Who waits inside a release
-publishes what for, a moment on; of two that close a circle the later one sees both. So no wait that ends in time pays for it.
+A release or cleanup that waits for its own end, also through other threads, would never return. Who waits
+inside a release publishes what for, a moment on; of two that close a circle the later one sees both. So no
+wait that ends in time pays for it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ LONGEST_WAIT = 3600.0
 """Seconds in one go: the platform refuses waits that are too long."""
 
 LET_DIE = 0.02
-"""Seconds between two looks of a waiting thread without the GIL: an object that it made may be waiting for it to run Python
-again, to die."""
+"""Seconds between two looks of a waiting thread without the GIL: an object that it made may be waiting for it
+to run Python again, to die."""
 
 CIRCLE_LOOKS = (0.05, 0.5)
-"""Seconds after which a wait is asked whether it is part of a circle, for the first time and again and again."""
+"""Seconds after which a wait is asked whether it is part of a circle, for the first time and again and again.
+"""
 
 _waits: dict[int, tuple[Record, tuple[Record, ...]]] = {}
-"""By thread: what it waits for, in the middle of which releases. Kept for waits that last, so the others cost nothing."""
+"""By thread: what it waits for, in the middle of which releases. Kept for waits that last, so the others cost
+nothing."""
 
 
 def wait_for_end(
@@ -37,12 +40,12 @@ def wait_for_end(
     insist: bool = True,
     unless: Callable[[Record], bool] | None = None,
 ) -> bool:
-    """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its ticket every `step`
-    seconds at most, for places that nobody else serves, and give up once ``unless(record)`` is true. Returns whether it was
-    released.
+    """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its
+    ticket every `step` seconds at most, for places that nobody else serves, and give up once
+    ``unless(record)`` is true. Returns whether it was released.
 
-    A release or cleanup that waits for its own end, in one step or in a circle of several, would wait for ever: it is told so by
-    a `CircularCloseError`, or without `insist` by False.
+    A release or cleanup that waits for its own end, in one step or in a circle of several, would wait for
+    ever: it is told so by a `CircularCloseError`, or without `insist` by False.
     """
     me = _world.get_ident()
     before = _waits.get(me)
@@ -88,7 +91,8 @@ def wait_for_end(
 
 
 def _circle(record: Record, ours: tuple[Record, ...], me: int) -> tuple[Record, ...]:
-    """Whether `record` ends only after one of the releases that this thread is inside of: the chain of waits that leads there."""
+    """Whether `record` ends only after one of the releases that this thread is inside of: the chain of waits
+    that leads there."""
     chain = [record]
     while not any(chain[-1] is one for one in ours):
         waits = _world.snapshot(_waits.items())
@@ -109,6 +113,6 @@ def _circle(record: Record, ours: tuple[Record, ...], me: int) -> tuple[Record, 
 def _told_of(circle: tuple[Record, ...]) -> CircularCloseError:
     chain = " -> ".join(f"object {one.id}" for one in (*circle, circle[0]))
     return CircularCloseError(
-        f"{describe(circle[0])} cannot be waited for here: it ends only after this very call ({chain}); in a release or cleanup "
-        "close without timeout=, or with timeout=0, which does not wait"
+        f"{describe(circle[0])} cannot be waited for here: it ends only after this very call ({chain}); in a "
+        "release or cleanup close without timeout=, or with timeout=0, which does not wait"
     )

@@ -1,19 +1,20 @@
 """`BACKGROUND`: releases on worker threads, each with a deadline.
 
-Workers share one mailbox. A release that passes its deadline is `STUCK`: its worker is written off, another takes its place, and
-the object is quarantined – never run again, its parent kept. Who decides is one pop from `running`: the worker that comes back,
-or `watch`, which the keeper calls. Up to ``max_stuck_finalizers`` workers are replaced; when the last healthy one is gone,
-releases are not started any more (quarantined) until a stuck one comes back.
+Workers share one mailbox. A release that passes its deadline is `STUCK`: its worker is written off, another
+takes its place, and the object is quarantined – never run again, its parent kept. Who decides is one pop from
+`running`: the worker that comes back, or `watch`, which the keeper calls. Up to ``max_stuck_finalizers``
+workers are replaced; when the last healthy one is gone, releases are not started any more (quarantined) until
+a stuck one comes back.
 
-A spare worker exists from the start, since 3.12 starts no thread once the interpreter shuts down. More are started while all
-are busy and tickets wait.
+A spare worker exists from the start, since 3.12 starts no thread once the interpreter shuts down. More are
+started while all are busy and tickets wait.
 
-A release that closes further timed objects runs them on its own worker, nested, each with its own deadline: handed to another
-worker the two could wait for each other.
+A release that closes further timed objects runs them on its own worker, nested, each with its own deadline:
+handed to another worker the two could wait for each other.
 
-An exception that another thread raises in a worker (`PyThreadState_SetAsyncExc`, as timeout libraries do) may strike between any
-two lines here. A ticket is taken and stored in one step and put back on any exception, and the worker goes on. A worker that ends
-all the same, by a second one, is replaced, by itself or by `watch`.
+An exception that another thread raises in a worker (`PyThreadState_SetAsyncExc`, as timeout libraries do) may
+strike between any two lines here. A ticket is taken and stored in one step and put back on any exception, and
+the worker goes on. A worker that ends all the same, by a second one, is replaced, by itself or by `watch`.
 """
 
 from __future__ import annotations
@@ -39,16 +40,19 @@ BUSY_BEFORE_GROWTH = 0.1
 SLACK = 0.5
 """Seconds that a closer waits past the deadline for the verdict of the watch."""
 TRIES = 5
-"""How often in a row a worker puts back a ticket that was struck. `process` puts it back as well, so one that failed each time
-would be there twice as often each time."""
+"""How often in a row a worker puts back a ticket that was struck. `process` puts it back as well, so one that
+failed each time would be there twice as often each time."""
 RECOVERY = (0.001, 1.0)
-"""Seconds that a worker pauses after it was struck, doubled from the first to the longest while no ticket comes through."""
+"""Seconds that a worker pauses after it was struck, doubled from the first to the longest while no ticket
+comes through."""
 HELD_UP_LOOK = 0.02
-"""Seconds between two looks of a closer whether a collection on another thread keeps the release from beginning."""
+"""Seconds between two looks of a closer whether a collection on another thread keeps the release from
+beginning."""
 
 
 def held_up(record: Record) -> bool:
-    """Whether a collection on another thread keeps the release from beginning: `close` does not wait for that."""
+    """Whether a collection on another thread keeps the release from beginning: `close` does not wait for
+    that."""
     return (
         bool(_world.collecting)
         and record.id not in record.kind.registry.claims
@@ -57,8 +61,8 @@ def held_up(record: Record) -> bool:
 
 
 class Batch:
-    """Releases to run one after the other on one worker, newest first: the exit pass. Taken over by the next worker when the
-    one that runs it is written off."""
+    """Releases to run one after the other on one worker, newest first: the exit pass. Taken over by the next
+    worker when the one that runs it is written off."""
 
     def __init__(self, records: list[Record]) -> None:
         self.records = records
@@ -66,7 +70,8 @@ class Batch:
 
 
 class Errand:
-    """A function to be called on a worker by who cannot wait for it for ever: callbacks at exit, which may hang."""
+    """A function to be called on a worker by who cannot wait for it for ever: callbacks at exit, which may
+    hang."""
 
     def __init__(self, fn: Callable[[], object]) -> None:
         self.todo = [fn]  # whoever pops it decides: the worker that calls it, or the sender that gives up
@@ -211,7 +216,8 @@ class Worker(Timed):
             raise
 
     def _recover(self, error: BaseException) -> None:
-        """Another thread raised `error` in this one, outside a release. What was in hand has been put back."""
+        """Another thread raised `error` in this one, outside a release. What was in hand has been put
+        back."""
         workers = self.workers
         workers.registry.events.append(
             ("told", "thread_interrupted", {"thread": _name_of(self.thread), "error": text_of(error)})
@@ -226,7 +232,8 @@ class Worker(Timed):
         _world.sleep(min(first * 2 ** min(self.struck, 20), longest))
 
     def _left_to_another(self, ticket: Record) -> bool:
-        """Leave `ticket` to the worker on which a release is closing it just now, since that will run it itself."""
+        """Leave `ticket` to the worker on which a release is closing it just now, since that will run it
+        itself."""
         workers = self.workers
         for other in [*workers.healthy, *workers.stuck]:
             if other.closing is ticket and other is not self:
@@ -253,7 +260,8 @@ class Worker(Timed):
             raise
 
     def _go_on_with_any(self) -> None:
-        """The keeper handed over a ticket that any thread may run. Its release may have freed a whole family, one by one."""
+        """The keeper handed over a ticket that any thread may run. Its release may have freed a whole family,
+        one by one."""
         waiting = self.workers.registry.waiting
         record = None
         try:
@@ -383,7 +391,8 @@ class Workers(Place):
         return sum(map(_died, [*self.healthy, *self.stuck]))
 
     def _replace_dead(self) -> None:
-        """A worker whose thread has ended without a word: by exceptions that struck while others were dealt with."""
+        """A worker whose thread has ended without a word: by exceptions that struck while others were dealt
+        with."""
         for worker in [*self.healthy, *self.stuck]:
             if not _died(worker):
                 continue
@@ -447,7 +456,8 @@ class Workers(Place):
         return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, None)
 
     def will_shut(self, record: Record) -> None:
-        """As `Place.will_shut`: what a release closes runs on its own worker, so the others are to leave the ticket alone."""
+        """As `Place.will_shut`: what a release closes runs on its own worker, so the others are to leave the
+        ticket alone."""
         worker = self.by_ident.get(_world.get_ident())
         if worker is not None and not (_world.collecting and _world.in_collector()):
             worker.closing = record
@@ -460,7 +470,8 @@ class Workers(Place):
             worker.go_on_with_left()
 
     def _await_another(self, worker: Worker, record: Record) -> bool:
-        """A release closed what another worker was quicker to begin: wait for that, unless it waits itself, perhaps for us."""
+        """A release closed what another worker was quicker to begin: wait for that, unless it waits itself,
+        perhaps for us."""
         try:
             worker.waits = True
             other = self.running.get(record.id)
@@ -476,7 +487,7 @@ class Workers(Place):
         if worker is not None and not _world.near_limit():
             process(record, worker)
 
-    # -- called by the keeper -----------------------------------------------------------------------------------------------
+    # -- called by the keeper --------------------------------------------------------------------------------
 
     def watch(self) -> None:
         """Declare stuck what is past its deadline, and see that tickets find a worker."""
@@ -527,8 +538,8 @@ class Workers(Place):
                 self._start_one()
 
     def call(self, fn: Callable[[], object], timeout: float) -> None:
-        """Call ``fn()`` on a worker (here, where there is none) and raise what it raises, or `LifecycleError` when it is not back
-        after `timeout` seconds; its worker is written off then."""
+        """Call ``fn()`` on a worker (here, where there is none) and raise what it raises, or `LifecycleError`
+        when it is not back after `timeout` seconds; its worker is written off then."""
         if not self.healthy:
             fn()
             return
@@ -559,7 +570,8 @@ class Workers(Place):
                 thread.join(max(0.0, until - _world.monotonic()))
 
     def after_fork(self) -> None:
-        """In the child: no thread of the parent's is here (but the one that forked), and its tickets are not ours."""
+        """In the child: no thread of the parent's is here (but the one that forked), and its tickets are not
+        ours."""
         for worker in [*self.healthy, *self.stuck]:
             worker.inherited = worker.written_off = True
         self._reset()

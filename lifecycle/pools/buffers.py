@@ -1,14 +1,16 @@
 """Buffers: page-aligned memory that is lent again and again.
 
-**The problem.** Fresh memory costs a page fault for each 4 KiB when it is first written, more than most of what is done with a
-frame; and memory that is given back while an array still reads it is somebody else's picture.
+**The problem.** Fresh memory costs a page fault for each 4 KiB when it is first written, more than most of
+what is done with a frame; and memory that is given back while an array still reads it is somebody else's
+picture.
 
-**The idea.** A `Buffer` is a handle. Its memory goes back to the pool when the handle is closed *and* the last view, slice or
-array of it is gone, whichever comes later, so nobody ever sees it change hands.
+**The idea.** A `Buffer` is a handle. Its memory goes back to the pool when the handle is closed *and* the
+last view, slice or array of it is gone, whichever comes later, so nobody ever sees it change hands.
 
-Blocks are private anonymous mappings: aligned to pages, zero when new, and what the last user left when reused. A forked child
-sees its own copy. A pool holds blocks of one size, the largest that it serves; with ``exhausted="evict"`` it holds what is
-asked for, in size classes a quarter apart (the steps of jemalloc), and makes room by letting go idle ones of another.
+Blocks are private anonymous mappings: aligned to pages, zero when new, and what the last user left when
+reused. A forked child sees its own copy. A pool holds blocks of one size, the largest that it serves; with
+``exhausted="evict"`` it holds what is asked for, in size classes a quarter apart (the steps of jemalloc), and
+makes room by letting go idle ones of another.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ _getframe = sys._getframe
 
 
 class Block(Uncopied):
-    """Memory of a pool: `nbytes` bytes from `address` on. Use it by the handle that lends it, never longer."""
+    """Memory of a pool: `nbytes` bytes from `address` on. Use it by the handle that lends it, never
+    longer."""
 
     _remedy = "lend another block with BufferPool.get()"
 
@@ -57,7 +60,8 @@ class Block(Uncopied):
             self.memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError, ValueError, MemoryError) as error:
             raise OutOfMemoryError(
-                f"there are no {nbytes} bytes of memory to be had ({error}); ask for less, or trim() what is idle"
+                f"there are no {nbytes} bytes of memory to be had ({error}); ask for less, or trim() what is "
+                "idle"
             ) from error
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         self.nbytes = nbytes
@@ -69,13 +73,15 @@ class Block(Uncopied):
 
 
 class Buffer(Handle[Block]):
-    """One share of a lent buffer: a handle (`close`, `share`, `lease`, ``with``) with views. Made by `BufferPool.get`."""
+    """One share of a lent buffer: a handle (`close`, `share`, `lease`, ``with``) with views. Made by
+    `BufferPool.get`."""
 
     __slots__ = ()
 
     @property
     def address(self) -> int:
-        """Where its memory begins: a multiple of the page size. For native code, within ``with buffer.lease():``."""
+        """Where its memory begins: a multiple of the page size. For native code, within ``with
+        buffer.lease():``."""
         return int(self._record.native)
 
     @property
@@ -86,11 +92,13 @@ class Buffer(Handle[Block]):
     def view(
         self, address: int | None = None, nbytes: int | None = None, readonly: bool = False
     ) -> memoryview:
-        """The memory, without a copy: a one-dimensional memoryview of unsigned bytes, writable unless `readonly`; all of it, or
-        `nbytes` bytes from `address` on. Every slice, cast and NumPy array (``np.frombuffer(buffer.view(), dtype)``) keeps the
-        memory from going back to the pool, beyond this handle's `close`.
+        """The memory, without a copy: a one-dimensional memoryview of unsigned bytes, writable unless
+        `readonly`; all of it, or `nbytes` bytes from `address` on. Every slice, cast and NumPy array
+        (``np.frombuffer(buffer.view(), dtype)``) keeps the memory from going back to the pool, beyond this
+        handle's `close`.
 
-        Raises `AccessRefusedError` once the handle is closed, `LifecycleError` for a part that is not within the buffer.
+        Raises `AccessRefusedError` once the handle is closed, `LifecycleError` for a part that is not within
+        the buffer.
         """
         record = self._record
         start: int = record.native
@@ -100,8 +108,8 @@ class Buffer(Handle[Block]):
         nbytes = record.size - (address - start) if nbytes is None else nbytes
         if not start <= address <= address + nbytes <= start + record.size:
             raise LifecycleError(
-                f"a view of {nbytes} bytes from {address:#x} on is not within the {record.size} bytes at {start:#x} of "
-                f"object {record.id}"
+                f"a view of {nbytes} bytes from {address:#x} on is not within the {record.size} bytes at "
+                f"{start:#x} of object {record.id}"
             )
         return Handle.view(self, address, nbytes, readonly)
 
@@ -110,7 +118,8 @@ class Buffer(Handle[Block]):
         def __enter__(self) -> Buffer: ...
 
     def share(self) -> Buffer:
-        """Another share of the same buffer, to be closed on its own. Raises `AccessRefusedError` when this one is closed."""
+        """Another share of the same buffer, to be closed on its own. Raises `AccessRefusedError` when this
+        one is closed."""
         return _buffer(Handle.share(self))
 
 
@@ -144,26 +153,29 @@ class BufferPool(Pool):
     timeout:
         Seconds to wait for one when all are in use; None: for ever. 0 (the default) does not wait.
     exhausted:
-        What happens then: ``"fallback"``, a plain buffer from outside the pool, counted; ``"refuse"``, a `PoolTimeoutError` or
-        `PoolExhaustedError` that names the longest holders; ``"evict"``: the pool holds blocks of the sizes that are asked for,
-        idle ones of another size make room, and when really all are in use it falls back.
+        What happens then: ``"fallback"``, a plain buffer from outside the pool, counted; ``"refuse"``, a
+        `PoolTimeoutError` or `PoolExhaustedError` that names the longest holders; ``"evict"``: the pool holds
+        blocks of the sizes that are asked for, idle ones of another size make room, and when really all are
+        in use it falls back.
     name:
         Shown in messages and metrics.
     type_name:
         The type of its loans in the manager's figures and policies.
     poison:
-        A byte (0–255) that a buffer's whole memory is filled with when it comes back, and looked for before it is lent again:
-        who reads it without holding it sees the poison, and one who writes it is reported, with the place of the last loan, and
-        the block is never used again. For finding stale users; costs two passes over the memory.
+        A byte (0–255) that a buffer's whole memory is filled with when it comes back, and looked for before
+        it is lent again: who reads it without holding it sees the poison, and one who writes it is reported,
+        with the place of the last loan, and the block is never used again. For finding stale users; costs two
+        passes over the memory.
     collect:
-        Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is lent (see
-        `lifecycle.starving`). A program that has disabled the collector is left alone.
+        Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is
+        lent (see `lifecycle.starving`). A program that has disabled the collector is left alone.
     memory:
-        A `MemoryManager`. What the pool has allocated, idle or lent, counts there as bytes of `type_name`, and under pressure
-        the pool gives back what is idle. `get` then also raises `BudgetError`, or waits, as the memory manager is configured.
+        A `MemoryManager`. What the pool has allocated, idle or lent, counts there as bytes of `type_name`,
+        and under pressure the pool gives back what is idle. `get` then also raises `BudgetError`, or waits,
+        as the memory manager is configured.
 
-    A closed pool still serves, with plain buffers. Raises `ConfigError` for sizes and counts that are not possible, and
-    `OutOfMemoryError` for a size beyond the machine's memory.
+    A closed pool still serves, with plain buffers. Raises `ConfigError` for sizes and counts that are not
+    possible, and `OutOfMemoryError` for a size beyond the machine's memory.
     """
 
     def __init__(
@@ -219,7 +231,8 @@ class BufferPool(Pool):
             raise ConfigError(f"pool {self.name!r}: size= takes a number of bytes, 1 or more, not {size!r}")
         if size > _memory():
             raise OutOfMemoryError(
-                f"pool {self.name!r}: {size} bytes are more than the {_memory()} bytes of memory that this machine has"
+                f"pool {self.name!r}: {size} bytes are more than the {_memory()} bytes of memory that this "
+                "machine has"
             )
         return size
 
@@ -234,11 +247,13 @@ class BufferPool(Pool):
         return self.shelf.limit
 
     def get(self, size: int | None = None, *, timeout: float | Own | None = OWN_TIMEOUT) -> Buffer:
-        """A buffer of `size` bytes (None: the pool's size), whose memory comes back when its last holder goes. A larger one
-        than the pool's size is served plainly, counted as a fallback. What is in it is what the last user left.
+        """A buffer of `size` bytes (None: the pool's size), whose memory comes back when its last holder
+        goes. A larger one than the pool's size is served plainly, counted as a fallback. What is in it is
+        what the last user left.
 
-        Raises `ConfigError` for a size that is none, `OutOfMemoryError`, `PoolTimeoutError` or `PoolExhaustedError` (with
-        ``exhausted="refuse"``), `BudgetError` (with `memory`), and `ClosedError` when the manager is closed.
+        Raises `ConfigError` for a size that is none, `OutOfMemoryError`, `PoolTimeoutError` or
+        `PoolExhaustedError` (with ``exhausted="refuse"``), `BudgetError` (with `memory`), and `ClosedError`
+        when the manager is closed.
         """
         want = self._class
         plain = ""
@@ -258,16 +273,18 @@ class BufferPool(Pool):
             frame = None
         return _buffer(self._get(want, size, timeout, frame, plain))
 
-    # -- size and memory ------------------------------------------------------------------------------------------------------
+    # -- size and memory -------------------------------------------------------------------------------------
 
     def trim(self, keep: int = 0, *, idle_for: float = 0.0) -> int:
-        """Give the memory of idle buffers back to the system, the least recently used first, until `keep` are left; of those
-        only that have been idle for `idle_for` seconds. Returns the bytes freed. What is lent is not touched."""
+        """Give the memory of idle buffers back to the system, the least recently used first, until `keep` are
+        left; of those only that have been idle for `idle_for` seconds. Returns the bytes freed. What is lent
+        is not touched."""
         return self._trim(keep, idle_for, _bytes_of)
 
     def resize(self, size: int | None = None, count: int | None = None) -> None:
-        """Change the size of a buffer, or how many there are; what is not given stays. Idle buffers that no longer serve are
-        freed at once, lent ones when they come back. Raises as making a pool does, and `PoolError` on a closed pool."""
+        """Change the size of a buffer, or how many there are; what is not given stays. Idle buffers that no
+        longer serve are freed at once, lent ones when they come back. Raises as making a pool does, and
+        `PoolError` on a closed pool."""
         size = self._size if size is None else self._check_size(size)
         self._resize(self.count if count is None else count, "count")
         if size != self._size:
@@ -276,7 +293,7 @@ class BufferPool(Pool):
             self.looks_after = True  # what is lent has the old size
             self.trim()
 
-    # -- how a pool of memory works -------------------------------------------------------------------------------------------
+    # -- how a pool of memory works --------------------------------------------------------------------------
 
     def _find(self, request: Request) -> bool:
         shelf = self.shelf
@@ -316,8 +333,8 @@ class BufferPool(Pool):
             reservation = None  # a kept traceback must keep nothing
 
     def _look_for_poison(self, slot: Slot, block: Block) -> Block | None:
-        """The block of `slot`, unless somebody wrote to it after it had come back: then it is his for ever, and he is
-        reported."""
+        """The block of `slot`, unless somebody wrote to it after it had come back: then it is his for ever,
+        and he is reported."""
         assert self._poison is not None
         first = _first_other(block.memory, self._poison)
         last, block.poisoned_by = block.poisoned_by, None
@@ -328,9 +345,9 @@ class BufferPool(Pool):
         self._contained(
             "stale use",
             StaleUseError(
-                f"the buffer at {block.address:#x} was written to at byte {first} after it had come back to pool "
-                f"{self.name!r}; the last to have it was {last}. It is never used again. Look for a raw address that "
-                "outlives its handle: only views of the handle keep the memory"
+                f"the buffer at {block.address:#x} was written to at byte {first} after it had come back to "
+                f"pool {self.name!r}; the last to have it was {last}. It is never used again. Look for a raw "
+                "address that outlives its handle: only views of the handle keep the memory"
             ),
         )
         return None
@@ -366,7 +383,8 @@ def _bytes_of(slot: Slot) -> int:
 
 
 _quarantine: list[Block] = []
-"""Blocks that somebody writes to who does not hold them. Kept for ever: whatever came to lie there would be written to."""
+"""Blocks that somebody writes to who does not hold them. Kept for ever: whatever came to lie there would be
+written to."""
 
 
 def _memory() -> int:

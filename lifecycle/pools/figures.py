@@ -14,11 +14,12 @@ from lifecycle.cell.fates import ago, describe, state_of
 from lifecycle.stats import BUCKETS, Histogram, HistogramCount
 
 RESULTS = ("reused", "created", "fallback", "timeout", "refused", "closed")
-"""What a `get` ends in: an item that had been used before, a new one, a plain one outside the pool, an error after waiting, an
-error without, and being closed (a buffer pool then still gives a plain buffer)."""
+"""What a `get` ends in: an item that had been used before, a new one, a plain one outside the pool, an error
+after waiting, an error without, and being closed (a buffer pool then still gives a plain buffer)."""
 LOSSES = ("aged", "reset", "check", "panic", "trimmed", "evicted", "stale", "retired")
-"""Why an item left the pool: too old, `reset` refused it, `check` refused it, it was invalidated while it was lent, `trim`, it
-made room for one of another size or thread, it was written to after its return, the pool was closed or made smaller."""
+"""Why an item left the pool: too old, `reset` refused it, `check` refused it, it was invalidated while it was
+lent, `trim`, it made room for one of another size or thread, it was written to after its return, the pool was
+closed or made smaller."""
 
 
 @attrs.frozen
@@ -36,7 +37,8 @@ class Loan:
     seconds: float
     """For how long."""
     state: str
-    """``valid`` while its handle is open, ``closing`` once that is closed and only views, leases or arrays hold it."""
+    """``valid`` while its handle is open, ``closing`` once that is closed and only views, leases or arrays
+    hold it."""
 
     def __str__(self) -> str:
         held = "" if self.state == "valid" else f", {self.state}: a lease or view still holds it"
@@ -75,7 +77,8 @@ class PoolStats:
     losses: Mapping[str, int]
     """Items that left the pool, by reason."""
     dropped: int
-    """Loans that came back because their handle was garbage-collected, not closed. The manager reports each as a leak."""
+    """Loans that came back because their handle was garbage-collected, not closed. The manager reports each
+    as a leak."""
     longest: Loan | None
     """The loan that has lasted longest."""
 
@@ -106,8 +109,9 @@ class PoolReport:
 class Counts:
     """The counters of one pool, but for the loans that took no time, which each slot counts for itself.
 
-    The lock is held for a few stores and nothing is called under it, so whoever waits for it, in the collector too, waits for
-    no longer; and it may be entered again by a signal handler, which then finds each of them done or not yet begun.
+    The lock is held for a few stores and nothing is called under it, so whoever waits for it, in the
+    collector too, waits for no longer; and it may be entered again by a signal handler, which then finds each
+    of them done or not yet begun.
     """
 
     __slots__ = ("dropped", "lock", "losses", "results", "wait", "wait_seconds", "waits")

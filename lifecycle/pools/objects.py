@@ -1,16 +1,18 @@
 """Objects that are costly to make, lent again and again: connections, encoders, contexts.
 
-An item is registered with the manager for its whole life, with `destroy` as its release; each loan of it is an object of its
-own that has the item as its parent. So whatever becomes of the pool, the item is destroyed once, at its place, and never while
-somebody still uses it.
+An item is registered with the manager for its whole life, with `destroy` as its release; each loan of it is
+an object of its own that has the item as its parent. So whatever becomes of the pool, the item is destroyed
+once, at its place, and never while somebody still uses it.
 
-**Fit to be lent.** `reset` runs when an item comes back, `check` when it is lent; one that is refused by either, is older than
-`max_age`, or was invalidated while it was lent (a panic in `safe_access`) is destroyed, and its slot goes on empty: the next
-borrower makes a new one in it. The user's functions run on the thread of whoever borrows or gives back, and under no lock.
+**Fit to be lent.** `reset` runs when an item comes back, `check` when it is lent; one that is refused by
+either, is older than `max_age`, or was invalidated while it was lent (a panic in `safe_access`) is destroyed,
+and its slot goes on empty: the next borrower makes a new one in it. The user's functions run on the thread of
+whoever borrows or gives back, and under no lock.
 
-**Thread affinity.** Some natives may be touched by the thread that made them alone. With ``affinity=True`` an item is lent only
-there, and checked, reset and destroyed there: each thread has a `ReleaseQueue`, drained whenever it borrows or calls `drain`.
-The items of a thread that has ended can be reached by nobody: their queue is lost, and they are counted as orphaned.
+**Thread affinity.** Some natives may be touched by the thread that made them alone. With ``affinity=True`` an
+item is lent only there, and checked, reset and destroyed there: each thread has a `ReleaseQueue`, drained
+whenever it borrows or calls `drain`. The items of a thread that has ended can be reached by nobody: their
+queue is lost, and they are counted as orphaned.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ _getframe = sys._getframe
 
 
 class Home:
-    """A thread that items belong to. Referred to by the thread's own locals alone, so it dies with the thread."""
+    """A thread that items belong to. Referred to by the thread's own locals alone, so it dies with the
+    thread."""
 
     __slots__ = ("__weakref__", "key", "make", "queue")
     key: int
@@ -60,7 +63,8 @@ class ObjectPool(Pool, Generic[T]):
     manager:
         Whose objects the items and their loans are. When it closes, so does the pool.
     create:
-        Makes an item; called without arguments, on the thread that borrows. What it raises comes out of `get`.
+        Makes an item; called without arguments, on the thread that borrows. What it raises comes out of
+        `get`.
     size:
         How many items there are at most. They are made when first needed.
     reset:
@@ -68,12 +72,13 @@ class ObjectPool(Pool, Generic[T]):
     check:
         Called with an item before it is lent again; False or an exception destroys it, and a new one is made.
     destroy:
-        Called with each item once, when it is no longer needed, at the place `release_on`. None: nothing is called.
+        Called with each item once, when it is no longer needed, at the place `release_on`. None: nothing is
+        called.
     timeout:
         Seconds that `get` waits when all are in use; None: for ever.
     exhausted:
-        What happens then: ``"refuse"``, `PoolTimeoutError` or `PoolExhaustedError`, naming the longest holders; ``"fallback"``:
-        one more is made, lent once and destroyed when it comes back.
+        What happens then: ``"refuse"``, `PoolTimeoutError` or `PoolExhaustedError`, naming the longest
+        holders; ``"fallback"``: one more is made, lent once and destroyed when it comes back.
     max_age:
         Seconds after which an item is not lent again.
     affinity:
@@ -83,14 +88,14 @@ class ObjectPool(Pool, Generic[T]):
     name:
         Shown in messages and metrics.
     type_name:
-        The type of its loans in the manager's figures and policies (None: the pool's name); that of its items has ``.item``
-        after.
+        The type of its loans in the manager's figures and policies (None: the pool's name); that of its items
+        has ``.item`` after.
     collect:
-        Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is lent (see
-        `lifecycle.starving`). A program that has disabled the collector is left alone.
+        Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is
+        lent (see `lifecycle.starving`). A program that has disabled the collector is left alone.
 
-    Raises `ConfigError` for sizes and times that are not possible, `CallbackError` for functions that cannot be called as
-    needed.
+    Raises `ConfigError` for sizes and times that are not possible, `CallbackError` for functions that cannot
+    be called as needed.
     """
 
     def __init__(
@@ -123,7 +128,8 @@ class ObjectPool(Pool, Generic[T]):
             raise ConfigError(f"pool {name!r}: max_age= takes seconds above 0, or None, not {max_age!r}")
         if affinity and release_on is not BACKGROUND:
             raise ConfigError(
-                f"pool {name!r}: with affinity=True items are destroyed on their own threads; leave release_on= out"
+                f"pool {name!r}: with affinity=True items are destroyed on their own threads; leave "
+                "release_on= out"
             )
         self._create = create
         self._reset = reset
@@ -155,12 +161,12 @@ class ObjectPool(Pool, Generic[T]):
         return self.shelf.limit
 
     def get(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Handle[T]:
-        """An item, as a handle: ``with pool.get() as handle, handle.lease() as item``. It comes back when the handle is closed
-        and its last holder gone.
+        """An item, as a handle: ``with pool.get() as handle, handle.lease() as item``. It comes back when the
+        handle is closed and its last holder gone.
 
-        Raises `PoolTimeoutError` (nothing came back within `timeout` seconds) and `PoolExhaustedError` (and it was not to
-        wait), both naming the longest holders, `ClosedError` when the pool or its manager is closed, also while it waits, and
-        whatever `create` raises.
+        Raises `PoolTimeoutError` (nothing came back within `timeout` seconds) and `PoolExhaustedError` (and
+        it was not to wait), both naming the longest holders, `ClosedError` when the pool or its manager is
+        closed, also while it waits, and whatever `create` raises.
         """
         want = ANYONE if not self._affine else self._home().key
         try:
@@ -181,21 +187,22 @@ class ObjectPool(Pool, Generic[T]):
             handle = item = None  # type: ignore[assignment]  # a kept traceback must keep nothing
 
     def trim(self, keep: int = 0, *, idle_for: float = 0.0) -> int:
-        """Destroy idle items, the least recently used first, until `keep` are left; of those only that have been idle for
-        `idle_for` seconds. Returns how many. What is lent is not touched."""
+        """Destroy idle items, the least recently used first, until `keep` are left; of those only that have
+        been idle for `idle_for` seconds. Returns how many. What is lent is not touched."""
         return self._trim(keep, idle_for, _one)
 
     def resize(self, size: int) -> None:
-        """Change how many items there are at most. Where there are too many, idle ones are destroyed at once, lent ones when
-        they come back. Raises `ConfigError`, and `PoolError` on a closed pool."""
+        """Change how many items there are at most. Where there are too many, idle ones are destroyed at once,
+        lent ones when they come back. Raises `ConfigError`, and `PoolError` on a closed pool."""
         self._resize(size, "size")
 
     def drain(self) -> int:
-        """With ``affinity=True``: destroy what waits to be destroyed on this thread; how many. `get` does it too."""
+        """With ``affinity=True``: destroy what waits to be destroyed on this thread; how many. `get` does it
+        too."""
         home = getattr(self._homes, "home", None)
         return 0 if home is None else home.queue.drain()
 
-    # -- threads --------------------------------------------------------------------------------------------------------------
+    # -- threads ---------------------------------------------------------------------------------------------
 
     def _home(self) -> Home:
         """This thread, as one that items belong to."""
@@ -222,7 +229,7 @@ class ObjectPool(Pool, Generic[T]):
                 if not any(slot.key == key for slot in _world.snapshot(self.shelf.slots)):
                     self._queues.pop(key, None)
 
-    # -- how a pool of objects works ----------------------------------------------------------------------------------------
+    # -- how a pool of objects works -------------------------------------------------------------------------
 
     def _find(self, request: Request) -> bool:
         shelf = self.shelf

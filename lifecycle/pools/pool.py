@@ -1,13 +1,14 @@
 """What both pools are: a shelf of slots whose contents are lent under handles of the manager.
 
-**A loan is an object like any other.** `get` registers what it lends with the manager, for this once, and the release of that
-registration is giving the slot back. So a loan ends when its last holder goes (leases, views, arrays), on whatever thread,
-exactly once; a borrower who forgets to close is reported by the manager, with the place where it borrowed, and the item comes
-back all the same; the manager's exit, its reports and its figures know every loan.
+**A loan is an object like any other.** `get` registers what it lends with the manager, for this once, and the
+release of that registration is giving the slot back. So a loan ends when its last holder goes (leases, views,
+arrays), on whatever thread, exactly once; a borrower who forgets to close is reported by the manager, with
+the place where it borrowed, and the item comes back all the same; the manager's exit, its reports and its
+figures know every loan.
 
-**Getting** takes a slot from the shelf, or waits for one, sees that there is an item in it that is fit (and makes one if not),
-and enters the loan. Whatever is raised on the way, from the user's own functions too, the slot goes back and wakes whoever
-waits.
+**Getting** takes a slot from the shelf, or waits for one, sees that there is an item in it that is fit (and
+makes one if not), and enters the loan. Whatever is raised on the way, from the user's own functions too, the
+slot goes back and wakes whoever waits.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ class LentBy(str):
 
 
 class Pool(Uncopied):
-    """The base of `BufferPool` and `ObjectPool`. All methods may be called on any thread and at any moment, also from
-    ``__del__``, callbacks and signal handlers; where waiting is forbidden (inside a garbage collection, on threads marked with
-    `never_wait`) every timeout is 0."""
+    """The base of `BufferPool` and `ObjectPool`. All methods may be called on any thread and at any moment,
+    also from ``__del__``, callbacks and signal handlers; where waiting is forbidden (inside a garbage
+    collection, on threads marked with `never_wait`) every timeout is 0."""
 
     _remedy = "pass the pool itself, or make another with its own buffers or items"
 
@@ -141,7 +142,7 @@ class Pool(Uncopied):
             )
         return limit
 
-    # -- what the two kinds do differently ------------------------------------------------------------------------------------
+    # -- what the two kinds do differently -------------------------------------------------------------------
 
     def _find(self, request: Request) -> bool:
         """Take an idle slot for ``request.want`` from the shelf, the best first."""
@@ -152,8 +153,8 @@ class Pool(Uncopied):
         raise NotImplementedError
 
     def _clean(self, slot: Slot, record: Record) -> None:
-        """`slot` has come back from the loan `record`: make its item fit to be lent again, or empty it, or leave it dirty: then
-        `_fit` sees to it."""
+        """`slot` has come back from the loan `record`: make its item fit to be lent again, or empty it, or
+        leave it dirty: then `_fit` sees to it."""
         raise NotImplementedError
 
     def _empty(self, slot: Slot, why: str) -> None:
@@ -164,7 +165,7 @@ class Pool(Uncopied):
         """There is no slot: the result under which something plain is served, or empty."""
         raise NotImplementedError
 
-    # -- lending ------------------------------------------------------------------------------------------------------------
+    # -- lending ---------------------------------------------------------------------------------------------
 
     def _get(
         self, want: int, nbytes: int, timeout: float | Own | None, frame: FrameType | None, plain: str = ""
@@ -250,8 +251,8 @@ class Pool(Uncopied):
             slot = request = None
 
     def _obtain(self, request: Request, timeout: float | Own | None) -> float:
-        """Have ``request.box`` filled: from the shelf, by whoever gives something back, or with what says that nobody did. For
-        how long it waited, in seconds."""
+        """Have ``request.box`` filled: from the shelf, by whoever gives something back, or with what says
+        that nobody did. For how long it waited, in seconds."""
         shelf = self.shelf
         if not isinstance(timeout, Own):
             check_timeout(timeout)
@@ -301,15 +302,16 @@ class Pool(Uncopied):
         error = PoolTimeoutError if waited else PoolExhaustedError
         raise error(
             f"pool {self.name!r} is exhausted: all {self.shelf.limit} are in use, and {time}. Held longest: "
-            f"{told or 'by nobody known'}. Close them earlier, wait longer (timeout=), or make the pool larger (resize)",
+            f"{told or 'by nobody known'}. Close them earlier, wait longer (timeout=), or make the pool "
+            "larger (resize)",
             holders,
         )
 
-    # -- giving back --------------------------------------------------------------------------------------------------------
+    # -- giving back -----------------------------------------------------------------------------------------
 
     def look_after(self, slot: Slot, record: Record | None) -> None:
-        """`slot` has come back from the loan `record` (None: it was interrupted before anybody had it), and was not simply
-        closed, or this pool looks at everything that comes back."""
+        """`slot` has come back from the loan `record` (None: it was interrupted before anybody had it), and
+        was not simply closed, or this pool looks at everything that comes back."""
         try:
             if record is not None and (record.cause is None or record.cause is BY_DROP):
                 self._counts.was_dropped()
@@ -319,8 +321,8 @@ class Pool(Uncopied):
             slot = record = None  # type: ignore[assignment]
 
     def put(self, handle: Handle[Any]) -> bool:
-        """Give back what `get` gave; the same as ``handle.close(timeout=0)``, but for seeing that it was lent here. True when
-        it is back; False while somebody else holds it: a share, a lease, a view.
+        """Give back what `get` gave; the same as ``handle.close(timeout=0)``, but for seeing that it was lent
+        here. True when it is back; False while somebody else holds it: a share, a lease, a view.
 
         Raises `NotLentError`, naming the pool that it came from, and `ReturnedTwiceError`.
         """
@@ -333,24 +335,26 @@ class Pool(Uncopied):
             label = record.name
             if not isinstance(label, LentBy):
                 raise NotLentError(
-                    f"{describe(record)} was never lent by a pool, so pool {self.name!r} does not take it; close() its handle"
+                    f"{describe(record)} was never lent by a pool, so pool {self.name!r} does not take it; "
+                    "close() its handle"
                 )
             if label is not self._label:
                 raise NotLentError(
-                    f"{describe(record)} was lent by another pool, {str(label)!r}, not by {self.name!r}: give it back there, or "
-                    "just close() its handle"
+                    f"{describe(record)} was lent by another pool, {str(label)!r}, not by {self.name!r}: "
+                    "give it back there, or just close() its handle"
                 )
             if handle._cell is SHUT_CELL:
                 raise ReturnedTwiceError(
-                    f"{describe(record)} was given back to pool {self.name!r} already: {fate(record)}; every share and every "
-                    "loan is closed once"
+                    f"{describe(record)} was given back to pool {self.name!r} already: {fate(record)}; every "
+                    "share and every loan is closed once"
                 )
             return handle.close(timeout=0)
         finally:
             handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing
 
     def _contained(self, what: str, error: BaseException) -> None:
-        """What a function of the user's raised is counted and reported, and goes no further, but for control flow."""
+        """What a function of the user's raised is counted and reported, and goes no further, but for control
+        flow."""
         if is_control_flow(error):
             raise error
         self.manager.report_error(f"pool {self.name}: {what}", error, type_name=self._type_name)
@@ -358,10 +362,11 @@ class Pool(Uncopied):
     def _gone(self, slot: Slot) -> None:
         self._counts.at_once(slot.at_once)
 
-    # -- size and memory ------------------------------------------------------------------------------------------------------
+    # -- size and memory -------------------------------------------------------------------------------------
 
     def drain(self) -> int:
-        """Run what waits to be run on this thread; how much. There is nothing but in a pool whose items belong to threads."""
+        """Run what waits to be run on this thread; how much. There is nothing but in a pool whose items
+        belong to threads."""
         return 0
 
     def _resize(self, limit: int, what: str) -> None:
@@ -372,7 +377,8 @@ class Pool(Uncopied):
         self.shelf.adjust()
 
     def _trim(self, keep: int, idle_for: float, freed: Callable[[Slot], int]) -> int:
-        """Throw away idle items, the least recently used first, until `keep` are left; the sum of what `freed` says of each."""
+        """Throw away idle items, the least recently used first, until `keep` are left; the sum of what
+        `freed` says of each."""
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
             raise PoolError(f"pool {self.name!r}: trim(keep=) takes a whole number, 0 or more, not {keep!r}")
         check_timeout(idle_for)
@@ -403,7 +409,7 @@ class Pool(Uncopied):
             idle.clear()
             slot = None
 
-    # -- knowing ------------------------------------------------------------------------------------------------------------
+    # -- knowing ---------------------------------------------------------------------------------------------
 
     def loans(self) -> tuple[Loan, ...]:
         """What is lent now, longest first. Costs what the pool's size is."""
@@ -449,13 +455,14 @@ class Pool(Uncopied):
         state = "closed" if self.closed else f"{idle} idle"
         return f"<{type(self).__name__} {self.name!r}: {in_use} in use, {state}, {self.shelf.limit} at most>"
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self, timeout: float | None = 0.0) -> PoolReport:
-        """Lend no more items of the pool, throw away what is idle, and what comes back from now on. Those who wait are told.
+        """Lend no more items of the pool, throw away what is idle, and what comes back from now on. Those who
+        wait are told.
 
-        Waits up to `timeout` seconds (None: for ever) for what is lent; the report names what has not come back. Nothing is
-        taken from those who hold it. Closing again gives the report as it is then.
+        Waits up to `timeout` seconds (None: for ever) for what is lent; the report names what has not come
+        back. Nothing is taken from those who hold it. Closing again gives the report as it is then.
         """
         check_timeout(timeout)
         until = None if timeout is None else monotonic() + timeout
@@ -483,8 +490,8 @@ class Pool(Uncopied):
         self.close()
 
     def _after_fork(self) -> None:
-        """In the child: what was made belongs to the parent, and other threads may have been anywhere. It begins with
-        nothing."""
+        """In the child: what was made belongs to the parent, and other threads may have been anywhere. It
+        begins with nothing."""
         old = self.shelf
         self._counts.lock = _world.RLock()
         self.shelf = Shelf(self, old.limit, self._empty, self._gone)

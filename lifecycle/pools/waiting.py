@@ -1,24 +1,28 @@
 """The shelf: a fixed number of slots, lent again and again, and those who wait for one.
 
-**The problem.** Items go back from anywhere: a `close`, the death of the last array, a drain on another thread, a signal
-handler in the middle of a `get`. So no lock may be held here. And nothing may be lost: not to a waiter that gives up at the
-moment it is handed something, not to a Ctrl-C between taking and lending, not to an item that turned out to be broken.
+**The problem.** Items go back from anywhere: a `close`, the death of the last array, a drain on another
+thread, a signal handler in the middle of a `get`. So no lock may be held here. And nothing may be lost: not
+to a waiter that gives up at the moment it is handed something, not to a Ctrl-C between taking and lending,
+not to an item that turned out to be broken.
 
-**The idea.** What is lent is a *slot*, the right to have one item, and not the item. A slot whose item was thrown away is an
-empty one, and goes the same way: to the first waiter, else to the shelf. So whoever waits learns of it, whatever became of the
-item, and the number of slots never changes but by `resize`.
+**The idea.** What is lent is a *slot*, the right to have one item, and not the item. A slot whose item was
+thrown away is an empty one, and goes the same way: to the first waiter, else to the shelf. So whoever waits
+learns of it, whatever became of the item, and the number of slots never changes but by `resize`.
 
-**One owner.** A slot is in exactly one of: the shelf (`idle`), a waiter's box, a loan's record, a local variable. It moves
-between them by single steps with no call in between, after which CPython looks for signals: it is taken from the shelf by
-``for slot, _ in takes`` (the iterator's step and the store are one) and put there by a store into a dict.
+**One owner.** A slot is in exactly one of: the shelf (`idle`), a waiter's box, a loan's record, a local
+variable. It moves between them by single steps with no call in between, after which CPython looks for
+signals: it is taken from the shelf by ``for slot, _ in takes`` (the iterator's step and the store are one)
+and put there by a store into a dict.
 
-**Hand-over is a handshake** (psycopg_pool's ``WaitingClient.set``): `Request.offer` and the waiter's giving up are the same
-``box.setdefault``, so one of them decides and both know it. A waiter is entered first and looks at the shelf after; a slot is
-put on the shelf first and its giver looks for waiters after: one of the two always sees the other.
+**Hand-over is a handshake** (psycopg_pool's ``WaitingClient.set``): `Request.offer` and the waiter's giving
+up are the same ``box.setdefault``, so one of them decides and both know it. A waiter is entered first and
+looks at the shelf after; a slot is put on the shelf first and its giver looks for waiters after: one of the
+two always sees the other.
 
-**What an interrupt loses is found.** A slot that nobody has is referred to by the table of slots alone, so its reference count
-says so: `Shelf.find_lost` puts it back. It is asked where somebody starves, and by `stats`. Without the GIL a count is exact
-only when nothing moves, so a slot must be found lost twice, `SURE_AFTER` seconds apart.
+**What an interrupt loses is found.** A slot that nobody has is referred to by the table of slots alone, so
+its reference count says so: `Shelf.find_lost` puts it back. It is asked where somebody starves, and by
+`stats`. Without the GIL a count is exact only when nothing moves, so a slot must be found lost twice,
+`SURE_AFTER` seconds apart.
 """
 
 from __future__ import annotations
@@ -39,8 +43,8 @@ EXTRA = "extra"
 """Why a slot is emptied that never was the shelf's."""
 
 SLICE = 0.1
-"""Seconds for which a waiter sleeps at most before it looks around: for what an interrupt lost, for releases nobody has run, for
-what only garbage holds."""
+"""Seconds for which a waiter sleeps at most before it looks around: for what an interrupt lost, for releases
+nobody has run, for what only garbage holds."""
 
 SURE_AFTER = 0.02
 """Seconds between the two looks at a lost slot where there is no GIL."""
@@ -109,7 +113,8 @@ CLOSED = Sign("closed")
 
 
 class Request:
-    """One caller that wants a slot. `hand` is where it takes one from the shelf into, `box` where one is given to it."""
+    """One caller that wants a slot. `hand` is where it takes one from the shelf into, `box` where one is
+    given to it."""
 
     __slots__ = ("bell", "box", "hand", "want")
 
@@ -120,7 +125,8 @@ class Request:
         self.bell: _world.TimedQueue[None] = _world.TimedQueue()
 
     def offer(self, answer: Slot | Sign) -> bool:
-        """Give it `answer`, the first wins; False: it was given another, or has given up. Callable on any thread."""
+        """Give it `answer`, the first wins; False: it was given another, or has given up. Callable on any
+        thread."""
         if self.box.setdefault(0, answer) is not answer:
             return False
         self.bell.put(None)
@@ -145,8 +151,9 @@ class Request:
 
 
 class Shelf:
-    """Slots, idle by key, and waiters in their order. `empty(slot, why)` throws a slot's item away, whatever that takes, and
-    `gone(slot)` is told of a slot that is no more. All methods may be called on any thread at any moment."""
+    """Slots, idle by key, and waiters in their order. `empty(slot, why)` throws a slot's item away, whatever
+    that takes, and `gone(slot)` is told of a slot that is no more. All methods may be called on any thread at
+    any moment."""
 
     def __init__(
         self, pool: Any, limit: int, empty: Callable[[Slot, str], None], gone: Callable[[Slot], None]
@@ -165,10 +172,11 @@ class Shelf:
         self.row(EMPTY)
         self.adjust()
 
-    # -- the rows -----------------------------------------------------------------------------------------------------------
+    # -- the rows --------------------------------------------------------------------------------------------
 
     def row(self, key: int) -> dict[Slot, None]:
-        """The idle slots with items of `key`, the last used at the end, and with `takes[key]` to take from it."""
+        """The idle slots with items of `key`, the last used at the end, and with `takes[key]` to take from
+        it."""
         row = self.idle.get(key)
         if row is None or key not in self.takes:
             row = self.idle.setdefault(key, {})
@@ -214,11 +222,11 @@ class Shelf:
         rows = _world.snapshot(self.idle.items())
         return sum(len(row) for key, row in rows if key != EMPTY), len(self.idle[EMPTY])
 
-    # -- giving back --------------------------------------------------------------------------------------------------------
+    # -- giving back -----------------------------------------------------------------------------------------
 
     def put(self, slot: Slot | None) -> None:
-        """Give a slot to the first waiter, or to the shelf, or let it go where there are too many or the pool is closed. From
-        the call on it is no longer the caller's, however this ends."""
+        """Give a slot to the first waiter, or to the shelf, or let it go where there are too many or the pool
+        is closed. From the call on it is no longer the caller's, however this ends."""
         request = waiter = None
         try:
             while slot is not None:
@@ -248,7 +256,8 @@ class Shelf:
             slot = request = waiter = None  # a kept traceback must keep nothing
 
     def _retire(self, slot: Slot) -> None:
-        """A slot that is one too many, of a closed pool, or no slot of this pool's any more (of before a fork)."""
+        """A slot that is one too many, of a closed pool, or no slot of this pool's any more (of before a
+        fork)."""
         try:
             ours = self.slots.pop(slot, self) is None
             if slot.key != EMPTY or not ours:
@@ -279,7 +288,8 @@ class Shelf:
             slot = request.hand = None
 
     def shut(self) -> None:
-        """Close: everybody who waits is told, what is idle is let go, and so is what comes back from now on."""
+        """Close: everybody who waits is told, what is idle is let go, and so is what comes back from now
+        on."""
         self.closed = True
         self.tell_all(CLOSED)
         request = Request()
@@ -298,7 +308,7 @@ class Shelf:
             waiter.offer(sign)
             self.waiters.pop(waiter, None)
 
-    # -- waiting ------------------------------------------------------------------------------------------------------------
+    # -- waiting ---------------------------------------------------------------------------------------------
 
     def wait(
         self,
@@ -307,8 +317,8 @@ class Shelf:
         find: Callable[[Request], bool],
         look_around: Callable[[], object],
     ) -> None:
-        """Block until `request` has an answer or `until` (monotonic; None: for ever) is past. `find` takes from the shelf what
-        suits, `look_around` is called now and then and may bring something back."""
+        """Block until `request` has an answer or `until` (monotonic; None: for ever) is past. `find` takes
+        from the shelf what suits, `look_around` is called now and then and may bring something back."""
         slot = None
         try:
             self.waiters[request] = None
@@ -358,7 +368,8 @@ class Shelf:
 
 
 def _count_of_lost() -> int:
-    """What `getrefcount` says of a slot that only the table and the asking loop refer to: differs between Python versions."""
+    """What `getrefcount` says of a slot that only the table and the asking loop refer to: differs between
+    Python versions."""
     slots: dict[Slot, None] = {Slot(None): None}
     for slot in [*_world.snapshot(slots), *_world.snapshot({})]:
         return getrefcount(slot)

@@ -1,15 +1,17 @@
 """For tests of programs that use the library, and of the library itself.
 
-Two halves: `assert_no_leaks`, which fails what leaves objects, leases, tickets or threads behind and says where each was made
-(the pytest plugin `lifecycle.testing.plugin` does it around every test); and adversaries, which make happen at every moment what
-a process may do to a program at the worst moment. A storm finds a race by luck; these go through the places one by one.
+Two halves: `assert_no_leaks`, which fails what leaves objects, leases, tickets or threads behind and says
+where each was made (the pytest plugin `lifecycle.testing.plugin` does it around every test); and adversaries,
+which make happen at every moment what a process may do to a program at the worst moment. A storm finds a race
+by luck; these go through the places one by one.
 
-- `every_line` runs an action (the collector, another call) before every line of code, `every_point` wherever CPython may run a
-  signal handler.
-- `each_interrupt` raises at the first, the second, the third … point at which CPython may run a signal handler; `Signals` is
-  Ctrl-C for real, thousands of times a second.
-- `Standing` is a thread that stands still before a named line until it is let go; `at_once` starts threads from one moment on;
-  `switching` changes threads as often as the interpreter can; `interleavings` runs every order that a few operations may take.
+- `every_line` runs an action (the collector, another call) before every line of code, `every_point` wherever
+  CPython may run a signal handler.
+- `each_interrupt` raises at the first, the second, the third … point at which CPython may run a signal
+  handler; `Signals` is Ctrl-C for real, thousands of times a second.
+- `Standing` is a thread that stands still before a named line until it is let go; `at_once` starts threads
+  from one moment on; `switching` changes threads as often as the interpreter can; `interleavings` runs every
+  order that a few operations may take.
 - `FaultPlan` says which call goes wrong, and how.
 - `check_transitions` looks up every change of an object's state in the table of states.
 - `LyingClock` lets the library's time jump and stand.

@@ -1,8 +1,8 @@
 """A clock that lies: what the library does when time jumps.
 
-The library reads two clocks, `time.monotonic` for every deadline and `time.time` for what people read. In a `LyingClock` both are
-replaced, in every module of the library and of its integrations at once; waits themselves take real time, as long as the lie
-makes them.
+The library reads two clocks, `time.monotonic` for every deadline and `time.time` for what people read. In a
+`LyingClock` both are replaced, in every module of the library and of its integrations at once; waits
+themselves take real time, as long as the lie makes them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _KIT = os.path.dirname(__file__) + os.sep
 class LyingClock:
     """Within the block the library's clocks say what this one says. Not for two blocks at a time.
 
-    ``clock.advance(3600)`` lets an hour pass at once: deadlines are over, records expire. ``clock.set_wall(0.0)`` sets the wall
-    clock alone, as an administrator or NTP does. ``clock.stop()`` lets no time pass until ``clock.run()``. All methods may be
-    called on any thread.
+    ``clock.advance(3600)`` lets an hour pass at once: deadlines are over, records expire.
+    ``clock.set_wall(0.0)`` sets the wall clock alone, as an administrator or NTP does. ``clock.stop()`` lets
+    no time pass until ``clock.run()``. All methods may be called on any thread.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,8 @@ class LyingClock:
         return (time.time() if stopped is None else stopped[1]) + self._ahead + self._wall_ahead
 
     def advance(self, seconds: float) -> None:
-        """Let so many seconds pass at once, on both clocks. Raises `ValueError` below 0: a monotonic clock does not go back."""
+        """Let so many seconds pass at once, on both clocks. Raises `ValueError` below 0: a monotonic clock
+        does not go back."""
         if seconds < 0:
             raise ValueError(
                 f"a monotonic clock does not go back: {seconds!r}; set_wall() sets the wall clock back"

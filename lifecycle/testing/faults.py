@@ -29,7 +29,8 @@ class Fault:
 
 
 def fails(error: BaseException | type[BaseException], *, when: str = "before") -> Fault:
-    """A call that raises `error`: `when` ``"before"`` it has done anything, or ``"after"`` it has done everything."""
+    """A call that raises `error`: `when` ``"before"`` it has done anything, or ``"after"`` it has done
+    everything."""
     if when not in ("before", "after"):
         raise ValueError(f"fails(when=) takes 'before' or 'after', not {when!r}")
     kind = error if isinstance(error, type) else type(error)
@@ -50,9 +51,9 @@ def hangs() -> Fault:
 class FaultPlan:
     """Decides for each call of what it wraps whether and how it goes wrong.
 
-    ``FaultPlan({3: fails(NotReleased), 7: hangs()})`` names calls by number, from 1; ``FaultPlan.random(seed, {hangs(): 0.001})``
-    draws, for each call the same in every run with that seed and that order of calls. One plan may wrap several functions: it
-    counts their calls together. Everything may be called on any thread.
+    ``FaultPlan({3: fails(NotReleased), 7: hangs()})`` names calls by number, from 1; ``FaultPlan.random(seed,
+    {hangs(): 0.001})`` draws, for each call the same in every run with that seed and that order of calls. One
+    plan may wrap several functions: it counts their calls together. Everything may be called on any thread.
     """
 
     def __init__(self, faults: Mapping[int, Fault] | None = None) -> None:

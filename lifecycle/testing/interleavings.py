@@ -1,14 +1,15 @@
 """Every order in which the steps of a few operations may follow each other.
 
-Each operation has a thread, but only the one with the baton runs. Before every line of the code that is looked at a thread may
-have to hand it on; which ones do is the schedule. Schedules are gone through systematically: all with no switch but at the end of
-an operation, all with one switch more, with two. (Bounding the switches, instead of sampling among all orders, follows Musuvathi
-and Qadeer, "Iterative context bounding for systematic testing of multithreaded programs", PLDI 2007: nearly every fault that was
-ever found so needs two at most.) With ``switches=None`` there is no bound, which is for operations of a few steps.
+Each operation has a thread, but only the one with the baton runs. Before every line of the code that is
+looked at a thread may have to hand it on; which ones do is the schedule. Schedules are gone through
+systematically: all with no switch but at the end of an operation, all with one switch more, with two.
+(Bounding the switches, instead of sampling among all orders, follows Musuvathi and Qadeer, "Iterative context
+bounding for systematic testing of multithreaded programs", PLDI 2007: nearly every fault that was ever found
+so needs two at most.) With ``switches=None`` there is no bound, which is for operations of a few steps.
 
-A run is the same each time, so a schedule that fails can be run again. Two things are not decided by the baton: the library's own
-threads run when they like, and a thread that waits for another (in a lock, in a queue) gives the baton up after a while, or it
-would wait for ever.
+A run is the same each time, so a schedule that fails can be run again. Two things are not decided by the
+baton: the library's own threads run when they like, and a thread that waits for another (in a lock, in a
+queue) gives the baton up after a while, or it would wait for ever.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from lifecycle.testing.where import Chooses, library, place_of
 BLOCKED_AFTER = 0.05
 """Seconds without a step after which the thread with the baton is taken to wait for another."""
 SPINS = 30
-"""So often a thread may come by the same line with the baton in hand before another gets it: it waits in a loop."""
+"""So often a thread may come by the same line with the baton in hand before another gets it: it waits in a
+loop."""
 
 
 @attrs.frozen
@@ -188,9 +190,9 @@ def interleavings(
     limit: int | None = None,
     patience: float = 60.0,
 ) -> Iterator[Interleaving]:
-    """Call the operations that ``scene()`` gives, each on a thread of its own, in every order that differs by at most `switches`
-    changes of thread in the middle of an operation (None: every order there is). `scene` is called before each run and sets up
-    everything anew; the body of the loop checks. ::
+    """Call the operations that ``scene()`` gives, each on a thread of its own, in every order that differs by
+    at most `switches` changes of thread in the middle of an operation (None: every order there is). `scene`
+    is called before each run and sets up everything anew; the body of the loop checks. ::
 
         for run in interleavings(scene, switches=2):
             assert len(released) == 1, run

@@ -1,7 +1,7 @@
 """An interrupt at every point at which CPython may run a signal handler, and signals that really come.
 
-After a call has returned and before its result is stored, on entering a function, on jumping back: only there CPython looks for
-signals, so what an interrupt of `each_interrupt` breaks a real Ctrl-C would break.
+After a call has returned and before its result is stored, on entering a function, on jumping back: only there
+CPython looks for signals, so what an interrupt of `each_interrupt` breaks a real Ctrl-C would break.
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ NOT_BEFORE = frozenset({"SETUP_FINALLY", "SETUP_WITH", "BEFORE_ASYNC_WITH", "YIE
 JUMPS_LOOK = sys.version_info < (3, 11)
 """Up to 3.10 every jump that is taken looks for signals, from 3.11 on only those that go back."""
 TRACING_COPIES_LOCALS = sys.version_info < (3, 11)
-"""Up to 3.10 a frame that is traced keeps a copy of its locals, as of the last moment at which it was traced."""
+"""Up to 3.10 a frame that is traced keeps a copy of its locals, as of the last moment at which it was traced.
+"""
 
 
 @functools.cache
 def _handlers(code: CodeType) -> dict[int, int]:
-    """By offset: where an exception that this instruction raises is handled; not there: in no place of this code."""
+    """By offset: where an exception that this instruction raises is handled; not there: in no place of this
+    code."""
     # 3.11 and later; before, handlers are known by the blocks alone.
     parse = getattr(dis, "_parse_exception_table", None)
     found: dict[int, int] = {}
@@ -63,9 +65,9 @@ def _handlers(code: CodeType) -> dict[int, int]:
 
 
 def _same_handler(code: CodeType, last: int, here: int) -> bool:
-    """Whether an interrupt that a call at `last` lets in goes to the handler to which one goes that is raised at `here`, which is
-    all that can be done from outside. Where it does not, as behind the last call of a ``try`` block, nothing strikes: what the
-    handler there does is tried at the points before."""
+    """Whether an interrupt that a call at `last` lets in goes to the handler to which one goes that is raised
+    at `here`, which is all that can be done from outside. Where it does not, as behind the last call of a
+    ``try`` block, nothing strikes: what the handler there does is tried at the points before."""
     if not _opcodes(code).get(last, ("", -1))[0].startswith("CALL"):
         return True
     handlers = _handlers(code)
@@ -102,18 +104,19 @@ class Struck(Generic[T]):
     error: BaseException | None
     """The `Interrupt`, or whatever else came out."""
     on_entry: bool = False
-    """It struck a function before its first statement: that frame keeps its arguments as long as the traceback is kept, and
-    nothing that the function could do would change it."""
+    """It struck a function before its first statement: that frame keeps its arguments as long as the
+    traceback is kept, and nothing that the function could do would change it."""
 
 
 BREATH = 2.0 if JUMPS_LOOK else 0.5
-"""Of the time between two `Signals`, how much the thread must have worked since the last. Up to 3.10 signals are looked for on
-entering an ``except`` block too: who is struck twice within microseconds is struck there, and nothing can guard that."""
+"""Of the time between two `Signals`, how much the thread must have worked since the last. Up to 3.10 signals
+are looked for on entering an ``except`` block too: who is struck twice within microseconds is struck there,
+and nothing can guard that."""
 
 
 def _forget_copies(error: BaseException | None) -> None:
-    """Looking at ``f_locals`` makes a frame's copy of its locals anew, so that a kept traceback keeps what its frames keep, no
-    more."""
+    """Looking at ``f_locals`` makes a frame's copy of its locals anew, so that a kept traceback keeps what
+    its frames keep, no more."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -132,10 +135,10 @@ SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENER
 class OpcodeTracing:
     """Asks for opcode events on one thread, before its trace function is set; ``end()`` takes that back.
 
-    CPython 3.12 gives no opcode events unless some frame had asked for them before the trace function was set. And it calls a
-    null pointer (`sys_trace_instruction_func`, seen in 3.12.1) where a frame that asks for them runs on a thread without a trace
-    function, while another thread has one. So the first to ask is a frame that never runs, and nothing that goes on without the
-    trace function still asks.
+    CPython 3.12 gives no opcode events unless some frame had asked for them before the trace function was
+    set. And it calls a null pointer (`sys_trace_instruction_func`, seen in 3.12.1) where a frame that asks
+    for them runs on a thread without a trace function, while another thread has one. So the first to ask is a
+    frame that never runs, and nothing that goes on without the trace function still asks.
     """
 
     __slots__ = ("_suspended",)
@@ -155,7 +158,8 @@ class OpcodeTracing:
             self._suspended.append(frame)
 
     def end(self, frame: FrameType | None = None) -> None:
-        """Leave no frame that may go on with a request for events: no generator, and not `frame` and its callers."""
+        """Leave no frame that may go on with a request for events: no generator, and not `frame` and its
+        callers."""
         while frame is not None:
             if frame.f_trace_opcodes:
                 frame.f_trace_opcodes = False
@@ -172,7 +176,8 @@ def run_interrupted(
     of: Chooses = library,
     error: Callable[[str], BaseException] = Interrupt,
 ) -> Struck[T]:
-    """Call ``run()`` and raise ``error(place)`` at the point number `strike_at` of the code that `of` chooses, on this thread."""
+    """Call ``run()`` and raise ``error(place)`` at the point number `strike_at` of the code that `of`
+    chooses, on this thread."""
     passed = itertools.count(1)
     place = ""
     on_entry = False
@@ -238,11 +243,12 @@ def each_interrupt(
     of: Chooses = library,
     error: Callable[[str], BaseException] = Interrupt,
 ) -> Iterator[Struck[T]]:
-    """Call ``run()`` again and again, interrupted at the first point, the second, … until it goes through without; that last run
-    is not among what this yields, unless nothing else is.
+    """Call ``run()`` again and again, interrupted at the first point, the second, … until it goes through
+    without; that last run is not among what this yields, unless nothing else is.
 
-    The caller checks after each run, and resets what has to be reset. Points lie in the code that `of` chooses, on this thread
-    alone; what is raised there is ``error(place)``, such as `MemoryError`. The collector is off while `run` runs.
+    The caller checks after each run, and resets what has to be reset. Points lie in the code that `of`
+    chooses, on this thread alone; what is raised there is ``error(place)``, such as `MemoryError`. The
+    collector is off while `run` runs.
     """
     for strike_at in itertools.count(first, step):
         struck = run_interrupted(run, strike_at, of=of, error=error)
@@ -256,11 +262,12 @@ def each_interrupt(
 
 @contextlib.contextmanager
 def every_point(action: Callable[[], object], *, of: Chooses = library) -> Iterator[EveryLine]:
-    """Within the block, run ``action()`` at every point at which CPython may run a signal handler, and change threads, in the
-    code that `of` chooses, on this thread. What the action itself calls is not traced, so it may call the library. An exception
-    of the action leaves the point it was run at.
+    """Within the block, run ``action()`` at every point at which CPython may run a signal handler, and change
+    threads, in the code that `of` chooses, on this thread. What the action itself calls is not traced, so it
+    may call the library. An exception of the action leaves the point it was run at.
 
-    As `every_line`, but true to the interpreter: between two stores with no call in between nothing can come, and nothing does.
+    As `every_line`, but true to the interpreter: between two stores with no call in between nothing can come,
+    and nothing does.
     """
     struck = EveryLine()
 
@@ -298,11 +305,13 @@ def every_point(action: Callable[[], object], *, of: Chooses = library) -> Itera
 
 
 class Signals:
-    """A real signal, `hertz` times a second, whose handler raises `Interrupt` on the main thread. Where that thread is kept from
-    running, the signals wait for it: half the time between two of them it has worked, on a loaded machine too.
+    """A real signal, `hertz` times a second, whose handler raises `Interrupt` on the main thread. Where that
+    thread is kept from running, the signals wait for it: half the time between two of them it has worked, on
+    a loaded machine too.
 
-    It raises only in code that `run` was given: `run` returns False when its function was interrupted. With `of` it raises only
-    where that chooses the innermost Python frame's code: with `library` never inside a release or a callback of the test's.
+    It raises only in code that `run` was given: `run` returns False when its function was interrupted. With
+    `of` it raises only where that chooses the innermost Python frame's code: with `library` never inside a
+    release or a callback of the test's.
     """
 
     def __init__(self, hertz: float = 10_000, *, of: Chooses | None = None) -> None:

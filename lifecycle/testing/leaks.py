@@ -1,8 +1,9 @@
 """`assert_no_leaks`: nothing that was made in a block is left when it ends.
 
-The library's own leak reports are for production: sampled, never wrong about a leak, silent about what somebody still holds. This
-is the other kind: it looks at everything made in the block and misses nothing, and takes for a leak whatever is there at the end.
-While such a block is open every registration notes where it was made, and so do leases, views, threads and managers.
+The library's own leak reports are for production: sampled, never wrong about a leak, silent about what
+somebody still holds. This is the other kind: it looks at everything made in the block and misses nothing, and
+takes for a leak whatever is there at the end. While such a block is open every registration notes where it
+was made, and so do leases, views, threads and managers.
 """
 
 from __future__ import annotations
@@ -70,21 +71,24 @@ class LeaksFound(AssertionError):
 
 
 class assert_no_leaks(contextlib.ContextDecorator):
-    """``with assert_no_leaks():`` fails with `LeaksFound` when what was made in the block is left at its end: objects, leases,
-    tickets, threads. Also a decorator. When the block itself raises, that passes and nothing is checked.
+    """``with assert_no_leaks():`` fails with `LeaksFound` when what was made in the block is left at its end:
+    objects, leases, tickets, threads. Also a decorator. When the block itself raises, that passes and nothing
+    is checked.
 
     Parameters
     ----------
     managers:
         Look at objects of these only; without any, at those of every manager.
     timeout:
-        Seconds for which what is left may still end by itself: releases that run, threads that stop. Nothing left, no wait.
+        Seconds for which what is left may still end by itself: releases that run, threads that stop. Nothing
+        left, no wait.
     threads:
         Whether threads count, the library's own among them.
     dropped:
         Whether objects count that were released only because their last handle was collected.
 
-    Collects garbage. Blocks may be nested; on several threads at a time each sees what all of them made. `ignore` exempts.
+    Collects garbage. Blocks may be nested; on several threads at a time each sees what all of them made.
+    `ignore` exempts.
     """
 
     def __init__(
@@ -161,7 +165,8 @@ class assert_no_leaks(contextlib.ContextDecorator):
             running = [thread for thread in running if thread not in theirs]
             if theirs and manager not in self._known and -id(manager) not in self._ignored:
                 state = "closed, but held up" if manager.closed else "never closed"
-                yield f"{len(theirs)} of manager {manager.name!r}, {state}{_made_at(notes.managers.get(manager, ''))}"
+                made_at = _made_at(notes.managers.get(manager, ""))
+                yield f"{len(theirs)} of manager {manager.name!r}, {state}{made_at}"
         for thread in running:
             frame = sys._current_frames().get(thread.ident or 0)
             at = f", now at {_world.describe_site(_world.site_of(frame))}" if frame is not None else ""

@@ -25,12 +25,13 @@ class EveryLine:
 def every_line(
     action: Callable[[], object], *, of: Chooses = library, threads: bool = False, step: int = 1
 ) -> Iterator[EveryLine]:
-    """Within the block, run ``action()`` before every line of the code that `of` chooses, on this thread; with `threads`, also on
-    every thread that starts in the block. With `step`, before every so many lines only. What the action itself calls is not
-    traced, so it may call the library. An exception of the action leaves the line it was run at.
+    """Within the block, run ``action()`` before every line of the code that `of` chooses, on this thread;
+    with `threads`, also on every thread that starts in the block. With `step`, before every so many lines
+    only. What the action itself calls is not traced, so it may call the library. An exception of the action
+    leaves the line it was run at.
 
-    ``every_line(gc.collect)`` is the collector at every line. Uses `sys.settrace`: a debugger or a coverage tool sees nothing of
-    the block.
+    ``every_line(gc.collect)`` is the collector at every line. Uses `sys.settrace`: a debugger or a coverage
+    tool sees nothing of the block.
     """
     struck = EveryLine()
 

@@ -1,7 +1,7 @@
 """Where things were made, noted while somebody wants to know: `lifecycle.testing.leaks`.
 
-Nothing of this is in the way of a program that does not ask: the methods concerned are wrapped when the first block that asks
-begins, and are their old selves when the last has ended.
+Nothing of this is in the way of a program that does not ask: the methods concerned are wrapped when the first
+block that asks begins, and are their old selves when the last has ended.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class Notes:
                 kind.site_mask = EVERY_SITE[0]
 
     def _around(self, owner: Any, name: str, note: Callable[[Any, Any, str], object]) -> None:
-        """Have ``note(self, what the method returned, where it was called)`` called after the method `name` of `owner`."""
+        """Have ``note(self, what the method returned, where it was called)`` called after the method `name`
+        of `owner`."""
         method = vars(owner)[name]
 
         @functools.wraps(method)

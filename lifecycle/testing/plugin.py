@@ -2,12 +2,13 @@
 
 Installed with the library (entry point ``lifecycle``); it does nothing until asked:
 
-- the fixture ``no_leaks`` checks one test; its value is the `assert_no_leaks` block, so ``no_leaks.ignore(handle)`` works;
-- ``pytest --no-leaks``, or ``lifecycle_no_leaks = true`` in the configuration, checks every test but those marked
-  ``may_leak("why")``.
+- the fixture ``no_leaks`` checks one test; its value is the `assert_no_leaks` block, so
+  ``no_leaks.ignore(handle)`` works;
+- ``pytest --no-leaks``, or ``lifecycle_no_leaks = true`` in the configuration, checks every test but those
+  marked ``may_leak("why")``.
 
-The check comes after every other fixture of the test has been torn down, and only if the test itself did not fail: what a failed
-test holds in its traceback is no leak. What fixtures of a wider scope made is theirs.
+The check comes after every other fixture of the test has been torn down, and only if the test itself did not
+fail: what a failed test holds in its traceback is no leak. What fixtures of a wider scope made is theirs.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def no_leaks(request: pytest.FixtureRequest) -> Generator[assert_no_leaks, None, None]:
-    """Fails the test when it leaves objects, leases, tickets or threads behind; `ignore` of its value exempts some."""
+    """Fails the test when it leaves objects, leases, tickets or threads behind; `ignore` of its value exempts
+    some."""
     from lifecycle.testing.leaks import assert_no_leaks
 
     block = assert_no_leaks(timeout=float(request.config.getini(TIMEOUT)))

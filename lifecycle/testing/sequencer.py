@@ -29,8 +29,8 @@ def line_of(function: Any, text: str) -> tuple[CodeType, int]:
 
 
 class Standing(Generic[T]):
-    """A thread that calls ``target()`` and stands still before a line of `function` – the only one that contains `line` – until
-    the block ends or `go` is called. Entering the block waits until it stands there.
+    """A thread that calls ``target()`` and stands still before a line of `function` – the only one that
+    contains `line` – until the block ends or `go` is called. Entering the block waits until it stands there.
 
     `result` joins the thread and gives what `target` returned, or raises what it raised.
     """
@@ -103,8 +103,8 @@ def switching(interval: float = 1e-6) -> Iterator[None]:
 
 
 def at_once(*actions: Callable[[], object], patience: float = 90.0) -> None:
-    """Call all `actions`, each on a thread of its own, from one moment on; raises what one of them raised, and fails, with every
-    thread's stack on stderr, when they do not end."""
+    """Call all `actions`, each on a thread of its own, from one moment on; raises what one of them raised,
+    and fails, with every thread's stack on stderr, when they do not end."""
     start = threading.Barrier(len(actions))
     errors: deque[BaseException] = deque()
 

@@ -1,12 +1,12 @@
 """Whether objects live by the table of states: every change is looked up in `lifecycle.states.TRANSITIONS`.
 
-A state is not stored, it follows from what is: `Record.phase`, `Record.cause`, the door, the core. While the check is on, the
-slots of the class that hold them are replaced by properties which look at the state before and behind each store; so no store
-escapes, on any thread, and when it is off nothing of it is left. A change that no store makes, the death of a core, is found by
-the next store.
+A state is not stored, it follows from what is: `Record.phase`, `Record.cause`, the door, the core. While the
+check is on, the slots of the class that hold them are replaced by properties which look at the state before
+and behind each store; so no store escapes, on any thread, and when it is off nothing of it is left. A change
+that no store makes, the death of a core, is found by the next store.
 
-A broken rule is noted, not raised: the library goes on as it would, and who asks for `broken` learns of it, whichever thread it
-happened on.
+A broken rule is noted, not raised: the library goes on as it would, and who asks for `broken` learns of it,
+whichever thread it happened on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def follows(one: ObjectState, two: ObjectState) -> bool:
 
 
 class check_transitions:
-    """While on, every change of an object's state is looked up in the table; ``broken`` says which were not there.
+    """While on, every change of an object's state is looked up in the table; ``broken`` says which were not
+    there.
 
     A context manager; `start` and `stop` for who cannot use `with`. One at a time. Callable on any thread.
     """
@@ -88,7 +89,9 @@ class check_transitions:
             if trace is None:
                 self._store(record, name, store, value)
                 return
-            try:  # what is looked at in here is no code of the library's that an adversary may strike, or stand still in
+            # What is looked at in here is no code of the library's that an adversary may strike, or stand
+            # still in.
+            try:
                 sys.settrace(None)
                 self._store(record, name, store, value)
             finally:

@@ -22,8 +22,9 @@ def library(code: CodeType) -> bool:
 
 
 def code_of(*what: ModuleType | Callable[..., object]) -> Chooses:
-    """A choice of code: that of modules, of packages with all below them, and of single functions; the library's is not among it
-    unless it is named. ``every_line(gc.collect, of=code_of(my_adapter))`` is how an adapter is tried."""
+    """A choice of code: that of modules, of packages with all below them, and of single functions; the
+    library's is not among it unless it is named. ``every_line(gc.collect, of=code_of(my_adapter))`` is how an
+    adapter is tried."""
     prefixes: list[str] = []
     files: set[str] = set()
     codes: set[CodeType] = set()

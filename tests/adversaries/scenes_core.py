@@ -39,7 +39,7 @@ COUNTS = not TRACING_KEEPS_LOCALS
 """On 3.10 a frame that is traced holds its locals once more, so that whoever counts holders counts those."""
 
 
-# -- manager: registering --------------------------------------------------------------------------------------------------------
+# -- manager: registering ------------------------------------------------------------------------------------
 
 
 @scene("SafetyManager.register", places=PLACES)
@@ -138,7 +138,7 @@ def observe_until_it_is_gone(stage: Stage) -> None:
     assert handle.state != "valid"
 
 
-# -- manager: access and ending -----------------------------------------------------------------------------------------------------
+# -- manager: access and ending ------------------------------------------------------------------------------
 
 
 @scene("SafetyManager.safe_access")
@@ -223,7 +223,7 @@ def safe_finalizer_cancelled(stage: Stage) -> None:
     stage.props.target = None
 
 
-# -- manager: knowing ----------------------------------------------------------------------------------------------------------------
+# -- manager: knowing ----------------------------------------------------------------------------------------
 
 
 class Component:
@@ -296,7 +296,7 @@ def hooks_taken_back_twice(stage: Stage) -> None:
         second()
 
 
-# -- handles -------------------------------------------------------------------------------------------------------------------------
+# -- handles -------------------------------------------------------------------------------------------------
 
 
 @scene("Handle.close", places=PLACES)
@@ -419,7 +419,8 @@ def drop(stage: Stage) -> None:
 
 @scene("Handle.detach", interrupts=False, lines=COUNTS, places=PLACES)
 def detach(stage: Stage) -> None:
-    """Not interrupted here: an interrupt as it returns is the caller's loss, which the stage cannot tell from the library's."""
+    """Not interrupted here: an interrupt as it returns is the caller's loss, which the stage cannot tell from
+    the library's."""
     native = stage.natives[0]
     try:
         taken = stage.handle.detach(timeout=0.001)
@@ -469,7 +470,7 @@ def holders(stage: Stage) -> None:
             stage.handle.expect_holders(leases=1, timeout=0)
 
 
-# -- releases that say something --------------------------------------------------------------------------------------------------------
+# -- releases that say something -----------------------------------------------------------------------------
 
 
 class Refusing(Native):
@@ -495,7 +496,7 @@ def close_and_retry(stage: Stage) -> None:
     )
 
 
-# -- queues -------------------------------------------------------------------------------------------------------------------------------
+# -- queues --------------------------------------------------------------------------------------------------
 
 
 @scene("ReleaseQueue.drain", "ReleaseQueue.backlog", places=("queue",))
@@ -554,7 +555,7 @@ def queue_of_a_loop(stage: Stage) -> None:
     stage.props.belled.drain()
 
 
-# -- the end ---------------------------------------------------------------------------------------------------------------------------------
+# -- the end -------------------------------------------------------------------------------------------------
 
 OTHER = SafetyConfig(finalizer_timeout=60.0, shutdown_timeout=60.0)
 
@@ -616,7 +617,7 @@ def unwaiting(stage: Stage) -> None:
         stage.handle.close()
 
 
-# -- fences -----------------------------------------------------------------------------------------------------------------------------------
+# -- fences --------------------------------------------------------------------------------------------------
 
 
 @scene(
@@ -675,7 +676,7 @@ def process_fence_dropped(stage: Stage) -> None:
     ProcessFence(stage.props.process)
 
 
-# -- profiling ---------------------------------------------------------------------------------------------------------------------------------
+# -- profiling -----------------------------------------------------------------------------------------------
 
 
 @scene(

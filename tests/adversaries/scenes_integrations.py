@@ -1,4 +1,5 @@
-"""Scenes of the integrations that need no pipeline: asyncio and Prometheus. (GStreamer: `tests/gstreamer/test_adversaries.py`.)"""
+"""Scenes of the integrations that need no pipeline: asyncio and Prometheus. (GStreamer:
+`tests/gstreamer/test_adversaries.py`.)"""
 
 from __future__ import annotations
 

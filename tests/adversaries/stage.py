@@ -1,8 +1,9 @@
 """The stage on which every public operation is tried, and what has to be true after each try.
 
-A *scene* does one or a few operations on a stage; it names those it exercises, and the table of all scenes (`scenes_*.py`) names
-every public operation there is. An adversary plays a scene again and again, each time with something happening in its middle,
-and calls `Stage.settle` after each: everything that was registered has ended, once, and the figures say so.
+A *scene* does one or a few operations on a stage; it names those it exercises, and the table of all scenes
+(`scenes_*.py`) names every public operation there is. An adversary plays a scene again and again, each time
+with something happening in its middle, and calls `Stage.settle` after each: everything that was registered
+has ended, once, and the figures say so.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ PLACES = ("any_thread", "background", "queue")
 
 
 class Native:
-    """Stands for a native object: counts its releases, and notes on which thread and in which context they were."""
+    """Stands for a native object: counts its releases, and notes on which thread and in which context they
+    were."""
 
     def __init__(self) -> None:
         self.released = 0
@@ -89,9 +91,11 @@ class Scene:
     lines: bool
     meddle: bool
     lets_go: bool
-    """The traceback of an interrupt is let go before the balance is struck: the frames of the calls hold what is the caller's."""
+    """The traceback of an interrupt is let go before the balance is struck: the frames of the calls hold what
+    is the caller's."""
     callers: bool
-    """An interrupt may leave an object to its caller: the call is not the one that promises to release it then."""
+    """An interrupt may leave an object to its caller: the call is not the one that promises to release it
+    then."""
 
     def __str__(self) -> str:
         return self.name
@@ -209,8 +213,8 @@ class Stage:
         self.manager.register(object(), "flush", release_on=ANY_THREAD).close()
 
     def settle(self, what: str, struck: Struck[Any] | None = None, refused: bool = False) -> None:
-        """End the run: close everything, and see that the balance is right. `what` is what had been done to it; `refused`: the
-        scene ended with a refusal, so that some of its objects may have stayed its own."""
+        """End the run: close everything, and see that the balance is right. `what` is what had been done to
+        it; `refused`: the scene ended with a refusal, so that some of its objects may have stayed its own."""
         if struck is not None and struck.error is not None and self.scene.lets_go:
             struck.error.with_traceback(None)
         _clear_our_frames(struck)
@@ -299,7 +303,8 @@ class Stage:
         self.settle("afterwards")
 
     def end(self, leaks: bool = True) -> None:
-        """Close the manager. Nothing may be left, in its tables or of the natives; with `leaks` those reported are exact."""
+        """Close the manager. Nothing may be left, in its tables or of the natives; with `leaks` those
+        reported are exact."""
         self.works()
         stats = self.manager.stats()
         if leaks:
@@ -339,8 +344,9 @@ def _who_keeps(native: Native) -> list[str]:
 
 
 def _clear_our_frames(struck: Struck[Any] | None) -> None:
-    """A traceback is kept while its run is checked: what the library's own frames hold must not matter. Those of the tests let
-    go, and so does one that was struck on entry, before it could do anything about its arguments."""
+    """A traceback is kept while its run is checked: what the library's own frames hold must not matter. Those
+    of the tests let go, and so does one that was struck on entry, before it could do anything about its
+    arguments."""
     if struck is None or struck.error is None:
         return
     seen: set[int] = set()
@@ -360,7 +366,7 @@ def _clear_our_frames(struck: Struck[Any] | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-# -- locks ------------------------------------------------------------------------------------------------------------------------
+# -- locks ---------------------------------------------------------------------------------------------------
 
 LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
 CONTAINERS = (dict, list, tuple, set, deque)
@@ -416,7 +422,7 @@ def _attributes(item: object) -> Iterator[tuple[str, object]]:
     yield from getattr(item, "__dict__", {}).items()
 
 
-# -- what must agree at every moment -------------------------------------------------------------------------------------------------
+# -- what must agree at every moment -------------------------------------------------------------------------
 
 
 def _reachable() -> dict[ObjectState, frozenset[ObjectState]]:
@@ -432,7 +438,8 @@ REACHABLE = _reachable()
 
 
 class Watch:
-    """Looks at an object again and again: what can be asked about it must agree, and its states follow the table."""
+    """Looks at an object again and again: what can be asked about it must agree, and its states follow the
+    table."""
 
     def __init__(self, manager: SafetyManager, handle: Handle[Any], *, all_seen: bool = True) -> None:
         self.following = TRANSITIONS if all_seen else REACHABLE
@@ -469,7 +476,8 @@ class Watch:
 
 
 def granted(access: Callable[[], object]) -> bool:
-    """Whether an access is granted, or would be but for somebody who uses the object exclusively: the door is open then too."""
+    """Whether an access is granted, or would be but for somebody who uses the object exclusively: the door is
+    open then too."""
     try:
         access()
     except ExclusiveError:

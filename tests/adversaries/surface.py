@@ -38,7 +38,8 @@ def public_names(module_name: str) -> dict[str, Any]:
 
 
 def is_data(cls: type) -> bool:
-    """Whether a class only holds figures or facts: an exception, an enumeration, a frozen attrs class, a protocol."""
+    """Whether a class only holds figures or facts: an exception, an enumeration, a frozen attrs class, a
+    protocol."""
     return (
         issubclass(cls, (BaseException, enum.Enum))
         or bool(getattr(cls, "_is_protocol", False))
@@ -58,7 +59,8 @@ def is_operation(name: str, value: object) -> bool:
 
 
 def operations_of(cls: type) -> dict[str, Callable[..., Any]]:
-    """By ``Class.method``, named after the class that defines it: the functions behind the public operations of `cls`."""
+    """By ``Class.method``, named after the class that defines it: the functions behind the public operations
+    of `cls`."""
     found: dict[str, Callable[..., Any]] = {}
     seen: set[str] = set()
     for base in cls.__mro__:

@@ -1,8 +1,10 @@
-"""I1-I7 in the middle of every public operation: an interrupt, a collection, another thread, another call, wherever one can come.
+"""I1-I7 in the middle of every public operation: an interrupt, a collection, another thread, another call,
+wherever one can come.
 
-The table of scenes (`scenes_*.py`) names every public operation; here each is played again and again, with something happening in
-its middle, and the balance is struck after each time (`Stage.settle`). What is tried of the many places is drawn, always the same
-for one seed: ``LIFECYCLE_SEED=7`` draws others, ``LIFECYCLE_STORM=10`` tries them all.
+The table of scenes (`scenes_*.py`) names every public operation; here each is played again and again, with
+something happening in its middle, and the balance is struck after each time (`Stage.settle`). What is tried
+of the many places is drawn, always the same for one seed: ``LIFECYCLE_SEED=7`` draws others,
+``LIFECYCLE_STORM=10`` tries them all.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ def collector_stands() -> Iterator[None]:
     gc.unfreeze()
 
 
-# -- interrupts -------------------------------------------------------------------------------------------------------------------------
+# -- interrupts ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("scene", "place"), played(lambda scene: scene.interrupts))
@@ -104,7 +106,7 @@ def test_an_interrupt_at_any_point(scene: Scene, place: str, collector_stands: N
     stage.end(leaks=False)
 
 
-# -- the collector ------------------------------------------------------------------------------------------------------------------------
+# -- the collector -------------------------------------------------------------------------------------------
 
 
 class Garbage:
@@ -281,7 +283,8 @@ class Meddler:
     # By garbage.
 
     def garbage(self, number: int) -> None:
-        """Make some that is found at once: its ``__del__`` uses a handle and closes it, or does something to the scene's object."""
+        """Make some that is found at once: its ``__del__`` uses a handle and closes it, or does something to
+        the scene's object."""
         kind = number % 6
         if kind == 0:
             Garbage(Reader(self, self.stage.register(release_on=(ANY_THREAD, BACKGROUND)[number // 6 % 2])))
@@ -382,14 +385,15 @@ def test_the_collector_at_any_line(scene: Scene, place: str, collector_stands: N
     stage.end()
 
 
-# -- what can be seen -----------------------------------------------------------------------------------------------------------------------
+# -- what can be seen ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("scene", "place"), played(lambda scene: scene.lines))
 def test_whoever_looks_at_any_point_is_told_one_thing(
     scene: Scene, place: str, collector_stands: None
 ) -> None:
-    """State, validity and what a lease would be granted agree at every point, and states follow each other as the table says."""
+    """State, validity and what a lease would be granted agree at every point, and states follow each other as
+    the table says."""
     stage = Stage(scene, place)
     stage.renew()
     watch = Watch(stage.manager, stage.handle, all_seen=place != "background")
@@ -406,7 +410,7 @@ def test_whoever_looks_at_any_point_is_told_one_thing(
     stage.end()
 
 
-# -- other calls ------------------------------------------------------------------------------------------------------------------------------
+# -- other calls ---------------------------------------------------------------------------------------------
 
 
 def on_another_thread(deed: Callable[[], None]) -> threading.Thread:
@@ -420,7 +424,8 @@ def on_another_thread(deed: Callable[[], None]) -> threading.Thread:
 @pytest.mark.parametrize("how", ["here", "on another thread"])
 @pytest.mark.parametrize(("scene", "place"), played(lambda scene: scene.lines and scene.meddle))
 def test_another_call_at_any_line(scene: Scene, place: str, how: str, collector_stands: None) -> None:
-    """As by a signal handler or a ``__del__``, at the points where one may come; and as by another thread, at any line."""
+    """As by a signal handler or a ``__del__``, at the points where one may come; and as by another thread, at
+    any line."""
     here = how == "here"
     stage = Stage(scene, place)
     meddler = Meddler(stage)
@@ -429,7 +434,8 @@ def test_another_call_at_any_line(scene: Scene, place: str, how: str, collector_
     with adversary(int, of=ours) as places:
         stage.play()
     stage.settle("nothing")
-    # With the GIL nobody forks between two stores that follow each other; a line is no place at which another thread may.
+    # With the GIL nobody forks between two stores that follow each other; a line is no place at which another
+    # thread may.
     deeds = [deed for deed in Meddler.ALL if here or deed is not Meddler.fork]
     choices = list(itertools.product(range(1, places.passed + 1), deeds))
     for choice in some(MEETINGS, len(choices), scene, place, how):
@@ -466,7 +472,8 @@ def test_another_call_at_any_line(scene: Scene, place: str, how: str, collector_
     ["register_limited", "registrar", "safe_access", "with_handle", "close", "objects_by_id_with_rules"],
 )
 def test_rules_that_change_at_each_line(name: str, deed: Any, collector_stands: None) -> None:
-    """On another thread policies are set and taken away, or a profiler comes and goes, at one line after the other."""
+    """On another thread policies are set and taken away, or a profiler comes and goes, at one line after the
+    other."""
     stage = Stage(SCENES[name])
     meddler = Meddler(stage)
     stage.renew()

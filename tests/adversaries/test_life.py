@@ -1,9 +1,10 @@
 """The core's model (`tests/core/test_model.py`), widened to everything that a life may bring.
 
-To handles, shares, leases, views, parents and limits come: objects that the manager keeps or only observes, safe finalizers,
-fences, factories, guards, policies, lost queues; and garbage whose ``__del__`` uses, closes or saves its handle, collections on
-other threads, forks, calls near the recursion limit, exceptions raised in a thread from outside. After every step what can be
-asked of each object agrees, what was seen follows the table of states, and figures and leak reports are exact.
+To handles, shares, leases, views, parents and limits come: objects that the manager keeps or only observes,
+safe finalizers, fences, factories, guards, policies, lost queues; and garbage whose ``__del__`` uses, closes
+or saves its handle, collections on other threads, forks, calls near the recursion limit, exceptions raised in
+a thread from outside. After every step what can be asked of each object agrees, what was seen follows the
+table of states, and figures and leak reports are exact.
 """
 
 from __future__ import annotations
@@ -151,7 +152,8 @@ class Life(Ownership):
                 self.shut_for_all(share.model, by)
 
     def may_die(self, share: Share) -> bool:
-        """Whether the model can tell what the death of this share does: one of several that dies unclosed counts on."""
+        """Whether the model can tell what the death of this share does: one of several that dies unclosed
+        counts on."""
         return not share.open or bool(share.model.shut) or share.model.shares == 1
 
     # -- other ways to be there
@@ -374,8 +376,8 @@ class Life(Ownership):
     @precondition(lambda self: self.shares)
     @rule(at=index, what=st.sampled_from(["lease", "close", "access"]))
     def strike(self, at: int, what: str) -> None:
-        """An exception is raised in a thread that uses a share, which holds nothing afterwards. (A share that it had just been given
-        would be lost with it, unclosed.)"""
+        """An exception is raised in a thread that uses a share, which holds nothing afterwards. (A share that
+        it had just been given would be lost with it, unclosed.)"""
         share = self.share_at(at)
         handle = share.handle
         begun = threading.Event()
@@ -446,7 +448,8 @@ class Life(Ownership):
     @precondition(lambda self: not any(o.held for o in self.objects if o.place == "queue" and not o.ended))
     @rule()
     def lose(self) -> None:
-        """The queue's world is gone. (Not while somebody holds an object of it: that is `tests/core/test_places.py`.)"""
+        """The queue's world is gone. (Not while somebody holds an object of it: that is
+        `tests/core/test_places.py`.)"""
         alive = [o for o in self.objects if o.place == "queue" and not o.ended]
         assert self.queue.lost("its world is gone") == len(alive)
         for model in alive:
@@ -536,7 +539,8 @@ TestLife.settings = settings(
     deadline=None,
     database=None,
     print_blob=True,
-    # Whoever wants the shortest failing life asks for it: many a fault of the core shows as a wait in vain, again for each try.
+    # Whoever wants the shortest failing life asks for it: many a fault of the core shows as a wait in vain,
+    # again for each try.
     phases=(Phase.generate, Phase.shrink) if SHRINK else (Phase.generate,),
     suppress_health_check=list(HealthCheck),
 )

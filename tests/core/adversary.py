@@ -1,7 +1,8 @@
-"""Adversaries of the core's own tests: those of `lifecycle.testing`, and what only makes sense inside this repository.
+"""Adversaries of the core's own tests: those of `lifecycle.testing`, and what only makes sense inside this
+repository.
 
-- `NativeMemory` is memory that is really mapped and really unmapped, so that a use after release is a SIGSEGV and no opinion.
-  What may crash runs `in_own_process`.
+- `NativeMemory` is memory that is really mapped and really unmapped, so that a use after release is a SIGSEGV
+  and no opinion. What may crash runs `in_own_process`.
 - `assert_nothing_left` says what has to be true of a manager when everything is over.
 """
 
@@ -58,7 +59,8 @@ __all__ = [
 ]
 
 TRACING_KEEPS_LOCALS = sys.version_info < (3, 11)
-"""Up to 3.10 a frame that is traced holds what it has in its locals once more: a count of holders counts that too."""
+"""Up to 3.10 a frame that is traced holds what it has in its locals once more: a count of holders counts that
+too."""
 STORM = float(os.environ.get("LIFECYCLE_STORM", "1"))
 """By how much the storms are larger than they have to be."""
 
@@ -66,15 +68,15 @@ STORM = float(os.environ.get("LIFECYCLE_STORM", "1"))
 def in_own_process(
     function: Callable[..., object], *args: object, timeout: float = 90, options: tuple[str, ...] = ()
 ) -> str:
-    """Call a module's function in a process of its own, and fail with all it said unless it ends well; its standard output. The
-    arguments are passed by their repr, `options` to the interpreter."""
+    """Call a module's function in a process of its own, and fail with all it said unless it ends well; its
+    standard output. The arguments are passed by their repr, `options` to the interpreter."""
     call = f"{function.__name__}({', '.join(map(repr, args))})"
     return run_python(
         f"from {function.__module__} import {function.__name__}\n{call}\n", timeout=timeout, args=options
     ).check()
 
 
-# -- memory that crashes -----------------------------------------------------------------------------------------------------------
+# -- memory that crashes -------------------------------------------------------------------------------------
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -104,8 +106,8 @@ def _map(address: int | None, nbytes: int, protection: int, flags: int) -> int:
 
 
 class NativeMemory:
-    """`nbytes` of memory, each byte `fill`. `unmap` gives it back to the system; from then on every access is a SIGSEGV, since
-    nothing else is mapped at its address until some two thousand others were unmapped."""
+    """`nbytes` of memory, each byte `fill`. `unmap` gives it back to the system; from then on every access is
+    a SIGSEGV, since nothing else is mapped at its address until some two thousand others were unmapped."""
 
     __slots__ = ("__weakref__", "address", "fill", "nbytes", "unmapped")
 
@@ -143,7 +145,7 @@ def unmapped_twice() -> int:
     return len(_unmapped_twice)
 
 
-# -- when everything is over ---------------------------------------------------------------------------------------------------------
+# -- when everything is over ---------------------------------------------------------------------------------
 
 
 def assert_adds_up(manager: SafetyManager) -> lifecycle.SafetyStats:

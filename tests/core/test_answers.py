@@ -1,5 +1,5 @@
-"""Whoever is asked about an object gives the same answer: the handle, the manager by handle and by id, the access itself; also
-while the collector has the object, and after its owner has ended it."""
+"""Whoever is asked about an object gives the same answer: the handle, the manager by handle and by id, the
+access itself; also while the collector has the object, and after its owner has ended it."""
 
 from __future__ import annotations
 

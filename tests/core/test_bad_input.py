@@ -1,4 +1,5 @@
-"""I9: whatever bad input comes, the error names the object, its state and what to do; nothing is lost or leaked by the refusal.
+"""I9: whatever bad input comes, the error names the object, its state and what to do; nothing is lost or
+leaked by the refusal.
 
 Each line of the promise about bad input that concerns the core has a test of its own here.
 """
@@ -65,7 +66,7 @@ def free(manager: SafetyManager, **more: Any) -> Handle[Native]:
     return manager.register(Native(), "native", release=Native.free, release_on=ANY_THREAD, **more)
 
 
-# -- unknown and foreign ids ------------------------------------------------------------------------------------------------
+# -- unknown and foreign ids ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [10**9, 0, -1], ids=repr)
@@ -125,7 +126,7 @@ def test_a_handle_of_another_manager(manager: SafetyManager, other: SafetyManage
     assert (other.stats().panics, other.stats().refused) == (0, 0)
 
 
-# -- a closed manager -------------------------------------------------------------------------------------------------------
+# -- a closed manager ----------------------------------------------------------------------------------------
 
 
 def test_a_closed_manager(other: SafetyManager) -> None:
@@ -153,7 +154,7 @@ def test_a_closed_manager(other: SafetyManager) -> None:
     assert other.stats().active_objects == 0
 
 
-# -- registering ------------------------------------------------------------------------------------------------------------
+# -- registering ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, "5", None, True, False, 0.0, "", [], float("nan")], ids=repr)
@@ -363,7 +364,7 @@ def test_impossible_policies(manager: SafetyManager) -> None:
         handle.lease().close()
 
 
-# -- what a refusal leaves --------------------------------------------------------------------------------------------------
+# -- what a refusal leaves -----------------------------------------------------------------------------------
 
 
 def test_a_refused_object_is_still_the_callers(manager: SafetyManager) -> None:
@@ -397,7 +398,7 @@ def test_a_refused_object_is_still_the_callers(manager: SafetyManager) -> None:
     assert manager.stats().total_objects == 7
 
 
-# -- queues, managers, closing ----------------------------------------------------------------------------------------------
+# -- queues, managers, closing -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["", None, 42], ids=repr)

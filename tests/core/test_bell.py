@@ -160,7 +160,8 @@ def test_a_loop_that_takes_no_turn_is_asked_again(
 
 
 def test_a_closed_loop_is_told_and_strands_nothing() -> None:
-    """I9: what waits is in the health report, and the owner's own closing or the end of the manager still runs it."""
+    """I9: what waits is in the health report, and the owner's own closing or the end of the manager still
+    runs it."""
     manager = SafetyManager(name="loopless")
 
     def post(fn: Callable[[], None]) -> None:
@@ -239,7 +240,7 @@ def test_post_must_be_a_plain_function() -> None:
         ReleaseQueue("x", post=post)
 
 
-# -- adversaries ------------------------------------------------------------------------------------------------------------
+# -- adversaries ---------------------------------------------------------------------------------------------
 
 
 def test_an_interrupt_at_every_point_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +304,8 @@ def test_the_collector_at_every_line_of_a_closing_and_a_turn(manager: SafetyMana
 def test_a_storm_of_droppers_against_a_loop_and_a_hand_that_drains(
     manager: SafetyManager, loop: Loop
 ) -> None:
-    """I3, I4: each once and there, whichever of loop, closer and `drain` is quicker, while generations are lost."""
+    """I3, I4: each once and there, whichever of loop, closer and `drain` is quicker, while generations are
+    lost."""
     queue = ReleaseQueue("storm", thread=loop.thread, post=loop.post)
     released: list[int] = []
     count = int(400 * STORM)

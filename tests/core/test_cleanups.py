@@ -127,7 +127,8 @@ def test_a_circle_through_the_threads_of_two_queues_is_told() -> None:
 
 
 def test_waiting_for_another_release_is_no_circle() -> None:
-    """Only a chain of waits that comes back is one: a cleanup may wait for what another thread releases, for as long as it likes."""
+    """Only a chain of waits that comes back is one: a cleanup may wait for what another thread releases, for
+    as long as it likes."""
     with SafetyManager(PATIENT) as manager:
         begun, go_on = threading.Event(), threading.Event()
 

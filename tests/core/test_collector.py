@@ -1,5 +1,6 @@
-"""I2, I4, I5 against the garbage collector: it runs at every line of our own code, takes handles and views apart in any order, runs
-``__del__`` methods that use what is dying, and brings the dead back. Memory is really unmapped, so a mistake is a SIGSEGV."""
+"""I2, I4, I5 against the garbage collector: it runs at every line of our own code, takes handles and views
+apart in any order, runs ``__del__`` methods that use what is dying, and brings the dead back. Memory is
+really unmapped, so a mistake is a SIGSEGV."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ def all_unmapped_once(manager: SafetyManager, number: int) -> None:
     assert unmapped_twice() == 0
 
 
-# -- what is dying is still used ---------------------------------------------------------------------------------------------------
+# -- what is dying is still used -----------------------------------------------------------------------------
 
 
 def a_del_in_a_cycle_reads_a_view(place: str) -> None:
@@ -116,7 +117,8 @@ def a_child_and_its_parent_in_one_cycle(place: str) -> None:
                 handle.view(memory.address, memory.nbytes)
                 for handle, memory in zip((parent, child), memories, strict=True)
             ]
-            # In whatever order the collector comes upon them, and with the parent's view held by the child's reader.
+            # In whatever order the collector comes upon them, and with the parent's view held by the child's
+            # reader.
             parts: list[Any] = [
                 Reader(views=views[round % 2 :], seen=seen, handle=parent),
                 Reader(views=views[: 1 + round % 2], seen=seen, handle=child),
@@ -141,7 +143,8 @@ def a_child_and_its_parent_in_one_cycle(place: str) -> None:
 
 
 def the_dead_come_back(place: str) -> None:
-    """A ``__del__`` puts itself, with handle and view, where it can be found again: what it found is alive and stays so."""
+    """A ``__del__`` puts itself, with handle and view, where it can be found again: what it found is alive
+    and stays so."""
     back: list[Any] = []
     seen: list[tuple[int, int]] = []
 
@@ -179,7 +182,8 @@ def the_dead_come_back(place: str) -> None:
 
 
 def the_dead_come_back_while_others_drain() -> None:
-    """The same while other threads register and close without a pause, and so run every ticket that they can find."""
+    """The same while other threads register and close without a pause, and so run every ticket that they can
+    find."""
     stop = threading.Event()
     seen: list[tuple[int, int]] = []
     back: list[Any] = []
@@ -226,7 +230,8 @@ def the_dead_come_back_while_others_drain() -> None:
 
 
 def an_object_that_holds_its_own_handle(place: str) -> None:
-    """The registry keeps the object, and it the handle: no collector can end that, but closing can, and so can the manager."""
+    """The registry keeps the object, and it the handle: no collector can end that, but closing can, and so
+    can the manager."""
     manager = SafetyManager(QUIET)
     handles = []
     for _ in range(10):
@@ -271,7 +276,7 @@ def test_an_object_that_holds_its_own_handle(place: str) -> None:
     in_own_process(an_object_that_holds_its_own_handle, place)
 
 
-# -- the collector calls us -----------------------------------------------------------------------------------------------------------
+# -- the collector calls us ----------------------------------------------------------------------------------
 
 
 class Collections:
@@ -314,7 +319,8 @@ def in_a_collection(action: Callable[[], object]) -> None:
 
 
 def test_no_release_runs_inside_the_collector() -> None:
-    """I4. Closing, dropping, registering and what else a ``__del__`` may do: tickets are posted there and run elsewhere."""
+    """I4. Closing, dropping, registering and what else a ``__del__`` may do: tickets are posted there and run
+    elsewhere."""
     inside: deque[str] = deque()
     released: deque[str] = deque()
     with Collections() as collections, SafetyManager(QUIET) as manager:
@@ -423,8 +429,8 @@ def waits(thread: threading.Thread) -> bool:
 
 
 def test_who_waits_for_a_collection_does_not_wait_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """I2. On a loaded machine one collection ends and the next begins between two of its looks. Who took them for one lost
-    patience in the midst of a third, and released what that was still reading."""
+    """I2. On a loaded machine one collection ends and the next begins between two of its looks. Who took them
+    for one lost patience in the midst of a third, and released what that was still reading."""
     monkeypatch.setattr(_world, "COLLECTION_WAIT", 60.0)
 
     def next_one() -> None:
@@ -466,7 +472,8 @@ def test_a_collection_that_waits_for_a_release_is_not_waited_for_long(
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND, "queue"])
 def test_a_close_does_not_wait_for_a_collection_on_another_thread(place: Any) -> None:
-    """I2, I5: nothing is released before that is over, and then it is, without another call. A timeout is kept to."""
+    """I2, I5: nothing is released before that is over, and then it is, without another call. A timeout is
+    kept to."""
     released: deque[Node] = deque()
     said: list[tuple[bool, float]] = []
     handles: list[Handle[Node]] = []
@@ -531,7 +538,7 @@ def test_who_waits_for_the_end_gets_it_as_soon_as_the_collection_is_over() -> No
     assert manager.close().ok
 
 
-# -- who collects -------------------------------------------------------------------------------------------------------------------
+# -- who collects --------------------------------------------------------------------------------------------
 
 
 def garbage(action: Callable[[], object]) -> None:
@@ -643,7 +650,7 @@ def test_the_callbacks_run_no_python() -> None:
     assert not _world.collecting
 
 
-# -- the collector at every line --------------------------------------------------------------------------------------------------------
+# -- the collector at every line -----------------------------------------------------------------------------
 
 
 def everyday(manager: SafetyManager, place: Any, released: deque[Any]) -> int:
@@ -713,7 +720,8 @@ def the_collector_at_every_line(place: str) -> None:
 
 
 def other_calls_at_every_line(place: str) -> None:
-    """At every line of our own code the library is called again: as a signal handler, a trace function or a ``__del__`` would."""
+    """At every line of our own code the library is called again: as a signal handler, a trace function or a
+    ``__del__`` would."""
     released: deque[Any] = deque()
     others: deque[Any] = deque()
     calls: deque[int] = deque()
@@ -857,7 +865,7 @@ def test_statistics_of_a_closed_manager_at_every_line() -> None:
     in_own_process(statistics_of_a_closed_manager_at_every_line, timeout=90)
 
 
-# -- nothing is left to collect -----------------------------------------------------------------------------------------------------------
+# -- nothing is left to collect ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -906,7 +914,7 @@ def test_a_frame_like_life_leaves_nothing_to_collect(place: str) -> None:
     manager.close()
 
 
-# -- leases in what runs later ---------------------------------------------------------------------------------------------------------------
+# -- leases in what runs later -------------------------------------------------------------------------------
 
 
 @pytest.fixture

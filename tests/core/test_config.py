@@ -96,7 +96,7 @@ def test_config_errors_are_both_ours_and_value_errors() -> None:
     assert issubclass(ConfigError, ValueError)
 
 
-# -- the environment --------------------------------------------------------------------------------------------------------
+# -- the environment -----------------------------------------------------------------------------------------
 
 
 def test_from_the_environment() -> None:

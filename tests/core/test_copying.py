@@ -1,4 +1,5 @@
-"""What owns something is there once: copied, deep-copied or pickled it would be ended twice. So all of it refuses."""
+"""What owns something is there once: copied, deep-copied or pickled it would be ended twice. So all of it
+refuses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Ctrl-C in real life: a SIGINT from outside, while the main thread waits in one of our calls.
 
-`test_interrupts.py` strikes between any two bytecodes; this is about waiting in C, which a signal must end at once, and about
-what a program finds afterwards. One process for all, since each strike costs half a second.
+`test_interrupts.py` strikes between any two bytecodes; this is about waiting in C, which a signal must end at
+once, and about what a program finds afterwards. One process for all, since each strike costs half a second.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def strikes(code: str) -> str:
 
 
 def test_in_each_call_that_waits() -> None:
-    """I2, I3, I5: it ends the waiting and nothing else: what was closed is shut, what is held stays, the next call goes on."""
+    """I2, I3, I5: it ends the waiting and nothing else: what was closed is shut, what is held stays, the next
+    call goes on."""
     strikes("""
 manager = SafetyManager(SafetyConfig(finalizer_timeout=30, shutdown_timeout=30))
 released = []
@@ -105,7 +106,8 @@ say("end")
 
 
 def test_in_the_release_itself() -> None:
-    """I3: there it strikes the user's code, whose object has failed; those that wait behind it have their turn."""
+    """I3: there it strikes the user's code, whose object has failed; those that wait behind it have their
+    turn."""
     said = strikes("""
 manager = SafetyManager()
 released = []
@@ -134,7 +136,8 @@ say("end")
 
 
 def test_in_the_closing_of_a_manager() -> None:
-    """I3: everything is shut, the rest follows by itself, by a second `close` or at exit, and no ticket is held back."""
+    """I3: everything is shut, the rest follows by itself, by a second `close` or at exit, and no ticket is
+    held back."""
     strikes("""
 released = []
 go_on = threading.Event()
@@ -234,7 +237,8 @@ say("end")
 
 
 def test_during_a_collection() -> None:
-    """It comes, as it does without the library, whoever collects: no Python code of ours runs in `gc.callbacks`."""
+    """It comes, as it does without the library, whoever collects: no Python code of ours runs in
+    `gc.callbacks`."""
     done = run_python(
         PRELUDE
         + """

@@ -1,6 +1,8 @@
-"""The end of the process, when others do not play along: hanging callbacks, Ctrl-C, daemons, late managers, no stderr, loops.
+"""The end of the process, when others do not play along: hanging callbacks, Ctrl-C, daemons, late managers,
+no stderr, loops.
 
-Each scenario is a program of its own whose output and errors are checked. What does not disturb each other shares one.
+Each scenario is a program of its own whose output and errors are checked. What does not disturb each other
+shares one.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ def test_ctrl_c_during_the_exit_pass_ends_the_waiting_and_not_the_closing() -> N
 
 
 def test_a_daemon_that_lets_go_in_a_moment_is_waited_for() -> None:
-    """I2, I3: on a thread of its own and on a loop's, and the exit pass does not wait where there is nobody to wait for."""
+    """I2, I3: on a thread of its own and on a loop's, and the exit pass does not wait where there is nobody
+    to wait for."""
     assert quiet("""
     import asyncio
     from integrations.event_loops.asyncio import release_queue
@@ -127,7 +130,8 @@ def test_a_daemon_that_lets_go_in_a_moment_is_waited_for() -> None:
 
 
 def test_managers_and_objects_made_late_are_closed_as_well() -> None:
-    """I3: by an exit hook before ours, by one behind it, and by another object's release during the exit pass."""
+    """I3: by an exit hook before ours, by one behind it, and by another object's release during the exit
+    pass."""
     said = quiet("""
     def late(name):
         manager = SafetyManager(name=name)
@@ -197,7 +201,8 @@ def test_without_stderr_the_rest_is_released(how: str) -> None:
     ],
 )  # fmt: skip
 def test_endings_that_run_no_hooks_and_one_that_does(ending: str, code: int, released: bool) -> None:
-    """`os._exit` and a signal without a handler end the process as it stands; a handler that raises `SystemExit` is an exit."""
+    """`os._exit` and a signal without a handler end the process as it stands; a handler that raises
+    `SystemExit` is an exit."""
     done = run(f"""
     import signal
     manager = SafetyManager()
@@ -278,7 +283,8 @@ def test_what_a_queue_left_behind_says_why() -> None:
 
 
 def test_our_hooks_among_those_of_others() -> None:
-    """Those registered later run before ours, with everything usable; those registered earlier after it, with all released."""
+    """Those registered later run before ours, with everything usable; those registered earlier after it, with
+    all released."""
     said = quiet("""
     def look(when):
         say(when, manager.closed, handle.state)
@@ -370,7 +376,8 @@ atexit.register(sys.settrace, strike)
     "presses", ["Finalize(None, interrupt, (2,), exitpriority=200)", "atexit.register(interrupt, 2)"]
 )
 def test_ctrl_c_as_a_child_of_multiprocessing_ends(tmp_path: Path, method: str, presses: str) -> None:
-    """I3: it ends the child's own finalizers, among which the exit pass is, and the pass is entered by another way."""
+    """I3: it ends the child's own finalizers, among which the exit pass is, and the pass is entered by
+    another way."""
     script = tmp_path / "program.py"
     script.write_text(
         PRELUDE

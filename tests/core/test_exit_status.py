@@ -1,7 +1,8 @@
 """What the library says where nobody can read it leaves the program's exit status as it was.
 
-CPython ends with 120 where it cannot flush a standard stream at its end. Each scene is a program of its own, with buffered streams;
-it says something by itself (a leak, something left at exit, a failing hook), while the stream that it goes to cannot be written.
+CPython ends with 120 where it cannot flush a standard stream at its end. Each scene is a program of its own,
+with buffered streams; it says something by itself (a leak, something left at exit, a failing hook), while the
+stream that it goes to cannot be written.
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ def test_one_that_hangs_is_stuck_and_stops_nothing() -> None:
 
 
 def test_a_watch_whose_callback_was_lost_is_swept() -> None:
-    """I3: CPython prints what a weakref callback raises, as where memory has run out, and forgets the callback."""
+    """I3: CPython prints what a weakref callback raises, as where memory has run out, and forgets the
+    callback."""
     ran: list[str] = []
     with SafetyManager(SafetyConfig(cleanup_interval=0.05)) as manager:
         thing = Thing()
@@ -154,7 +155,7 @@ def test_a_watch_whose_callback_was_lost_is_swept() -> None:
         eventually(lambda: ran == ["swept"])
 
 
-# -- what could never run ---------------------------------------------------------------------------------------------------
+# -- what could never run ------------------------------------------------------------------------------------
 
 
 def closure_over(thing: Thing) -> Any:

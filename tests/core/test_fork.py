@@ -1,4 +1,5 @@
-"""Forks at awkward moments, from awkward places, and the children of `multiprocessing`: in real processes whose stderr is checked.
+"""Forks at awkward moments, from awkward places, and the children of `multiprocessing`: in real processes
+whose stderr is checked.
 
 The basic rules are in `test_process.py`. I4 everywhere: a child releases nothing of its parent's.
 """
@@ -20,7 +21,8 @@ TELLS = ("lifecycle.orphaned", "lifecycle.panic", "lifecycle.failed", "lifecycle
 
 
 def script(tmp_path: Path, code: str, *argv: str) -> list[str]:
-    """Run `code` as a file, as `multiprocessing` wants it; what it said, having seen that it complained of nothing."""
+    """Run `code` as a file, as `multiprocessing` wants it; what it said, having seen that it complained of
+    nothing."""
     path = tmp_path / "program.py"
     path.write_text(PRELUDE + textwrap.dedent(code))
     done = subprocess.run(
@@ -221,8 +223,8 @@ def test_a_child_that_comes_back_from_a_release_on_a_thread_of_ours_ends(how: st
 
 @FORK
 def test_a_fork_in_a_running_loop() -> None:
-    """I4: the child has no loop, and does not ring its parent's; a queue of the parent's is drained by hand there, a loop of its
-    own has a queue of its own."""
+    """I4: the child has no loop, and does not ring its parent's; a queue of the parent's is drained by hand
+    there, a loop of its own has a queue of its own."""
     done = forking("""
     import asyncio
     from integrations.event_loops.asyncio import aclose, release_queue
@@ -427,7 +429,8 @@ say(manager.close().ok)
 
 @FORK
 def test_a_child_of_a_fork_during_a_collection_does_not_believe_that_it_collects() -> None:
-    """Neither where another thread collected, which the child does not have, nor where the fork was made inside."""
+    """Neither where another thread collected, which the child does not have, nor where the fork was made
+    inside."""
     done = forking(
         """
     from lifecycle import _world
@@ -476,7 +479,8 @@ def test_a_child_of_a_fork_during_a_collection_does_not_believe_that_it_collects
 
 @FORK
 def test_ctrl_c_that_is_pending_as_a_program_forks_is_raised_in_it() -> None:
-    """I7, I3: it strikes before the first line of our hooks, whose work is done all the same, and is neither lost nor doubled."""
+    """I7, I3: it strikes before the first line of our hooks, whose work is done all the same, and is neither
+    lost nor doubled."""
     done = forking(
         """
     import ctypes

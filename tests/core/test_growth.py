@@ -182,13 +182,14 @@ def test_what_is_dropped_takes_its_hooks_along(forgetful: SafetyManager) -> None
     )
 
 
-# -- chains -----------------------------------------------------------------------------------------------------------------
+# -- chains --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["ANY_THREAD", "BACKGROUND", "queue"])
 @pytest.mark.parametrize("order", ["oldest first", "newest first"])
 def test_a_long_chain_of_parents_is_released_without_a_wait_for_each(where: str, order: str) -> None:
-    """The thread that made them sleeps. Without the GIL each link died on that thread, one for each time it woke."""
+    """The thread that made them sleeps. Without the GIL each link died on that thread, one for each time it
+    woke."""
     queue = ReleaseQueue("chain")
     place: Any = {"ANY_THREAD": ANY_THREAD, "BACKGROUND": BACKGROUND, "queue": queue}[where]
     released: list[int] = []

@@ -34,7 +34,7 @@ def registered(manager: SafetyManager, native: Native, place: object = ANY_THREA
     return manager.register(native, "native", release=Native.free, release_on=place)  # type: ignore[arg-type]
 
 
-# -- facts ------------------------------------------------------------------------------------------------------------------
+# -- facts ---------------------------------------------------------------------------------------------------
 
 
 def test_facts(manager: SafetyManager) -> None:
@@ -85,7 +85,7 @@ def test_handles_cannot_be_copied_or_pickled(manager: SafetyManager, do: Callabl
         assert handle.valid
 
 
-# -- closing ----------------------------------------------------------------------------------------------------------------
+# -- closing -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND], ids=repr)
@@ -226,7 +226,8 @@ def test_close_with_timeout_zero_waits_for_nothing(manager: SafetyManager) -> No
 
 
 def test_a_wait_that_came_after_the_call_is_told_by_the_keeper(manager: SafetyManager) -> None:
-    """It enters when the end has been announced, or leaves and is interrupted: nobody else would take its entry out."""
+    """It enters when the end has been announced, or leaves and is interrupted: nobody else would take its
+    entry out."""
     handle = registered(manager, Native())
     assert handle.close()
     waiters = manager._registry.waiters.setdefault(handle.id, WaitList())
@@ -265,7 +266,7 @@ def test_with_closes_also_after_an_exception_which_passes(manager: SafetyManager
     assert native.released == 1
 
 
-# -- close(held="refuse") ---------------------------------------------------------------------------------------------------
+# -- close(held="refuse") ------------------------------------------------------------------------------------
 
 
 def test_refusing_close_leaves_the_door_open_and_names_the_holders(manager: SafetyManager) -> None:
@@ -307,7 +308,7 @@ def test_a_refused_close_keeps_no_fence(manager: SafetyManager) -> None:
     assert handle.close(timeout=2) is True
 
 
-# -- dropping ---------------------------------------------------------------------------------------------------------------
+# -- dropping ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND], ids=repr)
@@ -361,7 +362,8 @@ def test_the_last_reference_to_the_object_goes_with_its_release(manager: SafetyM
 
 
 def test_the_last_reference_goes_also_when_the_release_fails(manager: SafetyManager) -> None:
-    """I4: neither the error nor what caused it keeps the object alive, or it would die wherever the record expires."""
+    """I4: neither the error nor what caused it keeps the object alive, or it would die wherever the record
+    expires."""
     queue = ReleaseQueue("owner", thread="current")
 
     def release(native: Native) -> None:
@@ -379,7 +381,7 @@ def test_the_last_reference_goes_also_when_the_release_fails(manager: SafetyMana
     assert gone() is None
 
 
-# -- not waiting ------------------------------------------------------------------------------------------------------------
+# -- not waiting ---------------------------------------------------------------------------------------------
 
 
 def test_never_wait_only_posts(manager: SafetyManager) -> None:
@@ -446,7 +448,7 @@ def test_closing_inside_a_collection_only_posts(manager: SafetyManager) -> None:
     assert collecting == [(False, None)]
 
 
-# -- weak references --------------------------------------------------------------------------------------------------------
+# -- weak references -----------------------------------------------------------------------------------------
 
 
 def test_weak_gives_shares_and_keeps_nothing(manager: SafetyManager) -> None:
@@ -484,7 +486,7 @@ def test_weak_of_a_dropped_handle(manager: SafetyManager) -> None:
     eventually(lambda: weak() is None)
 
 
-# -- fences -----------------------------------------------------------------------------------------------------------------
+# -- fences --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND], ids=repr)
@@ -544,7 +546,7 @@ def test_a_fence_that_raises_orphans_the_object(manager: SafetyManager) -> None:
     assert "device lost" in repr(handle)
 
 
-# -- what it takes to be refused --------------------------------------------------------------------------------------------
+# -- what it takes to be refused -----------------------------------------------------------------------------
 
 
 def test_errors_do_not_keep_the_object(manager: SafetyManager) -> None:

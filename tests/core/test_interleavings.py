@@ -1,7 +1,8 @@
-"""I1–I4 in every order in which two, three or four short operations on one object may follow each other, line by line.
+"""I1–I4 in every order in which two, three or four short operations on one object may follow each other, line
+by line.
 
-Each run has a fresh object; every operation looks, as it goes, at what must never be seen, and after the run the object must
-have been released once and nothing may be left in any table.
+Each run has a fresh object; every operation looks, as it goes, at what must never be seen, and after the run
+the object must have been released once and nothing may be left in any table.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Object:
 
     @contextlib.contextmanager
     def used(self, shut_before: bool, look: Callable[[], object]) -> Iterator[None]:
-        """Somebody was let in who asked when it was (not) shut; `look` is library code, so that others come in between."""
+        """Somebody was let in who asked when it was (not) shut; `look` is library code, so that others come
+        in between."""
         if shut_before:
             self.wrong.append("I1: an access began after the door was shut")
         self.users += 1
@@ -151,7 +153,8 @@ class Scene:
             pass
 
     def share(self) -> None:
-        """A share that was granted is a right to use it, whoever else closes; closing that is the end, if it was the last."""
+        """A share that was granted is a right to use it, whoever else closes; closing that is the end, if it
+        was the last."""
         try:
             mine = self.handles[0].share()
         except (*REFUSED, IndexError):
@@ -370,7 +373,7 @@ def test_instruction_by_instruction(manager: SafetyManager) -> None:
     every_order(manager, ["lease", "close"], switches=1, of=code_of(*functions), opcodes=True, least=20)
 
 
-# -- that the explorer finds what is there -----------------------------------------------------------------------------------------
+# -- that the explorer finds what is there -------------------------------------------------------------------
 
 
 def test_it_finds_a_lost_update_and_says_where() -> None:

@@ -1,6 +1,8 @@
-"""I3, I5, I7 under interrupts: whatever a signal handler raises, wherever it strikes, each object is released exactly once.
+"""I3, I5, I7 under interrupts: whatever a signal handler raises, wherever it strikes, each object is released
+exactly once.
 
-The first half strikes every point of every operation, one after the other; the second lets a real signal rain at 10 kHz.
+The first half strikes every point of every operation, one after the other; the second lets a real signal rain
+at 10 kHz.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ class Thing:
 
 @attrs.define
 class World:
-    """One object in a manager, to be struck. Its release is a C function, so no interrupt falls *inside* the release."""
+    """One object in a manager, to be struck. Its release is a C function, so no interrupt falls *inside* the
+    release."""
 
     manager: SafetyManager
     place: Any
@@ -98,8 +101,8 @@ class World:
         self.manager.register(Thing(), "flush", release_on=ANY_THREAD).close()
 
     def released_once(self, struck: Struck[Any]) -> None:
-        """Close what is open; the present object must be released now or soon, and only once. Kept tracebacks hold it up as
-        little as the arguments of functions allow."""
+        """Close what is open; the present object must be released now or soon, and only once. Kept tracebacks
+        hold it up as little as the arguments of functions allow."""
         where = struck.place or "nowhere"
         if struck.on_entry and struck.error is not None:
             struck.error.__traceback__ = None
@@ -136,7 +139,7 @@ def a_world(place: str) -> Iterator[World]:
         assert_nothing_left(manager)
 
 
-# -- every point of every operation ---------------------------------------------------------------------------------------------
+# -- every point of every operation --------------------------------------------------------------------------
 
 
 def test_register(world: World) -> None:
@@ -357,7 +360,8 @@ def test_operation(world: World, name: str) -> None:
 
 
 def test_a_release_that_says_not_released(world: World) -> None:
-    """What is known not to have released is called again, also when an interrupt falls between saying so and the retry."""
+    """What is known not to have released is called again, also when an interrupt falls between saying so and
+    the retry."""
     refuse: deque[BaseException] = deque()
 
     def release(thing: Thing) -> None:
@@ -472,7 +476,8 @@ def test_set_safe_finalizer_runs_it_once_or_not_at_all() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_closing_a_manager_can_be_done_again() -> None:
-    """Without the GIL closing collects; what strikes in a callback of the collector is CPython's to print and to lose."""
+    """Without the GIL closing collects; what strikes in a callback of the collector is CPython's to print and
+    to lose."""
     released: deque[Thing] = deque()
 
     def fresh() -> SafetyManager:
@@ -496,11 +501,12 @@ def test_closing_a_manager_can_be_done_again() -> None:
     assert len(released) == 6
 
 
-# -- a kept traceback keeps nothing ------------------------------------------------------------------------------------------------
+# -- a kept traceback keeps nothing --------------------------------------------------------------------------
 
 
 def test_a_kept_error_holds_no_pin(world: World) -> None:
-    """I2, I8: whatever refusal is kept, with its traceback and our frames in it, the object is released when it is closed."""
+    """I2, I8: whatever refusal is kept, with its traceback and our frames in it, the object is released when
+    it is closed."""
     manager = world.manager
 
     def refuses(*_: object) -> bool:
@@ -588,7 +594,7 @@ def test_a_kept_error_holds_no_pin(world: World) -> None:
         assert caught.tb is not None
 
 
-# -- a real signal at 10 kHz --------------------------------------------------------------------------------------------------------
+# -- a real signal at 10 kHz ---------------------------------------------------------------------------------
 
 
 def drop_event(logger: Any, name: str, event: Any) -> Any:
@@ -596,7 +602,8 @@ def drop_event(logger: Any, name: str, event: Any) -> Any:
 
 
 def quietly() -> None:
-    """CPython prints an interrupt that strikes a callback of the collector, and goes on; thousands of them say nothing."""
+    """CPython prints an interrupt that strikes a callback of the collector, and goes on; thousands of them
+    say nothing."""
     sys.unraisablehook = lambda unraisable: None
     structlog.configure(processors=[drop_event])
 

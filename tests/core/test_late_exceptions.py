@@ -1,7 +1,8 @@
-"""I3, I6: exceptions that another thread raises in the library's own threads, as libraries with time limits do, a moment late.
+"""I3, I6: exceptions that another thread raises in the library's own threads, as libraries with time limits
+do, a moment late.
 
-The first half strikes every point of what these threads run, on this thread, one after the other; the second raises in the threads
-themselves, and has them die.
+The first half strikes every point of what these threads run, on this thread, one after the other; the second
+raises in the threads themselves, and has them die.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Thing:
     """Stands for a native object."""
 
 
-# -- at every point ----------------------------------------------------------------------------------------------------------
+# -- at every point ------------------------------------------------------------------------------------------
 
 
 ENDED_THREAD = threading.Thread(target=int)
@@ -89,7 +90,8 @@ class Still:
         self.register(name, action, place).close(timeout=0)
 
     def worker(self, kind: type[Worker] = Worker) -> Worker:
-        """One that is told to stop when nothing else waits; its thread has ended, as far as the keeper can see."""
+        """One that is told to stop when nothing else waits; its thread has ended, as far as the keeper can
+        see."""
         worker = kind(self.workers)
         worker.thread = ENDED_THREAD
         self.workers.mailbox.put(None)
@@ -137,7 +139,8 @@ def struck(scene: Callable[[], Iterator[Callable[[], object]]]) -> Iterator[tupl
 
 
 def test_a_worker_loses_no_ticket() -> None:
-    """Plain ones, one whose release closes another, one that is handed over by the keeper with what any thread may run."""
+    """Plain ones, one whose release closes another, one that is handed over by the keeper with what any
+    thread may run."""
 
     def scene() -> Any:
         still = Still()
@@ -288,7 +291,7 @@ def test_the_bell_rings_all_the_same() -> None:
         pass
 
 
-# -- in the threads themselves -------------------------------------------------------------------------------------------------
+# -- in the threads themselves -------------------------------------------------------------------------------
 
 
 def throw(thread: threading.Thread | None, error: type[BaseException] = TooLong) -> None:
@@ -461,7 +464,7 @@ def test_a_bell_that_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
         assert handle.state == "released"
 
 
-# -- what a worker closes itself ------------------------------------------------------------------------------------------------
+# -- what a worker closes itself -----------------------------------------------------------------------------
 
 
 def test_what_a_del_closes_in_a_collection_on_a_worker_is_released(manager: SafetyManager) -> None:
@@ -494,7 +497,8 @@ def test_what_a_del_closes_in_a_collection_on_a_worker_is_released(manager: Safe
 def test_a_close_on_a_worker_that_ends_early_leaves_its_ticket_to_others(
     manager: SafetyManager, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever comes between the mark, which others respect, and the settling: also where taking the mark away fails as well."""
+    """Whatever comes between the mark, which others respect, and the settling: also where taking the mark
+    away fails as well."""
     released: list[str] = []
     states: list[str] = []
     inner = manager.register("inner", "thing", release=released.append)

@@ -46,7 +46,7 @@ def mapped(manager: SafetyManager, memory: Memory) -> Handle[Memory]:
     return manager.register(memory, "memory", release=Memory.free, release_on=ANY_THREAD)
 
 
-# -- leases -----------------------------------------------------------------------------------------------------------------
+# -- leases --------------------------------------------------------------------------------------------------
 
 
 def test_a_lease_gives_the_object_and_lets_exceptions_pass(manager: SafetyManager) -> None:
@@ -222,7 +222,7 @@ def test_the_last_lease_ends_at_any_line_of_close(manager: SafetyManager, place:
         assert native.errors == []
 
 
-# -- views ------------------------------------------------------------------------------------------------------------------
+# -- views ---------------------------------------------------------------------------------------------------
 
 
 def test_a_view_is_the_memory_itself(manager: SafetyManager) -> None:
@@ -375,7 +375,7 @@ def test_views_of_many_sizes_share_few_types_and_leave_nothing_to_collect(manage
     assert handle.close() is True
 
 
-# -- garbage cycles ---------------------------------------------------------------------------------------------------------
+# -- garbage cycles ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND], ids=repr)
@@ -448,7 +448,7 @@ def test_a_handle_in_a_garbage_cycle_is_released_after_it(manager: SafetyManager
     assert all(not native.errors for native in natives)
 
 
-# -- children ---------------------------------------------------------------------------------------------------------------
+# -- children ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND], ids=repr)

@@ -188,7 +188,7 @@ def test_a_limit_that_is_set_while_objects_end(manager: SafetyManager) -> None:
         assert room(manager) == 1, run
 
 
-# -- factories --------------------------------------------------------------------------------------------------------------
+# -- factories -----------------------------------------------------------------------------------------------
 
 
 def test_of_two_that_call_a_factory_at_once_one_gets_the_last_place(manager: SafetyManager) -> None:
@@ -248,7 +248,7 @@ def test_an_interrupt_at_each_point_of_a_factory(manager: SafetyManager, borrowe
     kept.close()
 
 
-# -- budgets ----------------------------------------------------------------------------------------------------------------
+# -- budgets -------------------------------------------------------------------------------------------------
 
 
 def test_a_handler_that_tracks_in_the_middle_of_tracking() -> None:
@@ -287,7 +287,7 @@ def test_a_handler_that_tracks_in_the_middle_of_tracking() -> None:
                 break
 
 
-# -- what others change meanwhile -------------------------------------------------------------------------------------------
+# -- what others change meanwhile ----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -320,7 +320,8 @@ def every_opcode(action: Callable[[], object], of: Callable[[CodeType], bool]) -
 
 
 def test_policies_and_profilers_that_come_and_go_before_each_instruction(manager: SafetyManager) -> None:
-    """What is asked before an access is read once: none of these raises, whatever another thread does in between."""
+    """What is asked before an access is read once: none of these raises, whatever another thread does in
+    between."""
     profiler = Profiler(manager)
     handle = register(manager, 1)
     kind = handle._record.kind

@@ -34,7 +34,7 @@ def free(manager: SafetyManager, **more: Any) -> Any:
     return manager.register(Native(), "native", release=Native.free, release_on=ANY_THREAD, **more)
 
 
-# -- the manager itself -----------------------------------------------------------------------------------------------------
+# -- the manager itself --------------------------------------------------------------------------------------
 
 
 def test_it_is_a_context_manager_that_closes_itself() -> None:
@@ -99,7 +99,7 @@ def test_two_managers_do_not_mix() -> None:
         assert one.name == "one"
 
 
-# -- registering ------------------------------------------------------------------------------------------------------------
+# -- registering ---------------------------------------------------------------------------------------------
 
 
 def test_the_release_gets_the_object(manager: SafetyManager) -> None:
@@ -154,7 +154,8 @@ def test_unregister_waits_as_close_does(manager: SafetyManager) -> None:
 
 
 def test_a_second_owner_of_the_same_object_is_refused_and_harms_nothing(manager: SafetyManager) -> None:
-    """I3, I9: two releases of one native object is the bug this library is for. The refused release never runs."""
+    """I3, I9: two releases of one native object is the bug this library is for. The refused release never
+    runs."""
     native = Native("mine")
     handle = manager.register(native, "native", name="first", release=Native.free, release_on=ANY_THREAD)
     for place in (ANY_THREAD, BACKGROUND):
@@ -243,7 +244,7 @@ def test_a_registrar_registers_what_is_always_the_same(manager: SafetyManager) -
     assert manager.stats().types["frame"].bytes == 0
 
 
-# -- ids --------------------------------------------------------------------------------------------------------------------
+# -- ids -----------------------------------------------------------------------------------------------------
 
 
 def test_an_ended_object_is_remembered_for_its_retention() -> None:
@@ -287,7 +288,7 @@ def test_live_objects_do_not_expire() -> None:
         handle.close()
 
 
-# -- policies ---------------------------------------------------------------------------------------------------------------
+# -- policies ------------------------------------------------------------------------------------------------
 
 
 def test_a_validator_is_asked_before_each_access_and_its_refusal_shuts_the_object(
@@ -458,7 +459,7 @@ def test_a_bad_rule_changes_nothing(manager: SafetyManager) -> None:
             free(manager)
 
 
-# -- cleanups ---------------------------------------------------------------------------------------------------------------
+# -- cleanups ------------------------------------------------------------------------------------------------
 
 
 def test_cleanups_run_before_the_release_the_last_added_first(manager: SafetyManager) -> None:
@@ -530,7 +531,7 @@ def test_cleanups_do_not_run_for_an_orphan(manager: SafetyManager) -> None:
     assert order == []
 
 
-# -- factories --------------------------------------------------------------------------------------------------------------
+# -- factories -----------------------------------------------------------------------------------------------
 
 
 def test_a_factory_registers_what_it_makes(manager: SafetyManager) -> None:
@@ -640,7 +641,7 @@ def test_a_factory_of_a_closed_manager_makes_nothing(manager: SafetyManager) -> 
     eventually(lambda: all(native.released for native in made))
 
 
-# -- what it tells ----------------------------------------------------------------------------------------------------------
+# -- what it tells -------------------------------------------------------------------------------------------
 
 
 def test_objects_lists_what_has_not_ended_oldest_first(manager: SafetyManager) -> None:
@@ -668,8 +669,8 @@ def test_objects_lists_what_has_not_ended_oldest_first(manager: SafetyManager) -
 
 
 def test_the_site_is_the_applications_whatever_its_packages_are_called(tmp_path: Path) -> None:
-    """An application may have packages named `integrations` and `contextlib_more`, and another distribution may put modules beside
-    the library's integrations."""
+    """An application may have packages named `integrations` and `contextlib_more`, and another distribution
+    may put modules beside the library's integrations."""
     for name in ("integrations", "contextlib_more"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "cam.py").write_text(
@@ -797,7 +798,7 @@ def test_what_is_logged(config: SafetyConfig, kinds: set[str]) -> None:
     assert {entry["event"] for entry in entries if entry.get("id") == handle.id} == kinds
 
 
-# -- hooks ------------------------------------------------------------------------------------------------------------------
+# -- hooks ---------------------------------------------------------------------------------------------------
 
 
 def test_on_close_stops_producers_first_the_latest_added_first() -> None:

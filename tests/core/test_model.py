@@ -1,8 +1,8 @@
 """The core against a small reference model, step by step, in whatever order Hypothesis comes up with.
 
-The model knows nothing of pins, cells and tickets: an object has open shares, holders, perhaps a parent, and a place. It is due when
-it is shut and nobody holds it, and released as soon as its place runs. After every step model and library must agree on every
-object, every handle and every figure.
+The model knows nothing of pins, cells and tickets: an object has open shares, holders, perhaps a parent, and
+a place. It is due when it is shut and nobody holds it, and released as soon as its place runs. After every
+step model and library must agree on every object, every handle and every figure.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class Share:
 
 
 def outcome(action: Callable[[], Any]) -> Any:
-    """What `action` returns, or the type of what it raises: an exception that is kept would keep what its frames keep."""
+    """What `action` returns, or the type of what it raises: an exception that is kept would keep what its
+    frames keep."""
     try:
         return action()
     except (LifecycleError, ZeroDivisionError) as error:
@@ -274,7 +275,8 @@ class Ownership(RuleBasedStateMachine):
             return
         if share.open:
             share.model.shares -= 1
-            # Only `close` gives a share back by itself: a door that was shared falls shut with its last handle.
+            # Only `close` gives a share back by itself: a door that was shared falls shut with its last
+            # handle.
             if not any(other.open and other.model is share.model for other in self.shares):
                 self.shut_for_all(share.model, "drop")
         del share

@@ -1,5 +1,6 @@
-"""I5, I6 when releases meet each other: finalizers that close, register, wait and ask; families of any depth; cleanups that touch
-what is being cleaned. Nothing recurses, nothing waits for itself, and one that fails changes the fate of no other."""
+"""I5, I6 when releases meet each other: finalizers that close, register, wait and ask; families of any depth;
+cleanups that touch what is being cleaned. Nothing recurses, nothing waits for itself, and one that fails
+changes the fate of no other."""
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ def settle(manager: SafetyManager, queue: ReleaseQueue) -> None:
     assert_nothing_left(manager)
 
 
-# -- finalizers that close others -------------------------------------------------------------------------------------------------
+# -- finalizers that close others ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("first", "second"), MIXED)
@@ -170,7 +171,8 @@ def test_a_chain_of_releases_each_closing_the_next(place: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("does", ["closes", "drops", "registers", "closes what it registers"])
 def test_many_at_once_whose_releases_use_the_manager(place: str, does: str) -> None:
-    """2 000 are dropped at a time, and each release takes part in running the rest: it must not do so inside itself."""
+    """2 000 are dropped at a time, and each release takes part in running the rest: it must not do so inside
+    itself."""
     number = int(2000 * STORM)
     where = places()
     outer: deque[Node] = deque()
@@ -360,11 +362,12 @@ def test_one_that_fails_changes_nothing_for_the_rest() -> None:
         assert len(released) == stats.released - stats.types["flush"].ended["released"] == 2 * 3 * len(raised)
 
 
-# -- families ------------------------------------------------------------------------------------------------------------------------
+# -- families ------------------------------------------------------------------------------------------------
 
 
 def a_long_family(number: int, how: str, place: str) -> None:
-    """`number` objects, each the parent of the next: the last is released first, the first last, and nothing recurses."""
+    """`number` objects, each the parent of the next: the last is released first, the first last, and nothing
+    recurses."""
     sys.setrecursionlimit(400)
     released: deque[int] = deque()
     where = places()
@@ -443,7 +446,8 @@ def test_a_parent_waits_for_a_child_at_another_place() -> None:
 
 
 def test_a_lost_queue_frees_no_parent_under_a_view() -> None:
-    """A child that is orphaned while somebody still reads it: its memory is its parent's, and that stays (I2)."""
+    """A child that is orphaned while somebody still reads it: its memory is its parent's, and that stays
+    (I2)."""
     buffer = bytearray(b"x" * 64)
     address = ctypes.addressof((ctypes.c_char * 64).from_buffer(buffer))
     order: list[str] = []
@@ -503,7 +507,8 @@ def test_a_stuck_child_keeps_its_parent() -> None:
 
 
 def test_stuck_workers_hold_up_no_inline_release() -> None:
-    """I6: what never was theirs runs on the next register or close, even when every worker that may exist hangs."""
+    """I6: what never was theirs runs on the next register or close, even when every worker that may exist
+    hangs."""
     go_on = threading.Event()
     released: deque[Node] = deque()
     config = SafetyConfig(

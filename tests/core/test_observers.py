@@ -1,5 +1,5 @@
-"""I6 for those who watch: an observer, a log or a standard error stream that blocks for ever, or raises, costs nobody else anything:
-counts, sweeps, deadlines, retries and the end of the process go on."""
+"""I6 for those who watch: an observer, a log or a standard error stream that blocks for ever, or raises,
+costs nobody else anything: counts, sweeps, deadlines, retries and the end of the process go on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def never() -> Iterator[threading.Event]:
 
 
 def all_goes_on(manager: SafetyManager, number: int = 3 * OBSERVER_LIMIT) -> None:
-    """Counts are exact and prompt, what is past its deadline is declared, retries come, records expire, finalizers are found."""
+    """Counts are exact and prompt, what is past its deadline is declared, retries come, records expire,
+    finalizers are found."""
     released: deque[Node] = deque()
     handles = [
         manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
@@ -150,7 +151,8 @@ def test_an_observer_that_raises() -> None:
 
 
 def test_an_observer_that_uses_the_manager() -> None:
-    """It runs on a thread of its own under no lock of ours: it may ask, register, close, and add or remove observers."""
+    """It runs on a thread of its own under no lock of ours: it may ask, register, close, and add or remove
+    observers."""
     answers: deque[int] = deque()
     released: deque[Node] = deque()
     with SafetyManager(SafetyConfig(leak_level="off")) as manager:
@@ -234,7 +236,7 @@ class a_log:
         structlog.configure(**self.before)
 
 
-# -- leak reports are warnings, and warnings are code of the user's ------------------------------------------------------------------
+# -- leak reports are warnings, and warnings are code of the user's ------------------------------------------
 
 
 def leaks_as_errors() -> None:

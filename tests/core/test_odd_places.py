@@ -1,7 +1,8 @@
-"""Every public call works where nobody expects to be: with no Python frame below it, in a profile or trace function, in a signal
-handler, in collector context, at the recursion limit.
+"""Every public call works where nobody expects to be: with no Python frame below it, in a profile or trace
+function, in a signal handler, in collector context, at the recursion limit.
 
-The first part is a table: what is called, and where. Each operation is made by C alone in the places that have no Python frame.
+The first part is a table: what is called, and where. Each operation is made by C alone in the places that
+have no Python frame.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _handle(manager: SafetyManager, **facts: Any) -> Any:
     return manager.register(Native(), "native", release_on=ANY_THREAD, **facts)
 
 
-# -- what is called: made with a manager, called without arguments -----------------------------------------------------------
+# -- what is called: made with a manager, called without arguments -------------------------------------------
 
 Operation = Callable[[SafetyManager], Callable[[], Any]]
 
@@ -130,7 +131,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-# -- where -------------------------------------------------------------------------------------------------------------------
+# -- where ---------------------------------------------------------------------------------------------------
 
 
 class Told:
@@ -246,8 +247,8 @@ PLACES = [
     under_a_low_limit,
 ]
 
-# Counts of references do not tell who holds an object there. On 3.10 a profile or trace function adds one; without the GIL an
-# object that another thread made dies when that thread next runs Python.
+# Counts of references do not tell who holds an object there. On 3.10 a profile or trace function adds one;
+# without the GIL an object that another thread made dies when that thread next runs Python.
 BY_COUNTS = ("detach", "close, refusing holders", "exclusive", "expect_holders")
 NOT_THERE = {
     (name, place)
@@ -284,7 +285,7 @@ def test_every_call_works_there(name: str, place: Callable[..., None], told: Tol
         told.results.clear()
 
 
-# -- the recursion limit -----------------------------------------------------------------------------------------------------
+# -- the recursion limit -------------------------------------------------------------------------------------
 
 NEAR = 60
 """Depths before the limit at which everything is tried."""
@@ -299,7 +300,8 @@ def in_python(depth: int, act: Callable[[], object]) -> None:
 
 
 def through_c(depth: int, act: Callable[[], object]) -> None:
-    """Call `act` so many levels further down, each a Python function that C calls: counted apart from 3.12 on."""
+    """Call `act` so many levels further down, each a Python function that C calls: counted apart from 3.12
+    on."""
     if depth:
         list(map(partial(through_c, act=act), (depth - 1,)))
     else:
@@ -331,7 +333,8 @@ def descend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def at_every_depth(descend: Descent, act: Callable[[], object]) -> int:
-    """Call `act` at each of the last depths before the limit; how often that, or getting there, raised `RecursionError`."""
+    """Call `act` at each of the last depths before the limit; how often that, or getting there, raised
+    `RecursionError`."""
     bottom = deepest(descend)
     raised = 0
     for near in range(NEAR, -1, -1):
@@ -600,7 +603,7 @@ def test_a_reservation_dropped_at_the_limit_makes_room(
         memory.reserve(100).release()
 
 
-# -- what nobody was told of, on every interpreter: callbacks that fail ------------------------------------------------------
+# -- what nobody was told of, on every interpreter: callbacks that fail --------------------------------------
 
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND], ids=repr)

@@ -47,8 +47,8 @@ def test_who_comes_while_the_release_runs_waits_for_it(manager: SafetyManager, h
 
 @pytest.mark.parametrize("how", ["inside the release", "never_wait", "in the collector"])
 def test_who_must_not_wait_takes_over_at_once(manager: SafetyManager, how: str) -> None:
-    """The native is free inside its release: a descriptor that was closed, a buffer on its way to the next. Waiting there would be
-    waiting for oneself, for a streaming thread, or in the collector."""
+    """The native is free inside its release: a descriptor that was closed, a buffer on its way to the next.
+    Waiting there would be waiting for oneself, for a streaming thread, or in the collector."""
     taken: list[Handle[Any]] = []
 
     def take() -> None:
@@ -109,8 +109,8 @@ def test_an_owner_whose_release_is_to_be_called_again_has_the_native(manager: Sa
 
 
 def test_a_storm_of_descriptors(manager: SafetyManager) -> None:
-    """Four threads open and close descriptors, which the kernel gives out again at once: none is refused. Now and then one is
-    registered twice on purpose: each of those is."""
+    """Four threads open and close descriptors, which the kernel gives out again at once: none is refused. Now
+    and then one is registered twice on purpose: each of those is."""
     false_alarms: list[str] = []
     missed: list[int] = []
     planted: list[int] = []

@@ -67,7 +67,7 @@ def places() -> dict[str, Any]:
     }
 
 
-# -- out ------------------------------------------------------------------------------------------------------------------------
+# -- out -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["any_thread", "background", "queue"])
@@ -195,7 +195,8 @@ def test_a_kept_object_and_one_of_a_limited_factory_make_room(manager: SafetyMan
 
 @pytest.mark.parametrize("place", ["any_thread", "background", "queue"])
 def test_interrupted_anywhere_a_transfer_is_whole_or_the_object_goes_back(place: str) -> None:
-    """Either the caller has the object and nobody releases it, or it is released once; in no case neither or both."""
+    """Either the caller has the object and nobody releases it, or it is released once; in no case neither or
+    both."""
     if TRACING_COPIES_LOCALS:
         pytest.skip("on 3.10 tracing itself holds what detach() counts the holders of")
     released: deque[Thing] = deque()
@@ -277,7 +278,7 @@ def test_detach_against_everything(manager: SafetyManager) -> None:
         assert len(released) + len(got) == 1
 
 
-# -- borrowed -------------------------------------------------------------------------------------------------------------------
+# -- borrowed ------------------------------------------------------------------------------------------------
 
 
 def test_borrowed_objects_are_usable_while_their_owner_is_and_never_released(
@@ -294,7 +295,7 @@ def test_borrowed_objects_are_usable_while_their_owner_is_and_never_released(
     assert manager.stats().types["borrowed"].leaks == 0
 
 
-# -- observed -------------------------------------------------------------------------------------------------------------------
+# -- observed ------------------------------------------------------------------------------------------------
 
 
 def test_observed_its_state_follows_the_object(manager: SafetyManager) -> None:

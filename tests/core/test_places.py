@@ -31,7 +31,7 @@ def on(manager: SafetyManager, place: Any, release: Any = Native.free, **more: A
     return manager.register(Native(), "native", release=release, release_on=place, **more)
 
 
-# -- ReleaseQueue -----------------------------------------------------------------------------------------------------------
+# -- ReleaseQueue --------------------------------------------------------------------------------------------
 
 
 def test_a_queue_releases_when_it_is_drained_on_the_draining_thread(manager: SafetyManager) -> None:
@@ -217,7 +217,8 @@ def test_a_drain_on_many_threads_releases_each_once(manager: SafetyManager) -> N
 
 
 def test_a_release_that_meets_its_own_ticket_runs_once(manager: SafetyManager) -> None:
-    """I3: one claim. The owner's close runs the release while its ticket still lies in the queue, and the release drains that."""
+    """I3: one claim. The owner's close runs the release while its ticket still lies in the queue, and the
+    release drains that."""
     queue = ReleaseQueue("gl", thread="current")
     native = Native()
 
@@ -274,7 +275,7 @@ def test_whoever_else_comes_by_while_a_release_runs_leaves_it_alone(
     assert manager.stats().failed == 0
 
 
-# -- losing a queue ---------------------------------------------------------------------------------------------------------
+# -- losing a queue ------------------------------------------------------------------------------------------
 
 
 def test_a_lost_queue_orphans_everything_of_it(manager: SafetyManager) -> None:
@@ -375,7 +376,7 @@ def test_a_parent_of_an_orphan_is_freed(manager: SafetyManager) -> None:
     eventually(lambda: parent.close())
 
 
-# -- ANY_THREAD -------------------------------------------------------------------------------------------------------------
+# -- ANY_THREAD ----------------------------------------------------------------------------------------------
 
 
 def test_a_release_may_close_others(manager: SafetyManager) -> None:
@@ -410,7 +411,8 @@ def test_a_long_chain_of_releases_that_close_each_other_does_not_recurse(
 
         handles.append(on(manager, place, release))
     handles[-1].close()
-    # Without the GIL the keeper may come to run them, for one of which each time this thread has to run Python.
+    # Without the GIL the keeper may come to run them, for one of which each time this thread has to run
+    # Python.
     eventually(lambda: manager.stats().released == 400, progress=lambda: manager.stats().released)
     assert manager.stats().failed == 0
 
@@ -442,7 +444,7 @@ def test_an_idle_any_thread_ticket_is_run_without_anybody(manager: SafetyManager
     eventually(lambda: native.released == 1)
 
 
-# -- BACKGROUND -------------------------------------------------------------------------------------------------------------
+# -- BACKGROUND ----------------------------------------------------------------------------------------------
 
 
 def test_a_release_past_its_deadline_is_stuck_and_may_come_back_late() -> None:
@@ -621,7 +623,7 @@ def test_without_finalizer_safety_nothing_has_a_deadline() -> None:
         assert manager.stats().stuck == 0
 
 
-# -- retries ----------------------------------------------------------------------------------------------------------------
+# -- retries -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND, ReleaseQueue("gl", thread="current")], ids=repr)
@@ -724,7 +726,8 @@ def test_never_again_after_a_timeout() -> None:
 
 @pytest.mark.parametrize("outcome", ["not released", "released"])
 def test_a_deadline_holds_while_nobody_watches(outcome: str) -> None:
-    """A keeper that is starved of CPU declares nothing stuck; a failure past its deadline is no retry for all that."""
+    """A keeper that is starved of CPU declares nothing stuck; a failure past its deadline is no retry for all
+    that."""
     calls: list[int] = []
 
     def release(native: Native) -> None:
@@ -763,7 +766,7 @@ def test_a_parent_waits_for_its_childs_retries(manager: SafetyManager) -> None:
     assert order == ["try", "try", "try", "child", "parent"]
 
 
-# -- errors of releases -----------------------------------------------------------------------------------------------------
+# -- errors of releases --------------------------------------------------------------------------------------
 
 
 class Odd(Exception):
@@ -815,7 +818,7 @@ def test_a_parent_on_another_place_follows_its_child(manager: SafetyManager) -> 
     assert natives[BACKGROUND].threads != [threading.get_ident()]
 
 
-# -- fences -----------------------------------------------------------------------------------------------------------------
+# -- fences --------------------------------------------------------------------------------------------------
 
 
 def test_a_fenced_object_does_not_hold_up_its_queue(manager: SafetyManager) -> None:
@@ -860,7 +863,7 @@ def test_a_parent_waits_for_its_childs_fence(manager: SafetyManager) -> None:
     assert child.state == "released"
 
 
-# -- a queue whose owner is gone --------------------------------------------------------------------------------------------
+# -- a queue whose owner is gone -----------------------------------------------------------------------------
 
 
 def ended_owner(manager: SafetyManager) -> tuple[ReleaseQueue, Handle[Native], int]:

@@ -51,8 +51,8 @@ def quiet(code: str, *, allowed: tuple[str, ...] = (), **more: object) -> list[s
 
 
 def forking(code: str) -> support.Finished:
-    """Run `code`, whose forked children end as programs do: `run_python`'s watchdog thread is not there to be ended in a child, and
-    faulthandler would wait for it."""
+    """Run `code`, whose forked children end as programs do: `run_python`'s watchdog thread is not there to be
+    ended in a child, and faulthandler would wait for it."""
     done = subprocess.run(
         [sys.executable, *NO_FORK_WARNING, "-c", PRELUDE + textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": str(support.ROOT)},
@@ -64,7 +64,7 @@ def forking(code: str) -> support.Finished:
     return support.Finished(done.returncode, done.stdout, done.stderr)
 
 
-# -- import -----------------------------------------------------------------------------------------------------------------
+# -- import --------------------------------------------------------------------------------------------------
 
 
 def test_importing_starts_no_thread_and_opens_nothing() -> None:
@@ -106,7 +106,7 @@ def test_a_subinterpreter_is_refused_with_the_reason() -> None:
         assert "main interpreter" in done.stdout
 
 
-# -- exit -------------------------------------------------------------------------------------------------------------------
+# -- exit ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["BACKGROUND", "ANY_THREAD", "ReleaseQueue('gl', thread='current')"])
@@ -429,7 +429,7 @@ def test_a_blocked_stderr_stops_nothing() -> None:
     assert done.stdout.splitlines() == ["False stuck", "200 1 401", "released last", "end"], done
 
 
-# -- fork -------------------------------------------------------------------------------------------------------------------
+# -- fork ----------------------------------------------------------------------------------------------------
 
 CHILD = """
 def in_child(body):

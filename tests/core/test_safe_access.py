@@ -266,7 +266,7 @@ def test_a_block_is_entered_once(manager: SafetyManager) -> None:
     assert handle.close()
 
 
-# -- functions whose body would run later ------------------------------------------------------------------------------------
+# -- functions whose body would run later --------------------------------------------------------------------
 
 
 async def coroutine_function(native: Native) -> str:
@@ -318,7 +318,7 @@ def test_bodies_that_would_run_later_are_refused(manager: SafetyManager, fn: Any
     assert native.errors == []
 
 
-# -- bad input ----------------------------------------------------------------------------------------------------------------
+# -- bad input -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fn", [42, "text", ()])

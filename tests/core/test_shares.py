@@ -177,7 +177,8 @@ def test_shares_made_and_closed_on_many_threads(manager: SafetyManager) -> None:
 
 
 def test_one_share_given_out_while_the_last_is_closed(manager: SafetyManager) -> None:
-    """I1, I3: whoever wins, a share that was given is usable until it is closed, and the object is released once."""
+    """I1, I3: whoever wins, a share that was given is usable until it is closed, and the object is released
+    once."""
     for _ in range(300):
         native = Native("raced")
         handle = registered(manager, native)

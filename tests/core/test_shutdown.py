@@ -1,4 +1,5 @@
-"""Closing a manager: doors shut, releases newest first, within one budget, every failure collected, none stopping the rest."""
+"""Closing a manager: doors shut, releases newest first, within one budget, every failure collected, none
+stopping the rest."""
 
 from __future__ import annotations
 

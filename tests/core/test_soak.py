@@ -1,4 +1,5 @@
-"""I7, briefly: objects of every fate on several threads, and the figures to the last one. `make soak-core` does it for hours."""
+"""I7, briefly: objects of every fate on several threads, and the figures to the last one. `make soak-core`
+does it for hours."""
 
 from __future__ import annotations
 

@@ -183,7 +183,8 @@ def test_every_kind_of_end_and_of_cause() -> None:
 
 
 def test_exact_after_a_wild_mix_on_many_threads() -> None:
-    """I7: 8 threads register, share, lease, close, drop, invalidate, panic and fail at random; scrapes go on meanwhile."""
+    """I7: 8 threads register, share, lease, close, drop, invalidate, panic and fail at random; scrapes go on
+    meanwhile."""
     queue = ReleaseQueue("gl")
     told: list[dict[str, int]] = []
     errors: list[BaseException] = []
@@ -449,7 +450,8 @@ def test_asking_inside_a_collection(manager: SafetyManager) -> None:
 
 
 def test_asking_on_the_keeper_itself_while_it_sleeps(manager: SafetyManager) -> None:
-    """As a callback of `gc.callbacks` does that comes after ours: the collection is over for us, and runs on any thread."""
+    """As a callback of `gc.callbacks` does that comes after ours: the collection is over for us, and runs on
+    any thread."""
     handle = on(manager)
     keeper = manager._keeper
     bell = keeper._bell

@@ -1,4 +1,5 @@
-"""I1–I3, I5, I7 under threads: first the interleavings that were thought of, one by one; then storms for those that were not."""
+"""I1–I3, I5, I7 under threads: first the interleavings that were thought of, one by one; then storms for
+those that were not."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ def flush(manager: SafetyManager) -> None:
     manager.register(Node(), "flush", release_on=ANY_THREAD).close()
 
 
-# -- one interleaving at a time -----------------------------------------------------------------------------------------------------
+# -- one interleaving at a time ------------------------------------------------------------------------------
 
 
 def test_two_cleanups_added_at_once_both_run() -> None:
@@ -226,7 +227,8 @@ def test_a_share_that_is_made_while_the_last_is_closed_is_either_good_or_refused
 
 
 def test_registering_while_the_manager_closes() -> None:
-    """Whoever is between entering its record and its handle when the doors are shut loses nothing and opens nothing."""
+    """Whoever is between entering its record and its handle when the doors are shut loses nothing and opens
+    nothing."""
     for line in (
         "registry.records[id] = record",
         "pin = Pin()",
@@ -280,7 +282,8 @@ def test_a_release_is_claimed_once_by_a_closer_and_a_drain() -> None:
 
 
 def test_losing_a_queue_while_it_is_registered_at() -> None:
-    """An object entered into a generation that is lost in that moment is orphaned, never released, and shut soon."""
+    """An object entered into a generation that is lost in that moment is orphaned, never released, and shut
+    soon."""
     released: deque[Node] = deque()
     queue = ReleaseQueue("context")
     with SafetyManager(QUIET) as manager:
@@ -298,7 +301,7 @@ def test_losing_a_queue_while_it_is_registered_at() -> None:
         assert_nothing_left(manager)
 
 
-# -- storms ----------------------------------------------------------------------------------------------------------------------------
+# -- storms --------------------------------------------------------------------------------------------------
 
 
 class Slot:
@@ -312,8 +315,8 @@ class Slot:
 
 
 def the_great_storm(place: str, seconds: float, threads: int = 8) -> None:
-    """Leases, views, shares, closes, drops, weak handles, accesses by id, invalidations, children and collections, by `threads`
-    threads on the same few objects, which are really unmapped."""
+    """Leases, views, shares, closes, drops, weak handles, accesses by id, invalidations, children and
+    collections, by `threads` threads on the same few objects, which are really unmapped."""
     manager = SafetyManager(QUIET)
     queue = ReleaseQueue("storm")
     where: Any = {"any_thread": ANY_THREAD, "background": BACKGROUND, "queue": queue}[place]
@@ -456,7 +459,8 @@ def test_the_great_storm(place: str) -> None:
 
 
 def a_storm_of_owners(seconds: float) -> None:
-    """Threads that all want to own the same few natives: there is never more than one owner, and every one is released."""
+    """Threads that all want to own the same few natives: there is never more than one owner, and every one is
+    released."""
     manager = SafetyManager(QUIET)
     nodes = [Node(number) for number in range(3)]
     owned: Counter[int] = Counter()
@@ -510,7 +514,8 @@ def test_a_storm_of_owners() -> None:
 
 
 def a_storm_of_limits(seconds: float) -> None:
-    """Limits hold under contention, nothing they refuse is taken, and in the end all of the room is there again."""
+    """Limits hold under contention, nothing they refuse is taken, and in the end all of the room is there
+    again."""
     manager = SafetyManager(QUIET)
     manager.policy("limited", max_live=5, max_bytes=450)
     alive: Counter[str] = Counter()
@@ -617,7 +622,8 @@ def test_a_storm_of_managers() -> None:
 
 
 def a_storm_of_retries_and_queues(seconds: float) -> None:
-    """Releases that say `NotReleased`, on timed workers and an owned queue, while figures are asked for without a pause."""
+    """Releases that say `NotReleased`, on timed workers and an owned queue, while figures are asked for
+    without a pause."""
     manager = SafetyManager(SafetyConfig(leak_level="off", max_finalizer_retries=50))
     until = time.monotonic() + seconds
     released: deque[int] = deque()

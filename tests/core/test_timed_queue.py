@@ -23,12 +23,12 @@ RIGHT = sys.version_info >= (3, 13)
 """Whether the standard queue has the sign of the time that is left right."""
 
 
-# -- what is wrong with the standard one -------------------------------------------------------------------------------------
+# -- what is wrong with the standard one ---------------------------------------------------------------------
 
 
 def wait_in_fresh_queues(kind: str, seconds: float) -> None:
-    """Waits whose deadline is past when the loop in `get` comes round: in a fresh queue the first turn takes the lock. Several
-    threads that take the interpreter from each other see to that."""
+    """Waits whose deadline is past when the loop in `get` comes round: in a fresh queue the first turn takes
+    the lock. Several threads that take the interpreter from each other see to that."""
     make = {"standard": queue.SimpleQueue, "ours": TimedQueue}[kind]
 
     def work() -> None:
@@ -122,7 +122,7 @@ def test_no_module_waits_at_the_standard_one_with_a_timeout() -> None:
 not_here = pytest.mark.skipif(RIGHT, reason="the standard queue is taken here")
 
 
-# -- ours ---------------------------------------------------------------------------------------------------------------------
+# -- ours ----------------------------------------------------------------------------------------------------
 
 
 def test_first_in_first_out() -> None:

@@ -1,4 +1,5 @@
-"""`lifecycle._waiting`: no wake-up is lost, whatever the order, whatever strikes where, whoever gives up (I5).
+"""`lifecycle._waiting`: no wake-up is lost, whatever the order, whatever strikes where, whoever gives up
+(I5).
 
 A lost wait comes back true when its timeout is over. So what these tests ask is when it came back.
 """
@@ -33,7 +34,8 @@ GIL = not _world.free_threaded
 NEVER = 60.0
 """Seconds: a wait that comes back only then was lost."""
 LOST = 20.0
-"""Seconds after which a test takes a wait to be lost. Less than `NEVER`, and much more than a loaded machine takes."""
+"""Seconds after which a test takes a wait to be lost. Less than `NEVER`, and much more than a loaded machine
+takes."""
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +96,7 @@ def joined(threads: list[threading.Thread]) -> None:
         thread.join(max(0.0, until - time.monotonic()))
 
 
-# -- every order ------------------------------------------------------------------------------------------------------------
+# -- every order ---------------------------------------------------------------------------------------------
 
 
 def test_every_order_of_a_waiter_and_a_change() -> None:
@@ -204,7 +206,7 @@ def test_the_end_of_an_object_reaches_whoever_came_while_another_gave_up(wait: s
         manager.close()
 
 
-# -- interrupts -------------------------------------------------------------------------------------------------------------
+# -- interrupts ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("change", [State.change, State.change_by_a_call])
@@ -355,7 +357,8 @@ def test_a_storm_of_signals_in_the_change() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_exceptions_raised_into_threads_that_wait() -> None:
-    """As a time limit does it: others at the same bell are woken all the same. (One that is struck outside its `try` ends.)"""
+    """As a time limit does it: others at the same bell are woken all the same. (One that is struck outside
+    its `try` ends.)"""
     state, over, seen = State(), list[Any](), [0] * 5
 
     def follow(me: int) -> None:
@@ -411,7 +414,7 @@ def test_ready_that_raises_leaves_nothing_behind() -> None:
         assert not state.waiters.here
 
 
-# -- contexts ---------------------------------------------------------------------------------------------------------------
+# -- contexts ------------------------------------------------------------------------------------------------
 
 
 def test_woken_from_the_collector_and_from_a_signal_handler() -> None:
@@ -534,7 +537,8 @@ def test_idle_waiters_do_not_wake() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_thread_that_forks_in_a_signal_handler_while_it_waits() -> None:
-    """In the child the object is the parent's, so it has ended: the wait in which the handler came comes back there too."""
+    """In the child the object is the parent's, so it has ended: the wait in which the handler came comes back
+    there too."""
     manager = SafetyManager(SafetyConfig(leak_level="off"))
     handle = manager.register(object(), "thing", release=lambda _: None, release_on=BACKGROUND)
     lease = handle.lease()
@@ -567,7 +571,7 @@ def test_a_thread_that_forks_in_a_signal_handler_while_it_waits() -> None:
     manager.close()
 
 
-# -- coroutines -------------------------------------------------------------------------------------------------------------
+# -- coroutines ----------------------------------------------------------------------------------------------
 
 
 def test_coroutines_that_are_cancelled_take_no_wake_up_along() -> None:
@@ -662,7 +666,7 @@ def test_a_closed_loop_is_forgotten() -> None:
     assert not state.waiters.here
 
 
-# -- storms -----------------------------------------------------------------------------------------------------------------
+# -- storms --------------------------------------------------------------------------------------------------
 
 
 def test_a_storm_of_those_who_give_up_at_a_table() -> None:
@@ -720,7 +724,7 @@ def test_a_storm_of_threads_and_loops() -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-# -- where it is used -------------------------------------------------------------------------------------------------------
+# -- where it is used ----------------------------------------------------------------------------------------
 
 
 def test_an_interrupt_of_the_release_leaves_nobody_asleep_who_waits_for_it() -> None:

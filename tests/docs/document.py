@@ -1,8 +1,10 @@
-"""Runs every Python example of one document, in its order and in one namespace: ``python -m tests.docs.document PATH``.
+"""Runs every Python example of one document, in its order and in one namespace: ``python -m
+tests.docs.document PATH``.
 
-A document is a Markdown file or a module with docstrings. Its examples are the ``python`` code blocks and the doctests. A
-``text`` block that follows a Python block at once is what that block prints, compared as doctest compares with ELLIPSIS and
-NORMALIZE_WHITESPACE. ``<!-- skip: next -->`` before a block leaves it out (a fragment, or one that needs hardware).
+A document is a Markdown file or a module with docstrings. Its examples are the ``python`` code blocks and the
+doctests. A ``text`` block that follows a Python block at once is what that block prints, compared as doctest
+compares with ELLIPSIS and NORMALIZE_WHITESPACE. ``<!-- skip: next -->`` before a block leaves it out (a
+fragment, or one that needs hardware).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""asyncio and uvloop: queues of the loop, leases across awaits, threads that own their lease, closing without blocking."""
+"""asyncio and uvloop: queues of the loop, leases across awaits, threads that own their lease, closing without
+blocking."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture(params=["asyncio", pytest.param("uvloop", marks=pytest.mark.needs("uvloop"))])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a coroutine on the loop in question, with 20 s for it, and sees that the loop had nothing to complain of."""
+    """Runs a coroutine on the loop in question, with 20 s for it, and sees that the loop had nothing to
+    complain of."""
 
     def run(main: Coroutine[Any, Any, Any]) -> Any:
         complaints: list[Any] = []
@@ -76,7 +78,7 @@ async def cancelled(task: Awaitable[Any]) -> None:
         await task
 
 
-# -- a queue of the loop ----------------------------------------------------------------------------------------------------
+# -- a queue of the loop -------------------------------------------------------------------------------------
 
 
 def test_the_loop_releases_its_own_objects(manager: SafetyManager, run: Run) -> None:
@@ -116,7 +118,8 @@ def test_a_release_may_use_the_loop(manager: SafetyManager, run: Run) -> None:
 
 
 def test_a_manager_is_closed_from_a_thread_while_its_loop_runs(run: Run) -> None:
-    """I4, I5: what belongs to the loop is released by it, parents after children, and the loop is not blocked."""
+    """I4, I5: what belongs to the loop is released by it, parents after children, and the loop is not
+    blocked."""
     manager = SafetyManager(name="closing")
     order: list[tuple[str, int]] = []
 
@@ -182,7 +185,7 @@ def test_a_queue_of_no_loop_is_refused() -> None:
         release_queue("ui")
 
 
-# -- leases across awaits ---------------------------------------------------------------------------------------------------
+# -- leases across awaits ------------------------------------------------------------------------------------
 
 
 def test_a_lease_lasts_over_awaits_and_ends_with_its_block(manager: SafetyManager, run: Run) -> None:
@@ -274,7 +277,7 @@ def test_an_exception_in_a_block_across_awaits_is_a_panic_as_elsewhere(
     run(main())
 
 
-# -- threads that own their lease -------------------------------------------------------------------------------------------
+# -- threads that own their lease ----------------------------------------------------------------------------
 
 
 def test_run_leased_runs_on_a_thread_and_ends_its_lease_before_it_returns(
@@ -298,7 +301,8 @@ def test_run_leased_runs_on_a_thread_and_ends_its_lease_before_it_returns(
 
 
 def test_cancelling_does_not_end_the_lease_of_a_thread_that_works(manager: SafetyManager, run: Run) -> None:
-    """I2: `asyncio.to_thread` inside a lease would free the object under the thread; shown by doing that first."""
+    """I2: `asyncio.to_thread` inside a lease would free the object under the thread; shown by doing that
+    first."""
 
     async def main() -> None:
         for leased in (False, True):
@@ -444,7 +448,7 @@ def test_many_at_a_time_cancelled_at_random(manager: SafetyManager, run: Run) ->
     assert {native.released for native in natives} == {1}
 
 
-# -- closing without blocking -----------------------------------------------------------------------------------------------
+# -- closing without blocking --------------------------------------------------------------------------------
 
 
 def test_aclose_waits_for_a_slow_release_while_the_loop_goes_on(manager: SafetyManager, run: Run) -> None:

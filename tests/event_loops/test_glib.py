@@ -50,7 +50,8 @@ def run(code: str) -> list[str]:
 
 
 def test_a_main_loop_releases_its_own_objects() -> None:
-    """I4, I6: closed and dropped on other threads, one failing, all released on the loop's thread, without polling."""
+    """I4, I6: closed and dropped on other threads, one failing, all released on the loop's thread, without
+    polling."""
     assert run("""
     manager = SafetyManager()
     queue = release_queue()

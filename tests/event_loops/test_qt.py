@@ -1,4 +1,5 @@
-"""Qt: in processes of their own, since a process has one application, and how it ends is a part of the matter."""
+"""Qt: in processes of their own, since a process has one application, and how it ends is a part of the
+matter."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def run(code: str) -> list[str]:
 
 
 def test_the_qt_loop_releases_its_own_objects() -> None:
-    """I4, I6: closed, dropped and failing on other threads, all released on the loop's, whose other events go on."""
+    """I4, I6: closed, dropped and failing on other threads, all released on the loop's, whose other events go
+    on."""
     assert run("""
     try:
         release_queue()
@@ -101,7 +103,8 @@ def test_the_qt_loop_releases_its_own_objects() -> None:
 
 
 def test_the_end_of_the_application_and_of_the_process() -> None:
-    """I3: what is open is released at exit, on the main thread, though no loop runs any more and Qt is half gone."""
+    """I3: what is open is released at exit, on the main thread, though no loop runs any more and Qt is half
+    gone."""
     assert run("""
     def at_exit(label):
         say("released", label, threading.get_ident() == MAIN)

@@ -1,9 +1,9 @@
-"""The collector, and an interrupt, at the lines of the guards: ``python -m tests.gstreamer.adversary collector|interrupt
-STRIDE``.
+"""The collector, and an interrupt, at the lines of the guards: ``python -m tests.gstreamer.adversary
+collector|interrupt STRIDE``.
 
-Each guard is made and closed on a live pipeline while every line of its own code is visited: with a full collection before
-each, or with an exception raised at every STRIDE-th one. Afterwards the pipeline must be as it was: the same pads, the
-same elements, no object left, and nothing critical said by GStreamer.
+Each guard is made and closed on a live pipeline while every line of its own code is visited: with a full
+collection before each, or with an exception raised at every STRIDE-th one. Afterwards the pipeline must be as
+it was: the same pads, the same elements, no object left, and nothing critical said by GStreamer.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def another_pipeline() -> None:
 
 
 def visit(work: Callable[[], None], at: int | None, action: Callable[[], object]) -> int:
-    """Run `work` with ``action()`` at line number `at` of our code (None: at every line); how many lines there were."""
+    """Run `work` with ``action()`` at line number `at` of our code (None: at every line); how many lines
+    there were."""
     lines = 0
 
     def in_frame(frame: FrameType, event: str, argument: Any) -> Any:

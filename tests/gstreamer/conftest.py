@@ -1,4 +1,5 @@
-"""Fixtures of the GStreamer tests. Nothing here imports GStreamer before a test that is marked as needing it runs."""
+"""Fixtures of the GStreamer tests. Nothing here imports GStreamer before a test that is marked as needing it
+runs."""
 
 from __future__ import annotations
 

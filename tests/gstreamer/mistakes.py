@@ -1,8 +1,9 @@
 """The mistakes that end plain GStreamer programs, each beside the same thing done through a guard.
 
-``python -m tests.gstreamer.mistakes raw array-kept`` makes one in this process, and ``guarded all`` makes the attempts of every row,
-one after the other. Each prints a line ``row: outcome``; a guarded one says ``safe``, and `test_mistakes` says what a raw one must
-have come to. What CRITICALs GStreamer logs meanwhile is counted per row.
+``python -m tests.gstreamer.mistakes raw array-kept`` makes one in this process, and ``guarded all`` makes the
+attempts of every row, one after the other. Each prints a line ``row: outcome``; a guarded one says ``safe``,
+and `test_mistakes` says what a raw one must have come to. What CRITICALs GStreamer logs meanwhile is counted
+per row.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ FREEZE = 1.0
 """Seconds without a frame, at 100 a second, that count as frozen."""
 
 
-# -- mapped memory ----------------------------------------------------------------------------------------------------------
+# -- mapped memory -------------------------------------------------------------------------------------------
 
 
 @raw("array-kept-after-unmap")
@@ -446,7 +447,7 @@ def _() -> None:
             del writable
 
 
-# -- elements and pipelines -------------------------------------------------------------------------------------------------
+# -- elements and pipelines ----------------------------------------------------------------------------------
 
 
 @raw("unref-by-hand")
@@ -677,7 +678,7 @@ def _() -> object:
     os._exit(0)
 
 
-# -- callbacks --------------------------------------------------------------------------------------------------------------
+# -- callbacks -----------------------------------------------------------------------------------------------
 
 
 @raw("an-exception-in-new-sample")
@@ -819,7 +820,7 @@ def _() -> None:
         gc.enable()
 
 
-# -- pools --------------------------------------------------------------------------------------------------------------------
+# -- pools ---------------------------------------------------------------------------------------------------
 
 
 def _active_pool(most: int) -> Any:
@@ -914,7 +915,7 @@ def _() -> None:
     shutdown(pipeline)
 
 
-# -- the process ------------------------------------------------------------------------------------------------------------
+# -- the process ---------------------------------------------------------------------------------------------
 
 
 @raw("exit-while-playing")
@@ -1029,7 +1030,7 @@ def _() -> None:
         assert grows(seen, 20)
 
 
-# -- running them -----------------------------------------------------------------------------------------------------------
+# -- running them --------------------------------------------------------------------------------------------
 
 
 def _note(domain: str, level: Any, message: str, *_: object) -> None:

@@ -1,4 +1,5 @@
-"""What the programs that the tests run in processes of their own have in common: pipelines, samples, fd memory.
+"""What the programs that the tests run in processes of their own have in common: pipelines, samples, fd
+memory.
 
 Imported by tests as well; importing it initialises GStreamer.
 """

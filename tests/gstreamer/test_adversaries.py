@@ -1,4 +1,5 @@
-"""The integration at its worst moments: an interrupt at every point, and the collector at every line, of its own code."""
+"""The integration at its worst moments: an interrupt at every point, and the collector at every line, of its
+own code."""
 
 from __future__ import annotations
 
@@ -108,7 +109,8 @@ class Bench:
 
 @pytest.fixture
 def bench(gst: ModuleType) -> Iterator[Bench]:
-    """With a short memory: the record of a release that was interrupted keeps its traceback, and that the mapping."""
+    """With a short memory: the record of a release that was interrupted keeps its traceback, and that the
+    mapping."""
     config = SafetyConfig(state_retention=0.05, cleanup_interval=0.05)
     with SafetyManager(config, name="adversaries") as manager:
         made = Bench(gst, manager)
@@ -157,7 +159,8 @@ def test_the_collector_at_any_line_changes_nothing(bench: Bench, deed: str) -> N
 
 @pytest.mark.parametrize("deed", DEEDS)
 def test_the_library_itself_called_at_any_line(bench: Bench, deed: str) -> None:
-    """As a finalizer or a signal handler may: another frame, another push, another buffer, in the middle of one."""
+    """As a finalizer or a signal handler may: another frame, another push, another buffer, in the middle of
+    one."""
     do: Callable[[], None] = getattr(bench, deed)
     do()
 

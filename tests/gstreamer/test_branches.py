@@ -254,7 +254,8 @@ def test_flushing_from_many_threads(g: Any, tee: Tee, playing: PipelineGuard) ->
 
 @pytest.mark.timeout(600)
 def test_storm(g: Any) -> None:
-    """Branches come and go while frames are held at random, closes come from random threads and callbacks panic."""
+    """Branches come and go while frames are held at random, closes come from random threads and callbacks
+    panic."""
     began = time.monotonic()
     done = run_python(
         f"""

@@ -1,4 +1,5 @@
-"""Captures: frames by callback and by iteration, what callbacks raise, and an end that leaves the pipeline as it should be."""
+"""Captures: frames by callback and by iteration, what callbacks raise, and an end that leaves the pipeline as
+it should be."""
 
 from __future__ import annotations
 
@@ -160,7 +161,7 @@ def test_closing_the_capture_ends_a_loop_on_another_thread(gst: ModuleType, mana
     gst.shutdown(pipeline)
 
 
-# -- what callbacks raise ---------------------------------------------------------------------------------------------------
+# -- what callbacks raise ------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -294,7 +295,7 @@ def test_arrays_and_shares_kept_beyond_the_callback_are_counted(ten: Any, manage
     eventually(lambda: capture.stats().frames_held == 0)
 
 
-# -- the end ----------------------------------------------------------------------------------------------------------------
+# -- the end -------------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -476,7 +477,7 @@ def test_a_program_may_end_without_closing_anything() -> None:
     assert "Traceback" not in done.stderr, done.stderr
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------------
+# -- bad input -----------------------------------------------------------------------------------------------
 
 
 def test_what_a_capture_cannot_take(gst: ModuleType, live: Any, manager: SafetyManager) -> None:

@@ -1,4 +1,5 @@
-"""What is dropped unclosed is freed, ended and reported: captures, feeders, pools, and guards whose functions lead back to them."""
+"""What is dropped unclosed is freed, ended and reported: captures, feeders, pools, and guards whose functions
+lead back to them."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def threads(prefix: str) -> int:
     return sum(thread.name.startswith(prefix) for thread in threading.enumerate())
 
 
-# -- components ---------------------------------------------------------------------------------------------------------------
+# -- components ----------------------------------------------------------------------------------------------
 
 MAKERS: dict[str, Callable[[Any, Any, SafetyManager], Any]] = {
     "gst.Capture": lambda g, gst, manager: g.Capture(manager, element(gst, "appsink")),
@@ -180,7 +181,7 @@ def test_a_fanout_that_is_dropped(g: Any, manager: SafetyManager) -> None:
         assert manager.stats().types["gst.Capture"].leaks == 1
 
 
-# -- guards and their functions -----------------------------------------------------------------------------------------------
+# -- guards and their functions ------------------------------------------------------------------------------
 
 
 def probe_of(g: Any, gst: Any, manager: SafetyManager, source: Any, fn: Callable[..., Any]) -> Any:

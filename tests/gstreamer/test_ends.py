@@ -1,4 +1,5 @@
-"""No loop over a capture ends in silence: it gives frames, or says why none came, or has seen the end of the stream itself."""
+"""No loop over a capture ends in silence: it gives frames, or says why none came, or has seen the end of the
+stream itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Feeders: what arrives is what was made, nothing dies or changes under GStreamer, and no push waits for ever."""
+"""Feeders: what arrives is what was made, nothing dies or changes under GStreamer, and no push waits for
+ever."""
 
 from __future__ import annotations
 
@@ -157,7 +158,7 @@ def test_memory_is_used_again_when_it_is_back(line: Any, adapter: Any) -> None:
     assert (kept == 77).all(), "memory that somebody looks at is not used again"
 
 
-# -- pushing what one has -----------------------------------------------------------------------------------------------------
+# -- pushing what one has ------------------------------------------------------------------------------------
 
 
 def test_an_array_is_pushed_without_a_copy_and_kept_alive(line: Any, adapter: Any, gst: ModuleType) -> None:
@@ -310,7 +311,7 @@ def test_times_are_nanoseconds(line: Any, time_of: str, wrong: Any) -> None:
         one.feeder.frame(**{time_of: wrong})
 
 
-# -- frames -------------------------------------------------------------------------------------------------------------------
+# -- frames --------------------------------------------------------------------------------------------------
 
 
 def test_captured_frames_are_handed_on_without_a_copy(
@@ -382,7 +383,7 @@ def test_a_buffer_is_pushed_as_it_is(line: Any, adapter: Any, gst: ModuleType) -
     assert buffer.pts == 4
 
 
-# -- waiting and the end ------------------------------------------------------------------------------------------------------
+# -- waiting and the end -------------------------------------------------------------------------------------
 
 
 def test_a_push_waits_for_room_and_no_longer(line: Any, gst: ModuleType, adapter: Any) -> None:

@@ -1,4 +1,5 @@
-"""Caps to ndarrays: shapes, dtypes and strides are GStreamer's own, and what an array cannot express is refused by name."""
+"""Caps to ndarrays: shapes, dtypes and strides are GStreamer's own, and what an array cannot express is
+refused by name."""
 
 from __future__ import annotations
 

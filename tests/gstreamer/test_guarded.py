@@ -1,7 +1,9 @@
-"""The mistakes that end plain GStreamer programs, made through a frame or a capture: each in a process that must not die.
+"""The mistakes that end plain GStreamer programs, made through a frame or a capture: each in a process that
+must not die.
 
-Freed memory is made to fault at once (big blocks are mmap'ed) and small blocks to change visibly, so a use after release cannot
-pass for a success. Three of the raw mistakes run beside their counterparts, to show that the trap is set.
+Freed memory is made to fault at once (big blocks are mmap'ed) and small blocks to change visibly, so a use
+after release cannot pass for a success. Three of the raw mistakes run beside their counterparts, to show that
+the trap is set.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ adapter = SampleAdapter(manager)
 
 
 def guarded(code: str, *, logged: int = 0) -> None:
-    """Run `code`, which ends by printing ``safe``: it must get there, with nothing on stderr but `logged` reports of panics."""
+    """Run `code`, which ends by printing ``safe``: it must get there, with nothing on stderr but `logged`
+    reports of panics."""
     done = run_python(
         PRELUDE + textwrap.dedent(code) + "\nmanager.close()\nprint('safe')\n", env=TRAPS, timeout=60
     )
@@ -46,7 +49,7 @@ def raw(code: str) -> None:
     assert done.rc in (-11, -7), (done.rc, done.stdout, done.stderr)
 
 
-# -- arrays that outlive what they show -------------------------------------------------------------------------------------
+# -- arrays that outlive what they show ----------------------------------------------------------------------
 
 
 @pytest.mark.needs("gst-overrides")
@@ -149,7 +152,7 @@ def test_array_while_the_pool_recycles() -> None:
     )
 
 
-# -- threads and the collector ----------------------------------------------------------------------------------------------
+# -- threads and the collector -------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("gst-overrides")
@@ -233,7 +236,7 @@ def test_del_in_a_garbage_cycle_reads_a_view() -> None:
     )
 
 
-# -- lifetimes --------------------------------------------------------------------------------------------------------------
+# -- lifetimes -----------------------------------------------------------------------------------------------
 
 
 def test_closing_twice() -> None:
@@ -291,7 +294,7 @@ def test_registering_one_native_twice() -> None:
     )
 
 
-# -- callbacks --------------------------------------------------------------------------------------------------------------
+# -- callbacks -----------------------------------------------------------------------------------------------
 
 CALLBACK = """
 class Panic(BaseException):

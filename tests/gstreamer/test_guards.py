@@ -1,4 +1,5 @@
-"""Guards: pipelines, elements, pads, probes, signals and buses that end once, in time, and say what holds them up."""
+"""Guards: pipelines, elements, pads, probes, signals and buses that end once, in time, and say what holds
+them up."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def ended(guard: Any) -> bool:
     return bool(guard.handle.state is ObjectState.RELEASED)
 
 
-# -- pipelines --------------------------------------------------------------------------------------------------------------
+# -- pipelines -----------------------------------------------------------------------------------------------
 
 
 def test_a_pipeline_plays_ends_and_is_at_null(g: Any, manager: SafetyManager) -> None:
@@ -357,7 +358,7 @@ def test_before_init(g: Any) -> None:
     assert "Gst.init" in done.check()
 
 
-# -- elements ---------------------------------------------------------------------------------------------------------------
+# -- elements ------------------------------------------------------------------------------------------------
 
 
 def test_an_element_joins_and_leaves_while_playing(g: Any, gst: Any, manager: SafetyManager) -> None:
@@ -418,7 +419,7 @@ def test_elements_that_cannot_join(g: Any, gst: Any, manager: SafetyManager) -> 
                 gc.collect()
 
 
-# -- pads -------------------------------------------------------------------------------------------------------------------
+# -- pads ----------------------------------------------------------------------------------------------------
 
 
 def test_links_that_cannot_be(g: Any, gst: Any, manager: SafetyManager) -> None:
@@ -458,7 +459,7 @@ def test_a_mixer_goes_on_when_an_input_leaves(g: Any, gst: Any, manager: SafetyM
         assert not guard.errors
 
 
-# -- probes -----------------------------------------------------------------------------------------------------------------
+# -- probes --------------------------------------------------------------------------------------------------
 
 
 def test_a_probe_that_raises_lets_the_data_pass(g: Any, gst: Any, manager: SafetyManager) -> None:
@@ -579,7 +580,7 @@ def test_callbacks_that_would_never_run(g: Any, gst: Any, manager: SafetyManager
             )
 
 
-# -- signals ----------------------------------------------------------------------------------------------------------------
+# -- signals -------------------------------------------------------------------------------------------------
 
 
 def test_a_signal_is_disconnected_once(g: Any, manager: SafetyManager) -> None:
@@ -624,7 +625,7 @@ def test_a_handler_may_close_its_own_guard(g: Any, manager: SafetyManager) -> No
         assert signal.close()
 
 
-# -- the bus ----------------------------------------------------------------------------------------------------------------
+# -- the bus -------------------------------------------------------------------------------------------------
 
 
 def test_a_bus_is_read_until_it_is_closed(g: Any, manager: SafetyManager) -> None:

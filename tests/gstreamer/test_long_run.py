@@ -177,7 +177,8 @@ def test_views_of_many_sizes_cost_no_type_each() -> None:
 
 
 def test_pictures_that_go_round_leave_nothing_behind() -> None:
-    """From a pool and from arrays, through a feeder, to a capture that keeps every tenth for a while, pushes on and writes."""
+    """From a pool and from arrays, through a feeder, to a capture that keeps every tenth for a while, pushes
+    on and writes."""
     done = run_python(
         """
         import collections, gc, psutil, threading

@@ -1,7 +1,8 @@
-"""The table of what crashes, corrupts, freezes or leaks in plain Python on GStreamer: each row's mistake beside its guarded counterpart.
+"""The table of what crashes, corrupts, freezes or leaks in plain Python on GStreamer: each row's mistake
+beside its guarded counterpart.
 
-The mistakes themselves are made in `tests.gstreamer.mistakes`, in processes that may die of them. All guarded counterparts run in one
-process; raw ones that are known to survive share one as well.
+The mistakes themselves are made in `tests.gstreamer.mistakes`, in processes that may die of them. All guarded
+counterparts run in one process; raw ones that are known to survive share one as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The C layer: its structures are GStreamer's, importing it does no more than it says, and what is missing is said."""
+"""The C layer: its structures are GStreamer's, importing it does no more than it says, and what is missing is
+said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Planes: every format that an ndarray can express comes as GStreamer laid it out, odd sizes, own strides and memories included."""
+"""Planes: every format that an ndarray can express comes as GStreamer laid it out, odd sizes, own strides and
+memories included."""
 
 from __future__ import annotations
 
@@ -249,7 +250,7 @@ def test_a_meta_with_too_few_planes_is_said(gst: ModuleType, adapter: Any) -> No
         frame.planes()
 
 
-# -- several memories ---------------------------------------------------------------------------------------------------------
+# -- several memories ----------------------------------------------------------------------------------------
 
 
 def of_memories(gst: ModuleType, caps: str, parts: list[bytes]) -> tuple[Any, list[int]]:
@@ -347,7 +348,7 @@ def test_a_short_file_among_the_memories_is_found(gst: ModuleType, adapter: Any)
         frame.planes()
 
 
-# -- copies -------------------------------------------------------------------------------------------------------------------
+# -- copies --------------------------------------------------------------------------------------------------
 
 
 def test_a_copy_is_ones_own(gst: ModuleType, adapter: Any, manager: SafetyManager) -> None:

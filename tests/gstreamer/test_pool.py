@@ -1,4 +1,5 @@
-"""Pools: no wait without end, nobody else failed by it, buffers back by being dropped, and an exact count of what is out."""
+"""Pools: no wait without end, nobody else failed by it, buffers back by being dropped, and an exact count of
+what is out."""
 
 from __future__ import annotations
 

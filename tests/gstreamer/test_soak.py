@@ -30,7 +30,8 @@ def measured(code: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(660)
 def test_memory_stays_where_it_is() -> None:
-    """A slow one, one that panics and clients that come and go cost no memory: within a few frames of where it began."""
+    """A slow one, one that panics and clients that come and go cost no memory: within a few frames of where
+    it began."""
     result = measured(f"soak.memory('guarded', {FRAMES}, 2.2)")
     assert result["frames"] >= FRAMES
     assert result["panics"] > 0
@@ -45,8 +46,8 @@ def test_memory_stays_where_it_is() -> None:
 
 
 def test_the_age_of_a_fast_consumers_frames() -> None:
-    """A consumer that takes 0.3 s for a frame makes none older for the one beside it, which is asked in `benchmarks.soak`; here only
-    that both are served: a loaded machine makes every frame old."""
+    """A consumer that takes 0.3 s for a frame makes none older for the one beside it, which is asked in
+    `benchmarks.soak`; here only that both are served: a loaded machine makes every frame old."""
     result = measured("soak.age(1.2)")
     assert result["count"] > 5
     assert result["p50"] < 300

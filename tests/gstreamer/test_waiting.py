@@ -1,4 +1,5 @@
-"""Captures to which nothing comes: each reason has its own error, coroutines wait without blocking, and a format may change."""
+"""Captures to which nothing comes: each reason has its own error, coroutines wait without blocking, and a
+format may change."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def fed(gst: ModuleType, manager: SafetyManager) -> Iterator[Any]:
 
 
 def starved(capture: Any, keep: Callable[[Any], object]) -> Any:
-    """What the loop says once ``keep(frame)`` has starved the source. A machine that is slower than the wait says `NoFrames`."""
+    """What the loop says once ``keep(frame)`` has starved the source. A machine that is slower than the wait
+    says `NoFrames`."""
     from integrations.gstreamer import NoFrames, Starved
 
     for _ in range(60):
@@ -66,7 +68,7 @@ def starved(capture: Any, keep: Callable[[Any], object]) -> Any:
     raise AssertionError("never starved")
 
 
-# -- why nothing comes --------------------------------------------------------------------------------------------------------
+# -- why nothing comes ---------------------------------------------------------------------------------------
 
 
 def test_frames_that_are_held_from_a_bounded_pool_are_named(fed: Any, manager: SafetyManager) -> None:
@@ -303,7 +305,7 @@ def test_the_managers_end_ends_the_wait(gst: ModuleType, how: str) -> None:
     gst.shutdown(pipeline)
 
 
-# -- coroutines ---------------------------------------------------------------------------------------------------------------
+# -- coroutines ----------------------------------------------------------------------------------------------
 
 
 def test_an_asynchronous_loop_does_not_block_its_event_loop(gst: ModuleType, manager: SafetyManager) -> None:
@@ -408,7 +410,7 @@ def test_one_loop_at_a_time(live: Any, manager: SafetyManager) -> None:
             next(second)
 
 
-# -- the format changes -------------------------------------------------------------------------------------------------------
+# -- the format changes --------------------------------------------------------------------------------------
 
 
 def test_each_frame_is_laid_out_by_its_own_caps(gst: ModuleType, manager: SafetyManager) -> None:

@@ -1,4 +1,5 @@
-"""Writable frames: whose bytes they are, that nobody else sees a write, and that nothing is handed on while it can still be written."""
+"""Writable frames: whose bytes they are, that nobody else sees a write, and that nothing is handed on while
+it can still be written."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def test_the_collector_at_every_line_changes_nothing() -> None:
     assert struck.strikes > 20
 
 
-# -- shared -------------------------------------------------------------------------------------------------------------------
+# -- shared --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -260,7 +260,7 @@ def test_interrupts_do_not_lose_a_shared_one(quiet: None) -> None:
         made.clear()
 
 
-# -- the process ----------------------------------------------------------------------------------------------------------------
+# -- the process ---------------------------------------------------------------------------------------------
 
 
 def test_a_forked_child_runs_nothing_of_its_parent() -> None:

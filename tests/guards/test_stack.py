@@ -371,8 +371,8 @@ def test_two_threads_that_unwind_it_run_each_once() -> None:
 
 
 def test_an_interrupt_anywhere_leaves_nothing_undone_and_does_nothing_twice(quiet: None) -> None:
-    """At every point of our own code. Only what struck before the first statement of a method of ours, or twice, is left for the
-    end of the stack; everything is run by then."""
+    """At every point of our own code. Only what struck before the first statement of a method of ours, or
+    twice, is left for the end of the stack; everything is run by then."""
     log: list[str] = []
     at_once_after = 0
 

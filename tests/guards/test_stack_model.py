@@ -16,7 +16,8 @@ class Fails(Exception):
 
 
 class StackMachine(RuleBasedStateMachine):
-    """Stacks that are filled, moved, unwound with and without an error, some of whose cleanups fail or suppress."""
+    """Stacks that are filled, moved, unwound with and without an error, some of whose cleanups fail or
+    suppress."""
 
     stacks = Bundle("stacks")
 

@@ -1,4 +1,5 @@
-"""What is made over a manager and dropped unclosed is freed, closed and reported, like a dropped handle; with nothing in it, freed."""
+"""What is made over a manager and dropped unclosed is freed, closed and reported, like a dropped handle; with
+nothing in it, freed."""
 
 from __future__ import annotations
 
@@ -125,7 +126,7 @@ def test_closing_the_manager_still_stops_who_waits_at_a_facade() -> None:
     assert [type(error) for error in told] == [ClosedError]
 
 
-# -- components of the program's own ------------------------------------------------------------------------------------------
+# -- components of the program's own -------------------------------------------------------------------------
 
 
 class Camera:

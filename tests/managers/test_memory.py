@@ -327,7 +327,8 @@ def test_resident_memory_with_and_without_proc_and_psutil(monkeypatch: pytest.Mo
 
 
 def test_forked_in_the_middle_of_tracking_the_child_counts_from_nothing() -> None:
-    """Threads of the parent are anywhere in both facades: the child has its own locks and none of their half-tracked objects."""
+    """Threads of the parent are anywhere in both facades: the child has its own locks and none of their
+    half-tracked objects."""
     out = run_python(
         """
         import os, signal, threading, warnings
@@ -494,7 +495,8 @@ def test_the_collector_at_every_line_changes_nothing(manager: SafetyManager) -> 
 
 
 def test_tracked_by_a_signal_handler_or_del_in_the_middle_of_tracking(manager: SafetyManager) -> None:
-    """Before every line of ours another one is tracked and released on the same thread: the figures stay exact."""
+    """Before every line of ours another one is tracked and released on the same thread: the figures stay
+    exact."""
     memory = MemoryManager(manager, MemoryConfig(max_bytes=10_000))
 
     def meddle() -> None:

@@ -1,4 +1,5 @@
-"""A skip for a missing part is a skip for a developer and a failure on CI; any other skip is a skip everywhere."""
+"""A skip for a missing part is a skip for a developer and a failure on CI; any other skip is a skip
+everywhere."""
 
 from __future__ import annotations
 

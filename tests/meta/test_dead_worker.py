@@ -1,7 +1,8 @@
 """A worker process that dies ends the run of `make test`, with its test named.
 
-Without ``--max-worker-restart 0`` such a run may hang for ever: pytest-xdist gives the files of the dead worker to another one, also
-those of which nothing is left to run, and a worker keeps its last test back until it is given one more.
+Without ``--max-worker-restart 0`` such a run may hang for ever: pytest-xdist gives the files of the dead
+worker to another one, also those of which nothing is left to run, and a worker keeps its last test back until
+it is given one more.
 """
 
 from __future__ import annotations

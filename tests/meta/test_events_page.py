@@ -1,4 +1,5 @@
-"""`docs/events.md` and the library agree: the same events, levels, switches and fields; and what is told has no other."""
+"""`docs/events.md` and the library agree: the same events, levels, switches and fields; and what is told has
+no other."""
 
 from __future__ import annotations
 
@@ -61,8 +62,8 @@ def test_the_observer_logs_as_the_page_says() -> None:
 
 
 def test_what_is_told_has_the_fields_of_the_page() -> None:
-    """A little of everything happens; each event has no field that the page does not name, and the kinds are all there but those
-    of the machinery itself."""
+    """A little of everything happens; each event has no field that the page does not name, and the kinds are
+    all there but those of the machinery itself."""
     told: dict[str, list[Event]] = defaultdict(list)
     config = SafetyConfig(leak_level="paranoid", finalizer_timeout=0.1, max_finalizer_retries=1)
     manager = SafetyManager(config, name="page")

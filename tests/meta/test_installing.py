@@ -1,4 +1,5 @@
-"""What is installed where: an extra brings what it says, and a line that is printed for a reader works on a machine that has nothing."""
+"""What is installed where: an extra brings what it says, and a line that is printed for a reader works on a
+machine that has nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def of_extra(lines: list[str], extra: str) -> list[str]:
 
 
 def test_what_the_wheel_requires(tmp_path: Path) -> None:
-    """Read in the wheel: hatchling resolves requirements on our own extras, and drops their markers on the way."""
+    """Read in the wheel: hatchling resolves requirements on our own extras, and drops their markers on the
+    way."""
     lines = requirements(tmp_path)
     for extra in ("test", "dev"):
         for package in ("pyside6", "uvloop"):

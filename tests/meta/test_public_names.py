@@ -55,7 +55,8 @@ FOREIGN = ("gi", "numpy", "prometheus_client", "OpenGL", "moderngl", "wgpu", "cu
 
 
 def test_every_module_can_be_imported_first() -> None:
-    """Whichever it is, `lifecycle` itself is imported before it; so it is those that this does not import that have to be tried."""
+    """Whichever it is, `lifecycle` itself is imported before it; so it is those that this does not import
+    that have to be tried."""
     code = f"import sys, lifecycle; print(*[name for name in {submodules()!r} if name not in sys.modules])"
     left_out = run_python(code).check().split()
     assert "lifecycle.testing.leaks" in left_out

@@ -1,4 +1,5 @@
-"""Pools at the worst moment: Ctrl-C and the collector at every point, forks, and a million loans with faults planned in."""
+"""Pools at the worst moment: Ctrl-C and the collector at every point, forks, and a million loans with faults
+planned in."""
 
 from __future__ import annotations
 
@@ -124,7 +125,7 @@ def assert_whole(pool: AnyPool) -> None:
     assert not pool.shelf.extras
 
 
-# -- Ctrl-C at every point ----------------------------------------------------------------------------------------------------------
+# -- Ctrl-C at every point -----------------------------------------------------------------------------------
 
 
 def lend(pool: AnyPool) -> None:
@@ -305,7 +306,7 @@ def test_a_storm_of_signals(manager: SafetyManager, make: Callable[[SafetyManage
     assert_nothing_left(manager)
 
 
-# -- the collector at every line ------------------------------------------------------------------------------------------------------
+# -- the collector at every line -----------------------------------------------------------------------------
 
 
 class Holder:
@@ -390,7 +391,7 @@ def test_a_signal_handler_that_borrows_at_every_line(
     pool.close()
 
 
-# -- exceptions of the user's functions -------------------------------------------------------------------------------------------------
+# -- exceptions of the user's functions ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["create", "reset", "check", "destroy"])
@@ -436,7 +437,7 @@ def test_whatever_a_function_raises_costs_no_slot(
     pool.close()
 
 
-# -- forks --------------------------------------------------------------------------------------------------------------------------
+# -- forks ---------------------------------------------------------------------------------------------------
 
 
 def forks() -> None:
@@ -501,7 +502,7 @@ def test_a_forked_child_begins_with_nothing() -> None:
     in_own_process(forks)
 
 
-# -- storms ---------------------------------------------------------------------------------------------------------------------------
+# -- storms --------------------------------------------------------------------------------------------------
 
 LOANS = int(6_000 * STORM)
 """1 000 000 with LIFECYCLE_STORM=170."""

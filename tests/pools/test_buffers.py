@@ -141,7 +141,7 @@ def test_a_larger_request_is_served_plainly(pool: BufferPool) -> None:
     assert sum(pool.stats().losses.values()) == 0
 
 
-# -- exhaustion -------------------------------------------------------------------------------------------------------------
+# -- exhaustion ----------------------------------------------------------------------------------------------
 
 
 def test_exhausted_it_falls_back_and_counts(pool: BufferPool) -> None:
@@ -212,7 +212,7 @@ def test_evicting_makes_room_for_another_size(manager: SafetyManager) -> None:
     assert pool.stats().losses["evicted"] == 1
 
 
-# -- the end, and memory --------------------------------------------------------------------------------------------------------
+# -- the end, and memory -------------------------------------------------------------------------------------
 
 
 def test_a_closed_pool_still_serves(pool: BufferPool) -> None:
@@ -293,7 +293,7 @@ def test_the_memory_is_really_given_back(manager: SafetyManager) -> None:
     assert psutil.Process().memory_info().rss < full - (50 << 20)
 
 
-# -- poison -----------------------------------------------------------------------------------------------------------------
+# -- poison --------------------------------------------------------------------------------------------------
 
 
 def test_poison_shows_stale_readers_and_finds_stale_writers(manager: SafetyManager) -> None:

@@ -49,7 +49,8 @@ class Lent:
 
 
 class PoolModel(RuleBasedStateMachine):
-    """The reference: which items are idle (the last used at the end), which are lent, and how large the pool is."""
+    """The reference: which items are idle (the last used at the end), which are lent, and how large the pool
+    is."""
 
     pool: Any
     fallback = False
@@ -83,7 +84,7 @@ class PoolModel(RuleBasedStateMachine):
         if not lent.handles and not lent.views:
             self.over(lent)
 
-    # -- what may happen ------------------------------------------------------------------------------------------------------
+    # -- what may happen -------------------------------------------------------------------------------------
 
     @rule()
     def get(self) -> None:
@@ -183,7 +184,7 @@ class PoolModel(RuleBasedStateMachine):
         self.closed = True
         self.idle = []
 
-    # -- what is always true ----------------------------------------------------------------------------------------------------
+    # -- what is always true ---------------------------------------------------------------------------------
 
     @invariant()
     def the_figures_are_those_of_the_model(self) -> None:

@@ -223,7 +223,7 @@ def test_create_must_make_a_new_one(manager: SafetyManager) -> None:
     assert only.released == 1
 
 
-# -- waiting ------------------------------------------------------------------------------------------------------------------
+# -- waiting -------------------------------------------------------------------------------------------------
 
 
 def test_the_first_to_come_is_the_first_served(manager: SafetyManager, make: Maker) -> None:
@@ -374,7 +374,7 @@ def test_a_dropped_loan_reaches_one_who_waits(manager: SafetyManager, make: Make
     pool.close()
 
 
-# -- the end ------------------------------------------------------------------------------------------------------------------
+# -- the end -------------------------------------------------------------------------------------------------
 
 
 def test_closing_destroys_what_is_idle_and_what_comes_back(manager: SafetyManager, make: Maker) -> None:
@@ -482,7 +482,7 @@ def test_any_thread_destroys_inline(manager: SafetyManager, make: Maker) -> None
     pool.close()
 
 
-# -- affinity -----------------------------------------------------------------------------------------------------------------
+# -- affinity ------------------------------------------------------------------------------------------------
 
 
 class Worker(threading.Thread):

@@ -24,8 +24,8 @@ gil = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits is woken or is not: no look around helps. Without the GIL what dies on another thread than it was made on may
-    have to be looked for."""
+    """Who waits is woken or is not: no look around helps. Without the GIL what dies on another thread than it
+    was made on may have to be looked for."""
     if not _world.free_threaded:
         monkeypatch.setattr(waiting, "SLICE", 1000.0)
 
@@ -76,7 +76,7 @@ def is_whole(pool: ObjectPool[Native]) -> None:
             pool.get(timeout=0)
 
 
-# -- return against wait --------------------------------------------------------------------------------------------------------
+# -- return against wait -------------------------------------------------------------------------------------
 
 
 @gil
@@ -122,7 +122,7 @@ def test_two_returns_and_one_waiter(manager: SafetyManager, make: Natives) -> No
     eventually(make.destroyed, timeout=20)
 
 
-# -- timeout against hand-over ----------------------------------------------------------------------------------------------------
+# -- timeout against hand-over -------------------------------------------------------------------------------
 
 
 def test_what_is_handed_over_at_the_moment_of_the_timeout_is_taken(pool: ObjectPool[Native]) -> None:
@@ -171,7 +171,7 @@ def test_the_first_answer_is_the_answer() -> None:
     assert not late.offer(slot)
 
 
-# -- return against close ---------------------------------------------------------------------------------------------------------
+# -- return against close ------------------------------------------------------------------------------------
 
 
 @gil
@@ -239,7 +239,7 @@ def test_a_hand_over_beats_a_close(manager: SafetyManager, make: Natives) -> Non
     eventually(make.destroyed, timeout=20)
 
 
-# -- resizes ----------------------------------------------------------------------------------------------------------------------
+# -- resizes -------------------------------------------------------------------------------------------------
 
 
 @gil
@@ -271,7 +271,7 @@ def test_two_that_go_at_once_are_not_one_too_many(manager: SafetyManager, make: 
     pool.close()
 
 
-# -- what an interrupt loses --------------------------------------------------------------------------------------------------------
+# -- what an interrupt loses ---------------------------------------------------------------------------------
 
 
 def test_a_slot_that_nobody_has_is_found(pool: ObjectPool[Native], monkeypatch: pytest.MonkeyPatch) -> None:

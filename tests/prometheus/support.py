@@ -58,7 +58,8 @@ def family(metrics: Iterable[Metric], name: str) -> Metric:
 
 
 def value(metrics: Iterable[Metric], sample: str, **labels: str) -> float:
-    """The value of the one sample that has this name and these labels among its own; ``type_`` stands for ``type``."""
+    """The value of the one sample that has this name and these labels among its own; ``type_`` stands for
+    ``type``."""
     wanted = {key.rstrip("_"): text for key, text in labels.items()}
     found = [
         s.value

@@ -1,4 +1,5 @@
-"""What a scrape says of a real capture: a pipeline runs, its callback panics now and then, and frames are kept beyond it."""
+"""What a scrape says of a real capture: a pipeline runs, its callback panics now and then, and frames are
+kept beyond it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The figures themselves: which families there are, that they are exact, complete from the start, and honest about time."""
+"""The figures themselves: which families there are, that they are exact, complete from the start, and honest
+about time."""
 
 from __future__ import annotations
 

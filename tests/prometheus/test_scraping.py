@@ -153,7 +153,7 @@ def test_a_prometheus_server_scrapes_it(
         server.wait(20)
 
 
-# -- several managers, several collectors -------------------------------------------------------------------------------------
+# -- several managers, several collectors --------------------------------------------------------------------
 
 
 @pytest.mark.needs("promtool")
@@ -230,7 +230,7 @@ def test_a_closed_manager_shows_its_final_figures(registry: CollectorRegistry) -
     assert 'lifecycle_ended_total{end="released",manager="closed",type="frame"} 3.0' in text
 
 
-# -- at the worst moments -----------------------------------------------------------------------------------------------------
+# -- at the worst moments ------------------------------------------------------------------------------------
 
 
 class Untouchable:
@@ -353,7 +353,8 @@ def test_scrapes_from_many_threads_agree(manager: SafetyManager, registry: Colle
 
 
 def test_the_cost_of_a_scrape_does_not_grow_with_the_objects(manager: SafetyManager) -> None:
-    """A scrape at 100 000 objects costs at most three times the one at 1 000: whatever looked at each would cost far more."""
+    """A scrape at 100 000 objects costs at most three times the one at 1 000: whatever looked at each would
+    cost far more."""
     collector = LifecycleCollector(manager)
 
     def best() -> float:

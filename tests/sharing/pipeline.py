@@ -1,5 +1,6 @@
-"""A real 1080p pipeline to sixteen receivers, three of them slow, one dead, one panicking: what it shows is checked by the tests, and
-drawn by ``python -m benchmarks.lag``. Runs in a process of its own, since GStreamer's leaks tracer must be there from the start."""
+"""A real 1080p pipeline to sixteen receivers, three of them slow, one dead, one panicking: what it shows is
+checked by the tests, and drawn by ``python -m benchmarks.lag``. Runs in a process of its own, since
+GStreamer's leaks tracer must be there from the start."""
 
 from __future__ import annotations
 

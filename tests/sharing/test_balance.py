@@ -1,5 +1,5 @@
-"""A million objects, when asked (``LIFECYCLE_BALANCE=1000000``), through pool, distributor and queue, with faults planned in: at the
-end every count balances to zero."""
+"""A million objects, when asked (``LIFECYCLE_BALANCE=1000000``), through pool, distributor and queue, with
+faults planned in: at the end every count balances to zero."""
 
 from __future__ import annotations
 

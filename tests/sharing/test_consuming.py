@@ -218,7 +218,7 @@ def test_what_cannot_be_a_sink_is_refused(manager: SafetyManager) -> None:
     assert native.released == 1
 
 
-# -- what is made from a frame ------------------------------------------------------------------------------------------------
+# -- what is made from a frame -------------------------------------------------------------------------------
 
 
 def derive(

@@ -37,7 +37,7 @@ from tests.support import eventually
 PATIENCE = 20.0
 
 
-# -- publishing -------------------------------------------------------------------------------------------------------------
+# -- publishing ----------------------------------------------------------------------------------------------
 
 
 def test_a_frame_is_shared_and_not_copied(manager: SafetyManager) -> None:
@@ -140,7 +140,7 @@ def test_the_capacity_is_what_was_asked_for(capacity: int) -> None:
     assert read(receiver) == (list(range(1, capacity + 1)), 1)
 
 
-# -- falling behind ---------------------------------------------------------------------------------------------------------
+# -- falling behind ------------------------------------------------------------------------------------------
 
 
 def test_a_receiver_that_fell_behind_is_told_once_and_goes_on_with_the_oldest() -> None:
@@ -355,7 +355,7 @@ def test_a_dead_receiver_is_thrown_out_by_the_publisher() -> None:
     assert adds_up(dead)
 
 
-# -- waiting ----------------------------------------------------------------------------------------------------------------
+# -- waiting -------------------------------------------------------------------------------------------------
 
 
 def test_recv_waits_until_something_comes() -> None:
@@ -467,7 +467,7 @@ def test_dropping_everything_gives_everything_back_and_is_no_leak(manager: Safet
     assert manager.stats().leaks == 0
 
 
-# -- loops ------------------------------------------------------------------------------------------------------------------
+# -- loops ---------------------------------------------------------------------------------------------------
 
 
 def test_a_loop_closes_each_frame_when_it_takes_the_next(manager: SafetyManager) -> None:
@@ -555,7 +555,7 @@ def test_a_loop_that_is_gone_is_no_trouble() -> None:
     assert receiver.recv(timeout=0) == 1
 
 
-# -- reentrancy -------------------------------------------------------------------------------------------------------------
+# -- reentrancy ----------------------------------------------------------------------------------------------
 
 
 def test_a_release_that_a_publish_has_caused_may_publish_receive_and_subscribe(
@@ -622,7 +622,7 @@ def test_everything_may_be_called_inside_a_collection(manager: SafetyManager) ->
     assert seen == [1, "from the collector", "empty"]
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------------
+# -- figures -------------------------------------------------------------------------------------------------
 
 
 def test_groups_keep_what_their_gone_receivers_had() -> None:
@@ -675,7 +675,7 @@ def test_repr_tells_the_state() -> None:
     assert "closed" in repr(distributor)
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------------
+# -- bad input -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 1.5, "8", None, True])

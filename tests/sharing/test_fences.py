@@ -92,7 +92,7 @@ def drained(place: Any) -> bool:
     return True
 
 
-# -- what counts as signalled -------------------------------------------------------------------------------------------------
+# -- what counts as signalled --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -214,7 +214,7 @@ def test_a_delete_that_raises_stops_nothing(manager: SafetyManager) -> None:
     assert manager.stats().finalizer_failures == 1
 
 
-# -- timelines ----------------------------------------------------------------------------------------------------------------
+# -- timelines -----------------------------------------------------------------------------------------------
 
 
 def test_a_timeline_is_first_in_first_out(manager: SafetyManager) -> None:
@@ -354,7 +354,7 @@ def test_closing_after_a_fence_on_a_lost_queue_is_refused(manager: SafetyManager
     assert (fence.asked, fence.deleted, users) == ([], [], {})
 
 
-# -- wrong threads and lost queues --------------------------------------------------------------------------------------------
+# -- wrong threads and lost queues ---------------------------------------------------------------------------
 
 
 def test_the_three_outcomes_are_counted_apart(manager: SafetyManager) -> None:
@@ -426,7 +426,7 @@ def test_a_wait_that_a_queue_ends_by_its_loss(manager: SafetyManager) -> None:
     assert done.wait(PATIENCE)
 
 
-# -- modes --------------------------------------------------------------------------------------------------------------------
+# -- modes ---------------------------------------------------------------------------------------------------
 
 
 def test_modes_for_comparison(manager: SafetyManager) -> None:
@@ -461,7 +461,7 @@ def test_a_wait_is_no_longer_than_a_finalizer_may_take() -> None:
         eventually(lambda: queue.drain() == 1, timeout=PATIENCE)
 
 
-# -- fences that need no GPU --------------------------------------------------------------------------------------------------
+# -- fences that need no GPU ---------------------------------------------------------------------------------
 
 
 def test_an_event() -> None:
@@ -548,7 +548,7 @@ def test_a_process(manager: SafetyManager) -> None:
             ProcessFence(wrong)
 
 
-# -- at every point -----------------------------------------------------------------------------------------------------------
+# -- at every point ------------------------------------------------------------------------------------------
 
 
 def settle(manager: SafetyManager, queue: ReleaseQueue) -> None:

@@ -70,7 +70,8 @@ def test_the_numbers_are_exact(handle: Handle[Native]) -> None:
 
 
 def test_looking_keeps_nothing_alive(manager: SafetyManager) -> None:
-    """Up to 3.12 asking a frame for its locals leaves a copy of them behind, which would hold the lease that was looked for."""
+    """Up to 3.12 asking a frame for its locals leaves a copy of them behind, which would hold the lease that
+    was looked for."""
     native = Native()
     handle = manager.register(native, release=Native.free, release_on=ANY_THREAD)
 
@@ -133,7 +134,7 @@ def test_children_and_other_handles(manager: SafetyManager, handle: Handle[Nativ
     assert handle.holders() == ()
 
 
-# -- by name ------------------------------------------------------------------------------------------------------------------
+# -- by name -------------------------------------------------------------------------------------------------
 
 
 def test_a_frame_by_its_line(handle: Handle[Native]) -> None:

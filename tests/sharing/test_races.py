@@ -1,4 +1,5 @@
-"""Two at once, by the sequencer, by interrupts at every point, by the collector at every line, and at last by storms."""
+"""Two at once, by the sequencer, by interrupts at every point, by the collector at every line, and at last by
+storms."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ STEP = max(1, round(5 / STORM))
 """Of the points at which an interrupt may fall, every so manieth is tried."""
 
 
-# -- one interleaving, on demand ----------------------------------------------------------------------------------------------
+# -- one interleaving, on demand -----------------------------------------------------------------------------
 
 
 def test_publish_against_subscribe() -> None:
@@ -196,7 +197,7 @@ def test_closing_a_receiver_against_its_recv(manager: SafetyManager) -> None:
     assert native.released == 1
 
 
-# -- at every point -----------------------------------------------------------------------------------------------------------
+# -- at every point ------------------------------------------------------------------------------------------
 
 
 def scene(manager: SafetyManager) -> tuple[Frames, FrameReceiver[Any], Callable[[], None]]:
@@ -241,7 +242,8 @@ def test_an_interrupt_anywhere_leaves_figures_that_add_up(manager: SafetyManager
 def test_an_interrupt_anywhere_in_subscribing_and_closing(
     manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some strike a ``__del__``, and are printed and lost; kept, as pytest would, their tracebacks keep what it was at work on."""
+    """Some strike a ``__del__``, and are printed and lost; kept, as pytest would, their tracebacks keep what
+    it was at work on."""
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     assert sum(1 for _ in each_interrupt(lambda: open_and_close(manager), step=STEP)) > 30
     gc.collect()
@@ -259,8 +261,8 @@ def open_and_close(manager: SafetyManager) -> None:
 
 
 def test_the_collector_at_every_line(manager: SafetyManager) -> None:
-    """In every collection a cycle dies that receives, and in some of them that publishes or subscribes: were it all of
-    them, what is under way would never catch up."""
+    """In every collection a cycle dies that receives, and in some of them that publishes or subscribes: were
+    it all of them, what is under way would never catch up."""
     distributor: Frames = FrameDistributor(2)
     receiver = distributor.subscribe()
     strikes = 0
@@ -316,7 +318,7 @@ def test_the_collector_at_every_line(manager: SafetyManager) -> None:
     assert_nothing_left(manager)
 
 
-# -- storms -------------------------------------------------------------------------------------------------------------------
+# -- storms --------------------------------------------------------------------------------------------------
 
 
 def test_a_storm_of_everything(manager: SafetyManager) -> None:

@@ -22,6 +22,7 @@ def show(fenced: bool) -> None:
 
 @pytest.mark.parametrize("fenced", [False, True])
 def test_another_process_over_shared_memory(fenced: bool) -> None:
-    """In a process of its own: the resource tracker of multiprocessing is a child that would outlive the test."""
+    """In a process of its own: the resource tracker of multiprocessing is a child that would outlive the
+    test."""
     frames_torn = int(in_own_process(show, fenced, timeout=60).split()[-1])
     assert (frames_torn > 0) is not fenced

@@ -1,6 +1,6 @@
-"""Torn reads, with real memory: a producer that writes frames into a few slots, and a consumer that is slower than it. Without a
-fence a slot is written again while it is being read; with the fence it is not. The consumer is another thread, or another process
-over shared memory.
+"""Torn reads, with real memory: a producer that writes frames into a few slots, and a consumer that is slower
+than it. Without a fence a slot is written again while it is being read; with the fence it is not. The
+consumer is another thread, or another process over shared memory.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ PIECES = 16
 
 
 class Producer:
-    """Writes frame after frame, each byte its number, into slots of `memory`. A slot is free when its release has run; the release
-    waits for the consumer's fence, if there is one."""
+    """Writes frame after frame, each byte its number, into slots of `memory`. A slot is free when its release
+    has run; the release waits for the consumer's fence, if there is one."""
 
     def __init__(self, address: int, manager: SafetyManager, fenced: bool) -> None:
         self.address = address
@@ -104,7 +104,8 @@ def by_thread(fenced: bool, frames: int = 30) -> int:
 
 
 class SharedFence:
-    """Signalled once the other process has counted so many frames as read: a number in the shared memory itself."""
+    """Signalled once the other process has counted so many frames as read: a number in the shared memory
+    itself."""
 
     timeline = "the other process reads in order"
 

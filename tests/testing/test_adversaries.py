@@ -47,7 +47,7 @@ def plain(values: list[int]) -> int:
     return total
 
 
-# -- which code -----------------------------------------------------------------------------------------------------------------
+# -- which code ----------------------------------------------------------------------------------------------
 
 
 def test_the_library_is_chosen_and_its_kit_is_not() -> None:
@@ -68,7 +68,7 @@ def test_code_of_modules_packages_and_functions() -> None:
         code_of("plain")  # type: ignore[arg-type]
 
 
-# -- lines and points --------------------------------------------------------------------------------------------------------------
+# -- lines and points ----------------------------------------------------------------------------------------
 
 
 def test_every_line_strikes_before_each_line_and_every_so_many() -> None:
@@ -115,7 +115,7 @@ def test_each_interrupt_strikes_once_a_run_and_raises_what_it_is_told() -> None:
     assert gc.isenabled()
 
 
-# -- threads -----------------------------------------------------------------------------------------------------------------------
+# -- threads -------------------------------------------------------------------------------------------------
 
 
 def test_standing_stands_until_told_to_go() -> None:
@@ -152,7 +152,7 @@ def test_switching_is_undone() -> None:
     assert sys.getswitchinterval() == before
 
 
-# -- faults ------------------------------------------------------------------------------------------------------------------------
+# -- faults --------------------------------------------------------------------------------------------------
 
 
 def test_a_plan_names_calls() -> None:
@@ -234,7 +234,7 @@ def test_a_plan_of_releases(manager: SafetyManager) -> None:
     assert isinstance(plan.struck[0][1], Fault)
 
 
-# -- the clock ---------------------------------------------------------------------------------------------------------------------
+# -- the clock -----------------------------------------------------------------------------------------------
 
 
 def test_an_hour_passes_at_once() -> None:
@@ -292,8 +292,9 @@ def test_time_stands_still_and_goes_on_and_the_true_clock_comes_back() -> None:
 
 @pytest.mark.parametrize("outlives", ["nothing", "generator"])
 def test_opcodes_may_be_traced_while_other_threads_are(outlives: str) -> None:
-    """CPython 3.12.1 calls a null pointer where a frame that asks for opcode events runs on a thread that is not traced (any more)
-    while another is: a frame of this kit, or a generator that goes on behind its block."""
+    """CPython 3.12.1 calls a null pointer where a frame that asks for opcode events runs on a thread that is
+    not traced (any more) while another is: a frame of this kit, or a generator that goes on behind its block.
+    """
     code = f"""
     import sys, threading
     from lifecycle.testing import code_of, each_interrupt, interleavings
@@ -352,7 +353,8 @@ def test_every_point_is_where_a_signal_handler_may_run_and_nowhere_else() -> Non
 
 
 def test_an_interrupt_strikes_where_its_handler_is_the_one_that_would_be_asked() -> None:
-    """Behind the last call of a block nothing can be raised from outside that the block would see, so nothing is."""
+    """Behind the last call of a block nothing can be raised from outside that the block would see, so nothing
+    is."""
     lock = threading.Lock()
 
     def guarded() -> int:

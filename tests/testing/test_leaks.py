@@ -1,4 +1,5 @@
-"""`assert_no_leaks`: it finds each kind of leftover and says where it was made, and finds nothing where nothing is."""
+"""`assert_no_leaks`: it finds each kind of leftover and says where it was made, and finds nothing where
+nothing is."""
 
 from __future__ import annotations
 

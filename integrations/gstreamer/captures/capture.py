@@ -1,22 +1,25 @@
 """Captures: an appsink whose frames reach Python without taking the pipeline, or the program, down with them.
 
-**The problem.** In plain Python a new-sample callback runs on GStreamer's streaming thread: what it raises goes to
-`sys.excepthook` and is forgotten, `set_state(NULL)` from it deadlocks, thread-locals are empty at each call, and an appsink that
-nobody drains any more grows by gigabytes or freezes the pipeline.
+**The problem.** In plain Python a new-sample callback runs on GStreamer's streaming thread: what it raises
+goes to `sys.excepthook` and is forgotten, `set_state(NULL)` from it deadlocks, thread-locals are empty at
+each call, and an appsink that nobody drains any more grows by gigabytes or freezes the pipeline.
 
-**The idea.** One thread of the capture's own pulls. It has the same latency as the signal and costs less, exceptions have a
-caller, and the pipeline may be stopped from the callback. The callback runs inside the panic boundary: declared errors are
-counted, anything else (also `SystemExit`, also a `BaseException` class of its own) is a panic that is counted and reported, and
-the flow goes on or stops as chosen. ``for frame in capture.frames()`` pulls on the caller's own thread instead.
+**The idea.** One thread of the capture's own pulls. It has the same latency as the signal and costs less,
+exceptions have a caller, and the pipeline may be stopped from the callback. The callback runs inside the
+panic boundary: declared errors are counted, anything else (also `SystemExit`, also a `BaseException` class of
+its own) is a panic that is counted and reported, and the flow goes on or stops as chosen. ``for frame in
+capture.frames()`` pulls on the caller's own thread instead.
 
-**Waiting.** A pull cannot be woken by anything but a frame, the end of the stream or the pipeline's stop, so it waits in slices
-of `SLICE` seconds and looks around in between: closing takes one slice at most, beyond what the callback itself takes.
+**Waiting.** A pull cannot be woken by anything but a frame, the end of the stream or the pipeline's stop, so
+it waits in slices of `SLICE` seconds and looks around in between: closing takes one slice at most, beyond
+what the callback itself takes.
 
-**When nothing comes** there is a reason, and whoever waits is told it: the stream's end, an error on the bus (`PipelineError`),
-frames that are held from a bounded pool (`Starved`, with their holders), the manager's end (`ClosedError`), or none of these
-(`NoFrames`).
+**When nothing comes** there is a reason, and whoever waits is told it: the stream's end, an error on the bus
+(`PipelineError`), frames that are held from a bounded pool (`Starved`, with their holders), the manager's end
+(`ClosedError`), or none of these (`NoFrames`).
 
-**Closing** leaves the appsink behind with ``max-buffers=1 drop=true``: a live pipeline flows on, and nothing piles up.
+**Closing** leaves the appsink behind with ``max-buffers=1 drop=true``: a live pipeline flows on, and nothing
+piles up.
 
 The queue between pipeline and callback is the appsink's own: bound it there (``max-buffers``, ``drop``).
 """
@@ -54,7 +57,8 @@ CLOSE_TIMEOUT: Final = 5.0
 BOUNDS: Final = (1e-5, 1e-4, 1e-3, 5e-3, 0.0166, 0.0333, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Buckets of the callback's duration, in seconds."""
 STALL_AFTER: Final = 1.0
-"""Seconds, and `STALL_DURATIONS` frames' durations, without a frame after which a capture counts as stalled."""
+"""Seconds, and `STALL_DURATIONS` frames' durations, without a frame after which a capture counts as stalled.
+"""
 STALL_DURATIONS: Final = 5
 
 G = TypeVar("G", bound=Callable[[Stall], object])
@@ -66,8 +70,8 @@ class CaptureStats:
 
     name: str
     results: dict[str, int]
-    """Frames by what became of them: ``ok``, ``error`` (declared, or no frame could be made), ``panic``, ``dropped`` (pulled
-    when nobody was to have it any more)."""
+    """Frames by what became of them: ``ok``, ``error`` (declared, or no frame could be made), ``panic``,
+    ``dropped`` (pulled when nobody was to have it any more)."""
     last_frame: float
     """Unix time of the last frame, 0.0 before the first."""
     callback_duration: Histogram
@@ -84,21 +88,22 @@ class Capture(Uncopied):
     manager:
         Whose objects the frames become. Closing it closes the capture first.
     appsink:
-        The element. Its ``max-buffers`` and ``drop`` are the queue; the capture changes them only when it stops.
+        The element. Its ``max-buffers`` and ``drop`` are the queue; the capture changes them only when it
+        stops.
     name:
         Shown in metrics and reports; the element's own name by default.
     streaming:
-        Run the callback on GStreamer's streaming thread (new-sample) instead of the capture's own. Frames that were queued
-        before are dropped then.
+        Run the callback on GStreamer's streaming thread (new-sample) instead of the capture's own. Frames
+        that were queued before are dropped then.
     errors:
-        Exception types that the callback may raise: they are counted as errors and nothing else. Those of the manager's policy
-        for ``"gst.Sample"``, or else of its configuration, where none are given.
+        Exception types that the callback may raise: they are counted as errors and nothing else. Those of the
+        manager's policy for ``"gst.Sample"``, or else of its configuration, where none are given.
     on_error:
-        ``"continue"``: the next frame follows whatever the callback raised. ``"stop"``: the capture stops (the pipeline flows
-        on), and `wait` raises what it was.
+        ``"continue"``: the next frame follows whatever the callback raised. ``"stop"``: the capture stops
+        (the pipeline flows on), and `wait` raises what it was.
     max_held:
-        How many frames may be held beyond their turn, by arrays, views or shares; what comes meanwhile is dropped. None: any
-        number.
+        How many frames may be held beyond their turn, by arrays, views or shares; what comes meanwhile is
+        dropped. None: any number.
 
     ::
 
@@ -167,46 +172,51 @@ class Capture(Uncopied):
         self._on_stall: Callable[[Stall], object] | None = None
         self._layout: Layout | None = None
         self._manager_closed = False
-        # Not here, where an appsink fills up that nobody pulls from yet, but with the first run or loop the threads are started.
+        # Not here, where an appsink fills up that nobody pulls from yet, but with the first run or loop the
+        # threads are started.
         self._over = manager._join(self, self._opened.end, "gst.Capture", start=False)
         self._ear.listen()
         self._opened.leave_manager = manager.on_close(weakly(self._manager_closes))
 
-    # -- by callback --------------------------------------------------------------------------------------------------------
+    # -- by callback -----------------------------------------------------------------------------------------
 
     def on_frame(self, callback: F) -> F:
-        """Decorator: call ``callback(frame)`` for every frame, from now on. The frame is closed when it returns: arrays may be
-        kept, the frame itself by ``frame.share()``.
+        """Decorator: call ``callback(frame)`` for every frame, from now on. The frame is closed when it
+        returns: arrays may be kept, the frame itself by ``frame.share()``.
 
-        Raises `CallbackError` for a coroutine or generator function, whose body would run after the frame is closed, and
-        `CaptureError` when there is a callback already or the capture is being iterated.
+        Raises `CallbackError` for a coroutine or generator function, whose body would run after the frame is
+        closed, and `CaptureError` when there is a callback already or the capture is being iterated.
         """
         check_function(callback, f"capture {self.name!r}: on_frame")
         if self._callback is not None or self._iterating:
             raise CaptureError(
-                f"capture {self.name!r} has {'a callback' if self._callback else 'a loop over frames()'} already; call several "
-                "functions from one callback, or tee the pipeline to a second appsink"
+                f"capture {self.name!r} has {'a callback' if self._callback else 'a loop over frames()'} "
+                "already; call several functions from one callback, or tee the pipeline to a second appsink"
             )
         self._callback = callback
         self.start()
         return callback
 
     def on_stall(self, callback: G) -> G:
-        """Decorator: call ``callback(stall)`` with a `Stall` when nothing has come for a second (or five durations of a frame, if
-        that is longer) while the pipeline runs; again only after frames have come. On the thread that pulls.
+        """Decorator: call ``callback(stall)`` with a `Stall` when nothing has come for a second (or five
+        durations of a frame, if that is longer) while the pipeline runs; again only after frames have come.
+        On the thread that pulls.
 
-        Raises `CallbackError` as `on_frame` does, `CaptureError` for a streaming capture, whose thread is the pipeline's own.
+        Raises `CallbackError` as `on_frame` does, `CaptureError` for a streaming capture, whose thread is the
+        pipeline's own.
         """
         check_function(callback, f"capture {self.name!r}: on_stall")
         if self._streaming:
             raise CaptureError(
-                f"capture {self.name!r} runs on the pipeline's own thread, which stands still with it; leave streaming= out"
+                f"capture {self.name!r} runs on the pipeline's own thread, which stands still with it; leave "
+                "streaming= out"
             )
         self._on_stall = callback
         return callback
 
     def start(self) -> None:
-        """Begin, or begin again after `stop`. Does nothing while running. `on_frame` has called it already."""
+        """Begin, or begin again after `stop`. Does nothing while running. `on_frame` has called it
+        already."""
         self._refuse_closed()
         if self._callback is None:
             raise CaptureError(
@@ -225,7 +235,8 @@ class Capture(Uncopied):
     def stop(self, timeout: float | None = CLOSE_TIMEOUT) -> bool:
         """Call the callback no more; the pipeline flows on and its frames are dropped. `start` begins again.
 
-        Waits up to `timeout` seconds for a callback that is running (not when called from it). True when none runs any more.
+        Waits up to `timeout` seconds for a callback that is running (not when called from it). True when none
+        runs any more.
         """
         check_timeout(timeout)
         run = self._run
@@ -234,8 +245,8 @@ class Capture(Uncopied):
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the stream ends or the capture stops, `timeout` seconds at most; whether it has.
 
-        Raises `PipelineError` when the pipeline reports an error, `ClosedError` when the manager is closed meanwhile, and with
-        ``on_error="stop"`` what the callback raised when that was the reason.
+        Raises `PipelineError` when the pipeline reports an error, `ClosedError` when the manager is closed
+        meanwhile, and with ``on_error="stop"`` what the callback raised when that was the reason.
         """
         check_timeout(timeout)
         until = None if timeout is None else time.monotonic() + timeout
@@ -254,20 +265,22 @@ class Capture(Uncopied):
 
     @property
     def error(self) -> BaseException | None:
-        """The last exception out of the callback, without its traceback (which would keep its frames alive)."""
+        """The last exception out of the callback, without its traceback (which would keep its frames
+        alive)."""
         return self._error
 
-    # -- by iteration -------------------------------------------------------------------------------------------------------
+    # -- by iteration ----------------------------------------------------------------------------------------
 
     def frames(self, timeout: float | None = None) -> Frames:
-        """Iterate over frames on this thread: ``for frame in capture.frames(timeout=5)``, or in a coroutine: ``async for frame in
-        capture.frames(timeout=5)``. Each frame is closed when the next one is asked for, and when the loop ends.
+        """Iterate over frames on this thread: ``for frame in capture.frames(timeout=5)``, or in a coroutine:
+        ``async for frame in capture.frames(timeout=5)``. Each frame is closed when the next one is asked for,
+        and when the loop ends.
 
-        Ends with the stream, when the pipeline is stopped, and when the capture is closed. When nothing comes for `timeout`
-        seconds (None: waits for ever) it raises `Starved` if held frames are the reason, `NoFrames` otherwise; `NoFrames` at once
-        where the stream had ended before the loop began and the capture never had a frame. Raises
-        `PipelineError` when the pipeline reports an error, `ClosedError` when the manager is closed, `CaptureError` when a
-        callback is registered.
+        Ends with the stream, when the pipeline is stopped, and when the capture is closed. When nothing comes
+        for `timeout` seconds (None: waits for ever) it raises `Starved` if held frames are the reason,
+        `NoFrames` otherwise; `NoFrames` at once where the stream had ended before the loop began and the
+        capture never had a frame. Raises `PipelineError` when the pipeline reports an error, `ClosedError`
+        when the manager is closed, `CaptureError` when a callback is registered.
         """
         self._refuse_second_loop()
         if timeout is not None and (
@@ -282,8 +295,9 @@ class Capture(Uncopied):
         self._refuse_closed()
         if self._callback is not None or self._iterating:
             raise CaptureError(
-                f"capture {self.name!r} gives its frames to {'its callback' if self._callback else 'another loop'} already; "
-                "tee the pipeline to a second appsink for a second consumer"
+                f"capture {self.name!r} gives its frames to "
+                f"{'its callback' if self._callback else 'another loop'} already; tee the pipeline to a "
+                "second appsink for a second consumer"
             )
 
     def _loop_begins(self) -> None:
@@ -297,7 +311,7 @@ class Capture(Uncopied):
         self._iterating = False
         self._ended.set()
 
-    # -- when nothing comes -------------------------------------------------------------------------------------------------
+    # -- when nothing comes ----------------------------------------------------------------------------------
 
     def _raise_pipeline_error(self) -> None:
         self._ear.listen()
@@ -308,7 +322,8 @@ class Capture(Uncopied):
     def _raise_if_manager_closed(self) -> None:
         if self._manager_closed:
             raise ClosedError(
-                f"manager {self.manager.name!r} was closed, and with it capture {self.name!r}: no frame follows; make new ones"
+                f"manager {self.manager.name!r} was closed, and with it capture {self.name!r}: no frame "
+                "follows; make new ones"
             )
 
     def _nothing_came(self, seconds: float) -> NoFrames:
@@ -317,9 +332,10 @@ class Capture(Uncopied):
 
     def _ended_before(self) -> NoFrames:
         return NoFrames(
-            f"capture {self.name!r}: the stream had ended before anybody looped over it, and no frame of it is left: others have "
-            "pulled or dropped them, or it failed before this capture was made (the bus and PipelineGuard.errors say so); "
-            "make the capture before the pipeline plays, seek back, or start the pipeline again"
+            f"capture {self.name!r}: the stream had ended before anybody looped over it, and no frame of it "
+            "is left: others have pulled or dropped them, or it failed before this capture was made (the bus "
+            "and PipelineGuard.errors say so); make the capture before the pipeline plays, seek back, or "
+            "start the pipeline again"
         )
 
     def _stall(self, seconds: float) -> Stall:
@@ -327,13 +343,16 @@ class Capture(Uncopied):
         reason, held = self._held.starving()
         begin = f"capture {self.name!r}: no frame within {seconds:.3g} s"
         if reason:
-            text = f"{begin}: {reason}; close them, drop their arrays, or keep frame.copy() instead ({'; '.join(held)})"
+            text = (
+                f"{begin}: {reason}; close them, drop their arrays, "
+                f"or keep frame.copy() instead ({'; '.join(held)})"
+            )
             return Stall(self.name, seconds, True, held, text)
         sink = self._sink
         text = (
             f"{begin}; the appsink is {state_name(sink) if sink is not None else 'gone'}"
-            f"{' and has seen no frame yet' if not self._last_frame else ''}: see that the pipeline is PLAYING and that what "
-            "feeds it has something to give"
+            f"{' and has seen no frame yet' if not self._last_frame else ''}: see that the pipeline is "
+            "PLAYING and that what feeds it has something to give"
         )
         return Stall(self.name, seconds, False, held, text)
 
@@ -351,10 +370,11 @@ class Capture(Uncopied):
             except BaseException as error:
                 self._contain(error, False)
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> bool:
-        """Stop for good, leaving the appsink dropping. Waits like `stop`; closing again gives the answer as it is then.
+        """Stop for good, leaving the appsink dropping. Waits like `stop`; closing again gives the answer as
+        it is then.
 
         Frames and arrays that are still held stay valid.
         """
@@ -407,7 +427,7 @@ class Capture(Uncopied):
         )
         return f"<Capture {self.name!r}: {state}, {sum(self._results.values())} frames>"
 
-    # -- inside -------------------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -429,7 +449,8 @@ class Capture(Uncopied):
         self._count(result, began, frame)
 
     def _contain(self, error: BaseException, no_frame: bool) -> str:
-        """Report what left the callback (or that there was no frame to give it), and let go of everything its traceback holds."""
+        """Report what left the callback (or that there was no frame to give it), and let go of everything its
+        traceback holds."""
         errors = (*self._errors, type(error)) if no_frame else self._errors
         expected = self.manager.report_error(self.name, error, type_name=TYPE_NAME, errors=errors)
         forget_frames(error)

@@ -1,8 +1,8 @@
 """Iterating over a capture: ``for frame in capture.frames()`` and ``async for frame in capture.frames()``.
 
-One frame at a time: each is closed when the next one is asked for, when the loop ends, and when the iterator is dropped. The
-asynchronous loop looks for a frame without waiting first, and waits on a thread of the event loop's pool otherwise, in slices;
-what such a wait brings after its task was cancelled is the next one's.
+One frame at a time: each is closed when the next one is asked for, when the loop ends, and when the iterator
+is dropped. The asynchronous loop looks for a frame without waiting first, and waits on a thread of the event
+loop's pool otherwise, in slices; what such a wait brings after its task was cancelled is the next one's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = ["Frames"]
 
 
 class Frames(Uncopied):
-    """Iterator and asynchronous iterator over the frames of a capture. Made by `Capture.frames`; used by one loop."""
+    """Iterator and asynchronous iterator over the frames of a capture. Made by `Capture.frames`; used by one
+    loop."""
 
     _remedy = "ask capture.frames() for another loop"
 
@@ -135,7 +136,7 @@ class Frames(Uncopied):
         if self._started:
             self.close()
 
-    # -- inside -------------------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------
 
     def _next_turn(self) -> None:
         self._finish()
@@ -152,7 +153,8 @@ class Frames(Uncopied):
             self._capture._count("ok", self._began, frame)
 
     def _sink(self) -> Any:
-        """The appsink, None where there is none any more. Raises `ClosedError` when the manager has closed the capture."""
+        """The appsink, None where there is none any more. Raises `ClosedError` when the manager has closed
+        the capture."""
         self._capture._raise_if_manager_closed()
         return None if self._over or self._capture._closed else self._capture._sink
 
@@ -180,8 +182,9 @@ class Frames(Uncopied):
     def _ended(self, sink: Any, began: float, quiet: Quiet) -> bool:
         """Nothing has come that could be given: whether nothing will. Raises what there is to be said of it.
 
-        A loop ends without a word only after frames, or at an end that it has seen come. An appsink at its end from the start has
-        nothing to tell of what it was: frames that others took, an error, or nothing at all.
+        A loop ends without a word only after frames, or at an end that it has seen come. An appsink at its
+        end from the start has nothing to tell of what it was: frames that others took, an error, or nothing
+        at all.
         """
         capture = self._capture
         capture._held.look_around()

@@ -1,4 +1,5 @@
-"""One run of a capture: its thread or its signals, from start to stop, and an appsink left so that the pipeline flows on."""
+"""One run of a capture: its thread or its signals, from start to stop, and an appsink left so that the
+pipeline flows on."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ __all__ = ["SLICE", "Opened", "Quiet", "Run", "an_appsink", "flow_of", "let_flow
 SLICE: Final = 0.05
 """Seconds for which a pull waits before it looks around."""
 STALE: Final = 1000
-"""How many frames that were queued before a streaming capture began are dropped at most, where the queue is unbounded."""
+"""How many frames that were queued before a streaming capture began are dropped at most, where the queue is
+unbounded."""
 
 
 class Quiet:
@@ -50,7 +52,8 @@ class Quiet:
 
 
 class Opened:
-    """What a capture has opened, and how that ends. Refers to nothing of the capture, which may be gone by then."""
+    """What a capture has opened, and how that ends. Refers to nothing of the capture, which may be gone by
+    then."""
 
     def __init__(self, sink: Any, ear: Ear) -> None:
         self.sink = sink
@@ -61,7 +64,8 @@ class Opened:
         self.leave_manager: Callable[[], object] = int
 
     def end(self) -> None:
-        """No further frame; the appsink is left flowing, and nobody listens. Waits for nothing; again: nothing."""
+        """No further frame; the appsink is left flowing, and nobody listens. Waits for nothing; again:
+        nothing."""
         self.closed = True
         run, sink = self.run, self.sink
         if run is not None:
@@ -77,8 +81,8 @@ class Opened:
 class Run:
     """One run of a capture, from start to stop, on its own thread or on the streaming thread.
 
-    Its thread holds the capture only while there is something to be done with it, not while it waits: so a capture that nobody
-    else refers to is gone within a slice, whatever its pipeline does.
+    Its thread holds the capture only while there is something to be done with it, not while it waits: so a
+    capture that nobody else refers to is gone within a slice, whatever its pipeline does.
     """
 
     def __init__(self, capture: Capture) -> None:
@@ -157,8 +161,8 @@ class Run:
             self._leave()
 
     def _turn(self, quiet: Quiet) -> float | None:
-        """Wait for one frame, a slice at most, and deliver it. For how many seconds to rest then; None where the capture is
-        gone. Nothing is held when this returns."""
+        """Wait for one frame, a slice at most, and deliver it. For how many seconds to rest then; None where
+        the capture is gone. Nothing is held when this returns."""
         sink = self._sink
         sample = None if sink is None else self._try_pull(sink, int(SLICE * 1e9))
         capture = self._capture()
@@ -190,7 +194,8 @@ class Run:
             sink = sample = frame = capture = None
 
     def _on_sample(self, sink: Any) -> Any:
-        """new-sample, on the streaming thread. Pulls first, so that no failure of ours can stall the queue."""
+        """new-sample, on the streaming thread. Pulls first, so that no failure of ours can stall the
+        queue."""
         me = threading.get_ident()
         self.idle.clear()
         self._threads.add(me)
@@ -240,11 +245,12 @@ def let_flow(sink: Any) -> None:
 
 
 def flow_of(sink: Any) -> str:
-    """Why a pull gave nothing: ``flowing`` (nothing there yet), ``eos``, or ``idle`` (the element is not running).
+    """Why a pull gave nothing: ``flowing`` (nothing there yet), ``eos``, or ``idle`` (the element is not
+    running).
 
-    The property ``eos`` is true of an element that has not been started, too, and between two questions it may be started: so the
-    state is asked first, and the property again behind it. Of an element that runs it says that the end has come and that
-    nothing is left to be pulled.
+    The property ``eos`` is true of an element that has not been started, too, and between two questions it
+    may be started: so the state is asked first, and the property again behind it. Of an element that runs it
+    says that the end has come and that nothing is left to be pulled.
     """
     if not sink.get_property("eos"):
         return "flowing"
@@ -258,8 +264,8 @@ def an_appsink(element: Any) -> Any:
     factory = element.get_factory() if isinstance(element, Gst.Element) else None
     if not isinstance(element, GstApp.AppSink) and (factory is None or factory.get_name() != "appsink"):
         raise CaptureError(
-            f"a capture pulls from an appsink, not from {element!r}; end the branch in «appsink name=capture» and "
-            "give that element"
+            f"a capture pulls from an appsink, not from {element!r}; end the branch in «appsink "
+            "name=capture» and give that element"
         )
     return element
 

@@ -1,10 +1,11 @@
 """Why nothing comes: frames that are held from a bounded pool, named with their holders, or anything else.
 
-**The problem.** A pool of eight buffers whose frames are kept is empty after the eighth, and the source waits for ever: no error,
-no message on the bus, every state PLAYING.
+**The problem.** A pool of eight buffers whose frames are kept is empty after the eighth, and the source waits
+for ever: no error, no message on the bus, every state PLAYING.
 
-**What can be known.** A buffer names its pool, and a pool its bound. Where the frames that are still held take all but two of it
-(an element or two keep one each), they are the reason. Where the pool has no bound, they are not.
+**What can be known.** A buffer names its pool, and a pool its bound. Where the frames that are still held
+take all but two of it (an element or two keep one each), they are the reason. Where the pool has no bound,
+they are not.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Stall:
 
 
 class HeldFrames:
-    """The frames of a capture that something still holds after their turn. Noted by the one thread that delivers, read on any.
+    """The frames of a capture that something still holds after their turn. Noted by the one thread that
+    delivers, read on any.
 
     Parameters
     ----------
@@ -88,13 +90,15 @@ class HeldFrames:
             self.tidy()
 
     def tidy(self) -> None:
-        """Forget the frames that are back; what has just fallen free goes back now: its pool may be waiting for it."""
+        """Forget the frames that are back; what has just fallen free goes back now: its pool may be waiting
+        for it."""
         for key, frame in _world.snapshot(self._frames.items()):
             if not is_held(frame):
                 self._frames.pop(key, None)
 
     def _lent(self) -> object:
-        """The frames that starve the source: equal as long as none comes back; nothing is equal where they do not starve it."""
+        """The frames that starve the source: equal as long as none comes back; nothing is equal where they do
+        not starve it."""
         handles = self._handles()
         return [handle.id for handle in handles] if self._why(handles) else object()
 
@@ -106,7 +110,8 @@ class HeldFrames:
         return sum(map(is_held, _world.snapshot(self._frames.values())))
 
     def starving(self) -> tuple[str, tuple[str, ...]]:
-        """``(reason, held)``: why they starve the capture's source, empty where they do not, and each of them named."""
+        """``(reason, held)``: why they starve the capture's source, empty where they do not, and each of them
+        named."""
         handles = self._handles()
         held = tuple(_named(handle) for handle in handles[:NAMED])
         if len(handles) > NAMED:
@@ -123,7 +128,8 @@ class HeldFrames:
 
 
 def is_held(frame: Frame) -> bool:
-    """Whether the frame's memory is still out. Where its last array has just gone it is given back here and now."""
+    """Whether the frame's memory is still out. Where its last array has just gone it is given back here and
+    now."""
     return bool(frame._handles) and frame._handles[0].state in LIVE and not frame.close()
 
 

@@ -1,17 +1,18 @@
 """Feeders: pictures made in Python, given to an appsrc without a copy, and never more of them than it takes.
 
-**The problem.** `Gst.Buffer.new_wrapped` copies; what wraps without a copy crashes when the array dies first; an array that is
-written after its push changes the picture downstream; a picture whose rows lie otherwise than GStreamer thinks is a wrong picture
-without an error; and an appsrc that is fed faster than it flows grows until the memory is gone, or blocks in C where no Ctrl-C
-reaches.
+**The problem.** `Gst.Buffer.new_wrapped` copies; what wraps without a copy crashes when the array dies first;
+an array that is written after its push changes the picture downstream; a picture whose rows lie otherwise
+than GStreamer thinks is a wrong picture without an error; and an appsrc that is fed faster than it flows
+grows until the memory is gone, or blocks in C where no Ctrl-C reaches.
 
-**The idea.** What is pushed is lent (`loans.py`): it lives until GStreamer has dropped it, and is read-only from the push on, so
-a late write is an error in the line that writes. ``with feeder.frame() as array`` lends memory in GStreamer's own layout the
-other way round and pushes it at the end of the block. Anything else is compared with the caps first (`fitting.py`): what fits is
-pushed as it lies, what only lies otherwise is copied into place, what would be another picture is refused.
+**The idea.** What is pushed is lent (`loans.py`): it lives until GStreamer has dropped it, and is read-only
+from the push on, so a late write is an error in the line that writes. ``with feeder.frame() as array`` lends
+memory in GStreamer's own layout the other way round and pushes it at the end of the block. Anything else is
+compared with the caps first (`fitting.py`): what fits is pushed as it lies, what only lies otherwise is
+copied into place, what would be another picture is refused.
 
-**Waiting.** A push waits for room in Python, in slices, and ends with an error when the time is over, the pipeline reports an
-error, or the feeder or its manager is closed.
+**Waiting.** A push waits for room in Python, in slices, and ends with an error when the time is over, the
+pipeline reports an error, or the feeder or its manager is closed.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class FeederStats:
 
 
 class _Opened:
-    """What a feeder has opened, and how that ends. Refers to nothing of the feeder, which may be gone by then."""
+    """What a feeder has opened, and how that ends. Refers to nothing of the feeder, which may be gone by
+    then."""
 
     def __init__(self, ear: Ear, store: MemoryStore) -> None:
         self.ear = ear
@@ -98,15 +100,16 @@ class Feeder(Uncopied):
     appsrc:
         The element. Its ``format`` becomes time, and ``block`` false: the feeder waits itself.
     caps:
-        What is fed, a `Gst.Caps` or its text; the appsrc's own where None. Where it has none either, the caps of the frames that
-        are pushed, which may change.
+        What is fed, a `Gst.Caps` or its text; the appsrc's own where None. Where it has none either, the caps
+        of the frames that are pushed, which may change.
     name:
         Shown in metrics, messages and reports; the element's own name by default.
     max_buffers:
         How many buffers may wait in the appsrc; a push waits for room.
     video_meta:
-        Say where the rows lie of pictures that lie otherwise than GStreamer's own layout, instead of copying them into it.
-        Right for elements that heed it (converters, encoders and sinks for raw video do; those that take any bytes do not).
+        Say where the rows lie of pictures that lie otherwise than GStreamer's own layout, instead of copying
+        them into it. Right for elements that heed it (converters, encoders and sinks for raw video do; those
+        that take any bytes do not).
 
     All methods may be called on any thread.
     """
@@ -133,8 +136,8 @@ class Feeder(Uncopied):
         factory = appsrc.get_factory() if isinstance(appsrc, Gst.Element) else None
         if factory is None or factory.get_name() != "appsrc":
             raise FeederError(
-                f"a feeder pushes into an appsrc, not into {appsrc!r}; begin the pipeline with «appsrc name=feed» and give that "
-                "element"
+                f"a feeder pushes into an appsrc, not into {appsrc!r}; begin the pipeline with «appsrc "
+                "name=feed» and give that element"
             )
         if isinstance(max_buffers, bool) or not isinstance(max_buffers, int) or max_buffers < 1:
             raise FeederError(f"max_buffers= takes a whole number above 0, not {max_buffers!r}")
@@ -171,18 +174,21 @@ class Feeder(Uncopied):
         self._layout = layout
         self._source.set_property("caps", layout.caps)
 
-    # -- feeding ------------------------------------------------------------------------------------------------------------
+    # -- feeding ---------------------------------------------------------------------------------------------
 
     def frame(
         self, pts: int | None = None, *, duration: int | None = None, timeout: float | None = None
     ) -> FeederFrame:
-        """A picture to be made: ``with feeder.frame(pts=t) as array: array[:] = …`` pushes it at the end of the block.
+        """A picture to be made: ``with feeder.frame(pts=t) as array: array[:] = …`` pushes it at the end of
+        the block.
 
-        What it gives is a writable ndarray in GStreamer's own layout (strides may pad rows), for formats of several planes a
-        tuple of them. Its contents are not cleared. After the block it is read-only, and stays good; a slice that is still alive
-        then keeps its memory, and what is pushed is a copy. After an exception nothing is pushed.
+        What it gives is a writable ndarray in GStreamer's own layout (strides may pad rows), for formats of
+        several planes a tuple of them. Its contents are not cleared. After the block it is read-only, and
+        stays good; a slice that is still alive then keeps its memory, and what is pushed is a copy. After an
+        exception nothing is pushed.
 
-        Waits up to `timeout` seconds (None: for ever) for room as the block begins. Raises what `push` raises.
+        Waits up to `timeout` seconds (None: for ever) for room as the block begins. Raises what `push`
+        raises.
         """
         return FeederFrame(self, nanoseconds("pts", pts), nanoseconds("duration", duration), timeout)
 
@@ -199,19 +205,21 @@ class Feeder(Uncopied):
         Parameters
         ----------
         what:
-            An ndarray in the shape and dtype of `Frame.array` (or anything that NumPy shows as one without a copy), a tuple of
-            arrays in those of `Frame.planes`, bytes of the whole buffer in any buffer object, a `Frame`, a `WritableFrame`, or a
-            `Gst.Buffer`. Arrays and bytes are not copied where they lie as GStreamer takes them; an array, and what it is a view
-            of, is read-only from here on, for good: make the next picture in another (or with `frame`), or push ``array.copy()``.
+            An ndarray in the shape and dtype of `Frame.array` (or anything that NumPy shows as one without a
+            copy), a tuple of arrays in those of `Frame.planes`, bytes of the whole buffer in any buffer
+            object, a `Frame`, a `WritableFrame`, or a `Gst.Buffer`. Arrays and bytes are not copied where
+            they lie as GStreamer takes them; an array, and what it is a view of, is read-only from here on,
+            for good: make the next picture in another (or with `frame`), or push ``array.copy()``.
         pts, duration:
             Nanoseconds; those of a frame stay its own where None.
         timeout:
             Seconds to wait for room; None for ever.
 
-        Raises `FormatError` for what would be a wrong picture, `FeederFull` when there is no room in time, `HeldError` for a
-        writable frame that something still writes to, `FeederError` where the appsrc takes nothing (not running, or after
-        `end_of_stream`), `PipelineError` when the pipeline reports one, `ClosedError` when feeder or manager is closed. What does
-        not fit or finds no room is still yours, unchanged; what the appsrc itself refuses is used up.
+        Raises `FormatError` for what would be a wrong picture, `FeederFull` when there is no room in time,
+        `HeldError` for a writable frame that something still writes to, `FeederError` where the appsrc takes
+        nothing (not running, or after `end_of_stream`), `PipelineError` when the pipeline reports one,
+        `ClosedError` when feeder or manager is closed. What does not fit or finds no room is still yours,
+        unchanged; what the appsrc itself refuses is used up.
         """
         start, length = nanoseconds("pts", pts), nanoseconds("duration", duration)
         if isinstance(what, (Frame, WritableFrame, Gst.Buffer)):
@@ -242,11 +250,11 @@ class Feeder(Uncopied):
         if flow == Flow.EOS:
             raise FeederError(f"feeder {self.name!r}: the appsrc takes nothing after the end of the stream")
         raise FeederError(
-            f"feeder {self.name!r}: the appsrc takes nothing (flow {flow}) while it is {state_name(self._source)}; set the "
-            "pipeline to PLAYING first"
+            f"feeder {self.name!r}: the appsrc takes nothing (flow {flow}) while it is "
+            f"{state_name(self._source)}; set the pipeline to PLAYING first"
         )
 
-    # -- what can be pushed -------------------------------------------------------------------------------------------------
+    # -- what can be pushed ----------------------------------------------------------------------------------
 
     def _of_gstreamer(self, what: Any) -> Owned:
         """The buffer of a frame, or a `Gst.Buffer` itself."""
@@ -258,8 +266,9 @@ class Feeder(Uncopied):
         assert self._layout is not None
         if not (layout.caps is self._layout.caps or layout.caps.is_equal(self._layout.caps)):
             raise FormatError(
-                f"feeder {self.name!r} feeds {self._layout.caps.to_string()}, and this frame is {layout.caps.to_string()}; "
-                "convert it, or make the feeder without caps= to have it follow its frames"
+                f"feeder {self.name!r} feeds {self._layout.caps.to_string()}, and this frame is "
+                f"{layout.caps.to_string()}; convert it, or make the feeder without caps= to have it follow "
+                "its frames"
             )
         if isinstance(what, WritableFrame):
             return what._hand_on(f"pushed by feeder {self.name!r}")
@@ -270,7 +279,8 @@ class Feeder(Uncopied):
             sample = None
 
     def _of_array(self, array: np.ndarray[Any, Any]) -> Owned:
-        """A buffer over the array's own memory, or over a copy in GStreamer's layout where it lies otherwise."""
+        """A buffer over the array's own memory, or over a copy in GStreamer's layout where it lies
+        otherwise."""
         layout = self._layout
         assert layout is not None
         plane = layout.image
@@ -320,7 +330,7 @@ class Feeder(Uncopied):
         self._loans.lend(memory, owned, flags, address, size, self.name, self._store.put)
         return owned
 
-    # -- waiting ------------------------------------------------------------------------------------------------------------
+    # -- waiting ---------------------------------------------------------------------------------------------
 
     def _wait_for_room(self, timeout: float | None) -> None:
         if timeout is not None:
@@ -339,9 +349,9 @@ class Feeder(Uncopied):
                 return
             if until is not None and time.monotonic() >= until:
                 raise FeederFull(
-                    f"feeder {self.name!r}: no room within {timeout} s: {level_of(self._pointer)} buffers wait in the appsrc "
-                    f"(max_buffers={self.max_buffers}), which is {state_name(self._source)}; what comes after it is slower, "
-                    "or stands still"
+                    f"feeder {self.name!r}: no room within {timeout} s: {level_of(self._pointer)} buffers "
+                    f"wait in the appsrc (max_buffers={self.max_buffers}), which is "
+                    f"{state_name(self._source)}; what comes after it is slower, or stands still"
                 )
             wait = next(waits, wait)
             self._closed.wait(wait if until is None else max(0.0, min(wait, until - time.monotonic())))
@@ -356,21 +366,23 @@ class Feeder(Uncopied):
         if error is not None and self._source.get_state(0)[1] >= Gst.State.PAUSED:
             raise error
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def end_of_stream(self) -> None:
-        """Tell that nothing follows. Raises `FeederError` where the appsrc does not take that, `ClosedError` after `close`."""
+        """Tell that nothing follows. Raises `FeederError` where the appsrc does not take that, `ClosedError`
+        after `close`."""
         if self._closed.is_set():
             self._raise_if_over()
         flow = self._source.emit("end-of-stream")
         if flow != Gst.FlowReturn.OK:
             raise FeederError(
-                f"feeder {self.name!r}: the appsrc does not take the end of the stream while it is {state_name(self._source)}"
+                f"feeder {self.name!r}: the appsrc does not take the end of the stream while it is "
+                f"{state_name(self._source)}"
             )
 
     def close(self) -> None:
-        """Feed no more; whoever waits for room gets `ClosedError`. What was pushed flows on, and its arrays live until GStreamer
-        has dropped them. Does not end the stream. Closing twice is closing once."""
+        """Feed no more; whoever waits for room gets `ClosedError`. What was pushed flows on, and its arrays
+        live until GStreamer has dropped them. Does not end the stream. Closing twice is closing once."""
         self._opened.end()
         self._over()
 
@@ -398,7 +410,8 @@ class Feeder(Uncopied):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
-        return f"<Feeder {self.name!r} of {self._layout or 'what its frames are'}: {state}, {self._pushed} pushed>"
+        what = self._layout or "what its frames are"
+        return f"<Feeder {self.name!r} of {what}: {state}, {self._pushed} pushed>"
 
 
 class FeederFrame(Uncopied):
@@ -421,7 +434,8 @@ class FeederFrame(Uncopied):
         layout = feeder._layout
         if layout is None:
             raise FeederError(
-                f"feeder {feeder.name!r} has no caps, so there is no picture to lend; give caps= when making it"
+                f"feeder {feeder.name!r} has no caps, so there is no picture to lend; give caps= when making "
+                "it"
             )
         planes = layout.all_planes()
         if self._memory is not None:

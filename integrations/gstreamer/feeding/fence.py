@@ -1,13 +1,14 @@
 """The native end of a buffer, as a fence: nobody in the pipeline holds it any more.
 
-**The problem.** Memory that was wrapped into a buffer and pushed is read by elements on other threads for as long as they like;
-Python's own wrapper of the buffer says nothing about that. The moment to write into the memory again is when the last of *them*
-has let go: the buffer is freed, or goes back to its pool.
+**The problem.** Memory that was wrapped into a buffer and pushed is read by elements on other threads for as
+long as they like; Python's own wrapper of the buffer says nothing about that. The moment to write into the
+memory again is when the last of *them* has let go: the buffer is freed, or goes back to its pool.
 
-**How it is seen.** A buffer that may still be written gets a *parent*: an empty buffer that goes when it is freed or goes back to
-its pool, whichever comes first. Of one that is shared already, and belongs to no pool, the end is watched directly (a weak
-reference). In both cases what tells is a C function, which adds one to a number; Python looks at the number. No Python runs as
-the pipeline lets go, on whichever of its threads, nor while the interpreter ends.
+**How it is seen.** A buffer that may still be written gets a *parent*: an empty buffer that goes when it is
+freed or goes back to its pool, whichever comes first. Of one that is shared already, and belongs to no pool,
+the end is watched directly (a weak reference). In both cases what tells is a C function, which adds one to a
+number; Python looks at the number. No Python runs as the pipeline lets go, on whichever of its threads, nor
+while the interpreter ends.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class BufferFence(Uncopied):
         del buffer
         slot.close(after=fence)
 
-    May be asked on any thread. Raises `FenceError` for what is no buffer, and for a pooled buffer that somebody else holds
-    already: its return to the pool could not be seen.
+    May be asked on any thread. Raises `FenceError` for what is no buffer, and for a pooled buffer that
+    somebody else holds already: its return to the pool could not be seen.
     """
 
     _remedy = "pass the fence itself; it is the only one to see its buffer go"
@@ -59,8 +60,8 @@ class BufferFence(Uncopied):
         writable = is_writable(pointer)
         if not writable and BufferHead.from_address(pointer).pool:
             raise FenceError(
-                f"the buffer at {pointer:#x} is of a pool and held by others as well, so its return cannot be seen: make the "
-                "fence right after acquire_buffer(), before anybody else has it"
+                f"the buffer at {pointer:#x} is of a pool and held by others as well, so its return cannot "
+                "be seen: make the fence right after acquire_buffer(), before anybody else has it"
             )
         self._slot = slot = new_slot()
         if not writable:
@@ -72,7 +73,8 @@ class BufferFence(Uncopied):
         parent.drop()  # the buffer alone holds it now
 
     def signalled(self) -> bool:
-        """Whether the buffer is gone. Callable on any thread. Raises `FenceError` once the fence was deleted."""
+        """Whether the buffer is gone. Callable on any thread. Raises `FenceError` once the fence was
+        deleted."""
         slot = self._slot
         if slot is None:
             raise FenceError(
@@ -81,7 +83,8 @@ class BufferFence(Uncopied):
         return bool(slot.value)
 
     def delete(self) -> None:
-        """Give the number back for the next fence, if the buffer is gone; one that is still out keeps it for good."""
+        """Give the number back for the next fence, if the buffer is gone; one that is still out keeps it for
+        good."""
         slot, self._slot = self._slot, None
         if slot is not None and slot.value:
             give_back(slot)

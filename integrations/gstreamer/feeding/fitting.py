@@ -1,6 +1,8 @@
-"""What fits: whether an array is the picture that the caps describe, or would be another one without an error.
+"""What fits: whether an array is the picture that the caps describe, or would be another one without an
+error.
 
-Only shape and dtype decide. How an array lies in memory does not matter here: what lies otherwise can be copied into place.
+Only shape and dtype decide. How an array lies in memory does not matter here: what lies otherwise can be
+copied into place.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def _is(layout: Layout, array: Array) -> bool:
 
 
 def fitting_planes(feeder: str, layout: Layout | None, what: Any) -> tuple[Array, ...]:
-    """`what` as one array for each plane of `layout`. Raises as `fitting` does, and for a layout without planes."""
+    """`what` as one array for each plane of `layout`. Raises as `fitting` does, and for a layout without
+    planes."""
     layout = _known(feeder, layout, what)
     planes = layout.all_planes()
     arrays = tuple(_array_of(feeder, one) for one in what)
@@ -65,7 +68,8 @@ def fitting_planes(feeder: str, layout: Layout | None, what: Any) -> tuple[Array
 def _known(feeder: str, layout: Layout | None, what: Any) -> Layout:
     if layout is None:
         raise FeederError(
-            f"feeder {feeder!r} has no caps, so nobody can say what this {type(what).__name__} means; give caps= when making it"
+            f"feeder {feeder!r} has no caps, so nobody can say what this {type(what).__name__} means; give "
+            "caps= when making it"
         )
     return layout
 
@@ -89,7 +93,8 @@ def _array_of(feeder: str, what: Any) -> Array:
 
 def _refuse(feeder: str, layout: Layout, given: str) -> NoReturn:
     raise FormatError(
-        f"feeder {feeder!r} feeds {layout}: it takes {_wanted(layout)}, not {given}, which would be another picture or sound"
+        f"feeder {feeder!r} feeds {layout}: it takes {_wanted(layout)}, not {given}, which would be another "
+        "picture or sound"
     )
 
 

@@ -1,7 +1,8 @@
-"""Memory for pictures that Python makes and GStreamer shows: laid out as GStreamer wants it, and used again when it is back.
+"""Memory for pictures that Python makes and GStreamer shows: laid out as GStreamer wants it, and used again
+when it is back.
 
-A fresh picture of some megabytes costs more for its pages than for its contents, so memory that has come back serves again, once
-no array looks at it any more.
+A fresh picture of some megabytes costs more for its pages than for its contents, so memory that has come back
+serves again, once no array looks at it any more.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """Loans: what GStreamer holds of ours, and the moment at which it lets go.
 
-**The problem.** An array that is pushed without a copy must live until the last element has dropped its buffer, which happens on
-any thread, at any time, perhaps while the interpreter ends. GStreamer tells by calling a C function. A Python function in its
-place dies with the interpreter, and takes the process with it.
+**The problem.** An array that is pushed without a copy must live until the last element has dropped its
+buffer, which happens on any thread, at any time, perhaps while the interpreter ends. GStreamer tells by
+calling a C function. A Python function in its place dies with the interpreter, and takes the process with it.
 
-**The idea.** The C function adds one to a number, the loan's *slot*. Python looks at the slots now and then: at each new loan
-(at a few), when somebody asks (at all), and every `PERIOD` seconds while anything is out, on a thread that exists only then.
+**The idea.** The C function adds one to a number, the loan's *slot*. Python looks at the slots now and then:
+at each new loan (at a few), when somebody asks (at all), and every `PERIOD` seconds while anything is out, on
+a thread that exists only then.
 
-**What is relied on.** A loan's number is never used again, so whoever takes it out of the table has it alone, without a lock.
-Slots are never freed. The table is never freed either, not even as the interpreter ends: what is still out then is out for good.
+**What is relied on.** A loan's number is never used again, so whoever takes it out of the table has it alone,
+without a lock. Slots are never freed. The table is never freed either, not even as the interpreter ends: what
+is still out then is out for good.
 """
 
 from __future__ import annotations
@@ -142,7 +144,7 @@ def sweep(most: int | None = None) -> None:
         entries.clear()
 
 
-# -- the thread that looks while anything is out --------------------------------------------------------------------------------
+# -- the thread that looks while anything is out -------------------------------------------------------------
 
 _watcher: threading.Thread | None = None
 

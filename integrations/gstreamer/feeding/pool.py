@@ -1,12 +1,13 @@
 """`PoolAdapter`: a `Gst.BufferPool` whose buffers are counted until they are really back.
 
-**The problem.** `acquire_buffer` waits for ever in C when the pool is empty, where no Ctrl-C reaches; what ends the wait
-(``set_flushing``) fails every other waiter too. `release_buffer` by hand breaks the pool, which has its buffers back when they
-are dropped. And nobody can tell how many are out, since a buffer that was pushed comes back from somewhere downstream.
+**The problem.** `acquire_buffer` waits for ever in C when the pool is empty, where no Ctrl-C reaches; what
+ends the wait (``set_flushing``) fails every other waiter too. `release_buffer` by hand breaks the pool, which
+has its buffers back when they are dropped. And nobody can tell how many are out, since a buffer that was
+pushed comes back from somewhere downstream.
 
-**The idea.** A timed acquire asks without waiting, again and again, longer and longer apart. Each buffer that is lent carries a
-sentinel, a tiny buffer that goes when it is back in its pool, and whose going is counted in C (`loans.py`). So what is out is
-known exactly, wherever it is, and by whom it was last held.
+**The idea.** A timed acquire asks without waiting, again and again, longer and longer apart. Each buffer that
+is lent carries a sentinel, a tiny buffer that goes when it is back in its pool, and whose going is counted in
+C (`loans.py`). So what is out is known exactly, wherever it is, and by whom it was last held.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Out:
 
 
 class _Opened:
-    """What an adapter has opened, and how that ends. Refers to nothing of the adapter, which may be gone by then."""
+    """What an adapter has opened, and how that ends. Refers to nothing of the adapter, which may be gone by
+    then."""
 
     def __init__(self, pool: Any, activated: bool) -> None:
         self.pool = pool
@@ -104,7 +106,8 @@ class PoolAdapter(Uncopied):
     size:
         Bytes of each; what a picture of these caps needs where None.
     pool:
-        A pool to be used instead of a new one. One that is active already is used as it is, and stays active after `close`.
+        A pool to be used instead of a new one. One that is active already is used as it is, and stays active
+        after `close`.
     name:
         Shown in metrics, messages and reports; the pool's own name by default.
 
@@ -168,26 +171,29 @@ class PoolAdapter(Uncopied):
         wanted = layout.size if size is None else size
         if type(wanted) is not int or wanted < max(1, layout.size):
             raise FormatError(
-                f"pool {self.name!r} of {layout}: a buffer needs {layout.size or 'a size= in'} bytes, not {size!r}"
+                f"pool {self.name!r} of {layout}: a buffer needs {layout.size or 'a size= in'} bytes, not "
+                f"{size!r}"
             )
         options = (b"GstBufferPoolOptionVideoMeta",) if video else ()
         if not configure_pool(self._pointer, hash(layout.caps), wanted, least, most, options):
             raise PoolError(
-                f"pool {self.name!r} does not take this configuration: {layout}, {wanted} bytes, {least} to {most}"
+                f"pool {self.name!r} does not take this configuration: {layout}, {wanted} bytes, {least} to "
+                f"{most}"
             )
         if not self._pool.set_active(True):
             raise PoolError(
                 f"pool {self.name!r} cannot be activated: there is no memory for {least} × {wanted} bytes"
             )
 
-    # -- lending ------------------------------------------------------------------------------------------------------------
+    # -- lending ---------------------------------------------------------------------------------------------
 
     def acquire(self, timeout: float | None = None) -> WritableFrame:
-        """A buffer of the pool, to be written. Waits up to `timeout` seconds for one to come back, None for ever, 0 not at all.
+        """A buffer of the pool, to be written. Waits up to `timeout` seconds for one to come back, None for
+        ever, 0 not at all.
 
-        It goes back when it is closed or dropped, or, pushed with `Feeder.push`, when the last element has dropped it. Contents
-        are what they were. Raises `PoolTimeoutError` with the holders of what is out, `ClosedError` when pool or manager is
-        closed, also meanwhile.
+        It goes back when it is closed or dropped, or, pushed with `Feeder.push`, when the last element has
+        dropped it. Contents are what they were. Raises `PoolTimeoutError` with the holders of what is out,
+        `ClosedError` when pool or manager is closed, also meanwhile.
         """
         if timeout is not None:
             check_seconds(timeout, f"pool {self.name!r}: timeout=", PoolError)
@@ -229,14 +235,15 @@ class PoolAdapter(Uncopied):
                         self._refuse_closed()
                     self._count("refused")
                     raise PoolError(
-                        f"pool {self.name!r} lends nothing (flow {flow}): somebody has deactivated or flushed it; make a new one"
+                        f"pool {self.name!r} lends nothing (flow {flow}): somebody has deactivated or "
+                        "flushed it; make a new one"
                     )
                 if timeout is not None and time.monotonic() >= began + timeout:
                     self._count("timeout")
                     holders = self.holders()
                     raise PoolTimeoutError(
-                        f"pool {self.name!r}: no buffer came back within {timeout} s, all {self._most} are out: "
-                        f"{'; '.join(holders) or 'taken past this adapter'}",
+                        f"pool {self.name!r}: no buffer came back within {timeout} s, all {self._most} are "
+                        f"out: {'; '.join(holders) or 'taken past this adapter'}",
                         holders,
                     )
                 self._settle()
@@ -263,14 +270,15 @@ class PoolAdapter(Uncopied):
         whose = f"manager {self.manager.name!r}" if self.manager.closed else f"pool {self.name!r}"
         raise ClosedError(f"{whose} is closed: pool {self.name!r} lends nothing any more; make a new one")
 
-    # -- knowing ------------------------------------------------------------------------------------------------------------
+    # -- knowing ---------------------------------------------------------------------------------------------
 
     def _loans_now(self) -> list[float]:
         """The loans of now: equal as long as nothing comes back."""
         return [out.since for out in self._loans.info.copy().values()]
 
     def _settle(self) -> None:
-        """Have those go back whose last view has just gone: they would wait for the next registration or close."""
+        """Have those go back whose last view has just gone: they would wait for the next registration or
+        close."""
         for out in list(self._loans.info.copy().values()):
             record = out.record
             if record is not None and record.phase not in ENDED and record() is None:
@@ -312,11 +320,11 @@ class PoolAdapter(Uncopied):
             longest=None,
         )
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self) -> bool:
-        """Lend no more; whoever waits gets `ClosedError`. What is out stays good, and is freed when it is back. True when nothing
-        is out. Closing again gives the answer as it is then."""
+        """Lend no more; whoever waits gets `ClosedError`. What is out stays good, and is freed when it is
+        back. True when nothing is out. Closing again gives the answer as it is then."""
         self._opened.end()
         self._over()
         return self.outstanding == 0

@@ -1,7 +1,7 @@
 """The adapter: from samples to frames.
 
-One for each manager and purpose; it knows the layouts of the caps it has seen, and shares the table of live mappings with the
-manager's other adapters.
+One for each manager and purpose; it knows the layouts of the caps it has seen, and shares the table of live
+mappings with the manager's other adapters.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class SampleAdapter(Uncopied):
         """
         if not isinstance(sample, _Sample):
             raise SampleError(
-                f"a frame is made of a Gst.Sample, not of {type(sample).__name__} ({sample!r}); pull one from an appsink "
-                "(None there means end of stream, or nothing within the timeout), or wrap a buffer: Gst.Sample.new(buffer, caps)"
+                f"a frame is made of a Gst.Sample, not of {type(sample).__name__} ({sample!r}); pull one "
+                "from an appsink (None there means end of stream, or nothing within the timeout), or wrap a "
+                "buffer: Gst.Sample.new(buffer, caps)"
             )
         pointer = hash(sample)
         layout = self._known.get(sample_caps(pointer))  # type: ignore[arg-type]  # None is in no table
@@ -71,15 +72,17 @@ class SampleAdapter(Uncopied):
             layout = self._learn(sample)
         if sample_buffer(pointer) is None:
             raise SampleError(
-                f"the sample at {pointer:#x} ({layout}) has no buffer; skip it, it carries caps or a buffer list only"
+                f"the sample at {pointer:#x} ({layout}) has no buffer; skip it, it carries caps or a buffer "
+                "list only"
             )
         return Frame(self, sample, layout)
 
     def convert(self, sample: Any, fn: Callable[[Any], T]) -> T:
         """What ``fn(array)`` returns for the sample's picture, in one call: frame, panic boundary and close.
 
-        The array is the read-only one of `Frame.array`; it may be kept, or be part of the result. What `fn` raises and nobody
-        declared is a panic: `AccessPanicError`, from it. Raises what `frame` and `Frame.array` raise.
+        The array is the read-only one of `Frame.array`; it may be kept, or be part of the result. What `fn`
+        raises and nobody declared is a panic: `AccessPanicError`, from it. Raises what `frame` and
+        `Frame.array` raise.
         """
         with self.frame(sample) as frame:
             frame.array()  # what the sample or its format cannot give is no panic of fn's
@@ -89,13 +92,15 @@ class SampleAdapter(Uncopied):
     def buffer(self, caps: Any, size: int | None = None) -> WritableFrame:
         """A new buffer to be written, laid out as GStreamer lays out `caps` (a `Gst.Caps` or its text).
 
-        `size` is its number of bytes; what a picture needs where None. Raises `FormatError` where there is nothing that says it.
+        `size` is its number of bytes; what a picture needs where None. Raises `FormatError` where there is
+        nothing that says it.
         """
         layout = self.layout(caps)
         wanted = layout.size if size is None else size
         if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < max(1, layout.size):
             raise FormatError(
-                f"{layout}: a buffer for it needs {layout.size or 'a size= in'} bytes, not {size!r}; give size= its whole length"
+                f"{layout}: a buffer for it needs {layout.size or 'a size= in'} bytes, not {size!r}; give "
+                "size= its whole length"
             )
         owned = new_buffer(wanted)
         if not owned.value:
@@ -103,7 +108,8 @@ class SampleAdapter(Uncopied):
         return WritableFrame(self.manager, owned, layout, copied=False)
 
     def layout(self, caps: Any) -> Layout:
-        """The layout of `caps`, a `Gst.Caps` or its text. Raises `SampleError` for caps that do not describe one format."""
+        """The layout of `caps`, a `Gst.Caps` or its text. Raises `SampleError` for caps that do not describe
+        one format."""
         if isinstance(caps, str):
             text, caps = caps, Gst.Caps.from_string(caps)
             if caps is None:
@@ -119,10 +125,11 @@ class SampleAdapter(Uncopied):
         caps = sample.get_caps()
         if caps is None:
             raise SampleError(
-                f"the sample at {hash(sample):#x} has no caps, so nobody can say what its bytes are; pull it from a running "
-                "appsink, or give Gst.Sample.new its caps"
+                f"the sample at {hash(sample):#x} has no caps, so nobody can say what its bytes are; pull it "
+                "from a running appsink, or give Gst.Sample.new its caps"
             )
         return self._layouts.add(caps)
 
     def __repr__(self) -> str:
-        return f"<SampleAdapter {self._name or TYPE_NAME!r} of manager {self.manager.name!r}: {len(self._known)} formats known>"
+        name = self._name or TYPE_NAME
+        return f"<SampleAdapter {name!r} of manager {self.manager.name!r}: {len(self._known)} formats known>"

@@ -1,11 +1,12 @@
 """Sound: raw audio as an array of frames × channels, whichever way its samples lie.
 
-GStreamer has two layouts. *Interleaved*: the samples of one moment side by side. *Non-interleaved* (planar): one channel after
-the other, and where each begins a buffer's audio meta says; without one nobody can tell, and GStreamer's own functions refuse it.
-Both become frames × channels; the second with strides that run the other way round, if its channels lie at equal steps.
+GStreamer has two layouts. *Interleaved*: the samples of one moment side by side. *Non-interleaved* (planar):
+one channel after the other, and where each begins a buffer's audio meta says; without one nobody can tell,
+and GStreamer's own functions refuse it. Both become frames × channels; the second with strides that run the
+other way round, if its channels lie at equal steps.
 
-The dtypes are those of the format's name: ``S16LE`` is ``<i2``, ``F32LE`` ``<f4``, ``U8`` ``u1``, ``S24_32LE`` (24 bits in 32)
-``<i4``. Formats of 3 bytes a sample (``S24LE``) have none.
+The dtypes are those of the format's name: ``S16LE`` is ``<i2``, ``F32LE`` ``<f4``, ``U8`` ``u1``,
+``S24_32LE`` (24 bits in 32) ``<i4``. Formats of 3 bytes a sample (``S24LE``) have none.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Sound:
     problem: str
 
     def planes(self, buffer: int, size: int) -> tuple[Plane | None, tuple[Plane, ...], str]:
-        """For a buffer of `size` bytes: frames × channels, the planes (one, or one for each channel), and why there are none."""
+        """For a buffer of `size` bytes: frames × channels, the planes (one, or one for each channel), and why
+        there are none."""
         if self.dtype is None:
             return None, (), self.problem
         item = self.dtype.itemsize
@@ -52,8 +54,8 @@ class Sound:
                 return (
                     None,
                     (),
-                    f"its {size} bytes are no whole number of frames of {step} bytes, so the buffer is truncated or the "
-                    "caps are not its own; use data() for the bytes that are there",
+                    f"its {size} bytes are no whole number of frames of {step} bytes, so the buffer is "
+                    "truncated or the caps are not its own; use data() for the bytes that are there",
                 )
             start = 0 if meta is None or not meta.offsets else meta.offsets[0]
             whole = Plane((count, self.channels), self.dtype, start, (step, item))
@@ -62,8 +64,8 @@ class Sound:
             return (
                 None,
                 (),
-                "its channels lie one after the other and the buffer has no audio meta, so nobody can say where each "
-                f"begins; {CONVERT}",
+                "its channels lie one after the other and the buffer has no audio meta, so nobody can say "
+                f"where each begins; {CONVERT}",
             )
         starts = [meta.offsets[channel] for channel in range(self.channels)]
         planes = tuple(Plane((meta.samples,), self.dtype, start, (item,)) for start in starts)
@@ -72,8 +74,8 @@ class Sound:
             return (
                 None,
                 planes,
-                f"its channels do not lie at equal steps (they begin at {starts}), which one ndarray cannot express; use "
-                f"frame.planes() for one array a channel, {CONVERT}",
+                f"its channels do not lie at equal steps (they begin at {starts}), which one ndarray cannot "
+                f"express; use frame.planes() for one array a channel, {CONVERT}",
             )
         step = steps.pop() if steps else item * meta.samples
         return Plane((meta.samples, self.channels), self.dtype, starts[0], (item, step)), planes, ""

@@ -38,7 +38,8 @@ class FrameFacts(Uncopied):
 
     @property
     def format(self) -> str:
-        """GStreamer's name of the pixel format, such as ``"RGB"``; the media type where the caps are not raw video."""
+        """GStreamer's name of the pixel format, such as ``"RGB"``; the media type where the caps are not raw
+        video."""
         return self._layout.format or self._layout.media_type
 
     @property
@@ -67,7 +68,7 @@ class FrameFacts(Uncopied):
         duration = BufferHead.from_address(self._buffer_of(sample)).duration
         return None if duration == CLOCK_TIME_NONE else duration
 
-    # -- inside -------------------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------
 
     def _no_picture(self, what: str) -> NoReturn:
         layout = self._layout
@@ -93,5 +94,6 @@ class FrameFacts(Uncopied):
 
     def _refusal(self) -> FrameClosedError:
         return FrameClosedError(
-            f"{self!r} was closed: make arrays before the end of its block (they outlive it), or take share() for another user"
+            f"{self!r} was closed: make arrays before the end of its block (they outlive it), or take "
+            "share() for another user"
         )

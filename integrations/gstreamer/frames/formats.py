@@ -1,14 +1,15 @@
 """From caps to layout: what lies where in a buffer, worked out once per caps and then found by pointer.
 
-Parsing caps costs tens of microseconds, a look-up a twentieth of one. The cache holds a reference to each caps it knows, so no
-pointer in it can come to mean other caps; it is bounded, and what falls out is parsed again. So a stream may change its format at
-any frame: each frame is laid out by its own caps.
+Parsing caps costs tens of microseconds, a look-up a twentieth of one. The cache holds a reference to each
+caps it knows, so no pointer in it can come to mean other caps; it is bounded, and what falls out is parsed
+again. So a stream may change its format at any frame: each frame is laid out by its own caps.
 
-A picture has planes (`planes.py`) and, where they are one array of height × width × channels, an *image plane*; sound has
-frames × channels (`audio.py`); anything else has bytes.
+A picture has planes (`planes.py`) and, where they are one array of height × width × channels, an *image
+plane*; sound has frames × channels (`audio.py`); anything else has bytes.
 
-A buffer may carry a meta that says otherwise than its caps (padding by a camera or decoder; where the channels of planar audio
-begin). The meta wins: `Layout.of_buffer` gives the layout with its figures, for pictures cached as well.
+A buffer may carry a meta that says otherwise than its caps (padding by a camera or decoder; where the
+channels of planar audio begin). The meta wins: `Layout.of_buffer` gives the layout with its figures, for
+pictures cached as well.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ __all__ = ["Layout", "LayoutCache", "Plane", "parse"]
 
 PLAIN: Final = "memory:SystemMemory"
 MAPPABLE_FEATURES: Final = frozenset({PLAIN, "memory:DMABuf"})
-"""Memories whose mapping is the picture itself; of any other kind the mapping may be a descriptor, or a slow download."""
+"""Memories whose mapping is the picture itself; of any other kind the mapping may be a descriptor, or a slow
+download."""
 
 META_VARIANTS: Final = 16
 """How many layouts that differ by video meta one caps keeps."""
@@ -51,7 +53,8 @@ class Layout:
     height: int = 0
     size: int = 0
     image: Plane | None = None
-    """The one plane that is the whole picture (or sound), if there is one; `problem` says why there is none."""
+    """The one plane that is the whole picture (or sound), if there is one; `problem` says why there is none.
+    """
     problem: str = ""
     planes: tuple[Plane, ...] = ()
     """All planes; `planes_problem` says why there are none."""
@@ -155,8 +158,9 @@ def _memory_feature(caps: Any) -> str:
 
 def _no_access(memory: str) -> str:
     return (
-        f"it lies in {memory}, which is not this process's memory; download it before the sink (glcolorconvert ! gldownload, "
-        "cudadownload, nvvideoconvert, vapostproc, as the memory demands), or use frame.data() for what a mapping of it gives"
+        f"it lies in {memory}, which is not this process's memory; download it before the sink "
+        "(glcolorconvert ! gldownload, cudadownload, nvvideoconvert, vapostproc, as the memory demands), or "
+        "use frame.data() for what a mapping of it gives"
     )
 
 
@@ -177,15 +181,17 @@ def _video_layout(
         problem = why_no_image(info)
     if not planes_problem and len(offsets) < info.finfo.n_planes:
         planes_problem = problem = (
-            f"the buffer's own video meta has {len(offsets)} planes, its format {info.finfo.n_planes}; use frame.data()"
+            f"the buffer's own video meta has {len(offsets)} planes, its format {info.finfo.n_planes}; use "
+            "frame.data()"
         )
     if not planes_problem:
         planes = planes_of(info, width, height, offsets, strides)
         for number, plane in enumerate(planes):
             if plane.shape[0] > 1 and abs(plane.strides[0]) < plane.row:
                 planes_problem = problem = (
-                    f"the rows of its plane {number} have {plane.row} bytes and begin {abs(plane.strides[0])} apart, so they "
-                    "overlap: the buffer's video meta is not the picture's own; use frame.data() for its bytes"
+                    f"the rows of its plane {number} have {plane.row} bytes and begin "
+                    f"{abs(plane.strides[0])} apart, so they overlap: the buffer's video meta is not the "
+                    "picture's own; use frame.data() for its bytes"
                 )
                 planes = ()
                 break
@@ -206,11 +212,12 @@ def _video_layout(
 
 
 def parse(caps: Any) -> Layout:
-    """Work out the layout of `caps` (a `Gst.Caps`). Raises `SampleError` for caps that describe nothing in particular."""
+    """Work out the layout of `caps` (a `Gst.Caps`). Raises `SampleError` for caps that describe nothing in
+    particular."""
     if caps.get_size() == 0 or not caps.is_fixed():
         raise SampleError(
-            f"caps «{caps.to_string()}» do not describe one format; a sample needs fixed caps: pull it from a running "
-            "appsink, or give Gst.Sample.new the caps that the buffer really has"
+            f"caps «{caps.to_string()}» do not describe one format; a sample needs fixed caps: pull it from "
+            "a running appsink, or give Gst.Sample.new the caps that the buffer really has"
         )
     kind = media_type(caps)
     if kind == "audio/x-raw":

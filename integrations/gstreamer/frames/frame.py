@@ -1,22 +1,25 @@
 """Frames: the picture in a GStreamer sample, used where it lies, for as long as anybody needs it.
 
-**The problem.** A mapping of a buffer is valid until it is unmapped, a NumPy array over it knows nothing of that, and the buffer
-goes back to its pool the moment GStreamer's last reference is dropped. A crash, or silently another picture, is one kept array
-away.
+**The problem.** A mapping of a buffer is valid until it is unmapped, a NumPy array over it knows nothing of
+that, and the buffer goes back to its pool the moment GStreamer's last reference is dropped. A crash, or
+silently another picture, is one kept array away.
 
-**The idea.** What a frame registers is a `Mapping`: a reference on the buffer and its one read mapping. Every memory view and
-every array made from it holds the pin of that registration. So the buffer is unmapped and given back when the frame is closed
-*and* the last array is gone, whichever comes later, and neither earlier nor twice.
+**The idea.** What a frame registers is a `Mapping`: a reference on the buffer and its one read mapping. Every
+memory view and every array made from it holds the pin of that registration. So the buffer is unmapped and
+given back when the frame is closed *and* the last array is gone, whichever comes later, and neither earlier
+nor twice.
 
-**Lazily.** A frame that nobody looks into is a Python object that holds a sample, and nothing else: there is nothing to release
-that a dropped reference does not release. Registration and mapping come together, at the first `data`, `array`, `handle` or
-`share`.
+**Lazily.** A frame that nobody looks into is a Python object that holds a sample, and nothing else: there is
+nothing to release that a dropped reference does not release. Registration and mapping come together, at the
+first `data`, `array`, `handle` or `share`.
 
-**Once.** GStreamer's memory takes 256 mappings at a time and breaks at the next, so a memory that is mapped already is shared:
-a table finds the mapping by the memory's address. That is sound because the mapping holds the memory: while there is an entry
-that is alive, the address can be nobody else's. The table holds weak references and belongs to the manager.
+**Once.** GStreamer's memory takes 256 mappings at a time and breaks at the next, so a memory that is mapped
+already is shared: a table finds the mapping by the memory's address. That is sound because the mapping holds
+the memory: while there is an entry that is alive, the address can be nobody else's. The table holds weak
+references and belongs to the manager.
 
-Frames may be used and closed on any thread; the release is two C calls and runs wherever the last holder goes.
+Frames may be used and closed on any thread; the release is two C calls and runs wherever the last holder
+goes.
 """
 
 from __future__ import annotations
@@ -65,10 +68,11 @@ _NOTHING: Final = memoryview(b"")
 
 
 class Frame(FrameFacts):
-    """One picture (or any other buffer) of a sample; made by `SampleAdapter.frame`. Use it as a context manager.
+    """One picture (or any other buffer) of a sample; made by `SampleAdapter.frame`. Use it as a context
+    manager.
 
-    Closing gives the frame back; views and arrays made before stay valid, and the buffer is unmapped after the last of them.
-    All methods may be called on any thread.
+    Closing gives the frame back; views and arrays made before stay valid, and the buffer is unmapped after
+    the last of them. All methods may be called on any thread.
     """
 
     __slots__ = (
@@ -93,23 +97,24 @@ class Frame(FrameFacts):
         self._native: list[Handle[Any]] | None = None
         self._parts: dict[int, tuple[Handle[Held], memoryview]] | None = None
 
-    # -- the picture --------------------------------------------------------------------------------------------------------
+    # -- the picture -----------------------------------------------------------------------------------------
 
     def data(self) -> memoryview:
         """The whole buffer, read-only, as bytes, whatever its format.
 
-        Valid as long as it (or a slice of it, or an array over it) lives. Raises `MapError` when the memory cannot be mapped,
-        `ShortMemoryError` when the file behind it is shorter than it says, `FrameClosedError` after close.
+        Valid as long as it (or a slice of it, or an array over it) lives. Raises `MapError` when the memory
+        cannot be mapped, `ShortMemoryError` when the file behind it is shorter than it says,
+        `FrameClosedError` after close.
         """
         return self._view_now()[:]
 
     def array(self) -> np.ndarray[Any, Any]:
-        """The picture as a read-only ndarray, zero-copy: height × width × channels, or height × width for one component. Sound as
-        frames × channels.
+        """The picture as a read-only ndarray, zero-copy: height × width × channels, or height × width for one
+        component. Sound as frames × channels.
 
-        The dtype is uint8 or uint16 (of the format's byte order), for sound that of its format; strides are the buffer's own, so
-        rows may be padded. Valid as long as it, or any array made from it, lives. Raises `FormatError` for a format that is not
-        one such array, and what `data` raises.
+        The dtype is uint8 or uint16 (of the format's byte order), for sound that of its format; strides are
+        the buffer's own, so rows may be padded. Valid as long as it, or any array made from it, lives. Raises
+        `FormatError` for a format that is not one such array, and what `data` raises.
         """
         layout = self._layout
         if layout.image is None and not layout.varies:
@@ -130,12 +135,13 @@ class Frame(FrameFacts):
             raise self._too_short(size, plane) from None
 
     def planes(self) -> tuple[np.ndarray[Any, Any], ...]:
-        """The planes as read-only ndarrays, zero-copy, in the order in which they lie in memory: one for packed formats, (Y, UV)
-        for NV12, (Y, U, V) for I420, (Y, V, U) for YV12; the table of shapes stands in `planes.py`. Sound: frames × channels, or
-        one array a channel where it is planar.
+        """The planes as read-only ndarrays, zero-copy, in the order in which they lie in memory: one for
+        packed formats, (Y, UV) for NV12, (Y, U, V) for I420, (Y, V, U) for YV12; the table of shapes stands
+        in `planes.py`. Sound: frames × channels, or one array a channel where it is planar.
 
-        Where the buffer has several memories and no plane lies across two, each is mapped where it is, without a copy. Raises
-        `FormatError` for a format with planes that are no ndarrays, and what `data` raises.
+        Where the buffer has several memories and no plane lies across two, each is mapped where it is,
+        without a copy. Raises `FormatError` for a format with planes that are no ndarrays, and what `data`
+        raises.
         """
         layout = self._layout
         if not layout.varies:
@@ -156,9 +162,9 @@ class Frame(FrameFacts):
     def copy(self, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """A writable copy of `array` that is yours alone: no mapping, no padding, nothing to close.
 
-        `out`, an array of the same shape and dtype, is filled and returned instead of a new one: for a picture of some megabytes
-        that saves the pages of a new array, which cost more than the copying. Raises what `array` raises, `FormatError` where
-        `out` does not fit.
+        `out`, an array of the same shape and dtype, is filled and returned instead of a new one: for a
+        picture of some megabytes that saves the pages of a new array, which cost more than the copying.
+        Raises what `array` raises, `FormatError` where `out` does not fit.
         """
         if out is None:
             copy: np.ndarray[Any, Any] = self.array().copy()
@@ -168,7 +174,8 @@ class Frame(FrameFacts):
             if not isinstance(out, np.ndarray) or out.shape != array.shape or out.dtype != array.dtype:
                 given = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else repr(out)
                 raise FormatError(
-                    f"{self!r}: copy(out=) takes an array of shape {array.shape} and dtype {array.dtype}, not {given}"
+                    f"{self!r}: copy(out=) takes an array of shape {array.shape} and dtype {array.dtype}, "
+                    f"not {given}"
                 )
             np.copyto(out, array)
             return out
@@ -186,11 +193,12 @@ class Frame(FrameFacts):
             )
         return array.astype(wanted)
 
-    # -- ownership ----------------------------------------------------------------------------------------------------------
+    # -- ownership -------------------------------------------------------------------------------------------
 
     @property
     def handle(self) -> Handle[Held]:
-        """The frame's share of the registered object: for `safe_access`, `invalidate`, cleanups. Maps the frame if need be."""
+        """The frame's share of the registered object: for `safe_access`, `invalidate`, cleanups. Maps the
+        frame if need be."""
         if not self._handles:
             try:
                 self._open()
@@ -199,7 +207,8 @@ class Frame(FrameFacts):
         return self._handles[0]
 
     def _held_handle(self) -> Handle[Held]:
-        """The frame's share of the registered object, which is held but not mapped where nobody asked for that yet."""
+        """The frame's share of the registered object, which is held but not mapped where nobody asked for
+        that yet."""
         if not self._handles:
             self._open(mapped=False)
         return self._handles[0]
@@ -229,7 +238,8 @@ class Frame(FrameFacts):
         return natives[0]
 
     def share(self) -> Frame:
-        """Another frame over the same mapping, with a share of its own: for a second consumer, thread or queue."""
+        """Another frame over the same mapping, with a share of its own: for a second consumer, thread or
+        queue."""
         view = None if self._parts and self._view is None else self._view_now()
         other = Frame(self._adapter, self._sample_now(), self._layout)
         other._handles.append(self._held_handle().share())
@@ -240,9 +250,10 @@ class Frame(FrameFacts):
     def writable(self) -> WritableFrame:
         """The frame for writing; this one is closed by it.
 
-        If the frame was the last to hold its buffer, the buffer itself: nobody else can see it. Otherwise (another branch of a
-        tee, an array or a sample that is kept, memory that is read-only) a copy; `WritableFrame.copied` says which. Raises
-        `MapError` when neither can be mapped, and what `data` raises.
+        If the frame was the last to hold its buffer, the buffer itself: nobody else can see it. Otherwise
+        (another branch of a tee, an array or a sample that is kept, memory that is read-only) a copy;
+        `WritableFrame.copied` says which. Raises `MapError` when neither can be mapped, and what `data`
+        raises.
         """
         sample = self._sample_now()
         owned = own_reference(self._buffer_of(sample))
@@ -251,8 +262,9 @@ class Frame(FrameFacts):
         return WritableFrame.over(self._adapter.manager, owned, self._layout)
 
     def close(self) -> bool:
-        """Give the frame back. True when the buffer is unmapped and given back already, False when a view, an array or another
-        share still holds it (the release follows the last of them). Closing again gives the answer as it is then."""
+        """Give the frame back. True when the buffer is unmapped and given back already, False when a view, an
+        array or another share still holds it (the release follows the last of them). Closing again gives the
+        answer as it is then."""
         self._closed = True
         self._view = None
         self._sample = None
@@ -284,7 +296,7 @@ class Frame(FrameFacts):
         state = str(handles[0].state) if handles else "closed" if self._closed else "not mapped"
         return f"<Frame {self._layout}: {state}>"
 
-    # -- inside -------------------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------
 
     def _close_children(self) -> None:
         for child in self._native or ():
@@ -311,13 +323,15 @@ class Frame(FrameFacts):
         return view
 
     def _refuse(self) -> NoReturn:
-        """Another holder of the object has shut it (invalidate, unregister, a panic): say so, as the core says it."""
+        """Another holder of the object has shut it (invalidate, unregister, a panic): say so, as the core
+        says it."""
         with self._handles[0].lease():
             raise self._refusal()
 
     def _open(self, mapped: bool = True) -> memoryview:  # noqa: C901  # in one piece: every frame comes through it
-        """Register the frame's native and map it; the view of it. Of several threads that do this at once one wins; the others'
-        registrations are closed again, and their views stay good. With ``mapped=False`` the buffer is only held.
+        """Register the frame's native and map it; the view of it. Of several threads that do this at once one
+        wins; the others' registrations are closed again, and their views stay good. With ``mapped=False`` the
+        buffer is only held.
         """
         sample = self._sample
         if sample is None:
@@ -388,7 +402,8 @@ class Frame(FrameFacts):
         return view
 
     def _memories_now(self) -> list[tuple[Plane, memoryview]] | None:
-        """Each plane with the view of the one memory that it lies in; None where the whole buffer has to be mapped."""
+        """Each plane with the view of the one memory that it lies in; None where the whole buffer has to be
+        mapped."""
         sample = self._sample_now()
         buffer = self._buffer_of(sample)
         if self._view is not None or memory_count(buffer) < 2:
@@ -432,6 +447,6 @@ class Frame(FrameFacts):
 
     def _too_short(self, size: int, plane: Plane) -> ShortMemoryError:
         return ShortMemoryError(
-            f"{self!r} has {size} bytes and its caps ({self._layout}) need {plane.end}: the buffer is truncated, or the "
-            "caps are not its own; use data() for the bytes that are there"
+            f"{self!r} has {size} bytes and its caps ({self._layout}) need {plane.end}: the buffer is "
+            "truncated, or the caps are not its own; use data() for the bytes that are there"
         )

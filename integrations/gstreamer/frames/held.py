@@ -1,8 +1,8 @@
 """What a frame registers: a mapping of a buffer for reading, and its entry in the table of live ones.
 
-A memory is mapped once, however many frames look into it: GStreamer's memory takes 256 mappings at a time and breaks at the
-next. The table finds a live mapping by the memory's address. That is sound because the mapping holds the memory: while there is
-an entry that is alive, the address can be nobody else's.
+A memory is mapped once, however many frames look into it: GStreamer's memory takes 256 mappings at a time and
+breaks at the next. The table finds a live mapping by the memory's address. That is sound because the mapping
+holds the memory: while there is an entry that is alive, the address can be nobody else's.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ def end_held(held: Held) -> None:
 
 
 def check_memories(whose: Any, buffer: int) -> None:
-    """Refuse memory of a file that is shorter than it says: a mapping reaches past the end of a short file without an error, and
-    reading there (several memories are read by mapping them) kills the process."""
+    """Refuse memory of a file that is shorter than it says: a mapping reaches past the end of a short file
+    without an error, and reading there (several memories are read by mapping them) kills the process."""
     for index in range(memory_count(buffer)):
         memory = memory_of(buffer, index)
         short = short_fd_memory(memory) if is_fd_memory(memory) else None
         if short is not None:
             fd, needed, there = short
             raise ShortMemoryError(
-                f"{whose}: its memory is fd {fd} and says it has {needed} bytes, but the file has {there}, and reading on "
-                "would be a SIGBUS; the producer must size the file (ftruncate) before it pushes the buffer, and never "
-                "shrink it"
+                f"{whose}: its memory is fd {fd} and says it has {needed} bytes, but the file has {there}, "
+                "and reading on would be a SIGBUS; the producer must size the file (ftruncate) before it "
+                "pushes the buffer, and never shrink it"
             )
 
 
 def no_mapping(whose: Any) -> MapError:
     """The error for memory that GStreamer does not map."""
     return MapError(
-        f"{whose}: GStreamer cannot map this memory for reading; take a sample from system memory (a converter or download "
-        "element before the sink), or use frame.native for the memory's own interface"
+        f"{whose}: GStreamer cannot map this memory for reading; take a sample from system memory (a "
+        "converter or download element before the sink), or use frame.native for the memory's own interface"
     )
 
 
@@ -82,7 +82,8 @@ def open_memory(
     index: int,
     type_name: str,
 ) -> tuple[Handle[Held], memoryview]:
-    """Register and map one of a buffer's several memories where it lies, as a child of the frame: its handle and its view."""
+    """Register and map one of a buffer's several memories where it lies, as a child of the frame: its handle
+    and its view."""
     held = Held()
     held.sample = sample
     held.buffer = buffer

@@ -1,12 +1,12 @@
 """Planes: the parts of a picture (or of a piece of sound) that are one ndarray each.
 
-GStreamer describes a format by components (depth, shift, pixel stride, subsampling) that lie in planes (offset, stride). Its
-description decides, not a list of names, so a format that is new to us works. What comes of it, for W × H pixels (a chroma plane
-has half of them, rounded up, as the format's subsampling says):
+GStreamer describes a format by components (depth, shift, pixel stride, subsampling) that lie in planes
+(offset, stride). Its description decides, not a list of names, so a format that is new to us works. What
+comes of it, for W × H pixels (a chroma plane has half of them, rounded up, as the format's subsampling says):
 
-=====================================  ==============================================================================
+=====================================  ======================================================================
 format                                 planes, in the order in which they lie in memory
-=====================================  ==============================================================================
+=====================================  ======================================================================
 RGB, BGR, RGBA, BGRx, ARGB, … v308     (H, W, bytes per pixel), one plane
 GRAY8, GRAY16_LE, GRAY16_BE            (H, W), one plane
 I420, Y42B, Y444, GBR, A420, …         (H, W) and a chroma plane for each further component
@@ -14,10 +14,10 @@ YV12                                   (H, W), V, U
 NV12, NV16, P010_10LE, …               (H, W), then (H/2, W/2, 2) with U and V side by side
 NV21, NV61                             the same, with V and U
 YUY2, UYVY, Y210, …                    (H, W rounded up to 2, 2), one plane: luma and chroma side by side
-=====================================  ==============================================================================
+=====================================  ======================================================================
 
-The dtype is uint8, or uint16 for depths above 8 in the format's byte order. Values keep their place in it: those of P010_10LE are
-left-aligned (``>> 6`` gives ten bits), those of I420_10LE are not.
+The dtype is uint8, or uint16 for depths above 8 in the format's byte order. Values keep their place in it:
+those of P010_10LE are left-aligned (``>> 6`` gives ten bits), those of I420_10LE are not.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class Plane:
         return step // self.dtype.itemsize
 
     def over(self, view: memoryview) -> np.ndarray[Any, Any]:
-        """The array over `view`, zero-copy, and read-only if the view is. Raises `ValueError` or `TypeError` when the view is
-        too short.
+        """The array over `view`, zero-copy, and read-only if the view is. Raises `ValueError` or `TypeError`
+        when the view is too short.
 
-        By way of `frombuffer`, whose arrays stay read-only: one that `ndarray` makes of the view directly could be made
-        writeable, and writing through a mapping made for reading is a SIGSEGV.
+        By way of `frombuffer`, whose arrays stay read-only: one that `ndarray` makes of the view directly
+        could be made writeable, and writing through a mapping made for reading is a SIGSEGV.
         """
         array: np.ndarray[Any, Any]
         if self.count:
@@ -139,7 +139,8 @@ def why_no_image(info: Any) -> str:
 def planes_of(
     info: Any, width: int, height: int, offsets: Sequence[int], strides: Sequence[int]
 ) -> tuple[Plane, ...]:
-    """The planes of a picture of `width` × `height` in the format of `info`, which `why_no_planes` has nothing against."""
+    """The planes of a picture of `width` × `height` in the format of `info`, which `why_no_planes` has
+    nothing against."""
     finfo = info.finfo
     order = _byte_order(finfo)
     planes = []

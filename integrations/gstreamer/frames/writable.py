@@ -1,12 +1,13 @@
 """Writable frames: a buffer that is nobody else's, changed in place and handed on.
 
-**The problem.** In plain Python a view for writing outlives the block it was made in, and what is written after the push changes
-the picture downstream; a write through a mapping made for reading is a SIGSEGV; and whether a write changes other consumers'
-picture depends on who else holds the buffer.
+**The problem.** In plain Python a view for writing outlives the block it was made in, and what is written
+after the push changes the picture downstream; a write through a mapping made for reading is a SIGSEGV; and
+whether a write changes other consumers' picture depends on who else holds the buffer.
 
-**The idea.** A `WritableFrame` owns its buffer alone: it was made for it, came from a pool, was taken out of a frame that had it
-to itself, or is a copy (`copied` says which). Handing it on ends the mapping, and is refused with the holders' names
-(``held="refuse"``) while an array or a view of it is alive. So nobody can write behind GStreamer's back.
+**The idea.** A `WritableFrame` owns its buffer alone: it was made for it, came from a pool, was taken out of
+a frame that had it to itself, or is a copy (`copied` says which). Handing it on ends the mapping, and is
+refused with the holders' names (``held="refuse"``) while an array or a view of it is alive. So nobody can
+write behind GStreamer's back.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ _registrars: weakref.WeakKeyDictionary[SafetyManager, Callable[[Any, Any, int], 
 
 
 def registrar_of(manager: SafetyManager) -> Callable[[Any, Any, int], Handle[Own]]:
-    """How writable frames are registered. Not by unique address: a buffer that goes back to its pool may be lent again, at the
-    same address, before the registration that ended with it is quite over."""
+    """How writable frames are registered. Not by unique address: a buffer that goes back to its pool may be
+    lent again, at the same address, before the registration that ended with it is quite over."""
     register = _registrars.get(manager)
     if register is None:
         register = manager.registrar(BUFFER_TYPE, release=end_own, release_on=ANY_THREAD)
@@ -56,10 +57,11 @@ def registrar_of(manager: SafetyManager) -> Callable[[Any, Any, int], Handle[Own
 
 
 class WritableFrame(Uncopied):
-    """A picture (or sound, or bytes) to be written. Made by `Frame.writable`, `BufferPool.acquire` and `SampleAdapter.buffer`.
+    """A picture (or sound, or bytes) to be written. Made by `Frame.writable`, `BufferPool.acquire` and
+    `SampleAdapter.buffer`.
 
-    A context manager that gives the buffer up at the end of its block unless `Feeder.push` or `take` has handed it on. One thread
-    writes at a time; all methods may be called on any thread.
+    A context manager that gives the buffer up at the end of its block unless `Feeder.push` or `take` has
+    handed it on. One thread writes at a time; all methods may be called on any thread.
     """
 
     _remedy = "make another frame, or copy its arrays"
@@ -75,14 +77,15 @@ class WritableFrame(Uncopied):
             if not map_own(own):
                 own.owned = nothing_owned()  # the buffer stays its caller's
                 raise MapError(
-                    f"{layout}: GStreamer cannot map this buffer's memory for writing; take a copy in system memory (a converter "
-                    "or download element before the sink)"
+                    f"{layout}: GStreamer cannot map this buffer's memory for writing; take a copy in system "
+                    "memory (a converter or download element before the sink)"
                 )
             self._layout = layout.of_buffer(own.buffer, own.size)
             self._closed = False
             self._out: Any = None  # what its pool knows of it
             self.copied = copied or own.memory != memory  # GStreamer copies memory that may only be read
-            """Whether the bytes were copied, because somebody else holds the original or it may only be read."""
+            """Whether the bytes were copied, because somebody else holds the original or it may only be read.
+            """
             self._handle = registrar_of(manager)(own, own.buffer, own.size)
         except BaseException:
             end_own(own)
@@ -90,8 +93,8 @@ class WritableFrame(Uncopied):
 
     @classmethod
     def over(cls, manager: SafetyManager, owned: Owned, layout: Layout) -> WritableFrame:
-        """The frame over a buffer if nobody else holds it, over a copy of it otherwise. Raises `MapError` where neither can be
-        mapped, `ShortMemoryError` for a file that is shorter than it says."""
+        """The frame over a buffer if nobody else holds it, over a copy of it otherwise. Raises `MapError`
+        where neither can be mapped, `ShortMemoryError` for a file that is shorter than it says."""
         if sole_owner(owned):
             try:
                 return cls(manager, owned, layout, copied=False)
@@ -104,7 +107,7 @@ class WritableFrame(Uncopied):
             raise no_mapping(layout)
         return cls(manager, copy, layout, copied=True)
 
-    # -- the picture --------------------------------------------------------------------------------------------------------
+    # -- the picture -----------------------------------------------------------------------------------------
 
     def data(self) -> memoryview:
         """The whole buffer as writable bytes. Raises `FrameClosedError` once it was handed on or closed."""
@@ -119,14 +122,15 @@ class WritableFrame(Uncopied):
     def array(self) -> np.ndarray[Any, Any]:
         """The picture (or sound) as a writable ndarray, zero-copy, in the shape of `Frame.array`.
 
-        Raises `FormatError` for what is not one array, `ShortMemoryError` for a buffer shorter than its caps say,
-        `FrameClosedError` once the frame was handed on or closed.
+        Raises `FormatError` for what is not one array, `ShortMemoryError` for a buffer shorter than its caps
+        say, `FrameClosedError` once the frame was handed on or closed.
         """
         plane = self._layout.image_plane()
         return self._over((plane,))[0]
 
     def planes(self) -> tuple[np.ndarray[Any, Any], ...]:
-        """The planes as writable ndarrays, zero-copy, in the shapes of `Frame.planes`. Raises what `array` raises."""
+        """The planes as writable ndarrays, zero-copy, in the shapes of `Frame.planes`. Raises what `array`
+        raises."""
         return self._over(self._layout.all_planes())
 
     def _over(self, planes: tuple[Any, ...]) -> tuple[np.ndarray[Any, Any], ...]:
@@ -135,13 +139,13 @@ class WritableFrame(Uncopied):
             return tuple(plane.over(view) for plane in planes)
         except (TypeError, ValueError):
             raise ShortMemoryError(
-                f"{self!r} has {len(view)} bytes and its caps need {max(plane.end for plane in planes)}: the buffer was "
-                "made for other caps; use data() for the bytes that are there"
+                f"{self!r} has {len(view)} bytes and its caps need {max(plane.end for plane in planes)}: the "
+                "buffer was made for other caps; use data() for the bytes that are there"
             ) from None
         finally:
             del view
 
-    # -- facts --------------------------------------------------------------------------------------------------------------
+    # -- facts -----------------------------------------------------------------------------------------------
 
     @property
     def caps(self) -> Any:
@@ -191,7 +195,7 @@ class WritableFrame(Uncopied):
         with self._now().lease() as own:
             setattr(BufferHead.from_address(own.buffer), which, value)
 
-    # -- ownership ----------------------------------------------------------------------------------------------------------
+    # -- ownership -------------------------------------------------------------------------------------------
 
     @property
     def handle(self) -> Handle[Own]:
@@ -201,13 +205,14 @@ class WritableFrame(Uncopied):
     def take(self) -> Any:
         """The `Gst.Buffer` itself, to be pushed by code of yours. This frame is closed by it.
 
-        Raises `HeldError`, naming the holders, while an array or a view of it is alive: what it wrote later would be seen
-        downstream. Nothing has changed then.
+        Raises `HeldError`, naming the holders, while an array or a view of it is alive: what it wrote later
+        would be seen downstream. Nothing has changed then.
         """
         return wrapper_of(self._hand_on("taken as a Gst.Buffer"))
 
     def _hand_on(self, where: str) -> Owned:
-        """The buffer, unmapped; closed by it. Raises `HeldError` and changes nothing while something still holds it."""
+        """The buffer, unmapped; closed by it. Raises `HeldError` and changes nothing while something still
+        holds it."""
         handle = self._now()
         with handle.lease() as own:
             owned = own_reference(own.buffer)
@@ -219,8 +224,8 @@ class WritableFrame(Uncopied):
         return owned
 
     def close(self) -> bool:
-        """Give the buffer up unpushed. True when it is unmapped and gone (back in its pool) already, False while a view or an
-        array still holds it (then it goes with the last of them)."""
+        """Give the buffer up unpushed. True when it is unmapped and gone (back in its pool) already, False
+        while a view or an array still holds it (then it goes with the last of them)."""
         self._closed = True
         return self._handle.close()
 
@@ -247,7 +252,8 @@ class WritableFrame(Uncopied):
 
     def _refuse(self) -> NoReturn:
         raise FrameClosedError(
-            f"{self!r} was handed on or closed: make a new one for the next picture (frame.writable(), feeder.frame() or a pool)"
+            f"{self!r} was handed on or closed: make a new one for the next picture (frame.writable(), "
+            "feeder.frame() or a pool)"
         )
 
 

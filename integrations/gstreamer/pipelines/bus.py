@@ -1,7 +1,8 @@
 """`BusWatch`: the bus read on a thread of its own, its handlers behind the boundary.
 
-A bus that nobody reads grows, and the error on it is a pipeline that stands still in silence. One watch reads one bus;
-handlers run on its thread, one at a time, so they may stop the pipeline and wait for it. `PipelineGuard` hears errors without it.
+A bus that nobody reads grows, and the error on it is a pipeline that stands still in silence. One watch reads
+one bus; handlers run on its thread, one at a time, so they may stop the pipeline and wait for it.
+`PipelineGuard` hears errors without it.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class BusWatch(Guard[_BusCore]):
     manager:
         Who is told of panics in handlers, and whose object the watch becomes.
     source:
-        A `PipelineGuard`, a `Gst.Pipeline` or a `Gst.Bus`. One watch at a time reads a bus (`DuplicateError` otherwise):
-        two would take each other's messages.
+        A `PipelineGuard`, a `Gst.Pipeline` or a `Gst.Bus`. One watch at a time reads a bus (`DuplicateError`
+        otherwise): two would take each other's messages.
     name:
         Shown in messages and reports; the source's own name by default.
     """
@@ -111,9 +112,9 @@ class BusWatch(Guard[_BusCore]):
             core.thread.start()
 
     def on(self, *kinds: str, errors: tuple[type[BaseException], ...] = ()) -> Callable[[F], F]:
-        """Decorator: call the function with every message of these kinds (``"error"``, ``"eos"``, ``"state-changed"``, …; all
-        where none is given), on the watch's thread. What it raises is contained and reported. Raises `GuardError` for a kind that
-        GStreamer does not know."""
+        """Decorator: call the function with every message of these kinds (``"error"``, ``"eos"``,
+        ``"state-changed"``, …; all where none is given), on the watch's thread. What it raises is contained
+        and reported. Raises `GuardError` for a kind that GStreamer does not know."""
         wanted = _kinds(kinds)
         name = f"bus handler of {self.name}"
 
@@ -127,8 +128,9 @@ class BusWatch(Guard[_BusCore]):
         return add
 
     def wait(self, *kinds: str, timeout: float) -> Any:
-        """The next `Gst.Message` of these kinds (any where none is given) that comes from now on, or None after `timeout`
-        seconds. Not from a handler, which runs on the thread that would bring it (`GuardError`).
+        """The next `Gst.Message` of these kinds (any where none is given) that comes from now on, or None
+        after `timeout` seconds. Not from a handler, which runs on the thread that would bring it
+        (`GuardError`).
 
         What came before it is asked is not for it: for errors and the end of a stream that plays already use
         `PipelineGuard.wait`, which has heard of them."""
@@ -138,8 +140,8 @@ class BusWatch(Guard[_BusCore]):
         with self._handle.lease() as core:
             if core.thread.ident == threading.get_ident():
                 raise GuardError(
-                    f"bus watch {self.name!r} was asked to wait in one of its handlers, which run on the thread that "
-                    "reads the bus"
+                    f"bus watch {self.name!r} was asked to wait in one of its handlers, which run on the "
+                    "thread that reads the bus"
                 )
             waiting = core.waiting
             waiting[id(queue)] = (_kinds(kinds), queue)

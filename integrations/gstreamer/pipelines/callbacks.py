@@ -1,14 +1,16 @@
-"""Callbacks that GStreamer calls: nothing they raise reaches C, and who ends them knows whether one still runs.
+"""Callbacks that GStreamer calls: nothing they raise reaches C, and who ends them knows whether one still
+runs.
 
-What leaves a Python callback inside PyGObject is printed and lost, and C is given zero, which means *drop this buffer* to
-a probe. So each runs inside a boundary: what is declared is an error, everything else a panic (any `BaseException`, also
-`SystemExit`), both are counted, and C gets the answer that lets the data pass. Ctrl-C that strikes in there is not the
-callback's: it is raised again on the main thread.
+What leaves a Python callback inside PyGObject is printed and lost, and C is given zero, which means *drop
+this buffer* to a probe. So each runs inside a boundary: what is declared is an error, everything else a panic
+(any `BaseException`, also `SystemExit`), both are counted, and C gets the answer that lets the data pass.
+Ctrl-C that strikes in there is not the callback's: it is raised again on the main thread.
 
-**Who keeps the function.** What GStreamer keeps it keeps in C, where the collector does not look: a function there that leads
-back to its guard (a method of the object that has the guard, a closure over it) would keep both for ever. So what GStreamer is
-given knows the function weakly, and the guard alone keeps it (`Kept`). Guard, function and owner then form a circle of Python
-objects, which the collector takes apart; the guard is dropped by that, which ends the callback and is reported.
+**Who keeps the function.** What GStreamer keeps it keeps in C, where the collector does not look: a function
+there that leads back to its guard (a method of the object that has the guard, a closure over it) would keep
+both for ever. So what GStreamer is given knows the function weakly, and the guard alone keeps it (`Kept`).
+Guard, function and owner then form a circle of Python objects, which the collector takes apart; the guard is
+dropped by that, which ends the callback and is reported.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ _next: Callable[[], int] = itertools.count().__next__
 
 
 class Kept:
-    """Keeps a function for whoever has the guard. Takes the weak reference that functions themselves may not."""
+    """Keeps a function for whoever has the guard. Takes the weak reference that functions themselves may
+    not."""
 
     __slots__ = ("__weakref__", "function")
 
@@ -58,22 +61,24 @@ class Kept:
 
 
 class Callback:
-    """A user's function behind the boundary. Calling it never raises. It does not keep the function: `kept` does, which is to
-    be held by whoever wants it called.
+    """A user's function behind the boundary. Calling it never raises. It does not keep the function: `kept`
+    does, which is to be held by whoever wants it called.
 
     Parameters
     ----------
     manager, name, type_name:
         Who reports a panic, and under which names.
     function:
-        What is called. A coroutine or generator function is refused (`CallbackError`): its body would never run.
+        What is called. A coroutine or generator function is refused (`CallbackError`): its body would never
+        run.
     errors:
-        What it may raise: counted and otherwise nothing. The manager's own where none are given. `ConfigError` for what are no
-        exception classes.
+        What it may raise: counted and otherwise nothing. The manager's own where none are given.
+        `ConfigError` for what are no exception classes.
     fallback:
         What C is given after an exception, and once the callback is ended.
     streams:
-        Whether it is called on streaming threads alone; otherwise each call looks which kind of thread it is on.
+        Whether it is called on streaming threads alone; otherwise each call looks which kind of thread it is
+        on.
     """
 
     def __init__(
@@ -147,7 +152,8 @@ class Callback:
         return kept
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until no call of it runs on any other thread than this, `timeout` seconds at most; whether none does."""
+        """Wait until no call of it runs on any other thread than this, `timeout` seconds at most; whether
+        none does."""
         me = threading.get_ident()
         until = None if timeout is None else time.monotonic() + timeout
         pause = 0.0005
@@ -182,9 +188,9 @@ class CallbackGuard(Guard[C]):
         return self._callback.error
 
     def close(self, timeout: float | None = CALLBACK_WAIT) -> bool:
-        """Have it called no more; True when that is done and no call runs any more. Waits up to `timeout` seconds for one that
-        runs on another thread (not on a streaming thread), which GStreamer's own functions do not, and raises `StateTimeout`,
-        which says where that call stands, when it is over."""
+        """Have it called no more; True when that is done and no call runs any more. Waits up to `timeout`
+        seconds for one that runs on another thread (not on a streaming thread), which GStreamer's own
+        functions do not, and raises `StateTimeout`, which says where that call stands, when it is over."""
         check_timeout(timeout)
         done = super().close()
         callback = self._callback
@@ -193,8 +199,8 @@ class CallbackGuard(Guard[C]):
             return done and not callback.where
         blocked = tuple(filter(None, map(stands_at, callback.where)))
         raise StateTimeout(
-            f"{self!r}: its callback has not returned within {timeout:g} s and stands in {', '.join(blocked)}; "
-            "it is called no more",
+            f"{self!r}: its callback has not returned within {timeout:g} s and stands in "
+            f"{', '.join(blocked)}; it is called no more",
             blocked=blocked,
         )
 
@@ -204,8 +210,8 @@ def _nothing() -> None:
 
 
 def once_each(call: Callable[[int], object], ids: list[int]) -> None:
-    """``call(id)`` for each of `ids`, which is empty then. Whoever pops an id calls, in one step of C: once, however many do
-    this at the same time, and whatever interrupts."""
+    """``call(id)`` for each of `ids`, which is empty then. Whoever pops an id calls, in one step of C: once,
+    however many do this at the same time, and whatever interrupts."""
     try:
         for _ in map(call, iter(ids.pop, None)):
             pass
@@ -214,7 +220,8 @@ def once_each(call: Callable[[int], object], ids: list[int]) -> None:
 
 
 def check_function(function: Any, what: str) -> None:
-    """Refuse what cannot be called, and what would only make a coroutine or generator then (`CallbackError`)."""
+    """Refuse what cannot be called, and what would only make a coroutine or generator then
+    (`CallbackError`)."""
     if not callable(function):
         raise CallbackError(f"{what} takes a function, not {function!r}")
     check_callback(function, what)
@@ -230,7 +237,8 @@ def is_foreign_thread() -> bool:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Empty the frames of a handled exception and of what it came from: they would keep leases, arrays and so buffers alive."""
+    """Empty the frames of a handled exception and of what it came from: they would keep leases, arrays and so
+    buffers alive."""
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]
     while chain:

@@ -11,7 +11,8 @@ __all__ = ["parse", "parse_bin"]
 
 
 def parse(description: str) -> Any:
-    """The pipeline of a description as for ``gst-launch-1.0``. Raises `DescriptionError` saying what is wrong with it."""
+    """The pipeline of a description as for ``gst-launch-1.0``. Raises `DescriptionError` saying what is wrong
+    with it."""
     made = _parsed(description, Gst.parse_launch_full, "pipeline")
     if not isinstance(made, Gst.Pipeline):  # one element alone
         pipeline = Gst.Pipeline.new(None)

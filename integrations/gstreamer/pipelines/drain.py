@@ -1,14 +1,14 @@
 """Buses that nobody reads: what waits there is let go.
 
-**The problem.** Each message on a bus keeps the element that posted it, with everything that the element keeps. Whoever
-never reads the bus of a pipeline that runs for days, with parts that come and go, keeps every part that ever went, and the
-last frame of each.
+**The problem.** Each message on a bus keeps the element that posted it, with everything that the element
+keeps. Whoever never reads the bus of a pipeline that runs for days, with parts that come and go, keeps every
+part that ever went, and the last frame of each.
 
-**The idea.** A thread looks at the buses of guarded pipelines twice a second. Where the same message is first in line as before,
-nobody reads: what is merely of passing interest (states, quality of service, tags) goes after `PATIENCE` seconds, what a
-program may still come to ask for (errors, the end of the stream, messages of elements and applications) after
-`LONG_PATIENCE`. `PipelineGuard` has heard of errors and the end by then. A bus that is read, by a `BusWatch`, a main loop
-or the program, is left alone.
+**The idea.** A thread looks at the buses of guarded pipelines twice a second. Where the same message is first
+in line as before, nobody reads: what is merely of passing interest (states, quality of service, tags) goes
+after `PATIENCE` seconds, what a program may still come to ask for (errors, the end of the stream, messages of
+elements and applications) after `LONG_PATIENCE`. `PipelineGuard` has heard of errors and the end by then. A
+bus that is read, by a `BusWatch`, a main loop or the program, is left alone.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def leave_bus(key: int) -> None:
 
 
 def sweep(key: int) -> None:
-    """Where a bus is known to be read by nobody, drop what is of passing interest now: a part of the pipeline has just left."""
+    """Where a bus is known to be read by nobody, drop what is of passing interest now: a part of the pipeline
+    has just left."""
     watched = _buses.get(key)
     if watched is not None and watched.unread:
         watched.drop(time.monotonic())

@@ -1,10 +1,11 @@
 """The ear: what a pipeline reports as an error, heard without taking it from anybody.
 
-A bus has one reader, which is the program's own business. What is posted can be heard beside it, on the thread that posts it. So
-whoever waits for frames, or for room, learns at once that none will come.
+A bus has one reader, which is the program's own business. What is posted can be heard beside it, on the
+thread that posts it. So whoever waits for frames, or for room, learns at once that none will come.
 
-An error belongs to the run of the pipeline in which it came, and is known until the next one streams. The start of a stream alone
-says nothing of that: with several sinks it is told when the last of them has seen it, and the first may have failed by then.
+An error belongs to the run of the pipeline in which it came, and is known until the next one streams. The
+start of a stream alone says nothing of that: with several sinks it is told when the last of them has seen it,
+and the first may have failed by then.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ __all__ = ["Ear"]
 
 
 class Ear:
-    """Hears the errors of the pipeline that `element` is in, from `listen` until `close`. Callable on any thread."""
+    """Hears the errors of the pipeline that `element` is in, from `listen` until `close`. Callable on any
+    thread."""
 
     def __init__(self, element: Any) -> None:
         self._element = element
@@ -68,7 +70,8 @@ class Ear:
 
     @property
     def error(self) -> PipelineError | None:
-        """The first error since the pipeline was started, if there was one. A new one each time: it keeps no traceback."""
+        """The first error since the pipeline was started, if there was one. A new one each time: it keeps no
+        traceback."""
         for first in self._errors[:1]:  # once: another thread may clear them
             return PipelineError(str(first), element=first.element, text=first.text, debug=first.debug)
         return None

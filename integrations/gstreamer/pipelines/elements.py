@@ -1,4 +1,5 @@
-"""`ElementGuard`: an element that joins a pipeline and leaves it while data flows, in the order that does not freeze."""
+"""`ElementGuard`: an element that joins a pipeline and leaves it while data flows, in the order that does not
+freeze."""
 
 from __future__ import annotations
 
@@ -34,21 +35,22 @@ class _ElementCore(Core):
 
 
 def leave(element: Any, parent: Any) -> None:
-    """Take `element` out of the bin `parent` while data flows: unlink where it comes in, NULL, unlink where it went out,
-    remove. Not on a streaming thread. Raises `StateTimeout` when a push into it does not end."""
+    """Take `element` out of the bin `parent` while data flows: unlink where it comes in, NULL, unlink where
+    it went out, remove. Not on a streaming thread. Raises `StateTimeout` when a push into it does not end."""
     for pad in pads_of(element, Gst.PadDirection.SINK):
         peer = pad.get_peer()
         if peer is not None:
             unlink_when_idle(peer)
     element.set_locked_state(True)  # or the bin takes it along when it changes its own state meanwhile
     if not pads_of(element, Gst.PadDirection.SINK):
-        # A source is its own pusher, and would report not-linked: it stops linked. NULL waits for the push that is under way, so
-        # that is waited for here, where there is a deadline.
+        # A source is its own pusher, and would report not-linked: it stops linked. NULL waits for the push
+        # that is under way, so that is waited for here, where there is a deadline.
         for pad in pads_of(element, Gst.PadDirection.SRC):
             if pad.is_linked() and not when_idle(pad, None, UNLINK_TIMEOUT):
                 raise StateTimeout(
-                    f"source {path_of(element)} cannot leave: its push has not ended within {UNLINK_TIMEOUT:g} s, so "
-                    "what is behind it blocks; stop the pipeline first, or put a leaky queue behind it"
+                    f"source {path_of(element)} cannot leave: its push has not ended within "
+                    f"{UNLINK_TIMEOUT:g} s, so what is behind it blocks; stop the pipeline first, or put a "
+                    "leaky queue behind it"
                 )
     if element.set_state(Gst.State.NULL) == Gst.StateChangeReturn.FAILURE:
         raise GuardError(
@@ -79,20 +81,21 @@ def pads_of(element: Any, direction: Any) -> list[Any]:
 
 
 class ElementGuard(Guard[_ElementCore]):
-    """Owns an element in a bin: at its end it is unlinked, set to NULL and removed, in the order that does not freeze.
+    """Owns an element in a bin: at its end it is unlinked, set to NULL and removed, in the order that does
+    not freeze.
 
     Parameters
     ----------
     manager:
         Whose object the element becomes.
     element:
-        A `Gst.Element`, or a factory's name such as ``"queue"``. One that is in no bin is added; one that is in `parent`
-        already is adopted.
+        A `Gst.Element`, or a factory's name such as ``"queue"``. One that is in no bin is added; one that is
+        in `parent` already is adopted.
     parent:
         A `PipelineGuard`, a `Gst.Pipeline` or another `Gst.Bin`.
 
-    Raises `GuardError` for an element that is in another bin, which the message names, and `DescriptionError` for a
-    factory that is not installed.
+    Raises `GuardError` for an element that is in another bin, which the message names, and `DescriptionError`
+    for a factory that is not installed.
     """
 
     type_name: ClassVar[str] = "gst.Element"
@@ -109,8 +112,8 @@ class ElementGuard(Guard[_ElementCore]):
         before = element.get_parent()
         if before is not None and before is not owner:
             raise GuardError(
-                f"element {element.get_name()!r} is in {path_of(before)!r} and cannot be in {owner.get_name()!r} as "
-                "well; close the guard that holds it there, or make another element"
+                f"element {element.get_name()!r} is in {path_of(before)!r} and cannot be in "
+                f"{owner.get_name()!r} as well; close the guard that holds it there, or make another element"
             )
         self._register(manager, _ElementCore(element, owner), element.get_name(), pointer_of(element))
         if before is not None:
@@ -118,8 +121,8 @@ class ElementGuard(Guard[_ElementCore]):
         try:
             if not add_to(owner, element):
                 raise GuardError(
-                    f"{owner.get_name()!r} does not take element {element.get_name()!r}: it has one of that name already; "
-                    "give it another"
+                    f"{owner.get_name()!r} does not take element {element.get_name()!r}: it has one of that "
+                    "name already; give it another"
                 )
         except BaseException:
             self._handle.close()  # out again, if it was in
@@ -136,11 +139,13 @@ class ElementGuard(Guard[_ElementCore]):
         with self._handle.lease() as core:
             if not core.element.sync_state_with_parent():
                 raise GuardError(
-                    f"element {path_of(core.element)} cannot follow its bin's state; the bus says why (PipelineGuard.errors)"
+                    f"element {path_of(core.element)} cannot follow its bin's state; the bus says why "
+                    "(PipelineGuard.errors)"
                 )
 
     def link(self, other: Any) -> None:
-        """Link its free source pad to a free sink pad of `other` (an element, or a guard of one). Raises `LinkError`."""
+        """Link its free source pad to a free sink pad of `other` (an element, or a guard of one). Raises
+        `LinkError`."""
         with self._handle.lease() as core:
             target = other.element if isinstance(other, ElementGuard) else other
             if not isinstance(target, Gst.Element):
@@ -155,6 +160,6 @@ def _free(element: Any, direction: Any) -> Any:
         if not pad.is_linked():
             return pad
     raise LinkError(
-        f"element {element.get_name()!r} has no free {direction.value_nick} pad ({len(pads)} in use); ask for one with "
-        "PadGuard where it has request pads"
+        f"element {element.get_name()!r} has no free {direction.value_nick} pad ({len(pads)} in use); ask "
+        "for one with PadGuard where it has request pads"
     )

@@ -1,12 +1,14 @@
 """What all guards are: one registered object of the manager, closed once, on any thread.
 
-A guard owns an action on a native object of GStreamer – a state to leave, a probe to remove, a pad to give back – and the object
-with it. The action is the *release* of a core registered with the manager: it runs exactly once, at its place and with a
-deadline, when the guard is closed, when it was dropped (which is reported as a leak), and when the manager or the interpreter
-ends. So a guard is in the statistics, in leak reports and in the exit report like any other object.
+A guard owns an action on a native object of GStreamer – a state to leave, a probe to remove, a pad to give
+back – and the object with it. The action is the *release* of a core registered with the manager: it runs
+exactly once, at its place and with a deadline, when the guard is closed, when it was dropped (which is
+reported as a leak), and when the manager or the interpreter ends. So a guard is in the statistics, in leak
+reports and in the exit report like any other object.
 
-A guard holds its core through its handle alone. What GStreamer itself keeps (signal handlers, probes) refers to small
-objects that know neither guard nor core: a guard nobody refers to is therefore gone at once, whatever its pipeline does.
+A guard holds its core through its handle alone. What GStreamer itself keeps (signal handlers, probes) refers
+to small objects that know neither guard nor core: a guard nobody refers to is therefore gone at once,
+whatever its pipeline does.
 """
 
 from __future__ import annotations
@@ -96,18 +98,20 @@ def elements_of(parent: Any) -> list[Any]:
 
 
 def make_element(factory: str, name: str | None = None) -> Any:
-    """A new element. Raises `DescriptionError` where there is no such factory. (gst-python's own errors differ by version.)"""
+    """A new element. Raises `DescriptionError` where there is no such factory. (gst-python's own errors
+    differ by version.)"""
     found = Gst.ElementFactory.find(factory)
     if found is None:
         raise DescriptionError(
-            f"there is no element {factory!r} here; gst-inspect-1.0 lists what is installed (on Debian the packages are "
-            "gstreamer1.0-plugins-base, -good, -bad, -ugly)"
+            f"there is no element {factory!r} here; gst-inspect-1.0 lists what is installed (on Debian the "
+            "packages are gstreamer1.0-plugins-base, -good, -bad, -ugly)"
         )
     return found.create(name)
 
 
 def add_to(parent: Any, element: Any) -> bool:
-    """Add an element to a bin; whether it took it. (gst-python's override answers with an exception instead.)"""
+    """Add an element to a bin; whether it took it. (gst-python's override answers with an exception
+    instead.)"""
     try:
         parent.add(element)
     except Exception:
@@ -132,7 +136,8 @@ class Guard(Uncopied, Generic[C]):
         release_on: Any = BACKGROUND,
         parent: Any = None,
     ) -> None:
-        """Make the core the manager's. Refused (closed manager, another guard of the same native), its caller still has it."""
+        """Make the core the manager's. Refused (closed manager, another guard of the same native), its caller
+        still has it."""
         self.manager = manager
         self.name = name
         self._handle = manager.register(
@@ -158,9 +163,10 @@ class Guard(Uncopied, Generic[C]):
     def close(self) -> bool:
         """Do what the guard is for, once; True when that is done.
 
-        On a streaming thread, inside a garbage collection and under `lifecycle.never_wait` it is handed over to a worker, and the
-        answer is False. Closing again gives the answer as it is then. Raises `StateTimeout` when the manager's
-        ``finalizer_timeout`` passed first, `GuardError` when GStreamer refused.
+        On a streaming thread, inside a garbage collection and under `lifecycle.never_wait` it is handed over
+        to a worker, and the answer is False. Closing again gives the answer as it is then. Raises
+        `StateTimeout` when the manager's ``finalizer_timeout`` passed first, `GuardError` when GStreamer
+        refused.
         """
         done = self._handle.close()
         if not done:
@@ -173,8 +179,8 @@ class Guard(Uncopied, Generic[C]):
 
     def _stuck(self) -> NoReturn:
         raise StateTimeout(
-            f"{self!r}: closing it was not done within {self.manager.config.finalizer_timeout:g} s; it is quarantined and its "
-            "worker was replaced"
+            f"{self!r}: closing it was not done within {self.manager.config.finalizer_timeout:g} s; it is "
+            "quarantined and its worker was replaced"
         )
 
     def __enter__(self: S) -> S:

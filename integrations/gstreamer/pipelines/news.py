@@ -1,7 +1,7 @@
 """What is heard of a pipeline: errors, warnings, the end of the stream, and its streaming threads.
 
-`News` is what the handlers of a bus know: small, and without a way to the pipeline, so that a pipeline nobody refers to is
-gone at once. Written on whatever thread posts, read on any; takes no lock.
+`News` is what the handlers of a bus know: small, and without a way to the pipeline, so that a pipeline nobody
+refers to is gone at once. Written on whatever thread posts, read on any; takes no lock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def error_of(message: Any) -> PipelineError:
     element = message.src.get_name()
     place = (debug or "").split("\n")[-1].strip()
     return PipelineError(
-        f"element {element!r} ({path_of(message.src)}) failed: {error.message}{f' ({place})' if place else ''}",
+        f"element {element!r} ({path_of(message.src)}) failed: "
+        f"{error.message}{f' ({place})' if place else ''}",
         element=element,
         text=error.message,
         debug=debug or "",
@@ -49,8 +50,9 @@ class News:
         self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
 
     def delegate(self, part: Any, failed: Callable[[PipelineError], bool]) -> Callable[[], object]:
-        """Have what fails in the bin `part` told by ``failed(error)``, on the failing thread, and not as the pipeline's own error
-        where that returns True. Returns what takes it back. The part is kept alive by whoever asks."""
+        """Have what fails in the bin `part` told by ``failed(error)``, on the failing thread, and not as the
+        pipeline's own error where that returns True. Returns what takes it back. The part is kept alive by
+        whoever asks."""
         key = pointer_of(part)
         self._delegates[key] = failed
 

@@ -1,11 +1,13 @@
-"""Pads while data flows: unlinking without a freeze, request pads given back once, probes that cannot drop a buffer by accident.
+"""Pads while data flows: unlinking without a freeze, request pads given back once, probes that cannot drop a
+buffer by accident.
 
-**Unlinking.** A pad may be unlinked when nothing is being pushed through it: an IDLE probe on the *source* pad is called then, at
-once or after the push that is under way. It unlinks once, whoever else calls. No other order is safe while PLAYING: an
-element that is set to NULL while it is linked blocks whoever pushes into it, and with it every other branch of the tee.
+**Unlinking.** A pad may be unlinked when nothing is being pushed through it: an IDLE probe on the *source*
+pad is called then, at once or after the push that is under way. It unlinks once, whoever else calls. No other
+order is safe while PLAYING: an element that is set to NULL while it is linked blocks whoever pushes into it,
+and with it every other branch of the tee.
 
-**Removing a probe** is decided by one pop, between `close` and a callback that returns ``REMOVE``: GStreamer warns about the
-second, and by then the id may belong to another probe.
+**Removing a probe** is decided by one pop, between `close` and a callback that returns ``REMOVE``: GStreamer
+warns about the second, and by then the id may belong to another probe.
 """
 
 from __future__ import annotations
@@ -32,12 +34,14 @@ __all__ = [
 ]
 
 UNLINK_TIMEOUT: Final = 4.0
-"""Seconds for which an unlink waits for the push that is under way: below the deadline of the release that it is part of."""
+"""Seconds for which an unlink waits for the push that is under way: below the deadline of the release that it
+is part of."""
 
 
 def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> bool:
-    """Have ``action()``, if any, called once while nothing is pushed through source pad `pad`, and nothing can be; wait up to
-    `timeout` seconds for that. False: it was not idle in time, and the action will not be called any more."""
+    """Have ``action()``, if any, called once while nothing is pushed through source pad `pad`, and nothing
+    can be; wait up to `timeout` seconds for that. False: it was not idle in time, and the action will not be
+    called any more."""
     turn = [action]
     done: TimedQueue[BaseException | None] = TimedQueue()
 
@@ -72,8 +76,8 @@ def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> 
 
 
 def unlinked_when_idle(source: Any, timeout: float) -> bool:
-    """Unlink source pad `source` from its peer, if it has one, between two buffers. False when a push did not end within
-    `timeout` seconds. Never on a streaming thread of the same pad's."""
+    """Unlink source pad `source` from its peer, if it has one, between two buffers. False when a push did not
+    end within `timeout` seconds. Never on a streaming thread of the same pad's."""
 
     def unlink() -> None:
         peer = source.get_peer()
@@ -87,8 +91,9 @@ def unlink_when_idle(source: Any, timeout: float = UNLINK_TIMEOUT) -> None:
     """`unlinked_when_idle`, which raises `StateTimeout` when it could not be done in time."""
     if not unlinked_when_idle(source, timeout):
         raise StateTimeout(
-            f"pad {name_of(source)} cannot be unlinked: a push through it has not ended within {timeout:g} s, so what is "
-            "behind it blocks; put a queue with leaky=downstream at its head (low_latency_queue()), or stop the pipeline first"
+            f"pad {name_of(source)} cannot be unlinked: a push through it has not ended within {timeout:g} "
+            "s, so what is behind it blocks; put a queue with leaky=downstream at its head "
+            "(low_latency_queue()), or stop the pipeline first"
         )
 
 
@@ -97,12 +102,14 @@ def link_pads(source: Any, sink: Any) -> None:
     for pad, wanted in ((source, Gst.PadDirection.SRC), (sink, Gst.PadDirection.SINK)):
         if pad.get_direction() != wanted:
             raise LinkError(
-                f"pad {name_of(pad)} is a {pad.get_direction().value_nick} pad, where a {wanted.value_nick} pad is "
-                f"needed; data flows from a src pad to a sink pad: link {name_of(sink)} to {name_of(source)} instead"
+                f"pad {name_of(pad)} is a {pad.get_direction().value_nick} pad, where a {wanted.value_nick} "
+                f"pad is needed; data flows from a src pad to a sink pad: link {name_of(sink)} to "
+                f"{name_of(source)} instead"
             )
         if pad.is_linked():
             raise LinkError(
-                f"pad {name_of(pad)} is linked to {name_of(pad.get_peer())} already; unlink it, or put a tee between"
+                f"pad {name_of(pad)} is linked to {name_of(pad.get_peer())} already; unlink it, or put a tee "
+                "between"
             )
     result = source.link_full(sink, Gst.PadLinkCheck.DEFAULT)  # an override makes plain link() raise
     if result != Gst.PadLinkReturn.OK:
@@ -119,16 +126,18 @@ def _caps(pad: Any) -> str:
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
-# -- request pads -----------------------------------------------------------------------------------------------------------
+# -- request pads --------------------------------------------------------------------------------------------
 
 
 class PadHolder(Core):
-    """Asks for a request pad. To have it and to know it are one step, free of interrupts (``FOR_ITER`` and its store)."""
+    """Asks for a request pad. To have it and to know it are one step, free of interrupts (``FOR_ITER`` and
+    its store)."""
 
     pad: Any = None
 
     def request(self, element: Any, template: str) -> Any:
-        """A new request pad of `element`, which is in `pad` now. Raises `GuardError` naming the templates there are."""
+        """A new request pad of `element`, which is in `pad` now. Raises `GuardError` naming the templates
+        there are."""
         ask = getattr(element, "request_pad_simple", None) or element.get_request_pad  # its name before 1.20
         if isinstance(template, str):
             for self.pad in map(ask, (template,)):
@@ -140,8 +149,9 @@ class PadHolder(Core):
                 if made.presence == Gst.PadPresence.REQUEST
             ]
             raise GuardError(
-                f"element {element.get_name()!r} ({element.get_factory().get_name() if element.get_factory() else '?'}) "
-                f"gives no pad for {template!r}; its request pads are {', '.join(known) or 'none'}"
+                f"element {element.get_name()!r} "
+                f"({element.get_factory().get_name() if element.get_factory() else '?'}) gives no pad for "
+                f"{template!r}; its request pads are {', '.join(known) or 'none'}"
             )
         return self.pad
 
@@ -186,8 +196,8 @@ class PadGuard(Guard[_PadCore]):
     template:
         The name of a request pad template, ``"sink_%u"``, or of the pad wanted.
 
-    Closing waits, on a timed worker, until no buffer is being pushed through the pad. Raises `GuardError` when the element has no
-    such template or gives no pad.
+    Closing waits, on a timed worker, until no buffer is being pushed through the pad. Raises `GuardError`
+    when the element has no such template or gives no pad.
     """
 
     type_name: ClassVar[str] = "gst.Pad"
@@ -225,7 +235,7 @@ class PadGuard(Guard[_PadCore]):
                 link_pads(other, pad)
 
 
-# -- probes -----------------------------------------------------------------------------------------------------------------
+# -- probes --------------------------------------------------------------------------------------------------
 
 
 class _ProbeCore(Core):
@@ -238,7 +248,8 @@ class _ProbeCore(Core):
     def add(self) -> None:
         """Install it. An IDLE probe may be called in here, before its id is known."""
         probe = _Probe(self)
-        # Added and known in one call into C: no interrupt falls between. 0 is the id of one that was called, and went, in here.
+        # Added and known in one call into C: no interrupt falls between. 0 is the id of one that was called,
+        # and went, in here.
         self.id.extend(filter(None, map(self.pad.add_probe, (self.mask,), (probe,))))
         if probe.over:
             self.remove()
@@ -293,15 +304,16 @@ class ProbeGuard(CallbackGuard[_ProbeCore]):
     pad, mask:
         As for `Gst.Pad.add_probe`.
     callback:
-        ``callback(pad, info)`` on a streaming thread. What it returns counts if it is a `Gst.PadProbeReturn`; anything else, None
-        too, lets the data pass. An exception is reported as a panic and lets the data pass (a blocking probe does not
-        block then). `pad` and `info` are good during the call only. The guard alone keeps it, so it may be a method of the
-        object that has the guard: dropped, the two are freed, and the guard is reported.
+        ``callback(pad, info)`` on a streaming thread. What it returns counts if it is a `Gst.PadProbeReturn`;
+        anything else, None too, lets the data pass. An exception is reported as a panic and lets the data
+        pass (a blocking probe does not block then). `pad` and `info` are good during the call only. The guard
+        alone keeps it, so it may be a method of the object that has the guard: dropped, the two are freed,
+        and the guard is reported.
     errors:
         Exceptions that it may raise, counted and nothing more.
 
-    In plain PyGObject an exception, or a forgotten ``return``, is zero in C, which is ``DROP``: nothing arrives, without
-    an error.
+    In plain PyGObject an exception, or a forgotten ``return``, is zero in C, which is ``DROP``: nothing
+    arrives, without an error.
     """
 
     type_name: ClassVar[str] = "gst.Probe"

@@ -1,19 +1,22 @@
 """`PipelineGuard`: a pipeline that is at NULL before the last reference to it goes, whatever happens.
 
-**The problem.** A PLAYING pipeline that is dropped crashes, or leaves threads that burn. ``set_state(NULL)`` joins the streaming
-threads and cannot be cancelled: from a callback, or with a lock held that a callback wants, it hangs for ever, and says nothing.
-An error on the bus that nobody reads is a pipeline that stands still in silence.
+**The problem.** A PLAYING pipeline that is dropped crashes, or leaves threads that burn. ``set_state(NULL)``
+joins the streaming threads and cannot be cancelled: from a callback, or with a lock held that a callback
+wants, it hangs for ever, and says nothing. An error on the bus that nobody reads is a pipeline that stands
+still in silence.
 
-**The idea.** The pipeline is an object of the manager whose release is NULL, on a timed worker. Every way out leads there:
-`close`, a dropped guard, the manager's end, the interpreter's exit. What takes longer than ``finalizer_timeout`` is
-`STUCK`, and the error names the elements that are not at NULL and the Python line in which a streaming thread stands.
+**The idea.** The pipeline is an object of the manager whose release is NULL, on a timed worker. Every way out
+leads there: `close`, a dropped guard, the manager's end, the interpreter's exit. What takes longer than
+``finalizer_timeout`` is `STUCK`, and the error names the elements that are not at NULL and the Python line in
+which a streaming thread stands.
 
-**Listening.** Errors, warnings, the end of the stream and the coming and going of streaming threads are heard by synchronous
-messages, which take nothing off the bus: `BusWatch`, a GLib signal watch, or a loop of the program's own see them too.
-What nobody fetches is dropped in time (`drain.py`). The handlers know only the `News`, never the pipeline.
+**Listening.** Errors, warnings, the end of the stream and the coming and going of streaming threads are heard
+by synchronous messages, which take nothing off the bus: `BusWatch`, a GLib signal watch, or a loop of the
+program's own see them too. What nobody fetches is dropped in time (`drain.py`). The handlers know only the
+`News`, never the pipeline.
 
-**Closing**: end-of-stream with a deadline where asked, NULL, the bus drained, the handlers gone. In this order, since a file is
-complete only after its end-of-stream, and nothing tells of it after NULL.
+**Closing**: end-of-stream with a deadline where asked, NULL, the bus drained, the handlers gone. In this
+order, since a file is complete only after its end-of-stream, and nothing tells of it after NULL.
 """
 
 from __future__ import annotations
@@ -67,14 +70,16 @@ class PipelineGuard(Guard["_PipelineCore"]):
     Parameters
     ----------
     manager:
-        Whose object the pipeline becomes. Its ``finalizer_timeout`` is the deadline of NULL; closing it closes the pipeline.
+        Whose object the pipeline becomes. Its ``finalizer_timeout`` is the deadline of NULL; closing it
+        closes the pipeline.
     pipeline:
         A `Gst.Pipeline`, or a description as for ``gst-launch-1.0``. One pipeline has one guard.
     name:
         Shown in messages, metrics and reports; the pipeline's own by default.
     eos:
-        Seconds for which closing waits for the end of the stream to reach every sink before NULL, so that files are complete;
-        None (the default) stops at once. Only a pipeline that plays, or is about to, gets it.
+        Seconds for which closing waits for the end of the stream to reach every sink before NULL, so that
+        files are complete; None (the default) stops at once. Only a pipeline that plays, or is about to, gets
+        it.
 
     ::
 
@@ -82,8 +87,9 @@ class PipelineGuard(Guard["_PipelineCore"]):
             pipeline.play()
             pipeline.wait(10)
 
-    Raises `DescriptionError` when the description does not parse or names elements that are not installed, `DuplicateError` when
-    the pipeline has a guard already, `ForkedError` in a child of a process that used GStreamer.
+    Raises `DescriptionError` when the description does not parse or names elements that are not installed,
+    `DuplicateError` when the pipeline has a guard already, `ForkedError` in a child of a process that used
+    GStreamer.
     """
 
     type_name: ClassVar[str] = "gst.Pipeline"
@@ -98,8 +104,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
             pipeline = parse(pipeline)
         elif not isinstance(pipeline, Gst.Pipeline):
             raise GuardError(
-                f"PipelineGuard takes a Gst.Pipeline or a description, not {pipeline!r}; guard an element of a pipeline with "
-                "ElementGuard, a part that comes and goes with Tee.attach"
+                f"PipelineGuard takes a Gst.Pipeline or a description, not {pipeline!r}; guard an element of "
+                "a pipeline with ElementGuard, a part that comes and goes with Tee.attach"
             )
         self._eos = eos
         self._eos_claim = [None]
@@ -115,7 +121,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
         with self._handle.lease() as core:
             core.leave_manager = self._leave_manager
 
-    # -- the pipeline -------------------------------------------------------------------------------------------------------
+    # -- the pipeline ----------------------------------------------------------------------------------------
 
     @property
     def pipeline(self) -> Any:
@@ -150,14 +156,15 @@ class PipelineGuard(Guard["_PipelineCore"]):
         """How many streaming threads it has now."""
         return len(self._news.threads)
 
-    # -- states -------------------------------------------------------------------------------------------------------------
+    # -- states ----------------------------------------------------------------------------------------------
 
     def play(self, timeout: float = START_TIMEOUT) -> None:
         """Go to PLAYING, and be there when this returns.
 
-        Raises `PipelineError` with the element and its message when one fails, `StateTimeout` when `timeout` seconds were not
-        enough (naming the elements that are not there), `AccessRefusedError` when the guard is closed, before or meanwhile. With
-        ``timeout=0`` it only asks; then it may be called on a streaming thread, which otherwise raises `GuardError`.
+        Raises `PipelineError` with the element and its message when one fails, `StateTimeout` when `timeout`
+        seconds were not enough (naming the elements that are not there), `AccessRefusedError` when the guard
+        is closed, before or meanwhile. With ``timeout=0`` it only asks; then it may be called on a streaming
+        thread, which otherwise raises `GuardError`.
         """
         self._change(Gst.State.PLAYING, timeout)
 
@@ -184,8 +191,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
             return
         if on_streaming_thread():
             raise GuardError(
-                f"pipeline {self.name!r} was asked to go to {wanted} from one of its streaming threads, which the change would "
-                "wait for; ask with timeout=0, or hand it to another thread"
+                f"pipeline {self.name!r} was asked to go to {wanted} from one of its streaming threads, "
+                "which the change would wait for; ask with timeout=0, or hand it to another thread"
             )
         until = time.monotonic() + timeout
         try:
@@ -219,8 +226,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
             time.sleep(0.001)  # the message may be on its way, on another thread
         self.check()
         raise PipelineError(
-            f"pipeline {self.name!r} cannot go to {target.value_nick.upper()}: an element refused and said nothing on the bus; "
-            "run with GST_DEBUG=3 to see which"
+            f"pipeline {self.name!r} cannot go to {target.value_nick.upper()}: an element refused and said "
+            "nothing on the bus; run with GST_DEBUG=3 to see which"
         )
 
     def _too_late(self, pipeline: Any, target: Any, timeout: float) -> NoReturn:
@@ -228,18 +235,21 @@ class PipelineGuard(Guard["_PipelineCore"]):
         warnings = "; ".join(self._news.warnings)
         raise StateTimeout(
             f"pipeline {self.name!r} is not {target.value_nick.upper()} after {timeout:g} s: "
-            f"{_listing(elements)}{_standing(blocked)}{f'; warnings on the bus: {warnings}' if warnings else ''}. See that "
-            "every source delivers, that caps can be agreed on, and that sinks which will not preroll have async=false",
+            f"{_listing(elements)}{_standing(blocked)}"
+            f"{f'; warnings on the bus: {warnings}' if warnings else ''}. "
+            "See that every source delivers, that caps can be agreed on, and that sinks which will not "
+            "preroll have async=false",
             elements=elements,
             blocked=blocked,
         )
 
-    # -- waiting ------------------------------------------------------------------------------------------------------------
+    # -- waiting ---------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the stream has ended at every sink (True), or `timeout` seconds have passed (False).
 
-        Raises `PipelineError` as soon as an element reports an error, `AccessRefusedError` when the guard is closed meanwhile.
+        Raises `PipelineError` as soon as an element reports an error, `AccessRefusedError` when the guard is
+        closed meanwhile.
         """
         if timeout is not None:
             check_seconds(timeout, f"pipeline {self.name!r}: timeout=")
@@ -259,7 +269,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
                         self._handle.lease()
 
     def check(self) -> None:
-        """Raise the first `PipelineError` that an element has reported since the last change of state, if there is one."""
+        """Raise the first `PipelineError` that an element has reported since the last change of state, if
+        there is one."""
         try:
             first = self._news.errors[0]  # looked at once: another thread may clear them
         except IndexError:
@@ -271,14 +282,15 @@ class PipelineGuard(Guard["_PipelineCore"]):
         """Whether the end of the stream has reached every sink."""
         return self._news.ended
 
-    # -- the end ------------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self) -> bool:
         """End the stream where asked, then NULL; True when the pipeline is there.
 
-        On a streaming thread (of any guarded pipeline), inside a garbage collection and under `lifecycle.never_wait` all of it is
-        handed over and the answer is False. Raises `StateTimeout` when NULL took longer than the manager's ``finalizer_timeout``:
-        the pipeline is then `STUCK`, the error names what holds it up, and if that ends NULL is finished late.
+        On a streaming thread (of any guarded pipeline), inside a garbage collection and under
+        `lifecycle.never_wait` all of it is handed over and the answer is False. Raises `StateTimeout` when
+        NULL took longer than the manager's ``finalizer_timeout``: the pipeline is then `STUCK`, the error
+        names what holds it up, and if that ends NULL is finished late.
         """
         if (
             self._eos is not None
@@ -290,7 +302,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
         return self._close_now()
 
     def _end_first(self, timeout: float) -> bool:
-        """See that the stream has ended, as far as it may be waited for here; False: somebody else does, and closes then."""
+        """See that the stream has ended, as far as it may be waited for here; False: somebody else does, and
+        closes then."""
         try:
             self._eos_claim.pop()
         except IndexError:  # another thread ends it, and to close now would cut it short
@@ -340,8 +353,9 @@ class PipelineGuard(Guard["_PipelineCore"]):
         blocked = self._news.threads.blocked()
         raise StateTimeout(
             f"pipeline {self.name!r} did not reach NULL within {self.manager.config.finalizer_timeout:g} s: "
-            f"{_listing(elements)}{_standing(blocked)}. It is quarantined as STUCK and never touched again; if what blocks it "
-            "returns, NULL is finished. A callback must not wait for the thread that closes, nor for a lock it holds",
+            f"{_listing(elements)}{_standing(blocked)}. It is quarantined as STUCK and never touched again; "
+            "if what blocks it returns, NULL is finished. A callback must not wait for the thread that "
+            "closes, nor for a lock it holds",
             elements=elements,
             blocked=blocked,
         )
@@ -400,7 +414,8 @@ class _PipelineCore(Core):
 
 
 def _stragglers(pipeline: Any, target: Any) -> tuple[str, ...]:
-    """The elements that are not where the pipeline goes, as ``name (paused)``; bins only where nothing in them is."""
+    """The elements that are not where the pipeline goes, as ``name (paused)``; bins only where nothing in
+    them is."""
     late: list[str] = []
     bins: list[str] = []
     for element in elements_of(pipeline):

@@ -1,4 +1,5 @@
-"""`SignalGuard`: a signal handler that is disconnected once, and whose exceptions reach nobody but the manager."""
+"""`SignalGuard`: a signal handler that is disconnected once, and whose exceptions reach nobody but the
+manager."""
 
 from __future__ import annotations
 
@@ -45,16 +46,17 @@ class SignalGuard(CallbackGuard[_SignalCore]):
     source, signal:
         Any GObject, and the signal's name, with a detail where wanted (``"notify::caps"``).
     callback:
-        Called with what the signal gives, `source` first, on whatever thread emits it. The guard alone keeps it, so it may be a
-        method of the object that has the guard: dropped, the two are freed, and the guard is reported.
+        Called with what the signal gives, `source` first, on whatever thread emits it. The guard alone keeps
+        it, so it may be a method of the object that has the guard: dropped, the two are freed, and the guard
+        is reported.
     fallback:
-        What the emitter is given when the callback raises, or returns None where the signal wants an answer. By default
-        `Gst.FlowReturn.OK` where a flow return is wanted, None otherwise.
+        What the emitter is given when the callback raises, or returns None where the signal wants an answer.
+        By default `Gst.FlowReturn.OK` where a flow return is wanted, None otherwise.
     errors:
         Exceptions that it may raise, counted and nothing more.
 
-    Raises `GuardError` for a signal that `source` does not have, and for an appsink's ``new-sample``, whose handler stalls the
-    pipeline when it raises before it has pulled: `Capture` pulls first.
+    Raises `GuardError` for a signal that `source` does not have, and for an appsink's ``new-sample``, whose
+    handler stalls the pipeline when it raises before it has pulled: `Capture` pulls first.
     """
 
     type_name: ClassVar[str] = "gst.Signal"
@@ -78,9 +80,9 @@ class SignalGuard(CallbackGuard[_SignalCore]):
         returns = _return_type(source, signal, of)
         if signal in ("new-sample", "new-preroll") and returns == "GstFlowReturn":
             raise GuardError(
-                f"{signal} of appsink {of!r} is for Capture: a handler that raises before it has pulled leaves a full "
-                "queue, and the pipeline stands still. Use Capture(manager, appsink).on_frame, with streaming=True for this "
-                "very thread"
+                f"{signal} of appsink {of!r} is for Capture: a handler that raises before it has pulled "
+                "leaves a full queue, and the pipeline stands still. Use Capture(manager, appsink).on_frame, "
+                "with streaming=True for this very thread"
             )
         if fallback is None and returns == "GstFlowReturn":
             fallback = Gst.FlowReturn.OK

@@ -1,11 +1,13 @@
-"""GStreamer's streaming threads: which they are, where they stand, and calls that may hang made elsewhere with a deadline.
+"""GStreamer's streaming threads: which they are, where they stand, and calls that may hang made elsewhere
+with a deadline.
 
-**The problem.** A state change joins the pipeline's streaming threads. Made from one of them, or while the caller holds a lock
-that one of them wants, it waits for ever, and it cannot be cancelled.
+**The problem.** A state change joins the pipeline's streaming threads. Made from one of them, or while the
+caller holds a lock that one of them wants, it waits for ever, and it cannot be cancelled.
 
-**The idea.** A pipeline's bus tells of every streaming thread as it enters and leaves, on that very thread. The threads are noted
-down, and marked for `lifecycle.never_wait`: closing anything on them only posts. What may hang runs on a thread of its own, and
-whoever asked waits for its answer until the deadline. Past it `sys._current_frames` says in which line a streaming thread stands.
+**The idea.** A pipeline's bus tells of every streaming thread as it enters and leaves, on that very thread.
+The threads are noted down, and marked for `lifecycle.never_wait`: closing anything on them only posts. What
+may hang runs on a thread of its own, and whoever asked waits for its answer until the deadline. Past it
+`sys._current_frames` says in which line a streaming thread stands.
 """
 
 from __future__ import annotations
@@ -51,12 +53,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def refuse_forked(what: str) -> None:
-    """Raise `ForkedError` in a child of a process that used GStreamer, `GuardError` where GStreamer is not initialised."""
+    """Raise `ForkedError` in a child of a process that used GStreamer, `GuardError` where GStreamer is not
+    initialised."""
     if _forked:
         raise ForkedError(
-            f"{what} cannot be used here: GStreamer was initialised before this process was forked from another, none of its "
-            "threads is here and the next call would hang; start children with subprocess, or with multiprocessing's 'spawn' "
-            "or 'forkserver', and call Gst.init(None) there"
+            f"{what} cannot be used here: GStreamer was initialised before this process was forked from "
+            "another, none of its threads is here and the next call would hang; start children with "
+            "subprocess, or with multiprocessing's 'spawn' or 'forkserver', and call Gst.init(None) there"
         )
     if not Gst.is_initialized():
         raise GuardError(f"{what} needs GStreamer, which is not initialised: call Gst.init(None) first")
@@ -68,13 +71,14 @@ def on_streaming_thread() -> bool:
 
 
 def may_wait() -> bool:
-    """Whether this thread may block: not a streaming thread, not one marked with `lifecycle.never_wait`, not inside a garbage
-    collection."""
+    """Whether this thread may block: not a streaming thread, not one marked with `lifecycle.never_wait`, not
+    inside a garbage collection."""
     return not must_not_wait()
 
 
 class StreamingThreads:
-    """The streaming threads of one pipeline, by identity. Written on those threads themselves, read on any."""
+    """The streaming threads of one pipeline, by identity. Written on those threads themselves, read on
+    any."""
 
     def __init__(self) -> None:
         self._threads: dict[int, str] = {}
@@ -121,7 +125,8 @@ _OURS: Final = tuple(
 
 
 def stands_at(ident: int) -> str:
-    """``file.py:31 function`` where the thread stands in the program's own code, empty where it is in no Python code."""
+    """``file.py:31 function`` where the thread stands in the program's own code, empty where it is in no
+    Python code."""
     frame: FrameType | None = sys._current_frames().get(ident)
     innermost = ""
     try:
@@ -142,8 +147,8 @@ class TookTooLong(Exception):
 
 
 def with_deadline(function: Callable[[], T], timeout: float, name: str) -> T:
-    """The result of ``function()``, run on a thread of its own. Raises what it raises, and `TookTooLong` after `timeout` seconds;
-    it then goes on, and what comes of it is dropped."""
+    """The result of ``function()``, run on a thread of its own. Raises what it raises, and `TookTooLong`
+    after `timeout` seconds; it then goes on, and what comes of it is dropped."""
     answer: TimedQueue[tuple[bool, Any]] = TimedQueue()
 
     def run() -> None:

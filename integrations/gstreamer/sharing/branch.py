@@ -1,15 +1,16 @@
 """One branch of a tee: how it joins, leaves and is emptied while the pipeline plays.
 
-**The problem.** Set to NULL before it is unlinked, a branch freezes the whole pipeline without a word on the bus. Unlinked
-while a buffer is pushed, or as the last one, it ends the stream with an error. A branch that is slow, not prerolled or
-broken holds up, or takes along, all the others.
+**The problem.** Set to NULL before it is unlinked, a branch freezes the whole pipeline without a word on the
+bus. Unlinked while a buffer is pushed, or as the last one, it ends the stream with an error. A branch that is
+slow, not prerolled or broken holds up, or takes along, all the others.
 
-**The idea.** A branch is one bin that begins with a queue which never holds up the tee, and it leaves in one order, the only one
-that works (200 cycles on three versions of GStreamer): unlink when nothing is being pushed, give the pad back, lock the
-state, NULL, remove. Where it fails on the way in, the same steps undo what was done.
+**The idea.** A branch is one bin that begins with a queue which never holds up the tee, and it leaves in one
+order, the only one that works (200 cycles on three versions of GStreamer): unlink when nothing is being
+pushed, give the pad back, lock the state, NULL, remove. Where it fails on the way in, the same steps undo
+what was done.
 
-Why the queue drops: with ``leaky=downstream`` and one buffer a slow client sees the newest frame, late by one at most, and
-costs the others nothing. A recorder wants every frame and gives a queue of its own.
+Why the queue drops: with ``leaky=downstream`` and one buffer a slow client sees the newest frame, late by one
+at most, and costs the others nothing. A recorder wants every frame and gives a queue of its own.
 """
 
 from __future__ import annotations
@@ -42,14 +43,15 @@ LEAKY_DOWNSTREAM: Final = 2
 FLUSH_TIMEOUT: Final = 2.0
 """Seconds for which a flush waits until nothing is being pushed."""
 ISOLATE_TIMEOUT: Final = 1.0
-"""Seconds for which a failing branch waits, on its own thread, to be unlinked before its error goes upstream."""
+"""Seconds for which a failing branch waits, on its own thread, to be unlinked before its error goes upstream.
+"""
 CAPTURE_WAIT: Final = 1.0
 """Seconds for which closing a branch waits for a callback of its capture."""
 
 
 def low_latency_queue(name: str | None = None) -> Any:
-    """A `queue` element that holds one buffer, the newest, never blocks whoever pushes into it, and drops what it holds at
-    the end of the stream."""
+    """A `queue` element that holds one buffer, the newest, never blocks whoever pushes into it, and drops
+    what it holds at the end of the stream."""
     queue = make_element("queue", name)
     for key, value in (
         ("leaky", LEAKY_DOWNSTREAM),
@@ -64,7 +66,8 @@ def low_latency_queue(name: str | None = None) -> Any:
 
 
 class BranchCore(PadHolder):
-    """A branch, as far as it has come. Every step of `release` is done once, and only if its counterpart was."""
+    """A branch, as far as it has come. Every step of `release` is done once, and only if its counterpart
+    was."""
 
     def __init__(self, tee: Any, parent: Any, branch: Any, eos: float | None) -> None:
         self.tee = tee
@@ -79,13 +82,13 @@ class BranchCore(PadHolder):
         """Into the bin, to its state, onto the tee."""
         if not add_to(self.parent, self.bin):
             raise GuardError(
-                f"{self.parent.get_name()!r} does not take the branch {self.bin.get_name()!r}: it has an element of that name "
-                "already; give another name="
+                f"{self.parent.get_name()!r} does not take the branch {self.bin.get_name()!r}: it has an "
+                "element of that name already; give another name="
             )
         if not self.bin.sync_state_with_parent():
             raise GuardError(
-                f"branch {self.bin.get_name()!r} cannot follow its pipeline's state; an element in it refused, the bus says why. "
-                "Nothing was attached"
+                f"branch {self.bin.get_name()!r} cannot follow its pipeline's state; an element in it "
+                "refused, the bus says why. Nothing was attached"
             )
         link_pads(self.request(self.tee, "src_%u"), self.bin.get_static_pad("sink"))
 
@@ -94,7 +97,8 @@ class BranchCore(PadHolder):
         return self.pad is None or unlinked_when_idle(self.pad, timeout)
 
     def flush(self, timeout: float) -> None:
-        """Unlinked for a moment, so that no flow return of it reaches the tee; linked again, every sticky event is sent again."""
+        """Unlinked for a moment, so that no flow return of it reaches the tee; linked again, every sticky
+        event is sent again."""
         if not self.flushing.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
             raise StateTimeout(
                 f"branch {self.bin.get_name()!r} is being flushed already, for {timeout:g} s and longer"
@@ -103,8 +107,9 @@ class BranchCore(PadHolder):
             linked = self.pad is not None and self.pad.is_linked()
             if not self.detach(timeout):
                 raise StateTimeout(
-                    f"branch {self.bin.get_name()!r} cannot be flushed: the tee's push into it has not ended within "
-                    f"{timeout:g} s; its queue blocks: give it one that is leaky, such as low_latency_queue()"
+                    f"branch {self.bin.get_name()!r} cannot be flushed: the tee's push into it has not ended "
+                    f"within {timeout:g} s; its queue blocks: give it one that is leaky, such as "
+                    "low_latency_queue()"
                 )
             sink = self.bin.get_static_pad("sink")
             sink.send_event(Gst.Event.new_flush_start())
@@ -135,7 +140,8 @@ class BranchCore(PadHolder):
 
 
 def end_of_stream(branch: Any, timeout: float) -> bool:
-    """Send end-of-stream into a bin, `branch`, that is unlinked, and wait until it has arrived at every sink in it."""
+    """Send end-of-stream into a bin, `branch`, that is unlinked, and wait until it has arrived at every sink
+    in it."""
     arrived: TimedQueue[None] = TimedQueue()
 
     def look(pad: Any, info: Any) -> Any:
@@ -171,7 +177,8 @@ def _is_sink(element: Any) -> bool:
 
 
 class Branch(Guard[BranchCore]):
-    """One branch of a `Tee`, from `Tee.attach` until `close`, which may be called on any thread while the pipeline plays."""
+    """One branch of a `Tee`, from `Tee.attach` until `close`, which may be called on any thread while the
+    pipeline plays."""
 
     type_name: ClassVar[str] = "gst.Branch"
 
@@ -211,7 +218,8 @@ class Branch(Guard[BranchCore]):
         ]
         if len(found) != 1:
             raise GuardError(
-                f"branch {self.name!r} has {len(found)} appsinks{'; take the one you mean with branch[name]' if found else ''}"
+                f"branch {self.name!r} has {len(found)} "
+                f"appsinks{'; take the one you mean with branch[name]' if found else ''}"
             )
         return found[0]
 
@@ -225,8 +233,8 @@ class Branch(Guard[BranchCore]):
         return capture
 
     def close(self) -> bool:
-        """Off the tee, to NULL, out of the pipeline; True when that is done. As `Guard.close`; its captures' callbacks are
-        waited for as well, unless one of them is who closes."""
+        """Off the tee, to NULL, out of the pipeline; True when that is done. As `Guard.close`; its captures'
+        callbacks are waited for as well, unless one of them is who closes."""
         done = super().close()
         if may_wait():
             while self._captures:
@@ -238,10 +246,12 @@ class Branch(Guard[BranchCore]):
         return done
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
-        """Drop everything that waits in it, as when a client has left or starts anew. The tee and its other branches flow on.
+        """Drop everything that waits in it, as when a client has left or starts anew. The tee and its other
+        branches flow on.
 
-        Raises `StateTimeout` when the tee's push into it, or another flush, did not end within `timeout` seconds; never does when
-        called on a thread that pushes into the tee. A callback of the branch that is running is waited for.
+        Raises `StateTimeout` when the tee's push into it, or another flush, did not end within `timeout`
+        seconds; never does when called on a thread that pushes into the tee. A callback of the branch that is
+        running is waited for.
         """
         check_seconds(timeout, f"branch {self.name!r}: flush(timeout=)")
         with self._handle.lease() as core:

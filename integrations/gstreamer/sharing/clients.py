@@ -1,18 +1,19 @@
 """`Fanout`: one encoder, and clients that come and go, each with a pipeline of its own.
 
-**The problem.** Encoding once per client is what a machine cannot afford; a tee behind the encoder ties every client's
-fate to the pipeline's, and one that joins late sees nothing until the next key frame, which a live encoder sends when it likes.
+**The problem.** Encoding once per client is what a machine cannot afford; a tee behind the encoder ties every
+client's fate to the pipeline's, and one that joins late sees nothing until the next key frame, which a live
+encoder sends when it likes.
 
-**The idea.** The encoder ends in an appsink. Each frame is shared out to the clients' appsrcs: the same memory, a head of
-its own. A client that joins asks the encoder for a key frame (force-key-unit) and is given nothing before it. One that
-cannot keep up loses frames, and then everything up to the next key frame, so that it never shows a broken picture; nobody
-waits for it.
+**The idea.** The encoder ends in an appsink. Each frame is shared out to the clients' appsrcs: the same
+memory, a head of its own. A client that joins asks the encoder for a key frame (force-key-unit) and is given
+nothing before it. One that cannot keep up loses frames, and then everything up to the next key frame, so that
+it never shows a broken picture; nobody waits for it.
 
-**Times.** The clients' pipelines use the source's clock and base time (`Fanout.follow`), so a frame's time means the same
-everywhere, and a client's latency is that of its own way.
+**Times.** The clients' pipelines use the source's clock and base time (`Fanout.follow`), so a frame's time
+means the same everywhere, and a client's latency is that of its own way.
 
-**Failing.** What a client's pipeline reports, or refuses, ends that client alone: it is taken off and closed on a thread
-of its own.
+**Failing.** What a client's pipeline reports, or refuses, ends that client alone: it is taken off and closed
+on a thread of its own.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ class Client(Guard[_ClientCore]):
         """Called by the fanout's thread alone."""
         if self._needs_key and not key:
             self._dropped += 1
-            self._ask()  # again with every frame, as often as it may be: a request can be lost, or come just before its client
+            # Again with every frame, as often as it may be: a request can be lost, or come just before its
+            # client.
+            self._ask()
             return
         try:
             self._feeder.push(frame, timeout=0)
@@ -132,8 +135,8 @@ class Client(Guard[_ClientCore]):
             self._needs_key = False
 
     def restart(self) -> None:
-        """Give it nothing before the next key frame, and ask for that: what it was sent so far is lost, as before it was
-        connected."""
+        """Give it nothing before the next key frame, and ask for that: what it was sent so far is lost, as
+        before it was connected."""
         self._needs_key = True
 
     def _asked(self, pad: Any, info: Any) -> None:
@@ -173,14 +176,14 @@ class Fanout(Uncopied):
 
     ::
 
-        source = PipelineGuard(manager, "v4l2src ! videoconvert ! vp8enc deadline=1 ! appsink name=encoded sync=false")
+        source = PipelineGuard(manager, "v4l2src ! videoconvert ! vp8enc ! appsink name=encoded sync=false")
         fanout = Fanout(manager, source, "encoded")
         source.play()
         ...
         pipeline = PipelineGuard(manager, "appsrc name=feed is-live=true ! rtpvp8pay ! udpsink host=…")
         client = fanout.add(pipeline, "feed")
         ...
-        client.close()                            # the pipeline with it
+        client.close()  # the pipeline with it
 
     Parameters
     ----------
@@ -189,7 +192,8 @@ class Fanout(Uncopied):
     source:
         The `PipelineGuard` with the encoder.
     appsink:
-        The appsink behind the encoder, or its name. Its ``sync`` is set to false: what is encoded goes out at once.
+        The appsink behind the encoder, or its name. Its ``sync`` is set to false: what is encoded goes out at
+        once.
 
     A context manager. All methods may be called on any thread.
     """
@@ -235,19 +239,21 @@ class Fanout(Uncopied):
         Parameters
         ----------
         pipeline:
-            The client's pipeline, which the client owns from here on. It is set to the source's clock and times, and played.
+            The client's pipeline, which the client owns from here on. It is set to the source's clock and
+            times, and played.
         appsrc:
             Its appsrc, or its name.
         owned:
             What is closed with the client, ahead of its pipeline, the last first.
         max_buffers:
-            Frames that may wait in the appsrc; one that would be too many makes the client fall behind, to the next key frame.
+            Frames that may wait in the appsrc; one that would be too many makes the client fall behind, to
+            the next key frame.
         on_end:
-            ``on_end(client)`` on a thread of its own when the client ends by an error of its pipeline (`Client.error`), which
-            also closes it.
+            ``on_end(client)`` on a thread of its own when the client ends by an error of its pipeline
+            (`Client.error`), which also closes it.
 
-        Raises what `PipelineGuard.play` raises; everything given is then closed. `GuardError` for what is no `PipelineGuard`:
-        nothing is taken then.
+        Raises what `PipelineGuard.play` raises; everything given is then closed. `GuardError` for what is no
+        `PipelineGuard`: nothing is taken then.
         """
         if not isinstance(pipeline, PipelineGuard):
             raise GuardError(f"Fanout.add takes the PipelineGuard of the client, not {pipeline!r}")
@@ -275,7 +281,8 @@ class Fanout(Uncopied):
         return client
 
     def follow(self, pipeline: PipelineGuard) -> None:
-        """Have another pipeline, before it plays, use the source's clock and count time from the same moment."""
+        """Have another pipeline, before it plays, use the source's clock and count time from the same
+        moment."""
         source, follower = self._source.pipeline, pipeline.pipeline
         clock = source.get_clock()
         if clock is not None:
@@ -284,8 +291,8 @@ class Fanout(Uncopied):
             follower.set_start_time(Gst.CLOCK_TIME_NONE)  # or going to PLAYING would count anew
 
     def request_key_frame(self) -> bool:
-        """Ask the encoder for a key frame, at most every 0.2 s; whether it was asked now. Clients that wait for one ask by
-        themselves."""
+        """Ask the encoder for a key frame, at most every 0.2 s; whether it was asked now. Clients that wait
+        for one ask by themselves."""
         with self._asking:
             now = time.monotonic()
             if now - self._asked < KEY_INTERVAL:
@@ -339,8 +346,8 @@ def _await_running(pipeline: PipelineGuard, appsrc: Any) -> None:
         pipeline.check()
         if time.monotonic() >= until:
             raise StateTimeout(
-                f"pipeline {pipeline.name!r} of a client: its appsrc is not running after {START_TIMEOUT:g} s; "
-                "an element of it blocks as it starts",
+                f"pipeline {pipeline.name!r} of a client: its appsrc is not running after {START_TIMEOUT:g} "
+                "s; an element of it blocks as it starts",
                 elements=(appsrc.get_name(),),
             )
         time.sleep(0.001)
@@ -356,6 +363,7 @@ def is_key_frame(frame: Frame) -> bool:
 
 
 def request_key_frame(sink_pad: Any) -> bool:
-    """Ask the encoder upstream of a sink pad for a key frame (force-key-unit); whether somebody upstream took it."""
+    """Ask the encoder upstream of a sink pad for a key frame (force-key-unit); whether somebody upstream took
+    it."""
     event = GstVideo.video_event_new_upstream_force_key_unit(Gst.CLOCK_TIME_NONE, True, 0)
     return bool(sink_pad.push_event(event))

@@ -1,12 +1,13 @@
 """A tee whose branches come and go while the pipeline plays, each failing alone.
 
-**A branch that fails** is unlinked before its error can reach the tee: the error message is heard on the branch's own
-thread, ahead of the flow return that would end the stream for everybody. It is told to the branch (`Branch.error`,
-``on_error=``) instead of the pipeline. For this the tee has to be given with its `PipelineGuard`.
+**A branch that fails** is unlinked before its error can reach the tee: the error message is heard on the
+branch's own thread, ahead of the flow return that would end the stream for everybody. It is told to the
+branch (`Branch.error`, ``on_error=``) instead of the pipeline. For this the tee has to be given with its
+`PipelineGuard`.
 
-**A branch that stands still** does not stop the others, as it does in plain GStreamer as soon as a client joins: the allocation
-query that follows is answered by each branch's own thread, in its turn. So it is refused at the branch's door
-(`_refuse_allocation`).
+**A branch that stands still** does not stop the others, as it does in plain GStreamer as soon as a client
+joins: the allocation query that follows is answered by each branch's own thread, in its turn. So it is
+refused at the branch's door (`_refuse_allocation`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Tee(Uncopied):
     manager:
         Whose objects the branches become.
     pipeline:
-        The `PipelineGuard` (then a branch that fails is taken off alone), or the plain `Gst.Bin` that holds the tee.
+        The `PipelineGuard` (then a branch that fails is taken off alone), or the plain `Gst.Bin` that holds
+        the tee.
     tee:
         The tee, or its name. Its ``allow-not-linked`` is set, so that it flows on without a branch.
     """
@@ -99,22 +101,23 @@ class Tee(Uncopied):
         Parameters
         ----------
         branch:
-            A description with one free sink pad (``"videoconvert ! appsink"``), or an element or bin that is in no other.
+            A description with one free sink pad (``"videoconvert ! appsink"``), or an element or bin that is
+            in no other.
         name:
             Its name in the pipeline, in messages and reports; ``branch0`` and so on by default.
         queue:
-            The queue at its head; `low_latency_queue` by default. Give your own for a branch that wants every frame: once it is
-            full it holds up the tee, unless it is leaky.
+            The queue at its head; `low_latency_queue` by default. Give your own for a branch that wants every
+            frame: once it is full it holds up the tee, unless it is leaky.
         eos:
-            Seconds for which closing waits for the end of the stream to reach its sinks, so that files are complete. Keep
-            it below the manager's ``finalizer_timeout``.
+            Seconds for which closing waits for the end of the stream to reach its sinks, so that files are
+            complete. Keep it below the manager's ``finalizer_timeout``.
         on_error:
-            Called with the `PipelineError` when an element in it fails, on that element's thread, once the branch is off the tee.
-            `Branch.close` called there is handed over.
+            Called with the `PipelineError` when an element in it fails, on that element's thread, once the
+            branch is off the tee. `Branch.close` called there is handed over.
 
-        Its sinks are set to ``async=false``: they would take the playing pipeline back to wait for their first buffer. Raises
-        `DescriptionError`, `GuardError` or `LinkError`, with everything undone, and `AccessRefusedError` when the pipeline
-        is closed.
+        Its sinks are set to ``async=false``: they would take the playing pipeline back to wait for their
+        first buffer. Raises `DescriptionError`, `GuardError` or `LinkError`, with everything undone, and
+        `AccessRefusedError` when the pipeline is closed.
         """
         if eos is not None:
             check_seconds(eos, "Tee.attach(eos=)")
@@ -181,8 +184,8 @@ def _wrap(branch: Any, name: str, queue: Any) -> Any:
         inner = branch
         if inner.get_parent() is not None:
             raise GuardError(
-                f"{inner.get_name()!r} is in {inner.get_parent().get_name()!r} already and cannot be a branch as well; "
-                "make another"
+                f"{inner.get_name()!r} is in {inner.get_parent().get_name()!r} already and cannot be a "
+                "branch as well; make another"
             )
     else:
         raise GuardError(f"Tee.attach takes a description, a Gst.Bin or a Gst.Element, not {branch!r}")
@@ -193,8 +196,8 @@ def _wrap(branch: Any, name: str, queue: Any) -> Any:
     free = [pad for pad in pads_of(inner, Gst.PadDirection.SINK) if not pad.is_linked()]
     if len(free) != 1:
         raise LinkError(
-            f"the branch {name!r} has {len(free)} free sink pads ({', '.join(map(name_of, free)) or 'none'}) and needs "
-            "one, where the tee's data goes in"
+            f"the branch {name!r} has {len(free)} free sink pads ({', '.join(map(name_of, free)) or 'none'}) "
+            "and needs one, where the tee's data goes in"
         )
     for sink in sinks_of(inner) if isinstance(inner, Gst.Bin) else [inner]:
         if sink.find_property("async") is not None:
@@ -210,9 +213,9 @@ def _wrap(branch: Any, name: str, queue: Any) -> Any:
 
 
 def _refuse_allocation(pad: Any, info: Any) -> Any:
-    """A query that a queue passes on in its turn, and waits for: a branch that stands still would stop the tee, and with
-    it everybody, as soon as another branch joins and allocation is negotiated anew. Refused, each element allocates for
-    itself."""
+    """A query that a queue passes on in its turn, and waits for: a branch that stands still would stop the
+    tee, and with it everybody, as soon as another branch joins and allocation is negotiated anew. Refused,
+    each element allocates for itself."""
     if info.get_query().type == Gst.QueryType.ALLOCATION:
         return Gst.PadProbeReturn.DROP
     return Gst.PadProbeReturn.OK
