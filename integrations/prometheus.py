@@ -44,7 +44,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lifecycle import Histogram, RegistrationError, SafetyManager, TypeStats, __version__
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 __all__ = ["MAX_TYPES", "OTHER", "LifecycleCollector"]
 

@@ -13,24 +13,21 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `profiling`: how long accesses take
 - `facades`: what `memory` and `objects` have in common
 - `manager`: what users call
-- `handles`: what users hold
 - `guards`: actions instead of objects
-- `keeper`: what is counted, watched and told, and the threads that do it
-- `refusal`: what is asked before an access, and what a shut door answers
-- `places`: where releases run, and how one is run
-- `cell`: the object itself, and the idea that everything stands on
 - `fences`: how a device says that it has done
+- `observe`: what is counted, watched and told, and the threads that do it
+- `places`: the places with an owner where releases run
+- `_core`: the object, its handle and its release; what must survive an interrupt at any bytecode
 - `states`, `stats`, `events`, `config`, `errors`: the words in which all of them speak
-- `starving`: asking the collector where nothing comes back
-- `checks`: what every call asks of its arguments
-- `keeping`: objects of which there is one, and callbacks that keep nothing alive
-- `_world`, `_timed_queue`: the one door to threads, time, fork, exit and the collector; its queue with
-  deadlines
-- `_streams`: what is said on the program's own output, and its exit status
-- `_waiting`: the wait for something to become true, of threads and coroutines, that loses no wake-up
 """
 
-from lifecycle._world import never_wait
+from lifecycle._core.exclusive import Exclusive
+from lifecycle._core.handle import Handle, WeakHandle
+from lifecycle._core.holders import Holder
+from lifecycle._core.leases import Lease
+from lifecycle._core.place import ANY_THREAD, BACKGROUND
+from lifecycle._core.runtime import never_wait
+from lifecycle._core.timelines import Timeline
 from lifecycle.config import SafetyConfig
 from lifecycle.distribution import (
     BlockPublisher,
@@ -90,18 +87,12 @@ from lifecycle.errors import (
 from lifecycle.events import Event
 from lifecycle.fences import EventFence, Fence, FutureFence, ProcessFence, fence_of_block
 from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
-from lifecycle.handles.exclusive import Exclusive
-from lifecycle.handles.handle import Handle, WeakHandle
-from lifecycle.handles.holders import Holder
-from lifecycle.handles.leases import Lease
 from lifecycle.manager.finalizers import SafeFinalizer
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.stopping import StopToken
 from lifecycle.memory import MemoryConfig, MemoryManager, MemoryStats, MemoryTypeStats, Reservation
 from lifecycle.objects import Family, ObjectLifecycleManager, ObjectStats, Transition
-from lifecycle.places.place import ANY_THREAD, BACKGROUND
 from lifecycle.places.queues import ReleaseQueue
-from lifecycle.places.timelines import Timeline
 from lifecycle.pools import Block, Buffer, BufferPool, Loan, ObjectPool, PoolReport, PoolStats
 from lifecycle.profiling import Profiler, TypeProfile
 from lifecycle.states import Cause, ObjectState

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from lifecycle import _world
+from lifecycle._core.streams import sparing
 from lifecycle.errors import ConfigError, shown
 
 LEAK_LEVELS = ("off", "simple", "detailed", "paranoid")
@@ -65,7 +65,7 @@ def _leak_level_of(environ: Mapping[str, str] = os.environ) -> str:
     level = text.strip().lower()
     if level in LEAK_LEVELS:
         return level
-    with _world.sparing():
+    with sparing():
         warnings.warn(
             f"LIFECYCLE_LEAK_LEVEL={text!r} is unknown, so it is {DEFAULT_LEAK_LEVEL!r}: the levels are "
             f"{', '.join(LEAK_LEVELS)}",

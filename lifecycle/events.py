@@ -1,7 +1,7 @@
 """What observers are told: one small frozen value per event.
 
 Events are made by the keeper only, after it has counted them, and reach observers on the observer thread
-(`keeper/observer.py`).
+(`observe/observers.py`).
 """
 
 from __future__ import annotations

@@ -19,16 +19,16 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from lifecycle import _world
-from lifecycle.cell.cell import Record
-from lifecycle.cell.fates import describe
-from lifecycle.checks import check_timeout
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_timeout
+from lifecycle._core.describe import describe
+from lifecycle._core.handle import Handle
+from lifecycle._core.keeping import Uncopied, weakly
+from lifecycle._core.place import DEFAULT, WhenDue
+from lifecycle._core.record import Record
+from lifecycle._core.targets import record_of
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
-from lifecycle.handles.handle import Handle
-from lifecycle.keeping import Uncopied, weakly
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.manager.targets import record_of
-from lifecycle.places.place import DEFAULT, WhenDue
 from lifecycle.places.queues import PlaceLike
 from lifecycle.states import ENDED
 
@@ -90,7 +90,7 @@ class Facade(Uncopied):
         self._stop_listening = self._manager.on_close(weakly(self._stopped))
         weakref.finalize(self, self._stop_listening).atexit = False
         self._manager.add_component(self)
-        _world.at_fork_in_child(self._after_fork)
+        runtime.at_fork_in_child(self._after_fork)
 
     # -- facts -----------------------------------------------------------------------------------------------
 
@@ -247,9 +247,9 @@ class Facade(Uncopied):
         self._closed = True
         self._stop_listening()
         self._stopped()
-        until = _world.monotonic() + (timeout if isinstance(timeout, (int, float)) else float("inf"))
-        for id in sorted(_world.snapshot(self._index), reverse=True):
-            left = max(0.0, until - _world.monotonic()) if isinstance(timeout, (int, float)) else timeout
+        until = runtime.monotonic() + (timeout if isinstance(timeout, (int, float)) else float("inf"))
+        for id in sorted(runtime.snapshot(self._index), reverse=True):
+            left = max(0.0, until - runtime.monotonic()) if isinstance(timeout, (int, float)) else timeout
             try:
                 self._manager.unregister(id, timeout=left)
             except UnknownObjectError:  # it has ended meanwhile, and its record has expired

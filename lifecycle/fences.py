@@ -18,94 +18,17 @@ import contextlib
 import os
 import select
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
-from lifecycle import _world
-from lifecycle.errors import FenceError, text_of
-from lifecycle.keeping import Uncopied
-
-FenceMode = Literal["poll", "wait", "ignore"]
-MODES: tuple[FenceMode, ...] = ("poll", "wait", "ignore")
-POLL = 0.001
-"""Seconds between two questions to a fence that cannot be waited for."""
-
-
-@runtime_checkable
-class Fence(Protocol):
-    """What a release can wait for. Only `signalled` is needed; the others may be left out.
-
-    ``timeline``
-        An attribute: any object. Fences of one timeline signal in order, so only the first of them is asked;
-        see `Timeline`.
-    ``may_poll() -> bool``
-        Whether it may be asked here and now. Anything but True: it is pending, and asked again later.
-    ``wait(timeout: float) -> bool``
-        Wait for it. For queues with ``fences="wait"``.
-    ``delete()``
-        Called once, at the object's place, when it has signalled and no other object waits for it. Never for
-        one that is lost.
-    """
-
-    def signalled(self) -> bool:
-        """True: whoever used the object is done with it. False: not yet. Anything else, or an exception:
-        nobody knows. Called at the object's place, where its release will run."""
-        ...
-
-
-class Answer:
-    """What a fence said."""
-
-    __slots__ = ("why",)
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-
-    def __repr__(self) -> str:
-        return self.why
-
-
-SIGNALLED, PENDING = Answer("signalled"), Answer("pending")
-
-
-def ask(fence: Any, mode: FenceMode, patience: float) -> Answer:
-    """`SIGNALLED`, `PENDING`, or why it is lost. With mode "wait" waits up to `patience` seconds. An
-    interrupt passes."""
-    if mode == "ignore":
-        return SIGNALLED
-    try:
-        may_poll = getattr(fence, "may_poll", None)
-        if may_poll is not None and may_poll() is not True:
-            return PENDING
-        said = fence.signalled()
-        if said is False and mode == "wait" and not _world.must_not_wait():
-            said = _waited(fence, patience)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
-            raise
-        return Answer(text_of(error))
-    if said is True:
-        return SIGNALLED
-    return PENDING if said is False else Answer(f"it said {_shown(said)}, which is neither True nor False")
-
-
-def _waited(fence: Any, patience: float) -> Any:
-    wait = getattr(fence, "wait", None)
-    if wait is not None:
-        return wait(patience)
-    until = _world.monotonic() + patience
-    while (said := fence.signalled()) is False and _world.monotonic() < until:
-        _world.sleep(POLL)
-    return said
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(value)[:80]
-    except Exception:
-        return f"a {type(value).__name__}"
-
+from lifecycle._core import runtime
+from lifecycle._core.fence import Fence
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.timelines import Timeline
+from lifecycle.errors import FenceError
 
 # -- fences that need no GPU ---------------------------------------------------------------------------------
+
+__all__ = ["EventFence", "Fence", "FutureFence", "ProcessFence", "Timeline", "fence_of_block"]
 
 
 class EventFence(Uncopied):
@@ -258,7 +181,7 @@ def fence_of_block() -> Iterator[EventFence]:
             handle.close(after=fence)
             library.read_from(address)
     """
-    event = _world.Event()
+    event = runtime.Event()
     try:
         yield EventFence(event)
     finally:

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 import attrs
 
-from lifecycle import _world
-from lifecycle.cell.cell import Record
-from lifecycle.cell.fates import info_of, state_of
-from lifecycle.checks import check_facts
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_facts
+from lifecycle._core.describe import info_of, state_of
+from lifecycle._core.place import BACKGROUND, DEFAULT, WhenDue
+from lifecycle._core.record import Record
 from lifecycle.errors import RegistrationError
 from lifecycle.facades import Facade
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.places.place import BACKGROUND, DEFAULT, WhenDue
 from lifecycle.places.queues import PlaceLike
 from lifecycle.states import CLOSING, ENDED, INVALID, POISONED, RELEASING, VALID, ObjectState
 from lifecycle.stats import ObjectInfo
@@ -185,7 +185,7 @@ class ObjectLifecycleManager(Facade):
         """The objects that have this name and type and have not ended, oldest first; without either, all. By
         name it costs what has that name."""
         check_facts(name, 0)
-        ids = _world.snapshot(self._names.get(name, {}) if name is not None else self._index)
+        ids = runtime.snapshot(self._names.get(name, {}) if name is not None else self._index)
         found = []
         for id in sorted(ids):
             record = self._manager._registry.records.get(id)
@@ -197,9 +197,9 @@ class ObjectLifecycleManager(Facade):
 
     def overdue(self) -> tuple[ObjectInfo, ...]:
         """The objects that have lived for longer than the `set_max_age` of their type."""
-        now = _world.monotonic()
+        now = runtime.monotonic()
         found = []
-        for id in sorted(_world.snapshot(self._index)):
+        for id in sorted(runtime.snapshot(self._index)):
             record = self._manager._registry.records.get(id)
             if record is not None and record.phase not in ENDED:
                 max_age = record.kind.max_age
@@ -215,7 +215,7 @@ class ObjectLifecycleManager(Facade):
     def children(self, id: int) -> tuple[int, ...]:
         """The ids of the object's children that have not ended, oldest first."""
         self._record_of(id)
-        return tuple(sorted(_world.snapshot(self._children.get(id, {}))))
+        return tuple(sorted(runtime.snapshot(self._children.get(id, {}))))
 
     def parent(self, id: int) -> int:
         """The id of its parent, 0 without one."""
@@ -226,7 +226,7 @@ class ObjectLifecycleManager(Facade):
         or belongs to none of ours. Costs what objects it shows."""
         if id is not None:
             return (self._family(id),)
-        ids = sorted(_world.snapshot(self._index))
+        ids = sorted(runtime.snapshot(self._index))
         heads = [one for one in ids if self._parent_of(one) not in self._index]
         return tuple(self._family(head) for head in heads)
 
@@ -238,7 +238,7 @@ class ObjectLifecycleManager(Facade):
         """Without recursion: a family may be any number of generations deep."""
         order = [id]
         for one in order:
-            order.extend(sorted(_world.snapshot(self._children.get(one, {}))))
+            order.extend(sorted(runtime.snapshot(self._children.get(one, {}))))
         made: dict[int, list[Family]] = {}
         family = None
         for one in reversed(order):
@@ -279,23 +279,23 @@ def _leave(table: dict[K, dict[int, None]], key: K, id: int) -> None:
 
 
 def _steps(record: Record) -> Iterator[Transition]:
-    offset = _world.wall_time() - _world.monotonic()
+    offset = runtime.wall_time() - runtime.monotonic()
     extra = record.extra
     cause, phase = record.cause, record.phase
     reason = extra.reason if extra is not None else ""
-    yield Transition(VALID, record.born + offset, site=_world.describe_site(record.site))
+    yield Transition(VALID, record.born + offset, site=runtime.describe_site(record.site))
     if record.shut or cause is not None:
         failed = phase in ENDED and cause not in POISONED
         why = f"{cause or 'drop'}{f': {reason}' if reason and not failed else ''}"
         state = INVALID if cause in POISONED else CLOSING
         yield Transition(
-            state, (record.shut or record.born) + offset, why, _world.describe_site(record.shut_site)
+            state, (record.shut or record.born) + offset, why, runtime.describe_site(record.shut_site)
         )
     if record.begun:
         tries = extra.attempts + 1 if extra is not None and extra.attempts else 0
         yield Transition(RELEASING, record.begun + offset, f"try {tries}" if tries else "")
     elif phase is None and state_of(record) not in (VALID, CLOSING, INVALID):
-        yield Transition(state_of(record), _world.wall_time())
+        yield Transition(state_of(record), runtime.wall_time())
     if phase is not None and phase in ENDED:
         ended_well = phase is ObjectState.RELEASED
         yield Transition(

@@ -3,7 +3,7 @@
 Four durations are collected: an object's whole life, from its registration to the end of its release; how
 long leases and guarded calls hold it; how long it waits from the door shut until its release begins; how long
 that runs. The first, third and fourth come from the same records that the counting of ends reads
-(`keeper/counting.py`), so nothing is missed under load, as events to an observer may be. Leases are timed
+(`observe/ledger.py`), so nothing is missed under load, as events to an observer may be. Leases are timed
 where accesses are noted: on the way of validators, so when no profiler runs nothing is asked that is not
 asked anyway, and it costs nothing.
 
@@ -20,17 +20,17 @@ from typing import Any
 
 import attrs
 
-from lifecycle import _world
-from lifecycle.cell.cell import Pin, Record
-from lifecycle.cell.registry import Kind
+from lifecycle._core import runtime
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.leases import Lease
+from lifecycle._core.record import Pin, Record
+from lifecycle._core.tables import Kind
 from lifecycle.errors import LifecycleError
-from lifecycle.handles.leases import Lease
-from lifecycle.keeping import Uncopied
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.stats import Histogram, HistogramCount
 
 _new_object = object.__new__
-_starting = _world.process_lock()
+_starting = runtime.process_lock()
 """Of two that start at once one is refused. Held for a comparison and two stores."""
 
 
@@ -120,7 +120,7 @@ class Profiler(Uncopied):
                     f"another profiler runs on manager {self._manager.name!r}: stop it first"
                 )
             registry.timer = ledger.profiler = self
-        for kind in _world.snapshot(registry.kinds.values()):
+        for kind in runtime.snapshot(registry.kinds.values()):
             kind.timer = self
             kind.watch()
         self._running = True
@@ -132,7 +132,7 @@ class Profiler(Uncopied):
             return
         self._manager.stats()
         registry.timer = ledger.profiler = None
-        for kind in _world.snapshot(registry.kinds.values()):
+        for kind in runtime.snapshot(registry.kinds.values()):
             kind.timer = None
             kind.watch()
         self._running = False
@@ -157,7 +157,7 @@ class Profiler(Uncopied):
                 wait=counts.wait.snapshot(),
                 release=counts.release.snapshot(),
             )
-            for name, counts in _world.snapshot(self._counts.items())
+            for name, counts in runtime.snapshot(self._counts.items())
         ]
         return tuple(sorted(profiles, key=lambda one: -one.held.sum))
 
@@ -183,8 +183,8 @@ class Profiler(Uncopied):
             made = _new_object(_TimedLease)
             made._kind = pin.record.kind
             made._profiler = self
-            made._since = _world.monotonic()
-            made._thread = _world.get_ident()
+            made._since = runtime.monotonic()
+            made._thread = runtime.get_ident()
             made._pin = pin
             return made
         finally:
@@ -197,7 +197,7 @@ class Profiler(Uncopied):
             return fn  # type: ignore[unreachable]  # refused with its own message
 
         def timed(*args: Any) -> Any:
-            since = _world.monotonic()
+            since = runtime.monotonic()
             try:
                 return fn(*args)
             finally:
@@ -209,7 +209,7 @@ class Profiler(Uncopied):
     def note(self, kind: Kind, since: float) -> None:
         """Something was held since then. Callable at any moment."""
         if self._running:
-            self._held.append((kind, _world.monotonic() - since))
+            self._held.append((kind, runtime.monotonic() - since))
 
     def ended(self, records: Iterable[Record]) -> None:
         """Objects have ended. Called by the one who counts, with none as well."""

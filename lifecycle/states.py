@@ -1,8 +1,8 @@
 """The life of a registered object, as one table of data.
 
 Everything else asks this file: the code stores only what it decided (`Record.phase`, the door, the core),
-`state_of` in `cell/fates.py` derives the state from it, the tests walk `TRANSITIONS` and the documentation
-draws its diagram from it.
+`state_of` in `_core/describe.py` derives the state from it, the tests walk `TRANSITIONS` and the
+documentation draws its diagram from it.
 
 `VALID` objects may be used. A *shut* object may not, whatever happens to it next; it is `CLOSING` while
 somebody still holds it (`INVALID` when it was poisoned), `DUE` once nobody does, and then its place releases

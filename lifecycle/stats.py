@@ -17,7 +17,7 @@ import attrs
 from lifecycle.states import ENDED, Cause, ObjectState
 
 if TYPE_CHECKING:
-    from lifecycle.cell.cell import Record
+    from lifecycle._core.record import Record
 
 BUCKETS = (1e-5, 1e-4, 1e-3, 5e-3, 0.0166, 0.0333, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Upper bounds in seconds of every histogram; one exactly at ``finalizer_timeout`` is added."""

@@ -52,7 +52,7 @@ MUTANTS = (
         "the door stays open",
         "close() forgets to shut it",
         "I1",
-        (("cell/cell.py", "        cell.pin = None\n", ""),),
+        (("_core/record.py", "        cell.pin = None\n", ""),),
         core("shares", "manager"),
     ),
     Mutant(
@@ -61,12 +61,12 @@ MUTANTS = (
         "I1",
         (
             (
-                "handles/leases.py",
+                "_core/leases.py",
                 '__slots__ = ("_pin", "_thread")',
                 '__slots__ = ("_cell", "_pin", "_thread")',
             ),
             (
-                "handles/handle.py",
+                "_core/handle.py",
                 "            lease._pin = pin\n",
                 "            lease._pin = pin\n            lease._cell = self._cell\n",
             ),
@@ -77,14 +77,14 @@ MUTANTS = (
         "the last share does not shut",
         "giving back a share never finds that it was the last",
         "I3",
-        (("cell/shares.py", "    return not tokens\n", "    return False\n"),),
+        (("_core/shares.py", "    return not tokens\n", "    return False\n"),),
         core("interleavings::test_every_two_operations[share]"),
     ),
     Mutant(
         "any share shuts",
         "closing one share shuts the object for all",
         "I1",
-        (("cell/shares.py", "    return not tokens\n", "    return True\n"),),
+        (("_core/shares.py", "    return not tokens\n", "    return True\n"),),
         core("shares"),
     ),
     Mutant(
@@ -92,8 +92,8 @@ MUTANTS = (
         "a share is born while the last other one closes, and nobody shuts the door, or both do",
         "I1",
         (
-            ("cell/shares.py", "        tokens[-token] = None\n        if parent", "        if parent"),
-            ("cell/shares.py", "        ours = tokens.pop(-token, 0) is None\n", "        ours = True\n"),
+            ("_core/shares.py", "        tokens[-token] = None\n        if parent", "        if parent"),
+            ("_core/shares.py", "        ours = tokens.pop(-token, 0) is None\n", "        ours = True\n"),
         ),
         core("interleavings::test_every_two_operations[share]", "shares"),
     ),
@@ -101,7 +101,7 @@ MUTANTS = (
         "an unborn share leaves the door open",
         "who takes back an announced share does not shut the door it held open",
         "I3",
-        (("cell/shares.py", "        if ours and not tokens:\n", "        if False:\n"),),
+        (("_core/shares.py", "        if ours and not tokens:\n", "        if False:\n"),),
         core("interleavings::test_every_two_operations[share]"),
     ),
     # -- who holds
@@ -109,28 +109,28 @@ MUTANTS = (
         "a view holds nothing",
         "its memory is unmapped while it is read",
         "I2",
-        (("handles/views.py", "        array.pin = pin\n", ""),),
+        (("_core/views.py", "        array.pin = pin\n", ""),),
         core("leases_and_views", "collector"),
     ),
     Mutant(
         "a child holds nothing",
         "a parent is released before its children",
         "I2",
-        (("manager/registration.py", "        record.parent = parent\n", "        record.parent = None\n"),),
+        (("_core/register.py", "        record.parent = parent\n", "        record.parent = None\n"),),
         core("leases_and_views", "nesting"),
     ),
     Mutant(
         "a parent is never let go",
         "the end of a child frees nobody",
         "I3",
-        (("places/releases.py", "        record.parent = None  # an orphan", "        pass  # an orphan"),),
+        (("_core/release.py", "        record.parent = None  # an orphan", "        pass  # an orphan"),),
         core("leases_and_views"),
     ),
     Mutant(
         "no root",
         "the core becomes garbage with its cycle, so the object is due before the last __del__ has run",
         "I2",
-        (("manager/registration.py", "        registry.roots.add(core)", "        pass"),),
+        (("_core/register.py", "        registry.roots.add(core)", "        pass"),),
         core("collector"),
     ),
     Mutant(
@@ -139,8 +139,8 @@ MUTANTS = (
         "I2",
         (
             (
-                "places/releases.py",
-                "    if collecting and not _world.await_collection(patience):\n",
+                "_core/release.py",
+                "    if collecting and not runtime.await_collection(patience):\n",
                 "    if False:\n",
             ),
         ),
@@ -150,7 +150,7 @@ MUTANTS = (
         "two collections taken for one",
         "who waits for the end of a collection loses patience in the midst of a later one",
         "I2",
-        (("_world.py", "    while collecting and _now.start is this:\n", "    while collecting:\n"),),
+        (("_core/runtime.py", "    while collecting and _now.start is this:\n", "    while collecting:\n"),),
         core("collector"),
     ),
     Mutant(
@@ -159,7 +159,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "handles/handle.py",
+                "_core/handle.py",
                 "            lease._pin = pin\n            return lease\n        finally:\n            pin = None",
                 "            lease._pin = pin\n            return lease\n        finally:\n            pass",
             ),
@@ -172,7 +172,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "handles/leases.py",
+                "_core/leases.py",
                 "    def __exit__(self, *_: object) -> None:\n        self._pin = None\n",
                 "    def __exit__(self, *_: object) -> None:\n        pass\n",
             ),
@@ -183,7 +183,7 @@ MUTANTS = (
         "the place keeps the object",
         "the last reference does not go with the release",
         "I4",
-        (("places/releases.py", "        record.obj = None  # the last", "        pass  # the last"),),
+        (("_core/release.py", "        record.obj = None  # the last", "        pass  # the last"),),
         core("handle"),
     ),
     # -- once
@@ -193,7 +193,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "places/releases.py",
+                "_core/release.py",
                 "        if claims.setdefault(id, me) is not me:\n            return False\n        phase = record.phase\n",
                 "        claims.setdefault(id, me)\n        phase = record.phase\n",
             ),
@@ -207,7 +207,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "manager/registration.py",
+                "_core/register.py",
                 "Record(core, place.put)",
                 "Record(core, lambda record, put=place.put: put(record))",
             ),
@@ -220,7 +220,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "places/place.py",
+                "_core/place.py",
                 "            mailbox.appendleft(record)\n            raise\n",
                 "            raise\n",
             ),
@@ -234,7 +234,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "_world.py",
+                "_core/runtime.py",
                 "_callbacks = tuple(functools.partial(setattr, told) for told in (_now, _here, collecting))\n",
                 "_callbacks = tuple(\n"
                 "    lambda phase, info, told=told: setattr(told, phase, info) for told in (_now, _here, collecting)\n"
@@ -248,9 +248,9 @@ MUTANTS = (
         "it strikes before the first line of the pass, which is not entered again",
         "I3",
         (
-            ("_world.py", "_ENTRIES = 4\n", "_ENTRIES = 1\n"),
+            ("_core/runtime.py", "_ENTRIES = 4\n", "_ENTRIES = 1\n"),
             (
-                "_world.py",
+                "_core/runtime.py",
                 "atexit.register(_run_exit_hooks)\n# Registers finalize",
                 "# Registers finalize",
             ),
@@ -288,7 +288,7 @@ MUTANTS = (
         "close waits for a collection elsewhere",
         "for as long as a __del__ on another thread takes",
         "I5",
-        (("_world.py", "        if now > until:\n            return False\n", ""),),
+        (("_core/runtime.py", "        if now > until:\n            return False\n", ""),),
         core("collector::test_a_close_does_not_wait_for_a_collection_on_another_thread"),
     ),
     Mutant(
@@ -297,7 +297,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "places/releases.py",
+                "_core/release.py",
                 "    retryable = is_of(error, (NotReleased, *extra.retry_on))\n",
                 "    retryable = True\n",
             ),
@@ -310,7 +310,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "places/releases.py",
+                "_core/release.py",
                 "        record.phase = STUCK\n        orphans.append(record.obj)",
                 "        record.phase = None\n        record.outcome = None\n        record.place.put(record)\n        orphans.append(record.obj)",
             ),
@@ -323,12 +323,12 @@ MUTANTS = (
         "I3",
         (
             (
-                "places/releases.py",
+                "_core/release.py",
                 '            record.more().reason = "interrupted while its release ran"\n            record.outcome = FAILED\n',
                 "            record.phase = None\n            if not _run(record, timed):\n                return\n",
             ),
             (
-                "places/releases.py",
+                "_core/release.py",
                 "                record.outcome = RELEASED\n            except BaseException as error:\n",
                 "                record.outcome = RELEASED\n            except Exception as error:\n",
             ),
@@ -341,7 +341,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "manager/registration.py",
+                "_core/register.py",
                 "            if native is not None and owners.setdefault(native_key(record), record) is not record:\n",
                 "            if native is not None and owners.setdefault(native_key(record), record) is None:\n",
             ),
@@ -355,14 +355,14 @@ MUTANTS = (
         "I4",
         (
             (
-                "manager/registration.py",
+                "_core/register.py",
                 "Record(core, place.put)",
                 "Record(core, lambda record: process(record) if record.place.inline else record.place.put(record))",
             ),
             (
-                "manager/registration.py",
-                "from lifecycle.handles.handle import Handle\n",
-                "from lifecycle.handles.handle import Handle\nfrom lifecycle.places.releases import process\n",
+                "_core/register.py",
+                "from lifecycle._core.handle import Handle\n",
+                "from lifecycle._core.handle import Handle\nfrom lifecycle._core.release import process\n",
             ),
         ),
         core("collector", "nesting"),
@@ -373,8 +373,8 @@ MUTANTS = (
         "I4",
         (
             (
-                "places/place.py",
-                '        """As `Place.settle`."""\n        if collecting and _world.in_collector():\n            return False\n        claims',
+                "_core/place.py",
+                '        """As `Place.settle`."""\n        if collecting and runtime.in_collector():\n            return False\n        claims',
                 '        """As `Place.settle`."""\n        claims',
             ),
         ),
@@ -440,7 +440,7 @@ MUTANTS = (
         "I2",
         (
             (
-                "places/releases.py",
+                "_core/release.py",
                 "        cleanup = cleanups[-1]\n        del cleanups[-1]\n",
                 "        cleanup = cleanups[0]\n        del cleanups[0]\n",
             ),
@@ -453,8 +453,8 @@ MUTANTS = (
         "I6",
         (
             (
-                "places/releases.py",
-                "            if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():\n                raise\n            record",
+                "_core/release.py",
+                "            if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():\n                raise\n            record",
                 "            raise\n            record",
             ),
         ),
@@ -487,7 +487,7 @@ MUTANTS = (
         "I5",
         (
             (
-                "places/place.py",
+                "_core/place.py",
                 "        if claims and nesting() >= NEST_LIMIT:\n            return False\n",
                 "",
             ),
@@ -523,7 +523,7 @@ MUTANTS = (
         "I8",
         (
             (
-                "_waiting.py",
+                "_core/waiting.py",
                 "        if not waiters.here:\n",
                 "        if False:\n",
             ),
@@ -537,7 +537,7 @@ MUTANTS = (
         "I5",
         (
             (
-                "_waiting.py",
+                "_core/waiting.py",
                 "                result = ready()\n                if result:\n                    return result\n                left = -1.0\n",
                 "                left = -1.0\n",
             ),
@@ -548,7 +548,7 @@ MUTANTS = (
         "a list is taken out without a word",
         "who leaves the table last takes along the place at which another has just begun to wait",
         "I5",
-        (("_waiting.py", "                out.wake()\n", "                pass\n"),),
+        (("_core/waiting.py", "                out.wake()\n", "                pass\n"),),
         core("waiting"),
         kind="a wake-up lost",
     ),
@@ -556,7 +556,7 @@ MUTANTS = (
         "a woken thread keeps the lock",
         "of several who wait one is woken",
         "I5",
-        (("_waiting.py", "                    if rung:\n", "                    if False:\n"),),
+        (("_core/waiting.py", "                    if rung:\n", "                    if False:\n"),),
         core("waiting::test_many_waiters_are_one_bell_and_leave_nothing"),
     ),
     Mutant(
@@ -565,8 +565,8 @@ MUTANTS = (
         "I5",
         (
             (
-                "_waiting.py",
-                "            partial(_ring, self._bells)\n            if _world.free_threaded\n",
+                "_core/waiting.py",
+                "            partial(_ring, self._bells)\n            if runtime.free_threaded\n",
                 "            partial(_ring, self._bells)\n            if True\n",
             ),
         ),
@@ -581,12 +581,12 @@ MUTANTS = (
         "I7",
         (
             (
-                "cell/registry.py",
+                "_core/tables.py",
                 "                    self.held = None\n                    self.reserving = me = object()\n",
                 "                    self.reserving = me = object()\n",
             ),
             (
-                "cell/registry.py",
+                "_core/tables.py",
                 "                except BaseException:\n                    self.held = None\n                    raise\n",
                 "                except BaseException:\n                    raise\n",
             ),
@@ -612,7 +612,7 @@ MUTANTS = (
         "I9",
         (
             (
-                "handles/handle.py",
+                "_core/handle.py",
                 "                timer = record.kind.timer\n                if timer is not None:\n                    return timer.lease(pin)",
                 "                if record.kind.timer is not None:\n                    return record.kind.timer.lease(pin)",
             ),
@@ -637,7 +637,7 @@ MUTANTS = (
         "each release queue looks at all others",
         "making one costs what lives",
         "I8",
-        (("_world.py", '_sweep_at["child"] = 2 * len(_fork_hooks) + 64', '_sweep_at["child"] = 0'),),
+        (("_core/runtime.py", '_sweep_at["child"] = 2 * len(_fork_hooks) + 64', '_sweep_at["child"] = 0'),),
         core("growth::test_a_release_queue_costs_the_same_with_many_alive"),
     ),
     # -- odd places
@@ -647,7 +647,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "handles/handle.py",
+                "_core/handle.py",
                 "                try:\n                    frame: FrameType | None = _getframe(1)\n                except ValueError:\n"
                 "                    # C called it",
                 "                try:\n                    frame: FrameType | None = _getframe(1)\n                except KeyError:\n"
@@ -660,28 +660,28 @@ MUTANTS = (
         "a release is begun at the recursion limit",
         "it fails for the depth it was closed at, and its native is not freed",
         "I3",
-        (("places/place.py", "            if no_room:\n", "            if False:\n"),),
+        (("_core/place.py", "            if no_room:\n", "            if False:\n"),),
         core("odd_places::test_no_release_fails_for_the_depth_it_was_closed_at"),
     ),
     Mutant(
         "a core that was not told of stays a root",
         "an object that was dropped at the recursion limit stays closing for ever",
         "I3",
-        (("keeper/lost.py", "                self._registry.unroot(core)\n", "                pass\n"),),
+        (("observe/lost.py", "                self._registry.unroot(core)\n", "                pass\n"),),
         core("odd_places::test_a_death_that_was_not_told_is_found"),
     ),
     Mutant(
         "a lost ticket is not posted again",
         "an object whose ticket the recursion limit has lost stays due for ever",
         "I3",
-        (("keeper/lost.py", "                    place.put(record)\n", "                    pass\n"),),
+        (("observe/lost.py", "                    place.put(record)\n", "                    pass\n"),),
         core("odd_places::test_a_death_that_was_not_told_is_found"),
     ),
     Mutant(
         "what waits is taken for lost",
         "a queue that is not drained grows with every round of the keeper",
         "I7",
-        (("keeper/lost.py", " and record.id not in waiting and", " and"),),
+        (("observe/lost.py", " and record.id not in waiting and", " and"),),
         core("odd_places::test_what_waits_for_a_drain_is_not_posted_again"),
     ),
     Mutant(
@@ -690,7 +690,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "keeper/lost.py",
+                "observe/lost.py",
                 "                        entry[0](*entry[1])\n",
                 "                        pass\n",
             ),
@@ -704,8 +704,8 @@ MUTANTS = (
         "I3",
         (
             (
-                "places/releases.py",
-                "    if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():\n        finish(record)\n",
+                "_core/release.py",
+                "    if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():\n        finish(record)\n",
                 "    if False:\n        finish(record)\n",
             ),
         ),
@@ -718,7 +718,7 @@ MUTANTS = (
         "I1",
         (
             (
-                "handles/handle.py",
+                "_core/handle.py",
                 "        return raw_pin(self._cell) is not None and self._record.cause is None\n",
                 "        return self._cell.pin is not None and self._record.cause is None\n",
             ),
@@ -744,7 +744,7 @@ MUTANTS = (
         "who borrowed is told of a leak",
         "dropping a handle of what is owned elsewhere is reported",
         "I7",
-        (("keeper/leaks.py", ' == "off" or record.owning <= 0:\n', ' == "off":\n'),),
+        (("observe/leaks.py", ' == "off" or record.owning <= 0:\n', ' == "off":\n'),),
         ("tests/leaks/test_leaks.py",),
         kind="a false alarm",
     ),
@@ -754,7 +754,7 @@ MUTANTS = (
         "I5",
         (
             (
-                "refusal.py",
+                "_core/access.py",
                 '            reason = "" if validate(record.obj) is not False',
                 '            reason = "" if record.kind.validate(record.obj) is not False',
             ),
@@ -783,7 +783,7 @@ MUTANTS = (
         "an end is counted twice",
         "what is announced again after an interrupt is counted again",
         "I7",
-        (("keeper/counting.py", "            if counted != ENDED_TOO:\n", "            if True:\n"),),
+        (("observe/ledger.py", "            if counted != ENDED_TOO:\n", "            if True:\n"),),
         core("interrupts", "places", "statistics"),
     ),
     Mutant(
@@ -792,7 +792,7 @@ MUTANTS = (
         "I9",
         (
             (
-                "cell/registry.py",
+                "_core/tables.py",
                 "                        if not over:\n",
                 "                        alive[id] = size\n                        if not over:\n",
             ),
@@ -805,12 +805,12 @@ MUTANTS = (
         "I7",
         (
             (
-                "places/releases.py",
+                "_core/release.py",
                 "    if kind.alive is not None:\n        kind.gone.append(id)\n    extra",
                 "    extra",
             ),
             (
-                "places/releases.py",
+                "_core/release.py",
                 "    if kind.alive is not None:  # from here as `forget`\n        kind.gone.append(id)",
                 "    if True:\n        pass",
             ),
@@ -824,9 +824,9 @@ MUTANTS = (
         "I2",
         (
             (
-                "cell/registry.py",
-                "record for record in reversed(_world.snapshot(registry.records.values()))",
-                "record for record in (_world.snapshot(registry.records.values()))",
+                "_core/tables.py",
+                "for record in reversed(runtime.snapshot(registry.records.values()))",
+                "for record in (runtime.snapshot(registry.records.values()))",
             ),
         ),
         core("shutdown"),
@@ -835,7 +835,7 @@ MUTANTS = (
         "registered after the end",
         "a closed manager takes objects that nobody will release",
         "I3",
-        (("manager/registration.py", "        if registry.closed:\n            raise ClosedError\n", ""),),
+        (("_core/register.py", "        if registry.closed:\n            raise ClosedError\n", ""),),
         core("shutdown"),
     ),
     # -- what is kept, by whom, and how often
@@ -885,7 +885,7 @@ MUTANTS = (
         "I3",
         (
             (
-                "keeping.py",
+                "_core/keeping.py",
                 "    def __reduce_ex__(self, protocol: object) -> NoReturn:\n",
                 "    def _refuse(self, protocol: object) -> NoReturn:\n",
             ),
@@ -924,7 +924,7 @@ MUTANTS = (
         "what the collector has is taken for gone",
         "an open door in a garbage cycle is said to be shut, though leases are granted",
         "I9",
-        (("cell/doors.py", " or door() is not None or lives(record)", " or door() is not None"),),
+        (("_core/doors.py", " or door() is not None or lives(record)", " or door() is not None"),),
         core("answers"),
     ),
     Mutant(
@@ -933,7 +933,7 @@ MUTANTS = (
         "I1",
         (
             (
-                "handles/handle.py",
+                "_core/handle.py",
                 "            if record.cause is not None or record.kind.validate is not None:\n",
                 "            if record.kind.validate is not None:\n",
             ),
@@ -944,7 +944,7 @@ MUTANTS = (
         "judged before __del__ has run",
         "what its cycle's __del__ closes is counted and told as a leak",
         "I7",
-        (("keeper/counting.py", "        if lives(record) and looks < LOOKS:\n", "        if False:\n"),),
+        (("observe/ledger.py", "        if lives(record) and looks < LOOKS:\n", "        if False:\n"),),
         core("answers"),
     ),
     Mutant(
@@ -953,12 +953,12 @@ MUTANTS = (
         "I9",
         (
             (
-                "manager/registration.py",
+                "_core/register.py",
                 "    return phase is RELEASING or (phase in ENDED and phase is not STUCK)\n",
                 "    return phase in ENDED and phase is not STUCK\n",
             ),
             (
-                "manager/registration.py",
+                "_core/register.py",
                 "        wait_for_end(first, monotonic() + HANDED_ON_WITHIN, None, insist=False)\n",
                 "        pass\n",
             ),
@@ -969,7 +969,7 @@ MUTANTS = (
         "who ends takes another's entry",
         "the successor's native is left without an owner, and a second one is not refused",
         "I3",
-        (("places/releases.py", "    owners.setdefault(key, owner)\n", "    pass\n"),),
+        (("_core/release.py", "    owners.setdefault(key, owner)\n", "    pass\n"),),
         core("owners"),
     ),
     Mutant(
@@ -991,7 +991,7 @@ MUTANTS = (
         "I7",
         (
             (
-                "keeper/counting.py",
+                "observe/ledger.py",
                 "        except Exception as error:\n            self.observer.tell_failure(error)\n",
                 "        except Exception:\n            raise\n",
             ),
@@ -1002,7 +1002,7 @@ MUTANTS = (
         "a remover removes twice",
         "the hook of somebody else goes with it",
         "I6",
-        (("keeper/observer.py", "        hooks.pop(key, None)\n", "        hooks.popitem()\n"),),
+        (("observe/observers.py", "        hooks.pop(key, None)\n", "        hooks.popitem()\n"),),
         core("observers"),
     ),
 )

@@ -17,11 +17,17 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Generic, TypeVar
 
-from lifecycle import Handle, Lease, LifecycleError, ReleaseQueue, _world
-from lifecycle.cell.cell import Record
-from lifecycle.checks import check_callback, check_timeout
-from lifecycle.places.place import DEFAULT, WhenDue
-from lifecycle.places.waiting import LET_DIE
+from lifecycle import (
+    Handle,
+    Lease,
+    LifecycleError,
+    ReleaseQueue,
+)
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_callback, check_timeout
+from lifecycle._core.ends import LET_DIE
+from lifecycle._core.place import DEFAULT, WhenDue
+from lifecycle._core.record import Record
 from lifecycle.places.workers import SLACK
 from lifecycle.states import ENDED, RELEASED
 
@@ -140,7 +146,7 @@ async def aclose(handle: Handle[Any], *, timeout: float | WhenDue | None = DEFAU
 
 async def _end_of(record: Record, timeout: float | None) -> bool:
     look: Callable[[], None] | None = None
-    if _world.free_threaded:
+    if runtime.free_threaded:
         # An object made on this thread may die only when that runs Python again.
         def look() -> None:
             return

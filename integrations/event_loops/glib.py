@@ -20,7 +20,11 @@ except ImportError as error:
         "environment by /usr/bin/python3 -m venv --system-site-packages, which lets it see it"
     ) from error
 
-from lifecycle import LifecycleError, ReleaseQueue, _world
+from lifecycle import (
+    LifecycleError,
+    ReleaseQueue,
+)
+from lifecycle._core import runtime
 
 __all__ = ["release_queue"]
 
@@ -58,5 +62,5 @@ def _call(fn: Callable[[], object]) -> bool:
     try:
         fn()
     except BaseException:  # an interrupt: PyGObject prints what leaves a callback
-        _world.complain()
+        runtime.complain()
     return False

@@ -12,7 +12,11 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lifecycle import LifecycleError, ReleaseQueue, _world
+from lifecycle import (
+    LifecycleError,
+    ReleaseQueue,
+)
+from lifecycle._core import runtime
 
 if TYPE_CHECKING:
     from PySide6.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
@@ -42,7 +46,7 @@ class _Poster(QObject):
         try:
             fn()
         except BaseException:  # an interrupt: Qt's bindings print what leaves a slot, or end the process
-            _world.complain()
+            runtime.complain()
 
 
 def release_queue(name: str = "qt") -> ReleaseQueue:

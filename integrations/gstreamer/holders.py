@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import gc
 
-from lifecycle.cell.cell import Pin, Record
-from lifecycle.handles.holders import holders_of
+from lifecycle._core.holders import holders_of
+from lifecycle._core.record import Pin, Record
 
 __all__ = ["holders_of_record"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from integrations.gstreamer._native import Gst, ready
 from integrations.gstreamer.errors import GStreamerError
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 __all__ = ["LeaksTracer"]
 

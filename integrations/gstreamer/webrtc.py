@@ -26,7 +26,7 @@ from integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from integrations.gstreamer.pipelines.signals import SignalGuard
 from integrations.gstreamer.pipelines.threads import TookTooLong, on_streaming_thread, with_deadline
 from lifecycle import SafetyManager
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 try:
     import gi

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lifecycle import _world
+from lifecycle._core import runtime
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,7 +29,7 @@ class ThreadBell:
     __slots__ = ("_turn",)
 
     def __init__(self) -> None:
-        self._turn: _world.TimedQueue[None] = _world.TimedQueue()
+        self._turn: runtime.TimedQueue[None] = runtime.TimedQueue()
 
     def ring(self) -> None:
         """Wake them all. Callable in any context."""
@@ -39,7 +39,7 @@ class ThreadBell:
         """Stand before the bell for up to so many seconds."""
         try:
             self._turn.get(timeout=seconds)
-        except _world.Empty:
+        except runtime.Empty:
             return
         self._turn.put(None)  # the next in the row
 
@@ -118,5 +118,5 @@ def until(timeout: float | None) -> Callable[[], float]:
     or less when over."""
     if timeout is None:
         return lambda: SLICE
-    end = _world.monotonic() + timeout
-    return lambda: min(SLICE, end - _world.monotonic())
+    end = runtime.monotonic() + timeout
+    return lambda: min(SLICE, end - runtime.monotonic())

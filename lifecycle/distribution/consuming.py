@@ -12,10 +12,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from lifecycle._core.handle import Handle
+from lifecycle._core.keeping import Uncopied
 from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.errors import CallbackError, ClosedError, LifecycleError
-from lifecycle.handles.handle import Handle
-from lifecycle.keeping import Uncopied
 from lifecycle.manager.manager import SafetyManager
 
 T = TypeVar("T")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, TypeVar
 
+from lifecycle._core.keeping import Uncopied
 from lifecycle.distribution.figures import DistributorStats
 from lifecycle.distribution.policies import Policy, policy_of
 from lifecycle.distribution.receiver import FrameReceiver, subscribe
 from lifecycle.distribution.ring import Ring
 from lifecycle.errors import LifecycleError
-from lifecycle.keeping import Uncopied
 from lifecycle.manager.manager import SafetyManager
 
 T = TypeVar("T")

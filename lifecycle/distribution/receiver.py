@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
-from lifecycle import _world
-from lifecycle.checks import check_timeout
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_timeout
+from lifecycle._core.keeping import Uncopied
 from lifecycle.distribution.bells import until
 from lifecycle.distribution.figures import ReceiverStats
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, LatestOnly
@@ -26,7 +27,6 @@ from lifecycle.distribution.seats import EVICTED, Seat, SeatRef, Standing, stand
 from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.distribution.slots import GONE, Slot
 from lifecycle.errors import ClosedError, Empty, EvictedError, Lagged
-from lifecycle.keeping import Uncopied
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class FrameReceiver(Generic[T]):
                 if item is not NOTHING:
                     break
                 seconds = left()
-                if seconds <= 0 or _world.must_not_wait():
+                if seconds <= 0 or runtime.must_not_wait():
                     raise self._empty(timeout)
                 bell.wait(seconds)
         return item  # type: ignore[no-any-return]
@@ -188,7 +188,7 @@ class FrameReceiver(Generic[T]):
         frame will do."""
         ring = self._ring
         newest = ring.newest()
-        kept = [number for number in _world.snapshot(ring.kept) if number >= seq]
+        kept = [number for number in runtime.snapshot(ring.kept) if number >= seq]
         if kept:
             return min(kept), False
         for number in range(max(seq, newest.seq - ring.capacity + 1), newest.seq + 1):

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
-from lifecycle import _world
+from lifecycle._core import runtime
 from lifecycle.distribution.bells import SLICE, Bells
 from lifecycle.distribution.chain import Register
 from lifecycle.distribution.figures import DistributorStats, GroupStats
@@ -51,7 +51,7 @@ class Ring(Generic[T]):
         self.dropped: deque[SeatRef] = deque()
         self.discarded = False
         self.close_failures: deque[str] = deque()
-        _world.at_fork_in_child(self._after_fork)
+        runtime.at_fork_in_child(self._after_fork)
 
     def _after_fork(self) -> None:
         self.heard.forget()
@@ -81,7 +81,7 @@ class Ring(Generic[T]):
                     raise self.refusal()
                 slot.seq = tail.seq + 1
                 if self.roster.value.blocking:
-                    began = began or _world.monotonic()
+                    began = began or runtime.monotonic()
                     if self._waited_for_room(slot.seq, began):
                         continue
                 if tail.setdefault(None, slot) is slot:
@@ -107,7 +107,7 @@ class Ring(Generic[T]):
         if seq >= capacity:
             self._overwrite(seq - capacity)
         if len(self.table) > capacity:  # an interrupt, or another publisher, left some to be overwritten
-            for old in _world.snapshot(self.table):
+            for old in runtime.snapshot(self.table):
                 if old <= seq - capacity:
                     self._overwrite(old)
         if self.dropped or seq % capacity == 0:
@@ -144,7 +144,7 @@ class Ring(Generic[T]):
 
     def _trim_kept(self, keep: int) -> None:
         while len(self.kept) > keep:
-            seq = min(_world.snapshot(self.kept), default=-1)
+            seq = min(runtime.snapshot(self.kept), default=-1)
             slot = self.kept.get(seq)
             if slot is not None:
                 self._give_back(slot)
@@ -186,8 +186,8 @@ class Ring(Generic[T]):
             ),
             default=0.0,
         )
-        left -= _world.monotonic() - began
-        if left <= 0 or _world.must_not_wait():
+        left -= runtime.monotonic() - began
+        if left <= 0 or runtime.must_not_wait():
             return False
         bell.wait(min(left, SLICE))
         return True
@@ -238,7 +238,7 @@ class Ring(Generic[T]):
                 raise
         # Where a receiver was dropped at the recursion limit CPython could not post it.
         for seat in self.roster.value.seats:
-            if seat.ref is not None and _world.is_dead(seat.ref):
+            if seat.ref is not None and runtime.is_dead(seat.ref):
                 self.retire(seat, "dropped")
 
     # -- the end ---------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ class Ring(Generic[T]):
         """Give every frame back. For a closed ring."""
         self.discarded = True
         for table in (self.table, self.kept):
-            for seq in _world.snapshot(table):
+            for seq in runtime.snapshot(table):
                 slot = table.get(seq)
                 if slot is not None:
                     slot.gone = True

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from lifecycle import _world
-from lifecycle.checks import DEFERRED, refuse_deferred
+from lifecycle._core import runtime
+from lifecycle._core.checks import DEFERRED, refuse_deferred
 
 
 class _Process:
@@ -26,7 +26,7 @@ class _Process:
 
 
 process = _Process()
-_world.at_fork_in_child(process.forked)
+runtime.at_fork_in_child(process.forked)
 
 _ROOM: Any = ((((int,),),),)
 """``isinstance(None, _ROOM)`` raises `RecursionError` where taking the action out could be cut short behind
@@ -66,7 +66,7 @@ def forgotten(
     run: Callable[[], object] | None,
     text: str,
     warn: Callable[..., None] = warnings.warn,
-    sparing: Callable[[], Any] = _world.sparing,
+    sparing: Callable[[], Any] = runtime.sparing,
 ) -> None:
     """A guard died with its action still in it: run that (apart, if this is the collector), and warn,
     whatever it raises.
@@ -75,7 +75,7 @@ def forgotten(
     """
     try:
         if run is not None and not (
-            _world is not None and _world.collecting and _world.in_collector() and _world.run_apart(run)
+            runtime is not None and runtime.collecting and runtime.in_collector() and runtime.run_apart(run)
         ):
             run()
     finally:
@@ -87,6 +87,6 @@ def forgotten(
 def made_at(site: Any) -> str:
     """Where a guard was made, for messages; nothing where that cannot be told any more."""
     try:
-        return f" (made at {_world.describe_site(site)})"
+        return f" (made at {runtime.describe_site(site)})"
     except Exception:  # the modules may be empty at interpreter exit
         return ""

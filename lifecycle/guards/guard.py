@@ -7,11 +7,11 @@ from collections.abc import Callable
 from types import FunctionType, TracebackType
 from typing import Literal
 
-from lifecycle import _world
-from lifecycle.checks import DEFERRED_BODY, check_callback
+from lifecycle._core import runtime
+from lifecycle._core.checks import DEFERRED_BODY, check_callback
+from lifecycle._core.keeping import Uncopied
 from lifecycle.errors import LifecycleError
 from lifecycle.guards.action import forgotten, made_at, process, run_slot
-from lifecycle.keeping import Uncopied
 
 WHEN = ("always", "error", "success")
 
@@ -49,7 +49,7 @@ class CleanupGuard(Uncopied):
             raise LifecycleError(f"CleanupGuard(when=) takes one of {', '.join(WHEN)}, not {when!r}")
         self._when = when
         try:
-            self._site = _world.site_of(_getframe(1))
+            self._site = runtime.site_of(_getframe(1))
         except ValueError:
             # C called it, and no Python frame is below.
             self._site = None

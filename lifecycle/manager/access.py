@@ -13,17 +13,17 @@ import sys
 from types import FunctionType, TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
-from lifecycle import _world
-from lifecycle.cell.cell import Pin, Record
-from lifecycle.cell.fates import describe
-from lifecycle.cell.registry import Kind, Registry
-from lifecycle.checks import refuse_deferred
+from lifecycle._core import runtime
+from lifecycle._core.access import invalidate_record
+from lifecycle._core.checks import refuse_deferred
+from lifecycle._core.describe import describe
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.record import Pin, Record
+from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.targets import pin_of
 from lifecycle.config import exception_types
 from lifecycle.errors import AccessPanicError, LeaseEndedError, is_of, text_of, trace_of
-from lifecycle.keeping import Uncopied
 from lifecycle.manager.observed import observed
-from lifecycle.manager.targets import pin_of
-from lifecycle.refusal import invalidate_record
 from lifecycle.states import Cause
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def escaped(record: Record, error: BaseException, errors: Any, fn: object = None
     in here. Close to the recursion limit the exception passes, and the keeper decides about the object.
     """
     registry = record.kind.registry
-    if _world.near_limit():
+    if runtime.near_limit():
         registry.later[0:0] = [(judge, (record, error, errors, fn))]
         return
     panic = judge(record, error, errors, fn)
@@ -114,7 +114,7 @@ class AccessBlock(Uncopied, Generic[T]):
         try:
             self._target = target  # a handle is not dropped while its block lasts
             self._errors = errors
-            self._thread = _world.get_ident()
+            self._thread = runtime.get_ident()
             self._pin: Pin | None = pin_of(registry, target)
             self._obj = observed(self._pin.record) if self._pin.record.owning < 0 else None
         finally:

@@ -21,13 +21,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle import _world
-from lifecycle.cell.cell import SHUT_CELL, Cell, Core, DoorRef, Pin, Record
-from lifecycle.cell.registry import Kind
-from lifecycle.cell.shares import FIRST_SHARE
-from lifecycle.handles.handle import Handle
-from lifecycle.keeping import Uncopied
-from lifecycle.places.releases import end_without_release
+from lifecycle._core import runtime
+from lifecycle._core.handle import Handle
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.record import SHUT_CELL, Cell, Core, DoorRef, Pin, Record
+from lifecycle._core.release import end_without_release
+from lifecycle._core.shares import FIRST_SHARE
+from lifecycle._core.tables import Kind
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED
 
 
@@ -87,16 +87,16 @@ def enter_component(
         core = Core(pin, registry.unroot)
         registry.roots.add(core)
         record = Record(core, place.put)
-        record.id = id = _world.next_id()
+        record.id = id = runtime.next_id()
         record.kind = kind
         record.obj = end
         record.release = _call
         record.place = place
         record.parent = None
         record.door = record.cause = record.phase = record.outcome = record.shut_site = None
-        record.born = _world.monotonic()
+        record.born = runtime.monotonic()
         record.shut = record.begun = record.ended = 0.0
-        record.site = None if registry.config.leak_level == "off" else _world.site_of(_world.caller())
+        record.site = None if registry.config.leak_level == "off" else runtime.site_of(runtime.caller())
         record.name = name
         record.native = record.extra = None
         record.size = record.counted = 0

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle import _world
-from lifecycle.cell.registry import Registry, open_records
+from lifecycle._core import runtime
+from lifecycle._core.place import DEFAULT, WhenDue
+from lifecycle._core.release import nesting
+from lifecycle._core.tables import Registry, open_records
 from lifecycle.errors import LifecycleError
 from lifecycle.manager.finalizers import Finalizers
 from lifecycle.manager.machinery import Machinery
@@ -25,8 +27,6 @@ from lifecycle.manager.shutdown import (
     shut_doors,
 )
 from lifecycle.manager.stopping import StopToken
-from lifecycle.places.place import DEFAULT, WhenDue
-from lifecycle.places.releases import nesting
 from lifecycle.stats import ShutdownReport
 
 TOLD_AT_EXIT = 20
@@ -56,20 +56,20 @@ class Ending:
         self._keeps = keeps
         self._closers: dict[None, int] = {}  # the thread that closes
         self._report: ShutdownReport | None = None
-        _world.at_fork_in_child(self.after_fork)
-        _world.at_exit(self.at_exit)
+        runtime.at_fork_in_child(self.after_fork)
+        runtime.at_exit(self.at_exit)
 
     def shut_down(self, timeout: float | WhenDue | None, budget: float, exiting: bool) -> ShutdownReport:
         """Close the manager within `budget` seconds, or wait for the one who does. `timeout` is that of
         `SafetyManager.close`."""
         if self._report is None:
-            _world.refuse_near_limit("close() of a manager")
-        began = _world.monotonic()
-        me = _world.get_ident()
+            runtime.refuse_near_limit("close() of a manager")
+        began = runtime.monotonic()
+        me = runtime.get_ident()
         while self._report is None and self._closers.setdefault(None, me) != me:
-            if nesting() or _world.must_not_wait() or _world.monotonic() >= began + budget:
+            if nesting() or runtime.must_not_wait() or runtime.monotonic() >= began + budget:
                 break  # the one that closes may be waiting for us
-            _world.sleep(0.002)
+            runtime.sleep(0.002)
         if self._report is not None:
             return self._report
         try:
@@ -78,7 +78,7 @@ class Ending:
         finally:
             self._closers.pop(None, None)
         self._machinery.wind_down(bool(report.leaked) or bool(report.stuck))
-        _world.not_at_exit(self.at_exit)
+        runtime.not_at_exit(self.at_exit)
         if interrupt is not None:
             raise interrupt
         return report
@@ -92,7 +92,7 @@ class Ending:
         errors, interrupt = self._stopping.call_back(self._call_at_exit if exiting else None)
         running = () if nesting() else self._stopping.join(until)
         records = open_records(self._registry)
-        may_wait = not _world.must_not_wait()
+        may_wait = not runtime.must_not_wait()
         workers = self._machinery.workers
         try:
             workers.hold_back = True  # the tickets that come of it wait for their turn in the batch
@@ -101,9 +101,9 @@ class Ending:
             self._registry.kept.clear()
             self._finalizers.forget()
             if may_wait:
-                if _world.free_threaded:  # what other threads made dies now, not when they next run Python
+                if runtime.free_threaded:  # what other threads made dies now, not when they next run Python
                     for _ in ("pin", "hold", "core"):  # one after the other, and a collection sees to one
-                        _world.collect()
+                        runtime.collect()
                 interrupt = release_all(records, workers, until) or interrupt
         finally:
             workers.let_go()
@@ -116,11 +116,11 @@ class Ending:
     def _call_at_exit(self, fn: Callable[[], object]) -> None:
         """Call an `on_close` callback where one that hangs does not keep the process. It may close this
         manager itself."""
-        me = _world.get_ident()
+        me = runtime.get_ident()
         config = self._registry.config
 
         def call() -> None:
-            self._closers[None] = _world.get_ident()
+            self._closers[None] = runtime.get_ident()
             try:
                 fn()
             finally:
@@ -134,16 +134,16 @@ class Ending:
     def at_exit(self) -> None:
         """The end of the process. Ctrl-C ends the waiting it strikes in and is raised when all is done; a
         second one ends all."""
-        _world.exit_hook_runs = True
+        runtime.exit_hook_runs = True
         budget = self._registry.config.shutdown_timeout
-        until = _world.monotonic() + budget
-        _world.no_wait_threads.discard(_world.get_ident())  # nothing else will run on this thread
+        until = runtime.monotonic() + budget
+        runtime.no_wait_threads.discard(runtime.get_ident())  # nothing else will run on this thread
         interrupt = None
         try:
             report = self.shut_down(DEFAULT, budget, True)
         except KeyboardInterrupt as error:
             interrupt = error
-            report = self.shut_down(DEFAULT, max(0.0, until - _world.monotonic()), True)
+            report = self.shut_down(DEFAULT, max(0.0, until - runtime.monotonic()), True)
         if not report.ok:
             self.tell_of(report)
         if interrupt is not None:

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from lifecycle.cell.cell import Extra
-from lifecycle.cell.registry import Kind, Registry
+from lifecycle._core.handle import Handle
+from lifecycle._core.record import Extra
+from lifecycle._core.register import enter, insist
+from lifecycle._core.tables import Kind, Registry
 from lifecycle.errors import ClosedError, LifecycleError, LimitError
-from lifecycle.handles.handle import Handle
-from lifecycle.manager.registration import enter, insist
 from lifecycle.places.queues import PlaceLike
 
 T = TypeVar("T")

@@ -17,15 +17,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle import _world
-from lifecycle.cell.cell import Record
-from lifecycle.cell.fates import describe, state_of
-from lifecycle.cell.registry import owners
-from lifecycle.checks import check_callback
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_callback
+from lifecycle._core.describe import describe, state_of
+from lifecycle._core.handle import Handle
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.record import Record
+from lifecycle._core.release import end_without_release
+from lifecycle._core.tables import owners
 from lifecycle.errors import RegistrationError
-from lifecycle.handles.handle import Handle
-from lifecycle.keeping import Uncopied
-from lifecycle.places.releases import end_without_release
 from lifecycle.states import BY_CLOSE, DETACHED, ObjectState
 
 FINALIZER_TYPE = "safe_finalizer"
@@ -91,8 +91,8 @@ class Finalizers:
     def sweep(self) -> None:
         """Let go the finalizers whose object is gone and whose callback could not be called: at the recursion
         limit, or where memory has run out."""
-        for id, (watch, _) in _world.snapshot(self._table.items()):
-            if _world.is_dead(watch):
+        for id, (watch, _) in runtime.snapshot(self._table.items()):
+            if runtime.is_dead(watch):
                 self._table.pop(id, None)
 
     def forget(self) -> None:

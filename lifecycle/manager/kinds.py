@@ -6,9 +6,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from lifecycle.cell.registry import Kind, Registry
+from lifecycle._core.tables import Kind, Registry
 from lifecycle.errors import RegistrationError, shown
-from lifecycle.keeper.leaks import arm
+from lifecycle.observe.leaks import arm
 from lifecycle.stats import TypeCount, bounds_with
 
 

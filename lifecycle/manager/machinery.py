@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from lifecycle import _world
-from lifecycle.cell.cell import Record
-from lifecycle.cell.fates import describe
-from lifecycle.cell.registry import HIGH_WATER, Registry
+from lifecycle._core import runtime
+from lifecycle._core.describe import describe
+from lifecycle._core.place import ANY_THREAD, BACKGROUND, DRAIN_STEPS, AnyThread, Place
+from lifecycle._core.record import Record
+from lifecycle._core.release import nesting, process
+from lifecycle._core.tables import HIGH_WATER, Registry
 from lifecycle.errors import ClosedError, RegistrationError, shown
-from lifecycle.keeper.keeper import Keeper
-from lifecycle.places.place import ANY_THREAD, BACKGROUND, DRAIN_STEPS, AnyThread, Place
+from lifecycle.observe.maintenance import Keeper
 from lifecycle.places.queues import ReleaseQueue
-from lifecycle.places.releases import nesting, process
 from lifecycle.places.workers import Workers
 from lifecycle.states import RELEASED
 
@@ -61,10 +61,10 @@ class Machinery:
     def tend(self) -> None:
         """Called by a registration that sees work waiting: a bounded share of it is done here, but none
         inside the collector."""
-        if _world.collecting and _world.in_collector():
+        if runtime.collecting and runtime.in_collector():
             return
-        if self.any_thread.mailbox and not _world.near_limit() and not (self._registry.claims and nesting()):
-            self.any_thread.run_some(DRAIN_STEPS, _world.BRIEF_WAIT)
+        if self.any_thread.mailbox and not runtime.near_limit() and not (self._registry.claims and nesting()):
+            self.any_thread.run_some(DRAIN_STEPS, runtime.BRIEF_WAIT)
         if not self._registry.started:
             self._start()
         if len(self._registry.entered) > HIGH_WATER:
@@ -79,7 +79,7 @@ class Machinery:
                 return
             self.workers.start()
             self.keeper.start()
-            _world.arm_exit()  # in a forked child once more
+            runtime.arm_exit()  # in a forked child once more
             self._registry.started = True
         except RuntimeError:
             self._registry.started = False

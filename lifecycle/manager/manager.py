@@ -7,17 +7,32 @@ from collections.abc import Callable, Sequence
 from types import FunctionType, TracebackType
 from typing import Any, TypeVar, overload
 
-from lifecycle import _world
-from lifecycle.cell.cell import Extra
-from lifecycle.cell.fates import info_of, state_of
-from lifecycle.cell.registry import Registry, open_records
-from lifecycle.checks import (
+from lifecycle._core import runtime
+from lifecycle._core.access import checked, invalidate_record
+from lifecycle._core.checks import (
     DEFERRED,
     DEFERRED_BODY,
     NO_BYTES,
     check_callback,
     check_facts,
     check_timeout,
+)
+from lifecycle._core.describe import info_of, state_of
+from lifecycle._core.exclusive import pin_or_refuse
+from lifecycle._core.handle import Handle
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
+from lifecycle._core.record import Extra
+from lifecycle._core.register import abandon, enter, insist
+from lifecycle._core.tables import Registry, open_records
+from lifecycle._core.targets import (
+    cell_behind,
+    check_mine,
+    handle_of,
+    parent_of,
+    pin_of,
+    record_of,
+    registries,
 )
 from lifecycle.config import SafetyConfig, exception_types
 from lifecycle.errors import (
@@ -30,10 +45,6 @@ from lifecycle.errors import (
     trace_of,
 )
 from lifecycle.events import LEVELS, Event
-from lifecycle.handles.exclusive import pin_or_refuse
-from lifecycle.handles.handle import Handle
-from lifecycle.keeper.observer import enlist
-from lifecycle.keeping import Uncopied
 from lifecycle.manager.access import AccessBlock, declared, escaped, judge, refuse_late
 from lifecycle.manager.components import enter_component
 from lifecycle.manager.ending import Ending
@@ -43,20 +54,9 @@ from lifecycle.manager.kinds import Kinds
 from lifecycle.manager.machinery import Machinery
 from lifecycle.manager.observed import enter_observed, follow, observed
 from lifecycle.manager.policies import UNSET, Unset, set_policy
-from lifecycle.manager.registration import abandon, enter, insist
 from lifecycle.manager.stopping import StopToken
-from lifecycle.manager.targets import (
-    cell_behind,
-    check_mine,
-    handle_of,
-    parent_of,
-    pin_of,
-    record_of,
-    registries,
-)
-from lifecycle.places.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
+from lifecycle.observe.observers import enlist
 from lifecycle.places.queues import PlaceLike
-from lifecycle.refusal import checked, invalidate_record
 from lifecycle.states import ENDED, RELEASED, VALID, Cause
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport
 
@@ -109,7 +109,7 @@ class SafetyManager(Uncopied):
         self._ending = Ending(self._registry, self._machinery, self._finalizers, self._stopping, keeps=self)
         _managers.add(self)
         registries.add(self._registry)
-        _world.around_fork(self._keeper.before_fork, self._keeper.after_fork_in_parent)
+        runtime.around_fork(self._keeper.before_fork, self._keeper.after_fork_in_parent)
 
     # -- facts -----------------------------------------------------------------------------------------------
 
@@ -419,7 +419,7 @@ class SafetyManager(Uncopied):
         """Shut the object's door for everybody, for `reason`: it reports `INVALID` and is released when
         nobody holds it any more. False when it was shut already."""
         record = record_of(self._registry, target)
-        site = _world.site_of(_world.caller())
+        site = runtime.site_of(runtime.caller())
         done = invalidate_record(record, Cause.INVALIDATE, str(reason), site, cell_behind(target))
         record.place.settle(record, 0)
         return done
@@ -430,7 +430,9 @@ class SafetyManager(Uncopied):
         record = record_of(self._registry, target)
         if timeout is not DEFAULT:
             check_timeout(timeout)
-        invalidate_record(record, Cause.UNREGISTER, "", _world.site_of(_world.caller()), cell_behind(target))
+        invalidate_record(
+            record, Cause.UNREGISTER, "", runtime.site_of(runtime.caller()), cell_behind(target)
+        )
         self._kept.pop(record.id, None)
         if record.phase in ENDED:
             return record.phase is RELEASED
@@ -557,7 +559,7 @@ class SafetyManager(Uncopied):
 
     def components(self) -> tuple[Any, ...]:
         """The components that live."""
-        return tuple(_world.snapshot(self._components))
+        return tuple(runtime.snapshot(self._components))
 
     def report_panic(self, component: str, error: BaseException, *, type_name: str | None = None) -> None:
         """Count and report an exception that was contained outside `safe_access`, such as in a callback."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from lifecycle.cell.cell import ObservedRef, Record
-from lifecycle.cell.fates import describe
-from lifecycle.cell.registry import Kind
+from lifecycle._core.access import invalidate_record, refuse
+from lifecycle._core.describe import describe
+from lifecycle._core.exclusive import Exclusive
+from lifecycle._core.handle import Handle, set_observed_handle
+from lifecycle._core.leases import Lease
+from lifecycle._core.place import DEFAULT, Place, WhenDue
+from lifecycle._core.record import ObservedRef, Record
+from lifecycle._core.register import enter
+from lifecycle._core.tables import Kind
 from lifecycle.errors import LeaseEndedError, OwnershipError, RegistrationError, text_of
-from lifecycle.handles.exclusive import Exclusive
-from lifecycle.handles.handle import Handle, set_observed_handle
-from lifecycle.handles.leases import Lease
-from lifecycle.manager.registration import enter
-from lifecycle.places.place import DEFAULT, Place, WhenDue
-from lifecycle.refusal import invalidate_record, refuse
 from lifecycle.states import Cause, ObjectState
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle.cell.registry import Kind, open_records
-from lifecycle.checks import check_callback
+from lifecycle._core.checks import check_callback
+from lifecycle._core.tables import Kind, open_records
 from lifecycle.config import exception_types
 from lifecycle.errors import RegistrationError
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import attrs
 
-from lifecycle import _world
-from lifecycle.cell.cell import Record, shut
-from lifecycle.cell.doors import cell_of, is_open
-from lifecycle.cell.fates import info_of
-from lifecycle.cell.registry import Registry, open_records, owners
+from lifecycle._core import runtime
+from lifecycle._core.describe import info_of
+from lifecycle._core.doors import cell_of, is_open
+from lifecycle._core.ends import LONGEST_WAIT, wait_for_end
+from lifecycle._core.record import Record, shut
+from lifecycle._core.release import end_without_release, nesting, process
+from lifecycle._core.tables import Registry, open_records, owners
 from lifecycle.places.queues import Generation
-from lifecycle.places.releases import end_without_release, nesting, process
-from lifecycle.places.waiting import LONGEST_WAIT, wait_for_end
 from lifecycle.places.workers import Batch, Workers
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
 from lifecycle.stats import ShutdownReport
@@ -45,7 +45,7 @@ def release_all(records: list[Record], workers: Workers, until: float) -> Keyboa
     while True:
         due = [record for record in records if record.phase not in ENDED and record() is None]
         ids = {record.id for record in due}
-        if ids == before or _world.monotonic() >= until:  # nothing due, or nothing moved
+        if ids == before or runtime.monotonic() >= until:  # nothing due, or nothing moved
             break
         before = ids
         # Not only what is due by now: by the time a parent has its turn its children are gone, so a family
@@ -56,7 +56,7 @@ def release_all(records: list[Record], workers: Workers, until: float) -> Keyboa
         for record in records:
             if isinstance(record.place, Generation) and record.place.may_run_here():
                 try:
-                    process(record, None, max(0.0, until - _world.monotonic()))
+                    process(record, None, max(0.0, until - runtime.monotonic()))
                 except KeyboardInterrupt as error:
                     interrupt = interrupt or error
         if nesting():  # a release is closing its manager: waiting here would be waiting for itself
@@ -74,15 +74,15 @@ def _run_batch(free: list[Record], workers: Workers, until: float) -> None:
         not workers.healthy
     ):  # none was started before the interpreter began to shut down: inline, without deadlines
         for record in free:
-            left = until - _world.monotonic()
+            left = until - runtime.monotonic()
             if left > 0:
                 process(record, None, left)
         return
     batch = Batch(free[::-1])
     workers.mailbox.put(batch)
     try:
-        batch.done.get(timeout=min(max(0.001, until - _world.monotonic()), LONGEST_WAIT))
-    except _world.Empty:
+        batch.done.get(timeout=min(max(0.001, until - runtime.monotonic()), LONGEST_WAIT))
+    except runtime.Empty:
         batch.records.clear()
 
 
@@ -96,14 +96,14 @@ def _somebody_will_run(record: Record) -> bool:
     if record.extra is not None and record.extra.line is not None:
         return True
     return record.id in registry.claims or any(
-        record is other for _, other in _world.snapshot(registry.delayed)
+        record is other for _, other in runtime.snapshot(registry.delayed)
     )
 
 
 def await_holders(records: list[Record], until: float) -> None:
     """Wait for those who still hold an object, until the clock says `until`."""
     for record in records:
-        if record.phase not in ENDED and _world.monotonic() < until:
+        if record.phase not in ENDED and runtime.monotonic() < until:
             wait_for_end(record, until, 0.005, insist=False)
 
 
@@ -114,8 +114,8 @@ EXIT_GRACE = 0.5
 def await_others(records: list[Record], until: float) -> None:
     """At exit: give other threads a moment to end their leases. Where there are none, what is held is held by
     what the program leaves lying about, and nobody would let go."""
-    if _world.others_run():
-        await_holders(records, min(until, _world.monotonic() + EXIT_GRACE))
+    if runtime.others_run():
+        await_holders(records, min(until, runtime.monotonic() + EXIT_GRACE))
 
 
 def report_on(
@@ -136,7 +136,7 @@ def report_on(
         stuck=tuple(info_of(record) for record in by_end.get(STUCK, ())),
         leaked=tuple(leaked),
         errors=tuple(errors),
-        duration=_world.monotonic() - began,
+        duration=runtime.monotonic() - began,
         running=running,
     )
 
@@ -166,7 +166,7 @@ def orphan_inherited(registry: Registry) -> None:
     """
     registry.claims.clear()
     for kind in registry.kinds.values():
-        kind.budget = _world.RLock()
+        kind.budget = runtime.RLock()
     for record in open_records(registry):
         record.phase = None
         end_without_release(record, ORPHANED, Cause.FORK, "it belongs to the parent process")

@@ -16,12 +16,12 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from lifecycle import _world
-from lifecycle._waiting import Flag
-from lifecycle.checks import check_callback, check_timeout
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_callback, check_timeout
+from lifecycle._core.ends import LONGEST_WAIT
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.waiting import Flag
 from lifecycle.errors import ClosedError, RegistrationError, text_of
-from lifecycle.keeping import Uncopied
-from lifecycle.places.waiting import LONGEST_WAIT
 
 LOOK = 0.005
 """Seconds between two looks at a thread that cannot be joined."""
@@ -32,16 +32,16 @@ def _runs(thread: threading.Thread) -> bool:
     callbacks, and once it has ended, the interpreter has no frames of it."""
     if isinstance(thread, threading._DummyThread):
         return thread.ident in sys._current_frames()
-    return not _world.has_ended(thread)
+    return not runtime.has_ended(thread)
 
 
 def _join(thread: threading.Thread, until: float) -> None:
     """Wait for `thread` until the clock says `until`, also where it cannot be joined."""
     try:
-        thread.join(max(0.0, min(until - _world.monotonic(), LONGEST_WAIT)))
+        thread.join(max(0.0, min(until - runtime.monotonic(), LONGEST_WAIT)))
     except (AssertionError, RuntimeError):  # it was not started by `threading`
-        while _runs(thread) and _world.monotonic() < until:
-            _world.sleep(LOOK)
+        while _runs(thread) and runtime.monotonic() < until:
+            runtime.sleep(LOOK)
 
 
 class StopToken(Uncopied):
@@ -81,7 +81,7 @@ class StopToken(Uncopied):
         """Block until the manager begins to close, or for `timeout` seconds (None: for ever). Returns whether
         it does. Where waiting is not allowed (`never_wait`, inside a collection) it answers at once."""
         check_timeout(timeout)
-        if self._flag.state or timeout == 0 or _world.must_not_wait():
+        if self._flag.state or timeout == 0 or runtime.must_not_wait():
             return bool(self._flag.state)
         return self._flag.wait(timeout)
 
@@ -95,7 +95,7 @@ class StopToken(Uncopied):
         is called first; what it raises is collected in the `ShutdownReport`. Returns a function that takes it
         back."""
         check_callback(fn, "on_stop callback")
-        key = _world.next_id()
+        key = runtime.next_id()
         self._callbacks[key] = fn
         if self._flag.state and self._callbacks.pop(key, None) is not None:
             fn()
@@ -132,17 +132,17 @@ class StopToken(Uncopied):
                 fn() if call is None else call(fn)
             except BaseException as error:
                 errors.append(f"{fn!r}: {text_of(error)}")
-                if isinstance(error, KeyboardInterrupt) and _world.on_main_thread():
+                if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
                     interrupt = interrupt or error
         return errors, interrupt
 
     def join(self, until: float) -> tuple[str, ...]:
         """Wait for the attached threads until the clock says `until`; the names of those that still run."""
         running = []
-        for thread in _world.snapshot(self._threads):
+        for thread in runtime.snapshot(self._threads):
             if thread is threading.current_thread() or not _runs(thread):
                 continue
-            if not _world.must_not_wait():
+            if not runtime.must_not_wait():
                 _join(thread, until)
             if _runs(thread):
                 running.append(thread.name)

@@ -13,7 +13,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 
-from lifecycle import _world
+from lifecycle._core import runtime
 from lifecycle.memory.config import MemoryConfig
 from lifecycle.memory.figures import MemoryTypeStats
 from lifecycle.memory.reservation import Reservation, ReservationRef
@@ -71,7 +71,7 @@ class Books:
 
     def __init__(self, config: MemoryConfig) -> None:
         self._low_water = config.low_water
-        self.lock = _world.RLock()
+        self.lock = runtime.RLock()
         self.entries: dict[int, Entry] = {}
         """Of the objects that have not ended, and of reservations, by their ids."""
         self.gone: deque[int | ReservationRef] = deque()
@@ -117,7 +117,7 @@ class Books:
         """An entry that is not counted yet, and what it belongs to: when that goes it is uncounted, whatever
         happens."""
         entry = Entry(account, size, objects=0)
-        entry.id = _world.next_id()
+        entry.id = runtime.next_id()
         reservation = Reservation(entry.id, size, leave)
         entry.ref = ReservationRef(reservation, self.gone.append)
         entry.ref.id = entry.id
@@ -163,8 +163,8 @@ class Books:
         post them; whether there were any. Under the lock. Costs what is tracked, so it is asked only before
         something is refused."""
         found = False
-        for entry in _world.snapshot(self.entries.values()):
-            if entry.ref is not None and _world.is_dead(entry.ref):
+        for entry in runtime.snapshot(self.entries.values()):
+            if entry.ref is not None and runtime.is_dead(entry.ref):
                 self.gone.append(entry.ref)
                 found = True
         return found
@@ -172,17 +172,17 @@ class Books:
     def above(self, share: float) -> bool:
         """Whether more than `share` of some limit is used."""
         return any(
-            account.over(0, 0, share) for account in (self.all, *_world.snapshot(self._accounts.values()))
+            account.over(0, 0, share) for account in (self.all, *runtime.snapshot(self._accounts.values()))
         )
 
     def figures(self) -> dict[str, MemoryTypeStats]:
         """What is held now, by type. Under the lock, when `settle` was called."""
-        return {name: account.stats() for name, account in _world.snapshot(self._accounts.items())}
+        return {name: account.stats() for name, account in runtime.snapshot(self._accounts.items())}
 
     def after_fork(self) -> None:
         """In the child: everything was the parent's, and what other threads had half tracked is never
         told."""
-        self.lock = _world.RLock()
+        self.lock = runtime.RLock()
         self.entries.clear()
         self.gone.clear()
         for account in (self.all, *self._accounts.values()):

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from lifecycle.checks import check_timeout
+from lifecycle._core.checks import check_timeout
 from lifecycle.errors import ConfigError
 
 OVER = ("refuse", "block", "report")

@@ -14,13 +14,15 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from lifecycle import _world
-from lifecycle.cell.fates import describe, info_of
-from lifecycle.cell.registry import RETRIES
-from lifecycle.checks import check_callback, check_facts, check_timeout
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_callback, check_facts, check_timeout
+from lifecycle._core.describe import describe, info_of
+from lifecycle._core.keeping import weakly
+from lifecycle._core.place import BACKGROUND, DEFAULT, WhenDue
+from lifecycle._core.release import nesting
+from lifecycle._core.tables import RETRIES
 from lifecycle.errors import BudgetError, ConfigError, RegistrationError
 from lifecycle.facades import Facade
-from lifecycle.keeping import weakly
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.policies import UNSET, Unset
 from lifecycle.memory.books import Account, Books, Entry
@@ -28,9 +30,7 @@ from lifecycle.memory.config import MemoryConfig
 from lifecycle.memory.figures import MemoryStats, MemoryTypeStats, resident_memory
 from lifecycle.memory.pressure import Pressure
 from lifecycle.memory.reservation import Reservation
-from lifecycle.places.place import BACKGROUND, DEFAULT, WhenDue
 from lifecycle.places.queues import PlaceLike
-from lifecycle.places.releases import nesting
 from lifecycle.states import ENDED
 from lifecycle.stats import ObjectInfo
 
@@ -76,7 +76,7 @@ class MemoryManager(Facade):
             raise ConfigError(f"MemoryManager(config=) takes a MemoryConfig, not {config!r}")
         self._config = config or MemoryConfig()
         self._books = Books(self._config)
-        self._waiters: dict[int, _world.TimedQueue[None]] = {}
+        self._waiters: dict[int, runtime.TimedQueue[None]] = {}
         self._pressure = Pressure(
             weakly(self._low_enough, otherwise=True),
             weakly(self._panicked),
@@ -236,7 +236,7 @@ class MemoryManager(Facade):
         tracked."""
         entries = [
             entry
-            for entry in _world.snapshot(self._books.entries.values())
+            for entry in runtime.snapshot(self._books.entries.values())
             if entry.counted and (type_name is None or entry.account.name == type_name)
         ]
         entries.sort(key=lambda entry: (-entry.size, entry.id))
@@ -260,7 +260,7 @@ class MemoryManager(Facade):
     def _wake(self) -> None:
         """Have whoever waits for room look again."""
         if self._waiters:
-            for waiter in _world.snapshot(self._waiters.values()):
+            for waiter in runtime.snapshot(self._waiters.values()):
                 waiter.put(None)
 
     # -- room ------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ class MemoryManager(Facade):
             if not relieved:
                 relieved = True
                 self._pressure.relieve()
-            elif _world.must_not_wait() or not (self._config.over == "block" or self._on_the_way()):
+            elif runtime.must_not_wait() or not (self._config.over == "block" or self._on_the_way()):
                 raise self._refusal(entry, problem)
             else:
                 patience: float | None = RELIEF_WAIT
@@ -306,7 +306,7 @@ class MemoryManager(Facade):
                 if problem and self._books.find_lost():
                     self._books.settle()
                     problem = self._books.over(entry)
-                first = next(iter(_world.snapshot(self._waiters)), turn)
+                first = next(iter(runtime.snapshot(self._waiters)), turn)
                 if not problem and first != turn:
                     problem = "others that wait for room"
                 if not (problem and not take_anyhow) and not self._books.count(entry, me if again else None):
@@ -319,17 +319,17 @@ class MemoryManager(Facade):
     def _on_the_way(self) -> bool:
         """Whether a release runs or waits for a worker, such as of what a pool has just given up."""
         workers = self._manager._machinery.workers
-        return bool(len(workers) or any(worker.busy_since for worker in _world.snapshot(workers.healthy)))
+        return bool(len(workers) or any(worker.busy_since for worker in runtime.snapshot(workers.healthy)))
 
     def _await_room(self, entry: Entry, timeout: float | None) -> bool | str:
         """Wait for our turn and for room: whether the high-water mark was passed by that, or what was still
         in the way at the end. First come, first served, so that a large one is not passed by small ones for
         ever."""
-        asked = _world.monotonic()
+        asked = runtime.monotonic()
         until = None if timeout is None else asked + timeout
-        turn = _world.next_id()
-        waiter: _world.TimedQueue[None] = _world.TimedQueue()
-        step = 0.02 if _world.free_threaded else LOOK_AGAIN
+        turn = runtime.next_id()
+        waiter: runtime.TimedQueue[None] = runtime.TimedQueue()
+        step = 0.02 if runtime.free_threaded else LOOK_AGAIN
         try:
             self._waiters[turn] = waiter
             while True:
@@ -337,15 +337,15 @@ class MemoryManager(Facade):
                 problem, pressed = self._try(entry, turn)
                 if entry.counted:
                     return pressed
-                left = step if until is None else min(step, until - _world.monotonic())
+                left = step if until is None else min(step, until - runtime.monotonic())
                 if left <= 0:
                     return problem
                 try:
                     waiter.get(timeout=left)
-                except _world.Empty:
-                    if _world.monotonic() - asked >= LOOK_AGAIN:
+                except runtime.Empty:
+                    if runtime.monotonic() - asked >= LOOK_AGAIN:
                         self._pressure.relieve()  # more can be spared by now, perhaps
-                        asked = _world.monotonic()
+                        asked = runtime.monotonic()
         finally:
             self._waiters.pop(turn, None)
             self._wake()
@@ -379,8 +379,8 @@ class MemoryManager(Facade):
     def _collect(self) -> None:
         """Run the collector, and what it has made due as far as that may run here. What belongs elsewhere is
         released there."""
-        _world.collect()
-        if not nesting() and not _world.near_limit():
+        runtime.collect()
+        if not nesting() and not runtime.near_limit():
             self._manager._any_thread.run_some(None)
 
     def _low_enough(self) -> bool:

@@ -14,22 +14,22 @@ from operator import attrgetter, is_
 from threading import Thread
 from typing import Any
 
-from lifecycle import _world
-from lifecycle._world import BRIEF_WAIT, Tally, near_limit
-from lifecycle.cell.cell import Record
-from lifecycle.cell.registry import Registry
-from lifecycle.checks import check_callback
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_callback
+from lifecycle._core.ends import wait_for_end
+from lifecycle._core.fence import MODES, FenceMode
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.place import DEFAULT, DRAIN_STEPS, DequePlace, NamedPlace, WhenDue
+from lifecycle._core.record import Record
+from lifecycle._core.release import NEST_LIMIT, end_without_release, nesting, process
+from lifecycle._core.runtime import BRIEF_WAIT, Tally, near_limit
+from lifecycle._core.tables import Registry
 from lifecycle.errors import (
     LifecycleError,
     RegistrationError,
     WrongThreadError,
 )
-from lifecycle.fences import MODES, FenceMode
-from lifecycle.keeping import Uncopied
-from lifecycle.places.bell import Bell
-from lifecycle.places.place import DEFAULT, DRAIN_STEPS, DequePlace, NamedPlace, WhenDue
-from lifecycle.places.releases import NEST_LIMIT, end_without_release, nesting, process
-from lifecycle.places.waiting import wait_for_end
+from lifecycle.places.loops import Bell
 from lifecycle.states import ENDED, ORPHANED, RELEASED, Cause
 
 _place_of = attrgetter("place")
@@ -67,7 +67,7 @@ class Generation(DequePlace):
         """As `Place.tickets`. What has not reached the mailbox yet cannot be looked at."""
         return None if self.bell is not None and len(self.bell) else super().tickets()
 
-    def run_some(self, limit: int | None, patience: float = _world.COLLECTION_WAIT) -> int:
+    def run_some(self, limit: int | None, patience: float = runtime.COLLECTION_WAIT) -> int:
         """As `DequePlace.run_some`."""
         bell = self.bell
         if bell is None:
@@ -84,25 +84,25 @@ class Generation(DequePlace):
         more."""
         if self.lost_reason is not None:
             return True
-        return self.thread is not None and self.thread == _world.get_ident() and not self.abandoned()
+        return self.thread is not None and self.thread == runtime.get_ident() and not self.abandoned()
 
     def abandoned(self) -> bool:
         """Whether the thread that owns the queue is known to have ended: nobody can run its releases any
         more."""
-        return self.owner is not None and _world.has_ended(self.owner)
+        return self.owner is not None and runtime.has_ended(self.owner)
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """As `Place.settle`."""
-        if _world.collecting and _world.in_collector():
+        if runtime.collecting and runtime.in_collector():
             return False
         here = self.may_run_here()
         if here:
             self.serve(record)
-        if record.phase in ENDED or timeout is DEFAULT or timeout == 0 or _world.must_not_wait():
+        if record.phase in ENDED or timeout is DEFAULT or timeout == 0 or runtime.must_not_wait():
             return record.phase is RELEASED
         assert not isinstance(timeout, WhenDue)
         return wait_for_end(
-            record, None if timeout is None else _world.monotonic() + timeout, 0.001 if here else None
+            record, None if timeout is None else runtime.monotonic() + timeout, 0.001 if here else None
         )
 
     def serve(self, record: Record) -> None:
@@ -123,8 +123,8 @@ class Generation(DequePlace):
         """Orphan everything registered here and not ended. Callable on any thread, and again after an
         interrupt."""
         count = 0
-        for registry in _world.snapshot(self.registries):
-            records = _world.snapshot(registry.records.values())
+        for registry in runtime.snapshot(self.registries):
+            records = runtime.snapshot(registry.records.values())
             ours = list(
                 itertools.compress(records, map(is_, map(_place_of, records), itertools.repeat(self)))
             )
@@ -211,7 +211,7 @@ class ReleaseQueue(Uncopied):
         self._orphaned = 0
         self._bell = None if post is None else Bell(self, post)
         self.generation = self._new_generation()
-        _world.at_fork_in_child(self._after_fork)
+        runtime.at_fork_in_child(self._after_fork)
         if self._bell is not None:
             self._bell.start()
             belled.add(self)
@@ -232,7 +232,7 @@ class ReleaseQueue(Uncopied):
     @property
     def orphaned(self) -> int:
         """Objects forgotten because the queue was lost."""
-        return self._orphaned + sum(generation.orphaned for generation in _world.snapshot(self._lost))
+        return self._orphaned + sum(generation.orphaned for generation in runtime.snapshot(self._lost))
 
     @property
     def problem(self) -> str:
@@ -256,9 +256,9 @@ class ReleaseQueue(Uncopied):
             bell.hand_over()
             if bell.mailbox and not bell.ringing:
                 bell.put(None)
-        for record in _world.snapshot(self.generation.mailbox):
+        for record in runtime.snapshot(self.generation.mailbox):
             if record is not None and record.phase not in ENDED:
-                return _world.wall_time() - (_world.monotonic() - (record.shut or _world.monotonic()))
+                return runtime.wall_time() - (runtime.monotonic() - (record.shut or runtime.monotonic()))
         return 0.0
 
     def drain(self, limit: int | None = None) -> int:
@@ -266,7 +266,7 @@ class ReleaseQueue(Uncopied):
         is counted and reported, and the next one runs. Raises `WrongThreadError` on a thread that does not
         own the queue, and `RecursionError` where so little recursion is left that releases could fail for
         that alone; none is begun then."""
-        if self._thread is not None and (self._thread != _world.get_ident() or self.generation.abandoned()):
+        if self._thread is not None and (self._thread != runtime.get_ident() or self.generation.abandoned()):
             if self.generation.abandoned():
                 raise WrongThreadError(
                     f"queue {self.name!r} belongs to a thread that has ended: its native names are valid "
@@ -274,7 +274,7 @@ class ReleaseQueue(Uncopied):
                 )
             raise WrongThreadError(
                 f"queue {self.name!r} belongs to thread {self._thread} and cannot be drained on thread "
-                f"{_world.get_ident()}: its native names are valid there only; call drain() from its owner"
+                f"{runtime.get_ident()}: its native names are valid there only; call drain() from its owner"
             )
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise LifecycleError(
@@ -282,8 +282,8 @@ class ReleaseQueue(Uncopied):
             )
         generation = self.generation
         if len(generation):
-            _world.refuse_near_limit(f"drain() of queue {self.name!r}")
-        generation.last_drain = _world.wall_time()
+            runtime.refuse_near_limit(f"drain() of queue {self.name!r}")
+        generation.last_drain = runtime.wall_time()
         return generation.run_some(limit)
 
     def lost(self, reason: str) -> int:
@@ -304,7 +304,7 @@ class ReleaseQueue(Uncopied):
 
     def sweep_lost(self) -> None:
         """Forget lost generations of which nothing is left. Touches no native object, so any thread may."""
-        for generation in _world.snapshot(self._lost):
+        for generation in runtime.snapshot(self._lost):
             if generation.settled():
                 try:
                     self._lost.remove(generation)
@@ -339,9 +339,9 @@ def _owner_of(thread: Any) -> tuple[int | None, Thread | None]:
     if thread is None:
         return None, None
     if thread == "current":
-        thread = _world.get_ident()
+        thread = runtime.get_ident()
     if isinstance(thread, int):
-        return thread, _world.thread_of(thread)
+        return thread, runtime.thread_of(thread)
     ident = getattr(thread, "ident", None)
     if isinstance(ident, int):
         return ident, thread if callable(getattr(thread, "is_alive", None)) else None

@@ -24,14 +24,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lifecycle import _world
-from lifecycle.cell.cell import Record
-from lifecycle.cell.registry import Registry
+from lifecycle._core import runtime
+from lifecycle._core.ends import wait_for_end
+from lifecycle._core.place import Place, WhenDue
+from lifecycle._core.record import Record
+from lifecycle._core.release import NEST_LIMIT, Timed, notify, process
+from lifecycle._core.tables import Registry
+from lifecycle._core.timelines import Timelines
 from lifecycle.errors import LifecycleError, text_of
-from lifecycle.places.place import Place, WhenDue
-from lifecycle.places.releases import NEST_LIMIT, Timed, notify, process
-from lifecycle.places.timelines import Timelines
-from lifecycle.places.waiting import wait_for_end
 from lifecycle.states import ENDED, RELEASED, STUCK
 
 INITIAL_WORKERS = 2
@@ -54,9 +54,9 @@ def held_up(record: Record) -> bool:
     """Whether a collection on another thread keeps the release from beginning: `close` does not wait for
     that."""
     return (
-        bool(_world.collecting)
+        bool(runtime.collecting)
         and record.id not in record.kind.registry.claims
-        and not _world.await_collection(_world.BRIEF_WAIT)
+        and not runtime.await_collection(runtime.BRIEF_WAIT)
     )
 
 
@@ -66,7 +66,7 @@ class Batch:
 
     def __init__(self, records: list[Record]) -> None:
         self.records = records
-        self.done: _world.TimedQueue[None] = _world.TimedQueue()
+        self.done: runtime.TimedQueue[None] = runtime.TimedQueue()
 
 
 class Errand:
@@ -75,7 +75,7 @@ class Errand:
 
     def __init__(self, fn: Callable[[], object]) -> None:
         self.todo = [fn]  # whoever pops it decides: the worker that calls it, or the sender that gives up
-        self.done: _world.TimedQueue[BaseException | None] = _world.TimedQueue()
+        self.done: runtime.TimedQueue[BaseException | None] = runtime.TimedQueue()
         self.worker: Worker | None = None
         self._error: BaseException | None = None
 
@@ -137,7 +137,7 @@ class Worker(Timed):
     def begins(self, record: Record) -> None:
         """As `Timed.begins`."""
         workers = self.workers
-        self.stack.append((record, _world.monotonic() + workers.timeout))
+        self.stack.append((record, runtime.monotonic() + workers.timeout))
         workers.running[record.id] = self
 
     def came_back(self, record: Record) -> bool:
@@ -149,7 +149,7 @@ class Worker(Timed):
         deadline = entry[1]
         if workers.running.pop(record.id, None) is None:
             return False
-        now = _world.monotonic()
+        now = runtime.monotonic()
         if now >= deadline and record.outcome is not RELEASED:
             # Nobody had come to see it; a failure past its deadline is no retry.
             workers.declare_stuck(record, now)
@@ -169,7 +169,7 @@ class Worker(Timed):
         try:
             while True:
                 try:
-                    self.ident = _world.get_ident()
+                    self.ident = runtime.get_ident()
                     workers.by_ident[self.ident] = self
                     if self not in workers.healthy and not self.written_off:
                         workers.healthy.append(self)
@@ -190,7 +190,7 @@ class Worker(Timed):
                     break
                 if ticket is None:  # told to stop
                     break
-                self.busy_since = _world.monotonic()
+                self.busy_since = runtime.monotonic()
                 if isinstance(ticket, Batch):
                     self._run_batch(ticket)
                 elif isinstance(ticket, Errand):
@@ -229,7 +229,7 @@ class Worker(Timed):
         self.go_on_with_left()
         first, longest = RECOVERY
         self.struck += 1
-        _world.sleep(min(first * 2 ** min(self.struck, 20), longest))
+        runtime.sleep(min(first * 2 ** min(self.struck, 20), longest))
 
     def _left_to_another(self, ticket: Record) -> bool:
         """Leave `ticket` to the worker on which a release is closing it just now, since that will run it
@@ -310,7 +310,7 @@ def _take_out(worker: Worker, group: list[Worker]) -> None:
 
 def _died(worker: Worker) -> bool:
     thread = worker.thread
-    return thread is not None and thread.ident is not None and _world.has_ended(thread)
+    return thread is not None and thread.ident is not None and runtime.has_ended(thread)
 
 
 def _name_of(thread: threading.Thread | None) -> str:
@@ -330,7 +330,7 @@ class Workers(Place):
         self._reset()
 
     def _reset(self) -> None:
-        self.mailbox: _world.SimpleQueue[Record | Batch | Errand | None] = _world.SimpleQueue()
+        self.mailbox: runtime.SimpleQueue[Record | Batch | Errand | None] = runtime.SimpleQueue()
         self.put = self.requeue = self.mailbox.put
         self.timelines = Timelines()
         self.running: dict[int, Worker] = {}
@@ -355,7 +355,7 @@ class Workers(Place):
 
     def _start_one(self) -> bool:
         worker = Worker(self)
-        worker.thread = _world.new_thread(worker.run, f"lifecycle-release-{self.registry.name}")
+        worker.thread = runtime.new_thread(worker.run, f"lifecycle-release-{self.registry.name}")
         try:
             self.healthy.append(worker)
             worker.thread.start()
@@ -429,12 +429,12 @@ class Workers(Place):
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """As `Place.settle`."""
-        if _world.collecting and _world.in_collector():
+        if runtime.collecting and runtime.in_collector():
             return False
-        worker = self.by_ident.get(_world.get_ident())
+        worker = self.by_ident.get(runtime.get_ident())
         if worker is not None:
             try:
-                if record() is None and len(worker.stack) < NEST_LIMIT and not _world.near_limit():
+                if record() is None and len(worker.stack) < NEST_LIMIT and not runtime.near_limit():
                     process(record, worker)
             finally:
                 worker.closing = None  # before what others left is looked at
@@ -444,27 +444,27 @@ class Workers(Place):
                 return self._await_another(worker, record)
         if worker is None and self.unstartable and not self.healthy and not self.stuck:
             process(record)  # no thread could be started any more: here, without a deadline, or never
-        if record.phase in ENDED or timeout == 0 or _world.must_not_wait():
+        if record.phase in ENDED or timeout == 0 or runtime.must_not_wait():
             return record.phase is RELEASED
         if not self.registry.started:
             self.registry.tend()
         if isinstance(timeout, WhenDue):
             if record() is not None or self.quarantined or held_up(record):
                 return False
-            until = _world.monotonic() + self.timeout + SLACK
+            until = runtime.monotonic() + self.timeout + SLACK
             return wait_for_end(record, until, HELD_UP_LOOK, insist=False, unless=held_up)
-        return wait_for_end(record, None if timeout is None else _world.monotonic() + timeout, None)
+        return wait_for_end(record, None if timeout is None else runtime.monotonic() + timeout, None)
 
     def will_shut(self, record: Record) -> None:
         """As `Place.will_shut`: what a release closes runs on its own worker, so the others are to leave the
         ticket alone."""
-        worker = self.by_ident.get(_world.get_ident())
-        if worker is not None and not (_world.collecting and _world.in_collector()):
+        worker = self.by_ident.get(runtime.get_ident())
+        if worker is not None and not (runtime.collecting and runtime.in_collector()):
             worker.closing = record
 
     def will_not_settle(self) -> None:
         """As `Place.will_not_settle`."""
-        worker = self.by_ident.get(_world.get_ident())
+        worker = self.by_ident.get(runtime.get_ident())
         if worker is not None:
             worker.closing = None  # before what others left is looked at
             worker.go_on_with_left()
@@ -475,23 +475,23 @@ class Workers(Place):
         try:
             worker.waits = True
             other = self.running.get(record.id)
-            if other is not None and other is not worker and not other.waits and not _world.must_not_wait():
-                wait_for_end(record, _world.monotonic() + self.timeout + SLACK, None, insist=False)
+            if other is not None and other is not worker and not other.waits and not runtime.must_not_wait():
+                wait_for_end(record, runtime.monotonic() + self.timeout + SLACK, None, insist=False)
         finally:
             worker.waits = False
         return record.phase is RELEASED
 
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""
-        worker = self.by_ident.get(_world.get_ident())
-        if worker is not None and not _world.near_limit():
+        worker = self.by_ident.get(runtime.get_ident())
+        if worker is not None and not runtime.near_limit():
             process(record, worker)
 
     # -- called by the keeper --------------------------------------------------------------------------------
 
     def watch(self) -> None:
         """Declare stuck what is past its deadline, and see that tickets find a worker."""
-        now = _world.monotonic()
+        now = runtime.monotonic()
         self._replace_dead()
         if len(self.healthy) + len(self.stuck) < INITIAL_WORKERS and not (self.stopping or self.unstartable):
             self._start_one()  # one that has ended was interrupted before it started another
@@ -547,7 +547,7 @@ class Workers(Place):
         self.mailbox.put(errand)
         try:
             error = errand.done.get(timeout=timeout)
-        except _world.Empty:
+        except runtime.Empty:
             begun = not errand.todo
             errand.todo.clear()
             if begun and errand.worker is not None:
@@ -564,10 +564,10 @@ class Workers(Place):
         threads = [worker.thread for worker in list(self.healthy)]
         for _ in threads:
             self.mailbox.put(None)
-        until = _world.monotonic() + timeout
+        until = runtime.monotonic() + timeout
         for thread in threads:
-            if thread is not None and thread.ident not in (None, _world.get_ident()):
-                thread.join(max(0.0, until - _world.monotonic()))
+            if thread is not None and thread.ident not in (None, runtime.get_ident()):
+                thread.join(max(0.0, until - runtime.monotonic()))
 
     def after_fork(self) -> None:
         """In the child: no thread of the parent's is here (but the one that forked), and its tickets are not

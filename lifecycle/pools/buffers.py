@@ -23,11 +23,11 @@ import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lifecycle import _world
-from lifecycle.cell.cell import Record
+from lifecycle._core import runtime
+from lifecycle._core.handle import Handle
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.record import Record
 from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
-from lifecycle.handles.handle import Handle
-from lifecycle.keeping import Uncopied
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.pools.figures import Loan, loan_of
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
@@ -168,7 +168,7 @@ class BufferPool(Pool):
         passes over the memory.
     collect:
         Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is
-        lent (see `lifecycle.starving`). A program that has disabled the collector is left alone.
+        lent (see `lifecycle._core.nudge`). A program that has disabled the collector is left alone.
     memory:
         A `MemoryManager`. What the pool has allocated, idle or lent, counts there as bytes of `type_name`,
         and under pressure the pool gives back what is idle. `get` then also raises `BudgetError`, or waits,
@@ -299,7 +299,7 @@ class BufferPool(Pool):
         shelf = self.shelf
         if shelf.take(request.want, request) or shelf.take(EMPTY, request):
             return True
-        keys = sorted(key for key in _world.snapshot(shelf.takes) if key != EMPTY)
+        keys = sorted(key for key in runtime.snapshot(shelf.takes) if key != EMPTY)
         larger = [key for key in keys if key > request.want]
         return any(shelf.take(key, request) for key in (*larger, *keys))
 

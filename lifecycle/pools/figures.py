@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
-from lifecycle import _world
-from lifecycle.cell.cell import Record
-from lifecycle.cell.fates import ago, describe, state_of
+from lifecycle._core import runtime
+from lifecycle._core.describe import ago, describe, state_of
+from lifecycle._core.record import Record
 from lifecycle.stats import BUCKETS, Histogram, HistogramCount
 
 RESULTS = ("reused", "created", "fallback", "timeout", "refused", "closed")
@@ -48,8 +48,8 @@ class Loan:
 
 def loan_of(record: Record, thread: int) -> Loan:
     """What is to be said of a loan now."""
-    seconds = max(0.0, _world.monotonic() - record.born)
-    site = _world.describe_site(record.site)
+    seconds = max(0.0, runtime.monotonic() - record.born)
+    site = runtime.describe_site(record.site)
     return Loan(record.id, describe(record), site, thread, seconds, str(state_of(record)))
 
 
@@ -122,7 +122,7 @@ class Counts:
         self.wait = HistogramCount(BUCKETS)
         self.waits = self.dropped = 0
         self.wait_seconds = 0.0
-        self.lock = _world.RLock()
+        self.lock = runtime.RLock()
 
     def got(self, result: str, seconds: float, waited: float) -> None:
         """A `get` ended in `result` after `seconds`, of which it waited `waited`."""

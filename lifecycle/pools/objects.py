@@ -24,14 +24,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from lifecycle import _world
-from lifecycle._world import monotonic
-from lifecycle.cell.cell import Record
-from lifecycle.checks import check_callback
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_callback
+from lifecycle._core.handle import Handle
+from lifecycle._core.place import BACKGROUND
+from lifecycle._core.record import Record
+from lifecycle._core.runtime import monotonic
 from lifecycle.errors import ConfigError
-from lifecycle.handles.handle import Handle
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.places.place import BACKGROUND
 from lifecycle.places.queues import PlaceLike, ReleaseQueue
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
@@ -92,7 +92,7 @@ class ObjectPool(Pool, Generic[T]):
         has ``.item`` after.
     collect:
         Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is
-        lent (see `lifecycle.starving`). A program that has disabled the collector is left alone.
+        lent (see `lifecycle._core.nudge`). A program that has disabled the collector is left alone.
 
     Raises `ConfigError` for sizes and times that are not possible, `CallbackError` for functions that cannot
     be called as needed.
@@ -137,7 +137,7 @@ class ObjectPool(Pool, Generic[T]):
         self._destroy = destroy
         self._max_age = max_age
         self._affine = bool(affinity)
-        self._homes = _world.ThreadLocal()
+        self._homes = runtime.ThreadLocal()
         self._queues: dict[int, tuple[weakref.ref[Home], ReleaseQueue]] = {}
         super().__init__(
             manager,
@@ -179,7 +179,7 @@ class ObjectPool(Pool, Generic[T]):
     @contextmanager
     def item(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Iterator[T]:
         """An item for a block: ``with pool.item() as item``. Raises as `get`."""
-        handle = self._get(ANYONE if not self._affine else self._home().key, 0, timeout, _world.caller())
+        handle = self._get(ANYONE if not self._affine else self._home().key, 0, timeout, runtime.caller())
         try:
             with handle, handle.lease() as item:
                 yield item
@@ -209,24 +209,24 @@ class ObjectPool(Pool, Generic[T]):
         home: Home | None = getattr(self._homes, "home", None)
         if home is None:
             home = Home()
-            home.key = ANYONE + _world.next_id()
+            home.key = ANYONE + runtime.next_id()
             home.queue = ReleaseQueue(self.name, thread="current")
             home.make = self.manager.factory(
                 self._create, f"{self._type_name}.item", release=self._destroy, release_on=home.queue
             )
             self._queues[home.key] = (weakref.ref(home), home.queue)
             self._homes.home = home
-        if home.queue.backlog and not _world.near_limit():
+        if home.queue.backlog and not runtime.near_limit():
             home.queue.drain()
         return home
 
     def _bury(self) -> None:
         """Give up the items of threads that have ended: nobody may touch them any more."""
-        for key, (home, queue) in _world.snapshot(self._queues.items()):
+        for key, (home, queue) in runtime.snapshot(self._queues.items()):
             if home() is None:
                 queue.lost("its thread has ended")
                 self.shelf.forget_row(key)
-                if not any(slot.key == key for slot in _world.snapshot(self.shelf.slots)):
+                if not any(slot.key == key for slot in runtime.snapshot(self.shelf.slots)):
                     self._queues.pop(key, None)
 
     # -- how a pool of objects works -------------------------------------------------------------------------
@@ -320,7 +320,7 @@ class ObjectPool(Pool, Generic[T]):
         return "" if answer is CLOSED or self._exhausted == "refuse" else "fallback"
 
     def _after_fork(self) -> None:
-        self._homes = _world.ThreadLocal()
+        self._homes = runtime.ThreadLocal()
         self._queues = {}
         super()._after_fork()
 

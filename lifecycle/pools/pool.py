@@ -19,11 +19,15 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
-from lifecycle import _world
-from lifecycle._world import STEPS, cramped, get_ident, monotonic, refuse_near_limit
-from lifecycle.cell.cell import SHUT_CELL, Record
-from lifecycle.cell.fates import describe, fate
-from lifecycle.checks import check_facts, check_timeout
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_facts, check_timeout
+from lifecycle._core.describe import describe, fate
+from lifecycle._core.handle import Handle
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.nudge import Starving
+from lifecycle._core.record import SHUT_CELL, Record
+from lifecycle._core.register import enter
+from lifecycle._core.runtime import STEPS, cramped, get_ident, monotonic, refuse_near_limit
 from lifecycle.errors import (
     ClosedError,
     ConfigError,
@@ -33,14 +37,10 @@ from lifecycle.errors import (
     PoolTimeoutError,
     ReturnedTwiceError,
 )
-from lifecycle.handles.handle import Handle
-from lifecycle.keeping import Uncopied
 from lifecycle.manager.access import is_control_flow
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.manager.registration import enter
 from lifecycle.pools.figures import Counts, Loan, PoolReport, PoolStats, loan_of
 from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, Request, Shelf, Sign, Slot
-from lifecycle.starving import Starving
 from lifecycle.states import BY_DROP
 
 Self = TypeVar("Self", bound="Pool")
@@ -133,7 +133,7 @@ class Pool(Uncopied):
         self._leave_manager = manager.on_close(manager_closes)
         weakref.finalize(self, self._leave_manager).atexit = False
         manager.add_component(self)
-        _world.at_fork_in_child(self._after_fork)
+        runtime.at_fork_in_child(self._after_fork)
 
     def _check_limit(self, limit: Any, what: str) -> int:
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_SLOTS:
@@ -264,7 +264,7 @@ class Pool(Uncopied):
                 again()
         if isinstance(timeout, Own):
             timeout = self._timeout
-        if shelf.closed or timeout == 0 or _world.must_not_wait():
+        if shelf.closed or timeout == 0 or runtime.must_not_wait():
             request.box.setdefault(0, CLOSED if shelf.closed else GAVE_UP)
             return 0.0
         began = monotonic()
@@ -285,7 +285,7 @@ class Pool(Uncopied):
     def _lent(self) -> list[int]:
         """The loans of now: equal as long as nothing comes back."""
         return [
-            0 if (record := slot.loan) is None else record.id for slot in _world.snapshot(self.shelf.slots)
+            0 if (record := slot.loan) is None else record.id for slot in runtime.snapshot(self.shelf.slots)
         ]
 
     def _refuse(self, answer: Sign, timeout: float | Own | None, waited: float) -> str:
@@ -384,11 +384,11 @@ class Pool(Uncopied):
         check_timeout(idle_for)
         shelf = self.shelf
         shelf.find_lost()
-        rows = [row for key, row in _world.snapshot(shelf.idle.items()) if key != EMPTY]
+        rows = [row for key, row in runtime.snapshot(shelf.idle.items()) if key != EMPTY]
         idle = [
             (slot.idle_since, number, slot)
             for row in rows
-            for number, slot in enumerate(_world.snapshot(row))
+            for number, slot in enumerate(runtime.snapshot(row))
         ]
         idle.sort(key=lambda entry: entry[:2])
         now = monotonic()
@@ -416,7 +416,7 @@ class Pool(Uncopied):
         self._tend()  # what its last holder has let go may wait for somebody to run its release
         found = []
         for slots in (self.shelf.slots, self.shelf.extras):
-            for slot in _world.snapshot(slots):
+            for slot in runtime.snapshot(slots):
                 record = slot.loan
                 if record is not None:
                     found.append(loan_of(record, slot.borrower))
@@ -428,7 +428,7 @@ class Pool(Uncopied):
         loans = self.loans()
         shelf.find_lost()
         idle, empty = shelf.count_idle()
-        slots = _world.snapshot(shelf.slots)
+        slots = runtime.snapshot(shelf.slots)
         counted = self._counts.snapshot(sum(slot.at_once for slot in slots))
         in_use = max(0, len(slots) - idle - empty) + len(self.shelf.extras)
         return PoolStats(
@@ -466,14 +466,14 @@ class Pool(Uncopied):
         """
         check_timeout(timeout)
         until = None if timeout is None else monotonic() + timeout
-        handles = [slot.handle for slot in _world.snapshot(self.shelf.slots) if slot.handle is not None]
+        handles = [slot.handle for slot in runtime.snapshot(self.shelf.slots) if slot.handle is not None]
         self.shelf.shut()
         self._leave_manager()
         self.drain()
-        if not _world.must_not_wait():
+        if not runtime.must_not_wait():
             while self.loans() and (until is None or monotonic() < until):
                 self._tend()
-                _world.sleep(0.002)
+                runtime.sleep(0.002)
             for handle in handles:
                 if handle._cell is SHUT_CELL:  # it was idle, or has come back: wait for its end
                     handle.close()
@@ -493,7 +493,7 @@ class Pool(Uncopied):
         """In the child: what was made belongs to the parent, and other threads may have been anywhere. It
         begins with nothing."""
         old = self.shelf
-        self._counts.lock = _world.RLock()
+        self._counts.lock = runtime.RLock()
         self.shelf = Shelf(self, old.limit, self._empty, self._gone)
         if old.closed:
             self.shelf.shut()

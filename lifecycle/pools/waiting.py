@@ -31,9 +31,9 @@ from collections.abc import Callable, Iterator
 from sys import getrefcount
 from typing import Any
 
-from lifecycle import _world
-from lifecycle._world import monotonic
-from lifecycle.cell.cell import Record
+from lifecycle._core import runtime
+from lifecycle._core.record import Record
+from lifecycle._core.runtime import monotonic
 from lifecycle.states import BY_CLOSE
 
 EMPTY = 0
@@ -122,7 +122,7 @@ class Request:
         self.want = want
         self.hand: Slot | None = None
         self.box: dict[int, Slot | Sign] = {}
-        self.bell: _world.TimedQueue[None] = _world.TimedQueue()
+        self.bell: runtime.TimedQueue[None] = runtime.TimedQueue()
 
     def offer(self, answer: Slot | Sign) -> bool:
         """Give it `answer`, the first wins; False: it was given another, or has given up. Callable on any
@@ -215,11 +215,11 @@ class Shelf:
 
     def take_any(self, request: Request) -> bool:
         """Take any idle slot into ``request.hand``, an empty one first."""
-        return any(self.take(key, request) for key in _world.snapshot(self.takes))
+        return any(self.take(key, request) for key in runtime.snapshot(self.takes))
 
     def count_idle(self) -> tuple[int, int]:
         """How many slots are idle with an item, and how many without."""
-        rows = _world.snapshot(self.idle.items())
+        rows = runtime.snapshot(self.idle.items())
         return sum(len(row) for key, row in rows if key != EMPTY), len(self.idle[EMPTY])
 
     # -- giving back -----------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class Shelf:
                     self._retire(slot)
                     return
                 if self.waiters:
-                    for waiter in _world.snapshot(self.waiters):
+                    for waiter in runtime.snapshot(self.waiters):
                         if waiter.offer(slot):
                             self.waiters.pop(waiter, None)
                             return
@@ -304,7 +304,7 @@ class Shelf:
 
     def tell_all(self, sign: Sign) -> None:
         """Answer everybody who waits with `sign`."""
-        for waiter in _world.snapshot(self.waiters):
+        for waiter in runtime.snapshot(self.waiters):
             waiter.offer(sign)
             self.waiters.pop(waiter, None)
 
@@ -335,7 +335,7 @@ class Shelf:
                     return
                 try:
                     request.bell.get(timeout=left)
-                except _world.Empty:
+                except runtime.Empty:
                     look_around()
         finally:
             self.waiters.pop(request, None)
@@ -353,11 +353,11 @@ class Shelf:
                 break
             found += 1
             self.put(slot)
-        for slot in [*_world.snapshot(self.slots), *_world.snapshot(self.extras)]:
+        for slot in [*runtime.snapshot(self.slots), *runtime.snapshot(self.extras)]:
             if getrefcount(slot) > _LOST:
                 slot.missed = 0.0
                 continue
-            if _world.free_threaded and not 0 < slot.missed < monotonic() - SURE_AFTER:
+            if runtime.free_threaded and not 0 < slot.missed < monotonic() - SURE_AFTER:
                 slot.missed = slot.missed or monotonic()
                 continue
             slot.missed = 0.0
@@ -371,7 +371,7 @@ def _count_of_lost() -> int:
     """What `getrefcount` says of a slot that only the table and the asking loop refer to: differs between
     Python versions."""
     slots: dict[Slot, None] = {Slot(None): None}
-    for slot in [*_world.snapshot(slots), *_world.snapshot({})]:
+    for slot in [*runtime.snapshot(slots), *runtime.snapshot({})]:
         return getrefcount(slot)
     return 0
 

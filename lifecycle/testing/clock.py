@@ -13,9 +13,9 @@ import time
 from types import ModuleType, TracebackType
 from typing import Any
 
-from lifecycle import _world
+from lifecycle._core import runtime
 
-_LIBRARY = _world.places_of(_world.__file__)
+_LIBRARY = runtime.places_of(runtime.__file__)
 _KIT = os.path.dirname(__file__) + os.sep
 
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import attrs
 
-from lifecycle import _world
-from lifecycle.cell.cell import Pin, Record
-from lifecycle.cell.fates import describe, fate, state_of
-from lifecycle.handles.handle import Handle
-from lifecycle.handles.holders import holders_of
-from lifecycle.handles.leases import Lease
+from lifecycle._core import runtime
+from lifecycle._core.describe import describe, fate, state_of
+from lifecycle._core.handle import Handle
+from lifecycle._core.holders import holders_of
+from lifecycle._core.leases import Lease
+from lifecycle._core.record import Pin, Record
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.places.queues import Generation
@@ -131,11 +131,11 @@ class assert_no_leaks(contextlib.ContextDecorator):
         tickets: list[str] = []
         dropped: list[str] = []
         ours: set[int] = set()
-        for manager in self._managers or _world.snapshot(manager_module._managers):
+        for manager in self._managers or runtime.snapshot(manager_module._managers):
             if -id(manager) in self._ignored:
                 continue
             manager._any_thread.run_some(None)  # as the next registration would
-            for record in _world.snapshot(manager._registry.records.values()):
+            for record in runtime.snapshot(manager._registry.records.values()):
                 if record.id <= self._first or record.id in self._ignored:
                     continue
                 ours.add(record.id)
@@ -160,7 +160,7 @@ class assert_no_leaks(contextlib.ContextDecorator):
             and thread is not threading.current_thread()
             and -id(thread) not in self._ignored
         ]
-        for manager in _world.snapshot(manager_module._managers):
+        for manager in runtime.snapshot(manager_module._managers):
             theirs = [thread for thread in running if thread in _threads_of(manager)]
             running = [thread for thread in running if thread not in theirs]
             if theirs and manager not in self._known and -id(manager) not in self._ignored:
@@ -169,14 +169,14 @@ class assert_no_leaks(contextlib.ContextDecorator):
                 yield f"{len(theirs)} of manager {manager.name!r}, {state}{made_at}"
         for thread in running:
             frame = sys._current_frames().get(thread.ident or 0)
-            at = f", now at {_world.describe_site(_world.site_of(frame))}" if frame is not None else ""
+            at = f", now at {runtime.describe_site(runtime.site_of(frame))}" if frame is not None else ""
             yield f"{thread.name!r}{_made_at(notes.threads.get(thread, ''), 'started')}{at}"
 
     def __enter__(self) -> assert_no_leaks:
         notes.begin()
         self._running = set(threading.enumerate())
-        self._known = weakref.WeakSet(_world.snapshot(manager_module._managers))
-        self._first = _world.next_id()
+        self._known = weakref.WeakSet(runtime.snapshot(manager_module._managers))
+        self._first = runtime.next_id()
         return self
 
     def __exit__(
@@ -197,7 +197,7 @@ class assert_no_leaks(contextlib.ContextDecorator):
 
 
 def _in_words(record: Record, with_holders: bool) -> str:
-    text = f"{describe(record)}: {fate(record)}{_made_at(_world.describe_site(record.site))}"
+    text = f"{describe(record)}: {fate(record)}{_made_at(runtime.describe_site(record.site))}"
     place = record.place
     if isinstance(place, Generation) and record.phase not in ENDED:
         text += f"; its queue {place.name!r} must be drained"
@@ -216,7 +216,7 @@ def _in_words(record: Record, with_holders: bool) -> str:
 
 def _pin_of(record: Record) -> Pin | None:
     """The pin of a record, also when its door is shut: by way of those who keep it from being garbage."""
-    for hold in _world.snapshot(record.kind.registry.roots):
+    for hold in runtime.snapshot(record.kind.registry.roots):
         pin = hold()
         if pin is not None and pin.record is record:
             return pin

@@ -12,11 +12,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle import _world
-from lifecycle.handles.handle import Handle
-from lifecycle.keeper import leaks
+from lifecycle._core import runtime
+from lifecycle._core.handle import Handle
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager.manager import SafetyManager
+from lifecycle.observe import leaks
 
 EVERY_SITE = (0, 0)
 """What `leaks.SITES` says of a level at which every registration notes its site."""
@@ -71,8 +71,8 @@ class Notes:
         before = dict(sites)
         self._undo.append(lambda: sites.update(before))
         sites.update(dict.fromkeys(sites, EVERY_SITE))
-        for manager in _world.snapshot(manager_module._managers):
-            for kind in _world.snapshot(manager._registry.kinds.values()):
+        for manager in runtime.snapshot(manager_module._managers):
+            for kind in runtime.snapshot(manager._registry.kinds.values()):
                 self._undo.append(functools.partial(setattr, kind, "site_mask", kind.site_mask))
                 kind.site_mask = EVERY_SITE[0]
 
@@ -84,7 +84,7 @@ class Notes:
         @functools.wraps(method)
         def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
             made = method(self, *args, **kwargs)
-            note(self, made, _world.describe_site(_world.site_of(_world.caller(2))))
+            note(self, made, runtime.describe_site(runtime.site_of(runtime.caller(2))))
             return made
 
         setattr(owner, name, noting)

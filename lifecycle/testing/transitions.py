@@ -16,10 +16,10 @@ import threading
 from types import CodeType, TracebackType
 from typing import Any
 
-from lifecycle import _world
-from lifecycle.cell import cell
-from lifecycle.cell.cell import Record
-from lifecycle.cell.fates import describe, state_of
+from lifecycle._core import record as cell
+from lifecycle._core import runtime
+from lifecycle._core.describe import describe, state_of
+from lifecycle._core.record import Record
 from lifecycle.states import CLOSING, DUE, ENDED, INVALID, STUCK, TRANSITIONS, VALID, ObjectState
 
 WATCHED = ("phase", "cause", "outcome")
@@ -68,7 +68,7 @@ class check_transitions:
 
     def stop(self) -> None:
         """Watch no more: the slots are as they were."""
-        cell.stores_meet = _world.free_threaded
+        cell.stores_meet = runtime.free_threaded
         while self._slots:
             name, slot = self._slots.popitem()
             setattr(Record, name, slot)
@@ -126,7 +126,7 @@ class check_transitions:
             self._last[record.id] = after
 
     def _note(self, record: Record, what: str) -> None:
-        site = _world.describe_site(_world.site_of(sys._getframe(4)))
+        site = runtime.describe_site(runtime.site_of(sys._getframe(4)))
         self.broken.append(
             f"{describe(record)}: {what}, on thread {threading.current_thread().name!r} at {site}"
         )

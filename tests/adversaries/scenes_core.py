@@ -28,7 +28,7 @@ from lifecycle import (
     fence_of_block,
     never_wait,
 )
-from lifecycle.fences import SIGNALLED, ask
+from lifecycle._core.fence import SIGNALLED, ask
 from tests.adversaries.stage import PLACES, Native, Stage, Table
 from tests.core.adversary import TRACING_KEEPS_LOCALS
 

@@ -33,9 +33,9 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    _world,
 )
-from lifecycle.cell.cell import SHUT_CELL
+from lifecycle._core import runtime
+from lifecycle._core.record import SHUT_CELL
 from lifecycle.distribution.bells import ThreadBell
 from lifecycle.states import TRANSITIONS, ObjectState
 from lifecycle.testing import Struck, library
@@ -60,7 +60,7 @@ class Native:
     def free(self) -> None:
         """The release."""
         self.released += 1
-        self.in_collector = self.in_collector or _world.in_collector()
+        self.in_collector = self.in_collector or runtime.in_collector()
 
     def use(self) -> int:
         """What a user does with it."""
@@ -384,7 +384,7 @@ def locks_taken(*roots: object) -> list[str]:
 
 def locks_of(*roots: object) -> Iterator[tuple[str, Any]]:
     """Every lock that can be reached from `roots` through objects of the library, with the way to it."""
-    for number, lock in enumerate(_world._process_locks):
+    for number, lock in enumerate(runtime._process_locks):
         yield f"process lock {number}", lock
     seen: set[int] = set()
     waiting: list[tuple[str, object, int]] = [(type(root).__name__, root, 0) for root in roots]
@@ -405,7 +405,7 @@ def locks_of(*roots: object) -> Iterator[tuple[str, Any]]:
             waiting.extend((f"{path}.{name}", one, depth + 1) for name, one in _attributes(item))
 
 
-NAPS = (_world.TimedQueue, ThreadBell)
+NAPS = (runtime.TimedQueue, ThreadBell)
 """Who sleeps does so in a lock that is taken: these are nobody's turn."""
 
 

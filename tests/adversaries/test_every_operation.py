@@ -24,7 +24,14 @@ from typing import Any
 
 import pytest
 
-from lifecycle import ANY_THREAD, BACKGROUND, Handle, LifecycleError, Profiler, _world
+from lifecycle import (
+    ANY_THREAD,
+    BACKGROUND,
+    Handle,
+    LifecycleError,
+    Profiler,
+)
+from lifecycle._core import runtime
 from lifecycle.states import ENDED
 from lifecycle.testing import Interrupt, every_line, every_point, run_interrupted
 from tests.adversaries.stage import PATIENCE, PLACES, Native, Scene, Stage, Watch, ours
@@ -177,7 +184,7 @@ class Meddler:
         self.manager.unregister(self.stage.register(keep=True), timeout=0)
 
     def flush(self) -> None:
-        if _world.get_ident() == threading.main_thread().ident:
+        if runtime.get_ident() == threading.main_thread().ident:
             self.stage.queue.drain()
         self.manager.register(object(), "flush", release_on=ANY_THREAD).close()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lifecycle._core.leases import Lease
 from lifecycle.distribution.receiver import FrameLoop
-from lifecycle.handles.leases import Lease
 from lifecycle.manager.access import AccessBlock
 from lifecycle.manager.observed import ObservedHandle, ObservedLease
 from lifecycle.profiling import _TimedLease

@@ -21,8 +21,8 @@ from lifecycle import (
     ObjectState,
     Profiler,
     SafetyManager,
-    _world,
 )
+from lifecycle._core import runtime
 from tests.core.natives import Native
 from tests.support import eventually
 
@@ -176,7 +176,7 @@ def test_a_saved_object_can_be_used_and_shut(manager: SafetyManager, by: str) ->
         assert all(answers(manager, handle.id, handle).values())
     assert manager.stats().types["dying"].states["valid"] == 3
     at_once = manager.unregister(targets[0])
-    assert at_once or _world.free_threaded  # there another thread's look at it may keep it for a moment
+    assert at_once or runtime.free_threaded  # there another thread's look at it may keep it for a moment
     assert manager.invalidate(targets[1], "broken")
     eventually(lambda: [native.released for native in natives] == [1, 1, 0])
     assert manager.close().ok

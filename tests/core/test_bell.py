@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lifecycle import CallbackError, Handle, RegistrationError, ReleaseQueue, SafetyConfig, SafetyManager
-from lifecycle.places import bell
+from lifecycle.places import loops as bell
 from tests.core.adversary import STORM, each_interrupt, every_line
 from tests.core.natives import Native
 from tests.support import eventually

@@ -26,8 +26,8 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    _world,
 )
+from lifecycle._core import runtime
 from tests.core.adversary import (
     NativeMemory,
     assert_nothing_left,
@@ -39,7 +39,7 @@ from tests.support import eventually
 
 QUIET = SafetyConfig(leak_level="off")
 PLACES: dict[str, Any] = {"any_thread": ANY_THREAD, "background": BACKGROUND}
-EVERY = 12 if _world.free_threaded else 1
+EVERY = 12 if runtime.free_threaded else 1
 """Before every so many lines: without the GIL a collection stops all threads and takes ten times as long."""
 
 
@@ -195,7 +195,7 @@ def the_dead_come_back_while_others_drain() -> None:
     class SlowReader(Reader):
         def __del__(self) -> None:
             for _ in range(20):
-                _world.sleep(0)
+                runtime.sleep(0)
             super().__del__()
 
     manager = SafetyManager(QUIET)
@@ -203,7 +203,7 @@ def the_dead_come_back_while_others_drain() -> None:
     def drain() -> None:
         while not stop.is_set():
             manager.register(Node(), "flush", release_on=ANY_THREAD).close()
-            _world.sleep(0)
+            runtime.sleep(0)
 
     threads = [threading.Thread(target=drain) for _ in range(2)]
     for thread in threads:
@@ -390,20 +390,20 @@ def test_a_manager_closed_inside_the_collector_still_releases() -> None:
 def tell(phase: str) -> None:
     """Tell the library of a collection that begins or ends on this thread, as CPython does."""
     info = {"generation": 2, "collected": 0, "uncollectable": 0}
-    for callback in _world._callbacks:
+    for callback in runtime._callbacks:
         callback(phase, info)
 
 
 def test_a_young_collection_is_told_from_none() -> None:
     """A mark whose end was not told, for want of memory, is taken away by whoever asks."""
     tell("start")
-    assert _world.collecting
-    assert not _world.in_collector()
-    assert not _world.collecting
+    assert runtime.collecting
+    assert not runtime.in_collector()
+    assert not runtime.collecting
     told: list[bool] = []
-    in_a_collection(lambda: told.append(_world.in_collector()))
+    in_a_collection(lambda: told.append(runtime.in_collector()))
     assert told == [True]
-    assert not _world.in_collector()
+    assert not runtime.in_collector()
 
 
 def test_a_mark_left_standing_by_another_thread_holds_nobody_up() -> None:
@@ -413,35 +413,35 @@ def test_a_mark_left_standing_by_another_thread_holds_nobody_up() -> None:
         other = threading.Thread(target=tell, args=("start",))
         other.start()
         other.join()
-        assert _world.collecting
-        assert not _world.in_collector()
-        began = _world.monotonic()
+        assert runtime.collecting
+        assert not runtime.in_collector()
+        began = runtime.monotonic()
         for _ in range(8):
             assert manager.register(Node(), "node", release=repr, release_on=ANY_THREAD).close(timeout=0)
-        assert not _world.collecting
-        assert _world.monotonic() - began < _world.COLLECTION_WAIT
+        assert not runtime.collecting
+        assert runtime.monotonic() - began < runtime.COLLECTION_WAIT
 
 
 def waits(thread: threading.Thread) -> bool:
     """Whether `thread` holds back because of a collection."""
     frame = sys._current_frames().get(thread.ident or 0)
-    return frame is not None and frame.f_code is _world.await_collection.__code__
+    return frame is not None and frame.f_code is runtime.await_collection.__code__
 
 
 def test_who_waits_for_a_collection_does_not_wait_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """I2. On a loaded machine one collection ends and the next begins between two of its looks. Who took them
     for one lost patience in the midst of a third, and released what that was still reading."""
-    monkeypatch.setattr(_world, "COLLECTION_WAIT", 60.0)
+    monkeypatch.setattr(runtime, "COLLECTION_WAIT", 60.0)
 
     def next_one() -> None:
-        waiting = threading.Thread(target=_world.await_collection, args=(60.0,), daemon=True)
+        waiting = threading.Thread(target=runtime.await_collection, args=(60.0,), daemon=True)
         waiting.start()
         eventually(lambda: waits(waiting))
         tell("stop")
         tell("start")
         waiting.join(20)
         assert not waiting.is_alive()
-        assert _world.waited_for is not _world._now.start
+        assert runtime.waited_for is not runtime._now.start
 
     in_a_collection(next_one)
 
@@ -450,7 +450,7 @@ def test_a_collection_that_waits_for_a_release_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """I5: its ``__del__`` joins a thread that drains, and that holds back. Once: the second does not."""
-    monkeypatch.setattr(_world, "COLLECTION_WAIT", 0.2)
+    monkeypatch.setattr(runtime, "COLLECTION_WAIT", 0.2)
     queue = ReleaseQueue("any thread may drain it")
     with SafetyManager(QUIET) as manager:
         handles = [manager.register(Node(), "node", release=repr, release_on=queue) for _ in range(2)]
@@ -465,7 +465,7 @@ def test_a_collection_that_waits_for_a_release_is_not_waited_for_long(
                 closing.start()
                 closing.join(20)
                 assert handle.state == "released"
-                assert _world.waited_for is _world._now.start
+                assert runtime.waited_for is runtime._now.start
 
         in_a_collection(join)
 
@@ -480,8 +480,8 @@ def test_a_close_does_not_wait_for_a_collection_on_another_thread(place: Any) ->
     queue: Any = None
 
     def timed(call: Callable[[], Any]) -> None:
-        began = _world.monotonic()
-        said.append((bool(call()), _world.monotonic() - began))
+        began = runtime.monotonic()
+        said.append((bool(call()), runtime.monotonic() - began))
 
     def meanwhile() -> None:
         thread = threading.Thread(target=on_another)
@@ -505,7 +505,7 @@ def test_a_close_does_not_wait_for_a_collection_on_another_thread(place: Any) ->
         in_a_collection(meanwhile)
         assert [answer for answer, _ in said] == [False] * 4
         assert said[1][1] >= 0.3
-        assert max(took for _, took in said) < _world.COLLECTION_WAIT / 2
+        assert max(took for _, took in said) < runtime.COLLECTION_WAIT / 2
         if place != "queue":  # that one's owner has ended
             eventually(lambda: len(released) == 3)
             assert {handle.state for handle in handles} == {"released"}
@@ -562,14 +562,14 @@ def test_the_collecting_thread_knows_and_no_other_does() -> None:
 
     def ask() -> None:
         while not over.is_set():
-            if _world.in_collector():
+            if runtime.in_collector():
                 wrong.append("another thread")
 
     def collect() -> None:
         for _ in range(50):
-            garbage(lambda: inside.append(_world.in_collector() and _world.must_not_wait()))
+            garbage(lambda: inside.append(runtime.in_collector() and runtime.must_not_wait()))
             gc.collect()
-            if _world.in_collector():
+            if runtime.in_collector():
                 wrong.append("after the end")
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
@@ -587,7 +587,7 @@ def test_the_collecting_thread_knows_and_no_other_does() -> None:
     assert not wrong
     assert len(inside) == 100
     assert all(inside)
-    assert not _world.collecting
+    assert not runtime.collecting
 
 
 def test_callbacks_of_others_that_raise_confuse_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -601,13 +601,13 @@ def test_callbacks_of_others_that_raise_confuse_nothing(monkeypatch: pytest.Monk
     try:
         gc.callbacks.insert(0, raises)
         gc.callbacks.append(raises)
-        in_a_collection(lambda: told.append(_world.in_collector()))
+        in_a_collection(lambda: told.append(runtime.in_collector()))
     finally:
         gc.callbacks.remove(raises)
         gc.callbacks.remove(raises)
     assert told == [True]
     assert set(printed) == {KeyError}
-    assert not _world.collecting
+    assert not runtime.collecting
 
 
 def test_callbacks_that_were_taken_away_come_back() -> None:
@@ -616,15 +616,15 @@ def test_callbacks_that_were_taken_away_come_back() -> None:
     told: list[bool] = []
     try:
         in_a_collection(gc.callbacks.clear)
-        assert not _world.in_collector()
-        assert not _world.collecting
-        in_a_collection(lambda: told.append(_world.in_collector()))
+        assert not runtime.in_collector()
+        assert not runtime.collecting
+        in_a_collection(lambda: told.append(runtime.in_collector()))
         assert told == [True]
         del gc.callbacks[:]
         with SafetyManager(QUIET) as manager:
             manager.register(Node(), "node").close()
-            eventually(lambda: set(_world._callbacks) <= set(gc.callbacks))
-        in_a_collection(lambda: told.append(_world.in_collector()))
+            eventually(lambda: set(runtime._callbacks) <= set(gc.callbacks))
+        in_a_collection(lambda: told.append(runtime.in_collector()))
         assert told == [True, True]
     finally:
         gc.callbacks[:] = before
@@ -639,15 +639,15 @@ def test_the_callbacks_run_no_python() -> None:
             lambda frame, event, arg: ran.append(frame.f_code.co_name) if event == "call" else None
         )
         info = {"generation": 0, "collected": 0, "uncollectable": 0}
-        for callback in _world._callbacks:
+        for callback in runtime._callbacks:
             callback("start", info)
-        for callback in _world._callbacks:
+        for callback in runtime._callbacks:
             callback("stop", info)
     finally:
         sys.setprofile(None)
         gc.enable()
     assert not ran
-    assert not _world.collecting
+    assert not runtime.collecting
 
 
 # -- the collector at every line -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle._world import free_threaded as FREE_THREADED
+from lifecycle._core.runtime import free_threaded as FREE_THREADED
 from tests import support
 from tests.core.test_process import FORK, NO_FORK_WARNING, PRELUDE, quiet, run
 
@@ -357,7 +357,7 @@ def test_ctrl_c_before_the_first_line_of_a_managers_own_end() -> None:
     done = run(
         textwrap.dedent(PENDING)
         + """
-from lifecycle import _world
+from lifecycle._core import runtime
 def strike(frame, event, arg):
     if event == "call" and frame.f_code.co_name == "at_exit" and struck:
         struck.pop()

@@ -21,7 +21,8 @@ from tests.support import ROOT
 START = """
 import atexit, gc, logging, os, sys, time, warnings
 import structlog
-from lifecycle import ANY_THREAD, CleanupGuard, SafetyManager, _world
+from lifecycle import ANY_THREAD, CleanupGuard, SafetyManager
+from lifecycle._core import runtime
 
 def told(manager, kind):
     seen = []
@@ -51,11 +52,11 @@ SCENES = {
     "by a handler made before": "logging.basicConfig()\nstructlog.configure(logger_factory=structlog.stdlib.LoggerFactory())\nleak(SafetyManager())\n" + LEFT,
     "as a warning": "warnings.simplefilter('always')\nleak(SafetyManager())\n",
     "a failing observer": "manager = SafetyManager()\nmanager.add_observer(lambda event: 1 / 0)\nleak(manager)",
-    "a failing exit hook": "def fails(): raise ValueError\n_world.at_exit(fails)",
-    "an excepthook that fails": "def fails(*_): raise ValueError\nsys.excepthook = fails\n_world.at_exit(fails)\n" + LEFT,
+    "a failing exit hook": "def fails(): raise ValueError\nruntime.at_exit(fails)",
+    "an excepthook that fails": "def fails(*_): raise ValueError\nsys.excepthook = fails\nruntime.at_exit(fails)\n" + LEFT,
     "a forgotten guard": "warnings.simplefilter('always')\nguard = CleanupGuard(lambda: None)\ndel guard\ngc.collect()",
     "a guard in a module that ends": "warnings.simplefilter('always')\nguard = CleanupGuard(lambda: None)",
-    "a manager made by a late hook": "atexit.unregister(_world._run_exit_hooks)\n" + LEFT + "atexit.register(_world._run_exit_hooks)",
+    "a manager made by a late hook": "atexit.unregister(runtime._run_exit_hooks)\n" + LEFT + "atexit.register(runtime._run_exit_hooks)",
     "before and after the exit pass": "def late():\n    global guard\n    del guard\natexit.register(late)\nwarnings.simplefilter('always')\n"
     "guard = CleanupGuard(lambda: None)\n" + LEFT,
 }  # fmt: skip
@@ -199,10 +200,10 @@ def test_what_the_program_could_not_write_is_still_its_own(stream: str, dead: st
     else:
         # Registered ahead of the library's pass, so it runs behind it.
         program = (
-            "atexit.unregister(_world._run_exit_hooks)\n@atexit.register\ndef late():\n"
+            "atexit.unregister(runtime._run_exit_hooks)\n@atexit.register\ndef late():\n"
             + textwrap.indent(own, "    ")
         )
-        program += LEFT + "_world._armed = False; _world.arm_exit()\nsys.exit(3)"
+        program += LEFT + "runtime._armed = False; runtime.arm_exit()\nsys.exit(3)"
     assert status_of(program, **{stream: dead}) == 120
 
 

@@ -337,7 +337,7 @@ def test_forks_while_a_lock_of_the_whole_process_is_held() -> None:
         CHILD
         + """
 from lifecycle import profiling
-from lifecycle.manager import registration
+from lifecycle._core import register as registration
 manager = SafetyManager()
 held, go_on = threading.Event(), threading.Event()
 def hold():
@@ -433,7 +433,7 @@ def test_a_child_of_a_fork_during_a_collection_does_not_believe_that_it_collects
     inside."""
     done = forking(
         """
-    from lifecycle import _world
+    from lifecycle._core import runtime
     gc.disable()
     began, over = threading.Event(), threading.Event()
 
@@ -446,7 +446,7 @@ def test_a_child_of_a_fork_during_a_collection_does_not_believe_that_it_collects
 
     def child():
         manager = SafetyManager()
-        ok = not _world.collecting and not _world.in_collector() and not _world.must_not_wait()
+        ok = not runtime.collecting and not runtime.in_collector() and not runtime.must_not_wait()
         ok = ok and manager.register(Native("child's"), release=Native.free).close(timeout=20)
         os._exit(0 if ok and manager.close().ok else 1)
 
@@ -460,12 +460,12 @@ def test_a_child_of_a_fork_during_a_collection_does_not_believe_that_it_collects
     collector = threading.Thread(target=gc.collect)
     collector.start()
     began.wait(60)
-    say("on another thread", bool(_world.collecting), fork())
+    say("on another thread", bool(runtime.collecting), fork())
     over.set()
     collector.join()
-    Dying(lambda: say("in it", _world.in_collector(), fork()))
+    Dying(lambda: say("in it", runtime.in_collector(), fork()))
     gc.collect()
-    say("afterwards", _world.in_collector(), bool(_world.collecting))
+    say("afterwards", runtime.in_collector(), bool(runtime.collecting))
     """
     )
     said = done.check().splitlines()

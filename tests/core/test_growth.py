@@ -11,10 +11,17 @@ from typing import Any
 
 import pytest
 
-from lifecycle import ANY_THREAD, BACKGROUND, ReleaseQueue, SafetyConfig, SafetyManager, _world
-from lifecycle.cell.cell import Record
-from lifecycle.cell.registry import owners
-from lifecycle.handles.handle import Handle
+from lifecycle import (
+    ANY_THREAD,
+    BACKGROUND,
+    ReleaseQueue,
+    SafetyConfig,
+    SafetyManager,
+)
+from lifecycle._core import runtime
+from lifecycle._core.handle import Handle
+from lifecycle._core.record import Record
+from lifecycle._core.tables import owners
 from lifecycle.places.queues import losses
 from lifecycle.stats import COMPACT_AT
 from tests.support import eventually
@@ -100,7 +107,7 @@ def test_the_list_of_what_lives_is_not_walked_for_each_end(forgetful: SafetyMana
 
 
 @pytest.mark.skipif(
-    _world.free_threaded and sys.version_info < (3, 14),
+    runtime.free_threaded and sys.version_info < (3, 14),
     reason="CPython 3.13 without the GIL makes every class immortal",
 )
 def test_no_class_is_kept_for_its_name(forgetful: SafetyManager) -> None:
@@ -122,20 +129,20 @@ def test_no_class_is_kept_for_its_name(forgetful: SafetyManager) -> None:
 def test_a_release_queue_costs_the_same_with_many_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = [ReleaseQueue("kept") for _ in range(1000)]
     walks: list[int] = []
-    snapshot = _world.snapshot
+    snapshot = runtime.snapshot
 
     def counted(container: Any) -> list[Any]:
         walks.append(len(container))
         return snapshot(container)
 
-    monkeypatch.setattr(_world, "snapshot", counted)
+    monkeypatch.setattr(runtime, "snapshot", counted)
     for _ in range(500):
         ReleaseQueue("dropped")
     assert sum(walks) < 20 * 500, "each walks all that live"
     monkeypatch.undo()
     for _ in range(20_000):
         ReleaseQueue("dropped")
-    assert len(_world._fork_hooks) < 6 * len(kept) + 10_000, "hooks of what was dropped stay"
+    assert len(runtime._fork_hooks) < 6 * len(kept) + 10_000, "hooks of what was dropped stay"
     assert len(kept) == 1000
 
 

@@ -25,7 +25,7 @@ from lifecycle import (
     SafetyManager,
     never_wait,
 )
-from lifecycle._waiting import WaitList
+from lifecycle._core.waiting import WaitList
 from tests.core.natives import Fence, Native
 from tests.support import SOON, eventually
 

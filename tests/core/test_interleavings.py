@@ -29,22 +29,49 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    _world,
-    cell,
 )
-from lifecycle.cell import cell as cell_module
-from lifecycle.cell import shares
-from lifecycle.handles import exclusive, leases
-from lifecycle.handles import handle as handle_module
-from lifecycle.manager import access, targets
+from lifecycle._core import (
+    describe,
+    doors,
+    exclusive,
+    leases,
+    place,
+    runtime,
+    shares,
+    tables,
+    targets,
+)
+from lifecycle._core import ends as waiting
+from lifecycle._core import handle as handle_module
+from lifecycle._core import record as cell_module
+from lifecycle._core import release as releases
+from lifecycle.manager import (
+    access,
+)
 from lifecycle.manager import manager as manager_module
-from lifecycle.places import place, queues, releases, waiting
+from lifecycle.places import (
+    queues,
+)
 from lifecycle.testing import Interleaving, code_of, interleavings
 from tests.core.adversary import STORM
 
 CONFIG = SafetyConfig(leak_level="off", max_retained=10, finalizer_timeout=60.0)
 CORE = code_of(
-    cell, handle_module, leases, releases, waiting, place, queues, access, exclusive, manager_module, targets
+    cell_module,
+    describe,
+    doors,
+    shares,
+    tables,
+    handle_module,
+    leases,
+    releases,
+    waiting,
+    place,
+    queues,
+    access,
+    exclusive,
+    manager_module,
+    targets,
 )
 REFUSED = (AccessRefusedError, ExclusiveError)
 
@@ -63,7 +90,7 @@ class Object:
         """The release."""
         if self.users:
             self.wrong.append("I2: released while in use")
-        if _world.in_collector():
+        if runtime.in_collector():
             self.wrong.append("I4: released inside the collector")
         self.released += 1
         self.memory[:] = b"?" * 16
@@ -243,13 +270,13 @@ class Scene:
                 self.queue.drain()
             self.manager.register(object(), "flush", release_on=ANY_THREAD).close()
         if not self.object.released:
-            if _world.free_threaded:
+            if runtime.free_threaded:
                 gc.collect()
             for _ in range(200):
                 self.manager.register(object(), "flush", release_on=ANY_THREAD).close()
                 if self.object.released:
                     break
-                _world.sleep(0.01)
+                runtime.sleep(0.01)
         assert self.object.wrong == [], str(run)
         assert self.object.released == 1, f"I3: released {self.object.released} times in {run}"
         registry = self.manager._registry
@@ -317,14 +344,14 @@ OPERATIONS = [
 def test_every_two_operations(manager: SafetyManager, first: str) -> None:
     """With one switch in the middle, at every line; with more when there is time."""
     switches = 2 if STORM >= 10 else 1
-    limit = None if STORM >= 10 else 60 if "panic" in first or _world.free_threaded else 200
-    for second in OPERATIONS[OPERATIONS.index(first) :: 2 if _world.free_threaded else 1]:
+    limit = None if STORM >= 10 else 60 if "panic" in first or runtime.free_threaded else 200
+    for second in OPERATIONS[OPERATIONS.index(first) :: 2 if runtime.free_threaded else 1]:
         every_order(manager, [first, second], switches=switches, limit=limit, least=2)
 
 
 @pytest.mark.parametrize("pair", ["lease close", "share close", "weak close", "share drop", "child close"])
 def test_two_operations_with_two_switches(manager: SafetyManager, pair: str) -> None:
-    limit = None if STORM >= 10 else 100 if _world.free_threaded else 500
+    limit = None if STORM >= 10 else 100 if runtime.free_threaded else 500
     every_order(manager, pair.split(), switches=2, limit=limit, least=100)
 
 
@@ -348,7 +375,7 @@ def test_two_operations_and_a_queue_that_another_thread_drains(manager: SafetyMa
     ],
 )
 def test_three_and_four_operations(manager: SafetyManager, names: str) -> None:
-    limit = None if STORM >= 10 else 100 if _world.free_threaded else 250
+    limit = None if STORM >= 10 else 100 if runtime.free_threaded else 250
     every_order(manager, names.split(), switches=1, limit=limit, least=100)
 
 
@@ -364,7 +391,7 @@ def test_three_and_four_operations(manager: SafetyManager, names: str) -> None:
 )
 def test_every_order_there_is(manager: SafetyManager, pair: str, functions: list[Any]) -> None:
     """Without a bound, between the lines of the functions that decide."""
-    limit = None if STORM >= 10 else 100 if _world.free_threaded else 600
+    limit = None if STORM >= 10 else 100 if runtime.free_threaded else 600
     every_order(manager, pair.split(), switches=None, of=code_of(*functions), limit=limit, least=10)
 
 

@@ -31,8 +31,8 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    _world,
 )
+from lifecycle._core import runtime
 from tests.core.adversary import (
     STORM,
     Interrupt,
@@ -92,7 +92,7 @@ class World:
     @property
     def times(self) -> int:
         """How often the present object was released."""
-        return sum(1 for thing in _world.snapshot(self.released) if thing is self.thing)
+        return sum(1 for thing in runtime.snapshot(self.released) if thing is self.thing)
 
     def flush(self) -> None:
         """Run what waits: what any register and close, and the owner of the queue, would."""

@@ -27,10 +27,10 @@ from lifecycle import (
     SafetyManager,
 )
 from lifecycle.events import Event
-from lifecycle.keeper import keeper as keeper_module
-from lifecycle.keeper.observer import Observer, enlist
+from lifecycle.observe import maintenance as keeper_module
+from lifecycle.observe.observers import Observer, enlist
 from lifecycle.places import workers as workers_module
-from lifecycle.places.bell import Bell
+from lifecycle.places.loops import Bell
 from lifecycle.places.workers import Batch, Errand, Worker, Workers
 from lifecycle.testing.interrupts import run_interrupted
 from tests.core.adversary import in_own_process
@@ -158,7 +158,7 @@ def test_a_worker_loses_no_ticket() -> None:
 
     for place, error in struck(scene):
         # The thread ends with it only where it strikes the way in and out, and is replaced.
-        assert error is None or "workers.py" in place or "_world" in place, (place, error)
+        assert error is None or "workers.py" in place or "runtime" in place, (place, error)
 
 
 def test_a_worker_loses_no_batch_and_no_errand() -> None:

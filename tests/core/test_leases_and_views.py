@@ -23,7 +23,7 @@ from lifecycle import (
     ReleaseQueue,
     SafetyManager,
 )
-from lifecycle._world import free_threaded as FREE_THREADED
+from lifecycle._core.runtime import free_threaded as FREE_THREADED
 from tests.core.natives import Native
 from tests.support import eventually
 

@@ -21,11 +21,11 @@ from lifecycle import (
     Profiler,
     SafetyManager,
 )
-from lifecycle.cell.registry import Kind
-from lifecycle.handles.handle import Handle
+from lifecycle._core import release as releases
+from lifecycle._core.handle import Handle
+from lifecycle._core.tables import Kind
 from lifecycle.manager import policies
 from lifecycle.manager.factory import Places
-from lifecycle.places import releases
 from lifecycle.testing import code_of, interleavings
 from tests.core.adversary import TRACING_KEEPS_LOCALS, Struck, each_interrupt, every_line, library
 

@@ -32,8 +32,8 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    _world,
 )
+from lifecycle._core import runtime
 from tests.core.adversary import STORM, assert_adds_up
 from tests.support import eventually
 
@@ -153,7 +153,7 @@ class Ownership(RuleBasedStateMachine):
             return all(o.native.released == 1 for o in self.objects if o.ended == "released")
 
         if not over():
-            if _world.free_threaded:
+            if runtime.free_threaded:
                 gc.collect()
             eventually(over)
 
@@ -505,7 +505,7 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def agree(self) -> None:
-        if _world.free_threaded and self.queue.backlog != len(self.waiting):
+        if runtime.free_threaded and self.queue.backlog != len(self.waiting):
             gc.collect()
         assert self.queue.backlog == len(self.waiting)
         assert self.ran == self.expected, "in the order in which they fell due"
@@ -521,7 +521,7 @@ class Queue(RuleBasedStateMachine):
         self.handles.clear()
         for _ in range(len(self.objects) + 1):
             self.queue.drain()
-        if _world.free_threaded:
+        if runtime.free_threaded:
             gc.collect()
             self.queue.drain()
         report = self.manager.close()

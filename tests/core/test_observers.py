@@ -25,7 +25,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
-from lifecycle.keeper.observer import OBSERVER_LIMIT
+from lifecycle.observe.observers import OBSERVER_LIMIT
 from tests.core.adversary import assert_nothing_left, in_own_process
 from tests.support import SOON, eventually
 

@@ -32,11 +32,11 @@ from lifecycle import (
     ReleaseQueue,
     SafetyManager,
     SharedCleanupGuard,
-    _world,
 )
+from lifecycle._core import runtime
 from lifecycle.distribution import FrameDistributor
-from lifecycle.keeper import lost
 from lifecycle.memory import MemoryConfig, MemoryManager
+from lifecycle.observe import lost
 from lifecycle.pools import BufferPool, ObjectPool
 from tests.support import eventually
 
@@ -258,7 +258,7 @@ NOT_THERE = {
 } | {
     ("close, refusing holders", place)
     for place in ("on_a_bare_thread", "on_a_foreign_thread")
-    if _world.free_threaded
+    if runtime.free_threaded
 }
 
 

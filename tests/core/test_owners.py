@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lifecycle import ANY_THREAD, DuplicateError, Handle, NotReleased, ReleaseQueue, SafetyManager, never_wait
-from lifecycle.cell.registry import owners
+from lifecycle._core.tables import owners
 from lifecycle.testing import switching
 from tests.support import eventually
 

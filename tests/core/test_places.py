@@ -20,7 +20,7 @@ from lifecycle import (
     SafetyManager,
     WrongThreadError,
 )
-from lifecycle._world import free_threaded as FREE_THREADED
+from lifecycle._core.runtime import free_threaded as FREE_THREADED
 from tests.core.natives import Fence, Native, Panic
 from tests.support import SOON, eventually
 

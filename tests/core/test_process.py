@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from lifecycle._world import free_threaded as FREE_THREADED
+from lifecycle._core.runtime import free_threaded as FREE_THREADED
 from tests import support
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")

@@ -18,7 +18,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
-from lifecycle.cell.cell import Record
+from lifecycle._core.record import Record
 from lifecycle.states import ENDED, TRANSITIONS, Cause
 from lifecycle.testing import check_transitions
 from lifecycle.testing.transitions import WATCHED

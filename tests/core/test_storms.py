@@ -31,14 +31,16 @@ from lifecycle import (
     UnknownObjectError,
     WeakHandle,
 )
-from lifecycle.cell import cell, registry, shares
-from lifecycle.handles import handle as handle_module
-from lifecycle.handles import ownership
-from lifecycle.keeper import keeper
+from lifecycle._core import detach as ownership
+from lifecycle._core import handle as handle_module
+from lifecycle._core import record as cell
+from lifecycle._core import register as registration
+from lifecycle._core import release as releases
+from lifecycle._core import shares
+from lifecycle._core import tables as registry
 from lifecycle.manager import manager as manager_module
-from lifecycle.manager import registration
 from lifecycle.manager.machinery import Machinery
-from lifecycle.places import releases
+from lifecycle.observe import maintenance as keeper
 from tests.core.adversary import (
     STORM,
     NativeMemory,

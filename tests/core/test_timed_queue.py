@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lifecycle import _world
-from lifecycle._timed_queue import TimedQueue
+from lifecycle._core import runtime
+from lifecycle._core.timed_queue import TimedQueue
 from tests.core.adversary import at_once, each_interrupt, every_line, in_own_process, switching
 from tests.support import ROOT
 
@@ -86,7 +86,7 @@ def test_the_standard_one_stands_still_here() -> None:
 
 def test_the_standard_one_is_taken_where_it_is_right() -> None:
     assert (TimedQueue is queue.SimpleQueue) == RIGHT
-    assert _world.TimedQueue is TimedQueue
+    assert runtime.TimedQueue is TimedQueue
 
 
 def names(module: ast.AST, wanted: str) -> bool:

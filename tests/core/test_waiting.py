@@ -1,4 +1,4 @@
-"""`lifecycle._waiting`: no wake-up is lost, whatever the order, whatever strikes where, whoever gives up
+"""`lifecycle._core.waiting`: no wake-up is lost, whatever the order, whatever strikes where, whoever gives up
 (I5).
 
 A lost wait comes back true when its timeout is over. So what these tests ask is when it came back.
@@ -23,14 +23,21 @@ from typing import Any
 
 import pytest
 
-from lifecycle import ANY_THREAD, BACKGROUND, SafetyConfig, SafetyManager, _waiting, _world
-from lifecycle._waiting import Flag, WaitList, WaitTable
-from lifecycle.handles.handle import Handle
+from lifecycle import (
+    ANY_THREAD,
+    BACKGROUND,
+    SafetyConfig,
+    SafetyManager,
+)
+from lifecycle._core import runtime
+from lifecycle._core import waiting as _waiting
+from lifecycle._core.handle import Handle
+from lifecycle._core.waiting import Flag, WaitList, WaitTable
 from lifecycle.testing import code_of, interleavings
 from tests.core.adversary import STORM, Signals, each_interrupt, every_line, switching
 from tests.support import eventually
 
-GIL = not _world.free_threaded
+GIL = not runtime.free_threaded
 NEVER = 60.0
 """Seconds: a wait that comes back only then was lost."""
 LOST = 20.0

@@ -28,7 +28,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
-from lifecycle._world import free_threaded as FREE_THREADED
+from lifecycle._core.runtime import free_threaded as FREE_THREADED
 from tests.core.natives import Fence, Native
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

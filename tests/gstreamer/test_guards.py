@@ -209,7 +209,7 @@ def test_a_null_that_hangs_names_element_thread_and_line(g: Any, hasty: SafetyMa
 def test_where_a_thread_stands_is_a_line_of_the_program(g: Any) -> None:
     """Not one of the library or of the standard library, which it has called."""
     from integrations.gstreamer.pipelines.threads import stands_at
-    from lifecycle._world import TimedQueue
+    from lifecycle._core.runtime import TimedQueue
 
     queue: TimedQueue[None] = TimedQueue()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import lifecycle.keeper.leaks
+import lifecycle.observe.leaks
 from lifecycle import (
     ANY_THREAD,
     AccessRefusedError,
@@ -175,7 +175,7 @@ def test_reports_are_limited_and_none_is_lost(make: Callable[..., SafetyManager]
         eventually(lambda: reports.leaks() == 200, timeout=30)
         seconds = time.monotonic() - began
     # One site at most a second, and the sampled ones are known by their type alone.
-    assert len(reports.events) <= 2 * (seconds / lifecycle.keeper.leaks.REPORT_EVERY + 1)
+    assert len(reports.events) <= 2 * (seconds / lifecycle.observe.leaks.REPORT_EVERY + 1)
     assert manager.stats().leaks == 200
 
 

@@ -6,7 +6,7 @@ import gc
 import itertools
 from collections.abc import Callable
 
-from lifecycle import _world
+from lifecycle._core import runtime
 
 RARELY = 25
 """Without the GIL there are no young collections, and each takes its time: then every 25th line has to do."""
@@ -17,7 +17,7 @@ def collector() -> Callable[[], object]:
     turn = itertools.count()
 
     def collect() -> None:
-        if not _world.free_threaded or next(turn) % RARELY == 0:
+        if not runtime.free_threaded or next(turn) % RARELY == 0:
             gc.collect(1)
 
     return collect

@@ -49,7 +49,7 @@ def test_the_page_lists_every_event_as_it_is(repository: Path) -> None:
 
 
 def test_the_observer_logs_as_the_page_says() -> None:
-    from lifecycle.keeper.observer import Observer
+    from lifecycle.observe.observers import Observer
 
     for state in (False, True):
         for finalizers in (False, True):

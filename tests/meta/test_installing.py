@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle import _world
+from lifecycle._core import runtime
 from tests.support import ROOT
 
 PROSE = [
@@ -84,7 +84,7 @@ def test_the_demo_installs_no_more_than_it_uses() -> None:
 
 def test_whose_code_it_is_covers_every_integration() -> None:
     there = {path for path in (ROOT / "integrations").iterdir() if path.suffix == ".py" or path.is_dir()}
-    mine = _world.places_of(str(ROOT / "lifecycle" / "_world.py"))
+    mine = runtime.places_of(str(ROOT / "lifecycle" / "_core/runtime.py"))
     outside = [
         path.name
         for path in there

@@ -53,19 +53,19 @@ def test_the_layers_hold(tree: Path) -> None:
     ("module", "line", "broken"),
     [
         (
-            "lifecycle/cell/cell.py",
+            "lifecycle/_core/record.py",
             "from lifecycle.manager import shutdown",
-            "lifecycle.cell is not allowed to import lifecycle.manager",
+            "lifecycle._core is not allowed to import lifecycle.manager",
         ),
         (
             "lifecycle/states.py",
-            "from lifecycle.cell import cell",
-            "lifecycle.states is not allowed to import lifecycle.cell",
+            "from lifecycle._core import record",
+            "lifecycle.states is not allowed to import lifecycle._core",
         ),
         (
-            "lifecycle/places/bell.py",
+            "lifecycle/places/loops.py",
             "from lifecycle.places import queues",
-            "lifecycle.places.bell is not allowed to import lifecycle.places.queues",
+            "lifecycle.places.loops is not allowed to import lifecycle.places.queues",
         ),
         (
             "lifecycle/manager/manager.py",

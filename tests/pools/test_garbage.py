@@ -19,10 +19,10 @@ from lifecycle import (
     PoolTimeoutError,
     SafetyConfig,
     SafetyManager,
-    _world,
     never_wait,
-    starving,
 )
+from lifecycle._core import nudge as starving
+from lifecycle._core import runtime
 from tests.support import Circle, eventually
 
 pytestmark = pytest.mark.usefixtures("no_collection_by_itself")
@@ -39,13 +39,13 @@ def quiet() -> Iterator[SafetyManager]:
 def collections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The generations that were collected for the library."""
     seen: list[int] = []
-    collect = _world.collect
+    collect = runtime.collect
 
     def noted(generation: int = 2) -> None:
         seen.append(generation)
         collect(generation)
 
-    monkeypatch.setattr(_world, "collect", noted)
+    monkeypatch.setattr(runtime, "collect", noted)
     return seen
 
 
@@ -78,7 +78,7 @@ def test_who_waits_for_ever_gets_what_old_garbage_held(quiet: SafetyManager, col
 
 def old_garbage_is_left() -> bool:
     """Whether a collection of the young generations leaves old garbage here."""
-    return not _world.free_threaded
+    return not runtime.free_threaded
 
 
 def test_who_does_not_wait_gets_it_when_he_has_asked_for_a_while(quiet: SafetyManager) -> None:
@@ -135,7 +135,7 @@ def test_whoever_holds_them_is_left_alone_and_the_collector_asked_ever_more_rare
     manager: SafetyManager, collections: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(_world, "monotonic", lambda: now[0])
+    monkeypatch.setattr(runtime, "monotonic", lambda: now[0])
     lent = [1, 2]
     watch = starving.Starving()
     times: list[float] = []
@@ -163,7 +163,7 @@ def test_as_long_as_something_comes_back_the_collector_is_not_asked(
 ) -> None:
     """A small pool that is in use all the time starves often, and never for long."""
     now = [1000.0]
-    monkeypatch.setattr(_world, "monotonic", lambda: now[0])
+    monkeypatch.setattr(runtime, "monotonic", lambda: now[0])
     watch = starving.Starving()
     for loan in range(1_000):
         for _ in range(9):

@@ -21,9 +21,9 @@ from lifecycle import (
     PoolTimeoutError,
     ReleaseQueue,
     SafetyManager,
-    _world,
     never_wait,
 )
+from lifecycle._core import runtime
 from tests.core.adversary import assert_nothing_left
 from tests.core.natives import Native
 from tests.support import eventually
@@ -536,7 +536,7 @@ def test_with_affinity_an_item_is_lent_reset_and_destroyed_on_its_thread(
     handles[one].close()  # given back here, and so not reset here
     del handles[one]
     eventually(lambda: one(lambda: pool.stats().items["idle"]) == 1, timeout=20)
-    assert resets == [] or _world.free_threaded  # where it may have come back on its own thread after all
+    assert resets == [] or runtime.free_threaded  # where it may have come back on its own thread after all
     one(lambda: pool.get().close())
     assert make.threads == [one.ident, two.ident]
     assert set(resets) == {("native 0", one.ident)}

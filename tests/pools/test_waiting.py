@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from lifecycle import ClosedError, Handle, ObjectPool, PoolError, PoolTimeoutError, SafetyManager, _world
+from lifecycle import (
+    ClosedError,
+    Handle,
+    ObjectPool,
+    PoolError,
+    PoolTimeoutError,
+    SafetyManager,
+)
+from lifecycle._core import runtime
 from lifecycle.pools import waiting
 from lifecycle.pools.pool import Pool
 from lifecycle.pools.waiting import GAVE_UP, Request, Shelf, Slot
@@ -17,7 +25,7 @@ from tests.core.natives import Native
 from tests.support import eventually
 
 gil = pytest.mark.skipif(
-    _world.free_threaded,
+    runtime.free_threaded,
     reason="without the GIL a loan of another thread comes back when that thread next runs Python",
 )
 
@@ -26,7 +34,7 @@ gil = pytest.mark.skipif(
 def _no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits is woken or is not: no look around helps. Without the GIL what dies on another thread than it
     was made on may have to be looked for."""
-    if not _world.free_threaded:
+    if not runtime.free_threaded:
         monkeypatch.setattr(waiting, "SLICE", 1000.0)
 
 

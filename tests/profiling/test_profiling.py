@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lifecycle import ANY_THREAD, LifecycleError, Profiler, SafetyConfig, SafetyManager, TypeProfile
-from lifecycle.handles.leases import Lease
+from lifecycle._core.leases import Lease
 from tests.core.adversary import Interrupt, assert_nothing_left, each_interrupt
 from tests.core.natives import Native
 

@@ -27,7 +27,7 @@ from lifecycle import (
     derived_from,
     with_release,
 )
-from lifecycle.places.timelines import users
+from lifecycle._core.timelines import users
 from tests.core.adversary import assert_nothing_left
 from tests.support import eventually
 

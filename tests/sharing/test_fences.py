@@ -33,8 +33,8 @@ from lifecycle import (
     Timeline,
     fence_of_block,
 )
-from lifecycle.places.releases import _fences_signalled
-from lifecycle.places.timelines import users
+from lifecycle._core.release import _fences_signalled
+from lifecycle._core.timelines import users
 from lifecycle.states import ENDED
 from tests.core.adversary import STORM, Standing, assert_nothing_left, at_once, each_interrupt, every_line
 from tests.core.natives import Native

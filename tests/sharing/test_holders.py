@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lifecycle import ANY_THREAD, Handle, HeldError, Holder, LifecycleError, SafetyManager
-from lifecycle.handles.holders import all_holders
+from lifecycle._core.holders import all_holders
 from tests.core.natives import Native
 from tests.sharing.test_fences import Told
 

@@ -21,8 +21,8 @@ from lifecycle import (
     FrameReceiver,
     Lagged,
     SafetyManager,
-    _world,
 )
+from lifecycle._core import runtime
 from lifecycle.distribution.chain import Register
 from lifecycle.distribution.receiver import FrameReceiver as Receiver
 from lifecycle.distribution.ring import Ring
@@ -39,7 +39,7 @@ from tests.core.natives import Native
 from tests.sharing.sources import adds_up, frame, read
 
 Frames = FrameDistributor[Any]
-ROUNDS = 1 if _world.free_threaded else int(12 * STORM)
+ROUNDS = 1 if runtime.free_threaded else int(12 * STORM)
 STEP = max(1, round(5 / STORM))
 """Of the points at which an interrupt may fall, every so manieth is tried."""
 
@@ -289,7 +289,7 @@ def test_the_collector_at_every_line(manager: SafetyManager) -> None:
     lines = itertools.count()
 
     def strike() -> None:
-        if _world.free_threaded and next(lines) % 8:
+        if runtime.free_threaded and next(lines) % 8:
             return  # every collection is a full one there, and stops everybody
         Cycle()
         gc.collect(0)

@@ -14,8 +14,8 @@ import pytest
 
 import lifecycle
 from lifecycle import ANY_THREAD, NotReleased, SafetyConfig, SafetyManager
-from lifecycle.cell import cell
-from lifecycle.places import releases
+from lifecycle._core import record as cell
+from lifecycle._core import release as releases
 from lifecycle.testing import (
     Fault,
     FaultPlan,
@@ -273,7 +273,7 @@ def test_an_applications_own_integrations_keep_the_true_clock() -> None:
 
 
 def test_time_stands_still_and_goes_on_and_the_true_clock_comes_back() -> None:
-    true = releases.monotonic, lifecycle._world.wall_time
+    true = releases.monotonic, lifecycle._core.runtime.wall_time
     with LyingClock() as clock:
         assert releases.monotonic == clock.monotonic
         clock.stop()
@@ -287,7 +287,7 @@ def test_time_stands_still_and_goes_on_and_the_true_clock_comes_back() -> None:
         assert before[1] + 4.9 <= clock.wall() < before[1] + 25
         with pytest.raises(ValueError, match="does not go back"):
             clock.advance(-1)
-    assert (releases.monotonic, lifecycle._world.wall_time) == true == (time.monotonic, time.time)
+    assert (releases.monotonic, lifecycle._core.runtime.wall_time) == true == (time.monotonic, time.time)
 
 
 @pytest.mark.parametrize("outlives", ["nothing", "generator"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lifecycle import ANY_THREAD, Handle, ReleaseQueue, SafetyConfig, SafetyManager
-from lifecycle.keeper import leaks as keeper_leaks
+from lifecycle.observe import leaks as keeper_leaks
 from lifecycle.testing import LeaksFound, Leftovers, assert_no_leaks
 
 

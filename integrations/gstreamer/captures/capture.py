@@ -44,9 +44,9 @@ from integrations.gstreamer.pipelines.callbacks import check_function, forget_fr
 from integrations.gstreamer.pipelines.ear import Ear
 from integrations.gstreamer.pipelines.guard import check_manager, state_name
 from lifecycle import ClosedError, Histogram, SafetyManager
-from lifecycle.checks import check_timeout
+from lifecycle._core.checks import check_timeout
+from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle.config import exception_types
-from lifecycle.keeping import Uncopied, weakly
 
 __all__ = ["Capture", "CaptureStats"]
 

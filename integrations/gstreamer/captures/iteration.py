@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from integrations.gstreamer.captures.runs import SLICE, Quiet, flow_of
 from integrations.gstreamer.frames.frame import Frame
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 if TYPE_CHECKING:
     from integrations.gstreamer.captures.capture import Capture

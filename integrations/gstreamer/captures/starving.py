@@ -20,9 +20,13 @@ from integrations.gstreamer._native import BufferHead
 from integrations.gstreamer.frames.frame import Frame
 from integrations.gstreamer.frames.held import Held
 from integrations.gstreamer.holders import holders_of_record
-from lifecycle import Handle, ObjectState, _world
-from lifecycle.cell.fates import describe
-from lifecycle.starving import Starving
+from lifecycle import (
+    Handle,
+    ObjectState,
+)
+from lifecycle._core import runtime
+from lifecycle._core.describe import describe
+from lifecycle._core.nudge import Starving
 
 __all__ = ["HeldFrames", "Stall"]
 
@@ -92,7 +96,7 @@ class HeldFrames:
     def tidy(self) -> None:
         """Forget the frames that are back; what has just fallen free goes back now: its pool may be waiting
         for it."""
-        for key, frame in _world.snapshot(self._frames.items()):
+        for key, frame in runtime.snapshot(self._frames.items()):
             if not is_held(frame):
                 self._frames.pop(key, None)
 
@@ -103,11 +107,11 @@ class HeldFrames:
         return [handle.id for handle in handles] if self._why(handles) else object()
 
     def _handles(self) -> list[Handle[Held]]:
-        return [frame._handles[0] for frame in _world.snapshot(self._frames.values()) if is_held(frame)]
+        return [frame._handles[0] for frame in runtime.snapshot(self._frames.values()) if is_held(frame)]
 
     def count(self) -> int:
         """How many there are now."""
-        return sum(map(is_held, _world.snapshot(self._frames.values())))
+        return sum(map(is_held, runtime.snapshot(self._frames.values())))
 
     def starving(self) -> tuple[str, tuple[str, ...]]:
         """``(reason, held)``: why they starve the capture's source, empty where they do not, and each of them

@@ -46,7 +46,7 @@ from integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
 from integrations.gstreamer.pipelines.ear import Ear
 from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of, state_name
 from lifecycle import ClosedError, SafetyManager
-from lifecycle.keeping import Uncopied, weakly
+from lifecycle._core.keeping import Uncopied, weakly
 
 __all__ = ["Feeder", "FeederStats"]
 

@@ -26,7 +26,7 @@ from integrations.gstreamer._buffers import (
 from integrations.gstreamer._native import BufferHead, Gst
 from integrations.gstreamer.feeding.loans import give_back, new_slot
 from lifecycle import FenceError
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 __all__ = ["BufferFence"]
 

@@ -39,8 +39,8 @@ from integrations.gstreamer.frames.writable import WritableFrame
 from integrations.gstreamer.holders import holders_of_record
 from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
 from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
-from lifecycle.keeping import Uncopied, weakly
-from lifecycle.starving import Starving
+from lifecycle._core.keeping import Uncopied, weakly
+from lifecycle._core.nudge import Starving
 from lifecycle.states import ENDED
 
 __all__ = ["PoolAdapter"]

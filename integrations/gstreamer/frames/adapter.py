@@ -18,7 +18,7 @@ from integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from integrations.gstreamer.frames.held import Live, end_held
 from integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle import ANY_THREAD, SafetyManager
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 __all__ = ["SampleAdapter"]
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, sample_buffer
 from integrations.gstreamer.errors import FormatError, FrameClosedError, SampleError
 from integrations.gstreamer.frames.formats import Layout
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 __all__ = ["FrameFacts"]
 

@@ -32,7 +32,7 @@ from integrations.gstreamer.errors import FormatError, FrameClosedError, MapErro
 from integrations.gstreamer.frames.formats import Layout
 from integrations.gstreamer.frames.held import check_memories, no_mapping
 from lifecycle import ANY_THREAD, Handle, SafetyManager
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 __all__ = ["WritableFrame"]
 

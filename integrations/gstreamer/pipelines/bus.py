@@ -21,7 +21,7 @@ from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, c
 from integrations.gstreamer.pipelines.news import KEPT_ERRORS, error_of
 from integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle import SafetyManager
-from lifecycle._world import TimedQueue
+from lifecycle._core.runtime import TimedQueue
 
 __all__ = ["BusWatch"]
 

@@ -28,8 +28,8 @@ from integrations.gstreamer.errors import GuardError, StateTimeout
 from integrations.gstreamer.pipelines.guard import Core, Guard
 from integrations.gstreamer.pipelines.threads import may_wait, stands_at
 from lifecycle import CallbackError, SafetyManager
-from lifecycle._world import no_wait_threads
-from lifecycle.checks import check_callback, check_timeout
+from lifecycle._core.checks import check_callback, check_timeout
+from lifecycle._core.runtime import no_wait_threads
 from lifecycle.config import exception_types
 
 __all__ = [

@@ -20,7 +20,7 @@ from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import DescriptionError, GuardError, StateTimeout
 from integrations.gstreamer.pipelines.threads import refuse_forked
 from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 __all__ = [
     "Core",

@@ -15,7 +15,7 @@ from integrations.gstreamer.errors import PipelineError
 from integrations.gstreamer.pipelines.drain import sweep
 from integrations.gstreamer.pipelines.guard import path_of, pointer_of
 from integrations.gstreamer.pipelines.threads import StreamingThreads
-from lifecycle._world import TimedQueue
+from lifecycle._core.runtime import TimedQueue
 
 __all__ = ["KEPT_ERRORS", "News", "error_of"]
 

@@ -21,7 +21,7 @@ from integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
 from integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
 from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of
 from lifecycle import ANY_THREAD, SafetyManager
-from lifecycle._world import TimedQueue
+from lifecycle._core.runtime import TimedQueue
 
 __all__ = [
     "PadGuard",

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 import lifecycle
 from integrations.gstreamer._native import Gst
 from integrations.gstreamer.errors import ForkedError, GuardError
-from lifecycle._world import TimedQueue, must_not_wait, no_wait_threads
+from lifecycle._core.runtime import TimedQueue, must_not_wait, no_wait_threads
 
 __all__ = [
     "StreamingThreads",

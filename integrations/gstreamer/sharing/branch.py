@@ -35,7 +35,7 @@ from integrations.gstreamer.pipelines.guard import (
 from integrations.gstreamer.pipelines.pads import PadHolder, link_pads, unlink_when_idle, unlinked_when_idle
 from integrations.gstreamer.pipelines.threads import may_wait
 from lifecycle import SafetyManager
-from lifecycle._world import TimedQueue
+from lifecycle._core.runtime import TimedQueue
 
 __all__ = ["FLUSH_TIMEOUT", "Branch", "BranchCore", "low_latency_queue", "sinks_of"]
 

@@ -38,7 +38,7 @@ from integrations.gstreamer.pipelines.pads import ProbeGuard
 from integrations.gstreamer.pipelines.pipeline import START_TIMEOUT, PipelineGuard
 from integrations.gstreamer.pipelines.threads import in_the_background
 from lifecycle import ClosedError, LifecycleError, SafetyManager
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 __all__ = ["Client", "ClientStats", "Fanout", "request_key_frame"]
 

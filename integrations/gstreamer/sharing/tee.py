@@ -32,7 +32,7 @@ from integrations.gstreamer.sharing.branch import (
     sinks_of,
 )
 from lifecycle import SafetyManager
-from lifecycle.keeping import Uncopied
+from lifecycle._core.keeping import Uncopied
 
 __all__ = ["Tee"]
 

@@ -1,0 +1,20 @@
+"""The private core: everything that must survive an interrupt, a collection or a fork at any bytecode.
+
+It knows no manager, no thread of the library's own and no log. Other packages use `lifecycle.lowlevel`. A
+module here imports from lower lines of this list only:
+
+- `register`, `targets`: entering an object; what a handle or id given to a call stands for
+- `handle`: one share of ownership, and what can be done with it
+- `detach`, `exclusive`: taking an object out of the manager; using it alone
+- `place`: what every release place is, and the one whose releases run on any thread
+- `access`, `ends`: checks before an access, and the errors they raise; waiting for an object's end
+- `holders`, `release`: who keeps an object; running one release, in steps that can be taken up again
+- `leases`, `timelines`, `views`: the right to use an object for a block; fences in their order; its memory
+- `describe`: the state of an object, its name in messages, what became of it
+- `doors`, `shares`, `tables`: finding a door in a collection; who may use it; the tables of a manager
+- `fence`, `nudge`, `record`, `referrers`, `waiting`: what a fence is; collecting when nothing comes back; the
+  object, its door and its ticket; who refers to what; the one wait of threads and coroutines
+- `runtime`: the one door to clocks, threads, fork, exit and the collector
+- `checks`, `keeping`, `streams`, `timed_queue`: what every call asks of its arguments; objects that exist
+  once, and callbacks that keep nothing alive; the program's own output; a queue with exact deadlines
+"""

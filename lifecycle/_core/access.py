@@ -1,0 +1,82 @@
+"""Refusing: what is asked before an access, and what an access through a shut door is told."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from lifecycle._core.describe import describe, fate, state_of
+from lifecycle._core.doors import cell_of, is_open
+from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
+from lifecycle._core.release import releases_here
+from lifecycle._core.tables import HIGH_WATER
+from lifecycle.errors import AccessRefusedError, ClosedAccessError
+from lifecycle.states import CLOSING, ENDED, VALID, Cause
+
+
+def refuse(record: Record, share: object = None) -> NoReturn:
+    """Count and raise the refusal of an access, through the handle `share` or by id."""
+    registry = record.kind.registry
+    state = state_of(record)
+    if state is VALID and share is not None:
+        raise AccessRefusedError(
+            f"this share of {describe(record)} is closed; the object itself is still valid through its other "
+            "shares: call share() before closing, or keep the handle open"
+        )
+    registry.events.append(("refused", record.kind, state if state is not VALID else CLOSING))
+    if len(registry.events) > HIGH_WATER:
+        registry.relieve()
+    error = ClosedAccessError if record.cause in (Cause.EXIT, Cause.FORK) else AccessRefusedError
+    remedy = "take a lease or share() the handle before it is closed"
+    if record.id in registry.claims and any(record is one for one in releases_here()):
+        remedy = (
+            "it is being released by this very call: "
+            "give the cleanup or release what it needs, not the handle"
+        )
+    raise error(f"{describe(record)} is not valid for access: {fate(record)}; {remedy}")
+
+
+def checked(pin: Pin) -> Pin:
+    """Ask the type's validator; a refusal invalidates the object, with the reason, and raises
+    `AccessRefusedError`."""
+    record = pin.record
+    try:
+        note = record.kind.note
+        if note is not None:
+            note(record)
+        validate = record.kind.validate
+        if validate is None or not record.kind.registry.config.enable_state_checking:
+            return pin
+        try:
+            reason = "" if validate(record.obj) is not False else "its validator refused it"
+        except Exception as error:
+            reason = f"its validator raised {type(error).__name__}: {error}"
+        if not reason:
+            return pin
+        invalidate_record(record, Cause.INVALIDATE, reason, None)
+    finally:
+        pin = None  # type: ignore[assignment]
+    refuse(record)
+
+
+def invalidate_record(record: Record, cause: Cause, reason: str, site: Any, cell: Cell | None = None) -> bool:
+    """Shut the door of an object for everybody; False when it was shut already. The release follows when
+    nobody holds it. `cell`: that of a handle, where one is at hand."""
+    try:
+        cell = cell_of(record, cell)
+        shows = cell is not None and raw_pin(cell) is not None
+        fresh = record.cause is None and (
+            shows if cell is not None else record() is not None and is_open(record)
+        )
+        if fresh and reason:
+            record.more().reason = reason
+        if fresh or shows:
+            shut(record, cell, cause, site)
+        if fresh:
+            record.kind.registry.events.append(("shut", record))
+        return fresh
+    except BaseException:  # shut, but not told: it is told twice rather than never, and counts once
+        if record.cause is not None and record.phase not in ENDED:
+            record.kind.registry.events.append(("shut", record))
+        raise
+    finally:
+        cell = None  # a kept traceback must keep nothing alive

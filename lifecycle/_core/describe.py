@@ -1,0 +1,108 @@
+"""What can be said of an object: its state, its name in messages, and what became of it."""
+
+from __future__ import annotations
+
+from lifecycle._core import runtime
+from lifecycle._core.doors import is_open
+from lifecycle._core.record import Record
+from lifecycle.states import (
+    BY_CLOSE,
+    BY_DROP,
+    CLOSING,
+    DUE,
+    ENDED,
+    INVALID,
+    POISONED,
+    VALID,
+    Cause,
+    ObjectState,
+)
+from lifecycle.stats import ObjectInfo
+
+
+def state_of(record: Record) -> ObjectState:
+    """The state as decided (`Record.phase`) or else as core and door tell it now. Whoever is asked about an
+    object's state answers with this. Callable on any thread, inside a collection too; runs no code of users.
+    """
+    state = record.phase
+    if state is not None:
+        return state
+    if record() is None:
+        state = DUE
+    elif is_open(record):
+        state = VALID
+    else:
+        state = INVALID if record.cause in POISONED else CLOSING
+    phase = record.phase  # decided meanwhile: who asks twice must not be told the later state first
+    return state if phase is None else phase
+
+
+def describe(record: Record) -> str:
+    """``object 7 (gst.Sample "capture", native 0x7f3a10)``: how every message names an object."""
+    name = f' "{record.name}"' if record.name else ""
+    native = record.native
+    try:
+        shown = (
+            ""
+            if native is None
+            else f", native {native:#x}"
+            if type(native) is int
+            else f", native {native!r}"
+        )
+    except Exception:  # a message about an object must not fail because of what the user called it
+        shown = f", native <{type(native).__name__}>"
+    return f"object {record.id} ({record.kind.type_name}{name}{shown})"
+
+
+def ago(since: float) -> str:
+    """A monotonic time as «3 ms ago»."""
+    seconds = max(0.0, runtime.monotonic() - since)
+    if seconds < 1.0:
+        return f"{seconds * 1000:.0f} ms ago"
+    return f"{seconds:.1f} s ago"
+
+
+def fate(record: Record) -> str:
+    """What became of an object, when, why and where: «released 3 ms ago by close() at app.py:31»."""
+    state = state_of(record)
+    if state is VALID:
+        return "valid"
+    site = runtime.describe_site(record.shut_site)
+    cause = record.cause or BY_DROP
+    by = (
+        "as its last handle was dropped"
+        if cause is BY_DROP
+        else f"by {cause}()"
+        if cause in _CALLS
+        else f"by {cause}"
+    )
+    text = (
+        f"{state} {ago(record.ended if state in ENDED and record.ended else record.shut or record.born)} {by}"
+    )
+    if site:
+        text += f" at {site}"
+    extra = record.extra
+    if extra is not None and extra.reason:
+        text += f" ({extra.reason})"
+    return text
+
+
+_CALLS = frozenset({BY_CLOSE, Cause.UNREGISTER, Cause.INVALIDATE, Cause.DETACH})
+
+
+def info_of(record: Record) -> ObjectInfo:
+    """What is known of an object now."""
+    extra = record.extra
+    return ObjectInfo(
+        id=record.id,
+        type_name=record.kind.type_name,
+        name=record.name,
+        native=record.native,
+        state=state_of(record),
+        cause=str(record.cause or ""),
+        reason=extra.reason if extra is not None else "",
+        size=record.size,
+        parent=extra.parent_id if extra is not None else 0,
+        registered_at=runtime.wall_time() - (runtime.monotonic() - record.born),
+        site=runtime.describe_site(record.site),
+    )

@@ -1,0 +1,150 @@
+"""Ownership moves out: the raw object back to the caller, with nobody else left who could use or release
+it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from lifecycle._core import runtime
+from lifecycle._core.access import refuse
+from lifecycle._core.describe import describe
+from lifecycle._core.doors import stand_ins
+from lifecycle._core.holders import held, held_error, holders_of
+from lifecycle._core.place import DEFAULT, WhenDue
+from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
+from lifecycle._core.release import finish
+from lifecycle._core.shares import SHUT
+from lifecycle.errors import HeldError, OwnershipError
+from lifecycle.states import DETACHED, ENDED, Cause
+
+getrefcount = sys.getrefcount
+
+PAUSE = 0.0005
+"""Seconds between two looks for a lease that began while the door fell shut."""
+
+
+def check_transferable(record: Record) -> None:
+    """Raise `OwnershipError` for an object that cannot change hands."""
+    if record.owning <= 0:
+        raise OwnershipError(
+            f"{describe(record)} is not owned here (it was registered without release=, or is observed): "
+            "there is no ownership to hand out; close the handle and use the object you have"
+        )
+    if record.parent is not None:
+        raise OwnershipError(
+            f"{describe(record)} has a parent, object {record.more().parent_id}, which would be released "
+            "under it: detach() is for objects that stand alone; use it through a lease instead"
+        )
+
+
+def _references_to_door(share: Any) -> int:
+    """As `pin_references`: never a local variable."""
+    return getrefcount(share._cell)
+
+
+def _sole_references_to_door() -> int:
+    class Share:
+        def __init__(self) -> None:
+            self._cell = Cell()
+
+    return _references_to_door(Share())
+
+
+SOLE_SHARE = _sole_references_to_door()
+"""What `_references_to_door` says of the only handle."""
+
+
+def refuse_if_held(record: Record, share: Any) -> None:
+    """Raise `HeldError` when somebody beside the handle `share` holds the object. Counted while the door is
+    open, so nothing has to be undone. Of other shares those count that live: one that was dropped without
+    being closed holds nothing."""
+    tokens = record.kind.registry.shared.get(record.id)
+    others = min(len(tokens) - 1, _references_to_door(share) - SOLE_SHARE) if tokens else 0
+    if others <= 0 and not held(record, share._cell):
+        return
+    pin = raw_pin(share._cell)
+    try:
+        if pin is not None:
+            shares = (f"{others} other share(s)",) if others > 0 else ()
+            raise held_error(record, (*shares, *holders_of(pin)))
+    finally:
+        pin = None
+
+
+def begin_detach(
+    record: Record, share: Any, me: list[object], timeout: float | WhenDue | None, site: Any
+) -> None:
+    """The first half of `Handle.detach`: afterwards the claim is `me`, so no release begins, the door is
+    shut, and nobody holds the object any more. Whatever is raised in here, `undo_detach` puts right."""
+    check_transferable(record)
+    if record.extra is not None and record.extra.fences:
+        raise HeldError(
+            f"{describe(record)} waits for a fence, so its native is still in use: detach it once that has "
+            "signalled",
+            ("a fence",),
+        )
+    pin = cell = None
+    box: list[Pin | None] = []
+    try:
+        refuse_if_held(record, share)
+        cell = share._cell
+        if raw_pin(cell) is None or record.cause is not None:
+            refuse(record)
+        registry = record.kind.registry
+        if registry.claims.setdefault(record.id, me) is not me or record.phase in ENDED:
+            refuse(record)
+        box.append(raw_pin(cell))
+        registry.shared[record.id] = SHUT  # nobody else had a share; one that is made now finds a shut door
+        if not shut(record, cell, Cause.DETACH, site):
+            refuse(record)  # somebody else shut it meanwhile, and it goes that way
+        until = _until(record, timeout)
+        while _still_held(record, box):
+            if runtime.must_not_wait() or (until is not None and runtime.monotonic() >= until):
+                pin = box[0]
+                holders = holders_of(pin) if pin is not None else ()
+                raise HeldError(
+                    f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment "
+                    "it was detached, and was not given back in time: it is shut, stays the manager's, and "
+                    "is released when that ends",
+                    holders,
+                )
+            runtime.sleep(PAUSE)
+    finally:
+        pin = cell = None  # a kept traceback must keep nothing alive
+        box.clear()
+
+
+def _still_held(record: Record, box: list[Pin | None]) -> bool:
+    """Whether somebody beside `box` holds the pin of an object whose cell has let go of it. Somebody else may
+    have shut the door first, and then the box has nothing to hold."""
+    if box[0] is None:
+        return record() is not None
+    return getrefcount(box[0]) > SOLE_BOXED or stand_ins(record) > 0
+
+
+SOLE_BOXED = getrefcount([Pin()][0]) + 1
+"""What `getrefcount(box[0])` is when nobody but the box holds the pin."""
+
+
+def undo_detach(record: Record, me: list[object], obj: Any, release: Any) -> None:
+    """Something was raised: what was to be handed out goes back to its place, what was claimed is free
+    again."""
+    registry = record.kind.registry
+    try:
+        if release is not None and record.outcome is DETACHED:  # not what an earlier call did
+            finish(record)
+            registry.abandon(record.kind, record.place, obj, release, None, None)
+        elif registry.claims.get(record.id) is me:
+            registry.claims.pop(record.id, None)
+            if record() is None and record.phase not in ENDED:
+                record.place.put(record)  # its ticket may have come, and gone, while it was ours
+    finally:
+        obj = None
+
+
+def _until(record: Record, timeout: float | WhenDue | None) -> float | None:
+    if timeout is DEFAULT:
+        timeout = record.kind.registry.config.finalizer_timeout
+    assert not isinstance(timeout, WhenDue)
+    return None if timeout is None else runtime.monotonic() + timeout

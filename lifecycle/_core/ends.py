@@ -1,0 +1,118 @@
+"""Waiting for the end of an object, and not for ever: waits that last look for circles.
+
+A release or cleanup that waits for its own end, also through other threads, would never return. Who waits
+inside a release publishes what for, a moment on; of two that close a circle the later one sees both. So no
+wait that ends in time pays for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lifecycle._core import runtime
+from lifecycle._core.describe import describe
+from lifecycle._core.record import Record
+from lifecycle._core.release import releases_here
+from lifecycle.errors import CircularCloseError
+from lifecycle.states import ENDED, RELEASED
+
+LONGEST_WAIT = 3600.0
+"""Seconds in one go: the platform refuses waits that are too long."""
+
+LET_DIE = 0.02
+"""Seconds between two looks of a waiting thread without the GIL: an object that it made may be waiting for it
+to run Python again, to die."""
+
+CIRCLE_LOOKS = (0.05, 0.5)
+"""Seconds after which a wait is asked whether it is part of a circle, for the first time and again and again.
+"""
+
+_waits: dict[int, tuple[Record, tuple[Record, ...]]] = {}
+"""By thread: what it waits for, in the middle of which releases. Kept for waits that last, so the others cost
+nothing."""
+
+
+def wait_for_end(
+    record: Record,
+    until: float | None,
+    step: float | None,
+    *,
+    insist: bool = True,
+    unless: Callable[[Record], bool] | None = None,
+) -> bool:
+    """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its
+    ticket every `step` seconds at most, for places that nobody else serves, and give up once
+    ``unless(record)`` is true. Returns whether it was released.
+
+    A release or cleanup that waits for its own end, in one step or in a circle of several, would wait for
+    ever: it is told so by a `CircularCloseError`, or without `insist` by False.
+    """
+    me = runtime.get_ident()
+    before = _waits.get(me)
+    look_at = runtime.monotonic() + CIRCLE_LOOKS[0]
+    pause = step or (LET_DIE if runtime.free_threaded else float("inf"))
+    circle: tuple[Record, ...] = ()
+    given_up = False
+
+    def ended() -> bool:
+        return given_up or bool(circle) or record.phase in ENDED
+
+    def look() -> float:
+        nonlocal circle, look_at, given_up
+        now = runtime.monotonic()
+        if now >= look_at:
+            ours = releases_here()
+            if ours:
+                # Said before it is asked: of two that close a circle the later one sees both.
+                _waits[me] = (record, ours)
+                circle = _circle(record, ours, me)
+            look_at = now + CIRCLE_LOOKS[1] if ours else float("inf")
+        if step is not None and not circle:
+            record.place.serve(record)
+        given_up = unless is not None and unless(record)
+        return min(pause, look_at - now)
+
+    try:
+        record.kind.registry.waiters.wait(
+            record.id,
+            ended,
+            None if until is None else until - runtime.monotonic(),
+            look=look,
+            every=min(pause, CIRCLE_LOOKS[0]),
+        )
+    finally:
+        if before is None:
+            _waits.pop(me, None)
+        else:
+            _waits[me] = before
+    if circle and insist and record.phase not in ENDED:
+        raise _told_of(circle)
+    return record.phase is RELEASED
+
+
+def _circle(record: Record, ours: tuple[Record, ...], me: int) -> tuple[Record, ...]:
+    """Whether `record` ends only after one of the releases that this thread is inside of: the chain of waits
+    that leads there."""
+    chain = [record]
+    while not any(chain[-1] is one for one in ours):
+        waits = runtime.snapshot(_waits.items())
+        following = next(
+            (
+                waited_for
+                for ident, (waited_for, inside) in waits
+                if ident != me and any(chain[-1] is one for one in inside)
+            ),
+            None,
+        )
+        if following is None or any(following is one for one in chain):  # the end, or a circle without us
+            return ()
+        chain.append(following)
+    return tuple(chain)
+
+
+def _told_of(circle: tuple[Record, ...]) -> CircularCloseError:
+    chain = " -> ".join(f"object {one.id}" for one in (*circle, circle[0]))
+    return CircularCloseError(
+        f"{describe(circle[0])} cannot be waited for here: it ends only after this very call ({chain}); in a "
+        "release or cleanup close without timeout=, or with timeout=0, which does not wait"
+    )

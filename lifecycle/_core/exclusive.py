@@ -1,0 +1,323 @@
+"""Exclusive access: one user at a time, and no lease beside it.
+
+**The problem.** Leases take no lock, so there is nothing to lock them out with; and a door that was shut must
+never open again (I1).
+
+**The idea.** The first exclusive access gives the object's cell another class, whose ``pin`` is a property:
+it shows no pin while somebody has the *turn*. The door itself stays as it is; only objects that are used
+exclusively pay for the property. Whoever wants the turn takes it by ``turns.setdefault(None, turn)``, and
+then waits until the reference count of the pin says that the leases, views, children and fences that were
+there before are gone. A lease takes its pin first and looks at the turn after; the turn is taken first and
+the pin counted after: one of the two sees the other. (Without the GIL a lock that both pass through makes
+that order hold.)
+
+**Nothing to unbalance.** A turn is a fresh object that the block refers to and the table of turns; if the
+table's is the only reference left, the block died without its end (an interrupt at the entry of
+``__exit__``), and whoever comes next clears it away.
+
+**No self-deadlock.** A thread that has the turn, or a lease, and asks for the turn is told so instead of
+waiting for itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Generic, NoReturn, TypeVar
+
+from lifecycle._core import runtime
+from lifecycle._core.access import checked, refuse
+from lifecycle._core.checks import check_timeout
+from lifecycle._core.describe import describe
+from lifecycle._core.holders import held, holders_of, lease_of_thread
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.place import DEFAULT, WhenDue
+from lifecycle._core.record import SHUT_CELL, Cell, Pin, Record, raw_pin, set_raw_pin
+from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
+
+T = TypeVar("T")
+
+getrefcount = sys.getrefcount
+_new_object = object.__new__
+
+FIRST_PAUSE = 0.00005
+LONGEST_PAUSE = 0.002
+"""Seconds between two looks of somebody who waits; doubled from the first to the longest."""
+
+LOOK_FOR_OWN_LEASES_AFTER = 0.01
+"""Seconds of waiting after which the heap is searched for leases of the waiting thread itself."""
+
+
+class ExclusiveCell(Cell):
+    """The door of an object that has been used exclusively: shows no pin while somebody has the turn."""
+
+    __slots__ = ()
+
+    @property
+    def pin(self) -> Pin | None:
+        """The pin, if the door is open and nobody has the turn."""
+        pin = raw_pin(self)
+        try:
+            if pin is not None:
+                extra = pin.record.extra
+                if runtime.free_threaded:
+                    with extra.turn_order:  # type: ignore[union-attr]
+                        pass
+                if extra.turns:  # type: ignore[union-attr]
+                    pin = None
+            return pin
+        finally:
+            pin = None
+
+    @pin.setter
+    def pin(self, pin: Pin | None) -> None:
+        set_raw_pin(self, pin)
+
+
+class Exclusive(Uncopied, Generic[T]):
+    """The right to use an object alone until the block ends. Made by `Handle.exclusive`; usable in one
+    ``with`` block."""
+
+    _remedy = "wait for another turn with handle.exclusive()"
+
+    __slots__ = ("_cell", "_pin", "_record", "_timeout", "_turn")
+    _cell: Cell
+    _pin: Pin | None
+    _record: Record
+    _timeout: float | WhenDue | None
+    _turn: list[int] | None
+
+    def __enter__(self) -> T:
+        pin = None
+        record = self._record
+        cell = self._cell
+        try:
+            if self._turn is not None:
+                raise LeaseEndedError(
+                    f"this exclusive access to {describe(record)} was used already; take a new one with "
+                    "handle.exclusive()"
+                )
+            self._turn = turn = [runtime.get_ident()]
+            extra = record.extra
+            if extra.turns.setdefault(None, turn) is not turn:  # type: ignore[union-attr]
+                _await_turn(record, turn, self._timeout)
+            if raw_pin(cell) is None or record.cause is not None:
+                refuse(record)
+            if runtime.free_threaded:
+                with extra.turn_order:  # type: ignore[union-attr]
+                    pass
+            if held(record, cell):
+                _await_holders(record, cell, self._timeout)
+            pin = raw_pin(cell)
+            if pin is None or record.cause is not None:
+                refuse(record)
+            if record.kind.validate is not None:
+                checked(pin)
+            self._cell = SHUT_CELL  # the door is not ours to keep from falling shut
+            self._pin = pin
+            return record.obj  # type: ignore[no-any-return]
+        except LeaseEndedError:
+            raise
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            pin = cell = turn = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+    def __exit__(self, *_: object) -> None:
+        self._pin = None
+        turns = self._record.extra.turns  # type: ignore[union-attr]
+        if turns.get(None) is self._turn:
+            del turns[None]
+
+    def _end(self) -> None:
+        self._pin = None
+        turn = self._turn
+        turns = self._record.extra.turns  # type: ignore[union-attr]
+        if turn is not None and turns.get(None) is turn:
+            turns.pop(None, None)
+
+    def close(self) -> None:
+        """End it early. Ending twice is ending once."""
+        self._cell = SHUT_CELL
+        self._turn = self._turn or []
+        self._end()
+
+    def __repr__(self) -> str:
+        active = "active" if self._pin is not None else "not active"
+        return f"<Exclusive access to {describe(self._record)}: {active}>"
+
+
+def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) -> Exclusive[T]:
+    """What `Handle.exclusive` returns."""
+    if timeout is not DEFAULT:
+        check_timeout(timeout)
+    exclusive: Exclusive[T] = _new_object(Exclusive)
+    try:
+        if type(cell) is not ExclusiveCell:
+            if raw_pin(cell) is None or record.cause is not None:
+                refuse(record)
+            _prepare(record, cell)
+        exclusive._cell = cell
+        exclusive._record = record
+        exclusive._timeout = timeout
+        exclusive._pin = None
+        exclusive._turn = None
+        return exclusive
+    finally:
+        cell = exclusive = None  # type: ignore[assignment]
+
+
+def _prepare(record: Record, cell: Cell) -> None:
+    extra = record.more()
+    if extra.turn_order is None:
+        extra.turn_order = runtime.RLock()
+    cell.__class__ = ExclusiveCell
+    cell = None  # type: ignore[assignment]
+
+
+def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeout: float | None = 0) -> Pin:
+    """The slow path of every access, once `cell.pin` showed none: the pin after all, if that was only
+    somebody's turn and it ends within `timeout` seconds (None: whenever it does). Raises `ExclusiveError`
+    when it does not, and refuses otherwise."""
+    pin = None
+    try:
+        until = None if timeout is None else runtime.monotonic() + timeout
+        pause = FIRST_PAUSE
+        while cell is not None and raw_pin(cell) is not None and record.cause is None:
+            pin = cell.pin
+            if pin is not None:
+                return pin
+            user = turn_of(record)
+            if user is None:
+                continue
+            mine = user == runtime.get_ident()
+            if mine or (until is not None and runtime.monotonic() >= until) or runtime.must_not_wait():
+                _refuse_beside(record, mine, user)
+            pause = _pause(pause, until)
+        refuse(record, share)
+    finally:
+        pin = cell = None
+
+
+def _refuse_beside(record: Record, mine: bool, user: int) -> NoReturn:
+    registry = record.kind.registry
+    registry.events.append(("refused", record.kind, "valid"))
+    who = "this thread itself" if mine else f"thread {thread_name(user)}"
+    remedy = (
+        "use the object that the `with handle.exclusive()` block was given"
+        if mine
+        else "wait for its end with lease(timeout=), or try again"
+    )
+    raise ExclusiveError(
+        f"{describe(record)} is in exclusive use by {who}: no lease is granted beside it; {remedy}"
+    )
+
+
+def thread_name(ident: int) -> str:
+    """The name of a thread, or its identity when it is gone."""
+    for thread in threading.enumerate():
+        if thread.ident == ident:
+            return repr(thread.name)
+    return str(ident)
+
+
+def turn_of(record: Record) -> int | None:
+    """The thread that uses the object exclusively; None if none does. The turn of a block that died without
+    its end is cleared away: only the one who holds the sole other reference to it does so, hence nobody takes
+    away another's turn."""
+    turns = record.extra.turns  # type: ignore[union-attr]
+    box = [turns.get(None)]
+    if box[0] is None:
+        return None
+    if getrefcount(box[0]) > SOLE_TURN:  # never a local variable, see `pin_references`
+        return box[0][0]
+    if turns.get(None) is box[0]:
+        turns.pop(None, None)
+    return None
+
+
+def _sole_turn() -> int:
+    """What `getrefcount` says in there of a turn that only the table and the box refer to."""
+    turns = {None: [0]}
+    box = [turns.get(None)]
+    return getrefcount(box[0])
+
+
+SOLE_TURN = _sole_turn()
+
+
+def _pause(pause: float, until: float | None) -> float:
+    left = pause if until is None else max(0.0, until - runtime.monotonic())
+    runtime.sleep(min(pause, left))
+    return min(pause * 2, LONGEST_PAUSE)
+
+
+def _await_turn(record: Record, mine: list[int], timeout: float | WhenDue | None) -> None:
+    """Get the turn that somebody else has."""
+    until = _until(record, timeout)
+    turns = record.extra.turns  # type: ignore[union-attr]
+    pause = FIRST_PAUSE
+    while True:
+        if turns.setdefault(None, mine) is mine:
+            return
+        user = turn_of(record)
+        if user is None:
+            continue
+        if user == mine[0]:
+            raise ExclusiveError(
+                f"this thread is inside an exclusive access to {describe(record)} already and would wait for "
+                "itself: use the object that the outer block was given"
+            )
+        if (until is not None and runtime.monotonic() >= until) or runtime.must_not_wait():
+            who = f"an exclusive access of thread {thread_name(user)}"
+            raise HeldError(
+                f"{describe(record)} is still held by {who}; nothing was changed: end that first, or give "
+                "exclusive() a longer timeout",
+                (who,),
+            )
+        pause = _pause(pause, until)
+
+
+def _await_holders(record: Record, cell: Cell, timeout: float | WhenDue | None) -> None:
+    """Having the turn, wait until everybody who was there before has let go."""
+    began = runtime.monotonic()
+    until = _until(record, timeout)
+    pause = FIRST_PAUSE
+    looked = False
+    pin = None
+    try:
+        while True:
+            if raw_pin(cell) is None or not held(record, cell):
+                return
+            now = runtime.monotonic()
+            over = (until is not None and now >= until) or runtime.must_not_wait()
+            if over or (not looked and now >= began + LOOK_FOR_OWN_LEASES_AFTER):
+                looked = True
+                pin = raw_pin(cell)
+                if pin is None:
+                    return
+                if lease_of_thread(pin, runtime.get_ident()):
+                    raise ExclusiveError(
+                        f"this thread holds a lease of {describe(record)} and would wait for itself: end the "
+                        "lease before exclusive()"
+                    )
+                if over:
+                    holders = holders_of(pin)
+                    raise HeldError(
+                        f"{describe(record)} is still held by "
+                        f"{', '.join(holders) or 'a frame that is accessing it'}; nothing was changed: end "
+                        "that first, or give exclusive() a longer timeout",
+                        holders,
+                    )
+            pin = None
+            pause = _pause(pause, until)
+    finally:
+        pin = cell = None  # type: ignore[assignment]
+
+
+def _until(record: Record, timeout: float | WhenDue | None) -> float | None:
+    if timeout is DEFAULT:
+        timeout = record.kind.registry.config.finalizer_timeout
+    assert not isinstance(timeout, WhenDue)
+    return None if timeout is None else runtime.monotonic() + timeout

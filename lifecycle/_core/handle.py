@@ -1,0 +1,465 @@
+"""Handles: how users touch an object.
+
+A `Handle` is one share of ownership. It knows the cell (the door) and the record (the facts); a `Lease` and a
+view know the pin and nothing else, so that what they keep alive is the object and never the door.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any, Generic, NoReturn, TypeVar
+
+from lifecycle._core import record as doors
+from lifecycle._core import runtime
+from lifecycle._core.access import checked, refuse
+from lifecycle._core.checks import check_timeout
+from lifecycle._core.describe import describe, fate, state_of
+from lifecycle._core.detach import begin_detach, refuse_if_held, undo_detach
+from lifecycle._core.doors import cell_of
+from lifecycle._core.exclusive import Exclusive, make_exclusive, pin_or_refuse
+from lifecycle._core.holders import Holder, all_holders, expect
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.leases import Lease
+from lifecycle._core.place import DEFAULT, WhenDue
+from lifecycle._core.record import SHUT_CELL, Cell, Record, raw_pin, shut
+from lifecycle._core.release import finish
+from lifecycle._core.shares import SHUT, add_share, drop_share, give_back, next_share
+from lifecycle._core.timelines import attach
+from lifecycle._core.views import make_view
+from lifecycle.errors import (
+    HeldError,
+    LifecycleError,
+)
+from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASED, VALID, ObjectState
+
+T = TypeVar("T")
+
+_new_object = object.__new__
+_getframe = sys._getframe
+get_ident = runtime.get_ident
+monotonic = runtime.monotonic
+getrefcount = sys.getrefcount
+
+
+class Handle(Generic[T]):
+    """One share of ownership of a registered object.
+
+    Made by `SafetyManager.register` and `share`. ``with handle:`` closes it at the end. All methods may be
+    called on any thread and at any moment, also from ``__del__``, callbacks and signal handlers. A handle
+    that is dropped without `close` gives its share back too, and is reported as a leak.
+
+    Handles cannot be copied or pickled: use `share`.
+    """
+
+    __slots__ = ("__weakref__", "_cell", "_record", "_token")
+    _cell: Cell
+    _record: Record
+    _token: int
+
+    # -- facts -----------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int:
+        """The object's id: a whole number that is never used again in this process."""
+        return self._record.id
+
+    @property
+    def type_name(self) -> str:
+        """The type's name, as registered."""
+        return self._record.kind.type_name
+
+    @property
+    def name(self) -> str | None:
+        """The object's own name, if it was given one."""
+        return self._record.name
+
+    @property
+    def native(self) -> Any:
+        """The native name (address, GL name, file descriptor) given at registration, or None."""
+        return self._record.native
+
+    @property
+    def size(self) -> int:
+        """Native bytes, as given at registration."""
+        return self._record.size
+
+    @property
+    def state(self) -> ObjectState:
+        """Where the object is in its life; for the object, not for this share of it. Never raises."""
+        return state_of(self._record)
+
+    @property
+    def valid(self) -> bool:
+        """Whether a lease through this handle would be granted right now: this share is open, and the object
+        `VALID`. By the time you look it may have changed: ask for the lease instead where it matters. Never
+        raises.
+
+        The type's validator is not asked. An object in exclusive use is valid: who asks for a lease meanwhile
+        waits, or is told to, by an `ExclusiveError`.
+        """
+        return raw_pin(self._cell) is not None and self._record.cause is None
+
+    # -- access ----------------------------------------------------------------------------------------------
+
+    def lease(self, *, timeout: float | None = 0) -> Lease[T]:
+        """The right to use the object: ``with handle.lease() as obj``. Exceptions of the block pass
+        unchanged.
+
+        Raises `AccessRefusedError` once the door is shut or when the type's validator refuses the object, and
+        `ExclusiveError` while somebody uses the object exclusively; `timeout` seconds are waited for the end
+        of that, None for ever.
+        """
+        pin = self._cell.pin
+        if pin is None:
+            pin = pin_or_refuse(self._record, self._cell, self, timeout)
+        try:
+            record = pin.record
+            if record.cause is not None or record.kind.validate is not None:
+                if record.cause is not None:
+                    pin = None
+                    pin = pin_or_refuse(record, self._cell, self, timeout)
+                checked(pin)
+                timer = record.kind.timer
+                if timer is not None:
+                    return timer.lease(pin)  # type: ignore[no-any-return]
+            lease: Lease[T] = Lease()
+            lease._thread = get_ident()
+            lease._pin = pin
+            return lease
+        finally:
+            pin = None  # a kept traceback must keep nothing alive
+
+    def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> Exclusive[T]:
+        """The right to use the object alone: ``with handle.exclusive() as obj``, for natives that are changed
+        in place.
+
+        Entering the block waits up to `timeout` seconds (`finalizer_timeout` unless given; None for ever)
+        until nobody else holds the object: no lease, view, child or fence, and no other exclusive access.
+        Inside it every other access is refused with `ExclusiveError`; closing shuts the door, and the release
+        waits for the block's end. Exceptions of the block pass unchanged.
+
+        Entering raises `HeldError` naming the holders when the time is over, `ExclusiveError` when the thread
+        would wait for itself (it is in an exclusive access or a lease of the same object already), and
+        `AccessRefusedError` once the door is shut. Inside a garbage collection, and on threads marked with
+        `never_wait`, it does not wait.
+        """
+        return make_exclusive(self._record, self._cell, timeout)
+
+    def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
+        """`nbytes` bytes of the object's memory from `address` on, without a copy: a one-dimensional
+        memoryview of unsigned bytes. Every slice, cast and NumPy array made from it keeps the object alive,
+        beyond this handle's `close`.
+
+        `address` must be the object's own memory; that cannot be checked. Raises `AccessRefusedError` once
+        the door is shut and `LifecycleError` for a NULL address or a negative size. A size of 0 gives an
+        empty view that holds nothing.
+        """
+        pin = self._cell.pin
+        if pin is None or pin.record.cause is not None:
+            pin = None
+            pin = pin_or_refuse(self._record, self._cell, self)
+        try:
+            return make_view(pin, address, nbytes, readonly)
+        finally:
+            pin = None
+
+    # -- sharing ---------------------------------------------------------------------------------------------
+
+    def share(self) -> Handle[T]:
+        """Another share of the same object, to be closed on its own. Raises `AccessRefusedError` when this
+        one is closed."""
+        handle = None
+        try:
+            handle = _new_share(self._record, self._cell, self._token)
+            if handle is None:
+                refuse(self._record, self)
+            return handle
+        finally:
+            handle = None  # a kept traceback must keep nothing alive
+
+    def weak(self) -> WeakHandle[T]:
+        """A reference that keeps nothing alive: calling it gives a new share, or None once the object is
+        shut."""
+        cell_of(self._record, self._cell)  # in a garbage cycle: the record knows its door again from here on
+        weak: WeakHandle[T] = _new_object(WeakHandle)
+        weak._record = self._record
+        return weak
+
+    # -- who holds it ----------------------------------------------------------------------------------------
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who keeps the object from being released, other than this handle: leases, views, children, fences,
+        other handles, and what is none of these, each with who keeps it in turn. Looks through the whole
+        heap: for reports. Callable on any thread, also after `close`."""
+        return all_holders(self._record, self)
+
+    def expect_holders(
+        self, *, leases: int = 0, views: int = 0, fences: int = 0, timeout: float = 0.0
+    ) -> None:
+        """Raise `HeldError`, naming them, unless exactly so many leases, views and fences hold the object, at
+        the latest after `timeout` seconds. For tests and assertions. Exact also without the GIL, where it
+        asks for a collection. A view counts once, whatever slices and arrays were made from it; use a
+        `timeout` where other threads are letting go just now."""
+        check_timeout(timeout)
+        for what, number in (("leases", leases), ("views", views), ("fences", fences)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise LifecycleError(f"expect_holders({what}=) takes a number, 0 or more, not {number!r}")
+        expect(self._record, self, {"lease": leases, "view": views, "fence": fences}, timeout)
+
+    # -- closing ---------------------------------------------------------------------------------------------
+
+    def close(
+        self, *, timeout: float | WhenDue | None = DEFAULT, held: str = "defer", after: Any = None
+    ) -> bool:
+        """Give this share back; True means that the object is released. Closing twice gives the same answer.
+
+        If this was the last share the door is shut. If nobody else holds the object, its release has run when
+        this returns (on a timed place it waits up to ``finalizer_timeout``, then the object is `STUCK` and
+        the answer False). If somebody does, the release follows when the last of them lets go, and the answer
+        is False.
+
+        Parameters
+        ----------
+        timeout:
+            Also wait up to so many seconds for the others; None for ever, 0 for nothing at all.
+        held:
+            ``"refuse"``: when others hold the object leave the door open and raise `HeldError` with their
+            names.
+        after:
+            A `Fence`: the release waits until it has signalled. Raises `FenceError` for what is none, or is
+            one of another timeline, and `QueueLostError` when the object's queue was lost; then nothing has
+            changed.
+
+        Inside a garbage collection, on threads marked with `never_wait`, and where fewer than two dozen
+        levels of recursion are left, it only posts: the release follows elsewhere, and the answer is False.
+        While another thread is collecting no release begins: without `timeout=` the answer may be False then,
+        and the release follows.
+        """
+        try:
+            if timeout is not DEFAULT or held != "defer" or after is not None:
+                self._prepare(timeout, held, after)
+            record = self._record
+            if self._cell is not SHUT_CELL:
+                try:
+                    frame: FrameType | None = _getframe(1)
+                except ValueError:
+                    # C called it, and no Python frame is below: a thread, a ctypes callback, an exit hook.
+                    frame = None
+                self._give_back(frame)
+            if record.phase is not None and record.phase in ENDED:
+                return record.phase is RELEASED
+            released: bool = record.place.settle(record, timeout)
+            if not released:
+                self._not_released(timeout, held)
+            return released
+        except LifecycleError:
+            raise
+        except BaseException:
+            # Interrupted: a closed handle that is kept by a traceback must not keep the object.
+            self._give_back(None)
+            if not self._record.place.inline:
+                self._record.place.will_not_settle()
+            self._tell_shut()
+            raise
+
+    def release_after(self, fence: Any) -> None:
+        """Have the release wait for `fence`, whenever and however it comes about: for handles that are only
+        dropped. May be called several times; all fences must have signalled then. Raises what
+        ``close(after=)`` raises, and `AccessRefusedError` once this share is closed."""
+        shut = raw_pin(self._cell) is None or self._record.cause is not None
+        if shut and self._record.place.lost_reason is None:
+            refuse(self._record, self)
+        attach(self._record, fence, "release_after()")
+
+    def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
+        """Take the object out of the manager: the raw object, whose release is now the caller's business. The
+        handle is closed, the object's cleanups are not run, and it ends as `DETACHED`.
+
+        Raises `HeldError` naming them when others hold it (shares, leases, views, children, fences), and
+        `OwnershipError` when it has a parent, or is only borrowed or observed; nothing is changed then. An
+        access that began while the door fell shut is waited for up to `timeout` seconds (`finalizer_timeout`
+        unless given; None for ever). Raises `AccessRefusedError` once the door is shut, and `RecursionError`
+        near the recursion limit, with nothing changed.
+        """
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        runtime.refuse_near_limit("detach()")
+        site = runtime.site_of(_getframe().f_back)
+        record = self._record
+        me: list[object] = []
+        obj = release = None
+        try:
+            begin_detach(record, self, me, timeout, site)
+            obj, release = record.obj, record.release
+            record.outcome = DETACHED
+            finish(record)
+            return obj  # type: ignore[no-any-return]  # no call behind the last one: no interrupt can lose the object here
+        except BaseException:
+            undo_detach(record, me, obj, release)
+            raise
+        finally:
+            obj = None
+
+    def _not_released(self, timeout: float | WhenDue | None, held: str) -> None:
+        record = self._record
+        self._tell_shut()
+        if held == "refuse" and timeout is DEFAULT and record.cause is not None and record() is not None:
+            raise HeldError(
+                f"{describe(record)} was taken by a lease at the very moment it was closed: it is shut, but "
+                "not released before that lease ends; close it again with timeout= to wait for that",
+                ("a lease",),
+            )
+
+    def _tell_shut(self) -> None:
+        """Have it counted that the object is shut and has not ended yet. It counts once, however often it is
+        told: a close that was cut short is made up for by the next."""
+        record = self._record
+        if record.cause is not None and record.phase not in ENDED:
+            record.kind.registry.events.append(("shut", record))
+
+    def _give_back(self, frame: FrameType | None) -> bool:
+        """Take this share out; True when it was the last, and the door is shut now. Calling again changes
+        nothing."""
+        record = self._record
+        cell = self._cell
+        last = False
+        try:
+            if cell is not SHUT_CELL:
+                shared = record.kind.registry.shared
+                tokens = shared.setdefault(record.id, SHUT)
+                if tokens is SHUT or give_back(tokens, self._token):
+                    last = True
+                    if not record.place.inline:
+                        record.place.will_shut(record)
+                    # As `shut`, which would be one call more on the way of every frame.
+                    if record.cause is None:
+                        now = monotonic()
+                        if doors.stores_meet:
+                            shut(record, None, BY_CLOSE, None)
+                        elif record.cause is None:
+                            record.cause = BY_CLOSE
+                            record.shut = now
+                    if frame is not None and record.shut_site is None:
+                        record.shut_site = (frame.f_code, frame.f_lasti)
+                    record.door = None
+                    cell.pin = None
+                    if record.phase is not None and record.phase in ENDED:
+                        # It was shut by other means before, and has forgotten its shares already.
+                        shared.pop(record.id, None)
+                self._cell = SHUT_CELL
+            return last
+        finally:
+            cell = None  # type: ignore[assignment]
+
+    def _prepare(self, timeout: float | WhenDue | None, held: str, after: Any) -> None:
+        """The rarer ways of closing: see that they are possible before anything is changed."""
+        record = self._record
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        if held not in ("defer", "refuse"):
+            raise LifecycleError(
+                f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}"
+            )
+        if held == "refuse" and self._cell is not SHUT_CELL:
+            refuse_if_held(record, self)
+        if after is not None:
+            attach(record, after, "close(after=)")
+
+    def __enter__(self) -> Handle[T]:
+        try:
+            if raw_pin(self._cell) is None or self._record.cause is not None:
+                refuse(self._record, self)
+            return self  # in here, since 3.10 looks for signals at every jump, and one leads here
+        except BaseException:
+            self._give_back(None)  # interrupted: the block ends before it began
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            record = self._record
+            if self._cell is not SHUT_CELL:
+                try:
+                    frame: FrameType | None = _getframe(1)
+                except ValueError:
+                    frame = None
+                self._give_back(frame)
+            if record.phase not in ENDED and not record.place.settle(record, DEFAULT):
+                self._not_released(DEFAULT, "defer")
+        except BaseException:
+            self._give_back(None)
+            if not self._record.place.inline:
+                self._record.place.will_not_settle()
+            self._tell_shut()
+            raise
+
+    # -- what a handle is not --------------------------------------------------------------------------------
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(
+            f"a handle cannot be copied ({describe(self._record)}): use handle.share() for another share"
+        )
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__copy__()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"a handle cannot be pickled ({describe(self._record)}): a native object belongs to its "
+            "process; send its data instead"
+        )
+
+    def __repr__(self) -> str:
+        record = self._record
+        closed = ", this share closed" if self._cell is SHUT_CELL and state_of(record) is VALID else ""
+        return f"<Handle of {describe(record)}: {fate(record)}{closed}>"
+
+
+class WeakHandle(Uncopied, Generic[T]):
+    """What `Handle.weak` gives: call it for a new share, or None."""
+
+    _remedy = "call it for a share, or use handle.weak() again"
+
+    __slots__ = ("_record",)
+    _record: Record
+
+    def __call__(self) -> Handle[T] | None:
+        """A new share, or None once the object is shut or its last handle gone. Callable on any thread."""
+        record = self._record
+        return None if record.cause is not None else _new_share(record, cell_of(record), None)
+
+    def __repr__(self) -> str:
+        return f"<WeakHandle of {describe(self._record)}: {fate(self._record)}>"
+
+
+observed_handle: type[Handle[Any]] = Handle
+"""The class of handles of observed objects, which stands in a layer above (`manager/observed.py`)."""
+
+
+def set_observed_handle(cls: type[Handle[Any]]) -> None:
+    """Tell what shares of observed objects are made of."""
+    global observed_handle
+    observed_handle = cls
+
+
+def _new_share(record: Record, cell: Cell | None, parent: int | None) -> Handle[Any] | None:
+    """One more share, or None. The handle is made before the share is entered: an interrupt finds either none
+    or both."""
+    token = next_share()
+    handle: Handle[Any] | None = _new_object(Handle)
+    try:
+        handle._record = record  # type: ignore[union-attr]
+        handle._token = token  # type: ignore[union-attr]
+        handle._cell = SHUT_CELL  # type: ignore[union-attr]
+        if cell is None or not add_share(record, cell, parent, token):
+            return None
+        handle._cell = cell  # type: ignore[union-attr]
+        if record.owning < 0:
+            handle.__class__ = observed_handle
+        return handle
+    except BaseException:
+        if cell is not None:
+            drop_share(record, cell, token)
+        raise
+    finally:
+        cell = handle = None  # a kept traceback must keep nothing alive

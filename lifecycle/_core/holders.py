@@ -1,0 +1,266 @@
+"""Who holds an object: by count, which is exact, and by name, as far as names can be had."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+from typing import Any, Literal
+
+import attrs
+
+from lifecycle._core import runtime
+from lifecycle._core.describe import describe
+from lifecycle._core.doors import cell_of, stand_ins
+from lifecycle._core.leases import Lease
+from lifecycle._core.record import Cell, Core, Pin, Record, raw_pin
+from lifecycle._core.referrers import named_referrers, reaches
+from lifecycle.errors import HeldError
+
+getrefcount = sys.getrefcount
+
+
+def lease_of_thread(pin: Pin, ident: int) -> bool:
+    """Whether a lease or an access block of thread `ident` holds `pin`. Looks through the whole heap."""
+    try:
+        # A list, since an interrupt in a generator that is just being closed is printed and lost.
+        return ident in [getattr(referrer, "_thread", None) for referrer in gc.get_referrers(pin)]
+    finally:
+        pin = None  # type: ignore[assignment]
+
+
+def holders_of(pin: Pin) -> tuple[str, ...]:
+    """Who refers to `pin`, in words. Looks through the whole heap: for errors and reports."""
+    found: list[str] = []
+    try:
+        for referrer in gc.get_referrers(pin):
+            if isinstance(referrer, Lease):
+                found.append("a lease")
+            elif isinstance(referrer, Record):
+                found.append(f"its child {describe(referrer)}")
+            elif isinstance(referrer, ctypes.Array) or (
+                isinstance(referrer, dict) and referrer.get("pin") is pin
+            ):  # from 3.13 on the array itself, before that its dict
+                found.append("a view")
+            elif not isinstance(referrer, (Cell, Core)) and not hasattr(referrer, "f_code"):
+                found.append(f"a {type(referrer).__name__}")
+    finally:
+        pin = referrer = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+    return tuple(found)
+
+
+def held_error(record: Record, holders: tuple[str, ...]) -> HeldError:
+    """What a refused close, transfer or exclusive access raises."""
+    return HeldError(
+        f"{describe(record)} is still held by "
+        f"{', '.join(holders) or 'a holder that cannot be named'}; it stays open: end those "
+        'first, or close(held="defer")',
+        holders,
+    )
+
+
+def pin_references(cell: Cell) -> int:
+    """How many references there are to the pin behind an open door, this question's own included.
+
+    What is counted is never a local variable, in here or in whoever asks: up to 3.12 a trace or profile
+    function leaves a copy of the locals in each frame, which counts too.
+    """
+    return getrefcount(raw_pin(cell))
+
+
+def _sole_references() -> int:
+    cell = Cell()
+    cell.pin = Pin()
+    return pin_references(cell)
+
+
+SOLE_REFERENCES = _sole_references()
+"""What `pin_references` says when nobody but the cell holds the pin. Differs between Python versions."""
+
+
+def held(record: Record, cell: Cell) -> bool:
+    """Whether somebody beside the cell holds the object, while its door is open."""
+    return pin_references(cell) > SOLE_REFERENCES or stand_ins(record) > 0
+
+
+# -- in full, for reports and tests --------------------------------------------------------------------------
+
+HolderKind = Literal["lease", "access", "view", "child", "fence", "share", "unknown"]
+
+
+@attrs.frozen
+class Holder:
+    """One that keeps an object from being released."""
+
+    kind: HolderKind
+    """``lease``, ``access`` (a `safe_access` block or an exclusive access), ``view``, ``child``, ``fence``,
+    ``share`` (another open handle), or ``unknown``: a reference that is none of these."""
+    what: str
+    """Who it is."""
+    where: tuple[str, ...] = ()
+    """Who keeps it: frames by line, closures, tracebacks, containers, attributes, globals, as far as they can
+    be found."""
+
+    def __str__(self) -> str:
+        return f"{self.what}, kept by {'; '.join(self.where)}" if self.where else self.what
+
+
+def all_holders(record: Record, asking: object, *, named: bool = True) -> tuple[Holder, ...]:
+    """Everybody who holds the object of `record`, but for the handle `asking`. With `named`, also who keeps
+    each of them."""
+    found: list[Holder] = []
+    if runtime.free_threaded:
+        runtime.collect()  # what other threads have let go is merged, so what is found is what is there
+    core = record()
+    pin = None if core is None else core()
+    cell = cell_of(record, getattr(asking, "_cell", None)) if core is not None and pin is None else None
+    try:
+        if cell is not None:  # the collector has had it, and cleared the core's reference
+            pin = raw_pin(cell)
+        core = cell = None
+        if pin is not None:
+            referrers = gc.get_referrers(pin)
+            while referrers:  # so that nothing of ours but this frame refers to the one that is looked at
+                referrer = referrers.pop()
+                kind = _kind_of(referrer, pin)
+                if kind is not None:
+                    found.append(_holder(kind, referrer, named))
+                referrer = None
+    finally:
+        core = cell = pin = referrer = None
+        referrers = []
+    for fence in list(record.extra.fences) if record.extra is not None else ():
+        found.append(Holder("fence", f"fence {_shown(fence)}"))
+    found.extend(_shares(record, asking, named))
+    return tuple(sorted(found, key=lambda holder: (KINDS.index(holder.kind), holder.what)))
+
+
+KINDS: tuple[HolderKind, ...] = ("lease", "access", "view", "child", "fence", "share", "unknown")
+
+
+def _kind_of(referrer: Any, pin: Pin) -> HolderKind | None:
+    """What a referrer of the pin is; None for the door, for frames of ours and for what looks for holders
+    just now."""
+    if isinstance(referrer, Lease):
+        return "lease"
+    if isinstance(referrer, Record):
+        return "child"
+    if isinstance(referrer, ctypes.Array) or (isinstance(referrer, dict) and referrer.get("pin") is pin):
+        return "view"
+    if isinstance(referrer, Cell) or hasattr(referrer, "f_code"):
+        return None
+    if getattr(referrer, "_pin", None) is pin:
+        return "access"
+    return "unknown"
+
+
+def _holder(kind: HolderKind, referrer: Any, named: bool) -> Holder:
+    """The holder, described."""
+    thread = getattr(referrer, "_thread", None)
+    on = f" taken on thread {_thread_name(thread)!r}" if isinstance(thread, int) else ""
+    if kind == "lease":
+        what = f"a lease{on}"
+    elif kind == "access":
+        what = f"an access{on}"
+    elif kind == "child":
+        return Holder("child", f"its child {describe(referrer)}")
+    elif kind == "view":
+        what = "a view"
+    else:
+        what = f"a {type(referrer).__name__}"
+    try:
+        target = referrer
+        if isinstance(referrer, dict):  # of the ctypes array behind a view
+            target = next(
+                (each for each in gc.get_referrers(referrer) if isinstance(each, ctypes.Array)), referrer
+            )
+        return Holder(kind, what, named_referrers(target) if named else ())
+    finally:
+        referrer = target = None
+
+
+def _shares(record: Record, asking: object, named: bool) -> list[Holder]:
+    """The other open handles, and whether the object holds one itself: that never ends."""
+    tokens = record.kind.registry.shared.get(record.id)
+    others = sum(token > 0 for token in list(tokens)) - 1 if tokens else 0
+    if not named:
+        return [Holder("share", "another handle")] * max(0, others)
+    handles = [
+        each
+        for each in gc.get_referrers(record)
+        if hasattr(type(each), "_cell")
+        and hasattr(each, "_token")
+        and getattr(each, "_record", None) is record
+    ]
+    found: list[Holder] = []
+    try:
+        inside = reaches(record.obj, handles) or (
+            record.release is not None and reaches(record.release, handles)
+        )
+        for handle in handles:
+            if handle is asking or handle._cell.pin is None:
+                continue
+            what = "another handle"
+            if inside and (reaches(record.obj, [handle]) or reaches(record.release, [handle])):
+                what = (
+                    "a handle that the object, or its release, holds itself: it is never dropped, so close it"
+                )
+            found.append(Holder("share", what, named_referrers(handle, frozenset((id(handles),)))))
+        if inside and not any("itself" in holder.what for holder in found):
+            found.append(
+                Holder(
+                    "unknown",
+                    "the object, or its release, holds this very handle: it is never dropped, so close it",
+                )
+            )
+        return found
+    finally:
+        handles.clear()
+        handle = asking = None
+
+
+def _thread_name(ident: int) -> str:
+    return next((thread.name for thread in threading.enumerate() if thread.ident == ident), str(ident))
+
+
+def _shown(fence: object) -> str:
+    try:
+        return repr(fence)[:80]
+    except Exception:
+        return f"a {type(fence).__name__}"
+
+
+def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeout: float) -> None:
+    """Raise `HeldError` with everybody's names unless there are as many of each kind as `wanted`, at the
+    latest after `timeout` seconds."""
+    until = runtime.monotonic() + timeout
+    while True:
+        found = all_holders(record, asking, named=False)
+        there = {kind: sum(holder.kind == kind for holder in found) for kind in wanted}
+        if there == wanted:
+            return
+        if runtime.monotonic() >= until or runtime.must_not_wait():
+            break
+        runtime.sleep(0.002)
+    names = tuple(str(holder) for holder in all_holders(record, asking))
+    raise HeldError(
+        f"{describe(record)} has {_counted(there)} where {_counted(wanted)} were expected; it is held by "
+        f"{', '.join(names) or 'nobody'}",
+        names,
+    )
+
+
+def _counted(numbers: dict[HolderKind, int]) -> str:
+    return ", ".join(f"{number} {kind if number == 1 else PLURALS[kind]}" for kind, number in numbers.items())
+
+
+PLURALS: dict[HolderKind, str] = {
+    "lease": "leases",
+    "access": "accesses",
+    "view": "views",
+    "child": "children",
+    "fence": "fences",
+    "share": "other handles",
+    "unknown": "unknown references",
+}

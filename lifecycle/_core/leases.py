@@ -1,0 +1,54 @@
+"""Leases: the right to use an object until a block ends.
+
+A lease takes the pin when it is made, before its block begins, and gives it up in ``__exit__`` *or* when it
+dies: CPython 3.14 may skip an ``__exit__`` when a signal handler raises at the wrong moment. No lock, no
+counter, nothing to unbalance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from lifecycle._core.describe import describe
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.record import Pin
+from lifecycle.errors import LeaseEndedError
+
+T = TypeVar("T")
+
+
+class Lease(Uncopied, Generic[T]):
+    """The right to use an object until the block ends. Made by `Handle.lease`; usable in one ``with`` block,
+    on any thread."""
+
+    _remedy = "take another lease of the handle"
+
+    __slots__ = ("_pin", "_thread")
+    _pin: Pin | None
+    _thread: int  # that took it: who waits for it to end can say whom it waits for
+
+    def __enter__(self) -> T:
+        try:
+            return self._pin.record.obj  # type: ignore[union-attr, no-any-return]
+        except AttributeError:
+            raise LeaseEndedError("this lease has ended; take a new one with handle.lease()") from None
+
+    def __exit__(self, *_: object) -> None:
+        self._pin = None
+
+    def close(self) -> None:
+        """End the lease early. Ending twice is ending once."""
+        self._pin = None
+
+    def take_times(self) -> tuple[Callable[[Any, float], None], Any, float] | None:
+        """Of a lease that is timed: end it, and leave it to the caller to say so, as ``note(kind,
+        since)``."""
+        return None
+
+    def __repr__(self) -> str:
+        pin = self._pin
+        try:
+            return "<Lease: ended>" if pin is None else f"<Lease of {describe(pin.record)}>"
+        finally:
+            pin = None

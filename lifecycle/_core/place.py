@@ -1,0 +1,229 @@
+"""Places: where releases run, and what the native names are valid in.
+
+A place has a mailbox, and `put`, the C method that is the death callback of its records: a ticket arrives
+there without any Python code in between. What is done with a ticket is the same for every place
+(`releases.py`); who does it, and where, is not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from lifecycle._core import runtime
+from lifecycle._core.ends import wait_for_end
+from lifecycle._core.fence import FenceMode
+from lifecycle._core.record import Record
+from lifecycle._core.release import NEST_LIMIT, forget, nesting, process
+from lifecycle._core.runtime import BRIEF_WAIT, STEPS, Tally, collecting, cramped, near_limit
+from lifecycle._core.timelines import Timelines
+from lifecycle.states import ENDED, ORPHANED, RELEASED
+
+DRAIN_STEPS = 32
+"""How many waiting tickets one `register` or `close` runs at most on behalf of others."""
+
+
+class WhenDue:
+    """The type of `DEFAULT`: wait for the release if nobody else holds the object, and for nothing more."""
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT = WhenDue()
+
+
+class Place:
+    """What all places share. `put` is set once and is a C method: it is the death callback of every record of
+    the place."""
+
+    name: str
+    inline = True  # whoever closes may run the release; False: `will_shut` is called before
+    lost_reason: str | None = None
+    put: Callable[[Record], None]
+    requeue: Callable[[Record], None]
+    """As `put`, by whoever is running tickets here."""
+    timelines: Timelines
+    fence_mode: FenceMode = "poll"
+
+    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+        """Called by whoever just closed `record`: run or await its release as the place allows. True means
+        released."""
+        raise NotImplementedError
+
+    def serve(self, record: Record) -> None:
+        """Run the ticket of `record` if this thread may."""
+        raise NotImplementedError
+
+    def will_shut(self, record: Record) -> None:
+        """Called before the door of `record` is shut, where `inline` is False."""
+        raise NotImplementedError
+
+    def will_not_settle(self) -> None:
+        """Called after `will_shut` in place of `settle`, where an exception came between."""
+        raise NotImplementedError
+
+    def tickets(self) -> set[int] | None:
+        """The ids of the objects whose tickets wait here now; None where that cannot be told at this
+        moment."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class DequePlace(Place):
+    """A place whose mailbox nobody blocks on: whoever may drains it."""
+
+    handed: Tally | None = None  # counts what ran out of the mailbox, where that is of interest
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # Every close asks for these two, which CPython finds in the instance several times quicker than in
+        # the class.
+        self.inline = True
+        self.lost_reason = None
+        self.last_drain = 0.0
+        self.orphaned = 0
+        self._make_mailbox()
+
+    def _make_mailbox(self) -> None:
+        self.mailbox: deque[Record | None] = deque()
+        self.put = self.requeue = self.mailbox.append
+        self.timelines = Timelines()
+        # Taking and storing is one FOR_ITER step.
+        self._takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)
+
+    def __len__(self) -> int:
+        return len(self.mailbox)
+
+    def tickets(self) -> set[int] | None:
+        """As `Place.tickets`."""
+        return {record.id for record in runtime.snapshot(self.mailbox) if record is not None}
+
+    def run_some(self, limit: int | None, patience: float = runtime.COLLECTION_WAIT) -> int:
+        """Run up to `limit` waiting tickets (None: until none waits) on this thread; how many releases ran.
+        Stops where another thread has been collecting for `patience` seconds. Not to be called where
+        `near_limit` is true."""
+        mailbox = self.mailbox
+        if not mailbox:
+            return 0
+        done = taken = 0
+        record = None
+        try:
+            for record in self._takes:
+                if record is not None:
+                    if record.phase not in ENDED:
+                        ran = process(record, None, patience)
+                        if ran:
+                            done += 1
+                            if self.handed is not None and record.phase is not ORPHANED:
+                                self.handed.add()
+                        elif ran is None:
+                            mailbox.appendleft(record)
+                            break
+                    else:  # it was run by another, who may have been interrupted before it was forgotten
+                        forget(record.kind.registry, record)
+                record = None
+                taken += 1
+                if not mailbox or (limit is not None and taken >= limit):
+                    break
+        except IndexError:
+            if record is not None:
+                raise
+        except BaseException:
+            mailbox.appendleft(record)
+            raise
+        return done
+
+    def after_fork(self) -> None:
+        """In the child: forget the parent's tickets."""
+        self._make_mailbox()
+
+
+class AnyThread(DequePlace):
+    """`ANY_THREAD`: quick releases that are safe anywhere run inline, by the closer or by the next register
+    or close."""
+
+    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+        """As `Place.settle`."""
+        if collecting and runtime.in_collector():
+            return False
+        claims = record.kind.registry.claims
+        if claims and nesting() >= NEST_LIMIT:
+            return False
+        if record() is None:
+            # Builtins are no exception: those of extension modules may call anything.
+            try:
+                no_room = cramped(STEPS) and near_limit()
+            except RecursionError:
+                no_room = True
+            if no_room:
+                # Its ticket waits in the mailbox, for the keeper to hand over to a worker.
+                return self._without_room(record, timeout)
+            process(record, None, BRIEF_WAIT)
+        if self.mailbox and not (claims and nesting()):
+            # The ticket of what was just released, and a bounded number of others that wait.
+            ticket = None
+            try:
+                for ticket in self._takes:  # noqa: B007 - FOR_ITER takes and stores in one step, next() would not
+                    break
+            except IndexError:  # another thread was quicker
+                ticket = None
+            if ticket is not None and (ticket is not record or record.phase not in ENDED):
+                self.mailbox.appendleft(ticket)  # another's, or its last holder has let go only a moment ago
+            if self.mailbox and not near_limit():
+                self.run_some(DRAIN_STEPS, BRIEF_WAIT)
+        phase = record.phase
+        if phase is RELEASED:
+            return True
+        if phase in ENDED:
+            return False
+        if timeout is DEFAULT:
+            if record() is not None or record.id not in claims or nesting():
+                # Somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves.
+                return False
+            timeout = record.kind.registry.config.finalizer_timeout
+        return self._await(record, timeout, 0.001)
+
+    @staticmethod
+    def _await(record: Record, timeout: float | WhenDue | None, step: float | None) -> bool:
+        if timeout == 0 or runtime.must_not_wait():
+            return False
+        assert not isinstance(timeout, WhenDue)
+        return wait_for_end(record, None if timeout is None else runtime.monotonic() + timeout, step)
+
+    def _without_room(self, record: Record, timeout: float | WhenDue | None) -> bool:
+        """As `settle`, where so little recursion is left that the release could fail for that alone: another
+        thread runs it."""
+        if timeout is DEFAULT or record.phase in ENDED:
+            return record.phase is RELEASED
+        return self._await(record, timeout, None)
+
+    def serve(self, record: Record) -> None:
+        """As `Place.serve`."""
+        if near_limit():
+            return
+        process(record, None, BRIEF_WAIT)
+        claims = record.kind.registry.claims
+        if not (claims and nesting()):
+            self.run_some(DRAIN_STEPS, BRIEF_WAIT)
+
+
+class NamedPlace:
+    """A place that each manager has one of; the constant names it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+BACKGROUND = NamedPlace("BACKGROUND")
+"""The default place: worker threads of the manager, each release with a deadline."""
+ANY_THREAD = NamedPlace("ANY_THREAD")
+"""For quick releases that are safe on every thread, such as an unmap: they run inline."""

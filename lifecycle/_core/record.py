@@ -1,0 +1,272 @@
+"""The cell: one registered object, its door, and the reference count that decides everything.
+
+**The problem.** A native object must be released once, by one party, when nobody uses it any more, while
+users come and go on many threads, interrupts strike between any two bytecodes and the collector runs whenever
+it likes.
+
+**The idea.** A lease is a reference. Each object has a private `Pin`; whoever needs the native object holds
+the pin, and CPython's own count says when the last is gone. ::
+
+    Handle ─► Cell (the door) ─► Pin ◄─ lease, view, child's record, fence entry
+                                 │ ▲
+                                 ▼ ·weakref
+                                 Core ···weakref··· Record (facts, the raw object)
+
+Access is one load (``pin = cell.pin``) and a look at `Record.cause`, closing two stores: the cause, and
+``cell.pin = None``.
+
+**From death to ticket without a bytecode.** `Record` is itself a weak reference on the core, and its callback
+is the C method that appends it to its place's mailbox: the ticket *is* the record. Nothing can interrupt
+that.
+
+**Why pin and core.** In a garbage cycle the collector fires weakref callbacks *before* the cycle's
+``__del__`` methods, which may still read a view. So the core is never part of garbage: `Registry.roots`
+refers to it until the pin is garbage or dead, and the pin until it is really taken apart. The core is itself
+the weak reference on the pin whose callback, a C method, takes it out of the roots; and it dies by count
+alone, after the last ``__del__``.
+
+**One claim.** A release belongs to whoever wins ``claims.setdefault(id, me)``. (Not ``live.pop(id)``: an
+interrupt between the pop's return and the store of its result loses the object for good, and no handler can
+know whether it won. After an interrupted `setdefault` the handler still can: it asks whether the entry is its
+own.)
+
+Relied on: single operations of dicts, sets and deques on keys that are compared in C are indivisible, with
+and without the GIL (``in`` and ``remove`` of a *list* are not, without it: they walk); CPython checks for
+signals after calls and on backward jumps, not between a ``FOR_ITER`` or a load and the store that follows.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lifecycle._core import runtime
+from lifecycle._core.runtime import Site, monotonic
+from lifecycle.states import Cause, ObjectState
+
+if TYPE_CHECKING:
+    from lifecycle._core.tables import Kind
+
+
+class Pin:
+    """What every holder holds. Refers to the core, and to the record for the raw object."""
+
+    __slots__ = ("__weakref__", "core", "record")
+    core: Core
+    record: Record
+
+
+class Core(weakref.ref[Pin]):
+    """Dies by reference count alone; its death is the object's. Lives in `Registry.roots`, out of every
+    garbage cycle that its pin gets into, and its callback takes it out."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Cell:
+    """The door. `pin` is None once it is shut, and never anything else again (I1)."""
+
+    __slots__ = ("__weakref__", "life", "pin")
+    life: float  # the very float that is `Record.born`: while this cell lives, two refer to it (`doors.py`)
+    pin: Pin | None
+
+
+raw_pin: Callable[[Cell], Pin | None] = Cell.__dict__["pin"].__get__
+"""The door itself: the pin even while somebody uses the object exclusively (`_core/exclusive.py`), None
+once it is shut."""
+set_raw_pin: Callable[[Cell, Pin | None], None] = Cell.__dict__["pin"].__set__
+
+
+class ObservedRef(weakref.ref[Any]):
+    """`Record.obj` of an observed object, which is owned elsewhere. Its callback posts it as an event when
+    the object is gone."""
+
+    __slots__ = ("alive", "id")
+    id: int
+    # False once its owner has ended the native, as far as that can be asked.
+    alive: Callable[[Any], object] | None
+
+
+class DoorRef(weakref.ref[Cell]):
+    """How an id finds its door; its callback posts it as an event, when the last handle is gone and nobody
+    had closed."""
+
+    __slots__ = ("id",)
+    id: int
+
+
+SHUT_CELL = Cell()
+"""The door of every closed handle."""
+SHUT_CELL.pin = None
+
+
+class Extra:
+    """The facts that few objects need."""
+
+    __slots__ = (
+        "accesses",
+        "attempts",
+        "cleanups",
+        "failure",
+        "fence_polls",
+        "fences",
+        "let_go",
+        "line",
+        "not_before",
+        "parent_id",
+        "reason",
+        "retry_on",
+        "root",
+        "slot",
+        "stand_ins",
+        "trace",
+        "turn_order",
+        "turns",
+        "unlimited",
+    )
+
+    def __init__(self) -> None:
+        # The last ones, where they are noted.
+        self.accesses: deque[tuple[int, float, Site | None]] | None = None
+        self.attempts = 0
+        self.failure = "error"  # what a failed release is counted as
+        self.cleanups: list[Callable[[], object]] = []
+        self.fences: list[Any] = []  # all must have signalled before the release
+        self.fence_polls = 0
+        self.let_go = False
+        """Without the GIL: nobody holds the object any more, though its core waits for the thread that made
+        it, to die."""
+        self.line: Any = None  # timelines.Line: where it waits for its turn to ask
+        self.not_before = 0.0  # no earlier than this (monotonic) is it tried again
+        self.parent_id = 0
+        self.reason = ""
+        self.retry_on: tuple[type[BaseException], ...] = ()
+        self.root: Callable[[], Any] | None = None  # the way to its `doors.Root`
+        # The object's entry among those its factory counts, or its facade keeps: what has the `pop` of a
+        # dict, and the key.
+        self.slot: tuple[Any, object] | None = None
+        self.stand_ins: list[weakref.ref[Pin]] = []  # pins beside that of the cell (`doors.py`)
+        self.trace = ""
+        self.turns: dict[None, list[int]] = {}  # who uses the object exclusively
+        self.turn_order: Any = None
+        self.unlimited = False  # past every limit of its type
+
+
+class Record(weakref.ref[Core]):
+    """The facts of one object and the library's only reference to it. As a weak reference on the core it is
+    also the ticket."""
+
+    __slots__ = (
+        "begun",
+        "born",
+        "cause",
+        "counted",
+        "door",
+        "ended",
+        "extra",
+        "id",
+        "kind",
+        "name",
+        "native",
+        "obj",
+        "outcome",
+        "owning",
+        "parent",
+        "phase",
+        "place",
+        "release",
+        "shut",
+        "shut_site",
+        "site",
+        "size",
+    )
+    id: int
+    kind: Kind
+    obj: Any  # moved out, and its last reference dropped, by the place alone (I4)
+    release: Callable[[Any], object] | None
+    place: Any  # places.place.Place
+    parent: Pin | None  # held until the release is done, so that no parent goes before its children (I2)
+    door: DoorRef | None
+    cause: Cause | None
+    phase: ObjectState | None  # what was decided; None while the core and the door decide
+    outcome: Any  # how the release itself came out, before anything is tidied: a state, or what it raised
+    # -1 observed, 0 borrowed, 1 it has (or had) a release, so to forget it leaks, 2 it is in `owners` as
+    # well.
+    owning: int
+    born: float
+    shut: float
+    begun: float
+    ended: float
+    site: Site | None
+    shut_site: Site | None
+    name: str | None
+    native: Any
+    size: int
+    extra: Extra | None
+    counted: int  # written by the keeper alone; 0 not yet
+
+    def more(self) -> Extra:
+        """The record's `Extra`, made when first needed."""
+        extra = self.extra
+        if extra is None:
+            made = _making.setdefault(self.id, Extra())
+            if self.extra is None:
+                self.extra = made
+            _making.pop(self.id, None)
+            extra = self.extra
+        return extra
+
+
+_making: dict[int, Extra] = {}
+"""By object: the `Extra` that is being stored. Of two threads that make one, who comes before the entry is
+taken out gets that of the other; who comes later finds it stored. So there is never a second, and no lock,
+which CPython 3.14 would leave taken where a signal strikes at the entry of its block (cpython#148874)."""
+
+
+stores_meet = runtime.free_threaded
+"""Whether another thread may come between a look and a store behind it. With the GIL only while stores are
+watched, which makes calls of them (`lifecycle.testing.check_transitions`)."""
+_first: dict[int, Cause] = {}
+"""By object: the cause that is being stored. Of two causes at one moment the first stays, as with `_making`.
+"""
+
+
+REGISTERED, ENDED_TOO, LISTED = 1, 2, 3
+"""What `Record.counted` says: registration counted; its end too; registration counted, and listed among the
+live ones."""
+
+
+def shut(record: Record, cell: Cell | None, cause: Cause, site: Site | None) -> bool:
+    """Shut the door: no access starts from here on (I1). The first cause stays; calling again changes
+    nothing. Without the cell (`doors.py`) nobody gets in any more, either; its pin is let go once it is
+    found, or when its last handle goes. True when `cause` is what it was shut by."""
+    try:
+        if record.cause is None:
+            now = monotonic()
+            if stores_meet:
+                first = _first.setdefault(record.id, cause)
+                if record.cause is None:
+                    record.cause = first
+                    record.shut = now
+                _first.pop(record.id, None)
+            elif record.cause is None:  # asked again: nothing is called between this and the store
+                record.cause = cause
+                record.shut = now
+        if record.shut_site is None:
+            record.shut_site = site
+        if cell is None:
+            return record.cause is cause
+        record.door = None  # the cell's death tells nothing new now
+        cell.pin = None
+        if runtime.free_threaded and record.extra is not None and record.extra.root is not None:
+            # It was made on another thread, where it dies when that runs Python again: nobody is to wait for
+            # that.
+            root = record.extra.root()
+            if root is not None:
+                root.core = None
+        return record.cause is cause
+    except BaseException:
+        cell = None  # a kept traceback must keep nothing alive
+        raise

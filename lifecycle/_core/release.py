@@ -1,0 +1,488 @@
+"""Running one release: the claim, the call, what failed, and the tidying up, in steps that can be taken up
+again.
+
+**What may interrupt.** Signal handlers run on the main thread after any call. `process` therefore is
+resumable: whatever it did is written on the record before the next call, and on any exception the claim is
+given up and the ticket put back, in an order that leaves no gap. A release that had begun is never begun
+again (I3): it ends as `FAILED`, "interrupted".
+
+**What may nest.** A release may close other handles, and those releases run inside it on the same thread.
+What falls free meanwhile (parents) goes through its own place's mailbox, so nothing recurses however deep the
+family (I5).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from lifecycle._core import runtime
+from lifecycle._core.checks import DEFERRED, refuse_deferred
+from lifecycle._core.doors import cell_of
+from lifecycle._core.fence import PENDING, SIGNALLED, ask
+from lifecycle._core.record import ENDED_TOO, Extra, Pin, Record, shut
+from lifecycle._core.runtime import collecting, free_threaded, monotonic
+from lifecycle._core.tables import NO_IDENTITY, Registry, native_key, owners
+from lifecycle._core.timelines import last_user, users
+from lifecycle.errors import (
+    NotReleased,
+    is_of,
+    text_of,
+    trace_of,
+)
+from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
+
+getrefcount = sys.getrefcount
+_identity = id
+
+RETRY_FIRST = 0.01
+"""Seconds before the first retry of a release that said `NotReleased`; doubled each time."""
+
+
+NEST_LIMIT = 20
+"""How deep releases that close other handles may nest before closing only posts."""
+
+FENCE_POLL = 0.001
+"""Seconds between two looks at a fence that has not signalled."""
+
+
+def process(  # noqa: C901 - in one piece: a call more is paid for by every release
+    record: Record, timed: Timed | None = None, patience: float = runtime.COLLECTION_WAIT
+) -> bool | None:
+    """Claim a ticket and run its release on this thread; True when that ended the object, False when it was
+    not ours to run or is to be tried again. None: another thread has been collecting for `patience` seconds,
+    and the ticket has still to be run. Raises `KeyboardInterrupt` only, and what another thread raises in
+    this one."""
+    if (
+        record() is not None and not (free_threaded and record.extra is not None and record.extra.let_go)
+    ) or (record.phase is not None and record.phase in ENDED):
+        return False
+    if collecting and not runtime.await_collection(patience):
+        return None
+    extra = record.extra
+    if extra is not None and extra.not_before > monotonic():
+        return False  # it waits for its retry, which posts it again
+    id = record.id
+    claims = record.kind.registry.claims
+    me: list[object] | None = []
+    try:
+        if claims.setdefault(id, me) is not me:
+            return False
+        phase = record.phase
+        if (
+            phase is None
+            and record.extra is None
+            and timed is None
+            and record.outcome is None
+            and record.place.lost_reason is None
+        ):
+            # The common case of `_perform`, without its calls.
+            record.begun = monotonic()
+            record.phase = RELEASING
+            try:
+                release = record.release
+                if release is not None:
+                    result = release(record.obj)
+                    if result is not None and type(result) in DEFERRED:
+                        refuse_deferred(result, "the release")
+                record.outcome = RELEASED
+            except BaseException as error:
+                record.outcome = error  # noted before anything is called: an interrupt decides nothing
+            if record.outcome is not RELEASED and not _call_failed(record):
+                _retry_later(record)
+                return False
+            finish(record)
+        elif phase in ENDED:  # it ended between our look and our claim, which came too late to mean anything
+            claims.pop(id, None)
+            return False
+        else:
+            _perform(record, timed)
+            return record.phase in ENDED
+        return True
+    except BaseException:
+        # Up to `put` nothing is called, so no second interrupt falls in here.
+        release = None  # it may be a method of the object's own, which a kept traceback must not keep
+        try:
+            if claims[id] is me:
+                del claims[id]
+        except KeyError:
+            me = None
+        record.place.put(record)
+        if timed is not None:
+            timed.broke_off(record)
+        if record.phase in ENDED:
+            forget(record.kind.registry, record)
+        raise
+
+
+class Timed:
+    """Who watches a release with a deadline (`workers.py`): told before it begins, and decides whether it
+    came back in time."""
+
+    __slots__ = ()
+
+    def begins(self, record: Record) -> None:
+        """The release starts now."""
+        raise NotImplementedError
+
+    def came_back(self, record: Record) -> bool:
+        """True when it came back before it was declared stuck; decided once."""
+        raise NotImplementedError
+
+    def broke_off(self, record: Record) -> None:
+        """An exception from another thread ended `process` in the middle; its ticket was put back."""
+        raise NotImplementedError
+
+
+def _perform(record: Record, timed: Timed | None) -> None:
+    """The release, from the claim to the end; called again after an interrupt it goes on where it was."""
+    if record.phase is RELEASING:
+        if record.outcome is None:
+            record.more().reason = "interrupted while its release ran"
+            record.outcome = FAILED
+        elif isinstance(record.outcome, BaseException) and not _call_failed(record):
+            _retry_later(record)
+            return
+    elif record.place.lost_reason is not None:
+        record.more().reason = record.place.lost_reason
+        record.outcome = ORPHANED
+    elif record.extra is None or not record.extra.fences or _fences_signalled(record):
+        if record.outcome is None and not _run(record, timed):
+            return
+    else:
+        return
+    finish(record)
+
+
+def _run(record: Record, timed: Timed | None) -> bool:
+    """Call the release, watched where the place is timed; False when there is nothing to finish (yet)."""
+    record.begun = monotonic()
+    if timed is not None:
+        timed.begins(record)
+    _run_cleanups(record)
+    try:
+        release = record.release
+        if record.phase is None:  # not stuck in a cleanup
+            record.phase = RELEASING
+        if release is not None:
+            result = release(record.obj)
+            if result is not None and type(result) in DEFERRED:
+                refuse_deferred(result, "the release")
+        record.outcome = RELEASED
+    except BaseException as error:
+        record.outcome = error  # noted before anything is called: an interrupt decides nothing
+    release = None
+    if timed is not None and not timed.came_back(
+        record
+    ):  # asked first: what was declared stuck is not to be touched any more
+        _came_back_late(record)
+        return False
+    called = record.outcome is RELEASED or _call_failed(record)
+    if not called:
+        _retry_later(record)
+    return called
+
+
+def _run_cleanups(record: Record) -> None:
+    """Each once, the last added first. Ctrl-C in one goes on to the user; the rest and the release follow
+    when the ticket is taken up again."""
+    cleanups = record.extra.cleanups if record.extra is not None else []
+    while cleanups:
+        cleanup = cleanups[-1]
+        del cleanups[-1]
+        try:
+            result = cleanup()
+            if result is not None and type(result) in DEFERRED:
+                refuse_deferred(result, "the cleanup")
+        except (
+            BaseException
+        ) as error:  # one failing cleanup changes nothing for the next, nor for the release (I6)
+            if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
+                raise
+            record.kind.registry.events.append(("cleanup_failed", record, text_of(error)))
+
+
+def _call_failed(record: Record) -> bool:
+    """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called
+    again."""
+    error = record.outcome
+    extra = record.more()
+    retryable = is_of(error, (NotReleased, *extra.retry_on))
+    extra.reason = text_of(error)
+    registry = record.kind.registry
+    if retryable and extra.attempts < registry.config.max_finalizer_retries:
+        extra.attempts += 1
+        record.phase = None
+        record.outcome = None
+        return False
+    extra.failure = "not_released" if is_of(error, (NotReleased,)) else "error"
+    extra.trace = trace_of(error)
+    record.outcome = FAILED
+    if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
+        finish(record)
+        raise error  # Ctrl-C, or a handler of the user's: it struck here, but it was not meant for us
+    return True
+
+
+def _retry_later(record: Record) -> None:
+    extra = record.more()
+    registry = record.kind.registry
+    registry.events.append(("retry", record, extra.reason))
+    _again(record, RETRY_FIRST * 2 ** (extra.attempts - 1))
+
+
+def _again(record: Record, delay: float) -> None:
+    """Put the ticket aside: the keeper posts it again after `delay` seconds. The claim ends before that can
+    be, and tickets are passed over only when one is sure to come."""
+    registry = record.kind.registry
+    extra = record.more()
+    when = runtime.monotonic() + delay
+    record.phase = None
+    registry.claims.pop(record.id, None)
+    registry.delayed.append((when, record))
+    extra.not_before = when
+    registry.wake()
+
+
+def _fences_signalled(record: Record) -> bool:
+    """Ask the fences, each in its turn; False also puts the ticket aside. One that is lost orphans the
+    object."""
+    extra = record.more()
+    place = record.place
+    registry = record.kind.registry
+    while extra.fences:
+        fence = extra.fences[-1]
+        if place.timelines.behind(record, fence):
+            registry.claims.pop(record.id, None)  # before others can see the ticket again
+            if not place.timelines.join(record, fence):
+                place.requeue(record)  # who stood before it has left meanwhile
+            return False
+        answer = ask(fence, place.fence_mode, registry.config.finalizer_timeout)
+        if answer is PENDING:
+            place.timelines.join(record, fence)
+            extra.fence_polls += 1
+            _again(record, min(FENCE_POLL * 2 ** min(extra.fence_polls, 5), 0.02))
+            return False
+        if extra.line is not None:
+            _post_next(record, place.requeue)
+        if answer is not SIGNALLED:
+            extra.line = None
+            extra.reason = f"its fence is lost: {answer.why}"
+            record.outcome = ORPHANED
+            return True
+        if users and last_user(record, fence):
+            if fence.delete not in extra.cleanups:
+                extra.cleanups.append(fence.delete)
+            users.pop(id(fence), None)
+        extra.line = None
+        extra.fences.pop()
+    return True
+
+
+def _post_next(record: Record, post: Callable[[Record], object]) -> None:
+    """Leave the line, and have the next entry of the timeline asked."""
+    following = record.place.timelines.leave(record)
+    if following is not None:
+        post(following)
+
+
+def _drop_fences(record: Record, extra: Extra) -> None:
+    """The object has ended without them: whoever stands behind it goes on, and nothing is deleted that may
+    still be in use."""
+    if extra.line is not None:
+        _post_next(record, record.place.put)
+        extra.line = None
+    for fence in extra.fences:
+        if last_user(record, fence):
+            users.pop(id(fence), None)
+
+
+def finish(record: Record) -> None:
+    """Tidy up after a release and announce its end. Every step may be repeated, so an interrupted one is
+    simply done again."""
+    kind = record.kind
+    registry = kind.registry
+    id = record.id
+    if record.owning == 2:
+        record.owning = 1
+        key: object = _identity(record.obj)
+        owner = owners.pop(key, record)  # before the object may go and its identity be used again
+        if owner is not record:
+            _take_back(key, owner)
+        if record.native is not None:
+            key = native_key(record)
+            owner = owners.pop(key, record)
+            if owner is not record:
+                _take_back(key, owner)
+    record.release = None
+    if record.outcome is ORPHANED:
+        _keep_orphan(record)
+    else:
+        record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
+    if record.outcome is not ORPHANED or record() is None:
+        if free_threaded and record.parent is not None:
+            _post_parent(record)
+        record.parent = None  # an orphan that is still used, used through a view perhaps, keeps its parent
+    if kind.alive is not None:
+        kind.gone.append(id)
+    extra = record.extra
+    if extra is not None:
+        if extra.slot is not None:
+            extra.slot[0].pop(extra.slot[1], None)
+        if extra.fences or extra.line is not None:
+            _drop_fences(record, extra)
+    record.ended = monotonic()
+    record.phase = record.outcome
+    registry.ended.append(record)
+    if kind.alive is not None:  # from here as `forget`
+        kind.gone.append(id)  # again: the limit may have been set since, by one who saw no end yet
+    registry.shared.pop(id, None)
+    if registry.kept:
+        registry.kept.pop(id, None)
+    if registry.waiters:
+        notify(registry, id)
+    registry.claims.pop(id, None)
+
+
+def _count_sole() -> int:
+    """What `getrefcount` says, in a function like `_post_parent`, of a pin that only one record holds."""
+    pin = kept = Pin()
+    count = getrefcount(pin)
+    del kept
+    return count
+
+
+SOLE = _count_sole()
+
+
+def _post_parent(record: Record) -> None:
+    """Without the GIL: let the parent go, and post its ticket at once if this was the last reference to its
+    pin.
+
+    An object dies on the thread that made it, when that next runs Python: each link of a long chain of
+    parents would wait for that, or for a collection. But its count says at once, on any thread, that nobody
+    else holds the pin: doors and holders refer to it, and there is no other way to come by it. The ticket
+    that comes with its death means nothing.
+    """
+    pin = record.parent
+    try:
+        parent = pin.record  # type: ignore[union-attr]
+        # Asked twice: what it says may be torn while a reference goes from one thread to another.
+        if parent.phase not in ENDED and getrefcount(pin) <= SOLE and getrefcount(pin) <= SOLE:
+            parent.more().let_go = True
+            record.parent = pin = None
+            parent.place.put(parent)
+    finally:
+        pin = None
+
+
+def _take_back(key: object, owner: Record) -> None:
+    """The native was handed on while its release ran: its new owner's entry goes back."""
+    owners.setdefault(key, owner)
+
+
+def forget(registry: Registry, record: Record) -> None:
+    """Take an ended object out of the tables, and wake who waits for it. May be repeated."""
+    id = record.id
+    kind = record.kind
+    if kind.alive is not None:
+        kind.gone.append(id)
+    registry.shared.pop(id, None)
+    if registry.kept:
+        registry.kept.pop(id, None)
+    if registry.waiters:
+        notify(registry, id)
+    registry.claims.pop(id, None)
+
+
+orphans: list[Any] = []
+"""The Python objects of orphaned natives, kept for ever."""
+
+
+def _keep_orphan(record: Record) -> None:
+    """Keep the object: its place is gone, and not even its own deallocation may touch the native."""
+    if type(record.obj) not in NO_IDENTITY:
+        orphans.append(record.obj)
+
+
+def notify(registry: Registry, id: int) -> None:
+    """Wake whoever waits for the end of object `id`. May be repeated."""
+    registry.waiters.end(id)
+
+
+def _came_back_late(record: Record) -> None:
+    """The release returned after it was declared stuck. A success ends in `RELEASED`; a failure changes
+    nothing."""
+    until = monotonic() + 1.0
+    while record.counted != ENDED_TOO and monotonic() < until:
+        runtime.sleep(0.001)  # the keeper that declared it stuck has yet to count that
+    registry = record.kind.registry
+    outcome = record.outcome
+    if outcome is RELEASED:
+        registry.events.append(("late", record, ""))
+        finish(record)
+    else:
+        record.outcome = STUCK
+        # Declared stuck between its last cleanup and its release, it would say «releasing» for ever.
+        record.phase = STUCK
+        orphans.append(record.obj)  # quarantined for good: what it holds is unknown
+        registry.events.append(
+            ("late", record, text_of(outcome) if isinstance(outcome, BaseException) else "")
+        )
+
+
+def end_without_release(record: Record, outcome: ObjectState, cause: Cause, reason: str) -> bool:
+    """End an object without touching its native; False when its end has begun already."""
+    claims = record.kind.registry.claims
+    id = record.id
+    me: list[object] = []
+    cell = None
+    try:
+        if record.phase in ENDED or claims.setdefault(id, me) is not me:
+            return False
+        if record.phase in ENDED:
+            claims.pop(id, None)
+            return False
+        cell = cell_of(record)
+        shut(record, cell, cause, None)
+        cell = None
+        if reason:
+            record.more().reason = reason
+        record.outcome = outcome
+        finish(record)
+    except BaseException:
+        cell = None  # a kept traceback must keep nothing alive
+        if claims.get(id) is me:
+            claims.pop(id, None)
+        if record() is None:
+            record.place.put(record)
+        if record.cause is not None and record.phase not in ENDED:
+            # It may be shut, and goes on as what is closed.
+            record.kind.registry.events.append(("shut", record))
+        raise
+    return True
+
+
+def releases_here() -> tuple[Record, ...]:
+    """The records whose releases or cleanups this thread is inside of, the innermost first. Walks the
+    stack."""
+    found = []
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is process.__code__:
+            found.append(frame.f_locals["record"])
+        frame = frame.f_back
+    return tuple(found)
+
+
+def nesting() -> int:
+    """How many releases this thread is inside of. Walks the stack, so ask `Registry.claims` first whether any
+    runs at all."""
+    depth = 0
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        depth += frame.f_code is process.__code__
+        frame = frame.f_back
+    return depth

@@ -1,0 +1,259 @@
+"""The tables of one manager, the kinds of its objects, and who owns which native object in this process.
+
+Data only: what acts on it stands in the layers above.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from lifecycle._core import runtime
+from lifecycle._core.record import Pin, Record
+from lifecycle._core.waiting import WaitTable
+from lifecycle.errors import LimitError
+from lifecycle.states import ENDED
+
+if TYPE_CHECKING:
+    from lifecycle.config import SafetyConfig
+    from lifecycle.stats import TypeCount
+
+
+class Kind:
+    """A type's name within one manager, with its policy. Written by the manager, read on every access.
+
+    What other threads may change is read once and then used: ``timer = kind.timer``, and not ``kind.timer``
+    twice.
+    """
+
+    __slots__ = (
+        "alive",
+        "budget",
+        "component",
+        "count",
+        "errors",
+        "first_sites",
+        "gone",
+        "held",
+        "max_age",
+        "max_bytes",
+        "max_live",
+        "note",
+        "plain",
+        "registry",
+        "reserving",
+        "sampled",
+        "site_mask",
+        "timer",
+        "type_name",
+        "validate",
+        "validator",
+    )
+
+    def __init__(self, registry: Registry, type_name: str, count: TypeCount) -> None:
+        self.registry = registry
+        self.type_name = type_name
+        self.count = count
+        self.component = False  # what it counts are components (`manager/components.py`)
+        self.errors: tuple[type[BaseException], ...] = ()
+        self.validator: Callable[[Any], object] | None = None
+        """The policy's. What accesses ask is `validate`."""
+        self.validate: Callable[[Any], object] | None = None
+        self.note: Callable[[Record], None] | None = None  # told of accesses, where `validate` is not None
+        self.timer: Any = None  # profiling.Profiler
+        self.max_age: float | None = None
+        self.max_live: int | None = None
+        self.max_bytes: int | None = None
+        self.alive: dict[int, int] | None = None
+        """What counts against the limits: bytes by id, kept only while a limit is set. Changed under
+        `budget`."""
+        self.gone: deque[int] = deque()
+        """The ids of what has ended and may still be in `alive`. Whoever ends an object puts its id in,
+        perhaps twice."""
+        self.held: int | None = 0
+        """The sum of `alive`; None where an interrupt left it unknown. Changed under `budget`."""
+        self.reserving: object = None
+        """Whoever reserves now. Another one, on the same thread, may come in between: in a handler or in
+        ``__del__``."""
+        self.budget = runtime.RLock()
+        self.sampled = 0  # registrations seen, as far as sampling cares: not exact
+        self.site_mask = -1
+        self.first_sites = 0
+        # The registry while no validator is set: one comparison clears an access.
+        self.plain: Registry | None = registry
+
+    def watch(self) -> None:
+        """Have accesses take the way of validators if there is one, or if they are noted or timed. Called
+        after `validator`, `note` or `timer` was changed."""
+        with self.budget:
+            watched = self.note is not None or self.timer is not None
+            self.validate = self.validator or (always_valid if watched else None)
+            self.plain = self.registry if self.validate is None else None
+
+    def limit(self, records: Iterable[Record]) -> None:
+        """Have the limits hold, or not, after they were changed. `records` are those that have not ended, the
+        oldest first."""
+        with self.budget:
+            self.reserving = self.held = None
+            if (
+                self.max_live is None and self.max_bytes is None
+            ) or not self.registry.config.enable_state_checking:
+                self.alive = None
+                self.gone.clear()
+            elif self.alive is None:
+                # At once, so that whatever ends from here on is noted; and None again if it is not filled.
+                self.alive = alive = {}
+                try:
+                    for record in records:
+                        if record.kind is self:
+                            alive[record.id] = record.size
+                            if record.phase in ENDED:
+                                self.gone.append(record.id)
+                except BaseException:
+                    self.alive = None
+                    raise
+
+    def reserve(self, id: int, size: int) -> None:
+        """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they
+        were.
+
+        Exact with threads and interrupts: `held` is unknown (None) from the first change to the last, and
+        between the last look at what is held and the entry nothing is called. Costs the same with any number
+        alive.
+        """
+        with self.budget:
+            for again in RETRIES:
+                try:
+                    alive, held = self.alive, self.held
+                    if alive is None:
+                        return
+                    self.held = None
+                    self.reserving = me = object()
+                    number = len(self.gone)
+                    if number:
+                        # One call: nothing falls between what is taken out of the one and out of the other.
+                        gone = itertools.islice(iter(self.gone.popleft, None), number)
+                        freed = sum(map(alive.pop, gone, itertools.repeat(0)))
+                        held = None if held is None else held - freed
+                    if held is None:
+                        held = sum(runtime.snapshot(alive.values()))
+                    live = len(alive)
+                    max_live, max_bytes = self.max_live, self.max_bytes
+                    if self.reserving is me or not again:
+                        over_live = max_live is not None and live >= max_live
+                        over = over_live or (max_bytes is not None and held + size > max_bytes)
+                        if not over:
+                            alive[id] = size
+                            if self.reserving is me:
+                                self.held = held + size
+                                return
+                            if not again:
+                                self.held = None
+                                return
+                            # Up to 3.10 an interrupt may fall on a jump as well.
+                            alive.pop(id, None)
+                        elif self.reserving is me:
+                            self.held = held
+                            break
+                        elif not again:
+                            self.held = None
+                            break
+                    self.held = None
+                except IndexError:
+                    # Another one on this thread has emptied `gone`.
+                    self.held = None
+                    if not again:
+                        return
+                except BaseException:
+                    self.held = None
+                    raise
+        limit = f"max_live={max_live}" if over_live else f"max_bytes={max_bytes}"
+        raise LimitError(
+            f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are not "
+            f"released yet and {size} more were asked for; close some (the oldest is object "
+            f"{next(iter(runtime.snapshot(alive or ())), 0)}) or raise the limit with policy(). The object "
+            "was not taken"
+        )
+
+
+RETRIES = range(16, -1, -1)
+"""How often a registration counts anew because another one on its thread came in between. The last attempt
+believes what it sees: a handler that registers before every line may not keep the other for ever."""
+
+
+def always_valid(obj: object) -> None:
+    """A validator that refuses nothing."""
+
+
+class Registry:
+    """The tables of one manager. Data only: what acts on them stands in the layers above."""
+
+    def __init__(self, name: str, config: SafetyConfig) -> None:
+        self.name = name
+        self.config = config
+        self.records: dict[int, Record] = {}  # live and, until retention ends, ended ones
+        self.claims: dict[int, object] = {}
+        self.roots: set[weakref.ref[Pin]] = set()  # cores, and `doors.Root`
+        self.shared: dict[int, Any] = {}  # by id: `shares.Tokens`
+        self.kinds: dict[str, Kind] = {}
+        self.waiters = WaitTable()  # for the end of an object, by its id
+        self.kept: dict[int, Any] = {}  # handles that the manager keeps
+        # Registrations and ends to be counted, and whatever else happens.
+        self.entered: deque[Record] = deque()
+        self.ended: deque[Record] = deque()
+        self.events: deque[Any] = deque()
+        # The callbacks of weak references, made once: each object would carry its own of 72 bytes otherwise.
+        self.unroot: Callable[[weakref.ref[Pin]], None] = self.roots.discard
+        self.tell_drop: Callable[[Any], None] = self.events.append
+        # Retries and unsignalled fences, put back by the keeper.
+        self.delayed: deque[tuple[float, Record]] = deque()
+        self.waiting: deque[Record | None] = deque()  # tickets that any thread may run
+        # What the recursion limit left no call for, as function and arguments: the keeper calls it. Entered
+        # by assigning to ``later[0:0]``, which is no call.
+        self.later: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self.timer: Any = None  # for the kinds that come
+        self.started = False
+        self.closed = False
+        # Called by a registration that sees work waiting, see `enter`.
+        self.tend: Callable[[], None] = _nothing
+        self.refuse_closed: Callable[[Any], None] = _nothing
+        self.wake: Callable[[], None] = _nothing
+        self.abandon: Callable[..., None] = _nothing  # have an object released that nobody will own
+        self.relieve: Callable[[], None] = _nothing
+
+    def pending(self) -> int:
+        """Events that wait to be counted."""
+        return len(self.entered) + len(self.ended) + len(self.events)
+
+
+def _nothing(*_: object) -> None:
+    """Nobody to call yet."""
+
+
+HIGH_WATER = 4096
+"""Events waiting to be counted above which whoever posts one calls `Registry.relieve`."""
+
+owners: dict[object, Record] = {}
+"""Who owns a native object, in this process: by identity of the Python object, and by (place, type, native
+name)."""
+
+NO_IDENTITY = frozenset({int, str, bytes, float, bool, complex, type(None), tuple, frozenset, range})
+"""Types whose equal values may be one object: being the same object says nothing about being the same native.
+"""
+
+
+def native_key(record: Record) -> tuple[int, str, Any]:
+    """Under what, beside the Python object's identity, a record with a native name owns it in `owners`."""
+    return (id(record.place), record.kind.type_name, record.native)
+
+
+def open_records(registry: Registry) -> list[Record]:
+    """The records that have not ended, newest first: children before their parents."""
+    return [
+        record
+        for record in reversed(runtime.snapshot(registry.records.values()))
+        if record.phase not in ENDED
+    ]

@@ -1,0 +1,108 @@
+"""Targets: what a call of the manager is about, as a handle, an id, or anything with a ``handle``."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NoReturn
+
+from lifecycle._core import runtime
+from lifecycle._core.access import checked
+from lifecycle._core.describe import describe
+from lifecycle._core.doors import cell_of, stand_in
+from lifecycle._core.exclusive import pin_or_refuse
+from lifecycle._core.handle import Handle
+from lifecycle._core.record import SHUT_CELL, Cell, Pin, Record
+from lifecycle._core.tables import Registry
+from lifecycle.errors import ForeignHandleError, LifecycleError, RegistrationError, UnknownObjectError, shown
+
+registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+"""Those of every manager, so that an id which another one knows is told so."""
+
+
+def record_of(registry: Registry, target: Any) -> Record:
+    """The record that `target` names. Raises `UnknownObjectError`, or `ForeignHandleError` for another
+    manager's."""
+    if type(target) is int:
+        record = registry.records.get(target)
+        if record is None:
+            _refuse_unknown(registry, target)
+        return record
+    handle = handle_of(target)
+    if handle is None:
+        raise UnknownObjectError(
+            f"{shown(target)} is neither a handle nor an id of manager {registry.name!r}"
+        )
+    check_mine(registry, handle._record)
+    return handle._record
+
+
+def pin_of(registry: Registry, target: Any) -> Pin:
+    """The pin behind `target`; refused, counted and raised otherwise."""
+    pin = cell = None
+    try:
+        record = record_of(registry, target)
+        # Most are handles, which is seen without a call.
+        handle = target if isinstance(target, Handle) else handle_of(target)
+        cell = handle._cell if handle is not None else cell_of(record)
+        pin = cell.pin if cell is not None else None
+        if pin is None or record.cause is not None:
+            pin = stand_in(record) if cell is None else None
+            if pin is None:
+                pin = pin_or_refuse(record, cell, handle)
+        cell = None
+        return checked(pin) if record.kind.validate is not None else pin
+    finally:
+        pin = cell = None
+
+
+def handle_of(target: Any) -> Handle[Any] | None:
+    """The handle that `target` is or has; None for an id."""
+    if isinstance(target, Handle):
+        return target
+    try:
+        handle = getattr(target, "handle", None)
+    except LifecycleError:  # of something that is closed, say
+        raise
+    except Exception:  # it answers no questions, so it has none
+        return None
+    return handle if isinstance(handle, Handle) else None
+
+
+def cell_behind(target: Any) -> Cell | None:
+    """The cell of the handle that `target` is or has; None for an id, and for a handle that is closed."""
+    handle = handle_of(target)
+    return None if handle is None or handle._cell is SHUT_CELL else handle._cell
+
+
+def parent_of(registry: Registry, parent: Any) -> tuple[int, Pin]:
+    """The id and the pin that ``parent=`` names."""
+    handle = handle_of(parent)
+    if handle is None:
+        raise RegistrationError(f"parent= takes a handle of this manager, not {shown(parent)}")
+    check_mine(registry, handle._record)
+    pin = handle._cell.pin
+    if pin is None or handle._record.cause is not None:
+        pin = pin_or_refuse(handle._record, handle._cell, handle)
+    return handle._record.id, pin
+
+
+def check_mine(registry: Registry, record: Record) -> None:
+    """Raise `ForeignHandleError` unless the object is one of `registry`."""
+    other = record.kind.registry
+    if other is not registry:
+        raise ForeignHandleError(
+            f"{describe(record)} belongs to manager {other.name!r}, not to {registry.name!r}: use that "
+            "manager, or register the object here"
+        )
+
+
+def _refuse_unknown(registry: Registry, id: int) -> NoReturn:
+    for other in runtime.snapshot(registries):
+        record = other.records.get(id)
+        if record is not None:
+            check_mine(registry, record)
+    raise UnknownObjectError(
+        f"manager {registry.name!r} knows no object {id}: it was never registered here, or it ended and its "
+        f"record has expired (state_retention is {registry.config.state_retention:g} s, max_retained "
+        f"{registry.config.max_retained})"
+    )

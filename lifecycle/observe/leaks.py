@@ -1,0 +1,185 @@
+"""Leak detection in production: no false alarm, and cheap enough to be always on.
+
+Two detectors have opposite errors. This one speaks only of what is certain – a handle that was collected
+unclosed, an object past the ``max_age`` of its type – and may not know where that was made: sites are
+sampled. The other, `lifecycle.testing`, looks at every object a test leaves behind, and takes for a leak what
+may only be late.
+
+**Levels**, by `SafetyConfig.leak_level` or ``LIFECYCLE_LEAK_LEVEL``:
+
+- ``off``: nothing is noted or reported (held-too-long alarms still are: they are asked for by a policy).
+- ``simple``: the sites of the first `SITES` registrations of each type, and of one in 64 after that.
+- ``detailed``: the site of every registration, and the last 4 accesses of each object.
+- ``paranoid``: the same with the last 32.
+
+An access is noted by the way that validators take, so at the lower levels it costs nothing. Views are not
+accesses here.
+
+**Reports** are limited to one per site and second; what was held back is told with the next one, or at the
+latest a second later, with its count. An alarm about an object held too long is withdrawn by a ``returned``
+event when it ends.
+
+Everything here but `note_access` and `warn_of_leak` is called by the one who counts (`counting.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import takewhile
+from typing import Any
+
+from lifecycle._core import runtime
+from lifecycle._core.record import ENDED_TOO, Record
+from lifecycle._core.tables import Kind, Registry
+from lifecycle.events import Event
+from lifecycle.states import ENDED
+
+SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0, 0)}
+"""By level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all
+after that."""
+HISTORY = {"off": 0, "simple": 0, "detailed": 4, "paranoid": 32}
+"""By level: how many of an object's last accesses are kept."""
+REPORT_EVERY = 1.0
+"""Seconds between two reports about the same site."""
+LOOK_EVERY = (0.05, 5.0)
+"""Seconds between two looks for what is held too long: a quarter of the shortest ``max_age``, within these.
+"""
+
+
+def arm(kind: Kind, level: str) -> None:
+    """Have `kind` note what `level` asks for."""
+    kind.site_mask, kind.first_sites = SITES[level]
+    if HISTORY[level]:
+        kind.note = functools.partial(note_access, HISTORY[level])
+    kind.timer = kind.registry.timer
+    kind.watch()
+
+
+def note_access(limit: int, record: Record) -> None:
+    """Note that `record` is accessed here and now. Callable on any thread and at any moment."""
+    extra = record.more()
+    accesses = extra.accesses
+    if accesses is None:
+        accesses = extra.accesses = deque(maxlen=limit)
+    accesses.append((runtime.get_ident(), runtime.monotonic(), runtime.site_of(runtime.caller(3))))
+
+
+def accesses_of(record: Record) -> tuple[str, ...]:
+    """The last accesses of an object in words, the latest first."""
+    extra = record.extra
+    if extra is None or extra.accesses is None:
+        return ()
+    now = runtime.monotonic()
+    return tuple(
+        f"{runtime.describe_site(site)} on thread {thread}, {now - at:.3f} s ago"
+        for thread, at, site in reversed(runtime.snapshot(extra.accesses))
+    )
+
+
+class LeakReports:
+    """What is reported of one manager's leaks, and how often."""
+
+    def __init__(self, registry: Registry, tell: Callable[..., None]) -> None:
+        self.registry = registry
+        self.tell = tell
+        self._told: dict[tuple[str, Any], float] = {}  # when last, by kind of report and site
+        self._held_back: dict[tuple[str, Any], tuple[Record, int]] = {}
+        self._alarmed: dict[int, None] = {}  # objects whose alarm was raised and not withdrawn
+        self._next_look = 0.0
+
+    def leaked(self, record: Record) -> None:
+        """A handle was collected unclosed."""
+        if self.registry.config.leak_level == "off" or record.owning <= 0:
+            return
+        record.kind.count.leaks += 1
+        self._report("leak", record)
+
+    def ended(self, records: Iterable[Record]) -> None:
+        """Objects have ended: withdraw their alarms."""
+        if not self._alarmed:
+            return
+        for record in records:
+            if record.id in self._alarmed:
+                del self._alarmed[record.id]
+                self.tell("returned", record, held=record.ended - record.born)
+
+    def look(self) -> None:
+        """Look for what is held too long, and tell what was held back."""
+        now = runtime.monotonic()
+        if self._held_back:
+            for key, (record, count) in list(self._held_back.items()):
+                if now - self._told[key] >= REPORT_EVERY:
+                    del self._held_back[key]
+                    self._told[key] = now
+                    self._tell(key[0], record, count)
+        if now < self._next_look:
+            return
+        ages = []
+        for kind in runtime.snapshot(self.registry.kinds.values()):
+            max_age = kind.max_age
+            if max_age is None:
+                continue
+            ages.append(max_age)
+            before = now - max_age
+            for record in takewhile(lambda record, before=before: record.born < before, kind.count.order):  # type: ignore[misc]
+                if (
+                    record.id not in self._alarmed
+                    and record.counted != ENDED_TOO
+                    and record.phase not in ENDED
+                ):
+                    self._alarmed[record.id] = None
+                    self._report("held_too_long", record)
+        self._next_look = now + min(max(min(ages, default=1.0) / 4, LOOK_EVERY[0]), LOOK_EVERY[1])
+
+    def _report(self, kind: str, record: Record) -> None:
+        key = (kind, record.site or record.kind.type_name)
+        now = runtime.monotonic()
+        if now - self._told.get(key, -REPORT_EVERY) < REPORT_EVERY:
+            _, count = self._held_back.get(key, (record, 0))
+            self._held_back[key] = (record, count + 1)
+            return
+        _, count = self._held_back.pop(key, (record, 0))
+        self._told[key] = now
+        self._tell(kind, record, count + 1)
+
+    def _tell(self, kind: str, record: Record, count: int) -> None:
+        fields: dict[str, Any] = {"site": runtime.describe_site(record.site), "count": count}
+        accesses = accesses_of(record)
+        if accesses:
+            fields["accesses"] = accesses
+        if kind == "held_too_long":
+            fields["age"] = runtime.monotonic() - record.born
+        self.tell(kind, record, **fields)
+
+
+def warn_of_leak(event: Event) -> None:
+    """Leaks are a `ResourceWarning` too, so that whoever turns warnings on, or into errors, sees them: at the
+    line that made the object where that is known, and with ``source=``, so that `tracemalloc` tells the whole
+    way there."""
+    if event.kind != "leak" or not event.id:  # what is left at exit is in the log
+        return
+    site, count = event.fields["site"], event.fields["count"]
+    accesses = event.fields.get("accesses", ())
+    record = event.source
+    component = isinstance(record, Record) and record.kind.component
+    name = f' "{event.name}"' if event.name else ""
+    text = (
+        f"{event.type_name} object {event.id}{name} was never closed{f' (made at {site})' if site else ''}: "
+        + (
+            "it was garbage-collected; use `with` or close()"
+            if component
+            else "its last handle was garbage-collected; use `with handle:` or handle.close()"
+        )
+        + f"{f' ({count - 1} more like it)' if count > 1 else ''}"
+        f"{f'; last used at {accesses[0]}' if accesses else ''}"
+    )
+    made_at = record.site if isinstance(record, Record) else None
+    if made_at is None:
+        warnings.warn(text, ResourceWarning, stacklevel=2, source=record)
+    else:
+        warnings.warn_explicit(
+            text, ResourceWarning, made_at[0].co_filename, runtime.line_of(made_at), source=record
+        )

@@ -1,0 +1,202 @@
+"""The observer: hooks and the log, on a thread of their own, behind a bounded queue that drops and counts.
+
+The keeper alone puts events in, so a log pipe that blocks for ever stops neither counts, nor sweeps, nor
+deadlines.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from lifecycle._core import runtime
+from lifecycle.config import SafetyConfig
+from lifecycle.errors import trace_of
+from lifecycle.events import FINALIZER_KINDS, LEAK_KINDS, LEVELS, Event
+from lifecycle.observe.leaks import warn_of_leak
+
+OBSERVER_LIMIT = 1000
+OWN_HOOKS = 2
+"""Hooks of `Observer._hooks_of` that come first and write to the program's streams: the log and the warning.
+"""
+
+
+def logger() -> Any:
+    """The program's structlog logger ``lifecycle``; where structlog is not configured, one that writes to
+    stderr: a library has no business on a program's standard output."""
+    if structlog.is_configured():
+        return structlog.get_logger("lifecycle")
+    if sys.stderr is None:  # as under pythonw; structlog would take standard output
+        return structlog.wrap_logger(structlog.ReturnLogger())
+    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
+
+
+Hooks = dict[int, Callable[[Event], object]]
+"""In the order in which they were added, each under a number of its own: one function may be added by
+several."""
+
+
+def enlist(hooks: Hooks, fn: Callable[[Event], object]) -> Callable[[], None]:
+    """Add `fn` to an observer's hooks; returns a function that takes this very entry back, once."""
+    key = _next_hook()
+    hooks[key] = fn
+
+    def remove() -> None:
+        hooks.pop(key, None)
+
+    return remove
+
+
+_next_hook: Callable[[], int] = itertools.count(1).__next__
+
+
+RESERVED = frozenset({"self", "event", "method_name"})
+"""What structlog calls its own arguments: a field of that name has ``field_`` before it in the log."""
+
+
+def _empty(value: object) -> bool:
+    """Whether there is nothing to log: asked without ``==``, which is the value's own and may do anything."""
+    return value is None or (type(value) in (str, int, float, bool) and not value)
+
+
+class Observer:
+    """Runs hooks and the log on a thread of its own. The keeper alone puts events in."""
+
+    def __init__(self, name: str, config: SafetyConfig) -> None:
+        self.name = name
+        self.config = config
+        self.hooks: Hooks = {}
+        self.leak_hooks: Hooks = {}
+        self.dropped = 0
+        self.queue: runtime.SimpleQueue[Event | None] = runtime.SimpleQueue()
+        self._event: Event | None = None  # that the thread has in hand
+        self._told = 0  # to so many hooks
+        self.thread: threading.Thread | None = None
+        # The one to wait for, also after another has told it to end.
+        self.last: threading.Thread | None = None
+
+    def tell(self, event: Event) -> None:
+        """Queue `event`, or drop and count it when the observers are too slow."""
+        if self.queue.qsize() >= OBSERVER_LIMIT:
+            self.dropped += 1
+            return
+        if self.thread is None or runtime.has_ended(self.thread):
+            thread = runtime.new_thread(self._run, f"lifecycle-observer-{self.name}")
+            try:
+                thread.start()
+            except (
+                RuntimeError
+            ):  # 3.12 starts none in an exit pass, and what failed there must be told all the same
+                self._deliver(event)
+                return
+            self.last = self.thread = thread
+        self.queue.put(event)
+
+    def _run(self) -> None:
+        """Go on whatever another thread raises in this one: the rest of the hooks are told of the event in
+        hand."""
+        events = iter(self.queue.get, None)
+        while True:
+            try:
+                self._tell_rest()
+                for self._event in events:
+                    self._tell_rest()
+                return
+            except BaseException as error:
+                self._report(self._event, self._run, error)
+
+    def _tell_rest(self) -> None:
+        event = self._event
+        if event is None:
+            return
+        hooks = self._hooks_of(event)
+        while self._told < len(hooks):
+            number = self._told
+            # Not by `_call`: on its way in a hook that is counted as told could be passed over.
+            try:
+                if number < OWN_HOOKS:
+                    with runtime.sparing():
+                        self._told = number + 1
+                        hooks[number](event)
+                else:
+                    self._told = number + 1
+                    hooks[number](event)
+            except BaseException as error:
+                if self._told == number:
+                    raise
+                self._report(event, hooks[number], error)
+        self._event = None
+        self._told = 0
+
+    def _hooks_of(self, event: Event) -> list[Callable[[Event], object]]:
+        leaks = runtime.snapshot(self.leak_hooks.values()) if event.kind in LEAK_KINDS else ()
+        return [self._log, warn_of_leak, *runtime.snapshot(self.hooks.values()), *leaks]
+
+    def _deliver(self, event: Event) -> None:
+        for number, hook in enumerate(self._hooks_of(event)):
+            self._call(number, hook, event)
+
+    def _call(self, number: int, hook: Callable[[Event], object], event: Event) -> None:
+        """Call one hook of `_hooks_of`. One that fails costs no other hook the event (I6)."""
+        try:
+            if number < OWN_HOOKS:
+                with runtime.sparing():
+                    hook(event)
+            else:
+                hook(event)
+        except BaseException as error:
+            self._report(event, hook, error)
+
+    def logs(self, kind: str) -> bool:
+        """Whether the configuration wants events of `kind` in the log."""
+        if (
+            LEVELS[kind] not in ("debug", "info") or kind in LEAK_KINDS
+        ):  # an alarm is withdrawn where it was raised
+            return True
+        return self.config.log_finalizers if kind in FINALIZER_KINDS else self.config.log_state_changes
+
+    def _log(self, event: Event) -> None:
+        if not self.logs(event.kind):
+            return
+        fields = {
+            "manager": event.manager,
+            "id": event.id,
+            "type": event.type_name,
+            "name": event.name,
+        }
+        for key, value in event.fields.items():
+            fields[f"field_{key}" if key in RESERVED else key] = value
+        log = getattr(logger(), LEVELS.get(event.kind, "info"))
+        log(f"lifecycle.{event.kind}", **{key: value for key, value in fields.items() if not _empty(value)})
+
+    def _report(self, event: Event | None, hook: object, error: BaseException) -> None:
+        try:
+            with runtime.sparing():
+                logger().error(
+                    "lifecycle.observer_failed",
+                    hook=repr(hook),
+                    event_kind="" if event is None else event.kind,
+                    error=repr(error),
+                )
+        except Exception:
+            self.dropped += 1  # the log itself is what fails
+
+    def tell_failure(self, error: Exception) -> None:
+        """The keeper itself failed."""
+        self.tell(
+            Event("observer_failed", self.name, 0, "", None, runtime.wall_time(), {"error": trace_of(error)})
+        )
+
+    def stop(self, timeout: float) -> None:
+        """Let it finish what is queued, for `timeout` seconds."""
+        thread, self.thread = self.thread, None
+        if thread is not None:
+            self.queue.put(None)
+        last = self.last
+        if last is not None and last.ident != runtime.get_ident():
+            last.join(timeout)
