@@ -12,6 +12,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `objects`: objects by their ids, with names, histories and families
 - `profiling`: how long accesses take
 - `facades`: what `memory` and `objects` have in common
+- `lowlevel`: the public layer under pools, distribution, managers and every integration
 - `manager`: what users call
 - `guards`: actions instead of objects
 - `fences`: how a device says that it has done

@@ -9,7 +9,7 @@ and figures are the manager's.
 Closing a facade releases what was registered through it, the newest first. The manager is shared and stays
 open, unless the facade had made it. A facade that is dropped drops the handles that it keeps: each object is
 released at its place and reported as any other whose last handle was dropped. Therefore nobody else may keep
-the facade, or its index: the manager calls it back weakly, and its records know the index weakly (`Leaving`).
+the facade: the manager calls it back weakly, and its records know its table weakly (`Leaving`).
 """
 
 from __future__ import annotations
@@ -19,53 +19,26 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from lifecycle._core import runtime
-from lifecycle._core.checks import check_timeout
-from lifecycle._core.describe import describe
-from lifecycle._core.handle import Handle
-from lifecycle._core.keeping import Uncopied, weakly
-from lifecycle._core.place import DEFAULT, WhenDue
-from lifecycle._core.record import Record
-from lifecycle._core.targets import record_of
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
-from lifecycle.manager.manager import SafetyManager
-from lifecycle.places.queues import PlaceLike
-from lifecycle.states import ENDED
+from lifecycle.lowlevel import (
+    DEFAULT,
+    Facts,
+    Leaving,
+    PlaceLike,
+    Uncopied,
+    WhenDue,
+    after_fork,
+    check_timeout,
+    describe,
+    facts,
+    monotonic,
+    snapshot,
+    weakly,
+)
+from lifecycle.manager import Handle, SafetyManager
 
 Self = TypeVar("Self", bound="Facade")
 R = TypeVar("R")
-
-
-class Index(dict[int, Handle[Any]]):
-    """The handles of one facade by id, and who is told of each that leaves."""
-
-    __slots__ = ("__weakref__", "left")
-
-    def __init__(self, left: Callable[[Any], None]) -> None:
-        super().__init__()
-        self.left = left
-
-    def pop(self, key: Any, default: object = None) -> Any:
-        """Called as an object ends, at its place; again, when that was interrupted."""
-        self.left(key)
-        return super().pop(key, None)
-
-
-class Leaving:
-    """What the records of a facade's objects know of its index."""
-
-    __slots__ = ("index",)
-
-    def __init__(self, index: Index) -> None:
-        self.index = weakref.ref(index)
-
-    def pop(self, key: Any, default: object = None) -> Any:
-        """As `Index.pop`, if the facade is still there."""
-        index = self.index()
-        try:
-            return None if index is None else index.pop(key)
-        finally:
-            index = None  # a kept traceback must keep nothing alive
 
 
 class Facade(Uncopied):
@@ -84,13 +57,12 @@ class Facade(Uncopied):
         self._owns_manager = manager is None
         self._manager = manager if manager is not None else SafetyManager(name=name or self.kind)
         self._name = name or self._manager.name
-        self._index = Index(weakly(self._left))
-        self._leaving = Leaving(self._index)
+        self._index = Leaving(weakly(self._left))
         self._closed = False
         self._stop_listening = self._manager.on_close(weakly(self._stopped))
         weakref.finalize(self, self._stop_listening).atexit = False
         self._manager.add_component(self)
-        runtime.at_fork_in_child(self._after_fork)
+        after_fork(self._after_fork)
 
     # -- facts -----------------------------------------------------------------------------------------------
 
@@ -141,6 +113,7 @@ class Facade(Uncopied):
         manager has taken it, the object is released."""
         self._refuse_closed()
         handle: Any = None
+        id = 0
         try:
             if isinstance(parent, int) and not isinstance(parent, bool):
                 parent = self._handle_of(parent)
@@ -154,36 +127,29 @@ class Facade(Uncopied):
                 parent=parent,
                 size=size,
             )
-            for handle in map(register, (obj,)):  # registered and stored in one step
-                self._enter(handle, noted)
+            for handle in map(register, (obj,)):  # K2: registered and stored in one step
+                id = self._enter(handle, noted)
                 if self.closed:
                     raise ClosedError(
-                        f"{self!r} was closed meanwhile: {describe(handle._record)} came too late and has "
-                        "been released; register before close(), or make a new one"
+                        f"{self!r} was closed meanwhile: {describe(handle)} came too late and has been "
+                        "released; register before close(), or make a new one"
                     )
-            id: int = handle._record.id
             return id
         except BaseException:
             if handle is not None:
-                self._enter(handle, noted)
-                self._manager.unregister(handle._record.id, timeout=0)
+                self._manager.unregister(self._enter(handle, noted), timeout=0)
             raise
         finally:
-            handle = obj = parent = register = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+            handle = obj = parent = register = None  # type: ignore[assignment]  # K3
 
-    def _enter(self, handle: Handle[Any], noted: Callable[[int], object] | None) -> None:
-        """Keep an object's handle until it ends, or not at all if it has. May be repeated."""
-        record = handle._record
-        id = record.id
+    def _enter(self, handle: Handle[Any], noted: Callable[[int], object] | None) -> int:
+        """Keep an object's handle until it ends, or not at all if it has; its id. May be repeated."""
         try:
-            self._index[id] = handle
             if noted is not None:
-                noted(id)
-            record.more().slot = (self._leaving, id)
-            if record.phase in ENDED:
-                self._index.pop(id)
+                noted(handle.id)
+            return self._index.enter(handle)
         finally:
-            handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+            handle = None  # type: ignore[assignment]  # K3
 
     def _left(self, key: Any) -> None:
         """An object has ended. Called at its place, and perhaps twice."""
@@ -192,25 +158,28 @@ class Facade(Uncopied):
     def _handle_of(self, id: int) -> Handle[Any]:
         handle = self._index.get(id)
         if handle is None or not handle.valid:
-            record = self._record_of(id)
             raise RegistrationError(
-                f"parent= names {describe(record)}, which is shut; register children while it is open"
+                f"parent= names {self._facts_of(id)}, which is shut; register children while it is open"
             )
         return handle
 
-    def _record_of(self, id: Any) -> Record:
-        """The record behind an id of ours, also of one that has ended a while ago."""
+    def _facts_of(self, id: Any) -> Facts:
+        """What is known of the object behind an id of ours, also of one that has ended a while ago."""
         if type(id) is not int:
             raise UnknownObjectError(f"{self!r} knows objects by the ids it gave, not by {id!r}")
-        record = record_of(self._manager._registry, id)
-        if id not in self._index and (
-            record.extra is None or record.extra.slot is None or record.extra.slot[0] is not self._leaving
-        ):
+        known = facts(id, self._manager)
+        if not self._index.knew(known):
             raise UnknownObjectError(
-                f"{describe(record)} was not registered through {self!r}: use the manager or the facade that "
-                "gave the id"
+                f"{known} was not registered through {self!r}: use the manager or the facade that gave the id"
             )
-        return record
+        return known
+
+    def _known(self, id: int) -> Facts | None:
+        """What is known of the object `id` of the manager; None once its record has expired."""
+        try:
+            return facts(id, self._manager)
+        except UnknownObjectError:
+            return None
 
     def safe_object_access(self, id: int, fn: Callable[..., R], *args: Any, errors: Any = ()) -> R:
         """Call ``fn(obj, *args)`` inside the panic boundary, as `SafetyManager.safe_access` does, and return
@@ -220,13 +189,13 @@ class Facade(Uncopied):
         raises.
         """
         if id not in self._index:
-            self._record_of(id)
+            self._facts_of(id)
         return self._manager.safe_access(id, fn, *args, errors=errors)
 
     def _unregister(self, id: int, timeout: float | WhenDue | None) -> bool:
         if timeout is not DEFAULT:
             check_timeout(timeout)
-        self._record_of(id)
+        self._facts_of(id)
         return self._manager.unregister(id, timeout=timeout)
 
     # -- the end ---------------------------------------------------------------------------------------------
@@ -247,9 +216,9 @@ class Facade(Uncopied):
         self._closed = True
         self._stop_listening()
         self._stopped()
-        until = runtime.monotonic() + (timeout if isinstance(timeout, (int, float)) else float("inf"))
-        for id in sorted(runtime.snapshot(self._index), reverse=True):
-            left = max(0.0, until - runtime.monotonic()) if isinstance(timeout, (int, float)) else timeout
+        until = monotonic() + (timeout if isinstance(timeout, (int, float)) else float("inf"))
+        for id in sorted(snapshot(self._index), reverse=True):
+            left = max(0.0, until - monotonic()) if isinstance(timeout, (int, float)) else timeout
             try:
                 self._manager.unregister(id, timeout=left)
             except UnknownObjectError:  # it has ended meanwhile, and its record has expired

@@ -14,15 +14,20 @@ from typing import Any, TypeVar
 
 import attrs
 
-from lifecycle._core import runtime
-from lifecycle._core.checks import check_facts
-from lifecycle._core.describe import info_of, state_of
-from lifecycle._core.place import BACKGROUND, DEFAULT, WhenDue
-from lifecycle._core.record import Record
 from lifecycle.errors import RegistrationError
 from lifecycle.facades import Facade
-from lifecycle.manager.manager import SafetyManager
-from lifecycle.places.queues import PlaceLike
+from lifecycle.lowlevel import (
+    DEFAULT,
+    Facts,
+    PlaceLike,
+    WhenDue,
+    check_facts,
+    facts,
+    monotonic,
+    snapshot,
+    wall_time,
+)
+from lifecycle.manager import BACKGROUND, SafetyManager
 from lifecycle.states import CLOSING, ENDED, INVALID, POISONED, RELEASING, VALID, ObjectState
 from lifecycle.stats import ObjectInfo
 
@@ -129,20 +134,20 @@ class ObjectLifecycleManager(Facade):
         )
 
     def _note(self, id: int, name: str | None) -> None:
-        extra = self._manager._registry.records[id].extra
         if name is not None:
             _join(self._names, name, id)
-        if extra is not None and extra.parent_id:
-            _join(self._children, extra.parent_id, id)
+        parent = facts(id, self._manager).parent_id
+        if parent:
+            _join(self._children, parent, id)
 
     def _left(self, id: int) -> None:
-        record = self._manager._registry.records.get(id)
-        if record is None:
+        known = self._known(id)
+        if known is None:
             return
-        if record.name is not None:
-            _leave(self._names, record.name, id)
-        if record.extra is not None and record.extra.parent_id:
-            _leave(self._children, record.extra.parent_id, id)
+        if known.name is not None:
+            _leave(self._names, known.name, id)
+        if known.parent_id:
+            _leave(self._children, known.parent_id, id)
 
     def unregister_object(self, id: int, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
         """Shut the object for everybody and release it; True means released. With `timeout` those who hold it
@@ -179,43 +184,43 @@ class ObjectLifecycleManager(Facade):
 
     def info(self, id: int) -> ObjectInfo:
         """What is known of the object now; also of one that has ended, until its record expires."""
-        return info_of(self._record_of(id))
+        return self._facts_of(id).info()
 
     def find(self, name: str | None = None, type_name: str | None = None) -> tuple[ObjectInfo, ...]:
         """The objects that have this name and type and have not ended, oldest first; without either, all. By
         name it costs what has that name."""
         check_facts(name, 0)
-        ids = runtime.snapshot(self._names.get(name, {}) if name is not None else self._index)
+        ids = snapshot(self._names.get(name, {}) if name is not None else self._index)
         found = []
         for id in sorted(ids):
-            record = self._manager._registry.records.get(id)
-            if record is None or record.phase in ENDED:
+            known = self._known(id)
+            if known is None or known.has_ended:
                 continue
-            if type_name is None or record.kind.type_name == type_name:
-                found.append(info_of(record))
+            if type_name is None or known.type_name == type_name:
+                found.append(known.info())
         return tuple(found)
 
     def overdue(self) -> tuple[ObjectInfo, ...]:
         """The objects that have lived for longer than the `set_max_age` of their type."""
-        now = runtime.monotonic()
+        now = monotonic()
         found = []
-        for id in sorted(runtime.snapshot(self._index)):
-            record = self._manager._registry.records.get(id)
-            if record is not None and record.phase not in ENDED:
-                max_age = record.kind.max_age
-                if max_age is not None and now - record.born > max_age:
-                    found.append(info_of(record))
+        for id in sorted(snapshot(self._index)):
+            known = self._known(id)
+            if known is not None and not known.has_ended:
+                max_age = known.max_age
+                if max_age is not None and now - known.born > max_age:
+                    found.append(known.info())
         return tuple(found)
 
     def history(self, id: int) -> tuple[Transition, ...]:
         """The object's steps so far, in their order; at most five. Raises `UnknownObjectError` when its
         record has expired."""
-        return tuple(_steps(self._record_of(id)))
+        return tuple(_steps(self._facts_of(id)))
 
     def children(self, id: int) -> tuple[int, ...]:
         """The ids of the object's children that have not ended, oldest first."""
-        self._record_of(id)
-        return tuple(sorted(runtime.snapshot(self._children.get(id, {}))))
+        self._facts_of(id)
+        return tuple(sorted(snapshot(self._children.get(id, {}))))
 
     def parent(self, id: int) -> int:
         """The id of its parent, 0 without one."""
@@ -226,23 +231,23 @@ class ObjectLifecycleManager(Facade):
         or belongs to none of ours. Costs what objects it shows."""
         if id is not None:
             return (self._family(id),)
-        ids = sorted(runtime.snapshot(self._index))
+        ids = sorted(snapshot(self._index))
         heads = [one for one in ids if self._parent_of(one) not in self._index]
         return tuple(self._family(head) for head in heads)
 
     def _parent_of(self, id: int) -> int:
-        record = self._manager._registry.records.get(id)
-        return record.extra.parent_id if record is not None and record.extra is not None else 0
+        known = self._known(id)
+        return 0 if known is None else known.parent_id
 
     def _family(self, id: int) -> Family:
         """Without recursion: a family may be any number of generations deep."""
         order = [id]
         for one in order:
-            order.extend(sorted(runtime.snapshot(self._children.get(one, {}))))
+            order.extend(sorted(snapshot(self._children.get(one, {}))))
         made: dict[int, list[Family]] = {}
         family = None
         for one in reversed(order):
-            family = Family(info_of(self._record_of(one)), tuple(reversed(made.pop(one, ()))))
+            family = Family(self._facts_of(one).info(), tuple(reversed(made.pop(one, ()))))
             made.setdefault(self._parent_of(one), []).append(family)
         assert family is not None
         return family
@@ -278,26 +283,23 @@ def _leave(table: dict[K, dict[int, None]], key: K, id: int) -> None:
             table.setdefault(key, gone).update(gone)
 
 
-def _steps(record: Record) -> Iterator[Transition]:
-    offset = runtime.wall_time() - runtime.monotonic()
-    extra = record.extra
-    cause, phase = record.cause, record.phase
-    reason = extra.reason if extra is not None else ""
-    yield Transition(VALID, record.born + offset, site=runtime.describe_site(record.site))
-    if record.shut or cause is not None:
-        failed = phase in ENDED and cause not in POISONED
+def _steps(known: Facts) -> Iterator[Transition]:
+    offset = wall_time() - monotonic()
+    cause, state, reason = known.cause, known.state, known.reason
+    ended = state in ENDED
+    yield Transition(VALID, known.born + offset, site=known.site)
+    if known.shut or cause is not None:
+        failed = ended and cause not in POISONED
         why = f"{cause or 'drop'}{f': {reason}' if reason and not failed else ''}"
-        state = INVALID if cause in POISONED else CLOSING
+        shut = INVALID if cause in POISONED else CLOSING
+        yield Transition(shut, (known.shut or known.born) + offset, why, known.closed_site)
+    if known.begun:
         yield Transition(
-            state, (record.shut or record.born) + offset, why, runtime.describe_site(record.shut_site)
+            RELEASING, known.begun + offset, f"try {known.attempts + 1}" if known.attempts else ""
         )
-    if record.begun:
-        tries = extra.attempts + 1 if extra is not None and extra.attempts else 0
-        yield Transition(RELEASING, record.begun + offset, f"try {tries}" if tries else "")
-    elif phase is None and state_of(record) not in (VALID, CLOSING, INVALID):
-        yield Transition(state_of(record), runtime.wall_time())
-    if phase is not None and phase in ENDED:
-        ended_well = phase is ObjectState.RELEASED
-        yield Transition(
-            phase, (record.ended or record.shut) + offset, "" if ended_well or cause in POISONED else reason
-        )
+    elif not ended and state not in (VALID, CLOSING, INVALID, RELEASING):
+        yield Transition(state, wall_time())
+    if ended:
+        ended_well = state is ObjectState.RELEASED
+        why = "" if ended_well or cause in POISONED else reason
+        yield Transition(state, (known.ended or known.shut) + offset, why)

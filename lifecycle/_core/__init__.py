@@ -3,6 +3,7 @@
 It knows no manager, no thread of the library's own and no log. Other packages use `lifecycle.lowlevel`. A
 module here imports from lower lines of this list only:
 
+- `facts`, `leaving`: what adapters know of an object; tables whose entries go as their objects end
 - `register`, `targets`: entering an object; what a handle or id given to a call stands for
 - `handle`: one share of ownership, and what can be done with it
 - `detach`, `exclusive`: taking an object out of the manager; using it alone
@@ -15,6 +16,7 @@ module here imports from lower lines of this list only:
 - `fence`, `nudge`, `record`, `referrers`, `waiting`: what a fence is; collecting when nothing comes back; the
   object, its door and its ticket; who refers to what; the one wait of threads and coroutines
 - `runtime`: the one door to clocks, threads, fork, exit and the collector
+- `idioms`: what survives an interrupt at any bytecode, by name: K1 to K7
 - `checks`, `keeping`, `streams`, `timed_queue`: what every call asks of its arguments; objects that exist
   once, and callbacks that keep nothing alive; the program's own output; a queue with exact deadlines
 """

@@ -27,7 +27,8 @@ def state_of(record: Record) -> ObjectState:
     state = record.phase
     if state is not None:
         return state
-    if record() is None:
+    extra = record.extra
+    if record() is None or (extra is not None and extra.let_go):
         state = DUE
     elif is_open(record):
         state = VALID

@@ -28,7 +28,7 @@ LONGEST = 15.0
 YOUNG, ALL = 1, 2
 
 
-class Starving:
+class CollectorNudge:
     """Watches one pool of anything. All methods may be called on any thread and at any moment."""
 
     __slots__ = ("_due", "_lent", "_pause")

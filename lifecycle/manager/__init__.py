@@ -3,7 +3,7 @@
 - `manager`: `SafetyManager`
 - `access`: the panic boundary
 - `ending`, `shutdown`: the end, by `close`, with the interpreter or in a forked child; its steps
-- `factory`: making and registering in one step
+- `factory`, `recipes`: making and registering in one step; registering many objects of one kind
 - `policies`, `kinds`: the rules of a type; the types, by name or by class
 - `machinery`: the places and threads, from the first object to the last
 - `observed`: objects that are owned elsewhere
@@ -11,3 +11,10 @@
 - `finalizers`: an action at the end of any Python object
 - `stopping`: how producers learn of the end
 """
+
+from lifecycle._core.handle import Handle
+from lifecycle._core.place import ANY_THREAD, BACKGROUND
+from lifecycle.manager.manager import SafetyManager
+from lifecycle.places.queues import ReleaseQueue
+
+__all__ = ["ANY_THREAD", "BACKGROUND", "Handle", "ReleaseQueue", "SafetyManager"]

@@ -24,7 +24,7 @@ from lifecycle._core.checks import check_facts, check_timeout
 from lifecycle._core.describe import describe, fate
 from lifecycle._core.handle import Handle
 from lifecycle._core.keeping import Uncopied
-from lifecycle._core.nudge import Starving
+from lifecycle._core.nudge import CollectorNudge
 from lifecycle._core.record import SHUT_CELL, Record
 from lifecycle._core.register import enter
 from lifecycle._core.runtime import STEPS, cramped, get_ident, monotonic, refuse_near_limit
@@ -116,7 +116,7 @@ class Pool(Uncopied):
         self._label = LentBy(name)
         self._label.pool = weakref.ref(self)
         self._counts = Counts()
-        self._starving = Starving() if collect else None
+        self._starving = CollectorNudge() if collect else None
         self._careful = False  # an item has to be looked at before it is lent again
         self.looks_after = False  # and when it comes back
         self._kind = manager._kinds.named(type_name)

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-CORE = ("lifecycle", "lifecycle.fences")
+CORE = ("lifecycle", "lifecycle.fences", "lifecycle._core.fence", "lifecycle.lowlevel")
 """Modules whose public names are tried everywhere."""
 OURS = ("lifecycle.", "integrations.")
 

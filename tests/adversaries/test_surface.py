@@ -9,7 +9,7 @@ from lifecycle.distribution.receiver import FrameLoop
 from lifecycle.manager.access import AccessBlock
 from lifecycle.manager.observed import ObservedHandle, ObservedLease
 from lifecycle.profiling import _TimedLease
-from tests.adversaries import scenes_core, scenes_integrations, scenes_more
+from tests.adversaries import scenes_core, scenes_integrations, scenes_lowlevel, scenes_more
 from tests.adversaries.stage import Scene, Stage
 from tests.adversaries.surface import CORE, called, operations, operations_of
 from tests.core.adversary import TRACING_KEEPS_LOCALS
@@ -21,10 +21,23 @@ NOT_ON_A_STAGE = {
     "Profiler.ended": "the keeper's thread calls it",
     "Pool.look_after": "called where an adapter lends what is the pool's, see tests/pools",
     "Answer.__init__": "made at import and for fences that raise",
+    **dict.fromkeys(
+        (
+            "Flag.__bool__",
+            "Flag.__init__",
+            "Flag.wait",
+            "WaitList.__init__",
+            "WaitList.__len__",
+            "WaitList.rings",
+            "WaitList.wait",
+            "WaitList.wait_async",
+        ),
+        "waits need threads that change something: tests/core/test_waiting.py strikes them at each point",
+    ),
 }
 """Operations that no scene can exercise on this thread, and why."""
 
-SCENES = {**scenes_core.TABLE, **scenes_more.TABLE, **scenes_integrations.TABLE}
+SCENES = {**scenes_core.TABLE, **scenes_lowlevel.TABLE, **scenes_more.TABLE, **scenes_integrations.TABLE}
 
 
 def everything() -> dict[str, object]:

@@ -137,7 +137,7 @@ def test_whoever_holds_them_is_left_alone_and_the_collector_asked_ever_more_rare
     now = [1000.0]
     monkeypatch.setattr(runtime, "monotonic", lambda: now[0])
     lent = [1, 2]
-    watch = starving.Starving()
+    watch = starving.CollectorNudge()
     times: list[float] = []
     for _ in range(10_000):  # 100 s
         number = len(collections)
@@ -164,7 +164,7 @@ def test_as_long_as_something_comes_back_the_collector_is_not_asked(
     """A small pool that is in use all the time starves often, and never for long."""
     now = [1000.0]
     monkeypatch.setattr(runtime, "monotonic", lambda: now[0])
-    watch = starving.Starving()
+    watch = starving.CollectorNudge()
     for loan in range(1_000):
         for _ in range(9):
             watch.look(lambda loan=loan: [loan])  # type: ignore[misc]

@@ -26,7 +26,7 @@ from lifecycle import (
 )
 from lifecycle._core import runtime
 from lifecycle._core.describe import describe
-from lifecycle._core.nudge import Starving
+from lifecycle._core.nudge import CollectorNudge
 
 __all__ = ["HeldFrames", "Stall"]
 
@@ -70,7 +70,7 @@ class HeldFrames:
         self._frames: dict[int, Frame] = {}  # by identity; several threads change it
         self._limit = SLACK
         self._most = most
-        self._starving = Starving()
+        self._starving = CollectorNudge()
 
     def note(self, frame: Frame) -> None:
         """A frame whose turn is over was not given back by it."""

@@ -40,7 +40,7 @@ from integrations.gstreamer.holders import holders_of_record
 from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
 from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
 from lifecycle._core.keeping import Uncopied, weakly
-from lifecycle._core.nudge import Starving
+from lifecycle._core.nudge import CollectorNudge
 from lifecycle.states import ENDED
 
 __all__ = ["PoolAdapter"]
@@ -154,7 +154,7 @@ class PoolAdapter(Uncopied):
         self._most = limits_of_pool(self._pointer)[2]
         self._loans = Loans()
         self._seen: set[int] = set()
-        self._starving = Starving()
+        self._starving = CollectorNudge()
         self._opened = _Opened(pool, self._activated)
         self._closed = self._opened.closed
         self._counting = threading.RLock()

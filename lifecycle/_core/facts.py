@@ -1,0 +1,216 @@
+"""What an adapter may know of an object and do with it while it holds the pin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lifecycle._core import runtime
+from lifecycle._core.describe import describe as describe_record
+from lifecycle._core.describe import fate as fate_of
+from lifecycle._core.describe import info_of, state_of
+from lifecycle._core.exclusive import pin_or_refuse
+from lifecycle._core.handle import Handle
+from lifecycle._core.holders import Holder, all_holders
+from lifecycle._core.record import SHUT_CELL, Pin, Record
+from lifecycle._core.targets import record_of
+from lifecycle._core.views import make_view
+from lifecycle.errors import LifecycleError, shown
+from lifecycle.states import ENDED, Cause, ObjectState
+from lifecycle.stats import ObjectInfo
+
+__all__ = ["Facts", "describe", "facts", "holders", "is_closed", "pin", "raw", "view"]
+
+
+class Facts:
+    """A read-only look at one object: always of now, also after its end. It keeps nothing alive.
+
+    Every property may be read on any thread and at any moment, inside a collection too. Times are those of
+    ``time.monotonic()`` in seconds, 0.0 where it has not happened.
+    """
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    @property
+    def id(self) -> int:
+        """The number under which the manager knows the object."""
+        return self._record.id
+
+    @property
+    def type_name(self) -> str:
+        """The type in metrics and policies."""
+        return self._record.kind.type_name
+
+    @property
+    def name(self) -> str | None:
+        """The object's own name."""
+        return self._record.name
+
+    @property
+    def native(self) -> Any:
+        """The native name that was given: an address, a file descriptor, a GL name; None without one."""
+        return self._record.native
+
+    @property
+    def size(self) -> int:
+        """Native bytes, as registered."""
+        return self._record.size
+
+    @property
+    def state(self) -> ObjectState:
+        """The state of now."""
+        return state_of(self._record)
+
+    @property
+    def has_ended(self) -> bool:
+        """True once the state cannot change any more: released, failed, stuck, orphaned or detached."""
+        phase = self._record.phase
+        return phase is not None and phase in ENDED
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it was closed; None while nobody has, and where the last handle was dropped."""
+        return self._record.cause
+
+    @property
+    def reason(self) -> str:
+        """What was said of the end: an error, the reason given to `invalidate`. Empty without one."""
+        extra = self._record.extra
+        return "" if extra is None else extra.reason
+
+    @property
+    def parent_id(self) -> int:
+        """The id of its parent, 0 without one."""
+        extra = self._record.extra
+        return 0 if extra is None else extra.parent_id
+
+    @property
+    def attempts(self) -> int:
+        """How often its release was tried and has to be tried again."""
+        extra = self._record.extra
+        return 0 if extra is None else extra.attempts
+
+    @property
+    def born(self) -> float:
+        """When it was registered."""
+        return self._record.born
+
+    @property
+    def shut(self) -> float:
+        """When it was closed to new accesses."""
+        return self._record.shut
+
+    @property
+    def begun(self) -> float:
+        """When its release began."""
+        return self._record.begun
+
+    @property
+    def ended(self) -> float:
+        """When it ended."""
+        return self._record.ended
+
+    @property
+    def site(self) -> str:
+        """The line that registered it, as ``file.py:31``; empty where that was not noted."""
+        return runtime.describe_site(self._record.site)
+
+    @property
+    def closed_site(self) -> str:
+        """The line that closed it."""
+        return runtime.describe_site(self._record.shut_site)
+
+    @property
+    def max_age(self) -> float | None:
+        """The age in seconds from which on an object of its type counts as held too long; None: no age."""
+        return self._record.kind.max_age
+
+    def info(self) -> ObjectInfo:
+        """Return a frozen snapshot of what is known now."""
+        return info_of(self._record)
+
+    @property
+    def fate(self) -> str:
+        """What became of it, in words: ``released 3 ms ago by close() at app.py:31``."""
+        return fate_of(self._record)
+
+    def __eq__(self, other: object) -> bool:
+        return self._record is other._record if isinstance(other, Facts) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._record.id)
+
+    def __str__(self) -> str:
+        return describe_record(self._record)
+
+    def __repr__(self) -> str:
+        return f"<Facts of {self}: {self.fate}>"
+
+
+def _record_of(target: Any) -> Record:
+    if isinstance(target, Handle):
+        return target._record
+    if isinstance(target, Pin):
+        return target.record
+    if isinstance(target, Facts):
+        return target._record
+    raise LifecycleError(f"this takes a handle, a pin or facts of an object, not {shown(target)}")
+
+
+def facts(target: Handle[Any] | Pin | int, manager: Any = None) -> Facts:
+    """Return the facts of the object behind a handle (open or closed), a pin, or an id of `manager`.
+
+    An id is known until the record has expired (``state_retention``); `UnknownObjectError` is raised for any
+    other.
+    """
+    if type(target) is int and manager is not None:
+        return Facts(record_of(manager._registry, target))
+    return Facts(_record_of(target))
+
+
+def describe(target: Handle[Any] | Pin | Facts) -> str:
+    """Return the object's name in messages: ``object 7 (gst.Sample "capture", native 0x7f3a10)``."""
+    return describe_record(_record_of(target))
+
+
+def holders(target: Handle[Any] | Pin | Facts) -> tuple[Holder, ...]:
+    """Return who keeps the object from its release, also after `close`. Walks the heap: for messages and
+    diagnosis, not per frame."""
+    return all_holders(_record_of(target), target)
+
+
+def pin(handle: Handle[Any]) -> Pin:
+    """Return the reference that counts: while it is held the object is not released (I1, I2).
+
+    Raises `AccessRefusedError` where an access is refused: the handle is closed, the object is in exclusive
+    use, its queue was lost. Callable on any thread.
+    """
+    held = None
+    try:
+        held = handle._cell.pin
+        if held is None or handle._record.cause is not None:
+            held = pin_or_refuse(handle._record, handle._cell, handle)
+        return held
+    finally:
+        held = None  # K3
+
+
+def is_closed(handle: Handle[Any]) -> bool:
+    """Return True once this very handle was closed: a share of its own, whatever became of the object."""
+    return handle._cell is SHUT_CELL
+
+
+def raw(pin: Pin) -> Any:
+    """Return the object. Use it while you hold `pin`, and keep it nowhere."""
+    return pin.record.obj
+
+
+def view(pin: Pin, address: int, nbytes: int, readonly: bool = True) -> memoryview:
+    """Return native memory as a one-dimensional memoryview of unsigned bytes that holds `pin`.
+
+    Every slice, cast and NumPy array made of it holds the object as well. `address` and `nbytes` must be
+    memory of the object. Raises `LifecycleError` for what cannot be an address and a size.
+    """
+    return make_view(pin, address, nbytes, readonly)

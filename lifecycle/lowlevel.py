@@ -1,0 +1,94 @@
+"""The low-level layer: what pools, distribution, the memory and object managers and every integration are
+built on, and what an integration of your own is built on (docs/integrations.md).
+
+It is stable and public, and it asks more of its user than the rest of the library: an adapter that breaks one
+of the contracts below can lose objects. Everything here may be called on any thread, inside a garbage
+collection and in a signal handler, and nothing here waits, unless the table says otherwise.
+
+=====================  =======================================================================  ==========
+name                   contract                                                                 keeps
+=====================  =======================================================================  ==========
+`recipe`, `Recipe`     registering per frame: from the call on the object is released           I3, I9
+`Pin`, `pin`           the reference that counts: while it is held nothing is released          I1, I2
+`raw`                  the object itself, valid while the pin is held                           I4
+`view`                 native memory that holds the pin                                         I2
+`facts`, `Facts`       what is known of an object, of now and after its end; keeps nothing      I9
+`describe`             its name in messages                                                     I9
+`holders`              who keeps it from its release. Walks the heap                            I9
+`is_closed`            whether this very handle was closed
+`Leaving`              a table whose entries go by the step that ends their objects             I3
+`tend`                 run a bounded share of the releases that wait for any thread             I5
+`Claim`                who does it, once: K1                                                    I3
+`taking`               take and store in one step: K2                                           I3
+`forgets`              a kept exception keeps no object alive: K3                               I2
+`Tally`                a count that any context raises by one                                   I7
+`WaitList`             threads and coroutines that wait until something is true. `wait` waits   I5
+`Flag`                 what is true from now on; `wait` waits                                   I5
+`CollectorNudge`       runs the collector, ever more rarely, when a pool stays exhausted        I5
+`must_not_wait`        whether this thread may not block: a collection, `never_wait`            I5
+`after_fork`           called in each forked child while its object lives
+`run_apart`            a call on a thread of its own, for what a collection may not do          I4, I5
+`snapshot`             a list of a container that other threads change
+`monotonic`            the clock of timeouts, which `lifecycle.testing` can stop
+`wall_time`            the clock of reports, which it can stop as well
+`Uncopied`, `weakly`   objects that exist once; callbacks that keep their object alive not      I3
+`check_timeout`        the refusal of bad timeouts
+`check_callback`       the refusal of coroutine functions
+`check_facts`          the refusal of names and sizes that are none
+`PlaceLike`            the type of ``release_on=``
+`DEFAULT`, `WhenDue`   the timeout that was not given, and its type
+=====================  =======================================================================  ==========
+
+The idioms K1–K7 are explained in `lifecycle._core.idioms`.
+"""
+
+from lifecycle._core.checks import check_callback, check_facts, check_timeout
+from lifecycle._core.facts import Facts, describe, facts, holders, is_closed, pin, raw, view
+from lifecycle._core.idioms import Claim, forgets, taking
+from lifecycle._core.keeping import Uncopied, weakly
+from lifecycle._core.leaving import Leaving
+from lifecycle._core.nudge import CollectorNudge
+from lifecycle._core.place import DEFAULT, WhenDue
+from lifecycle._core.record import Pin
+from lifecycle._core.runtime import Tally, monotonic, must_not_wait, run_apart, snapshot, wall_time
+from lifecycle._core.runtime import at_fork_in_child as after_fork
+from lifecycle._core.waiting import Flag, WaitList
+from lifecycle.manager.recipes import Recipe, recipe, tend
+from lifecycle.places.queues import PlaceLike
+
+__all__ = [
+    "DEFAULT",
+    "Claim",
+    "CollectorNudge",
+    "Facts",
+    "Flag",
+    "Leaving",
+    "Pin",
+    "PlaceLike",
+    "Recipe",
+    "Tally",
+    "Uncopied",
+    "WaitList",
+    "WhenDue",
+    "after_fork",
+    "check_callback",
+    "check_facts",
+    "check_timeout",
+    "describe",
+    "facts",
+    "forgets",
+    "holders",
+    "is_closed",
+    "monotonic",
+    "must_not_wait",
+    "pin",
+    "raw",
+    "recipe",
+    "run_apart",
+    "snapshot",
+    "taking",
+    "tend",
+    "view",
+    "wall_time",
+    "weakly",
+]

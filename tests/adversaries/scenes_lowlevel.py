@@ -1,0 +1,204 @@
+"""Scenes of the low-level layer, on which adapters are built."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from lifecycle import ANY_THREAD, Handle, LifecycleError
+from lifecycle.lowlevel import (
+    DEFAULT,
+    Claim,
+    CollectorNudge,
+    Leaving,
+    Tally,
+    Uncopied,
+    after_fork,
+    check_callback,
+    check_facts,
+    check_timeout,
+    describe,
+    facts,
+    forgets,
+    holders,
+    is_closed,
+    must_not_wait,
+    pin,
+    raw,
+    recipe,
+    run_apart,
+    snapshot,
+    taking,
+    tend,
+    view,
+    weakly,
+)
+from tests.adversaries.stage import Native, Stage, Table
+
+TABLE = Table()
+scene = TABLE.scene
+
+
+class Part(Handle[Native]):
+    """An adapter's own class of handles."""
+
+    __slots__ = ()
+
+
+def parts(stage: Stage) -> None:
+    stage.props.parts = recipe(stage.manager, "native", release=Native.free, release_on=ANY_THREAD)
+
+
+@scene("Recipe.register", "Recipe.__repr__", prepare=parts, callers=True)
+def recipe_registers(stage: Stage) -> None:
+    repr(stage.props.parts)
+    stage.keep(stage.props.parts.register(stage.native(), handle=Part, native=7, size=3, name="part"))
+
+
+@scene("Recipe.register", prepare=parts, callers=True)
+def recipe_registers_a_child(stage: Stage) -> None:
+    stage.keep(stage.props.parts.register(stage.native(), parent=stage.handle))
+
+
+@scene("recipe", "Recipe.__init__")
+def recipe_is_made(stage: Stage) -> None:
+    recipe(stage.manager, "native", release=Native.free, release_on=ANY_THREAD)
+
+
+@scene("pin", "raw", "view", "is_closed", "tend", lets_go=True)
+def pinned(stage: Stage) -> None:
+    held: Any = None
+    shown = None
+    try:
+        held = pin(stage.handle)
+        assert raw(held).use() == 1
+        shown = view(held, id(held), 1)
+        assert shown.nbytes == 1
+        stage.handle.close()
+        assert is_closed(stage.handle)
+    finally:
+        held = shown = None
+    tend(stage.manager)
+
+
+@scene(
+    "facts",
+    "describe",
+    "holders",
+    *(
+        f"Facts.{name}"
+        for name in [
+            "__init__",
+            "__eq__",
+            "__hash__",
+            "__str__",
+            "__repr__",
+            "attempts",
+            "begun",
+            "born",
+            "cause",
+            "closed_site",
+            "ended",
+            "fate",
+            "has_ended",
+            "id",
+            "info",
+            "max_age",
+            "name",
+            "native",
+            "parent_id",
+            "reason",
+            "shut",
+            "site",
+            "size",
+            "state",
+            "type_name",
+        ]
+    ),
+)
+def known(stage: Stage) -> None:
+    one = facts(stage.handle)
+    assert one == facts(stage.handle.id, stage.manager)
+    hash(one)
+    repr(one)
+    describe(one)
+    holders(one)
+    for name in dir(one):
+        if not name.startswith("_"):
+            value = getattr(one, name)
+            if callable(value):
+                value()
+
+
+@scene("Leaving.__init__", "Leaving.enter", "Leaving.knew")
+def leaving(stage: Stage) -> None:
+    left: list[int] = []
+    table = Leaving(left.append)
+    stage.keep(table.clear)
+    table.enter(stage.handle)
+    stage.handle.close()
+    table.knew(facts(stage.handle))
+
+
+class Kept(Uncopied):
+    """What has a method to be called back."""
+
+    def call(self) -> int:
+        return 1
+
+
+@scene("Claim.__init__", "Claim.__repr__", "Claim.take", "Claim.held_by", "taking", "weakly", "snapshot")
+def idioms(stage: Stage) -> None:
+    claim: Claim[object] = Claim()
+    me = object()
+    claim.take(me)
+    claim.held_by(me)
+    repr(claim)
+    for _ in taking(deque([1]).popleft):
+        break
+    kept = Kept()
+    assert weakly(kept.call)() == 1
+    snapshot([1, 2])
+
+
+@scene("forgets")
+def forgetting(stage: Stage) -> None:
+    @forgets
+    def fail(held: Any) -> None:
+        raise LifecycleError("planted")
+
+    try:
+        fail(stage.handle)
+    except LifecycleError:
+        stage.handle.close()
+
+
+@scene("Tally.__init__", "Tally.__int__", "Tally.__repr__", "CollectorNudge.__init__", "CollectorNudge.look")
+def counts(stage: Stage) -> None:
+    tally = Tally()
+    tally.add()
+    int(tally)
+    repr(tally)
+    nudge = CollectorNudge()
+    nudge.look(lambda: 1)
+    nudge.look(lambda: 1)
+
+
+@scene(
+    "check_callback",
+    "check_facts",
+    "check_timeout",
+    "must_not_wait",
+    "after_fork",
+    "run_apart",
+    "WhenDue.__repr__",
+)
+def checks(stage: Stage) -> None:
+    check_callback(len, "fn")
+    check_facts("name", 1)
+    check_timeout(1.0)
+    must_not_wait()
+    repr(DEFAULT)
+    kept = Kept()
+    after_fork(kept.call)  # type: ignore[arg-type]
+    run_apart(int)
