@@ -22,8 +22,8 @@ gi.require_version("Gst", "1.0")
 gi.require_version("GstApp", "1.0")
 from gi.repository import Gst, GstApp
 
-from integrations.gstreamer import Capture, Feeder, SampleAdapter
 from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer import Capture, Feeder, SampleAdapter
 
 TARGETS = {
     "frame + array + close, beside the same work unsafe": 1.0,

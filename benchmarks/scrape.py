@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pyperf
 from prometheus_client import CollectorRegistry, generate_latest
 
-from integrations.prometheus import LifecycleCollector
 from lifecycle import ANY_THREAD, SafetyManager
+from lifecycle.integrations.prometheus import LifecycleCollector
 
 TARGETS = {"scrape of 10 types with 1 000 000 objects, beside 1 000": 2.0}
 

@@ -81,9 +81,9 @@ def guarded(frames: int, seconds: float, sample: Callable[[int], None]) -> dict[
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    from integrations.gstreamer import PipelineGuard, ProbeGuard, Tee
-    from integrations.gstreamer._native import Gst
     from lifecycle import SafetyManager
+    from lifecycle.integrations.gstreamer import PipelineGuard, ProbeGuard, Tee
+    from lifecycle.integrations.gstreamer._native import Gst
 
     Gst.init(None)
     with SafetyManager(name="soak") as manager, PipelineGuard(manager, SOURCE) as pipeline:
@@ -242,9 +242,9 @@ def memory(how: str, frames: int, seconds: float) -> dict[str, Any]:
 
 def age(seconds: float) -> dict[str, Any]:
     """How old a fast consumer's frames are when it has them, beside a slow one, in ms."""
-    from integrations.gstreamer import PipelineGuard, Tee
-    from integrations.gstreamer._native import Gst
     from lifecycle import SafetyManager
+    from lifecycle.integrations.gstreamer import PipelineGuard, Tee
+    from lifecycle.integrations.gstreamer._native import Gst
 
     Gst.init(None)
     ages: list[float] = []
@@ -279,9 +279,9 @@ def latency(seconds: float, rate: int = 30) -> dict[str, Any]:
     """From the making of a picture to its arrival at a WebRTC client over loopback, decoded, in ms. The
     picture's number stands in it as sixteen black or white blocks."""
     from examples.webrtc_server import Server, Viewer
-    from integrations.gstreamer import Feeder, FeederFull
-    from integrations.gstreamer._native import Gst
     from lifecycle import SafetyManager
+    from lifecycle.integrations.gstreamer import Feeder, FeederFull
+    from lifecycle.integrations.gstreamer._native import Gst
 
     Gst.init(None)
     made: dict[int, float] = {}

@@ -16,8 +16,8 @@ import numpy as np
 gi.require_version("Gst", "1.0")
 from gi.repository import Gst
 
-from integrations.gstreamer import Capture, PipelineGuard
 from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer import Capture, PipelineGuard
 
 SOURCE = (
     "videotestsrc is-live=true pattern=ball motion=sweep ! "

@@ -14,8 +14,8 @@ import gi
 gi.require_version("Gst", "1.0")
 from gi.repository import Gst
 
-from integrations.gstreamer import Capture, GStreamerError, PipelineGuard
 from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer import Capture, GStreamerError, PipelineGuard
 
 SOURCES = {
     "camera": "v4l2src",

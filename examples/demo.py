@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from integrations.prometheus import LifecycleCollector
 from lifecycle import Event, SafetyManager
+from lifecycle.integrations.prometheus import LifecycleCollector
 
 RATE = 30
 KEEP_EVERY = 30
@@ -109,7 +109,7 @@ class GStreamerSource:
         gi.require_version("Gst", "1.0")
         from gi.repository import Gst
 
-        from integrations.gstreamer import Capture, LeaksTracer, SampleAdapter
+        from lifecycle.integrations.gstreamer import Capture, LeaksTracer, SampleAdapter
 
         LeaksTracer.enable()
         Gst.init(None)

@@ -64,7 +64,8 @@ def unmap_memory(address: int) -> None:
 
 
 class EmbeddedFrame:
-    """What the demo's callback gets, with the part of `integrations.gstreamer.Frame` that it uses."""
+    """What the demo's callback gets, with the part of `lifecycle.integrations.gstreamer.Frame` that it
+    uses."""
 
     def __init__(self, handle: Handle[int], pts: int) -> None:
         self.handle = handle
@@ -85,7 +86,7 @@ class EmbeddedFrame:
 
 @attrs.frozen
 class EmbeddedStats:
-    """As `integrations.gstreamer.CaptureStats`."""
+    """As `lifecycle.integrations.gstreamer.CaptureStats`."""
 
     name: str
     results: dict[str, int]
@@ -101,7 +102,7 @@ def frame_factory(manager: SafetyManager) -> Callable[[], Handle[int]]:
 
 
 class EmbeddedCapture:
-    """As `integrations.gstreamer.Capture`, with a thread that draws a moving picture."""
+    """As `lifecycle.integrations.gstreamer.Capture`, with a thread that draws a moving picture."""
 
     kind = "capture"
 

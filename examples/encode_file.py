@@ -18,8 +18,8 @@ import numpy as np
 gi.require_version("Gst", "1.0")
 from gi.repository import Gst
 
-from integrations.gstreamer import Feeder, PipelineGuard
 from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer import Feeder, PipelineGuard
 
 WIDTH, HEIGHT, RATE = 320, 240, 30
 CAPS = f"video/x-raw,format=RGB,width={WIDTH},height={HEIGHT},framerate={RATE}/1"

@@ -16,8 +16,8 @@ import gi
 gi.require_version("Gst", "1.0")
 from gi.repository import Gst
 
-from integrations.gstreamer import Branch, PipelineGuard, Tee
 from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer import Branch, PipelineGuard, Tee
 
 # The format is fixed: otherwise the source may choose another when a branch joins, and a muxer takes one
 # format only.

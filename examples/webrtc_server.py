@@ -19,10 +19,10 @@ import gi
 gi.require_version("Gst", "1.0")
 from gi.repository import Gst
 
-from integrations.gstreamer import Capture, Fanout, PipelineGuard
-from integrations.gstreamer.sharing.clients import Client
-from integrations.gstreamer.webrtc import WebRTCPeer, connect
 from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer import Capture, Fanout, PipelineGuard
+from lifecycle.integrations.gstreamer.sharing.clients import Client
+from lifecycle.integrations.gstreamer.webrtc import WebRTCPeer, connect
 
 CAPS = "video/x-raw,format=I420,width=320,height=240,framerate=30/1"
 ENCODER = "vp8enc deadline=1 cpu-used=8 threads=2 keyframe-max-dist=3000 target-bitrate=1000000"

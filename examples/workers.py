@@ -18,8 +18,8 @@ import gi
 gi.require_version("Gst", "1.0")
 from gi.repository import Gst
 
-from integrations.gstreamer import Capture, Frame, PipelineGuard
 from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer import Capture, Frame, PipelineGuard
 
 SOURCE = "videotestsrc is-live=true ! video/x-raw,format=RGB,width=640,height=480,framerate=60/1"
 

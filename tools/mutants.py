@@ -85,7 +85,8 @@ def copy_of_the_tree(into: Path) -> Path:
     ):
         source = ROOT / part
         if source.is_dir():
-            shutil.copytree(source, into / part, ignore=shutil.ignore_patterns("__pycache__"))
+            # With the link to the integrations: a patch of a second copy would be read by nobody.
+            shutil.copytree(source, into / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             shutil.copy(source, into / part)
     return into

@@ -15,9 +15,9 @@ try:
     from gi.repository import GLib
 except ImportError as error:
     raise ImportError(
-        f"integrations.event_loops.glib needs PyGObject, and this Python does not have it ({error}); on "
-        "Debian or Ubuntu, as root: apt-get update && apt-get install python3-gi; then make the virtual "
-        "environment by /usr/bin/python3 -m venv --system-site-packages, which lets it see it"
+        "lifecycle.integrations.event_loops.glib needs PyGObject, and this Python does not have it "
+        f"({error}); on Debian or Ubuntu, as root: apt-get update && apt-get install python3-gi; then make "
+        "the virtual environment by /usr/bin/python3 -m venv --system-site-packages, which lets it see it"
     ) from error
 
 from lifecycle import (

@@ -20,9 +20,9 @@ Where what is, from what stands on the others to what they stand on (each room l
 
 from __future__ import annotations
 
-from integrations.gstreamer.captures.capture import Capture, CaptureStats
-from integrations.gstreamer.captures.starving import Stall
-from integrations.gstreamer.errors import (
+from lifecycle.integrations.gstreamer.captures.capture import Capture, CaptureStats
+from lifecycle.integrations.gstreamer.captures.starving import Stall
+from lifecycle.integrations.gstreamer.errors import (
     CaptureError,
     DescriptionError,
     FeederError,
@@ -42,21 +42,21 @@ from integrations.gstreamer.errors import (
     Starved,
     StateTimeout,
 )
-from integrations.gstreamer.feeding.feeder import Feeder, FeederStats
-from integrations.gstreamer.feeding.fence import BufferFence
-from integrations.gstreamer.feeding.pool import PoolAdapter
-from integrations.gstreamer.frames.adapter import SampleAdapter
-from integrations.gstreamer.frames.frame import Frame
-from integrations.gstreamer.frames.writable import WritableFrame
-from integrations.gstreamer.pipelines.bus import BusWatch
-from integrations.gstreamer.pipelines.elements import ElementGuard
-from integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard
-from integrations.gstreamer.pipelines.pipeline import PipelineGuard
-from integrations.gstreamer.pipelines.signals import SignalGuard
-from integrations.gstreamer.sharing.branch import Branch, low_latency_queue
-from integrations.gstreamer.sharing.clients import Client, ClientStats, Fanout, request_key_frame
-from integrations.gstreamer.sharing.tee import Tee
-from integrations.gstreamer.tracer import LeaksTracer
+from lifecycle.integrations.gstreamer.feeding.feeder import Feeder, FeederStats
+from lifecycle.integrations.gstreamer.feeding.fence import BufferFence
+from lifecycle.integrations.gstreamer.feeding.pool import PoolAdapter
+from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
+from lifecycle.integrations.gstreamer.frames.frame import Frame
+from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
+from lifecycle.integrations.gstreamer.pipelines.bus import BusWatch
+from lifecycle.integrations.gstreamer.pipelines.elements import ElementGuard
+from lifecycle.integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard
+from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
+from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
+from lifecycle.integrations.gstreamer.sharing.branch import Branch, low_latency_queue
+from lifecycle.integrations.gstreamer.sharing.clients import Client, ClientStats, Fanout, request_key_frame
+from lifecycle.integrations.gstreamer.sharing.tee import Tee
+from lifecycle.integrations.gstreamer.tracer import LeaksTracer
 
 __all__ = [
     "Branch",

@@ -17,7 +17,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final
 
-from integrations.gstreamer._native import (
+from lifecycle.integrations.gstreamer._native import (
     ANY,
     Gst,
     Mapping,

@@ -39,7 +39,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from integrations.gstreamer.errors import MissingGStreamerError
+from lifecycle.integrations.gstreamer.errors import MissingGStreamerError
 
 try:
     import gi
@@ -51,11 +51,11 @@ try:
     from gi.repository import Gst, GstApp, GstVideo
 except (ImportError, ValueError) as error:
     raise MissingGStreamerError(
-        "integrations.gstreamer needs NumPy, PyGObject and GStreamer 1.20 or newer, and this Python does not "
-        f"have all of them ({error}); on Debian or Ubuntu, as root: apt-get update && apt-get install "
-        "python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base; then make "
-        "the virtual environment by /usr/bin/python3 -m venv --system-site-packages, which lets it see them, "
-        "and in it: pip install numpy"
+        "lifecycle.integrations.gstreamer needs NumPy, PyGObject and GStreamer 1.20 or newer, and this "
+        f"Python does not have all of them ({error}); on Debian or Ubuntu, as root: apt-get update && "
+        "apt-get install python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 "
+        "gstreamer1.0-plugins-base; then make the virtual environment by /usr/bin/python3 -m venv "
+        "--system-site-packages, which lets it see them, and in it: pip install numpy"
     ) from error
 
 __all__ = [
@@ -238,8 +238,9 @@ def _open(kind: type[ctypes.CDLL], stem: str) -> ctypes.CDLL:
         except OSError:
             continue
     raise MissingGStreamerError(
-        f"integrations.gstreamer found GStreamer's Python bindings but not its library {stem}-1.0 (tried "
-        f"{', '.join(_names(stem))}); install GStreamer's base plugins from the same place as the bindings"
+        f"lifecycle.integrations.gstreamer found GStreamer's Python bindings but not its library {stem}-1.0 "
+        f"(tried {', '.join(_names(stem))}); install GStreamer's base plugins from the same place as the "
+        "bindings"
     )
 
 

@@ -19,14 +19,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import GStreamerError, GuardError, MissingGStreamerError
-from integrations.gstreamer.pipelines.guard import check_manager, check_seconds
-from integrations.gstreamer.pipelines.pipeline import PipelineGuard
-from integrations.gstreamer.pipelines.signals import SignalGuard
-from integrations.gstreamer.pipelines.threads import TookTooLong, on_streaming_thread, with_deadline
 from lifecycle import SafetyManager
 from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import GStreamerError, GuardError, MissingGStreamerError
+from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds
+from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
+from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
+from lifecycle.integrations.gstreamer.pipelines.threads import TookTooLong, on_streaming_thread, with_deadline
 
 try:
     import gi
@@ -36,9 +36,9 @@ try:
     from gi.repository import GstSdp, GstWebRTC
 except (ImportError, ValueError) as error:
     raise MissingGStreamerError(
-        f"integrations.gstreamer.webrtc needs GStreamer's WebRTC library ({error}); on Debian or Ubuntu, as "
-        "root: apt-get update && apt-get install gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad "
-        "gstreamer1.0-nice"
+        f"lifecycle.integrations.gstreamer.webrtc needs GStreamer's WebRTC library ({error}); on Debian or "
+        "Ubuntu, as root: apt-get update && apt-get install gir1.2-gst-plugins-bad-1.0 "
+        "gstreamer1.0-plugins-bad gstreamer1.0-nice"
     ) from error
 
 __all__ = ["NegotiationError", "WebRTCPeer", "connect"]

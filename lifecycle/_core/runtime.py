@@ -310,20 +310,8 @@ def site_of(frame: FrameType | None) -> Site | None:
     return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
-_INTEGRATIONS = ("event_loops" + os.sep, "gstreamer" + os.sep, "prometheus.py")
-"""What of the folder `integrations` is the library's: applications and other distributions may have one of
-that name."""
-
-
-def places_of(module: str) -> tuple[str, ...]:
-    """How the paths of the library's own files begin, from that of this module."""
-    package = os.path.dirname(os.path.dirname(module))
-    beside = os.path.join(os.path.dirname(package), "integrations", "")
-    return (package + os.sep, *(beside + name for name in _INTEGRATIONS))
-
-
 _OURS = (
-    *places_of(in_collector.__code__.co_filename),
+    os.path.dirname(os.path.dirname(in_collector.__code__.co_filename)) + os.sep,
     contextlib.contextmanager.__code__.co_filename,
 )
 

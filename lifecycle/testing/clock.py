@@ -13,9 +13,7 @@ import time
 from types import ModuleType, TracebackType
 from typing import Any
 
-from lifecycle._core import runtime
-
-_LIBRARY = runtime.places_of(runtime.__file__)
+_LIBRARY = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _KIT = os.path.dirname(__file__) + os.sep
 
 

@@ -6,18 +6,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from integrations.event_loops.asyncio import aclose, release_queue, run_leased
+from lifecycle.integrations.event_loops.asyncio import aclose, release_queue, run_leased
 from tests.adversaries.stage import Native, Stage, Table
 
 TABLE = Table()
 scene = TABLE.scene
 
 try:
-    from integrations.prometheus import LifecycleCollector
+    from lifecycle.integrations.prometheus import LifecycleCollector
 except ImportError:
-    MODULES: tuple[str, ...] = ("integrations.event_loops.asyncio",)
+    MODULES: tuple[str, ...] = ("lifecycle.integrations.event_loops.asyncio",)
 else:
-    MODULES = ("integrations.event_loops.asyncio", "integrations.prometheus")
+    MODULES = ("lifecycle.integrations.event_loops.asyncio", "lifecycle.integrations.prometheus")
 
     @scene(
         "LifecycleCollector.__init__",

@@ -70,10 +70,7 @@ class Native:
 
 def ours(code: types.CodeType) -> bool:
     """Whether code is the library's or of one of its integrations."""
-    return library(code) or INTEGRATIONS in code.co_filename
-
-
-INTEGRATIONS = f"{os.sep}integrations{os.sep}"
+    return library(code)
 
 
 @attrs.frozen
@@ -399,7 +396,7 @@ def locks_of(*roots: object) -> Iterator[tuple[str, Any]]:
             inner = list(item.values()) if isinstance(item, dict) else list(item)
             if len(inner) <= 200:
                 waiting.extend((f"{path}[{number}]", one, depth + 1) for number, one in enumerate(inner))
-        elif type(item).__module__.startswith(("lifecycle", "integrations")):
+        elif type(item).__module__.startswith("lifecycle"):
             if isinstance(item, NAPS):
                 continue
             waiting.extend((f"{path}.{name}", one, depth + 1) for name, one in _attributes(item))

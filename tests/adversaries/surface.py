@@ -16,7 +16,7 @@ import attrs
 
 CORE = ("lifecycle", "lifecycle.fences", "lifecycle._core.fence", "lifecycle.lowlevel")
 """Modules whose public names are tried everywhere."""
-OURS = ("lifecycle.", "integrations.")
+OURS = ("lifecycle.",)
 
 NO_OPERATIONS = {
     "__init_subclass__",

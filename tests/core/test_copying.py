@@ -88,8 +88,8 @@ def owners(module: str) -> list[type]:
     "module",
     [
         "lifecycle",
-        pytest.param("integrations.gstreamer", marks=pytest.mark.needs("gstreamer")),
-        pytest.param("integrations.prometheus", marks=pytest.mark.needs("prometheus_client")),
+        pytest.param("lifecycle.integrations.gstreamer", marks=pytest.mark.needs("gstreamer")),
+        pytest.param("lifecycle.integrations.prometheus", marks=pytest.mark.needs("prometheus_client")),
     ],
 )
 def test_every_public_class_that_owns_something_refuses(module: str) -> None:

@@ -195,7 +195,7 @@ def test_in_a_loop() -> None:
     """I2, I5: `run_leased`, `aclose` and a turn of the loop."""
     strikes("""
 import asyncio
-from integrations.event_loops.asyncio import aclose, release_queue, run_leased
+from lifecycle.integrations.event_loops.asyncio import aclose, release_queue, run_leased
 manager = SafetyManager()
 released, used = [], []
 def on(label, place=ANY_THREAD, release=released.append):

@@ -86,7 +86,7 @@ def test_a_daemon_that_lets_go_in_a_moment_is_waited_for() -> None:
     to wait for."""
     assert quiet("""
     import asyncio
-    from integrations.event_loops.asyncio import release_queue
+    from lifecycle.integrations.event_loops.asyncio import release_queue
     manager = SafetyManager()
     handle = manager.register(Native("leased"), release=Native.free)
     ready = threading.Barrier(3)
@@ -220,7 +220,7 @@ def test_the_end_in_a_running_loop(how: str) -> None:
     """I2, I3, I4: tasks in a lease, a thread in `run_leased`, objects of the loop."""
     done = run(f"""
     import asyncio, signal
-    from integrations.event_loops.asyncio import release_queue, run_leased
+    from lifecycle.integrations.event_loops.asyncio import release_queue, run_leased
     manager = SafetyManager()
     main_thread = threading.get_ident()
     def on_loop(native):

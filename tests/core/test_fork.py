@@ -227,7 +227,7 @@ def test_a_fork_in_a_running_loop() -> None:
     there, a loop of its own has a queue of its own."""
     done = forking("""
     import asyncio
-    from integrations.event_loops.asyncio import aclose, release_queue
+    from lifecycle.integrations.event_loops.asyncio import aclose, release_queue
     manager = SafetyManager()
 
     def child(queue, handles):
@@ -380,7 +380,7 @@ def test_forks_while_queues_loops_and_finalizers_are_busy() -> None:
         CHILD
         + """
 import asyncio
-from integrations.event_loops.asyncio import release_queue, run_leased
+from lifecycle.integrations.event_loops.asyncio import release_queue, run_leased
 manager = SafetyManager(name="busy")
 stop = False
 class Thing: pass

@@ -167,7 +167,7 @@ def test_every_order_at_a_table() -> None:
 @pytest.mark.parametrize("wait", ["close", "aclose"])
 def test_the_end_of_an_object_reaches_whoever_came_while_another_gave_up(wait: str) -> None:
     """The one who gives up does so between another's look into the table and its entry there, all the time."""
-    from integrations.event_loops.asyncio import aclose
+    from lifecycle.integrations.event_loops.asyncio import aclose
 
     manager = SafetyManager(SafetyConfig(leak_level="off"))
     came: list[float] = []

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from integrations.event_loops.asyncio import aclose, release_queue, run_leased
 from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
@@ -29,6 +28,7 @@ from lifecycle import (
     SafetyManager,
 )
 from lifecycle._core.runtime import free_threaded as FREE_THREADED
+from lifecycle.integrations.event_loops.asyncio import aclose, release_queue, run_leased
 from tests.core.natives import Fence, Native
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.needs("gstreamer")  # PyGObject comes with it
 PRELUDE = """
 import gc, os, threading, time
 from gi.repository import GLib
-from integrations.event_loops.glib import release_queue
+from lifecycle.integrations.event_loops.glib import release_queue
 from lifecycle import *
 
 def say(*words):

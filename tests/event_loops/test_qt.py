@@ -14,7 +14,7 @@ pytestmark = pytest.mark.needs("pyside6")
 PRELUDE = """
 import gc, os, sys, threading, time, weakref
 from PySide6.QtCore import QCoreApplication, QEvent, QObject, QThread, QTimer
-from integrations.event_loops.qt import release_queue
+from lifecycle.integrations.event_loops.qt import release_queue
 from lifecycle import *
 
 def say(*words):

@@ -20,8 +20,9 @@ from typing import Any
 
 import structlog
 
-import integrations.gstreamer as ours
-from integrations.gstreamer import (
+import lifecycle.integrations.gstreamer as ours
+from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer import (
     BusWatch,
     ElementGuard,
     GuardError,
@@ -31,7 +32,6 @@ from integrations.gstreamer import (
     SignalGuard,
     Tee,
 )
-from lifecycle import SafetyManager
 from tests.gstreamer.program import Gst
 
 HERE = os.path.dirname(ours.__file__)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from integrations.gstreamer import SampleAdapter
     from lifecycle import SafetyManager
+    from lifecycle.integrations.gstreamer import SampleAdapter
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def gst() -> ModuleType:
 @pytest.fixture
 def adapter(gst: ModuleType, manager: SafetyManager) -> SampleAdapter:
     """An adapter of the test's own manager."""
-    from integrations.gstreamer import SampleAdapter
+    from lifecycle.integrations.gstreamer import SampleAdapter
 
     return SampleAdapter(manager)
 

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 from gi.repository import GLib
 
-from integrations.gstreamer import LeaksTracer
+from lifecycle.integrations.gstreamer import LeaksTracer
 
 LeaksTracer.enable()
 
-from integrations.gstreamer import (
+from lifecycle import ClosedError, HeldError, ObjectState, SafetyConfig, SafetyManager
+from lifecycle.integrations.gstreamer import (
     Capture,
     ElementGuard,
     Feeder,
@@ -43,7 +44,6 @@ from integrations.gstreamer import (
     StateTimeout,
     Tee,
 )
-from lifecycle import ClosedError, HeldError, ObjectState, SafetyConfig, SafetyManager
 from tests.gstreamer.program import (
     FULL_HD,
     SMALL,
@@ -320,7 +320,7 @@ def _() -> None:
 
 @raw("write-through-a-read-mapping")
 def _() -> object:
-    from integrations.gstreamer._native import MAP_READ, Mapping, map_plain
+    from lifecycle.integrations.gstreamer._native import MAP_READ, Mapping, map_plain
 
     sample = fd_sample(bytes(64 * 48 * 3))
     mapping: Any = Mapping()
@@ -349,7 +349,7 @@ def _() -> object:
     buffer = sample.get_buffer()
     ok, info = buffer.map(Gst.MapFlags.READ)
     memory = buffer.peek_memory(0)
-    from integrations.gstreamer._native import _fd_of
+    from lifecycle.integrations.gstreamer._native import _fd_of
 
     os.ftruncate(_fd_of(hash(memory)), 0)
     return int(np.frombuffer(info.data, np.uint8).sum())
@@ -364,7 +364,7 @@ def _() -> None:
 
 @raw("wrapped-bytes-not-kept-alive")
 def _() -> object:
-    from integrations.gstreamer._native import _actions
+    from lifecycle.integrations.gstreamer._native import _actions
 
     wrap = _actions.gst_buffer_new_wrapped_full
     wrap.restype = ctypes.c_void_p

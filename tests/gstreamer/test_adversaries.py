@@ -30,7 +30,7 @@ class Bench:
     def __init__(self, gst: ModuleType, manager: SafetyManager) -> None:
         import numpy as np
 
-        from integrations.gstreamer import Feeder, PoolAdapter, SampleAdapter
+        from lifecycle.integrations.gstreamer import Feeder, PoolAdapter, SampleAdapter
 
         self.gst = gst
         self.manager = manager
@@ -91,7 +91,12 @@ class Bench:
             frame.close()
 
     def maps(self) -> list[int]:
-        from integrations.gstreamer._native import MiniObject, memory_count, memory_of, sample_buffer
+        from lifecycle.integrations.gstreamer._native import (
+            MiniObject,
+            memory_count,
+            memory_of,
+            sample_buffer,
+        )
 
         found = []
         for sample in (self.sample, self.in_parts):

@@ -83,7 +83,7 @@ def with_audio_meta(gst: ModuleType, data: bytes, caps: str, samples: int, offse
     gi.require_version("GstAudio", "1.0")
     from gi.repository import GstAudio
 
-    from integrations.gstreamer._native import _audio
+    from lifecycle.integrations.gstreamer._native import _audio
 
     buffer = gst.sample_of(data).get_buffer()
     fixed = gst.Gst.Caps.from_string(caps)
@@ -100,7 +100,7 @@ def with_audio_meta(gst: ModuleType, data: bytes, caps: str, samples: int, offse
 def test_channels_at_unequal_steps_are_planes_only(gst: ModuleType, adapter: Any) -> None:
     import numpy as np
 
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     caps = audio_caps("S16LE", 3, "non-interleaved") + ",channel-mask=(bitmask)0x7"
     data = np.arange(40, dtype="<i2")
@@ -116,7 +116,7 @@ def test_channels_at_unequal_steps_are_planes_only(gst: ModuleType, adapter: Any
 
 
 def test_planar_sound_without_a_meta_is_refused(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     sample = gst.sample_of(bytes(64), audio_caps("F32LE", 2, "non-interleaved"))
     with adapter.frame(sample) as frame:
@@ -127,8 +127,8 @@ def test_planar_sound_without_a_meta_is_refused(gst: ModuleType, adapter: Any) -
 
 
 def test_a_meta_that_promises_more_than_there_is(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import ShortMemoryError
-    from integrations.gstreamer._native import audio_meta
+    from lifecycle.integrations.gstreamer import ShortMemoryError
+    from lifecycle.integrations.gstreamer._native import audio_meta
 
     sample = with_audio_meta(gst, bytes(64), audio_caps("S16LE", 2), 16, None)
     meta = audio_meta(hash(sample.get_buffer()))
@@ -148,7 +148,7 @@ def test_a_meta_that_promises_more_than_there_is(gst: ModuleType, adapter: Any) 
     ],
 )
 def test_samples_that_no_dtype_has(gst: ModuleType, adapter: Any, caps: str, why: str) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     with adapter.frame(gst.sample_of(bytes(64), caps)) as frame:
         for ask in (frame.array, frame.planes):
@@ -160,7 +160,7 @@ def test_samples_that_no_dtype_has(gst: ModuleType, adapter: Any, caps: str, why
 
 
 def test_a_truncated_and_an_empty_buffer(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     with adapter.frame(gst.sample_of(bytes(63), audio_caps("S16LE"))) as frame:
         with pytest.raises(FormatError, match="63 bytes are no whole number of frames of 4 bytes"):
@@ -173,7 +173,7 @@ def test_a_truncated_and_an_empty_buffer(gst: ModuleType, adapter: Any) -> None:
 
 
 def test_a_picture_has_no_rate(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     with adapter.frame(gst.sample_of(bytes(64 * 48 * 3))) as frame:
         for fact in ("rate", "channels"):

@@ -14,7 +14,7 @@ from lifecycle import AccessRefusedError, LifecycleError, ObjectState, SafetyMan
 from tests.support import eventually, run_python
 
 if TYPE_CHECKING:
-    from integrations.gstreamer import Capture, PipelineGuard, Tee
+    from lifecycle.integrations.gstreamer import Capture, PipelineGuard, Tee
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
@@ -26,9 +26,9 @@ CYCLES = int(os.environ.get("GSTREAMER_CYCLES", "50"))
 @pytest.fixture
 def g(gst: Any) -> Any:
     """The integration, GStreamer initialised."""
-    import integrations.gstreamer
+    import lifecycle.integrations.gstreamer
 
-    return integrations.gstreamer
+    return lifecycle.integrations.gstreamer
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_storm(g: Any) -> None:
         import collections, gc, logging, random, structlog, sys, threading, time
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         from lifecycle import *
-        from integrations.gstreamer import *
+        from lifecycle.integrations.gstreamer import *
         LeaksTracer.enable()
         from tests.gstreamer.program import *
         from tests.support import eventually

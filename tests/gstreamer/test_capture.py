@@ -34,7 +34,7 @@ BOTH = pytest.mark.parametrize("streaming", [False, True], ids=["pull", "streami
 def test_every_frame_reaches_the_callback_and_the_end_is_told(
     ten: Any, manager: SafetyManager, streaming: bool
 ) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     with Capture(manager, ten, name="ten", streaming=streaming) as capture:
         seen: list[tuple[int | None, tuple[int, ...], str]] = []
@@ -59,7 +59,7 @@ def test_every_frame_reaches_the_callback_and_the_end_is_told(
 
 
 def test_iteration_closes_the_frame_before(ten: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, FrameClosedError
+    from lifecycle.integrations.gstreamer import Capture, FrameClosedError
 
     with Capture(manager, ten) as capture:
         before = None
@@ -79,7 +79,7 @@ def test_iteration_closes_the_frame_before(ten: Any, manager: SafetyManager) -> 
 
 
 def test_leaving_the_loop_early_closes_the_frame(live: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     seen: list[Any] = []
 
@@ -103,7 +103,7 @@ def test_leaving_the_loop_early_closes_the_frame(live: Any, manager: SafetyManag
 
 
 def test_nothing_within_the_timeout_says_so(gst: ModuleType, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, NoFrames
+    from lifecycle.integrations.gstreamer import Capture, NoFrames
 
     pipeline = gst.Gst.parse_launch(f"videotestsrc ! {gst.SMALL} ! appsink name=sink")
     pipeline.set_state(gst.Gst.State.PAUSED)
@@ -123,7 +123,7 @@ def test_nothing_within_the_timeout_says_so(gst: ModuleType, manager: SafetyMana
 def test_a_pipeline_that_is_started_later_is_waited_for_and_its_stop_ends_the_loop(
     gst: ModuleType, manager: SafetyManager
 ) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     pipeline = gst.Gst.parse_launch(
         f"videotestsrc ! {gst.SMALL} ! appsink name=sink sync=false max-buffers=2"
@@ -140,7 +140,7 @@ def test_a_pipeline_that_is_started_later_is_waited_for_and_its_stop_ends_the_lo
 
 
 def test_closing_the_capture_ends_a_loop_on_another_thread(gst: ModuleType, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     pipeline = gst.Gst.parse_launch("appsrc ! appsink name=sink")
     pipeline.set_state(gst.Gst.State.PLAYING)
@@ -168,7 +168,7 @@ def test_closing_the_capture_ends_a_loop_on_another_thread(gst: ModuleType, mana
 def test_declared_errors_are_errors_and_anything_else_a_panic(
     ten: Any, manager: SafetyManager, streaming: bool
 ) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     with Capture(manager, ten, streaming=streaming, errors=(ValueError,)) as capture:
         count = 0
@@ -191,7 +191,7 @@ def test_declared_errors_are_errors_and_anything_else_a_panic(
 
 
 def test_the_managers_declared_errors_hold_too(ten: Any) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     with SafetyManager(SafetyConfig(errors=(ValueError,))) as manager, Capture(manager, ten) as capture:
 
@@ -208,7 +208,7 @@ def test_the_managers_declared_errors_hold_too(ten: Any) -> None:
 @pytest.mark.parametrize("where", ["capture", "policy"])
 def test_declared_errors_are_counted_wherever_they_were_declared(ten: Any, where: str) -> None:
     """The nearest declaration wins: the capture's own, else the type's policy, else the configuration."""
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     with SafetyManager(SafetyConfig(errors=(OSError,))) as manager:
         manager.policy("gst.Sample", errors=(KeyError,))
@@ -229,7 +229,7 @@ def test_declared_errors_are_counted_wherever_they_were_declared(ten: Any, where
 
 @BOTH
 def test_stopping_on_error_is_a_choice(live: Any, manager: SafetyManager, streaming: bool) -> None:
-    from integrations.gstreamer import Capture, CaptureError
+    from lifecycle.integrations.gstreamer import Capture, CaptureError
 
     capture = Capture(manager, live, name="fragile", streaming=streaming, on_error="stop")
     count = 0
@@ -254,7 +254,7 @@ def test_stopping_on_error_is_a_choice(live: Any, manager: SafetyManager, stream
 
 
 def test_an_error_keeps_no_frame_alive(ten: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     with Capture(manager, ten) as capture:
 
@@ -273,7 +273,7 @@ def test_an_error_keeps_no_frame_alive(ten: Any, manager: SafetyManager) -> None
 
 
 def test_arrays_and_shares_kept_beyond_the_callback_are_counted(ten: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     kept: list[Any] = []
     with Capture(manager, ten) as capture:
@@ -303,7 +303,7 @@ def test_arrays_and_shares_kept_beyond_the_callback_are_counted(ten: Any, manage
 def test_closing_on_a_live_pipeline_leaves_neither_growth_nor_a_freeze(
     gst: ModuleType, manager: SafetyManager, streaming: bool, sink: str
 ) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     pipeline = gst.Gst.parse_launch(
         f"videotestsrc is-live=true ! video/x-raw,format=RGB,width=64,height=48,framerate=100/1 ! tee name=tee "
@@ -346,7 +346,7 @@ def test_closing_on_a_live_pipeline_leaves_neither_growth_nor_a_freeze(
 
 @BOTH
 def test_stop_and_start_again(live: Any, manager: SafetyManager, streaming: bool) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     live.set_property("max-buffers", 7)
     with Capture(manager, live, streaming=streaming) as capture:
@@ -373,7 +373,7 @@ def test_stop_and_start_again(live: Any, manager: SafetyManager, streaming: bool
 def test_a_capture_can_be_closed_from_its_callback(
     live: Any, manager: SafetyManager, streaming: bool
 ) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     capture = Capture(manager, live, streaming=streaming)
     answers: list[bool] = []
@@ -391,7 +391,7 @@ def test_a_capture_can_be_closed_from_its_callback(
 
 def test_the_pipeline_can_be_stopped_from_the_callback(gst: ModuleType, manager: SafetyManager) -> None:
     """From a new-sample callback this is a deadlock."""
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     pipeline, sink = gst.launch(source="videotestsrc is-live=true")
     with Capture(manager, sink) as capture:
@@ -410,7 +410,7 @@ def test_the_pipeline_can_be_stopped_from_the_callback(gst: ModuleType, manager:
 def test_closing_waits_for_a_running_callback_but_not_for_ever(
     live: Any, manager: SafetyManager, streaming: bool
 ) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     capture = Capture(manager, live, streaming=streaming)
     inside, leave = threading.Event(), threading.Event()
@@ -429,7 +429,7 @@ def test_closing_waits_for_a_running_callback_but_not_for_ever(
 
 
 def test_closing_the_manager_closes_its_captures_first(live: Any) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     with SafetyManager() as manager:
         capture = Capture(manager, live)
@@ -455,7 +455,7 @@ def test_a_program_may_end_without_closing_anything() -> None:
     done = run_python(
         """
         from lifecycle import SafetyManager
-        from integrations.gstreamer import Capture
+        from lifecycle.integrations.gstreamer import Capture
         from tests.gstreamer.program import *
         import threading
         pipeline, sink = launch(source="videotestsrc is-live=true")
@@ -481,7 +481,7 @@ def test_a_program_may_end_without_closing_anything() -> None:
 
 
 def test_what_a_capture_cannot_take(gst: ModuleType, live: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, CaptureError, GuardError
+    from lifecycle.integrations.gstreamer import Capture, CaptureError, GuardError
 
     for wrong in (None, "sink", gst.Gst.ElementFactory.make("fakesink"), gst.Gst.Pipeline()):
         with pytest.raises(CaptureError, match="pulls from an appsink, not from"):
@@ -517,7 +517,7 @@ def test_what_a_capture_cannot_take(gst: ModuleType, live: Any, manager: SafetyM
 
 
 def test_functions_whose_body_would_run_later_are_refused(live: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     async def coroutine(frame: Any) -> None:
         """Never runs."""
@@ -538,7 +538,7 @@ def test_samples_that_are_no_frames_are_errors_and_the_flow_goes_on(
     gst: ModuleType, manager: SafetyManager
 ) -> None:
     """A sample may carry a list of buffers and no buffer."""
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     pipeline = gst.Gst.parse_launch(
         "appsrc name=src format=time caps=video/x-raw,format=RGB,width=4,height=1,framerate=1/1 "

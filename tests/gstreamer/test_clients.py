@@ -13,7 +13,7 @@ from lifecycle import LifecycleError, ObjectState, SafetyManager
 from tests.support import eventually, run_python
 
 if TYPE_CHECKING:
-    from integrations.gstreamer import Fanout, PipelineGuard
+    from lifecycle.integrations.gstreamer import Fanout, PipelineGuard
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
@@ -28,9 +28,9 @@ DELTA = 1 << 13
 @pytest.fixture
 def g(gst: Any) -> Any:
     """The integration, GStreamer initialised."""
-    import integrations.gstreamer
+    import lifecycle.integrations.gstreamer
 
-    return integrations.gstreamer
+    return lifecycle.integrations.gstreamer
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_clients_in_and_out_leave_nothing(g: Any) -> None:
     done = run_python(
         f"""
         import gc, random, threading
-        from integrations.gstreamer import *
+        from lifecycle.integrations.gstreamer import *
         LeaksTracer.enable()
         from lifecycle import SafetyManager
         from tests.gstreamer.program import *
@@ -236,7 +236,7 @@ def test_the_server_and_two_peers_over_loopback() -> None:
 
 @pytest.mark.needs("webrtc")
 def test_negotiations_that_cannot_be(g: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer.webrtc import NegotiationError, WebRTCPeer
+    from lifecycle.integrations.gstreamer.webrtc import NegotiationError, WebRTCPeer
 
     with (
         g.PipelineGuard(manager, "webrtcbin name=rtc") as pipeline,

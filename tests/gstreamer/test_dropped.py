@@ -32,9 +32,9 @@ def quiet() -> Iterator[None]:
 @pytest.fixture
 def g(gst: Any) -> Any:
     """The integration, GStreamer initialised."""
-    import integrations.gstreamer
+    import lifecycle.integrations.gstreamer
 
-    return integrations.gstreamer
+    return lifecycle.integrations.gstreamer
 
 
 def element(gst: Any, factory: str) -> Any:
@@ -303,7 +303,7 @@ def test_a_branch_and_a_capture_of_its_owner(g: Any, manager: SafetyManager) -> 
 
 @pytest.mark.needs("webrtc")
 def test_a_peer_that_calls_methods_of_its_owner(g: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer.webrtc import WebRTCPeer
+    from lifecycle.integrations.gstreamer.webrtc import WebRTCPeer
 
     class Session:
         def __init__(self, pipeline: Any) -> None:

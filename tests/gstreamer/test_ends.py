@@ -22,9 +22,9 @@ TINY = "video/x-raw,format=RGB,width=16,height=16"
 @pytest.fixture
 def g(gst: Any) -> Any:
     """The integration, GStreamer initialised."""
-    import integrations.gstreamer
+    import lifecycle.integrations.gstreamer
 
-    return integrations.gstreamer
+    return lifecycle.integrations.gstreamer
 
 
 def pipeline_of(gst: Any, text: str) -> tuple[Any, Any]:
@@ -66,7 +66,7 @@ class Scripted:
 
 
 def test_an_appsink_that_is_started_between_two_questions(gst: Any) -> None:
-    from integrations.gstreamer.captures.runs import flow_of
+    from lifecycle.integrations.gstreamer.captures.runs import flow_of
 
     assert flow_of(Scripted(gst, True, False, state="PAUSED")) == "flowing"
     assert flow_of(Scripted(gst, True, True, state="PLAYING")) == "eos"

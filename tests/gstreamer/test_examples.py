@@ -32,7 +32,7 @@ def everything() -> Finished:
             assert len(workers.run(1.0)) == 3
 
         def encoded():
-            from integrations.gstreamer import Capture, PipelineGuard
+            from lifecycle.integrations.gstreamer import Capture, PipelineGuard
             from lifecycle import SafetyManager
             path = encode_file.run(folder / "pictures.webm", 15)
             with SafetyManager() as manager:  # and it can be read again

@@ -28,7 +28,7 @@ class Line:
     def __init__(
         self, gst: ModuleType, manager: SafetyManager, caps: Any, middle: str = "", **options: Any
     ) -> None:
-        from integrations.gstreamer import Feeder
+        from lifecycle.integrations.gstreamer import Feeder
 
         self.gst = gst
         self.pipeline = gst.Gst.parse_launch(
@@ -289,7 +289,7 @@ def test_gray_sound_and_bytes(line: Any, adapter: Any, gst: ModuleType) -> None:
 def test_what_would_be_another_picture_is_refused(line: Any, wrong: str) -> None:
     import numpy as np
 
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     one = line()
     given = eval(wrong, {"np": np})
@@ -356,7 +356,7 @@ def test_a_writable_frame_is_handed_on_when_nothing_writes_it_any_more(
 def test_caps_that_change_under_a_fixed_feeder_are_refused_and_followed_otherwise(
     line: Any, adapter: Any, gst: ModuleType
 ) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     fixed, follows = line(EVEN), line(None)
     small = gst.sample_of(bytes(64 * 48 * 3))
@@ -387,7 +387,7 @@ def test_a_buffer_is_pushed_as_it_is(line: Any, adapter: Any, gst: ModuleType) -
 
 
 def test_a_push_waits_for_room_and_no_longer(line: Any, gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FeederFull
+    from lifecycle.integrations.gstreamer import FeederFull
 
     one = line(max_buffers=2)
     one.sink.set_property("max-buffers", 1)
@@ -448,7 +448,7 @@ def test_whoever_waits_is_told_of_the_end(gst: ModuleType, how: str) -> None:
 
 
 def test_an_error_of_the_pipeline_ends_the_wait(line: Any, gst: ModuleType) -> None:
-    from integrations.gstreamer import PipelineError
+    from lifecycle.integrations.gstreamer import PipelineError
 
     one = line(EVEN, "identity error-after=3 name=breaks ! ", max_buffers=1)
     with pytest.raises(PipelineError, match="breaks") as caught:
@@ -459,7 +459,7 @@ def test_an_error_of_the_pipeline_ends_the_wait(line: Any, gst: ModuleType) -> N
 
 
 def test_a_pipeline_that_does_not_run(line: Any, gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FeederError, FeederFull
+    from lifecycle.integrations.gstreamer import FeederError, FeederFull
 
     one = line(play=False, max_buffers=2)
     data = bytes(48 * 64 * 3)
@@ -481,7 +481,7 @@ def test_a_pipeline_that_does_not_run(line: Any, gst: ModuleType, adapter: Any) 
 
 
 def test_what_a_feeder_cannot_be_made_of(gst: ModuleType, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Feeder, FeederError, GuardError, SampleError
+    from lifecycle.integrations.gstreamer import Feeder, FeederError, GuardError, SampleError
 
     source = gst.Gst.ElementFactory.make("appsrc")
     for wrong in (None, 7, gst.Gst.ElementFactory.make("fakesrc")):
@@ -547,7 +547,7 @@ def test_a_program_may_end_while_gstreamer_still_reads_its_arrays() -> None:
         import numpy as np
         from tests.gstreamer.program import Gst
         from lifecycle import SafetyManager
-        from integrations.gstreamer import Feeder
+        from lifecycle.integrations.gstreamer import Feeder
         pipeline = Gst.parse_launch("appsrc name=src ! videoconvert ! video/x-raw,format=BGR ! fakesink sync=true")
         feeder = Feeder(SafetyManager(), pipeline.get_by_name("src"), max_buffers=50,
                         caps="video/x-raw,format=RGB,width=1920,height=1080,framerate=30/1")

@@ -78,7 +78,7 @@ def test_packed_formats_are_arrays(
 def test_what_an_array_cannot_express_is_refused_by_name(
     gst: ModuleType, adapter: Any, manager: SafetyManager, name: str, why: str
 ) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     caps = f"video/x-raw,format={name},width=64,height=48,framerate=30/1"
     sample = gst.sample_of(bytes(64 * 48 * 4), caps)
@@ -93,7 +93,7 @@ def test_what_an_array_cannot_express_is_refused_by_name(
 
 
 def test_memory_that_is_not_this_processs_is_refused_as_an_array(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     sample = gst.sample_of(bytes(64), "video/x-raw(memory:GLMemory),format=RGBA,width=4,height=4")
     with adapter.frame(sample) as frame, pytest.raises(FormatError, match=r"memory:GLMemory.*gldownload"):
@@ -104,7 +104,7 @@ def test_memory_that_is_not_this_processs_is_refused_as_an_array(gst: ModuleType
     "caps", ["video/x-raw,format=NOPE,width=8,height=8", "video/x-raw(memory:DMABuf),format=DMA_DRM"]
 )
 def test_what_gstreamer_does_not_know_either_is_said(gst: ModuleType, adapter: Any, caps: str) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     with (
         adapter.frame(gst.sample_of(bytes(64), caps)) as frame,
@@ -114,7 +114,7 @@ def test_what_gstreamer_does_not_know_either_is_said(gst: ModuleType, adapter: A
 
 
 def test_what_is_no_picture_has_bytes_and_no_width(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     sample = gst.sample_of(b"abcd", "video/x-h264,stream-format=byte-stream,alignment=au")
     with adapter.frame(sample) as frame:
@@ -162,7 +162,7 @@ def test_interlaced_fields_in_buffers_of_their_own_have_half_the_rows(gst: Modul
 
 
 def test_the_cache_finds_by_pointer_and_is_bounded(gst: ModuleType) -> None:
-    from integrations.gstreamer.frames.formats import LayoutCache
+    from lifecycle.integrations.gstreamer.frames.formats import LayoutCache
 
     cache = LayoutCache(limit=8)
     kept = [
@@ -177,8 +177,8 @@ def test_the_cache_finds_by_pointer_and_is_bounded(gst: ModuleType) -> None:
 
 
 def test_cached_caps_are_held_so_no_pointer_changes_its_meaning(gst: ModuleType) -> None:
-    from integrations.gstreamer._native import MiniObject
-    from integrations.gstreamer.frames.formats import LayoutCache
+    from lifecycle.integrations.gstreamer._native import MiniObject
+    from lifecycle.integrations.gstreamer.frames.formats import LayoutCache
 
     cache = LayoutCache()
     caps = gst.Gst.Caps.from_string(gst.SMALL)

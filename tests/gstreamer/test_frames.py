@@ -26,7 +26,7 @@ SIZE = 64 * 48 * 3
 
 def maps_of(sample: Any) -> int:
     """How often the sample's memory is mapped right now, as its own lock count tells."""
-    from integrations.gstreamer._native import MiniObject, memory_of, sample_buffer
+    from lifecycle.integrations.gstreamer._native import MiniObject, memory_of, sample_buffer
 
     buffer = sample_buffer(hash(sample))
     assert buffer is not None
@@ -93,7 +93,7 @@ def test_the_unmap_follows_the_death_of_the_last_array(
 def test_one_native_registered_many_times_is_mapped_once(
     gst: ModuleType, adapter: Any, manager: SafetyManager
 ) -> None:
-    from integrations.gstreamer import SampleAdapter
+    from lifecycle.integrations.gstreamer import SampleAdapter
 
     sample = gst.sample_of(bytes(range(256)) * (SIZE // 256))
     other = SampleAdapter(manager, name="other")
@@ -288,14 +288,14 @@ def nothing_left(manager: SafetyManager) -> Any:
 
 @pytest.mark.parametrize("wrong", [None, 7, b"bytes", object()])
 def test_not_a_sample(adapter: Any, nothing_left: None, wrong: Any) -> None:
-    from integrations.gstreamer import SampleError
+    from lifecycle.integrations.gstreamer import SampleError
 
     with pytest.raises(SampleError, match=r"Gst\.Sample, not of"):
         adapter.frame(wrong)
 
 
 def test_a_sample_without_buffer_or_caps(gst: ModuleType, adapter: Any, nothing_left: None) -> None:
-    from integrations.gstreamer import SampleError
+    from lifecycle.integrations.gstreamer import SampleError
 
     Gst = gst.Gst
     caps = Gst.Caps.from_string(gst.SMALL)
@@ -309,7 +309,7 @@ def test_a_sample_without_buffer_or_caps(gst: ModuleType, adapter: Any, nothing_
 
 
 def test_fd_memory_shorter_than_it_says(gst: ModuleType, adapter: Any, nothing_left: None) -> None:
-    from integrations.gstreamer import ShortMemoryError
+    from lifecycle.integrations.gstreamer import ShortMemoryError
 
     sample = gst.fd_sample(bytes(4096), says=SIZE)
     with adapter.frame(sample) as frame:
@@ -321,7 +321,7 @@ def test_fd_memory_shorter_than_it_says(gst: ModuleType, adapter: Any, nothing_l
 
 def test_one_of_several_memories_is_a_short_file(gst: ModuleType, adapter: Any, nothing_left: None) -> None:
     """GStreamer would copy the parts together while mapping, and die of it."""
-    from integrations.gstreamer import ShortMemoryError
+    from lifecycle.integrations.gstreamer import ShortMemoryError
 
     buffer = gst.Gst.Buffer.new()
     buffer.append_memory(gst.sample_of(bytes(SIZE // 2)).get_buffer().get_all_memory())
@@ -340,7 +340,7 @@ def test_memory_that_cannot_be_mapped(gst: ModuleType, adapter: Any, nothing_lef
     """Its file descriptor is not open."""
     from gi.repository import GstAllocators
 
-    from integrations.gstreamer import MapError
+    from lifecycle.integrations.gstreamer import MapError
 
     memory = GstAllocators.FdAllocator.alloc(
         GstAllocators.FdAllocator.new(), gst.closed_fd(), SIZE, GstAllocators.FdMemoryFlags.DONT_CLOSE
@@ -360,7 +360,7 @@ def test_memory_that_cannot_be_mapped(gst: ModuleType, adapter: Any, nothing_lef
 
 
 def test_a_truncated_and_an_empty_buffer(gst: ModuleType, adapter: Any, nothing_left: None) -> None:
-    from integrations.gstreamer import ShortMemoryError
+    from lifecycle.integrations.gstreamer import ShortMemoryError
 
     with adapter.frame(gst.sample_of(bytes(SIZE - 1))) as frame:
         assert len(frame.data()) == SIZE - 1
@@ -374,7 +374,7 @@ def test_a_truncated_and_an_empty_buffer(gst: ModuleType, adapter: Any, nothing_
 
 
 def test_access_after_close(gst: ModuleType, adapter: Any, nothing_left: None) -> None:
-    from integrations.gstreamer import FrameClosedError
+    from lifecycle.integrations.gstreamer import FrameClosedError
 
     for look in (lambda frame: frame.array(), lambda frame: None):
         frame = adapter.frame(gst.sample_of(bytes(SIZE)))
@@ -389,7 +389,7 @@ def test_access_after_close(gst: ModuleType, adapter: Any, nothing_left: None) -
 
 
 def test_a_closed_manager_takes_no_frame(gst: ModuleType) -> None:
-    from integrations.gstreamer import Capture, SampleAdapter
+    from lifecycle.integrations.gstreamer import Capture, SampleAdapter
 
     manager = SafetyManager(name="gone")
     adapter = SampleAdapter(manager)
@@ -408,7 +408,7 @@ def test_a_closed_manager_takes_no_frame(gst: ModuleType) -> None:
 
 
 def test_a_buffer_exchanged_behind_the_frames_back(gst: ModuleType, adapter: Any, nothing_left: None) -> None:
-    from integrations.gstreamer._native import MiniObject
+    from lifecycle.integrations.gstreamer._native import MiniObject
 
     sample = gst.sample_of(bytes([1]) * SIZE)
     memory = sample.get_buffer().get_all_memory()

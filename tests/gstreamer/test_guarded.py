@@ -22,7 +22,7 @@ PRELUDE = """
 import gc, sys, threading, time
 import numpy as np
 from lifecycle import *
-from integrations.gstreamer import *
+from lifecycle.integrations.gstreamer import *
 from tests.gstreamer.program import *
 manager = SafetyManager(name="guarded")
 adapter = SampleAdapter(manager)

@@ -24,7 +24,7 @@ from lifecycle import (
 from tests.support import eventually, run_python
 
 if TYPE_CHECKING:
-    from integrations.gstreamer import BusWatch, PipelineGuard
+    from lifecycle.integrations.gstreamer import BusWatch, PipelineGuard
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
@@ -36,9 +36,9 @@ FREE = "videotestsrc ! video/x-raw,width=32,height=24"
 @pytest.fixture
 def g(gst: Any) -> Any:
     """The integration, GStreamer initialised."""
-    import integrations.gstreamer
+    import lifecycle.integrations.gstreamer
 
-    return integrations.gstreamer
+    return lifecycle.integrations.gstreamer
 
 
 @pytest.fixture
@@ -208,8 +208,8 @@ def test_a_null_that_hangs_names_element_thread_and_line(g: Any, hasty: SafetyMa
 
 def test_where_a_thread_stands_is_a_line_of_the_program(g: Any) -> None:
     """Not one of the library or of the standard library, which it has called."""
-    from integrations.gstreamer.pipelines.threads import stands_at
     from lifecycle._core.runtime import TimedQueue
+    from lifecycle.integrations.gstreamer.pipelines.threads import stands_at
 
     queue: TimedQueue[None] = TimedQueue()
 
@@ -293,7 +293,7 @@ def test_an_exit_while_playing_goes_by_null(g: Any) -> None:
             f"""
             import atexit, sys
             atexit.register(lambda: print("at the end", pipeline.get_state(0)[1].value_nick))
-            from integrations.gstreamer import *
+            from lifecycle.integrations.gstreamer import *
             from lifecycle import SafetyManager
             from tests.gstreamer.program import *
             manager = SafetyManager()
@@ -316,7 +316,7 @@ def test_a_forked_child_is_told(g: Any) -> None:
         f"""
         import os, sys, warnings
         warnings.simplefilter("ignore")
-        from integrations.gstreamer import *
+        from lifecycle.integrations.gstreamer import *
         from lifecycle import SafetyManager
         from tests.gstreamer.program import *
         manager = SafetyManager()
@@ -347,7 +347,7 @@ def test_a_forked_child_is_told(g: Any) -> None:
 def test_before_init(g: Any) -> None:
     done = run_python(
         """
-        from integrations.gstreamer import *
+        from lifecycle.integrations.gstreamer import *
         from lifecycle import SafetyManager
         try:
             PipelineGuard(SafetyManager(), "fakesrc ! fakesink")
@@ -660,7 +660,7 @@ def test_a_bus_is_read_until_it_is_closed(g: Any, manager: SafetyManager) -> Non
 def test_a_bus_that_nobody_reads_keeps_nobody(
     g: Any, gst: Any, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from integrations.gstreamer.pipelines import drain
+    from lifecycle.integrations.gstreamer.pipelines import drain
 
     monkeypatch.setattr(drain, "PATIENCE", 0.1)
     monkeypatch.setattr(drain, "PERIOD", 0.05)

@@ -15,8 +15,8 @@ def test_two_thousand_frames_with_every_tenth_kept_for_a_while() -> None:
         """
         import collections, gc, psutil
         from lifecycle import SafetyManager
-        from integrations.gstreamer import SampleAdapter
-        from integrations.gstreamer.tracer import LeaksTracer
+        from lifecycle.integrations.gstreamer import SampleAdapter
+        from lifecycle.integrations.gstreamer.tracer import LeaksTracer
         LeaksTracer.enable()
         from tests.gstreamer.program import *
         from tests.support import eventually
@@ -72,8 +72,8 @@ def test_the_tracer_would_see_a_leak() -> None:
     run_python(
         """
         from lifecycle import SafetyManager
-        from integrations.gstreamer import SampleAdapter
-        from integrations.gstreamer.tracer import LeaksTracer
+        from lifecycle.integrations.gstreamer import SampleAdapter
+        from lifecycle.integrations.gstreamer.tracer import LeaksTracer
         LeaksTracer.enable()
         from tests.gstreamer.program import *
 
@@ -95,7 +95,7 @@ def test_a_hot_loop_that_drops_arrays_one_turn_late_has_two_frames_unreleased_at
     run_python(
         """
         from lifecycle import SafetyManager
-        from integrations.gstreamer import SampleAdapter
+        from lifecycle.integrations.gstreamer import SampleAdapter
         from tests.gstreamer.program import *
 
         manager = SafetyManager()
@@ -120,7 +120,7 @@ def test_a_frames_whole_life_leaves_nothing_for_the_collector() -> None:
         import gc
         import numpy as np
         from lifecycle import SafetyManager
-        from integrations.gstreamer import Capture, SampleAdapter
+        from lifecycle.integrations.gstreamer import Capture, SampleAdapter
         from tests.gstreamer.program import *
 
         manager = SafetyManager()
@@ -162,7 +162,7 @@ def test_views_of_many_sizes_cost_no_type_each() -> None:
         """
         import gc
         from lifecycle import SafetyManager
-        from integrations.gstreamer import SampleAdapter
+        from lifecycle.integrations.gstreamer import SampleAdapter
         from tests.gstreamer.program import *
 
         adapter = SampleAdapter(SafetyManager())
@@ -184,8 +184,8 @@ def test_pictures_that_go_round_leave_nothing_behind() -> None:
         import collections, gc, psutil, threading
         import numpy as np
         from lifecycle import SafetyConfig, SafetyManager
-        from integrations.gstreamer import Capture, Feeder, PoolAdapter
-        from integrations.gstreamer.tracer import LeaksTracer
+        from lifecycle.integrations.gstreamer import Capture, Feeder, PoolAdapter
+        from lifecycle.integrations.gstreamer.tracer import LeaksTracer
         LeaksTracer.enable()
         from tests.gstreamer.program import *
         from tests.support import eventually

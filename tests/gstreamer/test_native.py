@@ -18,7 +18,7 @@ pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
 @pytest.mark.skipif(sys.maxsize < 2**32, reason="the sizes are those of 64-bit machines")
 def test_structures_have_gstreamers_sizes_and_offsets(gst: ModuleType) -> None:
-    from integrations.gstreamer._native import BufferHead, MapInfo, MiniObject, VideoMeta
+    from lifecycle.integrations.gstreamer._native import BufferHead, MapInfo, MiniObject, VideoMeta
 
     assert ctypes.sizeof(MapInfo) == 104
     assert ctypes.sizeof(MiniObject) == 64
@@ -31,7 +31,7 @@ def test_structures_have_gstreamers_sizes_and_offsets(gst: ModuleType) -> None:
 
 
 def test_structures_read_what_the_bindings_wrote(gst: ModuleType) -> None:
-    from integrations.gstreamer._native import BufferHead
+    from lifecycle.integrations.gstreamer._native import BufferHead
 
     buffer = gst.Gst.Buffer.new_allocate(None, 10, None)
     buffer.pts, buffer.duration, buffer.offset = 77, 33, 5
@@ -40,7 +40,7 @@ def test_structures_read_what_the_bindings_wrote(gst: ModuleType) -> None:
 
 
 def test_a_mapping_is_ended_once(gst: ModuleType) -> None:
-    from integrations.gstreamer import _native
+    from lifecycle.integrations.gstreamer import _native
 
     sample = gst.sample_of(b"x" * 100)
     mapping = _native.Mapping()
@@ -63,7 +63,7 @@ def test_a_mapping_is_ended_once(gst: ModuleType) -> None:
 def test_importing_does_not_initialise_gstreamer() -> None:
     run_python(
         """
-        import integrations.gstreamer, threading
+        import lifecycle.integrations.gstreamer, threading
         from gi.repository import Gst
         assert not Gst.is_initialized()
         assert threading.enumerate() == [threading.main_thread()]
@@ -79,7 +79,7 @@ def test_what_is_missing_is_named(missing: str) -> None:
         sys.modules[{missing!r}] = None
         from lifecycle import LifecycleError
         try:
-            import integrations.gstreamer
+            import lifecycle.integrations.gstreamer
         except ImportError as error:
             assert isinstance(error, LifecycleError), type(error)
             assert type(error).__name__ == "MissingGStreamerError"
@@ -105,7 +105,7 @@ def test_frames_work_without_gst_pythons_overrides() -> None:
         from gi.repository import Gst
         assert not hasattr(Gst, "MapError"), "the overrides are still there"
         from lifecycle import SafetyManager
-        from integrations.gstreamer import Capture, SampleAdapter
+        from lifecycle.integrations.gstreamer import Capture, SampleAdapter
         Gst.init(None)
         pipeline = Gst.parse_launch(
             "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=321,height=4,framerate=30/1 ! appsink name=sink sync=false"
@@ -127,7 +127,7 @@ def test_a_mapping_ends_with_the_object_that_has_it(gst: ModuleType, how: str) -
     """Also one that was interrupted in its release, is kept by a traceback, and goes with that as garbage."""
     from ctypes import addressof
 
-    from integrations.gstreamer._native import (
+    from lifecycle.integrations.gstreamer._native import (
         ANY,
         MAP_READ,
         MiniObject,
@@ -137,7 +137,7 @@ def test_a_mapping_ends_with_the_object_that_has_it(gst: ModuleType, how: str) -
         sample_buffer,
         unmap_plain,
     )
-    from integrations.gstreamer.frames.held import Held
+    from lifecycle.integrations.gstreamer.frames.held import Held
 
     ready()
     sample = gst.sample_of(bytes(64 * 48 * 3))

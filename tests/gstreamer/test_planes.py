@@ -230,7 +230,7 @@ def test_rows_that_go_backwards_are_expressed(gst: ModuleType, adapter: Any) -> 
 def test_a_meta_that_lies_is_an_error_and_no_other_memory(
     gst: ModuleType, adapter: Any, manager: SafetyManager, offsets: list[int], strides: list[int], error: str
 ) -> None:
-    from integrations.gstreamer import FormatError, ShortMemoryError
+    from lifecycle.integrations.gstreamer import FormatError, ShortMemoryError
 
     buffer = meta_buffer(gst, "GRAY8", 64, offsets, strides)
     sample = gst.Gst.Sample.new(buffer, gst.Gst.Caps.from_string(video_caps("GRAY8", 4, 4)), None, None)
@@ -242,7 +242,7 @@ def test_a_meta_that_lies_is_an_error_and_no_other_memory(
 
 
 def test_a_meta_with_too_few_planes_is_said(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     buffer = meta_buffer(gst, "I420", 64, [0], [4])
     sample = gst.Gst.Sample.new(buffer, gst.Gst.Caps.from_string(video_caps("I420", 4, 4)), None, None)
@@ -255,7 +255,7 @@ def test_a_meta_with_too_few_planes_is_said(gst: ModuleType, adapter: Any) -> No
 
 def of_memories(gst: ModuleType, caps: str, parts: list[bytes]) -> tuple[Any, list[int]]:
     """A sample whose buffer has a memory for each part, and the memories' addresses."""
-    from integrations.gstreamer._native import memory_of
+    from lifecycle.integrations.gstreamer._native import memory_of
 
     buffer = gst.Gst.Buffer.new()
     for part in parts:
@@ -265,7 +265,7 @@ def of_memories(gst: ModuleType, caps: str, parts: list[bytes]) -> tuple[Any, li
 
 
 def locks_of(memory: int) -> int:
-    from integrations.gstreamer._native import MiniObject
+    from lifecycle.integrations.gstreamer._native import MiniObject
 
     return (int(MiniObject.from_address(memory).lockstate) >> 8) & 0xFF
 
@@ -321,7 +321,7 @@ def test_a_plane_across_two_memories_is_put_together(gst: ModuleType, adapter: A
 def test_planes_of_an_invalidated_or_closed_frame_are_refused(
     gst: ModuleType, adapter: Any, manager: SafetyManager
 ) -> None:
-    from integrations.gstreamer import FrameClosedError
+    from lifecycle.integrations.gstreamer import FrameClosedError
 
     sample, _ = of_memories(gst, video_caps("I420", 8, 4), [bytes(32), bytes(8), bytes(8)])
     with adapter.frame(sample) as frame:
@@ -338,7 +338,7 @@ def test_planes_of_an_invalidated_or_closed_frame_are_refused(
 
 
 def test_a_short_file_among_the_memories_is_found(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import ShortMemoryError
+    from lifecycle.integrations.gstreamer import ShortMemoryError
 
     buffer = gst.Gst.Buffer.new()
     buffer.append_memory(gst.sample_of(bytes(32)).get_buffer().get_all_memory())
@@ -372,7 +372,7 @@ def test_a_copy_is_ones_own(gst: ModuleType, adapter: Any, manager: SafetyManage
 def test_a_copy_into_what_does_not_fit(gst: ModuleType, adapter: Any, out: str) -> None:
     import numpy as np
 
-    from integrations.gstreamer import FormatError
+    from lifecycle.integrations.gstreamer import FormatError
 
     target: Any = {"shape": np.zeros((2, 2)), "dtype": np.zeros((7, 321, 3), "u2"), "list": [1]}[out]
     with adapter.frame(next(gst.samples(1, video_caps("RGB")))) as frame:

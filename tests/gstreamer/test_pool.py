@@ -21,7 +21,7 @@ CAPS = "video/x-raw,format=NV12,width=64,height=48,framerate=30/1"
 
 @pytest.fixture
 def pool(gst: ModuleType, manager: SafetyManager) -> Any:
-    from integrations.gstreamer import PoolAdapter
+    from lifecycle.integrations.gstreamer import PoolAdapter
 
     with PoolAdapter(manager, CAPS, most=3, name="pictures") as made:
         yield made
@@ -89,7 +89,7 @@ def test_an_empty_pool_says_who_holds_what(gst: ModuleType, manager: SafetyManag
 def test_what_was_pushed_is_out_until_the_last_element_has_dropped_it(
     gst: ModuleType, manager: SafetyManager, pool: Any
 ) -> None:
-    from integrations.gstreamer import Feeder, SampleAdapter
+    from lifecycle.integrations.gstreamer import Feeder, SampleAdapter
 
     pipeline = gst.Gst.parse_launch(
         "appsrc name=src ! queue ! identity ! appsink name=sink sync=false enable-last-sample=false"
@@ -173,7 +173,7 @@ def test_a_waiter_gets_what_comes_back_and_no_timeout_fails_another(pool: Any) -
 
 @pytest.mark.parametrize("how", ["manager", "pool"])
 def test_whoever_waits_is_told_of_the_end(gst: ModuleType, how: str) -> None:
-    from integrations.gstreamer import PoolAdapter
+    from lifecycle.integrations.gstreamer import PoolAdapter
 
     manager = SafetyManager(name="short")
     pool = PoolAdapter(manager, CAPS, most=1, name="one")
@@ -205,7 +205,7 @@ def test_whoever_waits_is_told_of_the_end(gst: ModuleType, how: str) -> None:
 
 
 def test_a_storm_of_users_loses_no_buffer(manager: SafetyManager, gst: ModuleType) -> None:
-    from integrations.gstreamer import PoolAdapter
+    from lifecycle.integrations.gstreamer import PoolAdapter
 
     with PoolAdapter(manager, "application/x-data", size=100, most=3) as pool:
         wrong: list[Any] = []
@@ -240,7 +240,7 @@ def test_a_storm_of_users_loses_no_buffer(manager: SafetyManager, gst: ModuleTyp
 
 
 def test_a_pool_of_ones_own_is_used_as_it_is(gst: ModuleType, manager: SafetyManager) -> None:
-    from integrations.gstreamer import PoolAdapter
+    from lifecycle.integrations.gstreamer import PoolAdapter
 
     Gst = gst.Gst
     mine = Gst.BufferPool.new()
@@ -290,14 +290,14 @@ def test_a_pool_that_somebody_stopped(gst: ModuleType, manager: SafetyManager, p
 def test_what_no_pool_can_be_made_of(
     gst: ModuleType, manager: SafetyManager, options: dict[str, Any], message: str
 ) -> None:
-    from integrations.gstreamer import PoolAdapter
+    from lifecycle.integrations.gstreamer import PoolAdapter
 
     with pytest.raises(LifecycleError, match=message):
         PoolAdapter(manager, options.pop("caps", CAPS), **options)
 
 
 def test_a_pool_needs_a_manager(gst: ModuleType) -> None:
-    from integrations.gstreamer import GuardError, PoolAdapter
+    from lifecycle.integrations.gstreamer import GuardError, PoolAdapter
 
     with pytest.raises(GuardError, match="the first argument is the SafetyManager"):
         PoolAdapter(None, CAPS)  # type: ignore[arg-type]
@@ -313,7 +313,7 @@ def test_a_pool_shows_in_the_metrics(manager: SafetyManager, pool: Any) -> None:
     pytest.importorskip("prometheus_client")
     from prometheus_client import CollectorRegistry
 
-    from integrations.prometheus import LifecycleCollector
+    from lifecycle.integrations.prometheus import LifecycleCollector
 
     registry = CollectorRegistry()
     registry.register(LifecycleCollector(manager))

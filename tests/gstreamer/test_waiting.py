@@ -25,7 +25,7 @@ CAPS = "video/x-raw,format=RGB,width=64,height=48,framerate=30/1"
 @pytest.fixture
 def fed(gst: ModuleType, manager: SafetyManager) -> Iterator[Any]:
     """An appsink, and a source of pictures whose pool has five buffers."""
-    from integrations.gstreamer import Feeder, PoolAdapter
+    from lifecycle.integrations.gstreamer import Feeder, PoolAdapter
 
     pipeline = gst.Gst.parse_launch("appsrc name=src ! appsink name=sink sync=false enable-last-sample=false")
     pool = PoolAdapter(manager, CAPS, most=5, name="camera")
@@ -54,7 +54,7 @@ def fed(gst: ModuleType, manager: SafetyManager) -> Iterator[Any]:
 def starved(capture: Any, keep: Callable[[Any], object]) -> Any:
     """What the loop says once ``keep(frame)`` has starved the source. A machine that is slower than the wait
     says `NoFrames`."""
-    from integrations.gstreamer import NoFrames, Starved
+    from lifecycle.integrations.gstreamer import NoFrames, Starved
 
     for _ in range(60):
         try:
@@ -72,7 +72,7 @@ def starved(capture: Any, keep: Callable[[Any], object]) -> Any:
 
 
 def test_frames_that_are_held_from_a_bounded_pool_are_named(fed: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, NoFrames
+    from lifecycle.integrations.gstreamer import Capture, NoFrames
 
     kept: list[Any] = []
     with Capture(manager, fed, name="greedy") as capture:
@@ -92,7 +92,7 @@ def test_frames_that_are_held_from_a_bounded_pool_are_named(fed: Any, manager: S
 
 
 def test_shares_are_named_too(fed: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     kept: list[Any] = []
     with Capture(manager, fed) as capture:
@@ -104,7 +104,7 @@ def test_shares_are_named_too(fed: Any, manager: SafetyManager) -> None:
 
 def test_max_held_lets_the_pipeline_flow(fed: Any, manager: SafetyManager) -> None:
     """What comes while too many are held is dropped; the source is never starved."""
-    from integrations.gstreamer import Capture, Starved
+    from lifecycle.integrations.gstreamer import Capture, Starved
 
     kept: list[Any] = []
     with Capture(manager, fed, max_held=2) as capture:
@@ -137,7 +137,7 @@ def test_max_held_lets_the_pipeline_flow(fed: Any, manager: SafetyManager) -> No
 @pytest.mark.usefixtures("no_collection_by_itself")
 def test_a_pool_that_only_garbage_holds_starves_nobody(fed: Any, manager: SafetyManager) -> None:
     """Its frames stay in circles that nobody uses, until all its buffers are there."""
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     with Capture(manager, fed) as capture:
         seen = 0
@@ -151,7 +151,7 @@ def test_a_pool_that_only_garbage_holds_starves_nobody(fed: Any, manager: Safety
 
 @pytest.mark.usefixtures("no_collection_by_itself")
 def test_max_held_counts_no_garbage_for_long(fed: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     with Capture(manager, fed, max_held=2) as capture:
 
@@ -163,7 +163,7 @@ def test_max_held_counts_no_garbage_for_long(fed: Any, manager: SafetyManager) -
 
 
 def test_a_stall_is_told_once_with_its_reason(fed: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, Stall
+    from lifecycle.integrations.gstreamer import Capture, Stall
 
     kept: list[Any] = []
     stalls: list[Stall] = []
@@ -192,7 +192,7 @@ def test_a_stall_is_told_once_with_its_reason(fed: Any, manager: SafetyManager) 
 
 
 def test_a_source_that_is_silent_is_no_starvation(gst: ModuleType, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, NoFrames, Stall, Starved
+    from lifecycle.integrations.gstreamer import Capture, NoFrames, Stall, Starved
 
     pipeline = gst.Gst.parse_launch("appsrc ! appsink name=sink")
     pipeline.set_state(gst.Gst.State.PLAYING)
@@ -207,7 +207,7 @@ def test_a_source_that_is_silent_is_no_starvation(gst: ModuleType, manager: Safe
 
 
 def test_what_cannot_watch_for_stalls(live: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, CaptureError
+    from lifecycle.integrations.gstreamer import Capture, CaptureError
 
     async def later(stall: Any) -> None:
         """Never runs."""
@@ -227,7 +227,7 @@ def test_what_cannot_watch_for_stalls(live: Any, manager: SafetyManager) -> None
 
 @pytest.mark.parametrize("how", ["iterate", "callback", "streaming", "async"])
 def test_an_error_on_the_bus_ends_the_wait(gst: ModuleType, manager: SafetyManager, how: str) -> None:
-    from integrations.gstreamer import Capture, PipelineError
+    from lifecycle.integrations.gstreamer import Capture, PipelineError
 
     pipeline = gst.Gst.parse_launch(
         f"videotestsrc ! {CAPS} ! identity name=breaks error-after=5 ! appsink name=sink sync=false"
@@ -269,7 +269,7 @@ def test_an_error_on_the_bus_ends_the_wait(gst: ModuleType, manager: SafetyManag
 
 @pytest.mark.parametrize("how", ["iterate", "wait", "async"])
 def test_the_managers_end_ends_the_wait(gst: ModuleType, how: str) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     pipeline = gst.Gst.parse_launch("appsrc ! appsink name=sink")
     pipeline.set_state(gst.Gst.State.PLAYING)
@@ -309,7 +309,7 @@ def test_the_managers_end_ends_the_wait(gst: ModuleType, how: str) -> None:
 
 
 def test_an_asynchronous_loop_does_not_block_its_event_loop(gst: ModuleType, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, NoFrames
+    from lifecycle.integrations.gstreamer import Capture, NoFrames
 
     pipeline = gst.Gst.parse_launch("appsrc ! appsink name=sink")
     pipeline.set_state(gst.Gst.State.PLAYING)
@@ -330,7 +330,7 @@ def test_an_asynchronous_loop_does_not_block_its_event_loop(gst: ModuleType, man
 
 
 def test_leaving_an_asynchronous_loop_closes_its_frame(live: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     async def main() -> list[int | None]:
         times: list[int | None] = []
@@ -351,7 +351,7 @@ def test_leaving_an_asynchronous_loop_closes_its_frame(live: Any, manager: Safet
 
 
 def test_an_asynchronous_loop_ends_with_the_stream(gst: ModuleType, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer import Capture
 
     pipeline, sink = gst.launch(frames=10)
 
@@ -365,7 +365,7 @@ def test_an_asynchronous_loop_ends_with_the_stream(gst: ModuleType, manager: Saf
 
 def test_a_cancelled_wait_loses_no_frame(gst: ModuleType, manager: SafetyManager) -> None:
     """What the wait brings after its task was cancelled is the next one's."""
-    from integrations.gstreamer import Capture, Feeder
+    from lifecycle.integrations.gstreamer import Capture, Feeder
 
     pipeline = gst.Gst.parse_launch("appsrc name=src ! appsink name=sink sync=false")
     feeder = Feeder(manager, pipeline.get_by_name("src"), caps=CAPS)
@@ -392,7 +392,7 @@ def test_a_cancelled_wait_loses_no_frame(gst: ModuleType, manager: SafetyManager
 
 
 def test_one_loop_at_a_time(live: Any, manager: SafetyManager) -> None:
-    from integrations.gstreamer import Capture, CaptureError
+    from lifecycle.integrations.gstreamer import Capture, CaptureError
 
     with Capture(manager, live) as capture:
         first = capture.frames(timeout=20)
@@ -415,7 +415,7 @@ def test_one_loop_at_a_time(live: Any, manager: SafetyManager) -> None:
 
 def test_each_frame_is_laid_out_by_its_own_caps(gst: ModuleType, manager: SafetyManager) -> None:
     """A stream that changes size and format in the middle, as a camera or a decoder may."""
-    from integrations.gstreamer import Capture, Feeder, SampleAdapter
+    from lifecycle.integrations.gstreamer import Capture, Feeder, SampleAdapter
 
     pipeline = gst.Gst.parse_launch("appsrc name=src ! appsink name=sink sync=false")
     feeder = Feeder(manager, pipeline.get_by_name("src"), max_buffers=20)

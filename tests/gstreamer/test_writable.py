@@ -18,7 +18,7 @@ SIZE = 64 * 48 * 3
 
 
 def refcount(mini_object: Any) -> int:
-    from integrations.gstreamer._native import MiniObject
+    from lifecycle.integrations.gstreamer._native import MiniObject
 
     return int(MiniObject.from_address(hash(mini_object)).refcount)
 
@@ -90,7 +90,7 @@ def test_whoever_else_holds_it_keeps_the_picture_as_it_was(
 def test_memory_that_may_only_be_read_is_copied(gst: ModuleType, adapter: Any) -> None:
     import numpy as np
 
-    from integrations.gstreamer._buffers import nothing_owned, wrap_memory, wrapper_of
+    from lifecycle.integrations.gstreamer._buffers import nothing_owned, wrap_memory, wrapper_of
 
     data = np.full(SIZE, 5, np.uint8)
     read_only = int(gst.Gst.MemoryFlags.READONLY)
@@ -161,7 +161,7 @@ def test_a_new_buffer_has_gstreamers_own_layout(gst: ModuleType, adapter: Any) -
 
 
 def test_after_the_end_it_says_what_to_do(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FrameClosedError
+    from lifecycle.integrations.gstreamer import FrameClosedError
 
     writable = adapter.buffer(gst.SMALL)
     assert writable.close() is True
@@ -188,7 +188,7 @@ def test_times_are_nanoseconds(gst: ModuleType, adapter: Any, wrong: Any) -> Non
 
 
 def test_what_no_buffer_can_be_made_for(gst: ModuleType, adapter: Any) -> None:
-    from integrations.gstreamer import FormatError, SampleError
+    from lifecycle.integrations.gstreamer import FormatError, SampleError
 
     for caps, size in ((gst.SMALL, 5), (gst.SMALL, -1), ("video/x-h264", None), ("video/x-h264", 0)):
         with pytest.raises(FormatError, match="size="):
@@ -203,7 +203,7 @@ def test_what_no_buffer_can_be_made_for(gst: ModuleType, adapter: Any) -> None:
 
 
 def test_a_closed_manager_makes_none(gst: ModuleType) -> None:
-    from integrations.gstreamer import SampleAdapter
+    from lifecycle.integrations.gstreamer import SampleAdapter
 
     manager = SafetyManager(name="gone")
     adapter = SampleAdapter(manager)
@@ -218,7 +218,7 @@ def test_a_closed_manager_makes_none(gst: ModuleType) -> None:
 
 
 def test_references_are_given_up_by_dying(gst: ModuleType) -> None:
-    from integrations.gstreamer import _buffers
+    from lifecycle.integrations.gstreamer import _buffers
 
     buffer = gst.sample_of(bytes(8)).get_buffer()
     before = refcount(buffer)

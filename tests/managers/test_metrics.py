@@ -11,7 +11,7 @@ from lifecycle import ANY_THREAD, MemoryManager, SafetyManager
 def test_budgets_stand_beside_the_bytes(manager: SafetyManager) -> None:
     from prometheus_client import CollectorRegistry
 
-    from integrations.prometheus import LifecycleCollector
+    from lifecycle.integrations.prometheus import LifecycleCollector
 
     one, two = MemoryManager(manager, name="one"), MemoryManager(manager, name="two")
     manager.policy("frame", max_live=7)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle._core import runtime
 from tests.support import ROOT
 
 PROSE = [
@@ -80,14 +79,3 @@ def test_the_demo_installs_no_more_than_it_uses() -> None:
     assert not re.search(
         r"plugins-(good|bad)\b(?<!gst-plugins-base)", small.replace("gst-plugins-base", "")
     ), small
-
-
-def test_whose_code_it_is_covers_every_integration() -> None:
-    there = {path for path in (ROOT / "integrations").iterdir() if path.suffix == ".py" or path.is_dir()}
-    mine = runtime.places_of(str(ROOT / "lifecycle" / "_core/runtime.py"))
-    outside = [
-        path.name
-        for path in there
-        if path.name != "__pycache__" and not f"{path}{'/' if path.is_dir() else ''}".startswith(mine)
-    ]
-    assert outside == []

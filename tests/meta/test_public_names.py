@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+import tarfile
 import types
 import zipfile
 from pathlib import Path
@@ -16,11 +17,23 @@ import pytest
 import lifecycle
 from tests.support import ROOT, run_python
 
-PUBLIC_MODULES = ["lifecycle", "integrations.event_loops.asyncio", "integrations.prometheus"]
+PUBLIC_MODULES = [
+    "lifecycle",
+    "lifecycle.integrations.event_loops.asyncio",
+    "lifecycle.integrations.prometheus",
+]
 
 
 def submodules() -> list[str]:
-    return [module.name for module in pkgutil.walk_packages(lifecycle.__path__, "lifecycle.")]
+    """Those of the core; integrations import the frameworks that they are for."""
+    found = ["lifecycle.integrations"]
+    for module in pkgutil.iter_modules(lifecycle.__path__, "lifecycle."):
+        if module.name != "lifecycle.integrations":
+            found.append(module.name)
+            if module.ispkg:
+                path = importlib.import_module(module.name).__path__
+                found += [below.name for below in pkgutil.walk_packages(path, f"{module.name}.")]
+    return found
 
 
 @pytest.mark.needs("prometheus_client")
@@ -51,7 +64,7 @@ def test_every_public_class_and_function_has_a_docstring() -> None:
     assert bare == []
 
 
-FOREIGN = ("gi", "numpy", "prometheus_client", "OpenGL", "moderngl", "wgpu", "cupy", "torch", "integrations")
+FOREIGN = ("gi", "numpy", "prometheus_client", "OpenGL", "moderngl", "wgpu", "cupy", "torch")
 
 
 def test_every_module_can_be_imported_first() -> None:
@@ -83,7 +96,7 @@ def test_an_integration_imports_its_own_framework_only() -> None:
     run_python(
         """
         import sys, threading
-        import integrations.prometheus
+        import lifecycle.integrations.prometheus
         assert "prometheus_client" in sys.modules
         assert not {"gi", "OpenGL", "wgpu"} & set(sys.modules)
         assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
@@ -91,25 +104,58 @@ def test_an_integration_imports_its_own_framework_only() -> None:
     ).check()
 
 
-def test_integrations_is_a_namespace_package() -> None:
-    assert not (ROOT / "integrations" / "__init__.py").exists()
-
-
-def test_the_wheel_holds_the_two_packages_and_their_types(tmp_path: Path) -> None:
+def built(kind: str, folder: Path, source: Path = ROOT) -> Path:
+    """The wheel or sdist of `source`, built into `folder`."""
     pytest.importorskip(
         "hatchling", reason="needs hatchling: run the tests with `make test`, which installs it"
     )
+    folder.mkdir()
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
+        [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)],
+        cwd=source,
         check=True,
         capture_output=True,
         timeout=60,
     )
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    (made,) = (path for path in folder.iterdir() if path.suffix in (".whl", ".gz"))
+    return made
+
+
+def test_the_wheel_holds_one_package_with_the_integrations_in_it(tmp_path: Path) -> None:
+    names = zipfile.ZipFile(built("wheel", tmp_path / "wheel")).namelist()
     assert "lifecycle/py.typed" in names
-    assert "integrations/prometheus.py" in names
-    assert "integrations/__init__.py" not in names
+    assert "lifecycle/integrations/prometheus.py" in names
+    assert "lifecycle/integrations/gstreamer/__init__.py" in names
+    assert len(names) == len(set(names))
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"lifecycle", "integrations"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"lifecycle"}
+
+
+def test_the_wheel_that_is_built_from_the_sdist_is_the_same(tmp_path: Path) -> None:
+    """Distributors build from the sdist, which holds no links."""
+    with tarfile.open(built("sdist", tmp_path / "sdist")) as archive:
+        assert [entry.name for entry in archive if entry.issym()] == []
+        if sys.version_info >= (3, 12):
+            archive.extractall(tmp_path / "source", filter="data")
+        else:
+            archive.extractall(tmp_path / "source")
+    (source,) = (tmp_path / "source").iterdir()
+    ours = zipfile.ZipFile(built("wheel", tmp_path / "ours"))
+    theirs = zipfile.ZipFile(built("wheel", tmp_path / "theirs", source))
+    content = {name: ours.read(name) for name in ours.namelist()}
+    assert content == {name: theirs.read(name) for name in theirs.namelist()}
+
+
+def test_an_applications_own_integrations_are_found_beside_a_checkout(tmp_path: Path) -> None:
+    """Every editable install puts the checkout on the path, and its folder must not shadow theirs."""
+    (tmp_path / "integrations").mkdir()
+    (tmp_path / "integrations" / "mine.py").write_text("HERE = True\n")
+    alone = (
+        "import os, sys\n"
+        "sys.path[:] = [p for p in sys.path if not os.path.isdir(os.path.join(p or '.', 'integrations'))]\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+    )
+    beside = f"sys.path.append({str(tmp_path)!r})\nimport integrations.mine as mine\nprint(mine.HERE)"
+    assert run_python(alone + beside).check().split() == ["True"]
+    refused = "try:\n    import integrations\nexcept ImportError as error:\n    print(error)"
+    assert "imported as lifecycle.integrations" in run_python(alone + refused).check()

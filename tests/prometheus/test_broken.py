@@ -16,7 +16,6 @@ pytest.importorskip(
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from integrations.prometheus import LifecycleCollector
 from lifecycle import (
     ANY_THREAD,
     BufferPool,
@@ -28,6 +27,7 @@ from lifecycle import (
     ReleaseQueue,
     SafetyManager,
 )
+from lifecycle.integrations.prometheus import LifecycleCollector
 from tests.prometheus.support import Camera, Native, released, value
 from tests.support import eventually
 

@@ -17,8 +17,8 @@ gi.require_version("GstApp", "1.0")
 from gi.repository import Gst, GstApp
 Gst.init(None)
 from prometheus_client import CollectorRegistry, generate_latest
-from integrations.gstreamer import Capture
-from integrations.prometheus import LifecycleCollector
+from lifecycle.integrations.gstreamer import Capture
+from lifecycle.integrations.prometheus import LifecycleCollector
 from lifecycle import SafetyManager
 
 def scrape():

@@ -13,7 +13,6 @@ pytest.importorskip(
     "prometheus_client", reason="needs prometheus_client: run the tests with `make test`, which installs it"
 )
 
-from integrations.prometheus import MAX_TYPES, OTHER, LifecycleCollector
 from lifecycle import (
     ANY_THREAD,
     AccessPanicError,
@@ -24,6 +23,7 @@ from lifecycle import (
     ReleaseQueue,
     SafetyManager,
 )
+from lifecycle.integrations.prometheus import MAX_TYPES, OTHER, LifecycleCollector
 from tests.prometheus.support import Camera, Native, family, released, value
 from tests.support import SOON, eventually
 

@@ -25,8 +25,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from integrations.prometheus import LifecycleCollector
 from lifecycle import RegistrationError, SafetyManager
+from lifecycle.integrations.prometheus import LifecycleCollector
 from tests.prometheus.support import Camera, Native, check_metrics, exposed, released, value
 from tests.support import SOON, eventually, run_python
 
@@ -288,7 +288,7 @@ def test_scraping_inside_a_collection_neither_hangs_nor_lies() -> None:
         """
         import gc, threading
         from prometheus_client import CollectorRegistry, generate_latest
-        from integrations.prometheus import LifecycleCollector
+        from lifecycle.integrations.prometheus import LifecycleCollector
         from lifecycle import ANY_THREAD, SafetyManager
 
         class Native: pass

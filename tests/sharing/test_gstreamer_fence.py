@@ -26,7 +26,7 @@ def gst() -> ModuleType:
 
 def test_a_buffer_that_is_pushed(gst: ModuleType, manager: SafetyManager) -> None:
     """The release waits until the pipeline has let go of the buffer, and not for the wrapper's end."""
-    from integrations.gstreamer import BufferFence
+    from lifecycle.integrations.gstreamer import BufferFence
 
     pipeline = gst.Gst.parse_launch(
         "appsrc name=source format=time is-live=true caps=video/x-raw,format=GRAY8,width=64,height=48,framerate=30/1 ! "
@@ -58,7 +58,7 @@ def pool_of(gst: ModuleType) -> Any:
 
 
 def test_a_pooled_buffer_signals_as_it_goes_back(gst: ModuleType) -> None:
-    from integrations.gstreamer import BufferFence
+    from lifecycle.integrations.gstreamer import BufferFence
 
     pool = pool_of(gst)
     for _ in range(3):
@@ -76,7 +76,7 @@ def test_a_pooled_buffer_signals_as_it_goes_back(gst: ModuleType) -> None:
 
 
 def test_a_buffer_that_is_shared_already(gst: ModuleType) -> None:
-    from integrations.gstreamer import BufferFence
+    from lifecycle.integrations.gstreamer import BufferFence
 
     sample = gst.sample_of(b"x" * (64 * 48 * 3))
     buffer = sample.get_buffer()
@@ -88,7 +88,7 @@ def test_a_buffer_that_is_shared_already(gst: ModuleType) -> None:
 
 
 def test_a_pooled_buffer_that_others_hold_is_refused(gst: ModuleType) -> None:
-    from integrations.gstreamer import BufferFence
+    from lifecycle.integrations.gstreamer import BufferFence
 
     pool = pool_of(gst)
     _, buffer = pool.acquire_buffer(None)

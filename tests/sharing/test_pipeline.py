@@ -21,7 +21,7 @@ def test_sixteen_receivers_three_slow_one_dead_one_panicking() -> None:
 def test_capture_to_distributor_to_feeder(manager: SafetyManager) -> None:
     """From one pipeline into another, through a receiver of its own: nothing is copied on the way, and every
     frame arrives."""
-    from integrations.gstreamer import Capture, Feeder, Frame
+    from lifecycle.integrations.gstreamer import Capture, Feeder, Frame
     from tests.gstreamer import program
     from tests.gstreamer.program import Gst
 

@@ -33,20 +33,20 @@ from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
-from integrations.gstreamer.captures.iteration import Frames
-from integrations.gstreamer.captures.runs import Opened, Run, an_appsink, puller
-from integrations.gstreamer.captures.starving import HeldFrames, Stall
-from integrations.gstreamer.errors import CaptureError, NoFrames, Starved
-from integrations.gstreamer.frames.adapter import SampleAdapter
-from integrations.gstreamer.frames.formats import Layout
-from integrations.gstreamer.frames.frame import TYPE_NAME, Frame
-from integrations.gstreamer.pipelines.callbacks import check_function, forget_frames
-from integrations.gstreamer.pipelines.ear import Ear
-from integrations.gstreamer.pipelines.guard import check_manager, state_name
 from lifecycle import ClosedError, Histogram, SafetyManager
 from lifecycle._core.checks import check_timeout
 from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle.config import exception_types
+from lifecycle.integrations.gstreamer.captures.iteration import Frames
+from lifecycle.integrations.gstreamer.captures.runs import Opened, Run, an_appsink, puller
+from lifecycle.integrations.gstreamer.captures.starving import HeldFrames, Stall
+from lifecycle.integrations.gstreamer.errors import CaptureError, NoFrames, Starved
+from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
+from lifecycle.integrations.gstreamer.frames.formats import Layout
+from lifecycle.integrations.gstreamer.frames.frame import TYPE_NAME, Frame
+from lifecycle.integrations.gstreamer.pipelines.callbacks import check_function, forget_frames
+from lifecycle.integrations.gstreamer.pipelines.ear import Ear
+from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, state_name
 
 __all__ = ["Capture", "CaptureStats"]
 

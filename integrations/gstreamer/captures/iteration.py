@@ -12,12 +12,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from integrations.gstreamer.captures.runs import SLICE, Quiet, flow_of
-from integrations.gstreamer.frames.frame import Frame
 from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer.captures.runs import SLICE, Quiet, flow_of
+from lifecycle.integrations.gstreamer.frames.frame import Frame
 
 if TYPE_CHECKING:
-    from integrations.gstreamer.captures.capture import Capture
+    from lifecycle.integrations.gstreamer.captures.capture import Capture
 
 __all__ = ["Frames"]
 

@@ -9,12 +9,12 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from integrations.gstreamer._native import Gst, GstApp
-from integrations.gstreamer.errors import CaptureError, SampleError
+from lifecycle.integrations.gstreamer._native import Gst, GstApp
+from lifecycle.integrations.gstreamer.errors import CaptureError, SampleError
 
 if TYPE_CHECKING:
-    from integrations.gstreamer.captures.capture import Capture
-    from integrations.gstreamer.pipelines.ear import Ear
+    from lifecycle.integrations.gstreamer.captures.capture import Capture
+    from lifecycle.integrations.gstreamer.pipelines.ear import Ear
 
 __all__ = ["SLICE", "Opened", "Quiet", "Run", "an_appsink", "flow_of", "let_flow", "puller"]
 

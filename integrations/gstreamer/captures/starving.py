@@ -15,11 +15,6 @@ from typing import Any, Final
 
 import attrs
 
-from integrations.gstreamer._buffers import limits_of_pool
-from integrations.gstreamer._native import BufferHead
-from integrations.gstreamer.frames.frame import Frame
-from integrations.gstreamer.frames.held import Held
-from integrations.gstreamer.holders import holders_of_record
 from lifecycle import (
     Handle,
     ObjectState,
@@ -27,6 +22,11 @@ from lifecycle import (
 from lifecycle._core import runtime
 from lifecycle._core.describe import describe
 from lifecycle._core.nudge import CollectorNudge
+from lifecycle.integrations.gstreamer._buffers import limits_of_pool
+from lifecycle.integrations.gstreamer._native import BufferHead
+from lifecycle.integrations.gstreamer.frames.frame import Frame
+from lifecycle.integrations.gstreamer.frames.held import Held
+from lifecycle.integrations.gstreamer.holders import holders_of_record
 
 __all__ = ["HeldFrames", "Stall"]
 

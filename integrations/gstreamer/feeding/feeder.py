@@ -25,7 +25,9 @@ from typing import Any, Final
 
 import attrs
 
-from integrations.gstreamer._buffers import (
+from lifecycle import ClosedError, SafetyManager
+from lifecycle._core.keeping import Uncopied, weakly
+from lifecycle.integrations.gstreamer._buffers import (
     Flow,
     Owned,
     add_video_meta,
@@ -34,19 +36,22 @@ from integrations.gstreamer._buffers import (
     push_to,
     shallow_copy,
 )
-from integrations.gstreamer._native import BufferHead, Gst, np
-from integrations.gstreamer.errors import FeederError, FeederFull, FormatError
-from integrations.gstreamer.feeding.fitting import fitting, fitting_planes
-from integrations.gstreamer.feeding.lent import Memory, MemoryStore, address_of
-from integrations.gstreamer.feeding.loans import Loans
-from integrations.gstreamer.frames.adapter import SampleAdapter
-from integrations.gstreamer.frames.formats import Layout
-from integrations.gstreamer.frames.frame import Frame
-from integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
-from integrations.gstreamer.pipelines.ear import Ear
-from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of, state_name
-from lifecycle import ClosedError, SafetyManager
-from lifecycle._core.keeping import Uncopied, weakly
+from lifecycle.integrations.gstreamer._native import BufferHead, Gst, np
+from lifecycle.integrations.gstreamer.errors import FeederError, FeederFull, FormatError
+from lifecycle.integrations.gstreamer.feeding.fitting import fitting, fitting_planes
+from lifecycle.integrations.gstreamer.feeding.lent import Memory, MemoryStore, address_of
+from lifecycle.integrations.gstreamer.feeding.loans import Loans
+from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
+from lifecycle.integrations.gstreamer.frames.formats import Layout
+from lifecycle.integrations.gstreamer.frames.frame import Frame
+from lifecycle.integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
+from lifecycle.integrations.gstreamer.pipelines.ear import Ear
+from lifecycle.integrations.gstreamer.pipelines.guard import (
+    check_manager,
+    check_seconds,
+    pointer_of,
+    state_name,
+)
 
 __all__ = ["Feeder", "FeederStats"]
 

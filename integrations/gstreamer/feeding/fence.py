@@ -16,17 +16,17 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from integrations.gstreamer._buffers import (
+from lifecycle import FenceError
+from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer._buffers import (
     add_parent,
     is_writable,
     nothing_owned,
     tell_end,
     wrap_memory,
 )
-from integrations.gstreamer._native import BufferHead, Gst
-from integrations.gstreamer.feeding.loans import give_back, new_slot
-from lifecycle import FenceError
-from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer._native import BufferHead, Gst
+from lifecycle.integrations.gstreamer.feeding.loans import give_back, new_slot
 
 __all__ = ["BufferFence"]
 

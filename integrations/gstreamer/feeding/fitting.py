@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from integrations.gstreamer._native import np
-from integrations.gstreamer.errors import FeederError, FormatError
-from integrations.gstreamer.frames.formats import Layout
+from lifecycle.integrations.gstreamer._native import np
+from lifecycle.integrations.gstreamer.errors import FeederError, FormatError
+from lifecycle.integrations.gstreamer.frames.formats import Layout
 
 __all__ = ["fitting", "fitting_planes"]
 

@@ -11,8 +11,8 @@ import sys
 from collections import deque
 from typing import Any, Final
 
-from integrations.gstreamer._native import np
-from integrations.gstreamer.frames.planes import Plane
+from lifecycle.integrations.gstreamer._native import np
+from lifecycle.integrations.gstreamer.frames.planes import Plane
 
 __all__ = ["Memory", "MemoryStore"]
 

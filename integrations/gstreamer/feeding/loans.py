@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from integrations.gstreamer._buffers import Owned, wrap_memory
+from lifecycle.integrations.gstreamer._buffers import Owned, wrap_memory
 
 __all__ = ["Loans", "give_back", "new_slot", "sweep"]
 

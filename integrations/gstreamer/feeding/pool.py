@@ -21,7 +21,10 @@ from typing import Any, Final
 
 import attrs
 
-from integrations.gstreamer._buffers import (
+from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
+from lifecycle._core.keeping import Uncopied, weakly
+from lifecycle._core.nudge import CollectorNudge
+from lifecycle.integrations.gstreamer._buffers import (
     Flow,
     Owned,
     acquire_from_pool,
@@ -30,17 +33,14 @@ from integrations.gstreamer._buffers import (
     limits_of_pool,
     nothing_owned,
 )
-from integrations.gstreamer._native import Gst, GstVideo
-from integrations.gstreamer.errors import FormatError
-from integrations.gstreamer.feeding.loans import Loans, sweep
-from integrations.gstreamer.frames.adapter import SampleAdapter
-from integrations.gstreamer.frames.formats import Layout
-from integrations.gstreamer.frames.writable import WritableFrame
-from integrations.gstreamer.holders import holders_of_record
-from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
-from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
-from lifecycle._core.keeping import Uncopied, weakly
-from lifecycle._core.nudge import CollectorNudge
+from lifecycle.integrations.gstreamer._native import Gst, GstVideo
+from lifecycle.integrations.gstreamer.errors import FormatError
+from lifecycle.integrations.gstreamer.feeding.loans import Loans, sweep
+from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
+from lifecycle.integrations.gstreamer.frames.formats import Layout
+from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
+from lifecycle.integrations.gstreamer.holders import holders_of_record
+from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
 from lifecycle.states import ENDED
 
 __all__ = ["PoolAdapter"]

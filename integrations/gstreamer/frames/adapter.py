@@ -10,15 +10,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from integrations.gstreamer._buffers import new_buffer
-from integrations.gstreamer._native import Gst, ready, sample_buffer, sample_caps
-from integrations.gstreamer.errors import FormatError, MapError, SampleError
-from integrations.gstreamer.frames.formats import Layout, LayoutCache
-from integrations.gstreamer.frames.frame import TYPE_NAME, Frame
-from integrations.gstreamer.frames.held import Live, end_held
-from integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer._buffers import new_buffer
+from lifecycle.integrations.gstreamer._native import Gst, ready, sample_buffer, sample_caps
+from lifecycle.integrations.gstreamer.errors import FormatError, MapError, SampleError
+from lifecycle.integrations.gstreamer.frames.formats import Layout, LayoutCache
+from lifecycle.integrations.gstreamer.frames.frame import TYPE_NAME, Frame
+from lifecycle.integrations.gstreamer.frames.held import Live, end_held
+from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
 
 __all__ = ["SampleAdapter"]
 

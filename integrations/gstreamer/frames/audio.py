@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import attrs
 
-from integrations.gstreamer._native import audio_meta, int_field, np, text_field
-from integrations.gstreamer.frames.planes import Plane
+from lifecycle.integrations.gstreamer._native import audio_meta, int_field, np, text_field
+from lifecycle.integrations.gstreamer.frames.planes import Plane
 
 __all__ = ["Sound", "sound_of"]
 

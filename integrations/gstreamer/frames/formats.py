@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 
 import attrs
 
-from integrations.gstreamer._native import (
+from lifecycle.integrations.gstreamer._native import (
     GstVideo,
     VideoMeta,
     media_type,
@@ -27,9 +27,15 @@ from integrations.gstreamer._native import (
     video_meta,
     video_meta_key,
 )
-from integrations.gstreamer.errors import FormatError, SampleError
-from integrations.gstreamer.frames.audio import Sound, sound_of
-from integrations.gstreamer.frames.planes import Plane, image_of, planes_of, why_no_image, why_no_planes
+from lifecycle.integrations.gstreamer.errors import FormatError, SampleError
+from lifecycle.integrations.gstreamer.frames.audio import Sound, sound_of
+from lifecycle.integrations.gstreamer.frames.planes import (
+    Plane,
+    image_of,
+    planes_of,
+    why_no_image,
+    why_no_planes,
+)
 
 __all__ = ["Layout", "LayoutCache", "Plane", "parse"]
 

@@ -30,8 +30,9 @@ from ctypes import addressof
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from integrations.gstreamer._buffers import own_reference
-from integrations.gstreamer._native import (
+from lifecycle import ANY_THREAD, Handle
+from lifecycle.integrations.gstreamer._buffers import own_reference
+from lifecycle.integrations.gstreamer._native import (
     ANY,
     MAP_READ,
     buffer_size,
@@ -47,15 +48,20 @@ from integrations.gstreamer._native import (
     unmap_plain,
     video_meta,
 )
-from integrations.gstreamer.errors import FormatError, MapError, ShortMemoryError
-from integrations.gstreamer.frames.facts import FrameFacts
-from integrations.gstreamer.frames.formats import Layout, Plane
-from integrations.gstreamer.frames.held import Held, check_memories, end_held, no_mapping, open_memory
-from integrations.gstreamer.frames.writable import WritableFrame
-from lifecycle import ANY_THREAD, Handle
+from lifecycle.integrations.gstreamer.errors import FormatError, MapError, ShortMemoryError
+from lifecycle.integrations.gstreamer.frames.facts import FrameFacts
+from lifecycle.integrations.gstreamer.frames.formats import Layout, Plane
+from lifecycle.integrations.gstreamer.frames.held import (
+    Held,
+    check_memories,
+    end_held,
+    no_mapping,
+    open_memory,
+)
+from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
 
 if TYPE_CHECKING:
-    from integrations.gstreamer.frames.adapter import SampleAdapter
+    from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
 
 __all__ = ["TYPE_NAME", "Frame"]
 

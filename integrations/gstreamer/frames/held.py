@@ -12,7 +12,8 @@ from ctypes import addressof
 from functools import partial
 from typing import Any
 
-from integrations.gstreamer._native import (
+from lifecycle import ANY_THREAD, Handle, SafetyManager
+from lifecycle.integrations.gstreamer._native import (
     ANY,
     MAP_READ,
     Mapping,
@@ -24,8 +25,7 @@ from integrations.gstreamer._native import (
     short_fd_memory,
     unmap_foreign,
 )
-from integrations.gstreamer.errors import MapError, ShortMemoryError
-from lifecycle import ANY_THREAD, Handle, SafetyManager
+from lifecycle.integrations.gstreamer.errors import MapError, ShortMemoryError
 
 __all__ = ["Held", "Live", "check_memories", "end_held", "no_mapping", "open_memory"]
 

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import attrs
 
-from integrations.gstreamer._native import np
+from lifecycle.integrations.gstreamer._native import np
 
 __all__ = ["Plane", "image_of", "planes_of", "why_no_image", "why_no_planes"]
 

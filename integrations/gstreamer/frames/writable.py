@@ -16,7 +16,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from integrations.gstreamer._buffers import (
+from lifecycle import ANY_THREAD, Handle, SafetyManager
+from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer._buffers import (
     Own,
     Owned,
     deep_copy,
@@ -27,12 +29,10 @@ from integrations.gstreamer._buffers import (
     sole_owner,
     wrapper_of,
 )
-from integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, memory_count, memory_of, np
-from integrations.gstreamer.errors import FormatError, FrameClosedError, MapError, ShortMemoryError
-from integrations.gstreamer.frames.formats import Layout
-from integrations.gstreamer.frames.held import check_memories, no_mapping
-from lifecycle import ANY_THREAD, Handle, SafetyManager
-from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, memory_count, memory_of, np
+from lifecycle.integrations.gstreamer.errors import FormatError, FrameClosedError, MapError, ShortMemoryError
+from lifecycle.integrations.gstreamer.frames.formats import Layout
+from lifecycle.integrations.gstreamer.frames.held import check_memories, no_mapping
 
 __all__ = ["WritableFrame"]
 

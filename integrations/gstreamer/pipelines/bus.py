@@ -14,14 +14,20 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar, Final, TypeVar
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import GuardError, PipelineError
-from integrations.gstreamer.pipelines.callbacks import Callback, Kept
-from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, check_seconds, pointer_of
-from integrations.gstreamer.pipelines.news import KEPT_ERRORS, error_of
-from integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle import SafetyManager
 from lifecycle._core.runtime import TimedQueue
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import GuardError, PipelineError
+from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, Kept
+from lifecycle.integrations.gstreamer.pipelines.guard import (
+    Core,
+    Guard,
+    check_manager,
+    check_seconds,
+    pointer_of,
+)
+from lifecycle.integrations.gstreamer.pipelines.news import KEPT_ERRORS, error_of
+from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 
 __all__ = ["BusWatch"]
 

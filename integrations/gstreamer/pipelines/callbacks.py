@@ -24,13 +24,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from integrations.gstreamer.errors import GuardError, StateTimeout
-from integrations.gstreamer.pipelines.guard import Core, Guard
-from integrations.gstreamer.pipelines.threads import may_wait, stands_at
 from lifecycle import CallbackError, SafetyManager
 from lifecycle._core.checks import check_callback, check_timeout
 from lifecycle._core.runtime import no_wait_threads
 from lifecycle.config import exception_types
+from lifecycle.integrations.gstreamer.errors import GuardError, StateTimeout
+from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard
+from lifecycle.integrations.gstreamer.pipelines.threads import may_wait, stands_at
 
 __all__ = [
     "CALLBACK_WAIT",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import DescriptionError
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import DescriptionError
 
 __all__ = ["parse", "parse_bin"]
 

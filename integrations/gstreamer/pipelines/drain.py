@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any, Final
 
-from integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer._native import Gst
 
 __all__ = ["LONG_PATIENCE", "PATIENCE", "leave_bus", "sweep", "watch_bus"]
 

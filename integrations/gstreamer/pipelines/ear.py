@@ -13,10 +13,10 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import PipelineError
-from integrations.gstreamer.pipelines.guard import pointer_of
-from integrations.gstreamer.pipelines.news import error_of
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import PipelineError
+from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
+from lifecycle.integrations.gstreamer.pipelines.news import error_of
 
 __all__ = ["Ear"]
 

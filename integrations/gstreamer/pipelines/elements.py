@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
-from integrations.gstreamer.pipelines.guard import (
+from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
+from lifecycle.integrations.gstreamer.pipelines.guard import (
     Core,
     Guard,
     add_to,
@@ -16,9 +17,13 @@ from integrations.gstreamer.pipelines.guard import (
     path_of,
     pointer_of,
 )
-from integrations.gstreamer.pipelines.pads import UNLINK_TIMEOUT, link_pads, unlink_when_idle, when_idle
-from integrations.gstreamer.pipelines.pipeline import bin_of
-from lifecycle import SafetyManager
+from lifecycle.integrations.gstreamer.pipelines.pads import (
+    UNLINK_TIMEOUT,
+    link_pads,
+    unlink_when_idle,
+    when_idle,
+)
+from lifecycle.integrations.gstreamer.pipelines.pipeline import bin_of
 
 __all__ = ["ElementGuard"]
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 import ctypes
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import DescriptionError, GuardError, StateTimeout
-from integrations.gstreamer.pipelines.threads import refuse_forked
 from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
 from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import DescriptionError, GuardError, StateTimeout
+from lifecycle.integrations.gstreamer.pipelines.threads import refuse_forked
 
 __all__ = [
     "Core",

@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import PipelineError
-from integrations.gstreamer.pipelines.drain import sweep
-from integrations.gstreamer.pipelines.guard import path_of, pointer_of
-from integrations.gstreamer.pipelines.threads import StreamingThreads
 from lifecycle._core.runtime import TimedQueue
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import PipelineError
+from lifecycle.integrations.gstreamer.pipelines.drain import sweep
+from lifecycle.integrations.gstreamer.pipelines.guard import path_of, pointer_of
+from lifecycle.integrations.gstreamer.pipelines.threads import StreamingThreads
 
 __all__ = ["KEPT_ERRORS", "News", "error_of"]
 

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar, Final
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
-from integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
-from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of
 from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle._core.runtime import TimedQueue
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
+from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
+from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of
 
 __all__ = [
     "PadGuard",

@@ -29,15 +29,16 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar, Final, NoReturn
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import (
+from lifecycle import Handle, ObjectState, SafetyManager
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import (
     GuardError,
     PipelineError,
     StateTimeout,
 )
-from integrations.gstreamer.pipelines.descriptions import parse
-from integrations.gstreamer.pipelines.drain import leave_bus, watch_bus
-from integrations.gstreamer.pipelines.guard import (
+from lifecycle.integrations.gstreamer.pipelines.descriptions import parse
+from lifecycle.integrations.gstreamer.pipelines.drain import leave_bus, watch_bus
+from lifecycle.integrations.gstreamer.pipelines.guard import (
     Core,
     Guard,
     check_manager,
@@ -46,15 +47,14 @@ from integrations.gstreamer.pipelines.guard import (
     name_of,
     pointer_of,
 )
-from integrations.gstreamer.pipelines.news import News
-from integrations.gstreamer.pipelines.threads import (
+from lifecycle.integrations.gstreamer.pipelines.news import News
+from lifecycle.integrations.gstreamer.pipelines.threads import (
     TookTooLong,
     in_the_background,
     may_wait,
     on_streaming_thread,
     with_deadline,
 )
-from lifecycle import Handle, ObjectState, SafetyManager
 
 __all__ = ["START_TIMEOUT", "PipelineGuard", "bin_of"]
 

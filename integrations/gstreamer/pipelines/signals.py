@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from gi.repository import GObject
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import GuardError
-from integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
-from integrations.gstreamer.pipelines.guard import Core, check_manager, name_of
 from lifecycle import ANY_THREAD, SafetyManager
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import GuardError
+from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
+from lifecycle.integrations.gstreamer.pipelines.guard import Core, check_manager, name_of
 
 __all__ = ["SignalGuard"]
 

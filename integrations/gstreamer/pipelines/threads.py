@@ -21,9 +21,9 @@ from types import FrameType
 from typing import Any, Final, TypeVar
 
 import lifecycle
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import ForkedError, GuardError
 from lifecycle._core.runtime import TimedQueue, must_not_wait, no_wait_threads
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import ForkedError, GuardError
 
 __all__ = [
     "StreamingThreads",

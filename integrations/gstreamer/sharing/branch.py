@@ -20,22 +20,27 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar, Final
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.captures.capture import Capture
-from integrations.gstreamer.captures.runs import Opened
-from integrations.gstreamer.errors import GuardError, PipelineError, StateTimeout
-from integrations.gstreamer.pipelines.elements import pads_of
-from integrations.gstreamer.pipelines.guard import (
+from lifecycle import SafetyManager
+from lifecycle._core.runtime import TimedQueue
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.captures.capture import Capture
+from lifecycle.integrations.gstreamer.captures.runs import Opened
+from lifecycle.integrations.gstreamer.errors import GuardError, PipelineError, StateTimeout
+from lifecycle.integrations.gstreamer.pipelines.elements import pads_of
+from lifecycle.integrations.gstreamer.pipelines.guard import (
     Guard,
     add_to,
     check_seconds,
     elements_of,
     make_element,
 )
-from integrations.gstreamer.pipelines.pads import PadHolder, link_pads, unlink_when_idle, unlinked_when_idle
-from integrations.gstreamer.pipelines.threads import may_wait
-from lifecycle import SafetyManager
-from lifecycle._core.runtime import TimedQueue
+from lifecycle.integrations.gstreamer.pipelines.pads import (
+    PadHolder,
+    link_pads,
+    unlink_when_idle,
+    unlinked_when_idle,
+)
+from lifecycle.integrations.gstreamer.pipelines.threads import may_wait
 
 __all__ = ["FLUSH_TIMEOUT", "Branch", "BranchCore", "low_latency_queue", "sinks_of"]
 

@@ -27,18 +27,18 @@ from typing import Any, ClassVar, Final, Protocol
 
 import attrs
 
-from integrations.gstreamer._native import BufferHead, Gst, GstVideo
-from integrations.gstreamer.captures.capture import Capture
-from integrations.gstreamer.captures.runs import an_appsink
-from integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError, StateTimeout
-from integrations.gstreamer.feeding.feeder import Feeder
-from integrations.gstreamer.frames.frame import Frame
-from integrations.gstreamer.pipelines.guard import Core, Guard, check_manager
-from integrations.gstreamer.pipelines.pads import ProbeGuard
-from integrations.gstreamer.pipelines.pipeline import START_TIMEOUT, PipelineGuard
-from integrations.gstreamer.pipelines.threads import in_the_background
 from lifecycle import ClosedError, LifecycleError, SafetyManager
 from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer._native import BufferHead, Gst, GstVideo
+from lifecycle.integrations.gstreamer.captures.capture import Capture
+from lifecycle.integrations.gstreamer.captures.runs import an_appsink
+from lifecycle.integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError, StateTimeout
+from lifecycle.integrations.gstreamer.feeding.feeder import Feeder
+from lifecycle.integrations.gstreamer.frames.frame import Frame
+from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_manager
+from lifecycle.integrations.gstreamer.pipelines.pads import ProbeGuard
+from lifecycle.integrations.gstreamer.pipelines.pipeline import START_TIMEOUT, PipelineGuard
+from lifecycle.integrations.gstreamer.pipelines.threads import in_the_background
 
 __all__ = ["Client", "ClientStats", "Fanout", "request_key_frame"]
 

@@ -17,22 +17,22 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from integrations.gstreamer._native import Gst
-from integrations.gstreamer.errors import GuardError, LinkError, PipelineError
-from integrations.gstreamer.pipelines.descriptions import parse_bin
-from integrations.gstreamer.pipelines.elements import pads_of
-from integrations.gstreamer.pipelines.guard import check_manager, check_seconds, name_of
-from integrations.gstreamer.pipelines.pads import link_pads
-from integrations.gstreamer.pipelines.pipeline import PipelineGuard
-from integrations.gstreamer.sharing.branch import (
+from lifecycle import SafetyManager
+from lifecycle._core.keeping import Uncopied
+from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, PipelineError
+from lifecycle.integrations.gstreamer.pipelines.descriptions import parse_bin
+from lifecycle.integrations.gstreamer.pipelines.elements import pads_of
+from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, name_of
+from lifecycle.integrations.gstreamer.pipelines.pads import link_pads
+from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
+from lifecycle.integrations.gstreamer.sharing.branch import (
     FLUSH_TIMEOUT,
     Branch,
     BranchCore,
     low_latency_queue,
     sinks_of,
 )
-from lifecycle import SafetyManager
-from lifecycle._core.keeping import Uncopied
 
 __all__ = ["Tee"]
 
