@@ -10,7 +10,8 @@ from typing import Any
 
 import pyperf
 
-from lifecycle import ANY_THREAD, Empty, FrameDistributor, ReleaseQueue, SafetyManager, Timeline
+from lifecycle import ANY_THREAD, FrameDistributor, ReleaseQueue, SafetyManager, Timeline
+from lifecycle.errors import Empty
 
 TARGETS = {
     "publish to 64 polling receivers, beside to 1": 1.5,

@@ -21,7 +21,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from lifecycle import ANY_THREAD, AccessPanicError, Handle, Histogram, SafetyManager
+from lifecycle import ANY_THREAD, AccessPanicError, Handle, SafetyManager
+from lifecycle.stats import Histogram
 
 WIDTH, HEIGHT, RATE = 1920, 1080, 30
 TYPE_NAME = "demo.MappedFrame"

@@ -23,7 +23,8 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `states`, `stats`, `events`, `config`, `errors`: the words in which all of them speak
 """
 
-from lifecycle._core.exclusive import Exclusive
+from lifecycle._core.exclusive import ExclusiveLease
+from lifecycle._core.fence import Fence
 from lifecycle._core.handle import Handle, WeakHandle
 from lifecycle._core.holders import Holder
 from lifecycle._core.leases import Lease
@@ -31,74 +32,34 @@ from lifecycle._core.place import ANY_THREAD, BACKGROUND
 from lifecycle._core.runtime import never_wait
 from lifecycle._core.timelines import Timeline
 from lifecycle.config import SafetyConfig
-from lifecycle.distribution import (
-    BlockPublisher,
-    Derived,
-    DistributorStats,
-    DropOldest,
-    EvictAfter,
-    FrameDistributor,
-    FrameReceiver,
-    GroupStats,
-    KeepKeyFrames,
-    LatestOnly,
-    Policy,
-    ReceiverStats,
-    Shareable,
-    Sink,
-    derived_from,
-    with_release,
-)
+from lifecycle.distribution.distributor import FrameDistributor
+from lifecycle.distribution.receiver import FrameReceiver
 from lifecycle.errors import (
     AccessError,
     AccessPanicError,
     AccessRefusedError,
-    BudgetError,
-    CallbackError,
-    CircularCloseError,
-    CleanupErrorGroup,
-    CleanupPanicError,
-    ClosedAccessError,
     ClosedError,
-    ConfigError,
-    DuplicateError,
-    Empty,
-    EvictedError,
-    ExclusiveError,
-    FenceError,
-    ForeignHandleError,
     HeldError,
     Lagged,
-    LeaseEndedError,
     LifecycleError,
-    LimitError,
-    NotLentError,
     NotReleased,
-    OutOfMemoryError,
-    OwnershipError,
-    PoolError,
-    PoolExhaustedError,
-    PoolTimeoutError,
-    QueueLostError,
     RegistrationError,
-    ReturnedTwiceError,
-    StaleUseError,
-    UnknownObjectError,
-    WrongThreadError,
 )
 from lifecycle.events import Event
-from lifecycle.fences import EventFence, Fence, FutureFence, ProcessFence, fence_of_block
+from lifecycle.fences import EventFence, FutureFence
 from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
 from lifecycle.manager.finalizers import SafeFinalizer
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.stopping import StopToken
-from lifecycle.memory import MemoryConfig, MemoryManager, MemoryStats, MemoryTypeStats, Reservation
-from lifecycle.objects import Family, ObjectLifecycleManager, ObjectStats, Transition
+from lifecycle.memory.config import MemoryConfig
+from lifecycle.memory.manager import MemoryManager
+from lifecycle.objects import ObjectLifecycleManager
 from lifecycle.places.queues import ReleaseQueue
-from lifecycle.pools import Block, Buffer, BufferPool, Loan, ObjectPool, PoolReport, PoolStats
-from lifecycle.profiling import Profiler, TypeProfile
+from lifecycle.pools.buffers import BufferPool
+from lifecycle.pools.objects import ObjectPool
+from lifecycle.profiling import Profiler
 from lifecycle.states import Cause, ObjectState
-from lifecycle.stats import Health, Histogram, ObjectInfo, QueueStats, SafetyStats, ShutdownReport, TypeStats
+from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport, TypeStats
 
 __version__ = "0.1.0"
 
@@ -108,100 +69,45 @@ __all__ = [
     "AccessError",
     "AccessPanicError",
     "AccessRefusedError",
-    "Block",
-    "BlockPublisher",
-    "BudgetError",
-    "Buffer",
     "BufferPool",
-    "CallbackError",
     "Cause",
-    "CircularCloseError",
-    "CleanupErrorGroup",
     "CleanupGuard",
-    "CleanupPanicError",
     "CleanupStack",
-    "ClosedAccessError",
     "ClosedError",
-    "ConfigError",
-    "Derived",
-    "DistributorStats",
-    "DropOldest",
-    "DuplicateError",
-    "Empty",
     "Event",
     "EventFence",
-    "EvictAfter",
-    "EvictedError",
-    "Exclusive",
-    "ExclusiveError",
-    "Family",
+    "ExclusiveLease",
     "Fence",
-    "FenceError",
-    "ForeignHandleError",
     "FrameDistributor",
     "FrameReceiver",
     "FutureFence",
-    "GroupStats",
     "Handle",
     "Health",
     "HeldError",
-    "Histogram",
     "Holder",
-    "KeepKeyFrames",
     "Lagged",
-    "LatestOnly",
     "Lease",
-    "LeaseEndedError",
     "LifecycleError",
-    "LimitError",
-    "Loan",
     "MemoryConfig",
     "MemoryManager",
-    "MemoryStats",
-    "MemoryTypeStats",
-    "NotLentError",
     "NotReleased",
     "ObjectInfo",
     "ObjectLifecycleManager",
     "ObjectPool",
     "ObjectState",
-    "ObjectStats",
-    "OutOfMemoryError",
-    "OwnershipError",
-    "Policy",
-    "PoolError",
-    "PoolExhaustedError",
-    "PoolReport",
-    "PoolStats",
-    "PoolTimeoutError",
-    "ProcessFence",
     "Profiler",
-    "QueueLostError",
-    "QueueStats",
-    "ReceiverStats",
     "RegistrationError",
     "ReleaseQueue",
-    "Reservation",
-    "ReturnedTwiceError",
     "SafeFinalizer",
     "SafetyConfig",
     "SafetyManager",
     "SafetyStats",
-    "Shareable",
     "SharedCleanupGuard",
     "ShutdownReport",
-    "Sink",
-    "StaleUseError",
     "StopToken",
     "Timeline",
-    "Transition",
-    "TypeProfile",
     "TypeStats",
-    "UnknownObjectError",
     "WeakHandle",
-    "WrongThreadError",
-    "derived_from",
-    "fence_of_block",
+    "__version__",
     "never_wait",
-    "with_release",
 ]

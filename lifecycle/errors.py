@@ -14,6 +14,44 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+__all__ = [
+    "AccessError",
+    "AccessPanicError",
+    "AccessRefusedError",
+    "BudgetError",
+    "CallbackError",
+    "CircularCloseError",
+    "CleanupErrorGroup",
+    "CleanupPanicError",
+    "ClosedAccessError",
+    "ClosedError",
+    "ConfigError",
+    "DuplicateError",
+    "Empty",
+    "EvictedError",
+    "ExclusiveError",
+    "FenceError",
+    "ForeignHandleError",
+    "HeldError",
+    "Lagged",
+    "LeaseEndedError",
+    "LifecycleError",
+    "LimitError",
+    "NotLentError",
+    "NotReleased",
+    "OutOfMemoryError",
+    "OwnershipError",
+    "PoolError",
+    "PoolExhaustedError",
+    "PoolTimeoutError",
+    "QueueLostError",
+    "RegistrationError",
+    "ReturnedTwiceError",
+    "StaleUseError",
+    "UnknownObjectError",
+    "WrongThreadError",
+]
+
 
 def text_of(error: BaseException) -> str:
     """``Type: message`` of any exception, also of one whose ``__str__`` raises."""

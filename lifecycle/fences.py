@@ -21,14 +21,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from lifecycle._core import runtime
-from lifecycle._core.fence import Fence
 from lifecycle._core.keeping import Uncopied
-from lifecycle._core.timelines import Timeline
 from lifecycle.errors import FenceError
 
 # -- fences that need no GPU ---------------------------------------------------------------------------------
 
-__all__ = ["EventFence", "Fence", "FutureFence", "ProcessFence", "Timeline", "fence_of_block"]
+__all__ = ["ProcessFence", "fence_of_block"]
 
 
 class EventFence(Uncopied):

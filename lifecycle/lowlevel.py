@@ -24,6 +24,7 @@ name                   contract                                                 
 `Tally`                a count that any context raises by one                                   I7
 `WaitList`             threads and coroutines that wait until something is true. `wait` waits   I5
 `Flag`                 what is true from now on; `wait` waits                                   I5
+`HistogramCount`       durations in the buckets of `BUCKETS`, written by one thread at a time          I7
 `CollectorNudge`       runs the collector, ever more rarely, when a pool stays exhausted        I5
 `must_not_wait`        whether this thread may not block: a collection, `never_wait`            I5
 `after_fork`           called in each forked child while its object lives
@@ -43,6 +44,7 @@ The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 """
 
 from lifecycle._core.checks import check_callback, check_facts, check_timeout
+from lifecycle._core.counters import BUCKETS, HistogramCount
 from lifecycle._core.facts import Facts, describe, facts, holders, is_closed, pin, raw, view
 from lifecycle._core.idioms import Claim, forgets, taking
 from lifecycle._core.keeping import Uncopied, weakly
@@ -57,11 +59,13 @@ from lifecycle.manager.recipes import Recipe, recipe, tend
 from lifecycle.places.queues import PlaceLike
 
 __all__ = [
+    "BUCKETS",
     "DEFAULT",
     "Claim",
     "CollectorNudge",
     "Facts",
     "Flag",
+    "HistogramCount",
     "Leaving",
     "Pin",
     "PlaceLike",

@@ -29,7 +29,9 @@ from lifecycle.lowlevel import (
 )
 from lifecycle.manager import BACKGROUND, SafetyManager
 from lifecycle.states import CLOSING, ENDED, INVALID, POISONED, RELEASING, VALID, ObjectState
-from lifecycle.stats import ObjectInfo
+from lifecycle.stats import ObjectInfo, ObjectStats
+
+__all__ = ["Family", "Transition"]
 
 T = TypeVar("T")
 
@@ -68,16 +70,6 @@ class Family:
 
     def __str__(self) -> str:
         return "\n".join(f"{'  ' * depth}{info}" for depth, info in self.walk())
-
-
-@attrs.frozen
-class ObjectStats:
-    """The figures of an `ObjectLifecycleManager`, for whoever shows its components."""
-
-    objects: int
-    """Registered here and not ended."""
-    names: int
-    """Different names among them."""
 
 
 class ObjectLifecycleManager(Facade):

@@ -18,35 +18,19 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
-import attrs
-
 from lifecycle._core import runtime
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.tables import Kind
 from lifecycle.errors import LifecycleError
+from lifecycle.lowlevel import HistogramCount
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.stats import Histogram, HistogramCount
+from lifecycle.stats import Histogram, TypeProfile
 
 _new_object = object.__new__
 _starting = runtime.process_lock()
 """Of two that start at once one is refused. Held for a comparison and two stores."""
-
-
-@attrs.frozen
-class TypeProfile:
-    """Where the time of one type's objects went, while the profiler ran. All durations in seconds."""
-
-    type_name: str
-    life: Histogram
-    """From registration to the end, of objects that have ended."""
-    held: Histogram
-    """Leases, and calls of ``safe_access(target, fn)``."""
-    wait: Histogram
-    """From the door shut until the release began: other holders, and the queue of its place."""
-    release: Histogram
-    """The release with its cleanups."""
 
 
 class _Counts:

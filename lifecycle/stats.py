@@ -1,33 +1,29 @@
-"""What the library knows about itself: frozen snapshots for users, and the counters behind them.
-
-The counters (`TypeCount`, `HistogramCount`) are written by the keeper alone, so they need no lock and lose
-nothing. Everything a user gets is a frozen copy.
-"""
+"""What the library knows about itself, as frozen snapshots: of a manager and its types, of pools, memory,
+distributors and profilers. The counters behind them stand in `_core/counters.py`."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter, deque
 from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
-from lifecycle.states import ENDED, Cause, ObjectState
+from lifecycle.states import ObjectState
 
-if TYPE_CHECKING:
-    from lifecycle._core.record import Record
-
-BUCKETS = (1e-5, 1e-4, 1e-3, 5e-3, 0.0166, 0.0333, 0.1, 0.5, 1.0, 5.0, 30.0)
-"""Upper bounds in seconds of every histogram; one exactly at ``finalizer_timeout`` is added."""
-
-ENDS = ("released", "failed", "stuck", "detached", "orphaned")
-
-
-def bounds_with(timeout: float) -> tuple[float, ...]:
-    """`BUCKETS` with one bound exactly at `timeout`."""
-    return tuple(sorted({*BUCKETS, timeout}))
+__all__ = [
+    "DistributorStats",
+    "GroupStats",
+    "Histogram",
+    "MemoryStats",
+    "MemoryTypeStats",
+    "ObjectStats",
+    "PoolReport",
+    "PoolStats",
+    "QueueStats",
+    "ReceiverStats",
+    "TypeProfile",
+]
+"""What is public here; the figures of a manager and its types stand at the top, in `lifecycle`."""
 
 
 @attrs.frozen
@@ -44,95 +40,6 @@ class Histogram:
     def count(self) -> int:
         """How many durations there were."""
         return sum(self.counts)
-
-
-class HistogramCount:
-    """A histogram being filled, by one writer."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def add_all(self, durations: list[float]) -> None:
-        """Count `durations` (seconds)."""
-        if not durations:
-            return
-        self.sum += sum(durations)
-        bounds, counts = self.bounds, self.counts
-        if max(durations) <= bounds[0]:
-            counts[0] += len(durations)
-            return
-        for bucket, number in Counter(map(partial(bisect_left, bounds), durations)).items():
-            counts[bucket] += number
-
-    def snapshot(self) -> Histogram:
-        """A frozen copy."""
-        return Histogram(self.bounds, tuple(self.counts), self.sum)
-
-
-COMPACT_AT = 64
-"""Ended objects of a type that are kept in its list of live ones in any case."""
-
-
-class TypeCount:
-    """The counters of one type."""
-
-    __slots__ = (
-        "bytes",
-        "closed",
-        "duration",
-        "ended",
-        "errors",
-        "failures",
-        "gone",
-        "invalid",
-        "leaks",
-        "order",
-        "panics",
-        "refused",
-        "registered",
-        "retries",
-        "shut",
-        "wait",
-    )
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.registered = 0
-        self.bytes = 0
-        self.ended = dict.fromkeys(ENDS, 0)
-        self.closed = {str(cause): 0 for cause in Cause}
-        self.refused = {str(state): 0 for state in ObjectState}
-        self.failures = {"error": 0, "timeout": 0, "not_released": 0}
-        self.panics = self.errors = self.leaks = self.retries = 0
-        self.invalid = 0
-        self.shut: dict[int, bool] = {}  # shut and not ended: id -> poisoned
-        self.order: deque[Record] = deque()  # oldest first; ended ones are dropped when they pile up
-        self.gone = 0  # how many of them, or more
-        self.duration = HistogramCount(bounds)
-        self.wait = HistogramCount(bounds)
-
-    @property
-    def live(self) -> int:
-        """Objects registered and not ended."""
-        return self.registered - sum(self.ended.values())
-
-    def oldest(self) -> Record | None:
-        """The oldest object that has not ended."""
-        order = self.order
-        while order and order[0].phase in ENDED:
-            order.popleft()
-        return order[0] if order else None
-
-    def compact(self) -> None:
-        """Forget ended objects once they are the larger part, and more than `COMPACT_AT`: otherwise their
-        records stay for as long as no other object of the type comes. Walks twice as many as have ended since
-        it last did."""
-        if self.gone > COMPACT_AT and 2 * self.gone > len(self.order):
-            self.gone = 0
-            self.order = deque(record for record in self.order if record.phase not in ENDED)
 
 
 @attrs.frozen
@@ -298,3 +205,194 @@ class ShutdownReport:
     def __bool__(self) -> bool:
         """As `ok`: ``assert manager.close()``."""
         return self.ok
+
+
+@attrs.frozen
+class Loan:
+    """One thing that is lent and has not come back."""
+
+    id: int
+    """The id of the handle that `get` gave."""
+    text: str
+    """How messages name it."""
+    site: str
+    """Where it was lent, as ``file.py:31``."""
+    thread: int
+    """The identity of the thread that borrowed it."""
+    seconds: float
+    """For how long."""
+    state: str
+    """``valid`` while its handle is open, ``closing`` once that is closed and only views, leases or arrays
+    hold it."""
+
+    def __str__(self) -> str:
+        held = "" if self.state == "valid" else f", {self.state}: a lease or view still holds it"
+        at = f" at {self.site}" if self.site else ""
+        return f"{self.text}, lent {self.seconds:.3g} s ago{at} on thread {self.thread}{held}"
+
+
+@attrs.frozen
+class PoolStats:
+    """A pool's figures at one moment."""
+
+    name: str
+    items: Mapping[str, int]
+    """``idle`` and ``in_use``; what was lent from outside the pool (fallbacks) is in use as well."""
+    items_limit: int
+    """How many the pool keeps at most."""
+    item_bytes: int
+    """Bytes of memory that the pool itself holds, idle or lent. 0 for pools of objects."""
+    waiters: int
+    """Callers that wait now."""
+    results: Mapping[str, int]
+    """Calls of `get` by what they ended in."""
+    waits: int
+    """How many of them had to wait for somebody else."""
+    wait_seconds: float
+    """How long, in all."""
+    get_wait: Histogram
+    """The time to get an item. One that was taken at once counts as 0 seconds."""
+    losses: Mapping[str, int]
+    """Items that left the pool, by reason."""
+    dropped: int
+    """Loans that came back because their handle was garbage-collected, not closed. The manager reports each
+    as a leak."""
+    longest: Loan | None
+    """The loan that has lasted longest."""
+
+    @property
+    def fallbacks(self) -> int:
+        """How often something plain was served instead of an item of the pool."""
+        return self.results["fallback"]
+
+
+@attrs.frozen
+class PoolReport:
+    """What closing a pool achieved."""
+
+    name: str
+    missing: tuple[Loan, ...]
+    """What never came back, longest first. It goes when its last holder lets go, and to nobody else."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything had come back."""
+        return not self.missing
+
+    def __bool__(self) -> bool:
+        """As `ok`."""
+        return self.ok
+
+
+@attrs.frozen
+class MemoryTypeStats:
+    """The figures of one type, or of all together."""
+
+    bytes: int
+    objects: int
+    peak_bytes: int
+    peak_objects: int
+    total_objects: int
+    """Tracked since the beginning."""
+    bytes_limit: int | None
+    objects_limit: int | None
+
+
+@attrs.frozen
+class MemoryStats:
+    """The figures of a `MemoryManager` at one moment, exact for what is tracked through it."""
+
+    name: str
+    all: MemoryTypeStats
+    types: Mapping[str, MemoryTypeStats]
+    waiting: int
+    """Callers that wait for room now."""
+    refused: int
+    reported: int
+    """Objects taken over budget, by ``over="report"``."""
+    pressure_runs: int
+    """How often the pressure callbacks were run."""
+    resident: int | None
+    """Bytes of the process in physical memory, tracked or not; None where that cannot be known."""
+
+
+@attrs.frozen
+class ReceiverStats:
+    """One receiver's figures at one moment.
+
+    For every receiver, group and distributor ``published == received + missed + lag``, whatever races and
+    interrupts there were: a receiver's three figures and its position change in one step.
+    """
+
+    name: str
+    group: str
+    published: int
+    """Frames published since it subscribed (until it closed)."""
+    received: int
+    missed: int
+    """Frames it will never get: overwritten, skipped, shut by their owner before it came to them, or unread
+    when it closed."""
+    lags: int
+    """How often it was found to have fallen behind."""
+    lag: int
+    """Frames published and neither received nor missed yet."""
+    ended: str
+    """Why it ended, empty while it is open."""
+
+
+@attrs.frozen
+class GroupStats:
+    """The figures of all receivers of one group, those that are gone included."""
+
+    group: str
+    receivers: int
+    """Open receivers now."""
+    published: int
+    received: int
+    missed: int
+    lag: int
+    """The largest lag in the group now."""
+    evictions: int
+
+
+@attrs.frozen
+class DistributorStats:
+    """A distributor's figures at one moment."""
+
+    name: str
+    capacity: int
+    published: int
+    """Frames published."""
+    held: int
+    """Frames that it keeps now: at most `capacity`, and the overwritten key frames that `KeepKeyFrames` asks
+    for."""
+    receivers: int
+    closed: bool
+    close_failures: int
+    """Shares whose ``close()`` raised."""
+    groups: Mapping[str, GroupStats]
+
+
+@attrs.frozen
+class ObjectStats:
+    """The figures of an `ObjectLifecycleManager`, for whoever shows its components."""
+
+    objects: int
+    """Registered here and not ended."""
+    names: int
+    """Different names among them."""
+
+
+@attrs.frozen
+class TypeProfile:
+    """Where the time of one type's objects went, while the profiler ran. All durations in seconds."""
+
+    type_name: str
+    life: Histogram
+    """From registration to the end, of objects that have ended."""
+    held: Histogram
+    """Leases, and calls of ``safe_access(target, fn)``."""
+    wait: Histogram
+    """From the door shut until the release began: other holders, and the queue of its place."""
+    release: Histogram
+    """The release with its cleanups."""

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from lifecycle import SafetyManager
     from lifecycle.testing import check_transitions
 
+if not (support.ROOT / "lifecycle" / "integrations" / "__init__.py").exists():
+    # An sdist holds no links, and on Windows git makes none without developer mode.
+    raise pytest.UsageError(
+        "lifecycle/integrations, a link to the folder integrations, is missing: ln -s ../integrations lifecycle/"
+    )
+
 SYSTEM_PACKAGES = "run tools/system-packages.sh gstreamer gstreamer-tests"
 MAKE = "run the tests with `make test`, which installs it"
 

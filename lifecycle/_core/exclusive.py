@@ -74,7 +74,7 @@ class ExclusiveCell(Cell):
         set_raw_pin(self, pin)
 
 
-class Exclusive(Uncopied, Generic[T]):
+class ExclusiveLease(Uncopied, Generic[T]):
     """The right to use an object alone until the block ends. Made by `Handle.exclusive`; usable in one
     ``with`` block."""
 
@@ -148,11 +148,11 @@ class Exclusive(Uncopied, Generic[T]):
         return f"<Exclusive access to {describe(self._record)}: {active}>"
 
 
-def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) -> Exclusive[T]:
+def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) -> ExclusiveLease[T]:
     """What `Handle.exclusive` returns."""
     if timeout is not DEFAULT:
         check_timeout(timeout)
-    exclusive: Exclusive[T] = _new_object(Exclusive)
+    exclusive: ExclusiveLease[T] = _new_object(ExclusiveLease)
     try:
         if type(cell) is not ExclusiveCell:
             if raw_pin(cell) is None or record.cause is not None:

@@ -17,7 +17,7 @@ from lifecycle._core.checks import check_timeout
 from lifecycle._core.describe import describe, fate, state_of
 from lifecycle._core.detach import begin_detach, refuse_if_held, undo_detach
 from lifecycle._core.doors import cell_of
-from lifecycle._core.exclusive import Exclusive, make_exclusive, pin_or_refuse
+from lifecycle._core.exclusive import ExclusiveLease, make_exclusive, pin_or_refuse
 from lifecycle._core.holders import Holder, all_holders, expect
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import Lease
@@ -130,7 +130,7 @@ class Handle(Generic[T]):
         finally:
             pin = None  # a kept traceback must keep nothing alive
 
-    def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> Exclusive[T]:
+    def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> ExclusiveLease[T]:
         """The right to use the object alone: ``with handle.exclusive() as obj``, for natives that are changed
         in place.
 

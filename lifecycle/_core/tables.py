@@ -18,8 +18,8 @@ from lifecycle.errors import LimitError
 from lifecycle.states import ENDED
 
 if TYPE_CHECKING:
+    from lifecycle._core.counters import TypeCount
     from lifecycle.config import SafetyConfig
-    from lifecycle.stats import TypeCount
 
 
 class Kind:

@@ -8,14 +8,9 @@
 - `policies`: what happens to those who fall behind
 - `bells`: waking who waits
 - `chain`: deciding without a lock
-- `figures`: how it went
 """
 
-from __future__ import annotations
-
 from lifecycle.distribution.consuming import Derived, Sink, derived_from, with_release
-from lifecycle.distribution.distributor import FrameDistributor
-from lifecycle.distribution.figures import DistributorStats, GroupStats, ReceiverStats
 from lifecycle.distribution.policies import (
     BlockPublisher,
     DropOldest,
@@ -24,22 +19,16 @@ from lifecycle.distribution.policies import (
     LatestOnly,
     Policy,
 )
-from lifecycle.distribution.receiver import FrameReceiver
 from lifecycle.distribution.sharing import Shareable
 
 __all__ = [
     "BlockPublisher",
     "Derived",
-    "DistributorStats",
     "DropOldest",
     "EvictAfter",
-    "FrameDistributor",
-    "FrameReceiver",
-    "GroupStats",
     "KeepKeyFrames",
     "LatestOnly",
     "Policy",
-    "ReceiverStats",
     "Shareable",
     "Sink",
     "derived_from",

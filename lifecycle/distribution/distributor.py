@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from lifecycle._core.keeping import Uncopied
-from lifecycle.distribution.figures import DistributorStats
 from lifecycle.distribution.policies import Policy, policy_of
 from lifecycle.distribution.receiver import FrameReceiver, subscribe
 from lifecycle.distribution.ring import Ring
 from lifecycle.errors import LifecycleError
 from lifecycle.manager.manager import SafetyManager
+from lifecycle.stats import DistributorStats
 
 T = TypeVar("T")
 

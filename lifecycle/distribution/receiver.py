@@ -20,13 +20,13 @@ from lifecycle._core import runtime
 from lifecycle._core.checks import check_timeout
 from lifecycle._core.keeping import Uncopied
 from lifecycle.distribution.bells import until
-from lifecycle.distribution.figures import ReceiverStats
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, LatestOnly
 from lifecycle.distribution.ring import Ring
 from lifecycle.distribution.seats import EVICTED, Seat, SeatRef, Standing, standing
 from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.distribution.slots import GONE, Slot
 from lifecycle.errors import ClosedError, Empty, EvictedError, Lagged
+from lifecycle.stats import ReceiverStats
 
 T = TypeVar("T")
 

@@ -25,12 +25,12 @@ from typing import Generic, TypeVar
 from lifecycle._core import runtime
 from lifecycle.distribution.bells import SLICE, Bells
 from lifecycle.distribution.chain import Register
-from lifecycle.distribution.figures import DistributorStats, GroupStats
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter
 from lifecycle.distribution.seats import EVICTED, Roster, Seat, SeatRef, standing
 from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.distribution.slots import GONE, Slot, empty_slot
 from lifecycle.errors import ClosedError
+from lifecycle.stats import DistributorStats, GroupStats
 
 T = TypeVar("T")
 

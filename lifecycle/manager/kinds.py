@@ -6,10 +6,10 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from lifecycle._core.counters import TypeCount, bounds_with
 from lifecycle._core.tables import Kind, Registry
 from lifecycle.errors import RegistrationError, shown
 from lifecycle.observe.leaks import arm
-from lifecycle.stats import TypeCount, bounds_with
 
 
 class Kinds:

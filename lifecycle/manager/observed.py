@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from lifecycle._core.access import invalidate_record, refuse
 from lifecycle._core.describe import describe
-from lifecycle._core.exclusive import Exclusive
+from lifecycle._core.exclusive import ExclusiveLease
 from lifecycle._core.handle import Handle, set_observed_handle
 from lifecycle._core.leases import Lease
 from lifecycle._core.place import DEFAULT, Place, WhenDue
@@ -149,7 +149,7 @@ class ObservedHandle(Handle[T]):
         finally:
             obj = view = None  # type: ignore[assignment]
 
-    def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> Exclusive[T]:
+    def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> ExclusiveLease[T]:
         """Refused: others may use the object without this manager."""
         self._not_ours(
             "nobody here can keep its owner from using it: exclusive access is for objects that were "

@@ -8,9 +8,8 @@ pressure.
 - `config`, `figures`: what goes in and what comes out
 """
 
-from lifecycle.memory.config import MemoryConfig
-from lifecycle.memory.figures import MemoryStats, MemoryTypeStats
-from lifecycle.memory.manager import MemoryManager
 from lifecycle.memory.reservation import Reservation
 
-__all__ = ["MemoryConfig", "MemoryManager", "MemoryStats", "MemoryTypeStats", "Reservation"]
+__all__ = [
+    "Reservation",
+]

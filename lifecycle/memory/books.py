@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from lifecycle._core import runtime
 from lifecycle.memory.config import MemoryConfig
-from lifecycle.memory.figures import MemoryTypeStats
 from lifecycle.memory.reservation import Reservation, ReservationRef
+from lifecycle.stats import MemoryTypeStats
 
 
 class Account:

@@ -3,41 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-
-import attrs
-
-
-@attrs.frozen
-class MemoryTypeStats:
-    """The figures of one type, or of all together."""
-
-    bytes: int
-    objects: int
-    peak_bytes: int
-    peak_objects: int
-    total_objects: int
-    """Tracked since the beginning."""
-    bytes_limit: int | None
-    objects_limit: int | None
-
-
-@attrs.frozen
-class MemoryStats:
-    """The figures of a `MemoryManager` at one moment, exact for what is tracked through it."""
-
-    name: str
-    all: MemoryTypeStats
-    types: Mapping[str, MemoryTypeStats]
-    waiting: int
-    """Callers that wait for room now."""
-    refused: int
-    reported: int
-    """Objects taken over budget, by ``over="report"``."""
-    pressure_runs: int
-    """How often the pressure callbacks were run."""
-    resident: int | None
-    """Bytes of the process in physical memory, tracked or not; None where that cannot be known."""
 
 
 def resident_memory() -> int | None:

@@ -27,12 +27,12 @@ from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.policies import UNSET, Unset
 from lifecycle.memory.books import Account, Books, Entry
 from lifecycle.memory.config import MemoryConfig
-from lifecycle.memory.figures import MemoryStats, MemoryTypeStats, resident_memory
+from lifecycle.memory.figures import resident_memory
 from lifecycle.memory.pressure import Pressure
 from lifecycle.memory.reservation import Reservation
 from lifecycle.places.queues import PlaceLike
 from lifecycle.states import ENDED
-from lifecycle.stats import ObjectInfo
+from lifecycle.stats import MemoryStats, MemoryTypeStats, ObjectInfo
 
 T = TypeVar("T")
 

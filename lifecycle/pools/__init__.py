@@ -6,8 +6,11 @@
 - `figures`: who has what, and how it went
 """
 
-from lifecycle.pools.buffers import Block, Buffer, BufferPool
-from lifecycle.pools.figures import Loan, PoolReport, PoolStats
-from lifecycle.pools.objects import ObjectPool
+from lifecycle.pools.buffers import Block, Buffer
+from lifecycle.stats import Loan
 
-__all__ = ["Block", "Buffer", "BufferPool", "Loan", "ObjectPool", "PoolReport", "PoolStats"]
+__all__ = [
+    "Block",
+    "Buffer",
+    "Loan",
+]

@@ -29,12 +29,14 @@ from lifecycle._core.keeping import Uncopied
 from lifecycle._core.record import Record
 from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.pools.figures import Loan, loan_of
+from lifecycle.pools.figures import loan_of
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
+from lifecycle.stats import Loan
 
 if TYPE_CHECKING:
-    from lifecycle.memory import MemoryManager, Reservation
+    from lifecycle.memory.manager import MemoryManager
+    from lifecycle.memory.reservation import Reservation
 
 PAGE = mmap.PAGESIZE
 

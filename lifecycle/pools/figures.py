@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
 from typing import Any
-
-import attrs
 
 from lifecycle._core import runtime
 from lifecycle._core.describe import ago, describe, state_of
 from lifecycle._core.record import Record
-from lifecycle.stats import BUCKETS, Histogram, HistogramCount
+from lifecycle.lowlevel import BUCKETS, HistogramCount
+from lifecycle.stats import Histogram, Loan
 
 RESULTS = ("reused", "created", "fallback", "timeout", "refused", "closed")
 """What a `get` ends in: an item that had been used before, a new one, a plain one outside the pool, an error
@@ -22,88 +20,11 @@ lent, `trim`, it made room for one of another size or thread, it was written to 
 closed or made smaller."""
 
 
-@attrs.frozen
-class Loan:
-    """One thing that is lent and has not come back."""
-
-    id: int
-    """The id of the handle that `get` gave."""
-    text: str
-    """How messages name it."""
-    site: str
-    """Where it was lent, as ``file.py:31``."""
-    thread: int
-    """The identity of the thread that borrowed it."""
-    seconds: float
-    """For how long."""
-    state: str
-    """``valid`` while its handle is open, ``closing`` once that is closed and only views, leases or arrays
-    hold it."""
-
-    def __str__(self) -> str:
-        held = "" if self.state == "valid" else f", {self.state}: a lease or view still holds it"
-        at = f" at {self.site}" if self.site else ""
-        return f"{self.text}, lent {self.seconds:.3g} s ago{at} on thread {self.thread}{held}"
-
-
 def loan_of(record: Record, thread: int) -> Loan:
     """What is to be said of a loan now."""
     seconds = max(0.0, runtime.monotonic() - record.born)
     site = runtime.describe_site(record.site)
     return Loan(record.id, describe(record), site, thread, seconds, str(state_of(record)))
-
-
-@attrs.frozen
-class PoolStats:
-    """A pool's figures at one moment."""
-
-    name: str
-    items: Mapping[str, int]
-    """``idle`` and ``in_use``; what was lent from outside the pool (fallbacks) is in use as well."""
-    items_limit: int
-    """How many the pool keeps at most."""
-    item_bytes: int
-    """Bytes of memory that the pool itself holds, idle or lent. 0 for pools of objects."""
-    waiters: int
-    """Callers that wait now."""
-    results: Mapping[str, int]
-    """Calls of `get` by what they ended in."""
-    waits: int
-    """How many of them had to wait for somebody else."""
-    wait_seconds: float
-    """How long, in all."""
-    get_wait: Histogram
-    """The time to get an item. One that was taken at once counts as 0 seconds."""
-    losses: Mapping[str, int]
-    """Items that left the pool, by reason."""
-    dropped: int
-    """Loans that came back because their handle was garbage-collected, not closed. The manager reports each
-    as a leak."""
-    longest: Loan | None
-    """The loan that has lasted longest."""
-
-    @property
-    def fallbacks(self) -> int:
-        """How often something plain was served instead of an item of the pool."""
-        return self.results["fallback"]
-
-
-@attrs.frozen
-class PoolReport:
-    """What closing a pool achieved."""
-
-    name: str
-    missing: tuple[Loan, ...]
-    """What never came back, longest first. It goes when its last holder lets go, and to nobody else."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything had come back."""
-        return not self.missing
-
-    def __bool__(self) -> bool:
-        """As `ok`."""
-        return self.ok
 
 
 class Counts:
@@ -170,4 +91,4 @@ class Counts:
         }
 
 
-__all__ = ["LOSSES", "RESULTS", "Counts", "Loan", "PoolReport", "PoolStats", "ago", "loan_of"]
+__all__ = ["LOSSES", "RESULTS", "Counts", "ago", "loan_of"]

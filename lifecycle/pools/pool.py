@@ -39,9 +39,10 @@ from lifecycle.errors import (
 )
 from lifecycle.manager.access import is_control_flow
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.pools.figures import Counts, Loan, PoolReport, PoolStats, loan_of
+from lifecycle.pools.figures import Counts, loan_of
 from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, Request, Shelf, Sign, Slot
 from lifecycle.states import BY_DROP
+from lifecycle.stats import Loan, PoolReport, PoolStats
 
 Self = TypeVar("Self", bound="Pool")
 

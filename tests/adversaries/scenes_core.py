@@ -19,16 +19,15 @@ from lifecycle import (
     HeldError,
     LifecycleError,
     NotReleased,
-    ProcessFence,
     Profiler,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
     Timeline,
-    fence_of_block,
     never_wait,
 )
 from lifecycle._core.fence import SIGNALLED, ask
+from lifecycle.fences import ProcessFence, fence_of_block
 from tests.adversaries.stage import PLACES, Native, Stage, Table
 from tests.core.adversary import TRACING_KEEPS_LOCALS
 
@@ -373,9 +372,9 @@ def view(stage: Stage) -> None:
 
 @scene(
     "Handle.exclusive",
-    "Exclusive.__enter__",
-    "Exclusive.__exit__",
-    "Exclusive.__repr__",
+    "ExclusiveLease.__enter__",
+    "ExclusiveLease.__exit__",
+    "ExclusiveLease.__repr__",
     interrupts=COUNTS,
     lines=COUNTS,
 )
@@ -387,7 +386,7 @@ def exclusive(stage: Stage) -> None:
     repr(stage.handle.exclusive())
 
 
-@scene("Handle.exclusive", "Exclusive.close")
+@scene("Handle.exclusive", "ExclusiveLease.close")
 def exclusive_closed(stage: Stage) -> None:
     stage.props.exclusive = stage.handle.exclusive(timeout=0)
     stage.props.exclusive.close()

@@ -7,9 +7,11 @@ from typing import Any
 
 from lifecycle import ANY_THREAD, Handle, LifecycleError
 from lifecycle.lowlevel import (
+    BUCKETS,
     DEFAULT,
     Claim,
     CollectorNudge,
+    HistogramCount,
     Leaving,
     Tally,
     Uncopied,
@@ -173,8 +175,20 @@ def forgetting(stage: Stage) -> None:
         stage.handle.close()
 
 
-@scene("Tally.__init__", "Tally.__int__", "Tally.__repr__", "CollectorNudge.__init__", "CollectorNudge.look")
+@scene(
+    "Tally.__init__",
+    "Tally.__int__",
+    "Tally.__repr__",
+    "CollectorNudge.__init__",
+    "CollectorNudge.look",
+    "HistogramCount.__init__",
+    "HistogramCount.add_all",
+    "HistogramCount.snapshot",
+)
 def counts(stage: Stage) -> None:
+    durations = HistogramCount(BUCKETS)
+    durations.add_all([0.1, 7.0])
+    assert durations.snapshot().count == 2
     tally = Tally()
     tally.add()
     int(tally)

@@ -12,7 +12,6 @@ from lifecycle import (
     BufferPool,
     CleanupGuard,
     CleanupStack,
-    Empty,
     FrameDistributor,
     Lagged,
     LifecycleError,
@@ -21,9 +20,9 @@ from lifecycle import (
     ObjectLifecycleManager,
     ObjectPool,
     SharedCleanupGuard,
-    derived_from,
-    with_release,
 )
+from lifecycle.distribution import derived_from, with_release
+from lifecycle.errors import Empty
 from tests.adversaries.stage import Native, Stage, Table
 
 TABLE = Table()

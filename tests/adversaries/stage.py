@@ -25,7 +25,6 @@ from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
     BufferPool,
-    ExclusiveError,
     Handle,
     LifecycleError,
     ObjectPool,
@@ -37,6 +36,7 @@ from lifecycle import (
 from lifecycle._core import runtime
 from lifecycle._core.record import SHUT_CELL
 from lifecycle.distribution.bells import ThreadBell
+from lifecycle.errors import ExclusiveError
 from lifecycle.states import TRANSITIONS, ObjectState
 from lifecycle.testing import Struck, library
 from tests.core.adversary import TRACING_KEEPS_LOCALS, assert_nothing_left

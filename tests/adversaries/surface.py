@@ -14,7 +14,18 @@ from typing import Any
 
 import attrs
 
-CORE = ("lifecycle", "lifecycle.fences", "lifecycle._core.fence", "lifecycle.lowlevel")
+CORE = (
+    "lifecycle",
+    "lifecycle.distribution",
+    "lifecycle.errors",
+    "lifecycle.fences",
+    "lifecycle._core.fence",
+    "lifecycle.lowlevel",
+    "lifecycle.memory",
+    "lifecycle.objects",
+    "lifecycle.pools",
+    "lifecycle.stats",
+)
 """Modules whose public names are tried everywhere."""
 OURS = ("lifecycle.",)
 

@@ -24,15 +24,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from lifecycle import (
-    ANY_THREAD,
-    BACKGROUND,
-    CleanupGuard,
-    Handle,
-    LifecycleError,
-    LimitError,
-    SafetyConfig,
-)
+from lifecycle import ANY_THREAD, BACKGROUND, CleanupGuard, Handle, LifecycleError, SafetyConfig
+from lifecycle.errors import LimitError
 from lifecycle.states import ENDED, ObjectState
 from tests.adversaries.stage import REACHABLE, granted
 from tests.core.adversary import STORM

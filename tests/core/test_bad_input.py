@@ -19,17 +19,19 @@ from lifecycle import (
     AccessError,
     AccessPanicError,
     AccessRefusedError,
-    CallbackError,
     ClosedError,
-    ConfigError,
-    DuplicateError,
-    ForeignHandleError,
     Handle,
     LifecycleError,
-    LimitError,
     RegistrationError,
     ReleaseQueue,
     SafetyManager,
+)
+from lifecycle.errors import (
+    CallbackError,
+    ConfigError,
+    DuplicateError,
+    ForeignHandleError,
+    LimitError,
     UnknownObjectError,
 )
 from tests.core.natives import Native

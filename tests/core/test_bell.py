@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle import CallbackError, Handle, RegistrationError, ReleaseQueue, SafetyConfig, SafetyManager
+from lifecycle import Handle, RegistrationError, ReleaseQueue, SafetyConfig, SafetyManager
+from lifecycle.errors import CallbackError
 from lifecycle.places import loops as bell
 from tests.core.adversary import STORM, each_interrupt, every_line
 from tests.core.natives import Native

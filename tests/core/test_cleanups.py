@@ -13,12 +13,12 @@ from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
     AccessRefusedError,
-    CircularCloseError,
     Handle,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle.errors import CircularCloseError
 from tests.core.adversary import assert_nothing_left, at_once, every_line
 from tests.core.natives import Native
 from tests.managers.support import collector

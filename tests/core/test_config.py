@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 import pytest
 
-from lifecycle import ConfigError, LifecycleError, SafetyConfig, SafetyManager
+from lifecycle import LifecycleError, SafetyConfig, SafetyManager
+from lifecycle.errors import ConfigError
 
 
 def test_the_defaults() -> None:

@@ -30,14 +30,14 @@ from lifecycle import (
     MemoryManager,
     ObjectLifecycleManager,
     ObjectPool,
-    ProcessFence,
     Profiler,
     ReleaseQueue,
     SafetyManager,
     SharedCleanupGuard,
     Timeline,
-    derived_from,
 )
+from lifecycle.distribution import derived_from
+from lifecycle.fences import ProcessFence
 
 PROTOCOLS = {"Fence", "Shareable", "Closeable"}
 """What others implement: nothing of ours to copy."""

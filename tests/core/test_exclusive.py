@@ -13,15 +13,14 @@ import pytest
 from lifecycle import (
     ANY_THREAD,
     AccessRefusedError,
-    ExclusiveError,
     Handle,
     HeldError,
-    LeaseEndedError,
     LifecycleError,
     SafetyConfig,
     SafetyManager,
     never_wait,
 )
+from lifecycle.errors import ExclusiveError, LeaseEndedError
 from lifecycle.testing.interrupts import TRACING_COPIES_LOCALS
 from tests.core.adversary import (
     STORM,

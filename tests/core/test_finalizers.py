@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle import CallbackError, RegistrationError, SafetyConfig, SafetyManager
+from lifecycle import RegistrationError, SafetyConfig, SafetyManager
+from lifecycle.errors import CallbackError
 from tests.core.natives import Panic
 from tests.support import eventually
 

@@ -19,11 +19,11 @@ from lifecycle import (
     SafetyManager,
 )
 from lifecycle._core import runtime
+from lifecycle._core.counters import COMPACT_AT
 from lifecycle._core.handle import Handle
 from lifecycle._core.record import Record
 from lifecycle._core.tables import owners
 from lifecycle.places.queues import losses
-from lifecycle.stats import COMPACT_AT
 from tests.support import eventually
 
 RETAINED = 10

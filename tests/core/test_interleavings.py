@@ -23,7 +23,6 @@ from lifecycle import (
     AccessPanicError,
     AccessRefusedError,
     Cause,
-    ExclusiveError,
     Handle,
     LifecycleError,
     ReleaseQueue,
@@ -45,6 +44,7 @@ from lifecycle._core import ends as waiting
 from lifecycle._core import handle as handle_module
 from lifecycle._core import record as cell_module
 from lifecycle._core import release as releases
+from lifecycle.errors import ExclusiveError
 from lifecycle.manager import (
     access,
 )

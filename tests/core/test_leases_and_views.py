@@ -18,12 +18,12 @@ from lifecycle import (
     BACKGROUND,
     AccessRefusedError,
     Handle,
-    LeaseEndedError,
     LifecycleError,
     ReleaseQueue,
     SafetyManager,
 )
 from lifecycle._core.runtime import free_threaded as FREE_THREADED
+from lifecycle.errors import LeaseEndedError
 from tests.core.natives import Native
 from tests.support import eventually
 

@@ -11,19 +11,11 @@ from typing import Any
 
 import pytest
 
-from lifecycle import (
-    ANY_THREAD,
-    BudgetError,
-    DuplicateError,
-    LimitError,
-    MemoryConfig,
-    MemoryManager,
-    Profiler,
-    SafetyManager,
-)
+from lifecycle import ANY_THREAD, MemoryConfig, MemoryManager, Profiler, SafetyManager
 from lifecycle._core import release as releases
 from lifecycle._core.handle import Handle
 from lifecycle._core.tables import Kind
+from lifecycle.errors import BudgetError, DuplicateError, LimitError
 from lifecycle.manager import policies
 from lifecycle.manager.factory import Places
 from lifecycle.testing import code_of, interleavings

@@ -17,15 +17,13 @@ from lifecycle import (
     BACKGROUND,
     AccessRefusedError,
     ClosedError,
-    DuplicateError,
     Event,
     LifecycleError,
-    LimitError,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    UnknownObjectError,
 )
+from lifecycle.errors import DuplicateError, LimitError, UnknownObjectError
 from tests.core.natives import Native, Panic
 from tests.support import eventually, run_python
 

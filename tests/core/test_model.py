@@ -27,13 +27,12 @@ from lifecycle import (
     Handle,
     HeldError,
     LifecycleError,
-    LimitError,
-    OwnershipError,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
 )
 from lifecycle._core import runtime
+from lifecycle.errors import LimitError, OwnershipError
 from tests.core.adversary import STORM, assert_adds_up
 from tests.support import eventually
 

@@ -34,10 +34,12 @@ from lifecycle import (
     SharedCleanupGuard,
 )
 from lifecycle._core import runtime
-from lifecycle.distribution import FrameDistributor
-from lifecycle.memory import MemoryConfig, MemoryManager
+from lifecycle.distribution.distributor import FrameDistributor
+from lifecycle.memory.config import MemoryConfig
+from lifecycle.memory.manager import MemoryManager
 from lifecycle.observe import lost
-from lifecycle.pools import BufferPool, ObjectPool
+from lifecycle.pools.buffers import BufferPool
+from lifecycle.pools.objects import ObjectPool
 from tests.support import eventually
 
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.unwatched]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from lifecycle import ANY_THREAD, DuplicateError, Handle, NotReleased, ReleaseQueue, SafetyManager, never_wait
+from lifecycle import ANY_THREAD, Handle, NotReleased, ReleaseQueue, SafetyManager, never_wait
 from lifecycle._core.tables import owners
+from lifecycle.errors import DuplicateError
 from lifecycle.testing import switching
 from tests.support import eventually
 

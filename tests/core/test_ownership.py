@@ -15,16 +15,15 @@ from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
     AccessRefusedError,
-    DuplicateError,
     Handle,
     HeldError,
     LifecycleError,
-    OwnershipError,
     RegistrationError,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle.errors import DuplicateError, OwnershipError
 from lifecycle.testing.interrupts import TRACING_COPIES_LOCALS
 from tests.core.adversary import (
     STORM,

@@ -18,9 +18,9 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    WrongThreadError,
 )
 from lifecycle._core.runtime import free_threaded as FREE_THREADED
+from lifecycle.errors import WrongThreadError
 from tests.core.natives import Fence, Native, Panic
 from tests.support import SOON, eventually
 

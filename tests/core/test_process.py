@@ -18,6 +18,9 @@ NO_FORK_WARNING = ("-W", "ignore::DeprecationWarning")  # 3.12 warns of every fo
 PRELUDE = """
 import atexit, gc, os, signal, sys, threading, time, weakref
 from lifecycle import *
+from lifecycle.distribution import *
+from lifecycle.errors import *
+from lifecycle.fences import *
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 

@@ -15,14 +15,12 @@ from lifecycle import (
     ANY_THREAD,
     AccessPanicError,
     AccessRefusedError,
-    CallbackError,
-    ConfigError,
     Handle,
-    LeaseEndedError,
     LifecycleError,
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle.errors import CallbackError, ConfigError, LeaseEndedError
 from tests.core.natives import Native, Panic
 from tests.support import eventually
 

@@ -13,7 +13,6 @@ import pytest
 from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
-    ClosedAccessError,
     ClosedError,
     Handle,
     LifecycleError,
@@ -22,6 +21,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle.errors import ClosedAccessError
 from tests.core.natives import Fence, Native, Panic
 from tests.support import SOON, eventually
 

@@ -18,7 +18,6 @@ from lifecycle import (
     AccessPanicError,
     AccessRefusedError,
     Handle,
-    Histogram,
     LifecycleError,
     NotReleased,
     ReleaseQueue,
@@ -27,6 +26,7 @@ from lifecycle import (
     SafetyStats,
     TypeStats,
 )
+from lifecycle.stats import Histogram
 from lifecycle.testing import each_interrupt
 from tests.core.natives import Native
 from tests.support import eventually

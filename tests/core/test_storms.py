@@ -19,16 +19,13 @@ from lifecycle import (
     BACKGROUND,
     AccessRefusedError,
     ClosedError,
-    DuplicateError,
     Handle,
     HeldError,
     LifecycleError,
-    LimitError,
     NotReleased,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    UnknownObjectError,
     WeakHandle,
 )
 from lifecycle._core import detach as ownership
@@ -38,6 +35,7 @@ from lifecycle._core import register as registration
 from lifecycle._core import release as releases
 from lifecycle._core import shares
 from lifecycle._core import tables as registry
+from lifecycle.errors import DuplicateError, LimitError, UnknownObjectError
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager.machinery import Machinery
 from lifecycle.observe import maintenance as keeper

@@ -20,7 +20,6 @@ from lifecycle import (
     BACKGROUND,
     AccessPanicError,
     AccessRefusedError,
-    CallbackError,
     Handle,
     LifecycleError,
     ReleaseQueue,
@@ -28,6 +27,7 @@ from lifecycle import (
     SafetyManager,
 )
 from lifecycle._core.runtime import free_threaded as FREE_THREADED
+from lifecycle.errors import CallbackError
 from lifecycle.integrations.event_loops.asyncio import aclose, release_queue, run_leased
 from tests.core.natives import Fence, Native
 

@@ -15,6 +15,9 @@ import gc, os, threading, time
 from gi.repository import GLib
 from lifecycle.integrations.event_loops.glib import release_queue
 from lifecycle import *
+from lifecycle.distribution import *
+from lifecycle.errors import *
+from lifecycle.fences import *
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())

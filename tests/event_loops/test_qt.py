@@ -16,6 +16,9 @@ import gc, os, sys, threading, time, weakref
 from PySide6.QtCore import QCoreApplication, QEvent, QObject, QThread, QTimer
 from lifecycle.integrations.event_loops.qt import release_queue
 from lifecycle import *
+from lifecycle.distribution import *
+from lifecycle.errors import *
+from lifecycle.fences import *
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())

@@ -262,6 +262,9 @@ def test_storm(g: Any) -> None:
         import collections, gc, logging, random, structlog, sys, threading, time
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         from lifecycle import *
+        from lifecycle.distribution import *
+        from lifecycle.errors import *
+        from lifecycle.fences import *
         from lifecycle.integrations.gstreamer import *
         LeaksTracer.enable()
         from tests.gstreamer.program import *

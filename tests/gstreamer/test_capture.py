@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle import CallbackError, ClosedError, ConfigError, LifecycleError, SafetyConfig, SafetyManager
+from lifecycle import ClosedError, LifecycleError, SafetyConfig, SafetyManager
+from lifecycle.errors import CallbackError, ConfigError
 from tests.support import SOON, eventually, run_python
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")

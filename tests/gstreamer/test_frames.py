@@ -9,14 +9,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle import (
-    AccessPanicError,
-    AccessRefusedError,
-    CallbackError,
-    ClosedError,
-    ObjectState,
-    SafetyManager,
-)
+from lifecycle import AccessPanicError, AccessRefusedError, ClosedError, ObjectState, SafetyManager
+from lifecycle.errors import CallbackError
 from tests.support import eventually
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")

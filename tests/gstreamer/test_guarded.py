@@ -22,6 +22,9 @@ PRELUDE = """
 import gc, sys, threading, time
 import numpy as np
 from lifecycle import *
+from lifecycle.distribution import *
+from lifecycle.errors import *
+from lifecycle.fences import *
 from lifecycle.integrations.gstreamer import *
 from tests.gstreamer.program import *
 manager = SafetyManager(name="guarded")

@@ -13,14 +13,13 @@ import pytest
 
 from lifecycle import (
     AccessRefusedError,
-    CallbackError,
     ClosedError,
-    DuplicateError,
     LifecycleError,
     ObjectState,
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle.errors import CallbackError, DuplicateError
 from tests.support import eventually, run_python
 
 if TYPE_CHECKING:

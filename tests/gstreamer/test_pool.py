@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle import ClosedError, HeldError, LifecycleError, PoolError, PoolTimeoutError, SafetyManager
+from lifecycle import ClosedError, HeldError, LifecycleError, SafetyManager
+from lifecycle.errors import PoolError, PoolTimeoutError
 from tests.support import Circle, eventually
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle import CallbackError, ClosedError, SafetyManager
+from lifecycle import ClosedError, SafetyManager
+from lifecycle.errors import CallbackError
 from tests.support import Circle, eventually
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle import CallbackError, CleanupGuard, LifecycleError, RegistrationError, SharedCleanupGuard
+from lifecycle import CleanupGuard, LifecycleError, RegistrationError, SharedCleanupGuard
+from lifecycle.errors import CallbackError
 from tests.core.adversary import STORM, Interrupt, at_once, each_interrupt, every_line, switching
 from tests.guards.support import let_go
 from tests.support import eventually, run_python

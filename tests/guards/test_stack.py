@@ -15,16 +15,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle import (
-    ANY_THREAD,
-    CallbackError,
-    CleanupErrorGroup,
-    CleanupPanicError,
-    CleanupStack,
-    LifecycleError,
-    RegistrationError,
-    SafetyManager,
-)
+from lifecycle import ANY_THREAD, CleanupStack, LifecycleError, RegistrationError, SafetyManager
+from lifecycle.errors import CallbackError, CleanupErrorGroup, CleanupPanicError
 from tests.core.adversary import STORM, Interrupt, at_once, each_interrupt, every_line, switching
 from tests.core.natives import Native, Panic
 from tests.guards.support import let_go

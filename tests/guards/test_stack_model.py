@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from lifecycle import CleanupErrorGroup, CleanupStack
+from lifecycle import CleanupStack
+from lifecycle.errors import CleanupErrorGroup
 
 
 class Fails(Exception):

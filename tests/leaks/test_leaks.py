@@ -13,15 +13,8 @@ from typing import Any
 import pytest
 
 import lifecycle.observe.leaks
-from lifecycle import (
-    ANY_THREAD,
-    AccessRefusedError,
-    ConfigError,
-    Event,
-    RegistrationError,
-    SafetyConfig,
-    SafetyManager,
-)
+from lifecycle import ANY_THREAD, AccessRefusedError, Event, RegistrationError, SafetyConfig, SafetyManager
+from lifecycle.errors import ConfigError
 from tests.core.natives import Native
 from tests.support import eventually, run_python
 

@@ -11,20 +11,17 @@ import pytest
 
 from lifecycle import (
     ANY_THREAD,
-    BudgetError,
     ClosedError,
-    ConfigError,
     LifecycleError,
-    LimitError,
     MemoryConfig,
     MemoryManager,
     RegistrationError,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    UnknownObjectError,
     never_wait,
 )
+from lifecycle.errors import BudgetError, ConfigError, LimitError, UnknownObjectError
 from lifecycle.memory.figures import resident_memory
 from tests.core.adversary import (
     STORM,
@@ -336,6 +333,9 @@ def test_forked_in_the_middle_of_tracking_the_child_counts_from_nothing() -> Non
         import structlog
         structlog.configure(processors=[lambda *_: ""], logger_factory=structlog.ReturnLoggerFactory())
         from lifecycle import *
+        from lifecycle.distribution import *
+        from lifecycle.errors import *
+        from lifecycle.fences import *
 
         manager = SafetyManager(SafetyConfig(leak_level="off"))
         memory = MemoryManager(manager, MemoryConfig(max_bytes=10**6, over="block"))

@@ -12,7 +12,6 @@ from lifecycle import (
     ANY_THREAD,
     AccessPanicError,
     AccessRefusedError,
-    BudgetError,
     MemoryConfig,
     MemoryManager,
     ObjectLifecycleManager,
@@ -20,6 +19,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle.errors import BudgetError
 from tests.core.natives import Native
 
 TYPES = st.sampled_from(["frame", "texture"])

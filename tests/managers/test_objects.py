@@ -21,8 +21,8 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    UnknownObjectError,
 )
+from lifecycle.errors import UnknownObjectError
 from lifecycle.states import TRANSITIONS
 from tests.core.adversary import (
     Interrupt,

@@ -11,15 +11,14 @@ import pytest
 
 from lifecycle import (
     ANY_THREAD,
-    BudgetError,
     BufferPool,
-    ConfigError,
     MemoryConfig,
     MemoryManager,
     ObjectPool,
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle.errors import BudgetError, ConfigError
 from tests.core.adversary import each_interrupt
 from tests.support import eventually
 

@@ -11,17 +11,17 @@ import pytest
 
 from lifecycle import (
     ANY_THREAD,
-    BudgetError,
     ClosedError,
     LifecycleError,
     MemoryConfig,
     MemoryManager,
     RegistrationError,
-    Reservation,
     SafetyConfig,
     SafetyManager,
     never_wait,
 )
+from lifecycle.errors import BudgetError
+from lifecycle.memory import Reservation
 from tests.core.adversary import Interrupt, at_once, each_interrupt, every_line, switching
 from tests.managers.support import collector
 from tests.support import eventually

@@ -19,6 +19,14 @@ from tests.support import ROOT, run_python
 
 PUBLIC_MODULES = [
     "lifecycle",
+    "lifecycle.distribution",
+    "lifecycle.errors",
+    "lifecycle.fences",
+    "lifecycle.lowlevel",
+    "lifecycle.memory",
+    "lifecycle.objects",
+    "lifecycle.pools",
+    "lifecycle.stats",
     "lifecycle.integrations.event_loops.asyncio",
     "lifecycle.integrations.prometheus",
 ]
@@ -43,6 +51,18 @@ def test_all_is_true(name: str) -> None:
     assert len(set(module.__all__)) == len(module.__all__)
     for public in module.__all__:
         assert hasattr(module, public), f"{name}.__all__ names {public}, which is not there"
+
+
+def test_each_name_is_public_in_one_place() -> None:
+    """But for the errors that everybody catches, which are in `lifecycle.errors` as well, with all others."""
+    places: dict[str, list[str]] = {}
+    for module in PUBLIC_MODULES:
+        if not module.startswith("lifecycle.integrations"):
+            for name in importlib.import_module(module).__all__:
+                places.setdefault(name, []).append(module)
+    twice = {name: where for name, where in places.items() if len(where) > 1}
+    assert {tuple(where) for where in twice.values()} <= {("lifecycle", "lifecycle.errors")}, twice
+    assert len(lifecycle.__all__) <= 50, "what few programs need stands in a module that says what it is"
 
 
 def test_what_lifecycle_shows_is_in_all() -> None:

@@ -23,9 +23,9 @@ from lifecycle import (
     LifecycleError,
     NotReleased,
     ObjectPool,
-    PoolExhaustedError,
     SafetyManager,
 )
+from lifecycle.errors import PoolExhaustedError
 from lifecycle.testing import library
 from tests.core.adversary import (
     STORM,

@@ -7,19 +7,14 @@ from typing import Any
 
 import pytest
 
-from lifecycle import (
-    BufferPool,
+from lifecycle import BufferPool, ClosedError, LifecycleError, ObjectPool, RegistrationError, SafetyManager
+from lifecycle.errors import (
     CallbackError,
-    ClosedError,
     ConfigError,
-    LifecycleError,
     NotLentError,
-    ObjectPool,
     OutOfMemoryError,
     PoolError,
-    RegistrationError,
     ReturnedTwiceError,
-    SafetyManager,
 )
 from tests.core.natives import Native
 

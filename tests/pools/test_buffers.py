@@ -10,17 +10,9 @@ from typing import Any
 
 import pytest
 
-from lifecycle import (
-    AccessRefusedError,
-    Buffer,
-    BufferPool,
-    ClosedError,
-    Handle,
-    LifecycleError,
-    PoolExhaustedError,
-    PoolTimeoutError,
-    SafetyManager,
-)
+from lifecycle import AccessRefusedError, BufferPool, ClosedError, Handle, LifecycleError, SafetyManager
+from lifecycle.errors import PoolExhaustedError, PoolTimeoutError
+from lifecycle.pools import Buffer
 from tests.core.adversary import assert_nothing_left
 from tests.support import eventually
 

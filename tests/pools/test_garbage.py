@@ -10,19 +10,10 @@ from typing import Any
 
 import pytest
 
-from lifecycle import (
-    BufferPool,
-    ConfigError,
-    Handle,
-    ObjectPool,
-    PoolExhaustedError,
-    PoolTimeoutError,
-    SafetyConfig,
-    SafetyManager,
-    never_wait,
-)
+from lifecycle import BufferPool, Handle, ObjectPool, SafetyConfig, SafetyManager, never_wait
 from lifecycle._core import nudge as starving
 from lifecycle._core import runtime
+from lifecycle.errors import ConfigError, PoolExhaustedError, PoolTimeoutError
 from tests.support import Circle, eventually
 
 pytestmark = pytest.mark.usefixtures("no_collection_by_itself")

@@ -14,16 +14,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lifecycle import (
-    BufferPool,
-    ClosedError,
-    Handle,
-    NotLentError,
-    ObjectPool,
-    PoolExhaustedError,
-    ReturnedTwiceError,
-    SafetyManager,
-)
+from lifecycle import BufferPool, ClosedError, Handle, ObjectPool, SafetyManager
+from lifecycle.errors import NotLentError, PoolExhaustedError, ReturnedTwiceError
 from tests.core.adversary import STORM
 from tests.core.natives import Native
 from tests.support import eventually

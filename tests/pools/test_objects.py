@@ -14,16 +14,14 @@ from lifecycle import (
     ANY_THREAD,
     AccessPanicError,
     ClosedError,
-    DuplicateError,
     Handle,
     ObjectPool,
-    PoolExhaustedError,
-    PoolTimeoutError,
     ReleaseQueue,
     SafetyManager,
     never_wait,
 )
 from lifecycle._core import runtime
+from lifecycle.errors import DuplicateError, PoolExhaustedError, PoolTimeoutError
 from tests.core.adversary import assert_nothing_left
 from tests.core.natives import Native
 from tests.support import eventually

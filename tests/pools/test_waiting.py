@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 
-from lifecycle import (
-    ClosedError,
-    Handle,
-    ObjectPool,
-    PoolError,
-    PoolTimeoutError,
-    SafetyManager,
-)
+from lifecycle import ClosedError, Handle, ObjectPool, SafetyManager
 from lifecycle._core import runtime
+from lifecycle.errors import PoolError, PoolTimeoutError
 from lifecycle.pools import waiting
 from lifecycle.pools.pool import Pool
 from lifecycle.pools.waiting import GAVE_UP, Request, Shelf, Slot

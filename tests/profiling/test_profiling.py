@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from lifecycle import ANY_THREAD, LifecycleError, Profiler, SafetyConfig, SafetyManager, TypeProfile
+from lifecycle import ANY_THREAD, LifecycleError, Profiler, SafetyConfig, SafetyManager
 from lifecycle._core.leases import Lease
+from lifecycle.stats import TypeProfile
 from tests.core.adversary import Interrupt, assert_nothing_left, each_interrupt
 from tests.core.natives import Native
 
@@ -125,7 +126,8 @@ def test_nothing_is_missed_under_load(manager: SafetyManager) -> None:
 
 
 def test_a_panic_is_timed_and_stays_a_panic(manager: SafetyManager) -> None:
-    from lifecycle import AccessPanicError, CallbackError
+    from lifecycle import AccessPanicError
+    from lifecycle.errors import CallbackError
 
     handle = manager.register(Native(), "native", release=Native.free, release_on=ANY_THREAD)
     other = manager.register(Native(), "native", release=Native.free, release_on=ANY_THREAD)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import attrs
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 
-from lifecycle import Histogram
+from lifecycle.stats import Histogram
 
 
 class Native:

@@ -21,13 +21,13 @@ from lifecycle import (
     BufferPool,
     Event,
     FrameDistributor,
-    Histogram,
     MemoryManager,
     RegistrationError,
     ReleaseQueue,
     SafetyManager,
 )
 from lifecycle.integrations.prometheus import LifecycleCollector
+from lifecycle.stats import Histogram
 from tests.prometheus.support import Camera, Native, released, value
 from tests.support import eventually
 

@@ -10,7 +10,8 @@ pytest.importorskip("prometheus_client", reason="needs prometheus_client: run th
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from lifecycle import BufferPool, ObjectPool, PoolTimeoutError, SafetyManager
+from lifecycle import BufferPool, ObjectPool, SafetyManager
+from lifecycle.errors import PoolTimeoutError
 from lifecycle.integrations.prometheus import LifecycleCollector
 from tests.core.natives import Native
 from tests.prometheus.support import check_metrics, value

@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("prometheus_client")
 from prometheus_client import CollectorRegistry, generate_latest
 
-from lifecycle import EvictAfter, FrameDistributor, ReleaseQueue, SafetyManager
+from lifecycle import FrameDistributor, ReleaseQueue, SafetyManager
+from lifecycle.distribution import EvictAfter
 from lifecycle.integrations.prometheus import LifecycleCollector
 from tests.prometheus.support import check_metrics, released, value
 from tests.sharing.sources import read

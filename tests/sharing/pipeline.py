@@ -48,7 +48,8 @@ def run(frames: int, fps: int = 60, *, sampled: float = 0.01) -> Seen:
     gi.require_version("GstApp", "1.0")
     from gi.repository import Gst, GstApp  # noqa: F401 - appsinks are known once GstApp is
 
-    from lifecycle import FrameDistributor, FrameReceiver, SafetyManager, with_release
+    from lifecycle import FrameDistributor, FrameReceiver, SafetyManager
+    from lifecycle.distribution import with_release
     from lifecycle.integrations.gstreamer import Capture, Frame, LeaksTracer
 
     if not Gst.is_initialized():

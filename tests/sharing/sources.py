@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle import ANY_THREAD, Empty, FrameReceiver, Handle, Lagged, SafetyManager
+from lifecycle import ANY_THREAD, FrameReceiver, Handle, Lagged, SafetyManager
+from lifecycle.errors import Empty
 from tests.core.natives import Native
 
 

@@ -24,10 +24,9 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
     Timeline,
-    derived_from,
-    with_release,
 )
 from lifecycle._core.timelines import users
+from lifecycle.distribution import derived_from, with_release
 from tests.core.adversary import assert_nothing_left
 from tests.support import eventually
 

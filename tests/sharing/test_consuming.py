@@ -9,17 +9,9 @@ from typing import Any
 
 import pytest
 
-from lifecycle import (
-    ANY_THREAD,
-    CallbackError,
-    ClosedError,
-    Handle,
-    LifecycleError,
-    ReleaseQueue,
-    SafetyManager,
-    derived_from,
-    with_release,
-)
+from lifecycle import ANY_THREAD, ClosedError, Handle, LifecycleError, ReleaseQueue, SafetyManager
+from lifecycle.distribution import derived_from, with_release
+from lifecycle.errors import CallbackError
 from tests.core.natives import Native
 from tests.sharing.sources import frame
 

@@ -13,23 +13,18 @@ import pytest
 
 from lifecycle import (
     AccessRefusedError,
-    BlockPublisher,
     ClosedError,
-    Empty,
-    EvictAfter,
-    EvictedError,
     FrameDistributor,
     FrameReceiver,
     Handle,
-    KeepKeyFrames,
     Lagged,
     LifecycleError,
-    Policy,
     ReleaseQueue,
     SafetyManager,
-    Shareable,
     never_wait,
 )
+from lifecycle.distribution import BlockPublisher, EvictAfter, KeepKeyFrames, Policy, Shareable
+from lifecycle.errors import Empty, EvictedError
 from tests.core.natives import Native
 from tests.sharing.sources import adds_up, frame, read
 from tests.support import eventually

@@ -20,21 +20,19 @@ from lifecycle import (
     AccessRefusedError,
     EventFence,
     Fence,
-    FenceError,
     FutureFence,
     Handle,
     LifecycleError,
-    ProcessFence,
-    QueueLostError,
     RegistrationError,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
     Timeline,
-    fence_of_block,
 )
 from lifecycle._core.release import _fences_signalled
 from lifecycle._core.timelines import users
+from lifecycle.errors import FenceError, QueueLostError
+from lifecycle.fences import ProcessFence, fence_of_block
 from lifecycle.states import ENDED
 from tests.core.adversary import STORM, Standing, assert_nothing_left, at_once, each_interrupt, every_line
 from tests.core.natives import Native

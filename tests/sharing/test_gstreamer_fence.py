@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("gi")
 
-from lifecycle import FenceError, ReleaseQueue, SafetyManager
+from lifecycle import ReleaseQueue, SafetyManager
+from lifecycle.errors import FenceError
 from tests.core.natives import Native
 from tests.support import eventually
 

@@ -8,19 +8,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from lifecycle import (
-    ANY_THREAD,
-    ClosedError,
-    Empty,
-    EvictAfter,
-    EvictedError,
-    FrameDistributor,
-    FrameReceiver,
-    Handle,
-    KeepKeyFrames,
-    Lagged,
-    SafetyManager,
-)
+from lifecycle import ANY_THREAD, ClosedError, FrameDistributor, FrameReceiver, Handle, Lagged, SafetyManager
+from lifecycle.distribution import EvictAfter, KeepKeyFrames
+from lifecycle.errors import Empty, EvictedError
 from tests.core.adversary import STORM
 
 

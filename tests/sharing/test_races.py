@@ -13,19 +13,12 @@ from typing import Any
 
 import pytest
 
-from lifecycle import (
-    AccessRefusedError,
-    ClosedError,
-    Empty,
-    FrameDistributor,
-    FrameReceiver,
-    Lagged,
-    SafetyManager,
-)
+from lifecycle import AccessRefusedError, ClosedError, FrameDistributor, FrameReceiver, Lagged, SafetyManager
 from lifecycle._core import runtime
 from lifecycle.distribution.chain import Register
 from lifecycle.distribution.receiver import FrameReceiver as Receiver
 from lifecycle.distribution.ring import Ring
+from lifecycle.errors import Empty
 from tests.core.adversary import (
     STORM,
     Standing,

@@ -33,7 +33,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
-from lifecycle import ClosedError, Histogram, SafetyManager
+from lifecycle import ClosedError, SafetyManager
 from lifecycle._core.checks import check_timeout
 from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle.config import exception_types
@@ -47,6 +47,7 @@ from lifecycle.integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from lifecycle.integrations.gstreamer.pipelines.callbacks import check_function, forget_frames
 from lifecycle.integrations.gstreamer.pipelines.ear import Ear
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, state_name
+from lifecycle.stats import Histogram
 
 __all__ = ["Capture", "CaptureStats"]
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from lifecycle import FenceError
 from lifecycle._core.keeping import Uncopied
+from lifecycle.errors import FenceError
 from lifecycle.integrations.gstreamer._buffers import (
     add_parent,
     is_writable,

@@ -21,9 +21,10 @@ from typing import Any, Final
 
 import attrs
 
-from lifecycle import ClosedError, Histogram, PoolError, PoolStats, PoolTimeoutError, SafetyManager
+from lifecycle import ClosedError, SafetyManager
 from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle._core.nudge import CollectorNudge
+from lifecycle.errors import PoolError, PoolTimeoutError
 from lifecycle.integrations.gstreamer._buffers import (
     Flow,
     Owned,
@@ -42,6 +43,7 @@ from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle.integrations.gstreamer.holders import holders_of_record
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
 from lifecycle.states import ENDED
+from lifecycle.stats import Histogram, PoolStats
 
 __all__ = ["PoolAdapter"]
 

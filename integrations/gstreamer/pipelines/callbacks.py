@@ -24,10 +24,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from lifecycle import CallbackError, SafetyManager
+from lifecycle import SafetyManager
 from lifecycle._core.checks import check_callback, check_timeout
 from lifecycle._core.runtime import no_wait_threads
 from lifecycle.config import exception_types
+from lifecycle.errors import CallbackError
 from lifecycle.integrations.gstreamer.errors import GuardError, StateTimeout
 from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard
 from lifecycle.integrations.gstreamer.pipelines.threads import may_wait, stands_at

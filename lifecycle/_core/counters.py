@@ -1,0 +1,108 @@
+"""The counters behind `lifecycle.stats`. One thread writes them, so they need no lock and lose nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, deque
+from functools import partial
+
+from lifecycle._core.record import Record
+from lifecycle.states import ENDED, Cause, ObjectState
+from lifecycle.stats import Histogram
+
+ENDS = ("released", "failed", "stuck", "detached", "orphaned")
+COMPACT_AT = 64
+"""Ended objects of a type that are kept in its list of live ones in any case."""
+
+BUCKETS = (1e-5, 1e-4, 1e-3, 5e-3, 0.0166, 0.0333, 0.1, 0.5, 1.0, 5.0, 30.0)
+"""Upper bounds in seconds of every histogram; one exactly at ``finalizer_timeout`` is added."""
+
+
+def bounds_with(timeout: float) -> tuple[float, ...]:
+    """`BUCKETS` with one bound exactly at `timeout`."""
+    return tuple(sorted({*BUCKETS, timeout}))
+
+
+class HistogramCount:
+    """A histogram being filled, by one writer."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add_all(self, durations: list[float]) -> None:
+        """Count `durations` (seconds)."""
+        if not durations:
+            return
+        self.sum += sum(durations)
+        bounds, counts = self.bounds, self.counts
+        if max(durations) <= bounds[0]:
+            counts[0] += len(durations)
+            return
+        for bucket, number in Counter(map(partial(bisect_left, bounds), durations)).items():
+            counts[bucket] += number
+
+    def snapshot(self) -> Histogram:
+        """A frozen copy."""
+        return Histogram(self.bounds, tuple(self.counts), self.sum)
+
+
+class TypeCount:
+    """The counters of one type."""
+
+    __slots__ = (
+        "bytes",
+        "closed",
+        "duration",
+        "ended",
+        "errors",
+        "failures",
+        "gone",
+        "invalid",
+        "leaks",
+        "order",
+        "panics",
+        "refused",
+        "registered",
+        "retries",
+        "shut",
+        "wait",
+    )
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.registered = 0
+        self.bytes = 0
+        self.ended = dict.fromkeys(ENDS, 0)
+        self.closed = {str(cause): 0 for cause in Cause}
+        self.refused = {str(state): 0 for state in ObjectState}
+        self.failures = {"error": 0, "timeout": 0, "not_released": 0}
+        self.panics = self.errors = self.leaks = self.retries = 0
+        self.invalid = 0
+        self.shut: dict[int, bool] = {}  # shut and not ended: id -> poisoned
+        self.order: deque[Record] = deque()  # oldest first; ended ones are dropped when they pile up
+        self.gone = 0  # how many of them, or more
+        self.duration = HistogramCount(bounds)
+        self.wait = HistogramCount(bounds)
+
+    @property
+    def live(self) -> int:
+        """Objects registered and not ended."""
+        return self.registered - sum(self.ended.values())
+
+    def oldest(self) -> Record | None:
+        """The oldest object that has not ended."""
+        order = self.order
+        while order and order[0].phase in ENDED:
+            order.popleft()
+        return order[0] if order else None
+
+    def compact(self) -> None:
+        """Forget ended objects once they are the larger part, and more than `COMPACT_AT`: otherwise their
+        records stay for as long as no other object of the type comes. Walks twice as many as have ended since
+        it last did."""
+        if self.gone > COMPACT_AT and 2 * self.gone > len(self.order):
+            self.gone = 0
+            self.order = deque(record for record in self.order if record.phase not in ENDED)
