@@ -81,6 +81,7 @@ class Machinery:
             self.keeper.start()
             runtime.arm_exit()  # in a forked child once more
             self._registry.started = True
+            self._end_if_closed()
         except RuntimeError:
             self._registry.started = False
         finally:  # nothing is called here: an interrupt finds it undone or done
@@ -89,6 +90,11 @@ class Machinery:
                     del self._starters[None]
             except KeyError:
                 me = None
+
+    def _end_if_closed(self) -> None:
+        """The threads have just been started. Whoever has closed the manager meanwhile saw none to end."""
+        if self._registry.closed:
+            self.wind_down(lingering=True)
 
     def refuse_closed(self, record: Record) -> NoReturn:
         """A registration found the manager closed. The object is ours, and nobody serves our places any more:

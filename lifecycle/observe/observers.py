@@ -79,6 +79,7 @@ class Observer:
         self.thread: threading.Thread | None = None
         # The one to wait for, also after another has told it to end.
         self.last: threading.Thread | None = None
+        self.stopped = False
 
     def tell(self, event: Event) -> None:
         """Queue `event`, or drop and count it when the observers are too slow."""
@@ -96,6 +97,9 @@ class Observer:
                 return
             self.last = self.thread = thread
         self.queue.put(event)
+        if self.stopped:  # what is told after the end: nobody would stop the thread that tells it
+            self.thread = None
+            self.queue.put(None)
 
     def _run(self) -> None:
         """Go on whatever another thread raises in this one: the rest of the hooks are told of the event in
@@ -194,6 +198,7 @@ class Observer:
 
     def stop(self, timeout: float) -> None:
         """Let it finish what is queued, for `timeout` seconds."""
+        self.stopped = True
         thread, self.thread = self.thread, None
         if thread is not None:
             self.queue.put(None)

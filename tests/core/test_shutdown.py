@@ -4,6 +4,7 @@ stopping the rest."""
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 from typing import Any
@@ -22,6 +23,8 @@ from lifecycle import (
     SafetyManager,
 )
 from lifecycle.errors import ClosedAccessError
+from lifecycle.manager.machinery import Machinery
+from lifecycle.testing import code_of, every_line
 from tests.core.natives import Fence, Native, Panic
 from tests.support import SOON, eventually
 
@@ -470,6 +473,50 @@ def test_threads_end_after_the_last_holder() -> None:
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.endswith("-lingering")])
     figures = manager.stats()
     assert (figures.released, figures.active_objects) == (1, 0)
+
+
+def threads_of(name: str) -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.endswith(f"-{name}")]
+
+
+def test_what_is_told_after_the_end_leaves_no_thread() -> None:
+    manager = SafetyManager(name="told-late")
+    manager.register(Native(), "native", release=Native.free).close()
+    assert manager.close().ok
+    told: list[Any] = []
+    manager.add_observer(told.append)
+    for _ in range(2):
+        manager.report_panic("a callback that came late", ValueError())
+        manager.stats()
+    eventually(lambda: [event.kind for event in told] == ["panic", "panic"])
+    eventually(lambda: not threads_of("told-late"))
+
+
+def test_threads_that_are_started_as_the_manager_is_closed_end_too() -> None:
+    """By the first registration, on another thread, which had looked just before."""
+    for at in itertools.count(1):
+        manager = SafetyManager(name="begun-late")
+        passed = itertools.count(1)
+        closers: list[threading.Thread] = []
+
+        def close(manager: Any = manager, at: int = at, passed: Any = passed, closers: Any = closers) -> None:
+            if next(passed) == at:
+                closers.append(threading.Thread(target=manager.close))
+                closers[0].start()
+                closers[0].join(0.05)
+
+        with every_line(close, of=code_of(Machinery._start)):
+            try:
+                manager.register(Native(), "native", release=Native.free).close()
+            except ClosedError:
+                pass
+        for closer in closers:
+            closer.join(SOON)
+        manager.close()
+        eventually(lambda: not threads_of("begun-late"))
+        if not closers:
+            break
+    assert at > 5
 
 
 def test_a_dropped_handle_that_the_keeper_has_not_counted_is_no_leak_of_close() -> None:
