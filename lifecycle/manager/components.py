@@ -64,8 +64,12 @@ class Membership(Uncopied):
             handle._cell = SHUT_CELL
             registry.records.pop(record.id, None)
         finally:
-            if registry.claims.get(record.id) is me:
-                registry.claims.pop(record.id, None)
+            # Nothing is called here: an interrupt finds it undone or done.
+            try:
+                if registry.claims[record.id] is me:
+                    del registry.claims[record.id]
+            except KeyError:  # another's, which has gone meanwhile
+                me = []
 
     def __repr__(self) -> str:
         return f"<Membership of {self._handle!r}>"
@@ -80,23 +84,28 @@ def enter_component(
     registry = kind.registry
     kind.component = True
     core = record = pin = cell = handle = None
+    id = 0
     try:
         if start and not registry.started:
             registry.tend()
+        site = None if registry.config.leak_level == "off" else runtime.site_of(runtime.caller())
+        id = runtime.next_id()
+        now = runtime.monotonic()
         pin = Pin()
         core = Core(pin, registry.unroot)
         registry.roots.add(core)
         record = Record(core, place.put)
-        record.id = id = runtime.next_id()
+        # Filled in before anything else is called, so that no interrupt leaves a ticket without facts.
+        record.id = id
         record.kind = kind
         record.obj = end
         record.release = _call
         record.place = place
         record.parent = None
         record.door = record.cause = record.phase = record.outcome = record.shut_site = None
-        record.born = runtime.monotonic()
+        record.born = now
         record.shut = record.begun = record.ended = 0.0
-        record.site = None if registry.config.leak_level == "off" else runtime.site_of(runtime.caller())
+        record.site = site
         record.name = name
         record.native = record.extra = None
         record.size = record.counted = 0
@@ -115,6 +124,10 @@ def enter_component(
         handle._token = FIRST_SHARE
         registry.records[id] = record
         return Membership(handle)
+    except BaseException:
+        if record is not None and id not in registry.records:
+            record.phase = DETACHED  # it was not entered: its ticket must mean nothing
+        raise
     finally:
         core = pin = cell = handle = None  # a kept traceback must keep nothing alive
 

@@ -22,6 +22,7 @@ from lifecycle import (
     ObjectPool,
     SafetyManager,
 )
+from lifecycle.testing import each_interrupt
 from tests.support import eventually
 
 
@@ -239,3 +240,31 @@ def test_a_component_alone_starts_the_threads_that_notice_its_drop(manager: Safe
     gc.collect()
     eventually(lambda: len(ended) == 1)
     assert ended != [threading.get_ident()]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_interrupt_as_a_component_enters_or_leaves_leaves_no_ticket_and_no_claim(
+    manager: SafetyManager,
+) -> None:
+    registry = manager._registry
+
+    class Opened:
+        kind = name = "opened"
+
+    def enter_and_leave() -> None:
+        component = Opened()
+        leave = manager._join(component, list, "opened", False)  # no thread runs that would tidy up
+        try:
+            leave()
+        except KeyboardInterrupt:
+            leave()
+            raise
+
+    enter_and_leave()  # from now on each time the same code
+    points = 0
+    for struck in each_interrupt(enter_and_leave):
+        points += 1
+        half = [record for record in list(registry.waiting) if not hasattr(record, "phase")]
+        assert not half, f"a ticket without facts, by an interrupt at {struck.place}"
+        assert not registry.claims, f"a claim is left by an interrupt at {struck.place}"
+    assert points > 20
