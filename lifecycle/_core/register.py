@@ -122,7 +122,12 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
                 begun = [False]
             try:
                 if record is not None:
-                    _withdraw(record)
+                    try:
+                        _withdraw(record)
+                    except BaseException:
+                        # Left to the keeper without a call: an owner's entry would keep the object for ever.
+                        registry.later[0:0] = [(_withdraw, (record,))]
+                        raise
                 _not_entered(kind, place, obj, release, native, parent, extra, error, begun)
             except RecursionError:
                 # No call may be possible here, so it is left to the keeper without one.

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from lifecycle import ANY_THREAD, Handle, NotReleased, ReleaseQueue, SafetyManager, never_wait
+from lifecycle._core.register import _withdraw
 from lifecycle._core.tables import owners
 from lifecycle.errors import DuplicateError
-from lifecycle.testing import switching
+from lifecycle.testing import code_of, each_interrupt, switching
 from tests.support import eventually
 
 
@@ -145,3 +146,29 @@ def test_a_storm_of_descriptors(manager: SafetyManager) -> None:
     assert not false_alarms, (len(false_alarms), false_alarms[0])
     assert not missed
     assert len(planted) == 4 * 75 * 2
+
+
+def test_an_interrupt_as_a_second_owner_is_refused_leaves_no_entry_of_it(manager: SafetyManager) -> None:
+    """An entry would keep the object of the refused registration for ever."""
+    first = manager.register(Target(), "native", native=7, release=id)
+    points = 0
+    for _ in each_interrupt(
+        lambda: outcome(lambda: manager.register(Target(), "native", native=7, release=id)),
+        of=code_of(_withdraw),
+    ):
+        points += 1
+        eventually(
+            lambda: sum(record.kind.registry is manager._registry for record in list(owners.values())) == 2
+        )
+    assert points > 3
+    first.close()
+
+
+class Target:
+    """Owned."""
+
+
+def outcome(make: Any) -> None:
+    """Refused."""
+    with pytest.raises(DuplicateError):
+        make()
