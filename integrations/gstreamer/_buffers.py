@@ -98,8 +98,12 @@ def _fill(owned: Owned, make: Callable[..., Any], *arguments: Any) -> None:
 
 def _owned(make: Callable[..., Any], *arguments: Any) -> Owned:
     owned = nothing_owned()
-    _fill(owned, make, *arguments)
-    return owned
+    try:
+        _fill(owned, make, *arguments)
+        return owned
+    except BaseException:
+        _replace(_byref(owned), None)
+        raise
 
 
 class Flow:
@@ -233,8 +237,10 @@ def map_own(own: Own) -> bool:
 
 def end_own(own: Own) -> None:
     """The release function of every `Own`: unmap, and give the buffer up. Calling twice is calling once."""
-    unmap(own)
-    own.owned.drop()
+    try:
+        unmap(own)
+    finally:
+        _replace(_byref(own.owned), None)
 
 
 def wrapper_of(owned: Owned) -> Any:

@@ -58,6 +58,8 @@ class LeaksTracer(Uncopied):
         """Watch what is made from here on."""
         ready()  # the one buffer that stays for good is no leak
         gc.collect()
+        # A second start without this would hang, as after a check that was interrupted.
+        self._tracer.emit("activity-stop-tracking")
         self._tracer.emit("activity-start-tracking")
 
     def alive(self) -> dict[str, int]:
@@ -68,7 +70,7 @@ class LeaksTracer(Uncopied):
         """
         gc.collect()
         text = self._tracer.emit("activity-get-checkpoint").to_string().replace("\\", "")
-        self._tracer.emit("activity-stop-tracking")  # a second start without this would hang
+        self._tracer.emit("activity-stop-tracking")
         # Addresses are used again, and the two lists are not ordered against each other: what counts is the
         # difference.
         balance: Counter[tuple[str, str]] = Counter()

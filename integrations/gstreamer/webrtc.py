@@ -23,7 +23,7 @@ from lifecycle import SafetyManager
 from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GStreamerError, GuardError, MissingGStreamerError
-from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds
+from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, or_nothing
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
 from lifecycle.integrations.gstreamer.pipelines.threads import TookTooLong, on_streaming_thread, with_deadline
@@ -74,6 +74,7 @@ class WebRTCPeer(Uncopied):
 
     _remedy = "make another peer for another webrtcbin"
 
+    @or_nothing
     def __init__(
         self,
         manager: SafetyManager,
@@ -100,11 +101,18 @@ class WebRTCPeer(Uncopied):
         self._described = False
         self._early: list[tuple[int, str]] = []
         self._ordering = threading.RLock()
-        self._signals = [
-            SignalGuard(manager, webrtcbin, "on-negotiation-needed", lambda *_: self._ready.set()),
-            SignalGuard(manager, webrtcbin, "on-ice-candidate", self._ice),
-            SignalGuard(manager, webrtcbin, "pad-added", self._pad),
-        ]
+        self._signals: list[SignalGuard] = []
+        for name, handler in (
+            ("on-negotiation-needed", lambda *_: self._ready.set()),
+            ("on-ice-candidate", self._ice),
+            ("pad-added", self._pad),
+        ):
+            self._signals.append(SignalGuard(manager, webrtcbin, name, handler))
+
+    def _abandon(self) -> None:
+        """Its making has failed: no handler stays."""
+        for signal in vars(self).get("_signals", ()):
+            signal.close(0)
 
     def _ice(self, element: Any, mline: int, candidate: str) -> None:
         if self._on_ice is not None:
@@ -178,17 +186,22 @@ class WebRTCPeer(Uncopied):
             raise NegotiationError(
                 f"peer {self.name!r} was asked for {signal} on a streaming thread, which may not wait"
             )
-        promise = Gst.Promise.new()
         element = self._now()
+        promise: Any = None
 
         def ask() -> Any:
             element.emit(signal, argument, promise)
             return promise.wait()
 
         try:
+            for promise in iter(Gst.Promise.new, None):  # noqa: B007  # made and known in one step
+                break
             result = with_deadline(ask, timeout, f"gst-{self.name}")
-        except TookTooLong:
-            promise.interrupt()
+        except BaseException as error:
+            if promise is not None:
+                promise.interrupt()  # one that is still waited for must not be freed
+            if not isinstance(error, TookTooLong):
+                raise
             raise NegotiationError(
                 f"peer {self.name!r}: {signal} was not done within {timeout:g} s"
             ) from None

@@ -46,7 +46,7 @@ from lifecycle.integrations.gstreamer.frames.formats import Layout
 from lifecycle.integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from lifecycle.integrations.gstreamer.pipelines.callbacks import check_function, forget_frames
 from lifecycle.integrations.gstreamer.pipelines.ear import Ear
-from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, state_name
+from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, end_opened, or_nothing, state_name
 from lifecycle.stats import Histogram
 
 __all__ = ["Capture", "CaptureStats"]
@@ -121,8 +121,10 @@ class Capture(Uncopied):
 
     _remedy = "tee the pipeline to a second appsink for a second capture"
 
+    _abandon = end_opened
     kind: Final = "capture"
 
+    @or_nothing
     def __init__(
         self,
         manager: SafetyManager,
@@ -231,6 +233,9 @@ class Capture(Uncopied):
         self._ear.listen()
         self._opened.run = self._run = run = Run(self)
         run.begin(self._streaming)
+        if self._closed:  # on another thread, which may have seen no run
+            run.halt()
+            self._refuse_closed()
         self.manager._begin()
 
     def stop(self, timeout: float | None = CLOSE_TIMEOUT) -> bool:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.integrations.gstreamer._native import Gst, GstApp
 from lifecycle.integrations.gstreamer.errors import CaptureError, SampleError
+from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
+from lifecycle.integrations.gstreamer.pipelines.threads import contained
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gstreamer.captures.capture import Capture
@@ -96,7 +98,11 @@ class Run:
         self._threads: set[int] = set()
         self._thread: threading.Thread | None = None
         self._signals: list[int] = []
-        self._sink = sink = capture._sink
+        self._streaming = False
+        sink = capture._sink
+        if sink is None:  # closed meanwhile
+            capture._refuse_closed()
+        self._sink = sink
         before = capture._run
         self._queue: dict[str, Any] = (
             {key: sink.get_property(key) for key in ("max-buffers", "drop")}
@@ -108,19 +114,27 @@ class Run:
     def begin(self, streaming: bool) -> None:
         """Start the thread, or connect the signals."""
         sink = self._sink
+        if sink is None:  # it was stopped before it began
+            return
         for key, value in self._queue.items():  # what the run before has left behind
             sink.set_property(key, value)
         if streaming:
-            self._signals = [sink.connect("new-sample", self._on_sample), sink.connect("eos", self._on_eos)]
+            self._streaming = True
+            handlers = {"new-sample": self._on_sample, "eos": self._on_eos}
+            # Connected and known in one call into C: no interrupt falls between.
+            self._signals.extend(map(sink.connect, handlers, handlers.values()))
             sink.set_property("emit-signals", True)
-            self._drop_what_waits()
+            self._drop_what_waits(sink)
+            if self.stopped.is_set():  # on another thread, which may have left before there were handlers
+                self._sink = sink
+                self._leave()
         else:
             self._thread = threading.Thread(target=self._pull, name=f"capture-{self._name}", daemon=True)
             self._thread.start()
 
-    def _drop_what_waits(self) -> None:
+    def _drop_what_waits(self, sink: Any) -> None:
         """A full queue emits no new-sample: it would wait for us for ever, as we for it."""
-        capture, sink = self._capture(), self._sink
+        capture = self._capture()
         for _ in range(sink.get_property("max-buffers") or STALE):
             if self._try_pull(sink, 0) is None:
                 break
@@ -143,6 +157,8 @@ class Run:
         if me in self._threads or (thread is not None and thread.ident == me):
             return False  # called from the callback: the run ends as soon as it returns
         if thread is not None:
+            if thread.ident is None:  # another thread is about to start it: it will find itself stopped
+                return True
             thread.join(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
             return not thread.is_alive()
         return self.idle.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
@@ -193,6 +209,7 @@ class Run:
         finally:
             sink = sample = frame = capture = None
 
+    @contained(lambda: Gst.FlowReturn.OK)
     def _on_sample(self, sink: Any) -> Any:
         """new-sample, on the streaming thread. Pulls first, so that no failure of ours can stall the
         queue."""
@@ -218,21 +235,22 @@ class Run:
             self.idle.set()
         return Gst.FlowReturn.OK
 
+    @contained()
     def _on_eos(self, sink: Any) -> None:
         self._opened.ended.set()
 
     def _leave(self) -> None:
         """Let the pipeline flow on without us."""
         capture = self._capture()
-        sink, self._sink = self._sink, None
+        sink = self._sink
         if sink is None:
             return
-        signals, self._signals = self._signals, []
-        for signal in signals:
-            sink.disconnect(signal)
-        if signals:
+        # Each step may be done twice, so that whoever stops it again goes on where an interrupt struck.
+        once_each(sink.disconnect, self._signals)
+        if self._streaming:
             sink.set_property("emit-signals", self._emitted)
         let_flow(sink)
+        self._sink = None
         if capture is not None and capture._closed:
             capture._sink = None
         self._opened.ended.set()

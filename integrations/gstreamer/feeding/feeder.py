@@ -49,6 +49,8 @@ from lifecycle.integrations.gstreamer.pipelines.ear import Ear
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_manager,
     check_seconds,
+    end_opened,
+    or_nothing,
     pointer_of,
     state_name,
 )
@@ -121,8 +123,10 @@ class Feeder(Uncopied):
 
     _remedy = "pass the feeder itself, or make another for another appsrc"
 
+    _abandon = end_opened
     kind: Final = "feeder"
 
+    @or_nothing
     def __init__(
         self,
         manager: SafetyManager,
@@ -227,26 +231,37 @@ class Feeder(Uncopied):
         unchanged; what the appsrc itself refuses is used up.
         """
         start, length = nanoseconds("pts", pts), nanoseconds("duration", duration)
-        if isinstance(what, (Frame, WritableFrame, Gst.Buffer)):
-            self._wait_for_room(timeout)
-            owned = self._of_gstreamer(what)
-        elif isinstance(what, tuple):
-            planes = fitting_planes(self.name, self._layout, what)
-            self._wait_for_room(timeout)
-            owned = self._copied_into(self._layout.all_planes(), planes)  # type: ignore[union-attr]
-        else:
-            array = fitting(self.name, self._layout, what)
-            self._wait_for_room(timeout)
-            owned = self._of_array(array)
-        head = BufferHead.from_address(owned.value or 0)
-        if pts is not None:
-            head.pts = start
-        if duration is not None:
-            head.duration = length
-        self._give(owned)
+        owned = None
+        try:
+            if isinstance(what, (Frame, WritableFrame, Gst.Buffer)):
+                self._wait_for_room(timeout)
+                owned = self._of_gstreamer(what)
+            elif isinstance(what, tuple):
+                planes = fitting_planes(self.name, self._layout, what)
+                self._wait_for_room(timeout)
+                owned = self._copied_into(self._layout.all_planes(), planes)  # type: ignore[union-attr]
+            else:
+                array = fitting(self.name, self._layout, what)
+                self._wait_for_room(timeout)
+                owned = self._of_array(array)
+            head = BufferHead.from_address(owned.value or 0)
+            if pts is not None:
+                head.pts = start
+            if duration is not None:
+                head.duration = length
+            self._give(owned)
+        except BaseException:
+            if owned is not None:
+                owned.drop()
+            raise
+        finally:
+            owned = None  # a kept traceback must keep no buffer
 
     def _give(self, owned: Owned) -> None:
-        flow = push_to(self._pointer, owned)
+        try:
+            flow = push_to(self._pointer, owned)
+        finally:
+            owned = None  # type: ignore[assignment]  # a kept traceback must keep no buffer
         if flow == Flow.OK:
             with self._counting:
                 self._pushed += 1
@@ -296,9 +311,12 @@ class Feeder(Uncopied):
             if self._video_meta and array.strides[1:] == plane.strides[1:] and array.strides[0] >= plane.row:
                 extent = (array.shape[0] - 1) * array.strides[0] + plane.row
                 owned = self._lend(array, extent)
-                video_format = layout._info.finfo.format
-                add_video_meta(owned, video_format, layout.width, layout.height, [0], [array.strides[0]])
-                return owned
+                try:
+                    video_format = layout._info.finfo.format
+                    add_video_meta(owned, video_format, layout.width, layout.height, [0], [array.strides[0]])
+                    return owned
+                finally:
+                    owned = None  # type: ignore[assignment]  # a kept traceback must keep no buffer
             return self._copied_into((plane,), (array,))
         self._count_copy()
         return self._lend(np.ascontiguousarray(array), array.nbytes)
@@ -324,16 +342,22 @@ class Feeder(Uncopied):
             owner = owner.base
         address = address_of(array)
         owned = nothing_owned()
-        self._loans.lend(array, owned, READONLY, address, size, self.name)
-        return owned
+        try:
+            self._loans.lend(array, owned, READONLY, address, size, self.name)
+            return owned
+        finally:
+            owned = None  # type: ignore[assignment]  # a kept traceback must keep no buffer
 
     def _lend_memory(self, memory: Memory) -> Owned:
         """A buffer over memory of our own, read-only for GStreamer while an array of ours looks at it."""
         address, size = memory.address, memory.size
         flags = READONLY if memory.onlookers() else 0
         owned = nothing_owned()
-        self._loans.lend(memory, owned, flags, address, size, self.name, self._store.put)
-        return owned
+        try:
+            self._loans.lend(memory, owned, flags, address, size, self.name, self._store.put)
+            return owned
+        finally:
+            owned = None  # type: ignore[assignment]  # a kept traceback must keep no buffer
 
     # -- waiting ---------------------------------------------------------------------------------------------
 
@@ -464,16 +488,24 @@ class FeederFrame(Uncopied):
             return
         if feeder._closed.is_set():
             feeder._raise_if_over()
-        if memory.onlookers() > len(arrays):
-            # A slice could still be written: what was pushed may not change any more.
-            layout = feeder._layout
-            assert layout is not None
-            owned = feeder._copied_into(layout.all_planes(), arrays)
-            del arrays
-        else:
-            memory.seal(arrays)
-            del arrays
-            owned = feeder._lend_memory(memory)
-        head = BufferHead.from_address(owned.value or 0)
-        head.pts, head.duration = self._pts, self._duration
-        feeder._give(owned)
+        owned = None
+        try:
+            if memory.onlookers() > len(arrays):
+                # A slice could still be written: what was pushed may not change any more.
+                layout = feeder._layout
+                assert layout is not None
+                owned = feeder._copied_into(layout.all_planes(), arrays)
+                del arrays
+            else:
+                memory.seal(arrays)
+                del arrays
+                owned = feeder._lend_memory(memory)
+            head = BufferHead.from_address(owned.value or 0)
+            head.pts, head.duration = self._pts, self._duration
+            feeder._give(owned)
+        except BaseException:
+            if owned is not None:
+                owned.drop()
+            raise
+        finally:
+            owned = None  # a kept traceback must keep no buffer

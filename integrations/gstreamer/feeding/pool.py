@@ -41,7 +41,13 @@ from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
 from lifecycle.integrations.gstreamer.frames.formats import Layout
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle.integrations.gstreamer.holders import holders_of_record
-from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, pointer_of
+from lifecycle.integrations.gstreamer.pipelines.guard import (
+    check_manager,
+    check_seconds,
+    end_opened,
+    or_nothing,
+    pointer_of,
+)
 from lifecycle.states import ENDED
 from lifecycle.stats import Histogram, PoolStats
 
@@ -118,8 +124,10 @@ class PoolAdapter(Uncopied):
 
     _remedy = "pass the pool itself, or make another of the same caps"
 
+    _abandon = end_opened
     kind: Final = "pool"
 
+    @or_nothing
     def __init__(
         self,
         manager: SafetyManager,
@@ -201,24 +209,34 @@ class PoolAdapter(Uncopied):
             check_seconds(timeout, f"pool {self.name!r}: timeout=", PoolError)
         began = time.monotonic()
         owned = self._get(began, timeout)
-        out = Out(time.monotonic())
-
-        sentinel = nothing_owned()
-        self._loans.lend(None, sentinel, 0, _SENTINEL_ADDRESS, 1, out)
-        add_parent(owned, sentinel)
-        sentinel.drop()
-        address = owned.value or 0
-        frame = WritableFrame(self.manager, owned, self._layout, copied=False)
-        out.record = frame._handle._record
-        out.where = "handed on"
-        frame._out = out
-        waited = out.since - began
-        with self._counting:
-            self._results["reused" if address in self._seen else "created"] += 1
-            self._wait_counts[bisect_left(BOUNDS, waited)] += 1
-            self._wait_seconds += waited
-        self._seen.add(address)
-        return frame
+        frame = sentinel = None
+        try:
+            out = Out(time.monotonic())
+            sentinel = nothing_owned()
+            self._loans.lend(None, sentinel, 0, _SENTINEL_ADDRESS, 1, out)
+            add_parent(owned, sentinel)
+            sentinel.drop()
+            address = owned.value or 0
+            frame = WritableFrame(self.manager, owned, self._layout, copied=False)
+            out.record = frame._handle._record
+            out.where = "handed on"
+            frame._out = out
+            waited = out.since - began
+            with self._counting:
+                self._results["reused" if address in self._seen else "created"] += 1
+                self._wait_counts[bisect_left(BOUNDS, waited)] += 1
+                self._wait_seconds += waited
+            self._seen.add(address)
+            return frame
+        except BaseException:
+            if frame is not None:
+                frame.close()
+            owned.drop()
+            if sentinel is not None:
+                sentinel.drop()
+            raise
+        finally:
+            owned = sentinel = frame = None  # type: ignore[assignment]  # a kept traceback must keep no buffer
 
     def _get(self, began: float, timeout: float | None) -> Owned:
         owned = nothing_owned()
@@ -259,6 +277,7 @@ class PoolAdapter(Uncopied):
                 left = wait if timeout is None else max(0.0, min(wait, began + timeout - time.monotonic()))
                 self._closed.wait(left)
         finally:
+            owned = None  # type: ignore[assignment]  # a kept traceback must keep no buffer
             if waiting:
                 with self._counting:
                     self._waiters -= 1

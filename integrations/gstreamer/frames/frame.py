@@ -24,6 +24,7 @@ goes.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable
 from ctypes import addressof
@@ -126,19 +127,22 @@ class Frame(FrameFacts):
         if layout.image is None and not layout.varies:
             layout.image_plane()  # says why
         view = self._view
-        if view is None:
-            view = self._open()
-        elif not self._handles[0].valid:
-            self._refuse()
-        plane = self._actual.image
-        if plane is None:
-            view = _NOTHING
-            plane = self._actual.image_plane()
         try:
+            if view is None:
+                view = self._open()
+            elif not self._handles[0].valid:
+                self._refuse()
+            plane = self._actual.image
+            if plane is None:
+                plane = self._actual.image_plane()
             return plane.over(view)
         except (TypeError, ValueError):
-            size, view = len(view), _NOTHING  # a kept traceback must keep no memory
+            if view is None or plane is None:  # not for want of bytes
+                raise
+            size = len(view)
             raise self._too_short(size, plane) from None
+        finally:
+            view = None  # a kept traceback must keep no memory
 
     def planes(self) -> tuple[np.ndarray[Any, Any], ...]:
         """The planes as read-only ndarrays, zero-copy, in the order in which they lie in memory: one for
@@ -152,18 +156,21 @@ class Frame(FrameFacts):
         layout = self._layout
         if not layout.varies:
             layout.all_planes()  # says why not
-        views = None if layout.varies else self._memories_now()
-        view = self._view_now() if views is None else _NOTHING
-        planes = self._actual.all_planes()
+        view, parts = _NOTHING, None
         try:
-            if views is not None:
-                return tuple(plane.over(part) for plane, part in views)
-            return tuple(plane.over(view) for plane in planes)
-        except (TypeError, ValueError):
-            size, view, views = len(view), _NOTHING, None  # a kept traceback must keep no memory
-            raise self._too_short(size, max(planes, key=lambda plane: plane.end)) from None
+            parts = None if layout.varies else self._memories_now()
+            if parts is None:
+                view = self._view_now()
+            planes = self._actual.all_planes()
+            try:
+                if parts is not None:
+                    return tuple(map(Plane.over, *parts))
+                return tuple(map(Plane.over, planes, itertools.repeat(view)))
+            except (TypeError, ValueError):
+                size = len(view)
+                raise self._too_short(size, max(planes, key=lambda plane: plane.end)) from None
         finally:
-            view, views = _NOTHING, None
+            view, parts = _NOTHING, None  # a kept traceback must keep no memory
 
     def copy(self, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """A writable copy of `array` that is yours alone: no mapping, no padding, nothing to close.
@@ -190,14 +197,18 @@ class Frame(FrameFacts):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.array()
-        wanted = array.dtype if dtype is None else np.dtype(dtype)
-        if wanted == array.dtype:
-            return array.copy() if copy else array
-        if copy is False:
-            raise ValueError(
-                f"{self!r} has dtype {array.dtype}: as {wanted} it must be copied, which copy=False forbids"
-            )
-        return array.astype(wanted)
+        try:
+            wanted = array.dtype if dtype is None else np.dtype(dtype)
+            if wanted == array.dtype:
+                return array.copy() if copy else array
+            if copy is False:
+                raise ValueError(
+                    f"{self!r} has dtype {array.dtype}: as {wanted} it must be copied, which copy=False "
+                    "forbids"
+                )
+            return array.astype(wanted)
+        finally:
+            del array
 
     # -- ownership -------------------------------------------------------------------------------------------
 
@@ -246,12 +257,16 @@ class Frame(FrameFacts):
     def share(self) -> Frame:
         """Another frame over the same mapping, with a share of its own: for a second consumer, thread or
         queue."""
-        view = None if self._parts and self._view is None else self._view_now()
-        other = Frame(self._adapter, self._sample_now(), self._layout)
-        other._handles.append(self._held_handle().share())
-        other._view = view
-        other._actual = self._actual
-        return other
+        view = other = None
+        try:
+            view = None if self._parts and self._view is None else self._view_now()
+            other = Frame(self._adapter, self._sample_now(), self._layout)
+            other._handles.append(self._held_handle().share())
+            other._view = view
+            other._actual = self._actual
+            return other
+        finally:
+            view = other = None  # a kept traceback must keep nothing alive
 
     def writable(self) -> WritableFrame:
         """The frame for writing; this one is closed by it.
@@ -261,11 +276,19 @@ class Frame(FrameFacts):
         `WritableFrame.copied` says which. Raises `MapError` when neither can be mapped, and what `data`
         raises.
         """
-        sample = self._sample_now()
-        owned = own_reference(self._buffer_of(sample))
-        sample = None
-        self.close()
-        return WritableFrame.over(self._adapter.manager, owned, self._layout)
+        sample = owned = None
+        try:
+            sample = self._sample_now()
+            owned = own_reference(self._buffer_of(sample))
+            sample = None
+            self.close()
+            return WritableFrame.over(self._adapter.manager, owned, self._layout)
+        except BaseException:
+            if owned is not None:
+                owned.drop()
+            raise
+        finally:
+            sample = owned = None  # a kept traceback must keep no buffer
 
     def close(self) -> bool:
         """Give the frame back. True when the buffer is unmapped and given back already, False when a view, an
@@ -309,10 +332,14 @@ class Frame(FrameFacts):
             child.close()
         parts = self._parts
         if parts is not None:
-            for index in list(parts):
-                part = parts.pop(index, None)
-                if part is not None:
-                    part[0].close()
+            part = None
+            try:
+                for index in list(parts):
+                    part = parts.get(index)
+                    if part is not None:
+                        part[0].close()  # before it goes: closing again goes on where an interrupt struck
+                    parts.pop(index, None)
+            finally:
                 part = None
 
     def _show(self, _: Held, fn: Callable[[Any], T]) -> T:
@@ -322,11 +349,14 @@ class Frame(FrameFacts):
     def _view_now(self) -> memoryview:
         """The view, made now if need be; refused once the object is shut."""
         view = self._view
-        if view is None:
-            return self._open()
-        if not self._handles[0].valid:
-            self._refuse()
-        return view
+        try:
+            if view is None:
+                return self._open()
+            if not self._handles[0].valid:
+                self._refuse()
+            return view
+        finally:
+            view = None  # a kept traceback must keep no memory
 
     def _refuse(self) -> NoReturn:
         """Another holder of the object has shut it (invalidate, unregister, a panic): say so, as the core
@@ -394,22 +424,25 @@ class Frame(FrameFacts):
                 handle.close()
             end_held(held)
             raise
-        if view is None:
-            view = _NOTHING
-        if mapped:
-            self._view = view
-        handles = self._handles
-        handles.append(handle)
-        if handles[0] is not handle:
-            handle.close()
-        if self._closed:
-            self.close()
-            raise self._refusal()
-        return view
+        else:
+            if view is None:
+                view = _NOTHING
+            if mapped:
+                self._view = view
+            handles = self._handles
+            handles.append(handle)
+            if handles[0] is not handle:
+                handle.close()
+            if self._closed:
+                self.close()
+                raise self._refusal()
+            return view
+        finally:
+            held = handle = view = owner = None  # type: ignore[assignment]  # a kept traceback must keep nothing
 
-    def _memories_now(self) -> list[tuple[Plane, memoryview]] | None:
-        """Each plane with the view of the one memory that it lies in; None where the whole buffer has to be
-        mapped."""
+    def _memories_now(self) -> tuple[list[Plane], list[memoryview]] | None:
+        """The planes, and for each the view of the one memory that it lies in; None where the whole buffer
+        has to be mapped."""
         sample = self._sample_now()
         buffer = self._buffer_of(sample)
         if self._view is not None or memory_count(buffer) < 2:
@@ -428,7 +461,8 @@ class Frame(FrameFacts):
         parts = self._parts
         if parts is None:
             parts = self._parts = {}
-        placed: list[tuple[Plane, memoryview]] = []
+        placed: list[Plane] = []
+        views: list[memoryview] = []
         try:
             for plane, index, shift in found:
                 part = parts.get(index)
@@ -439,14 +473,14 @@ class Frame(FrameFacts):
                     )
                     if parts.setdefault(index, part) is not part:
                         part[0].close()
-                here = Plane(plane.shape, plane.dtype, plane.offset + shift, plane.strides)
-                placed.append((here, part[1]))
+                placed.append(Plane(plane.shape, plane.dtype, plane.offset + shift, plane.strides))
+                views.append(part[1])
             if self._closed:
                 self._close_children()
                 raise self._refusal()
-            return placed
+            return placed, views
         except BaseException:
-            placed.clear()
+            views.clear()
             raise
         finally:
             part = None

@@ -42,11 +42,13 @@ class Held(Mapping):
 
 def end_held(held: Held) -> None:
     """The release function of every frame: leave the table and unmap. The sample goes with `held` itself."""
-    live = held.live
-    if live is not None:
-        live.pop(held.key, None)
-    if held.memory is not None:
-        held.__del__()
+    try:
+        live = held.live
+        if live is not None:
+            live.pop(held.key, None)
+    finally:
+        if held.memory is not None:
+            held.__del__()
 
 
 def check_memories(whose: Any, buffer: int) -> None:

@@ -73,11 +73,14 @@ class Plane:
         could be made writeable, and writing through a mapping made for reading is a SIGSEGV.
         """
         array: np.ndarray[Any, Any]
-        if self.count:
-            array = _frombuffer(view, self.dtype, self.count, self.offset)
-            return array.reshape(self.shape)
-        array = np.ndarray(self.shape, self.dtype, _frombuffer(view, np.uint8), self.offset, self.strides)
-        return array
+        try:
+            if self.count:
+                array = _frombuffer(view, self.dtype, self.count, self.offset)
+                return array.reshape(self.shape)
+            array = np.ndarray(self.shape, self.dtype, _frombuffer(view, np.uint8), self.offset, self.strides)
+            return array
+        finally:
+            view = array = None  # type: ignore[assignment]  # a kept traceback must keep no memory
 
     @property
     def start(self) -> int:

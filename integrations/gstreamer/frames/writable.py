@@ -71,9 +71,9 @@ class WritableFrame(Uncopied):
     def __init__(self, manager: SafetyManager, owned: Owned, layout: Layout, *, copied: bool) -> None:
         own = Own()
         own.owned = owned
-        address = owned.value or 0
-        memory = memory_of(address, 0) if memory_count(address) == 1 else None
         try:
+            address = owned.value or 0
+            memory = memory_of(address, 0) if memory_count(address) == 1 else None
             if not map_own(own):
                 own.owned = nothing_owned()  # the buffer stays its caller's
                 raise MapError(
@@ -95,17 +95,21 @@ class WritableFrame(Uncopied):
     def over(cls, manager: SafetyManager, owned: Owned, layout: Layout) -> WritableFrame:
         """The frame over a buffer if nobody else holds it, over a copy of it otherwise. Raises `MapError`
         where neither can be mapped, `ShortMemoryError` for a file that is shorter than it says."""
-        if sole_owner(owned):
-            try:
-                return cls(manager, owned, layout, copied=False)
-            except MapError:
-                pass  # memory that may only be read: a copy it is
-        check_memories(layout, owned.value or 0)
-        copy = deep_copy(owned)
-        owned.drop()
-        if not copy.value:
-            raise no_mapping(layout)
-        return cls(manager, copy, layout, copied=True)
+        copy = None
+        try:
+            if sole_owner(owned):
+                try:
+                    return cls(manager, owned, layout, copied=False)
+                except MapError:
+                    pass  # memory that may only be read: a copy it is
+            check_memories(layout, owned.value or 0)
+            copy = deep_copy(owned)
+            owned.drop()
+            if not copy.value:
+                raise no_mapping(layout)
+            return cls(manager, copy, layout, copied=True)
+        finally:
+            owned = copy = None  # type: ignore[assignment]  # a kept traceback must keep no buffer
 
     # -- the picture -----------------------------------------------------------------------------------------
 
@@ -214,14 +218,18 @@ class WritableFrame(Uncopied):
         """The buffer, unmapped; closed by it. Raises `HeldError` and changes nothing while something still
         holds it."""
         handle = self._now()
-        with handle.lease() as own:
-            owned = own_reference(own.buffer)
-        own = None  # type: ignore[assignment]
-        handle.close(held="refuse")
-        self._closed = True
-        if self._out is not None:
-            self._out.where = where
-        return owned
+        owned = own = None
+        try:
+            with handle.lease() as own:
+                owned = own_reference(own.buffer)
+            own = None
+            handle.close(held="refuse")
+            self._closed = True
+            if self._out is not None:
+                self._out.where = where
+            return owned
+        finally:
+            owned = own = None  # a kept traceback must keep no buffer
 
     def close(self) -> bool:
         """Give the buffer up unpushed. True when it is unmapped and gone (back in its pool) already, False

@@ -24,6 +24,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     Guard,
     check_manager,
     check_seconds,
+    or_nothing,
     pointer_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.news import KEPT_ERRORS, error_of
@@ -104,6 +105,7 @@ class BusWatch(Guard[_BusCore]):
 
     type_name: ClassVar[str] = "gst.BusWatch"
 
+    @or_nothing
     def __init__(self, manager: SafetyManager, source: Any, *, name: str | None = None) -> None:
         check_manager(manager, "BusWatch(manager, source)")
         if isinstance(source, PipelineGuard):

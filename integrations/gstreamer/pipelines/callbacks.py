@@ -108,31 +108,39 @@ class Callback:
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, or the fallback. Called by GStreamer, on any thread."""
-        me = threading.get_ident()
-        key = _next()
-        self._running[key] = me
-        mark = self.streams and me not in no_wait_threads
-        if not self.streams and me not in no_wait_threads:
-            mark = is_foreign_thread()
-        if mark:
-            no_wait_threads.add(me)
+        me = key = kept = None
+        mark = False
         try:
-            kept = self._function()
-            if kept is None:
+            try:
+                key = _next()
+                self._running[key] = me = threading.get_ident()
+                if me not in no_wait_threads:
+                    mark = self.streams or is_foreign_thread()
+                if mark:
+                    no_wait_threads.add(me)
+                kept = self._function()
+                if kept is None:
+                    return self.fallback
+                self.calls += 1
+                return kept.function(*arguments)
+            except BaseException as error:
+                self.contain(error)
                 return self.fallback
-            self.calls += 1
-            return kept.function(*arguments)
-        except BaseException as error:
-            self._contain(error)
-            return self.fallback
-        finally:
+            finally:
+                arguments = ()
+                kept = None
+                self._running.pop(key, None)  # type: ignore[arg-type]
+                if mark:
+                    no_wait_threads.discard(me)  # type: ignore[arg-type]
+        except BaseException as error:  # an interrupt, of what was to be done beside the call
+            self._running.pop(key, None)  # type: ignore[arg-type]
             if mark:
-                no_wait_threads.discard(me)
-            self._running.pop(key, None)
-            arguments = ()
-            kept = None
+                no_wait_threads.discard(me)  # type: ignore[arg-type]
+            self.contain(error)
+            return self.fallback
 
-    def _contain(self, error: BaseException) -> None:
+    def contain(self, error: BaseException) -> None:
+        """Count and report what has left the function, and keep it without its frames."""
         self.failures += 1
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             _thread.interrupt_main()
@@ -210,7 +218,7 @@ def _nothing() -> None:
     """The function of a callback that was ended."""
 
 
-def once_each(call: Callable[[int], object], ids: list[int]) -> None:
+def once_each(call: Callable[[Any], object], ids: list[Any]) -> None:
     """``call(id)`` for each of `ids`, which is empty then. Whoever pops an id calls, in one step of C: once,
     however many do this at the same time, and whatever interrupts."""
     try:

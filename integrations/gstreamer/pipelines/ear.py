@@ -11,12 +11,15 @@ and the first may have failed by then.
 from __future__ import annotations
 
 import weakref
+from itertools import filterfalse
 from typing import Any
 
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import PipelineError
+from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
 from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
 from lifecycle.integrations.gstreamer.pipelines.news import error_of
+from lifecycle.integrations.gstreamer.pipelines.threads import contained
 
 __all__ = ["Ear"]
 
@@ -27,13 +30,15 @@ class Ear:
 
     def __init__(self, element: Any) -> None:
         self._element = element
-        self._listening: list[tuple[Any, int]] = []
+        self._bus: Any = None
+        self._listening: list[int] = []  # its handlers of ours
+        self._emitting: list[Any] = []  # it, as often as it was asked to emit
         self._errors: list[PipelineError] = []
         self._past = 0  # how many of these are of runs before
 
     def listen(self) -> None:
         """Begin, if the element is in a pipeline by now; does nothing where it listens already."""
-        if self._listening:
+        if self._bus is not None:
             return
         top = self._element
         while top is not None and (parent := top.get_parent()) is not None:
@@ -43,12 +48,15 @@ class Ear:
             return
         me = weakref.ref(self)
         pipeline = pointer_of(top)
+        self._bus = bus
 
+        @contained()
         def heard(bus: Any, message: Any) -> None:
             ear = me()
             if ear is not None:
                 ear._errors.append(error_of(message))
 
+        @contained()
         def changed(bus: Any, message: Any) -> None:
             ear = me()
             if (
@@ -58,6 +66,7 @@ class Ear:
             ):
                 ear._past = len(ear._errors)
 
+        @contained()
         def started_anew(bus: Any, message: Any) -> None:
             ear = me()
             if ear is not None:
@@ -65,8 +74,9 @@ class Ear:
                 del ear._errors[:past]
 
         for signal, handler in (("error", heard), ("state-changed", changed), ("stream-start", started_anew)):
-            bus.enable_sync_message_emission()
-            self._listening.append((bus, bus.connect(f"sync-message::{signal}", handler)))
+            # Each is done and known in one call into C: no interrupt falls between.
+            self._emitting.extend(filterfalse(Gst.Bus.enable_sync_message_emission, (bus,)))
+            self._listening.extend(map(bus.connect, (f"sync-message::{signal}",), (handler,)))
 
     @property
     def error(self) -> PipelineError | None:
@@ -78,11 +88,7 @@ class Ear:
 
     def close(self) -> None:
         """Listen no more. What was heard stays known. Calling twice is calling once."""
-        while self._listening:
-            try:
-                bus, signal = self._listening.pop()
-            except IndexError:
-                break
-            bus.disconnect(signal)
-            bus.disable_sync_message_emission()
+        if self._bus is not None:
+            once_each(self._bus.disconnect, self._listening)
+            once_each(Gst.Bus.disable_sync_message_emission, self._emitting)
         self._element = None

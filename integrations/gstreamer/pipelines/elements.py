@@ -14,6 +14,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     add_to,
     check_manager,
     make_element,
+    or_nothing,
     path_of,
     pointer_of,
 )
@@ -105,6 +106,7 @@ class ElementGuard(Guard[_ElementCore]):
 
     type_name: ClassVar[str] = "gst.Element"
 
+    @or_nothing
     def __init__(self, manager: SafetyManager, element: Any, parent: Any) -> None:
         check_manager(manager, "ElementGuard(manager, element, parent)")
         owner, _ = bin_of(parent, "ElementGuard(parent=)")
@@ -123,15 +125,11 @@ class ElementGuard(Guard[_ElementCore]):
         self._register(manager, _ElementCore(element, owner), element.get_name(), pointer_of(element))
         if before is not None:
             return
-        try:
-            if not add_to(owner, element):
-                raise GuardError(
-                    f"{owner.get_name()!r} does not take element {element.get_name()!r}: it has one of that "
-                    "name already; give it another"
-                )
-        except BaseException:
-            self._handle.close()  # out again, if it was in
-            raise
+        if not add_to(owner, element):
+            raise GuardError(
+                f"{owner.get_name()!r} does not take element {element.get_name()!r}: it has one of that name "
+                "already; give it another"
+            )
 
     @property
     def element(self) -> Any:

@@ -14,6 +14,8 @@ whatever its pipeline does.
 from __future__ import annotations
 
 import ctypes
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
@@ -29,14 +31,41 @@ __all__ = [
     "check_manager",
     "check_seconds",
     "elements_of",
+    "end_opened",
     "make_element",
     "name_of",
+    "or_nothing",
     "path_of",
     "pointer_of",
     "state_name",
 ]
 
+F = TypeVar("F", bound=Callable[..., None])
 S = TypeVar("S", bound="Guard[Any]")
+
+
+def or_nothing(init: F) -> F:
+    """Decorator of a constructor. Where it fails or is interrupted ``self._abandon()`` ends what it has
+    begun: nobody else could, and a traceback that is kept keeps `self`."""
+
+    @functools.wraps(init)
+    def make(self: Any, *arguments: Any, **options: Any) -> None:
+        try:
+            init(self, *arguments, **options)
+        except BaseException:
+            self._abandon()
+            raise
+
+    return make  # type: ignore[return-value]
+
+
+def end_opened(component: Any) -> None:
+    """As ``_abandon``: what a component has opened ends, and the manager is told."""
+    mine = vars(component)
+    if "_opened" in mine:
+        component._opened.end()
+    if "_over" in mine:
+        component._over()
 
 
 class Core:
@@ -149,6 +178,12 @@ class Guard(Uncopied, Generic[C]):
             release_on=release_on,
             parent=parent,
         )
+
+    def _abandon(self) -> None:
+        """Its making has failed: what is registered ends."""
+        handle = vars(self).get("_handle")
+        if handle is not None:
+            handle.close()
 
     @property
     def handle(self) -> Handle[C]:

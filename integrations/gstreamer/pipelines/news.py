@@ -15,7 +15,7 @@ from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import PipelineError
 from lifecycle.integrations.gstreamer.pipelines.drain import sweep
 from lifecycle.integrations.gstreamer.pipelines.guard import path_of, pointer_of
-from lifecycle.integrations.gstreamer.pipelines.threads import StreamingThreads
+from lifecycle.integrations.gstreamer.pipelines.threads import StreamingThreads, contained
 
 __all__ = ["KEPT_ERRORS", "News", "error_of"]
 
@@ -70,6 +70,7 @@ class News:
         for queue in list(self._waiting.values()):
             queue.put(None)
 
+    @contained()
     def on_error(self, bus: Any, message: Any) -> None:
         """An element failed."""
         error = error_of(message)
@@ -82,16 +83,19 @@ class News:
         self.errors.append(error)
         self._tell()
 
+    @contained()
     def on_warning(self, bus: Any, message: Any) -> None:
         """An element warns."""
         error = message.parse_warning()[0]
         self.warnings.append(f"{message.src.get_name()}: {error.message}")
 
+    @contained()
     def on_eos(self, bus: Any, message: Any) -> None:
         """Every sink has seen the end."""
         self.ended = True
         self._tell()
 
+    @contained()
     def on_stream_status(self, bus: Any, message: Any) -> None:
         """A streaming thread begins or ends; this is that thread."""
         kind, owner = message.parse_stream_status()

@@ -21,7 +21,8 @@ from lifecycle._core.runtime import TimedQueue
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
 from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
-from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of
+from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of, or_nothing
+from lifecycle.integrations.gstreamer.pipelines.threads import contained
 
 __all__ = [
     "PadGuard",
@@ -45,6 +46,7 @@ def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> 
     turn = [action]
     done: TimedQueue[BaseException | None] = TimedQueue()
 
+    @contained(lambda: Gst.PadProbeReturn.PASS)
     def idle(pad: Any, info: Any) -> Any:
         try:
             chosen = turn.pop()  # whoever has it acts, so it happens once however often this is called
@@ -202,18 +204,14 @@ class PadGuard(Guard[_PadCore]):
 
     type_name: ClassVar[str] = "gst.Pad"
 
+    @or_nothing
     def __init__(self, manager: SafetyManager, element: Any, template: str) -> None:
         check_manager(manager, "PadGuard(manager, element, template)")
         if not isinstance(element, Gst.Element):
             raise GuardError(f"PadGuard takes an element, not {element!r}")
         self._register(manager, _PadCore(element), f"{element.get_name()}.{template}", None)
-        try:
-            with self._handle.lease() as core:
-                self.name = name_of(core.request(element, template))
-        except BaseException:
-            core = None
-            self._handle.close()
-            raise
+        with self._handle.lease() as core:
+            self.name = name_of(core.request(element, template))
 
     @property
     def pad(self) -> Any:
@@ -277,15 +275,19 @@ class _Probe:
         self._passing = core.callback.fallback
 
     def __call__(self, pad: Any, info: Any) -> Any:
-        answer = self._callback(pad, info)
-        if answer == Gst.PadProbeReturn.REMOVE:
-            self.over = True
-            self._callback.end()
-            self._remove()  # where `close` was quicker there is nothing to remove
+        try:
+            answer = self._callback(pad, info)
+            if answer == Gst.PadProbeReturn.REMOVE:
+                self.over = True
+                self._callback.end()
+                self._remove()  # where `close` was quicker there is nothing to remove
+                return self._passing
+            if isinstance(answer, Gst.PadProbeReturn):
+                return answer
             return self._passing
-        if isinstance(answer, Gst.PadProbeReturn):
-            return answer
-        return self._passing
+        except BaseException as error:  # an interrupt: C would be given zero, which drops the buffer
+            self._callback.contain(error)
+            return self._passing
 
 
 class ProbeGuard(CallbackGuard[_ProbeCore]):
@@ -318,6 +320,7 @@ class ProbeGuard(CallbackGuard[_ProbeCore]):
 
     type_name: ClassVar[str] = "gst.Probe"
 
+    @or_nothing
     def __init__(
         self,
         manager: SafetyManager,

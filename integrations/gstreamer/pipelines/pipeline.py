@@ -45,6 +45,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_seconds,
     elements_of,
     name_of,
+    or_nothing,
     pointer_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.news import News
@@ -94,6 +95,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
 
     type_name: ClassVar[str] = "gst.Pipeline"
 
+    @or_nothing
     def __init__(
         self, manager: SafetyManager, pipeline: Any, *, name: str | None = None, eos: float | None = None
     ) -> None:
@@ -185,7 +187,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
         if pipeline.get_state(0)[1] <= Gst.State.READY:
             news.ended = False
 
-        change: Any = functools.partial(pipeline.set_state, target)
+        change: Any = functools.partial(_go, pipeline, target, weakref.ref(self))
         if timeout == 0:
             in_the_background(change, f"gst-{self.name}")
             return
@@ -359,6 +361,16 @@ class PipelineGuard(Guard["_PipelineCore"]):
             elements=elements,
             blocked=blocked,
         )
+
+
+def _go(pipeline: Any, target: Any, guard: Callable[[], PipelineGuard | None]) -> Any:
+    """Change the state. A pipeline whose guard was closed meanwhile is left at NULL, as whoever closed it
+    left it."""
+    result = pipeline.set_state(target)
+    living = guard()
+    if living is None or living.closed:
+        pipeline.set_state(Gst.State.NULL)
+    return result
 
 
 def _weak_close(guard: PipelineGuard) -> Any:

@@ -12,7 +12,7 @@ from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
-from lifecycle.integrations.gstreamer.pipelines.guard import Core, check_manager, name_of
+from lifecycle.integrations.gstreamer.pipelines.guard import Core, check_manager, name_of, or_nothing
 
 __all__ = ["SignalGuard"]
 
@@ -61,6 +61,7 @@ class SignalGuard(CallbackGuard[_SignalCore]):
 
     type_name: ClassVar[str] = "gst.Signal"
 
+    @or_nothing
     def __init__(
         self,
         manager: SafetyManager,

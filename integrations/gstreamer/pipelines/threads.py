@@ -12,6 +12,8 @@ may hang runs on a thread of its own, and whoever asked waits for its answer unt
 
 from __future__ import annotations
 
+import _thread
+import functools
 import os
 import sys
 import threading
@@ -21,6 +23,7 @@ from types import FrameType
 from typing import Any, Final, TypeVar
 
 import lifecycle
+from lifecycle._core import runtime
 from lifecycle._core.runtime import TimedQueue, must_not_wait, no_wait_threads
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import ForkedError, GuardError
@@ -28,6 +31,7 @@ from lifecycle.integrations.gstreamer.errors import ForkedError, GuardError
 __all__ = [
     "StreamingThreads",
     "TookTooLong",
+    "contained",
     "in_the_background",
     "may_wait",
     "on_streaming_thread",
@@ -63,6 +67,33 @@ def refuse_forked(what: str) -> None:
         )
     if not Gst.is_initialized():
         raise GuardError(f"{what} needs GStreamer, which is not initialised: call Gst.init(None) first")
+
+
+def contained(
+    fallback: Callable[[], Any] = lambda: None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a function of ours that GStreamer calls. An interrupt that strikes it on the main thread
+    is raised again there, anything else is printed, and C is given ``fallback()``: PyGObject would print it,
+    keep its frames, and give C zero, which drops a buffer."""
+
+    def of(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except BaseException as error:
+                main = threading.current_thread() is threading.main_thread()
+                if main and isinstance(error, KeyboardInterrupt):
+                    _thread.interrupt_main()
+                else:
+                    runtime.complain()
+                return fallback()
+            finally:
+                arguments = ()
+
+        return call
+
+    return of
 
 
 def on_streaming_thread() -> bool:

@@ -33,6 +33,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_seconds,
     elements_of,
     make_element,
+    or_nothing,
 )
 from lifecycle.integrations.gstreamer.pipelines.pads import (
     PadHolder,
@@ -40,7 +41,7 @@ from lifecycle.integrations.gstreamer.pipelines.pads import (
     unlink_when_idle,
     unlinked_when_idle,
 )
-from lifecycle.integrations.gstreamer.pipelines.threads import may_wait
+from lifecycle.integrations.gstreamer.pipelines.threads import contained, may_wait
 
 __all__ = ["FLUSH_TIMEOUT", "Branch", "BranchCore", "low_latency_queue", "sinks_of"]
 
@@ -149,6 +150,7 @@ def end_of_stream(branch: Any, timeout: float) -> bool:
     in it."""
     arrived: TimedQueue[None] = TimedQueue()
 
+    @contained(lambda: Gst.PadProbeReturn.OK)
     def look(pad: Any, info: Any) -> Any:
         if info.get_event().type == Gst.EventType.EOS:
             arrived.put(None)
@@ -187,6 +189,7 @@ class Branch(Guard[BranchCore]):
 
     type_name: ClassVar[str] = "gst.Branch"
 
+    @or_nothing
     def __init__(
         self,
         manager: SafetyManager,

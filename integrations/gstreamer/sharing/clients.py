@@ -35,7 +35,7 @@ from lifecycle.integrations.gstreamer.captures.runs import an_appsink
 from lifecycle.integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError, StateTimeout
 from lifecycle.integrations.gstreamer.feeding.feeder import Feeder
 from lifecycle.integrations.gstreamer.frames.frame import Frame
-from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_manager
+from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, or_nothing
 from lifecycle.integrations.gstreamer.pipelines.pads import ProbeGuard
 from lifecycle.integrations.gstreamer.pipelines.pipeline import START_TIMEOUT, PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.threads import in_the_background
@@ -93,6 +93,7 @@ class Client(Guard[_ClientCore]):
 
     type_name: ClassVar[str] = "gst.Client"
 
+    @or_nothing
     def __init__(
         self,
         fanout: Fanout,
@@ -200,6 +201,7 @@ class Fanout(Uncopied):
 
     _remedy = "pass the fanout itself"
 
+    @or_nothing
     def __init__(self, manager: SafetyManager, source: PipelineGuard, appsink: Any) -> None:
         check_manager(manager, "Fanout(manager, source, appsink)")
         if not isinstance(source, PipelineGuard):
@@ -217,6 +219,11 @@ class Fanout(Uncopied):
         appsink.set_property("sync", False)
         self._capture = Capture(manager, appsink, name=f"{self.name} to clients")
         self._capture.on_frame(self._share)
+
+    def _abandon(self) -> None:
+        """Its making has failed: nothing is shared out."""
+        if "_capture" in vars(self):
+            self._capture.close(0)
 
     def _share(self, frame: Frame) -> None:
         clients = list(self._clients.values())

@@ -26,6 +26,7 @@ from lifecycle.integrations.gstreamer.pipelines.elements import pads_of
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, name_of
 from lifecycle.integrations.gstreamer.pipelines.pads import link_pads
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
+from lifecycle.integrations.gstreamer.pipelines.threads import contained
 from lifecycle.integrations.gstreamer.sharing.branch import (
     FLUSH_TIMEOUT,
     Branch,
@@ -212,6 +213,7 @@ def _wrap(branch: Any, name: str, queue: Any) -> Any:
     return outer
 
 
+@contained(lambda: Gst.PadProbeReturn.OK)
 def _refuse_allocation(pad: Any, info: Any) -> Any:
     """A query that a queue passes on in its turn, and waits for: a branch that stands still would stop the
     tee, and with it everybody, as soon as another branch joins and allocation is negotiated anew. Refused,

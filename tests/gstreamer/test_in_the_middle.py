@@ -1,0 +1,121 @@
+"""Calls in the middle of others, at each line: what is closed stays closed, and what was given is given back.
+
+All operations, at places that are drawn: `tests/adversaries/test_gstreamer.py`. Here stand those that were at fault, at
+all their lines.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lifecycle import LifecycleError, SafetyManager
+from lifecycle.testing import code_of, each_interrupt, every_line
+from tests.support import eventually
+
+pytestmark = [
+    pytest.mark.needs("gstreamer", "numpy"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def at_each_line(work: Callable[[], Any], deed: Callable[[], Any], of: Any) -> int:
+    """Run `work` again and again, with ``deed()`` at its first, its second … line; how many lines there were."""
+    for at in itertools.count(1):
+        passed = itertools.count(1)
+
+        def act(at: int = at, passed: Any = passed) -> None:
+            if next(passed) == at:
+                deed()
+
+        with every_line(act, of=of) as lines:
+            try:
+                work()
+            except LifecycleError:
+                pass
+        if lines.passed < at:
+            return at - 1
+    raise AssertionError
+
+
+@pytest.mark.parametrize("timeout", [5.0, 0])
+def test_a_pipeline_that_is_closed_as_it_is_asked_to_play_stays_at_null(
+    gst: Any, manager: SafetyManager, timeout: float
+) -> None:
+    from lifecycle.integrations.gstreamer import PipelineGuard
+
+    made: list[Any] = []
+
+    def work() -> None:
+        pipeline = gst.Gst.parse_launch("fakesrc is-live=true ! fakesink")
+        made[:] = [PipelineGuard(manager, pipeline), pipeline]
+        del pipeline
+        try:
+            made[0].play(timeout)
+        finally:
+            made[0].close()
+            eventually(
+                lambda: not [one for one in threading.enumerate() if one.name == f"gst-{made[0].name}"]
+            )
+            assert made[1].get_state(0)[1] == gst.Gst.State.NULL
+
+    assert at_each_line(work, lambda: made and made[0].close(), code_of(PipelineGuard._change)) > 5
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_capture_that_is_closed_as_it_starts_does_not_run(
+    gst: Any, manager: SafetyManager, streaming: bool
+) -> None:
+    from lifecycle.integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer.captures.runs import Run
+
+    pipeline = gst.Gst.parse_launch("fakesrc ! appsink name=sink")
+    sink = gst.appsink_of(pipeline)
+    made: list[Any] = []
+
+    def work() -> None:
+        capture = Capture(manager, sink, streaming=streaming)
+        made[:] = [capture]
+        try:
+            capture.on_frame(lambda frame: None)
+        finally:
+            capture.close()
+            eventually(lambda: not [one for one in threading.enumerate() if one.name == "capture-sink"])
+            assert not sink.get_property("emit-signals")
+
+    assert (
+        at_each_line(work, lambda: made and made[0].close(), code_of(Capture.start, Run.__init__, Run.begin))
+        > 10
+    )
+    made.clear()
+
+
+def test_a_guard_whose_making_is_interrupted_ends_though_the_traceback_is_kept(
+    gst: Any, manager: SafetyManager
+) -> None:
+    import lifecycle.integrations.gstreamer
+    from lifecycle.integrations.gstreamer import Feeder, PipelineGuard, PoolAdapter, SignalGuard
+
+    caps = "video/x-raw,format=I420,width=8,height=4,framerate=30/1"
+    pipeline = gst.Gst.parse_launch("appsrc name=feed ! identity name=i ! fakesink")
+    ours = code_of(lifecycle.integrations.gstreamer)
+    for make in (
+        lambda: PipelineGuard(manager, pipeline),
+        lambda: SignalGuard(manager, pipeline.get_by_name("i"), "notify::silent", print),
+        lambda: Feeder(manager, pipeline.get_by_name("feed"), caps=caps),
+        lambda: PoolAdapter(manager, caps),
+    ):
+        made: list[Any] = []
+        errors = []
+        for struck in each_interrupt(lambda make=make, made=made: made.append(make()), of=ours):  # type: ignore[misc]
+            errors.append(struck.error)
+            assert not made
+            eventually(lambda: manager.stats().active_objects == 0)
+        made.pop().close()
+        eventually(lambda: manager.stats().active_objects == 0)
+        assert len(errors) > 10
