@@ -1,5 +1,4 @@
-"""Scenes of the integrations that need no pipeline: asyncio and Prometheus. (GStreamer:
-`tests/gstreamer/test_adversaries.py`.)"""
+"""Scenes of asyncio and Prometheus. (Other loops: `scenes_loops.py`; GStreamer: `scenes_gstreamer.py`.)"""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ else:
         stage.handle.close()
 
 
-@scene("release_queue", "aclose", interrupts=False)
+@scene("asyncio.release_queue", "asyncio.aclose", interrupts=False)
 def close_in_a_loop(stage: Stage) -> None:
     """An interrupt here is asyncio's to deal with."""
 
@@ -50,7 +49,7 @@ def close_in_a_loop(stage: Stage) -> None:
     asyncio.run(main())
 
 
-@scene("run_leased", interrupts=False)
+@scene("asyncio.run_leased", interrupts=False)
 def use_on_a_thread_of_a_loop(stage: Stage) -> None:
     """An interrupt here is asyncio's to deal with."""
 

@@ -82,6 +82,8 @@ def operations_of(cls: type) -> dict[str, Callable[..., Any]]:
                 continue
             seen.add(name)
             found[f"{base.__name__}.{name}"] = function_of(value)
+            if isinstance(value, property) and value.fset is not None:
+                found[f"{base.__name__}.{name}="] = value.fset
     return found
 
 
@@ -95,15 +97,17 @@ def function_of(value: Any) -> Any:
 
 
 def operations(module_names: tuple[str, ...] = CORE) -> dict[str, Any]:
-    """Every public operation of these modules: by its name, the function behind it."""
+    """Every public operation of these modules: by its name, the function behind it. A function of an integration goes by that of
+    its module too (``glib.release_queue``)."""
     found: dict[str, Any] = {}
     for module_name in module_names:
+        of = "" if module_name in CORE else f"{module_name.rpartition('.')[2]}."
         for name, value in public_names(module_name).items():
             if inspect.isclass(value):
                 if not is_data(value):
                     found.update(operations_of(value))
             elif isinstance(value, FunctionType):
-                found[name] = function_of(value)
+                found[of + name] = function_of(value)
     return found
 
 
