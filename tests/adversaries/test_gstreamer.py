@@ -134,11 +134,11 @@ def test_a_scene_exercises_what_it_says(scene: Scene) -> None:
 def test_every_module_of_the_integrations_is_looked_at() -> None:
     """A new integration, or a new module of one that programs import by itself, needs scenes too."""
     root = Path(integrations_of())
-    found = {f"integrations.{path.stem}" for path in root.glob("[a-z]*.py")}
+    found = {f"lifecycle.integrations.{path.stem}" for path in root.glob("[a-z]*.py")}
     found |= {
         f"lifecycle.integrations.event_loops.{path.stem}" for path in root.glob("event_loops/[a-z]*.py")
     }
-    found |= {f"integrations.{path.parent.name}" for path in root.glob("*/__init__.py")}
+    found |= {f"lifecycle.integrations.{path.parent.name}" for path in root.glob("*/__init__.py")}
     found |= {f"lifecycle.integrations.gstreamer.{path.stem}" for path in root.glob("gstreamer/[a-z]*.py")}
     looked_at = {
         *MODULES,

@@ -131,11 +131,11 @@ class Callback:
                 kept = None
                 self._running.pop(key, None)  # type: ignore[arg-type]
                 if mark:
-                    no_wait_threads.discard(me)  # type: ignore[arg-type]
+                    no_wait_threads.discard(me)
         except BaseException as error:  # an interrupt, of what was to be done beside the call
             self._running.pop(key, None)  # type: ignore[arg-type]
             if mark:
-                no_wait_threads.discard(me)  # type: ignore[arg-type]
+                no_wait_threads.discard(me)
             self.contain(error)
             return self.fallback
 
