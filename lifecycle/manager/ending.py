@@ -163,8 +163,8 @@ class Ending:
             "failed": len(report.failed),
             "stuck": len(report.stuck),
             "leaked": len(report.leaked),
-            "errors": "; ".join(report.errors),
-            "running": ", ".join(report.running),
+            "errors": report.errors,
+            "running": report.running,
             "duration": round(report.duration, 3),
         }
         events.append(("told", "shutdown", facts))

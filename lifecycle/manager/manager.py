@@ -44,7 +44,7 @@ from lifecycle.errors import (
     text_of,
     trace_of,
 )
-from lifecycle.events import LEVELS, Event
+from lifecycle.events import CLASSES, Event
 from lifecycle.manager.access import AccessBlock, declared, escaped, judge, refuse_late
 from lifecycle.manager.components import enter_component
 from lifecycle.manager.ending import Ending
@@ -580,11 +580,11 @@ class SafetyManager(Uncopied):
         return True
 
     def report(self, kind: str, /, **fields: Any) -> None:
-        """Tell observers and the log of something an integration has noticed; `kind` is one of those of
-        `Event.kind`. The fields may be called anything: in the log ``event`` and ``self`` have ``field_``
-        before them."""
-        if kind not in LEVELS:
-            raise LifecycleError(f"there is no event kind {kind!r}; the kinds are {', '.join(LEVELS)}")
+        """Emit an event on behalf of an integration: one of the class in `lifecycle.events` whose ``kind`` it
+        is. Fields that the class does not have become its ``details``; in the log ``event`` and ``self`` have
+        ``field_`` before them. Raises `LifecycleError` for a kind that does not exist."""
+        if kind not in CLASSES:
+            raise LifecycleError(f"there is no event kind {kind!r}; the kinds are {', '.join(CLASSES)}")
         self._registry.events.append(("told", kind, fields))
 
     # -- knowing ---------------------------------------------------------------------------------------------

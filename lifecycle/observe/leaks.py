@@ -34,7 +34,7 @@ from typing import Any
 from lifecycle._core import runtime
 from lifecycle._core.record import ENDED_TOO, Record
 from lifecycle._core.tables import Kind, Registry
-from lifecycle.events import Event
+from lifecycle.events import Event, Leak
 from lifecycle.states import ENDED
 
 SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0, 0)}
@@ -159,10 +159,9 @@ def warn_of_leak(event: Event) -> None:
     """Leaks are a `ResourceWarning` too, so that whoever turns warnings on, or into errors, sees them: at the
     line that made the object where that is known, and with ``source=``, so that `tracemalloc` tells the whole
     way there."""
-    if event.kind != "leak" or not event.id:  # what is left at exit is in the log
+    if not isinstance(event, Leak) or not event.id:  # what is left at exit is in the log
         return
-    site, count = event.fields["site"], event.fields["count"]
-    accesses = event.fields.get("accesses", ())
+    site, count, accesses = event.site, event.count or 1, event.accesses
     record = event.source
     component = isinstance(record, Record) and record.kind.component
     name = f' "{event.name}"' if event.name else ""

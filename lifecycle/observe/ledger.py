@@ -19,7 +19,7 @@ from lifecycle._core.access import invalidate_record
 from lifecycle._core.doors import cell_of, lives
 from lifecycle._core.record import ENDED_TOO, LISTED, REGISTERED, DoorRef, ObservedRef, Record, shut
 from lifecycle._core.tables import Kind, Registry
-from lifecycle.events import Event
+from lifecycle.events import event_of
 from lifecycle.observe.leaks import LeakReports
 from lifecycle.observe.observers import Observer
 from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, STUCK, Cause, ObjectState
@@ -312,15 +312,15 @@ class Ledger:
             return
         kind = record.kind if record is not None else kind
         self.observer.tell(
-            Event(
+            event_of(
                 event,
-                self.registry.name,
-                record.id if record is not None else 0,
-                kind.type_name if kind is not None else type_name,
-                record.name if record is not None else None,
-                runtime.wall_time(),
                 fields,
-                record if event == "leak" else None,
+                manager=self.registry.name,
+                id=record.id if record is not None else 0,
+                type_name=kind.type_name if kind is not None else type_name,
+                name=record.name if record is not None else None,
+                time=runtime.wall_time(),
+                source=record if event == "leak" else None,
             )
         )
 

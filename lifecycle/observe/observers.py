@@ -17,7 +17,7 @@ import structlog
 from lifecycle._core import runtime
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import trace_of
-from lifecycle.events import FINALIZER_KINDS, LEAK_KINDS, LEVELS, Event
+from lifecycle.events import ALWAYS, CLASSES, Event, ObserverFailed
 from lifecycle.observe.leaks import warn_of_leak
 
 OBSERVER_LIMIT = 1000
@@ -61,7 +61,7 @@ RESERVED = frozenset({"self", "event", "method_name"})
 
 def _empty(value: object) -> bool:
     """Whether there is nothing to log: asked without ``==``, which is the value's own and may do anything."""
-    return value is None or (type(value) in (str, int, float, bool) and not value)
+    return value is None or (type(value) in (str, int, float, bool, tuple) and not value)
 
 
 class Observer:
@@ -138,7 +138,7 @@ class Observer:
         self._told = 0
 
     def _hooks_of(self, event: Event) -> list[Callable[[Event], object]]:
-        leaks = runtime.snapshot(self.leak_hooks.values()) if event.kind in LEAK_KINDS else ()
+        leaks = runtime.snapshot(self.leak_hooks.values()) if event.leak else ()
         return [self._log, warn_of_leak, *runtime.snapshot(self.hooks.values()), *leaks]
 
     def _deliver(self, event: Event) -> None:
@@ -158,11 +158,8 @@ class Observer:
 
     def logs(self, kind: str) -> bool:
         """Whether the configuration wants events of `kind` in the log."""
-        if (
-            LEVELS[kind] not in ("debug", "info") or kind in LEAK_KINDS
-        ):  # an alarm is withdrawn where it was raised
-            return True
-        return self.config.log_finalizers if kind in FINALIZER_KINDS else self.config.log_state_changes
+        logged = CLASSES[kind].logged
+        return logged == ALWAYS or bool(getattr(self.config, logged))
 
     def _log(self, event: Event) -> None:
         if not self.logs(event.kind):
@@ -174,8 +171,9 @@ class Observer:
             "name": event.name,
         }
         for key, value in event.fields.items():
-            fields[f"field_{key}" if key in RESERVED else key] = value
-        log = getattr(logger(), LEVELS.get(event.kind, "info"))
+            taken = key in RESERVED or (key in fields and key in event.details)
+            fields[f"field_{key}" if taken else key] = value
+        log = getattr(logger(), event.level)
         log(f"lifecycle.{event.kind}", **{key: value for key, value in fields.items() if not _empty(value)})
 
     def _report(self, event: Event | None, hook: object, error: BaseException) -> None:
@@ -192,9 +190,7 @@ class Observer:
 
     def tell_failure(self, error: Exception) -> None:
         """The keeper itself failed."""
-        self.tell(
-            Event("observer_failed", self.name, 0, "", None, runtime.wall_time(), {"error": trace_of(error)})
-        )
+        self.tell(ObserverFailed(manager=self.name, time=runtime.wall_time(), error=trace_of(error)))
 
     def stop(self, timeout: float) -> None:
         """Let it finish what is queued, for `timeout` seconds."""

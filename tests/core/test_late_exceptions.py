@@ -26,7 +26,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
-from lifecycle.events import Event
+from lifecycle.events import Closed
 from lifecycle.observe import maintenance as keeper_module
 from lifecycle.observe.observers import Observer, enlist
 from lifecycle.places import workers as workers_module
@@ -253,7 +253,7 @@ def test_the_observer_tells_every_hook() -> None:
         for name in "ab":
             enlist(observer.hooks, lambda event, name=name: told.append((name, event.id)))  # type: ignore[misc]
         for number in (1, 2):
-            observer.queue.put(Event("closed", "test", number, "thing", None, 0.0))
+            observer.queue.put(Closed(manager="test", time=0.0, id=number, type_name="thing"))
         observer.queue.put(None)
         place = yield observer._run
         if observer._event is not None or observer.queue.qsize():  # the thread ended: another one goes on

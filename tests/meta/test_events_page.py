@@ -3,7 +3,8 @@ no other."""
 
 from __future__ import annotations
 
-import re
+import ast
+import inspect
 import time
 import warnings
 from collections import defaultdict
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import lifecycle.events
 from lifecycle import (
     ANY_THREAD,
     AccessPanicError,
@@ -25,27 +27,61 @@ from lifecycle import (
     SafetyManager,
     ShutdownReport,
 )
-from lifecycle.events import FIELDS, FINALIZER_KINDS, LEAK_KINDS, LEVELS
+from lifecycle.events import CLASSES, Leak, TypesCapped, own_fields
 from tests.support import eventually
-
-ROW = re.compile(r"^\| `lifecycle\.(\w+)` \| (\w+) \| (\S+) \| (.*?) \|", re.MULTILINE)
+from tools.pages import events_table
 
 
 def test_the_page_lists_every_event_as_it_is(repository: Path) -> None:
-    rows = ROW.findall((repository / "docs" / "events.md").read_text())
-    listed = {
-        kind: (level, switch.strip("`"), tuple(re.findall(r"`(\w+)`", fields)))
-        for kind, level, switch, fields in rows
-    }
-    assert len(listed) == len(rows)
-    expected = {}
-    for kind, level in LEVELS.items():
-        switch = "always"
-        if level in ("debug", "info") and kind not in LEAK_KINDS:
-            switch = "log_finalizers" if kind in FINALIZER_KINDS else "log_state_changes"
-        expected[kind] = (level, switch, FIELDS[kind])
-    assert listed == expected
-    assert FIELDS.keys() == LEVELS.keys()
+    page = (repository / "docs" / "events.md").read_text(encoding="utf-8")
+    assert events_table() in page, "write it anew: python -m tools.pages"
+    assert len(set(CLASSES)) == len(CLASSES) == len(lifecycle.events.__all__)
+
+
+def test_every_field_of_every_event_says_what_it_is() -> None:
+    source = ast.parse(inspect.getsource(lifecycle.events))
+    bare = []
+    for cls in (node for node in source.body if isinstance(node, ast.ClassDef)):
+        for field, then in zip(cls.body, [*cls.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.dump(field.annotation):
+                documented = isinstance(then, ast.Expr) and isinstance(then.value, ast.Constant)
+                if not documented and "init=False" not in ast.unparse(field):
+                    bare.append(f"{cls.name}.{ast.unparse(field.target)}")
+    assert bare == []
+
+
+def test_an_observer_asks_for_a_class() -> None:
+    """As the documentation of `lifecycle.events` shows it."""
+    sites: list[str | None] = []
+    with SafetyManager(name="by class") as manager:
+
+        def observe(event: Event) -> None:
+            match event:
+                case Leak(type_name="list", site=site, count=1):
+                    sites.append(site)
+                case _:
+                    pass
+
+        manager.add_observer(observe)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            manager.register([], "list", release=list.clear, release_on=ANY_THREAD)
+            eventually(lambda: sites)
+    assert sites[0] is not None
+    assert sites[0].startswith("test_events_page.py:")
+
+
+def test_fields_of_a_program_become_details() -> None:
+    told: list[Event] = []
+    with SafetyManager(name="details") as manager:
+        manager.register([], release=list.clear).close()
+        manager.add_observer(told.append)
+        manager.report("types_capped", limit=3, record="mine", manager="theirs", kind=1, time="now")
+        eventually(lambda: [event for event in told if event.kind == "types_capped"])
+    (event,) = (event for event in told if isinstance(event, TypesCapped))
+    assert (event.manager, event.limit) == ("details", 3)
+    assert event.details == {"record": "mine", "manager": "theirs", "kind": 1, "time": "now"}
+    assert event.fields == {"limit": 3, **event.details}
 
 
 def test_the_observer_logs_as_the_page_says() -> None:
@@ -55,10 +91,10 @@ def test_the_observer_logs_as_the_page_says() -> None:
         for finalizers in (False, True):
             config = SafetyConfig(log_state_changes=state, log_finalizers=finalizers)
             observer = Observer("page", config)
-            for kind, level in LEVELS.items():
-                switched = finalizers if kind in FINALIZER_KINDS else state
-                expected = level not in ("debug", "info") or kind in LEAK_KINDS or switched
-                assert observer.logs(kind) == expected, kind
+            for kind, cls in CLASSES.items():
+                switches = {"log_finalizers": finalizers, "log_state_changes": state, "always": True}
+                assert observer.logs(kind) == switches[cls.logged], kind
+                assert cls.logged != "always" or cls.leak or cls.level not in ("debug", "info"), kind
 
 
 def test_what_is_told_has_the_fields_of_the_page() -> None:
@@ -107,14 +143,14 @@ def test_what_is_told_has_the_fields_of_the_page() -> None:
     eventually(lambda: told["late"] and told["returned"] and told["observer_failed"], timeout=20)
     memory.close()
     manager.close()
-    eventually(lambda: set(LEVELS) <= set(told), timeout=20)
+    eventually(lambda: set(CLASSES) <= set(told), timeout=20)
     for kind, events in told.items():
         for event in events:
-            assert set(event.fields) <= set(FIELDS[kind]), (kind, event.fields)
+            assert set(event.fields) <= set(own_fields(CLASSES[kind])), (kind, event.fields)
         if kind not in ("failed", "leak", "observer_failed"):  # several sources, each with some of them
-            missing = set(FIELDS[kind]) - {field for event in events for field in event.fields}
+            missing = set(own_fields(CLASSES[kind])) - {field for event in events for field in event.fields}
             # `count` and `types` are told where many objects end at once.
             assert missing <= {"reason", "accesses", "count", "types"} - (
-                {"count"} if kind in LEAK_KINDS else set()
+                {"count"} if CLASSES[kind].leak else set()
             )
     del kept

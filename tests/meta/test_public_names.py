@@ -21,6 +21,7 @@ PUBLIC_MODULES = [
     "lifecycle",
     "lifecycle.distribution",
     "lifecycle.errors",
+    "lifecycle.events",
     "lifecycle.fences",
     "lifecycle.lowlevel",
     "lifecycle.memory",
