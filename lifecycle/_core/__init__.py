@@ -13,8 +13,11 @@ module here imports from lower lines of this list only:
 - `leases`, `timelines`, `views`: the right to use an object for a block; fences in their order; its memory
 - `describe`: the state of an object, its name in messages, what became of it
 - `doors`, `shares`, `tables`: finding a door in a collection; who may use it; the tables of a manager
-- `counters`, `fence`, `nudge`, `referrers`, `waiting`: the counters behind the figures; what a fence is;
-  collecting when nothing comes back; who refers to what; the one wait of threads and coroutines
+- `counters`, `fence`, `nudge`, `referrers`: the counters behind the figures; what a fence is; collecting when
+  nothing comes back; who refers to what
+- `waiting`: the one wait of threads and coroutines, in all its forms
+- `waiting_list`: why no wake-up is lost
+- `waiting_loops`: the half of it that belongs to coroutines
 - `record`: the object, its door and its ticket
 - `runtime`: the one door to clocks, threads, fork, exit and the collector
 - `idioms`: what survives an interrupt at any bytecode, by name: K1 to K7

@@ -1,379 +1,223 @@
-"""Waiting until something is true: `WaitList`, a table of them, and a flag.
+"""The one wait of threads and coroutines, in its forms: `WaitList` and what is built on it.
 
-**The problem.** "Change, then wake" is two steps. An interrupt between them leaves a waiter asleep beside a
-condition that is true. And whoever gives up and tidies away must not take along the place at which another
-has just begun to wait.
+=============  ===============================================================================================
+`WaitList`     all wake, each asks for itself
+`WaitTable`    a `WaitList` for each key, while somebody waits for it
+`Line`         turns: only the first is asked
+`Flag`         set once, for good
+`Reply`        one answer to one question
+`Inbox`        items for a thread that lives from them
+`poll`         for what can tell nobody
+=============  ===============================================================================================
 
-**The idea.** A *bell* is a lock, taken, whose ``release`` lies in a dict. The first waiter hangs it, and it
-is rung once. `wake` is no Python function but one call into C that takes the bell out of the dict and rings
-it: CPython looks for signals after a call and on entering a function, so between a store and such a call
-there is no place for an interrupt. The thread that the lock wakes lets it go again, for the next one at the
-same bell. So threads sleep without a slice.
-
-**Why no wake-up is lost.**
-
-1. A waiter hangs or finds the bell, *then* asks; the changer stores, *then* takes the bell out and rings it.
-   One of the two sees the other. A waiter whose bell hangs no more does not sleep.
-2. A waiter that gives up takes no bell away. A rung bell is a lock that lies open until the next waiter takes
-   it, and whoever took it lets it go in ``finally``: a wake-up is never given to one waiter who could take it
-   along.
-3. In a `WaitTable` whatever takes a list out wakes it, and a waiter also asks if its list is still the one in
-   the table. So the leaver may take an empty list out while another is about to enter it: that one sees it,
-   and goes to the new list.
-4. `wake` and `Flag.set` are one step for signals. ``self.state = new; self.waiters.wake()`` in one function
-   has no interrupt point between the two; for a change that is a call write ``try: change() finally:
-   waiters.wake()``.
-
-**What is not exact.** ``loop.call_soon_threadsafe`` is Python code: an interrupt in it costs a coroutine's
-wake-up. It is tried again up to `ATTEMPTS` times, and each loop looks at its waiting coroutines every
-`LOOP_SLICE` seconds while there are any. Without the GIL iterators must not be shared by threads, so `wake`
-is a Python function there, and threads look again in slices.
-
-Relied on: ``dict.pop``, ``dict.setdefault`` and ``lock.release`` are single steps, on keys that are compared
-in C; ``for x in iterator`` takes and stores in one step.
+Why no wake-up is lost is said in `waiting_list`, and here where a form adds to it.
 """
 
 from __future__ import annotations
 
-import _thread
-import operator
-import os
+import bisect
+import itertools
+import sys
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lifecycle._core import runtime
+from lifecycle._core import runtime, waiting_list, waiting_loops
+from lifecycle._core.waiting_list import LOOK, WaitList, noop, ring
 
-if TYPE_CHECKING:
-    import asyncio
+__all__ = ["Flag", "Inbox", "Line", "Reply", "WaitList", "WaitTable", "poll"]
 
 T = TypeVar("T")
 
-SLICE: float | None = 0.02 if runtime.free_threaded else 0.25 if os.name == "nt" else None
-"""Seconds after which a sleeping thread asks again unasked, doubled up to `LONGEST_SLICE`; None: never.
-Without the GIL an object that this thread made may wait for it to run Python, to die. On Windows a sleeping
-lock hears no Ctrl-C."""
-LONGEST_SLICE = 0.25
-LOOP_SLICE = 0.25
-"""Seconds between two looks of an event loop at its waiting coroutines: an interrupt may have lost the call
-that wakes the loop."""
-LOOK = 0.1
-"""Seconds between two calls of ``look``, unless it says otherwise."""
-ATTEMPTS = 4
-"""Calls that ring the loops, at most, when interrupts strike in them."""
 
-_THREADS, _LOOPS = 0, 1
-_noop = int
-_call: Callable[[Callable[[], Any]], Any] = getattr(operator, "call", None) or operator.methodcaller(
-    "__call__"
-)
+class _Never:
+    """What no iterator yields. Equal to nothing, and says so in C: `iter` compares each item with it."""
+
+    __slots__ = ()
+    __eq__ = ().__contains__
+    __hash__ = None  # type: ignore[assignment]
 
 
-def _new_bell() -> Callable[[], None]:
-    lock = _thread.allocate_lock()
-    lock.acquire()
-    return lock.release
-
-
-def _ring(bells: dict[int, Callable[[], Any]]) -> None:
-    """`WaitList.wake` without the GIL."""
-    bell = bells.pop(_THREADS, None)
-    if bell is not None:
-        bell()
-    bell = bells.get(_LOOPS)
-    if bell is not None:
-        bell()
-
-
-class WaitList:
-    """Threads and coroutines that wait until something is true. All wake, each asks for itself. A waiter may
-    be at several lists."""
-
-    __slots__ = ("_bells", "_loops", "here", "hung", "wake")
-
-    wake: Callable[[], object]
-    """Wake all. One step for signals, raises nothing, callable in any context: the collector, ``__del__``, a
-    signal handler. An attribute and no method, so that no Python code lies between a change and the ring."""
-    hung: Mapping[int, object]
-    """Empty if nobody waits: ``if waiters.hung: waiters.wake()``. A dict: to ask it runs no Python either."""
-    here: dict[object, None]
-    """One entry for each waiter."""
-
-    def __init__(self) -> None:
-        self._bells: dict[int, Callable[[], Any]] = {}
-        self.hung = self._bells
-        self._loops: dict[asyncio.AbstractEventLoop, _LoopBell] = {}
-        self.here = {}
-        self.wake = (
-            partial(_ring, self._bells)
-            if runtime.free_threaded
-            else partial(next, zip(*self.rings(), strict=False))
-        )
-
-    def rings(self) -> tuple[Iterator[Any], Iterator[Any]]:
-        """Iterators, in C from end to end, each step of which rings once: the threads' bell, and the
-        loops'."""
-        bells = self._bells
-        return (
-            map(_call, iter(partial(bells.pop, _THREADS, _noop), None)),
-            map(_call, iter(partial(bells.get, _LOOPS, _noop), None)),
-        )
-
-    def __len__(self) -> int:
-        return len(self.here)
-
-    def wait(
-        self,
-        ready: Callable[[], T],
-        timeout: float | None = None,
-        *,
-        look: Callable[[], float | None] | None = None,
-        every: float = LOOK,
-    ) -> T:
-        """Block until ``ready()`` is true or `timeout` seconds are over (None: for ever; 0 or less: not at
-        all). Return its last answer.
-
-        `ready` is asked on this thread, at any time. It must not take anything that an interrupt could lose.
-        `look` is called when `every` seconds were slept in vain; it returns the seconds until it is called
-        again (None: as before).
-        """
-        result = ready()
-        if result or (timeout is not None and timeout <= 0):
-            return result
-        until = None if timeout is None else runtime.monotonic() + timeout
-        look_at = runtime.monotonic() + every if look is not None else None
-        pause = SLICE
-        bells = self._bells
-        me = object()
-        try:
-            self.here[me] = None
-            while True:
-                bell = bells.get(_THREADS) or bells.setdefault(_THREADS, _new_bell())
-                result = ready()
-                if result:
-                    return result
-                left = -1.0
-                if pause is not None:
-                    left, pause = pause, min(2 * pause, LONGEST_SLICE)
-                if until is not None or look_at is not None:
-                    now = runtime.monotonic()
-                    if until is not None:
-                        if now >= until:
-                            return result
-                        left = _sooner(left, until - now)
-                    if look_at is not None and look is not None:
-                        if now >= look_at:
-                            every = look() or every
-                            look_at = runtime.monotonic() + every
-                            # It may have brought about what is waited for.
-                            continue
-                        left = _sooner(left, look_at - now)
-                # Rung meanwhile: the lock may have been passed on to nobody.
-                if bells.get(_THREADS) is not bell:
-                    continue
-                rung = False
-                try:
-                    # What `acquire` said is stored in the step that took the lock.
-                    for rung in iter(partial(bell.__self__.acquire, True, left), None):  # type: ignore[attr-defined]  # noqa: B007
-                        break
-                finally:
-                    if rung:
-                        # For the next one at this bell.
-                        bell()
-                # Asked before a new bell is hung: whoever is content leaves none behind.
-                result = ready()
-                if result:
-                    return result
-        finally:
-            self.here.pop(me, None)
-
-    async def wait_async(
-        self,
-        ready: Callable[[], T],
-        timeout: float | None = None,
-        *,
-        look: Callable[[], float | None] | None = None,
-        every: float = LOOK,
-    ) -> T:
-        """`wait` in a coroutine of asyncio (also on uvloop): blocks the task and not the loop."""
-        result = ready()
-        if result or (timeout is not None and timeout <= 0):
-            return result
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        until = None if timeout is None else runtime.monotonic() + timeout
-        look_at = runtime.monotonic() + every if look is not None else None
-        loops = self._loops
-        me = object()
-        bell = None
-        try:
-            self.here[me] = None
-            while True:
-                bell = loops.get(loop) or loops.setdefault(loop, _LoopBell(loop))
-                if _LOOPS not in self._bells:
-                    self._bells[_LOOPS] = partial(_ring_loops, loops)
-                future = loop.create_future()
-                try:
-                    bell.standing[future] = ready
-                    result = ready()
-                    now = runtime.monotonic()
-                    if result or (until is not None and now >= until):
-                        return result
-                    ends = [end - now for end in (until, look_at) if end is not None]
-                    timer = loop.call_later(max(0.0, min(ends)), _set, future) if ends else None
-                    try:
-                        await future
-                    finally:
-                        if timer is not None:
-                            timer.cancel()
-                finally:
-                    bell.standing.pop(future, None)
-                if look_at is not None and look is not None and runtime.monotonic() >= look_at:
-                    every = look() or every
-                    look_at = runtime.monotonic() + every
-        finally:
-            self.here.pop(me, None)
-            if bell is not None and not bell.standing and loops.get(loop) is bell:
-                loops.pop(loop, None)
-
-
-def _sooner(left: float, other: float) -> float:
-    """The shorter of two times to sleep, of which a negative `left` has no end; not more than the platform
-    takes."""
-    other = min(other, threading.TIMEOUT_MAX)
-    return other if left < 0 else min(left, other)
-
-
-# -- coroutines ----------------------------------------------------------------------------------------------
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    """On the thread of its loop."""
-    if not future.done():
-        future.set_result(None)
-
-
-class _LoopBell:
-    """The coroutines of one event loop at one list. Used on the loop's thread alone, but for `ring`."""
-
-    __slots__ = ("__weakref__", "loop", "posted", "standing")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.posted = False
-        self.standing: dict[asyncio.Future[None], Callable[[], Any]] = {}
-        _ticker(loop).bells[self] = None
-
-    def ring(self) -> None:
-        """Have the loop wake its coroutines. Callable on any thread."""
-        if self.posted:
-            return
-        try:
-            self.posted = True
-            self.loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:
-            # The loop is closed: its coroutines never run again.
-            self.standing.clear()
-        except BaseException:
-            self.posted = False
-            raise
-
-    def _wake(self) -> None:
-        self.posted = False
-        for future in list(self.standing):
-            _set(future)
-
-
-def _ring_loops(loops: dict[asyncio.AbstractEventLoop, _LoopBell], attempts: int = ATTEMPTS) -> None:
-    try:
-        for bell in runtime.snapshot(loops.values()):
-            bell.ring()
-    except BaseException:
-        if attempts > 1:
-            _ring_loops(loops, attempts - 1)
-        raise
-
-
-class _Ticker:
-    """Looks, for one loop, for coroutines whose wake-up an interrupt has lost."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = weakref.ref(loop)
-        self.bells: weakref.WeakKeyDictionary[_LoopBell, None] = weakref.WeakKeyDictionary()
-        self.timer: object | None = None
-
-    def tick(self) -> None:
-        loop = self.loop()
-        some = False
-        for bell in list(self.bells):
-            for future, ready in list(bell.standing.items()):
-                some = True
-                try:
-                    if ready():
-                        _set(future)
-                except BaseException:
-                    # It asks for itself, and is told.
-                    _set(future)
-        self.timer = loop.call_later(LOOP_SLICE, self.tick) if some and loop is not None else None
-
-
-_tickers: weakref.WeakKeyDictionary[Any, _Ticker] = weakref.WeakKeyDictionary()
-
-
-def _ticker(loop: asyncio.AbstractEventLoop) -> _Ticker:
-    ticker = _tickers.get(loop)
-    if ticker is None:
-        ticker = _tickers[loop] = _Ticker(loop)
-    if ticker.timer is None:
-        ticker.timer = loop.call_later(LOOP_SLICE, ticker.tick)
-    return ticker
-
-
-# -- what is built on it -------------------------------------------------------------------------------------
-
-
-def _set_and_ring(state: dict[int, bool], bells: dict[int, Callable[[], Any]]) -> None:
-    """`Flag.set` without the GIL."""
-    state[0] = True
-    _ring(bells)
+_NEVER: Any = _Never()
 
 
 class Flag:
     """Set once, for good. All methods may be called on any thread, `set` in any context."""
 
-    __slots__ = ("set", "state", "waiters")
-
-    set: Callable[[], object]
-    """Set it and wake all who wait. One step for signals, as `WaitList.wake`."""
+    set: Callable[..., object]
+    """Set it and wake all who wait. One step for signals, as `WaitList.wake`. Takes the argument that a
+    callback is given: ``weakref.ref(obj, flag.set)``."""
     state: dict[int, bool]
     """Empty until it is set. A dict: to ask it runs no Python."""
+    waiters: WaitList
 
-    def __init__(self) -> None:
-        self.state = {}
-        self.waiters = WaitList()
-        self.set = (
-            partial(_set_and_ring, self.state, self.waiters._bells)
-            if runtime.free_threaded
-            else partial(
+    if TYPE_CHECKING or not runtime.free_threaded:
+        __slots__ = ("__weakref__", "set", "state", "waiters")
+
+        def __init__(self) -> None:
+            self.state = {}
+            self.waiters = WaitList()
+            self.set = partial(
                 next,
                 zip(iter(partial(self.state.setdefault, 0, True), None), *self.waiters.rings(), strict=False),
             )
-        )
+
+    else:
+        __slots__ = ("__weakref__", "state", "waiters")
+
+        def __init__(self) -> None:
+            self.state = {}
+            self.waiters = WaitList()
+
+        def set(self, *_: object) -> None:
+            self.state[0] = True
+            self.waiters.wake()
+
+    @property
+    def is_set(self) -> bool:
+        """True once it is set."""
+        return bool(self.state)
 
     def __bool__(self) -> bool:
         return bool(self.state)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it is set, or for `timeout` seconds (None: for ever). Return if it is."""
-        return bool(self.state) or bool(self.waiters.wait(lambda: bool(self.state), timeout))
+        return bool(self.state) or self.waiters.wait(self.__bool__, timeout)
+
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """`wait` in a coroutine."""
+        return bool(self.state) or await self.waiters.wait_async(self.__bool__, timeout)
+
+
+_GAVE_UP = ("gave up",)
+
+
+class Reply(Generic[T]):
+    """One answer to one question: the first wins, and giving up is an answer too."""
+
+    __slots__ = ("_box", "_waiters")
+
+    def __init__(self) -> None:
+        self._box: dict[int, tuple[Any, ...]] = {}
+        self._waiters = WaitList()
+
+    def offer(self, value: T) -> bool:
+        """Answer. Return False if there is an answer, or the one who asked has given up. Where an interrupt
+        comes out of this, `has` says if the answer is `value`."""
+        mine = (value,)
+        try:
+            return self._box.setdefault(0, mine) is mine
+        finally:
+            self._waiters.wake()
+
+    def has(self, value: T) -> bool:
+        """Return True if the answer is this very object."""
+        answer = self._box.get(0, _GAVE_UP)
+        return answer is not _GAVE_UP and answer[0] is value
+
+    def get(self, timeout: float | None = None) -> T:
+        """Block until there is an answer, or for `timeout` seconds (None: for ever), and return it. It stays.
+        Raises `queue.Empty`."""
+        answer = self._waiters.wait(partial(self._box.get, 0), timeout)
+        if answer is None or answer is _GAVE_UP:
+            raise Empty
+        return answer[0]  # type: ignore[no-any-return]
+
+    def give_up(self) -> T | None:
+        """Take no answer from now on. Return the one that was there, or None."""
+        try:
+            answer = self._box.setdefault(0, _GAVE_UP)
+        finally:
+            self._waiters.wake()
+        return None if answer is _GAVE_UP else answer[0]
+
+
+class Inbox(Generic[T]):
+    """Items for a thread that lives from them: first in, first out, unbounded. Any thread may put and get.
+
+    `put` is one step into C and callable in any context. It may be the callback of a weak reference: there is
+    no Python code between a death and its arrival here.
+    """
+
+    __slots__ = ("_items", "_waiters", "put", "takes")
+
+    put: Callable[[T], object]
+    """Add one, and wake whoever waits."""
+    takes: Iterator[T]
+    """Takes the oldest at each step, so that ``for item in takes`` also stores it. Ends by raising
+    `queue.Empty`, or `IndexError`."""
+
+    if sys.version_info >= (3, 13):
+
+        def __init__(self) -> None:
+            self._items: SimpleQueue[T] = SimpleQueue()
+            self.put = self._items.put
+            self.takes = iter(self._items.get_nowait, _NEVER)
+
+        def __len__(self) -> int:
+            return self._items.qsize()
+
+        def get(self, timeout: float | None = None) -> T:
+            """Block until there is an item, or for `timeout` seconds (None: for ever), and return the oldest.
+            Raises `queue.Empty`. On a thread that must not wait every timeout is 0."""
+            if (timeout is not None and timeout <= 0) or runtime.must_not_wait():
+                return next(self.takes)
+            left = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+            return next(iter(partial(self._items.get, True, left), _NEVER))
+
+    else:
+        # There `SimpleQueue.get` with a timeout may wait for ever (`runtime.TimedQueue`).
+
+        def __init__(self) -> None:
+            self._items: deque[T] = deque()
+            self._waiters = WaitList()
+            # A put and a ring in one call: `insort_right` calls its key for the item, then inserts that at 0.
+            # The GIL is not let go between the two, so the order is no matter.
+            self.put = partial(
+                bisect.insort_right,
+                self._items,
+                lo=0,
+                hi=0,
+                key=partial(next, zip(*self._waiters.rings(), strict=False)),
+            )
+            self.takes = iter(self._items.pop, _NEVER)
+
+        def __len__(self) -> int:
+            return len(self._items)
+
+        def get(self, timeout: float | None = None) -> T:
+            """Block until there is an item, or for `timeout` seconds (None: for ever), and return the oldest.
+            Raises `queue.Empty`. On a thread that must not wait every timeout is 0."""
+            until = None if timeout is None else runtime.monotonic() + timeout
+            while True:
+                try:
+                    return next(self.takes)
+                except IndexError:
+                    left = None if until is None else until - runtime.monotonic()
+                if not self._waiters.wait(partial(len, self._items), left):
+                    raise Empty
+
+    def take(self, into: deque[T], limit: int | None = None) -> None:
+        """Move what is there to the end of `into`, `limit` items at most: an interrupt falls before or behind
+        it, and loses none."""
+        try:
+            into.extend(self.takes if limit is None else itertools.islice(self.takes, limit))
+        except (IndexError, Empty):
+            return
 
 
 class WaitTable(dict[Any, WaitList]):
     """A `WaitList` for each of many keys, while somebody waits for it. A dict: if it is empty nobody waits,
-    and to ask that runs no Python. Only what stands here may change it."""
+    and to ask that runs no Python. Only what stands here may change it.
+
+    Whatever takes a list out wakes it, and a waiter also asks if its list is still the one in the table. So
+    the leaver may take an empty list out while another is about to enter it: that one sees it, and goes to
+    the new list.
+    """
 
     __slots__ = ()
 
@@ -396,7 +240,7 @@ class WaitTable(dict[Any, WaitList]):
             finally:
                 self._leave(key, waiters)
             result = ready()
-            if result or (until is not None and runtime.monotonic() >= until):
+            if result or (until is not None and runtime.monotonic() >= until) or runtime.must_not_wait():
                 return result
 
     async def wait_async(
@@ -422,6 +266,12 @@ class WaitTable(dict[Any, WaitList]):
             result = ready()
             if result or (until is not None and runtime.monotonic() >= until):
                 return result
+
+    def wake(self, key: Any) -> None:
+        """Wake all who wait at `key`. Callable on any thread."""
+        waiters = self.get(key)
+        if waiters is not None:
+            waiters.wake()
 
     def end(self, key: Any) -> None:
         """What is waited for at `key` is so for good: wake all, and take their list out, also one that an
@@ -456,3 +306,127 @@ class WaitTable(dict[Any, WaitList]):
             for out in iter(partial(self.pop, key, waiters), None):
                 out.wake()
                 break
+
+
+class Line:
+    """Threads that wait their turn: only the first is asked if it is ready, so nobody is passed by, and
+    `wake` wakes one.
+
+    Whoever leaves, content or not, wakes the one who is first then, and who is first asks: so there is no
+    wake-up that could be lost with somebody. Where others could go on beside the first, the next is first as
+    soon as it has left.
+    """
+
+    __slots__ = ("__weakref__", "_era", "_first", "_heads", "_row", "wake")
+
+    wake: Callable[[], object]
+    """Wake the first. As `WaitList.wake`."""
+
+    def __init__(self) -> None:
+        self._first = WaitList()
+        self.wake = self._first.wake
+        self._renew()
+
+    def _renew(self) -> None:
+        self._era = waiting_list.era
+        self._row: dict[object, Callable[[], Any]] = {}
+        # Each step wakes who is first then.
+        heads = map(next, map(iter, itertools.repeat(self._row.values())), itertools.repeat(noop))
+        self._heads: Iterator[Any] = map(ring, heads)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def wait(
+        self,
+        ready: Callable[[], T],
+        timeout: float | None = None,
+        *,
+        look: Callable[[], float | None] | None = None,
+        every: float = LOOK,
+    ) -> T | None:
+        """As `WaitList.wait`, but `ready` is asked only while nobody stands before this one. Return its last
+        answer, None if it was not asked."""
+        if runtime.free_threaded and self._era is not waiting_list.era:
+            self._renew()
+        row = self._row
+        if not row:
+            result = ready()
+            if result:
+                return result
+        else:
+            result = None
+        if (timeout is not None and timeout <= 0) or runtime.must_not_wait():
+            return result
+        until = None if timeout is None else runtime.monotonic() + timeout
+        me = object()
+        mine = WaitList()
+        leave = self._leaving(me)
+        try:
+            try:
+                waiting_loops.standing[me] = (self, runtime.get_ident())
+                row[me] = mine.wake
+                if not mine.wait(partial(_is_first, row, me), timeout):
+                    return None
+                return self._first.wait(
+                    ready, None if until is None else until - runtime.monotonic(), look=look, every=every
+                )
+            finally:
+                leave()
+        finally:
+            # Again, for an interrupt in the other.
+            leave()
+
+    def _leaving(self, me: object) -> Callable[[], object]:
+        """What takes `me` out and wakes the next, in one step for signals. May be called twice."""
+        if runtime.free_threaded:
+            return partial(_leave, self._row, me)
+        standing = waiting_loops.standing
+        return partial(
+            next,
+            zip(
+                iter(partial(self._row.pop, me, noop), None),
+                iter(partial(standing.pop, me, noop), None),
+                self._heads,
+                strict=False,
+            ),
+        )
+
+    def after_fork(self, me: object, mine: bool) -> None:
+        """As `WaitList.after_fork`. One of the thread that forked looks at its own list."""
+        if not mine:
+            self._row.pop(me, None)
+
+
+def _leave(row: dict[object, Callable[[], Any]], me: object) -> None:
+    row.pop(me, None)
+    waiting_loops.standing.pop(me, None)
+    for wake in runtime.snapshot(row.values()):
+        wake()
+        return
+
+
+def _is_first(row: dict[object, Callable[[], Any]], me: object) -> bool:
+    while True:
+        try:
+            return next(iter(row), me) is me
+        except RuntimeError:
+            # It changed between the two steps.
+            continue
+
+
+def poll(ready: Callable[[], T], timeout: float | None, *, first: float = 0.0005, longest: float = 0.02) -> T:
+    """Block until ``ready()`` is true or `timeout` seconds are over (None: for ever), and return its last
+    answer: for what can tell nobody. Asked again after `first` seconds, then ever more rarely, up to
+    `longest`. On a thread that must not wait every timeout is 0."""
+    until = None if timeout is None else runtime.monotonic() + timeout
+    pause = first
+    while True:
+        result = ready()
+        if result or runtime.must_not_wait():
+            return result
+        left = pause if until is None else min(pause, until - runtime.monotonic())
+        if left <= 0:
+            return result
+        runtime.sleep(left)
+        pause = min(2 * pause, longest)

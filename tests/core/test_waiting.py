@@ -29,7 +29,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
-from lifecycle._core import runtime
+from lifecycle._core import runtime, waiting_list, waiting_loops
 from lifecycle._core import waiting as _waiting
 from lifecycle._core.handle import Handle
 from lifecycle._core.waiting import Flag, WaitList, WaitTable
@@ -38,6 +38,7 @@ from tests.core.adversary import STORM, Signals, each_interrupt, every_line, swi
 from tests.support import eventually
 
 GIL = not runtime.free_threaded
+WAITING = (_waiting, waiting_list, waiting_loops)
 NEVER = 60.0
 """Seconds: a wait that comes back only then was lost."""
 LOST = 20.0
@@ -116,7 +117,7 @@ def test_every_order_of_a_waiter_and_a_change() -> None:
         return [lambda: came.append(woken(state.wait)), state.change]
 
     runs = 0
-    for run in interleavings(scene, of=code_of(_waiting, State.change), switches=2, limit=int(150 * STORM)):
+    for run in interleavings(scene, of=code_of(*WAITING, State.change), switches=2, limit=int(150 * STORM)):
         runs += 1
         assert came == [True], run
         assert not state.waiters.here
@@ -138,7 +139,7 @@ def test_every_order_of_a_waiter_a_change_and_one_that_gives_up(patience: float)
             state.change,
         ]
 
-    for run in interleavings(scene, of=code_of(_waiting, State.change), switches=2, limit=int(200 * STORM)):
+    for run in interleavings(scene, of=code_of(*WAITING, State.change), switches=2, limit=int(200 * STORM)):
         assert came == [True], run
         assert gave_up == [False], run
 
@@ -224,7 +225,7 @@ def test_an_interrupt_at_each_point_of_the_change(change: Callable[[State], None
     def run() -> None:
         change(state)
 
-    for struck in each_interrupt(run, of=code_of(_waiting, change, State.count)):
+    for struck in each_interrupt(run, of=code_of(*WAITING, change, State.count)):
         if not state.value:
             state.change()
         joined(threads)
@@ -258,7 +259,7 @@ def test_an_interrupt_at_each_point_of_setting_a_flag() -> None:
         flag.set()
 
     threads = fresh()
-    for struck in each_interrupt(run, of=code_of(_waiting, run)):
+    for struck in each_interrupt(run, of=code_of(*WAITING, run)):
         if not flag:
             flag.set()
         joined(threads)
@@ -289,7 +290,7 @@ def test_an_interrupt_at_each_point_of_a_waiter_that_others_stand_behind() -> No
         return started(behind)
 
     changer = fresh()
-    for struck in each_interrupt(lambda: state.wait(), of=code_of(_waiting)):
+    for struck in each_interrupt(lambda: state.wait(), of=code_of(*WAITING)):
         over.set()
         changer.join(LOST)
         joined(threads)
@@ -319,7 +320,7 @@ def test_an_interrupt_at_each_point_of_a_table() -> None:
         table.end(1)
 
     thread = fresh()
-    for struck in each_interrupt(run, of=code_of(_waiting)):
+    for struck in each_interrupt(run, of=code_of(*WAITING)):
         if not ended:
             ended.append(1)
         # As `finish`: an end that was struck is taken up again.
@@ -348,7 +349,7 @@ def test_a_storm_of_signals_in_the_change() -> None:
     threads = [started(partial(follow, me)) for me in range(3)]
     rounds = 0
     until = time.monotonic() + 1.5 * STORM
-    with Signals(5000, of=code_of(_waiting, State.change)) as signals:
+    with Signals(5000, of=code_of(*WAITING, State.change)) as signals:
         while time.monotonic() < until:
             before = state.value
             signals.run(state.change)
@@ -459,7 +460,7 @@ def test_woken_from_the_collector_and_from_a_signal_handler() -> None:
 def test_the_collector_at_every_line() -> None:
     state, came = State(), list[Any]()
     threads = state.others(2, came, value=2)
-    with every_line(gc.collect, of=code_of(_waiting, State.change)):
+    with every_line(gc.collect, of=code_of(*WAITING, State.change)):
         assert state.waiters.wait(lambda: False, 0.02) is False
         state.change()
         state.change()
@@ -617,7 +618,7 @@ def test_coroutines_and_timeouts_and_looks() -> None:
             waiters.wait_async(lambda: len(looks) > 2, None, look=lambda: looks.append(1), every=0.01), LOST
         )
         assert not waiters.here
-        assert not waiters._loops
+        assert not waiters.loops
 
     asyncio.run(main())
 
@@ -642,12 +643,12 @@ def test_an_interrupt_at_each_point_of_waking_a_coroutine(loop_elsewhere: asynci
         future = asyncio.run_coroutine_threadsafe(
             state.waiters.wait_async(lambda: state.value, NEVER), loop_elsewhere
         )
-        eventually(lambda: bool(state.waiters._loops))
+        eventually(lambda: bool(state.waiters.loops))
         time.sleep(0.001)
         return future
 
     future = fresh()
-    of = code_of(_waiting, State.change, asyncio.base_events, asyncio.selector_events)
+    of = code_of(*WAITING, State.change, asyncio.base_events, asyncio.selector_events)
     for struck in each_interrupt(lambda: state.change(), of=of):
         if not state.value:
             state.change()
