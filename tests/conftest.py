@@ -92,13 +92,14 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "numpy": (lambda: _module("numpy"), MAKE),
     "prometheus_client": (lambda: _module("prometheus_client"), MAKE),
     "uvloop": (lambda: _module("uvloop"), MAKE),
+    "trio": (lambda: _module("trio"), MAKE),
     "pyside6": (lambda: _module("PySide6.QtCore"), MAKE),
     "promtool": (lambda: tool("promtool") is not None, MAKE),
     "prometheus": (lambda: tool("prometheus") is not None, MAKE),
 }
 
 
-ON_ONE_PYTHON = {"pyside6": (3, 11), "uvloop": (3, 11)}
+ON_ONE_PYTHON = {"pyside6": (3, 11), "trio": (3, 11), "uvloop": (3, 11)}
 """Parts that `make test` installs for one version of CPython alone (pyproject.toml): elsewhere their absence
 is no fault."""
 

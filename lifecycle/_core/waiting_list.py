@@ -69,7 +69,9 @@ LOOK = 0.1
 
 _THREADS = 0
 noop = int
-ring: Callable[[Callable[[], Any]], Any] = getattr(operator, "call", None) or operator.methodcaller("_ring__")
+ring: Callable[[Callable[[], Any]], Any] = getattr(operator, "call", None) or operator.methodcaller(
+    "__call__"
+)
 era: object = object()
 """Another one in each forked child, without the GIL. The locks of dicts that other threads were changing stay
 taken there, so the child makes new dicts and touches none of those."""

@@ -88,7 +88,12 @@ class Ending:
     ) -> tuple[ShutdownReport, KeyboardInterrupt | None]:
         self._machinery.keeper.lost.make_up()
         self._registry.closed = True
-        self._stopping.set()
+        try:
+            self._stopping.set()
+        except BaseException:
+            # Without the GIL it is a Python function, in which an interrupt may strike.
+            self._stopping.set()
+            raise
         errors, interrupt = self._stopping.call_back(self._call_at_exit if exiting else None)
         running = () if nesting() else self._stopping.join(until)
         records = open_records(self._registry)
