@@ -531,18 +531,130 @@ MUTANTS = (
         core("handle", "waiting"),
         kind="growth",
     ),
+    # -- one wait
     Mutant(
         "a waiter asks before it stands at the bell alone",
         "a change between its question and its place at the bell is slept through",
         "I5",
         (
             (
-                "_core/waiting.py",
+                "_core/waiting_list.py",
                 "                result = ready()\n                if result:\n                    return result\n                left = -1.0\n",
                 "                left = -1.0\n",
             ),
         ),
         core("waiting::test_every_order_of_a_waiter_and_a_change"),
+    ),
+    Mutant(
+        "a waiter does not look if its bell still hangs",
+        "a child that was forked in the middle of the wait sleeps at a lock that a thread of its parent has",
+        "I5",
+        (
+            (
+                "_core/waiting_list.py",
+                "                if hung.get(_THREADS) is not bell:\n",
+                "                if False:\n",
+            ),
+        ),
+        core("waiting_forms::test_a_thread_that_forks_while_it_asks"),
+        kind="a wake-up lost",
+    ),
+    Mutant(
+        "who gives up takes the bell away",
+        "another has just found that bell, and nobody rings it",
+        "I5",
+        (
+            (
+                "_core/waiting_list.py",
+                "                self.here.pop(me, None)\n\n    def wait_async",
+                "                self.here.pop(me, None)\n                if not self.here:\n                    self.hung.pop(_THREADS, None)\n\n    def wait_async",
+            ),
+        ),
+        core(
+            "waiting::test_every_order_of_a_waiter_a_change_and_one_that_gives_up",
+            "waiting_forms::test_forks_in_a_storm_of_waits",
+        ),
+    ),
+    Mutant(
+        "a woken thread keeps the lock",
+        "of several who wait one is woken",
+        "I5",
+        (("_core/waiting_list.py", "                    if rung:\n", "                    if False:\n"),),
+        core("waiting::test_many_waiters_are_one_bell_and_leave_nothing"),
+    ),
+    Mutant(
+        "a woken thread passes the lock on after another call",
+        "an interrupt in the first of those at a bell leaves the others asleep",
+        "I5",
+        (
+            (
+                "_core/waiting_list.py",
+                "                finally:\n                    if rung:\n                        # For the next one at this bell.\n                        bell()\n",
+                "                except ZeroDivisionError:\n                    raise\n                int(left)\n                if rung:\n                    bell()\n",
+            ),
+        ),
+        core(
+            "waiting::test_an_interrupt_at_each_point_of_a_waiter_that_others_stand_behind",
+            "waiting::test_exceptions_raised_into_threads_that_wait",
+        ),
+    ),
+    Mutant(
+        "taking a bell's lock and knowing it are two steps",
+        "an interrupt between the two keeps the lock for ever",
+        "I5",
+        (
+            (
+                "_core/waiting_list.py",
+                "                    for rung in iter(partial(bell.__self__.acquire, True, left), None):  # type: ignore[attr-defined]  # noqa: B007\n                        break\n",
+                "                    rung = bell.__self__.acquire(True, left)\n",
+            ),
+        ),
+        core(
+            "waiting::test_an_interrupt_at_each_point_of_a_waiter_that_others_stand_behind",
+            "waiting::test_exceptions_raised_into_threads_that_wait",
+        ),
+    ),
+    Mutant(
+        "waking is a Python function",
+        "an interrupt between a change and its announcement leaves everybody asleep",
+        "I5",
+        (
+            (
+                "_core/waiting_list.py",
+                "            self.wake = partial(next, zip(*self.rings(), strict=False))\n",
+                "            self.wake = lambda: [next(one) for one in self.rings()]\n",
+            ),
+        ),
+        core("waiting::test_an_interrupt_at_each_point_of_the_change"),
+    ),
+    Mutant(
+        "a call between a bell and its ring",
+        "an interrupt there leaves a lock that nobody lets go",
+        "I5",
+        (
+            (
+                "_core/waiting_list.py",
+                "                map(ring, iter(partial(hung.pop, _THREADS, noop), None)),\n",
+                "                map(lambda bell: (len(hung), bell())[1], iter(partial(hung.pop, _THREADS, noop), None)),\n",
+            ),
+        ),
+        core(
+            "waiting::test_an_interrupt_at_each_point_of_the_change",
+            "waiting::test_a_storm_of_signals_in_the_change",
+        ),
+    ),
+    Mutant(
+        "a forked child keeps the waits of its parent",
+        "it counts waits of threads that it does not have, and its own wait stands behind them",
+        "I5",
+        (
+            (
+                "_core/waiting_list.py",
+                "    os.register_at_fork(after_in_child=_after_fork)\n",
+                "    pass\n",
+            ),
+        ),
+        core("waiting_forms"),
     ),
     Mutant(
         "a list is taken out without a word",
@@ -553,27 +665,77 @@ MUTANTS = (
         kind="a wake-up lost",
     ),
     Mutant(
-        "a woken thread keeps the lock",
-        "of several who wait one is woken",
-        "I5",
-        (("_core/waiting.py", "                    if rung:\n", "                    if False:\n"),),
-        core("waiting::test_many_waiters_are_one_bell_and_leave_nothing"),
-    ),
-    Mutant(
-        "waking is a Python function",
-        "an interrupt between a change and its announcement leaves everybody asleep",
+        "who waits at a table stays at a list that was taken out",
+        "nobody wakes that list again",
         "I5",
         (
             (
                 "_core/waiting.py",
-                "            partial(_ring, self._bells)\n            if runtime.free_threaded\n",
-                "            partial(_ring, self._bells)\n            if True\n",
+                "        return bool(ready()) or self.get(key) is not waiters\n",
+                "        return bool(ready())\n",
             ),
         ),
-        core(
-            "waiting::test_an_interrupt_at_each_point_of_the_change",
-            "waiting::test_to_wake_is_no_python_function",
+        core("waiting"),
+    ),
+    Mutant(
+        "who leaves a line wakes nobody",
+        "the next one in it does not learn that it is first",
+        "I5",
+        (("_core/waiting.py", "                self._heads,\n", ""),),
+        core("waiting_forms::test_every_order_of_a_turn_and_one_that_gives_up"),
+    ),
+    Mutant(
+        "leaving a line is two steps",
+        "an interrupt between them leaves those behind asleep",
+        "I5",
+        (
+            (
+                "_core/waiting.py",
+                "            finally:\n                leave()\n        finally:\n            # Again, for an interrupt in the other.\n            leave()\n",
+                "            finally:\n                row.pop(me, None)\n                leave()\n        finally:\n            pass\n",
+            ),
         ),
+        core("waiting_forms::test_an_interrupt_at_each_point_of_a_turn_that_others_stand_behind"),
+    ),
+    Mutant(
+        "an answer is announced only if nothing strikes",
+        "an interrupt between an answer and its announcement leaves whoever asked asleep",
+        "I5",
+        (
+            (
+                "_core/waiting.py",
+                "        try:\n            return self._box.setdefault(0, mine) is mine\n        finally:\n            self._waiters.wake()\n",
+                "        won = self._box.setdefault(0, mine) is mine\n        self._waiters.wake()\n        return won\n",
+            ),
+        ),
+        core("waiting_forms::test_an_interrupt_at_each_point_of_an_answer"),
+    ),
+    Mutant(
+        "a loop that could not be called counts as called",
+        "an interrupt in the call leaves its coroutines to the loop's next look, and all wakes after it too",
+        "I5",
+        (
+            (
+                "_core/waiting_loops.py",
+                "        except BaseException:\n            self.posted = False\n            raise\n",
+                "        except ZeroDivisionError:\n            raise\n",
+            ),
+        ),
+        core("waiting::test_an_interrupt_of_waking_a_coroutine_is_made_up_for_at_once"),
+    ),
+    Mutant(
+        "the loops are rung once",
+        "an interrupt in the call of a loop leaves its coroutines to the loop's next look",
+        "I5",
+        (("_core/waiting_loops.py", "ATTEMPTS = 4\n", "ATTEMPTS = 1\n"),),
+        core("waiting::test_an_interrupt_of_waking_a_coroutine_is_made_up_for_at_once"),
+    ),
+    Mutant(
+        "a loop does not look after its coroutines",
+        "an interrupt at the entry of the ring leaves them asleep for good",
+        "I5",
+        (("_core/waiting_loops.py", "    ticker.bells[bell] = None\n", ""),),
+        core("waiting::test_an_interrupt_at_each_point_of_waking_a_coroutine"),
     ),
     Mutant(
         "the sum of a limit is believed",

@@ -317,14 +317,16 @@ class Line:
     soon as it has left.
     """
 
-    __slots__ = ("__weakref__", "_era", "_first", "_heads", "_row", "wake")
+    __slots__ = ("__weakref__", "_era", "_heads", "_row", "first", "wake")
 
     wake: Callable[[], object]
     """Wake the first. As `WaitList.wake`."""
+    first: WaitList
+    """Where the first one waits. Others may wait there too, who want no turn but are woken with it."""
 
     def __init__(self) -> None:
-        self._first = WaitList()
-        self.wake = self._first.wake
+        self.first = WaitList()
+        self.wake = self.first.wake
         self._renew()
 
     def _renew(self) -> None:
@@ -368,7 +370,7 @@ class Line:
                 row[me] = mine.wake
                 if not mine.wait(partial(_is_first, row, me), timeout):
                     return None
-                return self._first.wait(
+                return self.first.wait(
                     ready, None if until is None else until - runtime.monotonic(), look=look, every=every
                 )
             finally:

@@ -173,12 +173,12 @@ class WaitList:
         me = object()
         try:
             waiting_loops.standing[me] = (self, runtime.get_ident())
+            self.here[me] = None
             while True:
                 if runtime.free_threaded and self.era is not era:
                     self.renew()
                 hung = self.hung
                 bell = hung.get(_THREADS) or hung.setdefault(_THREADS, _new_bell())
-                self.here[me] = bell
                 result = ready()
                 if result:
                     return result
@@ -198,7 +198,9 @@ class WaitList:
                             # It may have brought about what is waited for.
                             continue
                         left = _sooner(left, look_at - now)
-                # Rung meanwhile, perhaps in the parent of this process: the lock goes on to nobody.
+                # In a child that was forked from here on `_after_fork` lets this bell go. If it was forked in
+                # `ready`, the bell hangs no more, and a thread of the parent may have its lock.
+                self.here[me] = bell
                 if hung.get(_THREADS) is not bell:
                     continue
                 rung = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import asyncio.base_events
 import asyncio.selector_events
+import concurrent.futures
 import ctypes
 import gc
 import os
@@ -29,6 +30,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle._core import waiting_loops
 from lifecycle._core.handle import Handle
 from lifecycle._core.waiting import Flag, WaitList, WaitTable
 from lifecycle.testing import code_of, interleavings
@@ -595,6 +597,43 @@ def test_an_interrupt_at_each_point_of_waking_a_coroutine(loop_elsewhere: asynci
         future = fresh()
     state.change()
     assert future.result(LOST)
+
+
+@pytest.mark.skipif(not GIL, reason="there a loop's look makes up for more")
+def test_an_interrupt_of_waking_a_coroutine_is_made_up_for_at_once(
+    loop_elsewhere: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the loop's own look one point is left: the entry of the function that rings the loops."""
+    monkeypatch.setattr(waiting_loops, "LOOP_SLICE", NEVER)
+    state, lost = State(), list[str]()
+
+    def fresh() -> Any:
+        nonlocal state
+        state = State()
+        future = asyncio.run_coroutine_threadsafe(
+            state.waiters.wait_async(lambda: state.value, NEVER), loop_elsewhere
+        )
+        eventually(lambda: bool(state.waiters.loops))
+        time.sleep(0.001)
+        return future
+
+    future = fresh()
+    of = code_of(*WAITING, State.change, asyncio.base_events, asyncio.selector_events)
+    for struck in each_interrupt(lambda: state.change(), of=of):
+        if not state.value:
+            state.change()
+        try:
+            future.result(3.0)
+        except concurrent.futures.TimeoutError:
+            lost.append(struck.place)
+            state.waiters.wake()
+        if not future.done():
+            assert future.result(LOST) == 1, struck.place
+        future = fresh()
+    state.change()
+    assert future.result(LOST)
+    assert len(lost) <= 1, lost
+    assert all("ring_loops" in place for place in lost)
 
 
 def test_a_closed_loop_is_forgotten() -> None:

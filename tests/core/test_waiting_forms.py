@@ -593,6 +593,39 @@ def test_a_thread_that_forks_while_another_of_the_parent_has_the_lock() -> None:
 
 @forks
 @no_warning
+def test_a_thread_that_forks_while_it_asks() -> None:
+    """Meanwhile its bell was rung, and a thread that the child does not have has the lock."""
+    state, pids, parent = State(), list[int](), os.getpid()
+    reading, writing = os.pipe()
+
+    def ready() -> bool:
+        if not pids and state.waiters.hung:
+            bell = state.waiters.hung.pop(0)
+            pids.append(os.fork())
+            started(lambda: (time.sleep(0.02), state.change()))
+            if pids[0]:
+                bell()
+        return bool(state.value)
+
+    try:
+        began = time.monotonic()
+        assert state.waiters.wait(ready, NEVER)
+        in_time = time.monotonic() - began < LOST
+        if os.getpid() != parent:
+            os.write(writing, b"back" if in_time else b"late")
+            os._exit(0)
+        assert in_time
+    finally:
+        if os.getpid() != parent:
+            os._exit(1)
+        os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"back"
+    os.waitpid(pids[0], 0)
+
+
+@forks
+@no_warning
 def test_forks_in_a_storm_of_waits() -> None:
     state, over = State(), list[int]()
 
