@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from lifecycle._core import runtime
 from lifecycle._core.access import refuse
 from lifecycle._core.describe import describe
 from lifecycle._core.doors import stand_ins
@@ -15,13 +14,14 @@ from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
 from lifecycle._core.release import finish
 from lifecycle._core.shares import SHUT
+from lifecycle._core.waiting import poll
 from lifecycle.errors import HeldError, OwnershipError
 from lifecycle.states import DETACHED, ENDED, Cause
 
 getrefcount = sys.getrefcount
 
 PAUSE = 0.0005
-"""Seconds between two looks for a lease that began while the door fell shut."""
+"""Seconds between the first two looks for a lease that began while the door fell shut."""
 
 
 def check_transferable(record: Record) -> None:
@@ -98,18 +98,15 @@ def begin_detach(
         registry.shared[record.id] = SHUT  # nobody else had a share; one that is made now finds a shut door
         if not shut(record, cell, Cause.DETACH, site):
             refuse(record)  # somebody else shut it meanwhile, and it goes that way
-        until = _until(record, timeout)
-        while _still_held(record, box):
-            if runtime.must_not_wait() or (until is not None and runtime.monotonic() >= until):
-                pin = box[0]
-                holders = holders_of(pin) if pin is not None else ()
-                raise HeldError(
-                    f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment "
-                    "it was detached, and was not given back in time: it is shut, stays the manager's, and "
-                    "is released when that ends",
-                    holders,
-                )
-            runtime.sleep(PAUSE)
+        if not poll(lambda: not _still_held(record, box), _seconds(record, timeout), first=PAUSE):
+            pin = box[0]
+            holders = holders_of(pin) if pin is not None else ()
+            raise HeldError(
+                f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment "
+                "it was detached, and was not given back in time: it is shut, stays the manager's, and "
+                "is released when that ends",
+                holders,
+            )
     finally:
         pin = cell = None  # a kept traceback must keep nothing alive
         box.clear()
@@ -143,8 +140,8 @@ def undo_detach(record: Record, me: list[object], obj: Any, release: Any) -> Non
         obj = None
 
 
-def _until(record: Record, timeout: float | WhenDue | None) -> float | None:
+def _seconds(record: Record, timeout: float | WhenDue | None) -> float | None:
     if timeout is DEFAULT:
         timeout = record.kind.registry.config.finalizer_timeout
     assert not isinstance(timeout, WhenDue)
-    return None if timeout is None else runtime.monotonic() + timeout
+    return timeout

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
 from lifecycle._core import runtime
@@ -32,7 +34,8 @@ from lifecycle._core.describe import describe
 from lifecycle._core.holders import held, holders_of, lease_of_thread
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.place import DEFAULT, WhenDue
-from lifecycle._core.record import SHUT_CELL, Cell, Pin, Record, raw_pin, set_raw_pin
+from lifecycle._core.record import SHUT_CELL, Cell, Extra, Pin, Record, raw_pin, set_raw_pin
+from lifecycle._core.waiting import Line, poll
 from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
 
 T = TypeVar("T")
@@ -42,7 +45,12 @@ _new_object = object.__new__
 
 FIRST_PAUSE = 0.00005
 LONGEST_PAUSE = 0.002
-"""Seconds between two looks of somebody who waits; doubled from the first to the longest."""
+"""Seconds between two counts of the references to a pin, of which nobody can tell; doubled from the first to
+the longest."""
+
+FIRST_LOOK = 0.002
+LONGEST_LOOK = 0.1
+"""Seconds between two looks for a turn that died without its end; doubled from the first to the longest."""
 
 LOOK_FOR_OWN_LEASES_AFTER = 0.01
 """Seconds of waiting after which the heap is searched for leases of the waiting thread itself."""
@@ -126,16 +134,19 @@ class ExclusiveLease(Uncopied, Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self._pin = None
-        turns = self._record.extra.turns  # type: ignore[union-attr]
+        extra: Extra = self._record.extra  # type: ignore[assignment]
+        turns = extra.turns
         if turns.get(None) is self._turn:
+            # No interrupt falls between the two.
             del turns[None]
+            extra.turn_line.wake()
 
     def _end(self) -> None:
         self._pin = None
         turn = self._turn
-        turns = self._record.extra.turns  # type: ignore[union-attr]
-        if turn is not None and turns.get(None) is turn:
-            turns.pop(None, None)
+        extra: Extra = self._record.extra  # type: ignore[assignment]
+        if turn is not None and extra.turns.get(None) is turn:
+            _clear(extra)
 
     def close(self) -> None:
         """End it early. Ending twice is ending once."""
@@ -171,6 +182,7 @@ def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) 
 def _prepare(record: Record, cell: Cell) -> None:
     extra = record.more()
     if extra.turn_order is None:
+        extra.turn_line = Line()
         extra.turn_order = runtime.RLock()
     cell.__class__ = ExclusiveCell
     cell = None  # type: ignore[assignment]
@@ -183,7 +195,6 @@ def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeo
     pin = None
     try:
         until = None if timeout is None else runtime.monotonic() + timeout
-        pause = FIRST_PAUSE
         while cell is not None and raw_pin(cell) is not None and record.cause is None:
             pin = cell.pin
             if pin is not None:
@@ -194,10 +205,20 @@ def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeo
             mine = user == runtime.get_ident()
             if mine or (until is not None and runtime.monotonic() >= until) or runtime.must_not_wait():
                 _refuse_beside(record, mine, user)
-            pause = _pause(pause, until)
+            record.extra.turn_line.first.wait(  # type: ignore[union-attr]
+                partial(_may_go_on, record),
+                None if until is None else until - runtime.monotonic(),
+                look=_look_for_dead(record),
+                every=FIRST_LOOK,
+            )
         refuse(record, share)
     finally:
         pin = cell = None
+
+
+def _may_go_on(record: Record) -> bool:
+    """Whether a lease need not wait for the end of a turn any more."""
+    return not record.extra.turns or record.cause is not None  # type: ignore[union-attr]
 
 
 def _refuse_beside(record: Record, mine: bool, user: int) -> NoReturn:
@@ -233,8 +254,29 @@ def turn_of(record: Record) -> int | None:
     if getrefcount(box[0]) > SOLE_TURN:  # never a local variable, see `pin_references`
         return box[0][0]
     if turns.get(None) is box[0]:
-        turns.pop(None, None)
+        _clear(record.extra)  # type: ignore[arg-type]
     return None
+
+
+def _clear(extra: Extra) -> None:
+    try:
+        extra.turns.pop(None, None)
+    finally:
+        extra.turn_line.wake()
+
+
+def _look_for_dead(record: Record) -> Callable[[], float]:
+    """What clears away the turn of a block that died without its end, for who waits for that end; returns the
+    seconds until it is to be called again."""
+    every = FIRST_LOOK
+
+    def look() -> float:
+        nonlocal every
+        turn_of(record)
+        every = min(2 * every, LONGEST_LOOK)
+        return every
+
+    return look
 
 
 def _sole_turn() -> int:
@@ -247,18 +289,23 @@ def _sole_turn() -> int:
 SOLE_TURN = _sole_turn()
 
 
-def _pause(pause: float, until: float | None) -> float:
-    left = pause if until is None else max(0.0, until - runtime.monotonic())
-    runtime.sleep(min(pause, left))
-    return min(pause * 2, LONGEST_PAUSE)
-
-
 def _await_turn(record: Record, mine: list[int], timeout: float | WhenDue | None) -> None:
     """Get the turn that somebody else has."""
     until = _until(record, timeout)
-    turns = record.extra.turns  # type: ignore[union-attr]
-    pause = FIRST_PAUSE
+    extra: Extra = record.extra  # type: ignore[assignment]
+    turns = extra.turns
+
+    def is_mine() -> bool:
+        # Taken where `_end` finds it; another's that died is cleared away, and one of this thread is told.
+        return turns.setdefault(None, mine) is mine or turn_of(record) == mine[0]
+
     while True:
+        extra.turn_line.wait(
+            is_mine,
+            None if until is None else until - runtime.monotonic(),
+            look=_look_for_dead(record),
+            every=FIRST_LOOK,
+        )
         if turns.setdefault(None, mine) is mine:
             return
         user = turn_of(record)
@@ -276,44 +323,65 @@ def _await_turn(record: Record, mine: list[int], timeout: float | WhenDue | None
                 "exclusive() a longer timeout",
                 (who,),
             )
-        pause = _pause(pause, until)
 
 
 def _await_holders(record: Record, cell: Cell, timeout: float | WhenDue | None) -> None:
     """Having the turn, wait until everybody who was there before has let go."""
-    began = runtime.monotonic()
     until = _until(record, timeout)
-    pause = FIRST_PAUSE
-    looked = False
-    pin = None
+    looks_at = runtime.monotonic() + LOOK_FOR_OWN_LEASES_AFTER
     try:
-        while True:
-            if raw_pin(cell) is None or not held(record, cell):
-                return
-            now = runtime.monotonic()
-            over = (until is not None and now >= until) or runtime.must_not_wait()
-            if over or (not looked and now >= began + LOOK_FOR_OWN_LEASES_AFTER):
-                looked = True
-                pin = raw_pin(cell)
-                if pin is None:
-                    return
-                if lease_of_thread(pin, runtime.get_ident()):
-                    raise ExclusiveError(
-                        f"this thread holds a lease of {describe(record)} and would wait for itself: end the "
-                        "lease before exclusive()"
-                    )
-                if over:
-                    holders = holders_of(pin)
-                    raise HeldError(
-                        f"{describe(record)} is still held by "
-                        f"{', '.join(holders) or 'a frame that is accessing it'}; nothing was changed: end "
-                        "that first, or give exclusive() a longer timeout",
-                        holders,
-                    )
-            pin = None
-            pause = _pause(pause, until)
+        if poll(
+            partial(_is_free, record, cell),
+            _left(until, looks_at),
+            first=FIRST_PAUSE,
+            longest=LONGEST_PAUSE,
+        ):
+            return
+        _refuse_own_lease(record, cell)
+        if poll(partial(_is_free, record, cell), _left(until), first=FIRST_PAUSE, longest=LONGEST_PAUSE):
+            return
+        _refuse_own_lease(record, cell)
+        _refuse_held(record, cell)
+    finally:
+        cell = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+
+def _is_free(record: Record, cell: Cell) -> bool:
+    """Whether nobody else holds the object, or it was shut."""
+    return raw_pin(cell) is None or not held(record, cell)
+
+
+def _refuse_own_lease(record: Record, cell: Cell) -> None:
+    pin = raw_pin(cell)
+    try:
+        if pin is not None and lease_of_thread(pin, runtime.get_ident()):
+            raise ExclusiveError(
+                f"this thread holds a lease of {describe(record)} and would wait for itself: end the lease "
+                "before exclusive()"
+            )
     finally:
         pin = cell = None  # type: ignore[assignment]
+
+
+def _refuse_held(record: Record, cell: Cell) -> None:
+    pin = raw_pin(cell)
+    try:
+        if pin is not None:
+            holders = holders_of(pin)
+            raise HeldError(
+                f"{describe(record)} is still held by "
+                f"{', '.join(holders) or 'a frame that is accessing it'}; nothing was changed: end that "
+                "first, or give exclusive() a longer timeout",
+                holders,
+            )
+    finally:
+        pin = cell = None  # type: ignore[assignment]
+
+
+def _left(*ends: float | None) -> float | None:
+    """Seconds until the first of `ends`, None if there is none."""
+    known = [end for end in ends if end is not None]
+    return min(known) - runtime.monotonic() if known else None
 
 
 def _until(record: Record, timeout: float | WhenDue | None) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lifecycle._core import runtime
+from lifecycle._core.waiting import poll
 from lifecycle.errors import text_of
 
 FenceMode = Literal["poll", "wait", "ignore"]
@@ -80,9 +81,14 @@ def _waited(fence: Any, patience: float) -> Any:
     wait = getattr(fence, "wait", None)
     if wait is not None:
         return wait(patience)
-    until = runtime.monotonic() + patience
-    while (said := fence.signalled()) is False and runtime.monotonic() < until:
-        runtime.sleep(POLL)
+    said: Any = False
+
+    def has_answered() -> bool:
+        nonlocal said
+        said = fence.signalled()
+        return said is not False
+
+    poll(has_answered, patience, first=POLL, longest=POLL)
     return said
 
 

@@ -16,6 +16,7 @@ from lifecycle._core.doors import cell_of, stand_ins
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Cell, Core, Pin, Record, raw_pin
 from lifecycle._core.referrers import named_referrers, reaches
+from lifecycle._core.waiting import poll
 from lifecycle.errors import HeldError
 
 getrefcount = sys.getrefcount
@@ -234,15 +235,16 @@ def _shown(fence: object) -> str:
 def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeout: float) -> None:
     """Raise `HeldError` with everybody's names unless there are as many of each kind as `wanted`, at the
     latest after `timeout` seconds."""
-    until = runtime.monotonic() + timeout
-    while True:
+    there: dict[HolderKind, int] = {}
+
+    def as_wanted() -> bool:
+        nonlocal there
         found = all_holders(record, asking, named=False)
         there = {kind: sum(holder.kind == kind for holder in found) for kind in wanted}
-        if there == wanted:
-            return
-        if runtime.monotonic() >= until or runtime.must_not_wait():
-            break
-        runtime.sleep(0.002)
+        return there == wanted
+
+    if poll(as_wanted, timeout, first=0.002):
+        return
     names = tuple(str(holder) for holder in all_holders(record, asking))
     raise HeldError(
         f"{describe(record)} has {_counted(there)} where {_counted(wanted)} were expected; it is held by "

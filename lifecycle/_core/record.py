@@ -122,6 +122,7 @@ class Extra:
         "slot",
         "stand_ins",
         "trace",
+        "turn_line",
         "turn_order",
         "turns",
         "unlimited",
@@ -150,6 +151,7 @@ class Extra:
         self.stand_ins: list[weakref.ref[Pin]] = []  # pins beside that of the cell (`doors.py`)
         self.trace = ""
         self.turns: dict[None, list[int]] = {}  # who uses the object exclusively
+        self.turn_line: Any = None  # waiting.Line: who waits for that to end
         self.turn_order: Any = None
         self.unlimited = False  # past every limit of its type
 

@@ -26,6 +26,7 @@ from lifecycle._core.record import ENDED_TOO, Extra, Pin, Record, shut
 from lifecycle._core.runtime import collecting, free_threaded, monotonic
 from lifecycle._core.tables import NO_IDENTITY, Registry, native_key, owners
 from lifecycle._core.timelines import last_user, users
+from lifecycle._core.waiting import poll
 from lifecycle.errors import (
     NotReleased,
     is_of,
@@ -415,9 +416,8 @@ def notify(registry: Registry, id: int) -> None:
 def _came_back_late(record: Record) -> None:
     """The release returned after it was declared stuck. A success ends in `RELEASED`; a failure changes
     nothing."""
-    until = monotonic() + 1.0
-    while record.counted != ENDED_TOO and monotonic() < until:
-        runtime.sleep(0.001)  # the keeper that declared it stuck has yet to count that
+    # The keeper that declared it stuck has yet to count that.
+    poll(lambda: record.counted == ENDED_TOO, 1.0, first=0.001)
     registry = record.kind.registry
     outcome = record.outcome
     if outcome is RELEASED:
