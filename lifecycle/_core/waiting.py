@@ -7,7 +7,7 @@
 `Flag`         set once, for good
 `Reply`        one answer to one question
 `Inbox`        items for a thread that lives from them
-`poll`         for what can tell nobody
+`poll`         for what can tell nobody; `await_thread` for the end of a thread
 =============  ===============================================================================================
 
 Why no wake-up is lost is said in `waiting_list`, and here where a form adds to it.
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from lifecycle._core import runtime, waiting_list, waiting_loops
 from lifecycle._core.waiting_list import LOOK, WaitList, noop, ring
 
-__all__ = ["Flag", "Inbox", "Line", "Reply", "WaitList", "WaitTable", "poll"]
+__all__ = ["Flag", "Inbox", "Line", "Reply", "WaitList", "WaitTable", "await_thread", "poll"]
 
 T = TypeVar("T")
 
@@ -415,6 +415,31 @@ def _is_first(row: dict[object, Callable[[], Any]], me: object) -> bool:
         except RuntimeError:
             # It changed between the two steps.
             continue
+
+
+def ending_with(over: Flag, target: Callable[[], object]) -> Callable[[], None]:
+    """What a thread is to run whose end is waited for with `await_thread`."""
+
+    def run() -> None:
+        try:
+            target()
+        finally:
+            over.set()
+
+    return run
+
+
+def await_thread(thread: threading.Thread, over: Flag, timeout: float) -> bool:
+    """Block until `thread`, whose last act sets `over`, has ended, or for `timeout` seconds: if it has.
+    One that ends without its last act is seen to as well."""
+    until = runtime.monotonic() + timeout
+    ended = partial(runtime.has_ended, thread)
+    over.waiters.wait(lambda: over.is_set or ended(), timeout, look=_noop_look)
+    return poll(ended, until - runtime.monotonic())
+
+
+def _noop_look() -> None:
+    """That it is called has `ready` asked again."""
 
 
 def poll(ready: Callable[[], T], timeout: float | None, *, first: float = 0.0005, longest: float = 0.02) -> T:

@@ -11,7 +11,7 @@ import attrs
 from lifecycle._core import runtime
 from lifecycle._core.describe import info_of
 from lifecycle._core.doors import cell_of, is_open
-from lifecycle._core.ends import LONGEST_WAIT, wait_for_end
+from lifecycle._core.ends import wait_for_end
 from lifecycle._core.record import Record, shut
 from lifecycle._core.release import end_without_release, nesting, process
 from lifecycle._core.tables import Registry, open_records, owners
@@ -81,7 +81,7 @@ def _run_batch(free: list[Record], workers: Workers, until: float) -> None:
     batch = Batch(free[::-1])
     workers.mailbox.put(batch)
     try:
-        batch.done.get(timeout=min(max(0.001, until - runtime.monotonic()), LONGEST_WAIT))
+        batch.done.get(max(0.001, until - runtime.monotonic()))
     except runtime.Empty:
         batch.records.clear()
 

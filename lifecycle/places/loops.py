@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lifecycle._core import runtime
+from lifecycle._core.waiting import Inbox
 from lifecycle.errors import text_of
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Bell:
         self._inbox = inbox
         self._waits = iter(inbox.get, self)
         self._takes = iter(inbox.get_nowait, self)
-        self._answered: runtime.TimedQueue[None] = runtime.TimedQueue()
+        self._answered: Inbox[None] = Inbox()
         self._post = post
         self._queue = weakref.ref(queue, inbox.put)  # its death is the last thing that arrives
         self._thread = runtime.new_thread(self._listen, f"lifecycle-bell-{queue.name}")
@@ -143,12 +144,12 @@ class Bell:
         takes none."""
         patience = PATIENCE
         while self._backlog():
-            while self._answered.qsize():
-                self._answered.get()
+            while len(self._answered):
+                self._answered.get(0)
             if not self._call():
                 return False
             try:
-                self._answered.get(timeout=patience)
+                self._answered.get(patience)
                 patience = PATIENCE
             except runtime.Empty:
                 patience = min(2 * patience, LONGEST_PATIENCE)

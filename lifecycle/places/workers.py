@@ -31,6 +31,7 @@ from lifecycle._core.record import Record
 from lifecycle._core.release import NEST_LIMIT, Timed, notify, process
 from lifecycle._core.tables import Registry
 from lifecycle._core.timelines import Timelines
+from lifecycle._core.waiting import Flag, Reply, await_thread, ending_with
 from lifecycle.errors import LifecycleError, text_of
 from lifecycle.states import ENDED, RELEASED, STUCK
 
@@ -66,7 +67,7 @@ class Batch:
 
     def __init__(self, records: list[Record]) -> None:
         self.records = records
-        self.done: runtime.TimedQueue[None] = runtime.TimedQueue()
+        self.done: Reply[None] = Reply()
 
 
 class Errand:
@@ -75,7 +76,7 @@ class Errand:
 
     def __init__(self, fn: Callable[[], object]) -> None:
         self.todo = [fn]  # whoever pops it decides: the worker that calls it, or the sender that gives up
-        self.done: runtime.TimedQueue[BaseException | None] = runtime.TimedQueue()
+        self.done: Reply[BaseException | None] = Reply()
         self.worker: Worker | None = None
         self._error: BaseException | None = None
 
@@ -94,7 +95,7 @@ class Errand:
                     raise
                 self._error = error
         fn = None
-        self.done.put(self._error)
+        self.done.offer(self._error)
 
 
 class Worker(Timed):
@@ -107,6 +108,7 @@ class Worker(Timed):
         "ident",
         "inherited",
         "left",
+        "over",
         "stack",
         "struck",
         "struck_with",
@@ -133,6 +135,8 @@ class Worker(Timed):
         self.struck_with: object = None
         """The ticket that it had in hand the last time."""
         self.thread: threading.Thread | None = None
+        # Set by the thread's last act.
+        self.over = Flag()
 
     def begins(self, record: Record) -> None:
         """As `Timed.begins`."""
@@ -298,7 +302,7 @@ class Worker(Timed):
             raise
         if not self.written_off:
             self.batch = None
-            batch.done.put(None)
+            batch.done.offer(None)
 
 
 def _take_out(worker: Worker, group: list[Worker]) -> None:
@@ -355,7 +359,9 @@ class Workers(Place):
 
     def _start_one(self) -> bool:
         worker = Worker(self)
-        worker.thread = runtime.new_thread(worker.run, f"lifecycle-release-{self.registry.name}")
+        worker.thread = runtime.new_thread(
+            ending_with(worker.over, worker.run), f"lifecycle-release-{self.registry.name}"
+        )
         try:
             self.healthy.append(worker)
             worker.thread.start()
@@ -561,13 +567,14 @@ class Workers(Place):
     def stop(self, timeout: float) -> None:
         """Let the workers run out and join the healthy ones for `timeout` seconds."""
         self.stopping = True
-        threads = [worker.thread for worker in list(self.healthy)]
-        for _ in threads:
+        workers = list(self.healthy)
+        for _ in workers:
             self.mailbox.put(None)
         until = runtime.monotonic() + timeout
-        for thread in threads:
+        for worker in workers:
+            thread = worker.thread
             if thread is not None and thread.ident not in (None, runtime.get_ident()):
-                thread.join(max(0.0, until - runtime.monotonic()))
+                await_thread(thread, worker.over, max(0.0, until - runtime.monotonic()))
 
     def after_fork(self) -> None:
         """In the child: no thread of the parent's is here (but the one that forked), and its tickets are not
