@@ -19,6 +19,7 @@ from lifecycle._core.access import invalidate_record
 from lifecycle._core.doors import cell_of, lives
 from lifecycle._core.record import ENDED_TOO, LISTED, REGISTERED, DoorRef, ObservedRef, Record, shut
 from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.waiting import Reply
 from lifecycle.events import event_of
 from lifecycle.observe.leaks import LeakReports
 from lifecycle.observe.observers import Observer
@@ -48,7 +49,7 @@ class Question:
     __slots__ = ("answer",)
 
     def __init__(self) -> None:
-        self.answer: runtime.TimedQueue[SafetyStats] = runtime.TimedQueue()
+        self.answer: Reply[SafetyStats] = Reply()
 
 
 class Ledger:
@@ -87,7 +88,7 @@ class Ledger:
                 self._count_records()  # what came in since, but before the question
                 answer = self.answer()
                 self.expire()  # first: whoever asks until all has ended finds what that frees gone as well
-                event.answer.put(answer)
+                event.answer.offer(answer)
             else:
                 self._count_one(event)
         self._count_ended(ended)

@@ -23,6 +23,7 @@ from lifecycle._core.place import AnyThread
 from lifecycle._core.record import Record
 from lifecycle._core.release import notify
 from lifecycle._core.tables import Registry
+from lifecycle._core.waiting import Flag, Inbox, await_thread, ending_with, poll
 from lifecycle.errors import text_of
 from lifecycle.observe.ledger import Ledger, Question
 from lifecycle.observe.lost import LostTickets
@@ -65,8 +66,9 @@ class Keeper:
         self.lost = LostTickets(registry, workers)
         self.sweeps: list[Callable[[], None]] = []
         self.last_run = 0.0
-        self._bell: runtime.TimedQueue[None] = runtime.TimedQueue()
+        self._bell: Inbox[None] = Inbox()
         self._thread: threading.Thread | None = None
+        self._over = Flag()  # set by the thread's last act
         self._role = runtime.Lock()  # held by who counts: the thread, and who asks when there is none
         self._inside: set[int] = set()  # threads that hold it or wait for it
         self._halted: dict[int, bool] = {}  # threads that fork: whether they hold it
@@ -95,7 +97,10 @@ class Keeper:
         ):
             return
         self._stop = False
-        self._thread = runtime.new_thread(self._run, f"lifecycle-keeper-{self.registry.name}")
+        self._over = over = Flag()
+        self._thread = runtime.new_thread(
+            ending_with(over, self._run), f"lifecycle-keeper-{self.registry.name}"
+        )
         self._thread.start()
 
     @property
@@ -112,12 +117,10 @@ class Keeper:
         """Called by a registering thread that sees `HIGH_WATER` events waiting: wake the keeper, and yield
         when it is `FULL`."""
         events = self.registry.entered
-        if not self._bell.qsize():
+        if not len(self._bell):
             self._bell.put(None)
         if len(events) >= FULL and not runtime.must_not_wait() and self.alive:
-            until = runtime.monotonic() + 0.05
-            while len(events) >= FULL // 2 and runtime.monotonic() < until:
-                runtime.sleep(0.001)
+            poll(lambda: len(events) < FULL // 2, 0.05, first=0.001)
 
     def ask(self) -> SafetyStats:
         """Exact figures: everything that happened before this call is in them. Callable on any thread; inside
@@ -138,7 +141,7 @@ class Keeper:
             until = runtime.monotonic() + ANSWER_WAIT
             while thread is not None and thread.is_alive() and runtime.monotonic() < until:
                 try:
-                    return question.answer.get(timeout=0.1)
+                    return question.answer.get(0.1)
                 except runtime.Empty:
                     continue
         try:
@@ -155,7 +158,7 @@ class Keeper:
         self._bell.put(None)
         thread = self._thread
         if thread is not None and thread.ident not in (None, runtime.get_ident()):
-            thread.join(timeout)
+            await_thread(thread, self._over, timeout)
         self.observer.stop(timeout)
 
     def linger(self) -> None:
@@ -185,7 +188,7 @@ class Keeper:
         """In the child: no thread, fresh locks; what the parent had not counted stays to be counted by the
         child's keeper."""
         self._thread = None
-        self._bell = runtime.TimedQueue()
+        self._bell = Inbox()
         self._role = runtime.Lock()
         self._inside = set()
         self._halted = {}
@@ -242,9 +245,9 @@ class Keeper:
                     ),
                 )
             try:
-                self._bell.get(timeout=pause)
-                while self._bell.qsize():
-                    self._bell.get()
+                self._bell.get(pause)
+                while len(self._bell):
+                    self._bell.get(0)
             except runtime.Empty:
                 self._idle += 1
             try:

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from lifecycle._core import runtime
+from lifecycle._core.waiting import Flag, await_thread, ending_with
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import trace_of
 from lifecycle.events import ALWAYS, CLASSES, Event, ObserverFailed
@@ -80,6 +81,7 @@ class Observer:
         # The one to wait for, also after another has told it to end.
         self.last: threading.Thread | None = None
         self.stopped = False
+        self._over = Flag()  # set by its last act
 
     def tell(self, event: Event) -> None:
         """Queue `event`, or drop and count it when the observers are too slow."""
@@ -87,7 +89,8 @@ class Observer:
             self.dropped += 1
             return
         if self.thread is None or runtime.has_ended(self.thread):
-            thread = runtime.new_thread(self._run, f"lifecycle-observer-{self.name}")
+            over = Flag()
+            thread = runtime.new_thread(ending_with(over, self._run), f"lifecycle-observer-{self.name}")
             try:
                 thread.start()
             except (
@@ -95,6 +98,7 @@ class Observer:
             ):  # 3.12 starts none in an exit pass, and what failed there must be told all the same
                 self._deliver(event)
                 return
+            self._over = over
             self.last = self.thread = thread
         self.queue.put(event)
         if self.stopped:  # what is told after the end: nobody would stop the thread that tells it
@@ -200,4 +204,4 @@ class Observer:
             self.queue.put(None)
         last = self.last
         if last is not None and last.ident != runtime.get_ident():
-            last.join(timeout)
+            await_thread(last, self._over, timeout)

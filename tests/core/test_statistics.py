@@ -458,12 +458,15 @@ def test_asking_on_the_keeper_itself_while_it_sleeps(manager: SafetyManager) -> 
     told: list[tuple[int, int]] = []
 
     class Bell:
-        qsize, put = bell.qsize, bell.put
+        put = bell.put
+
+        def __len__(self) -> int:
+            return len(bell)
 
         def get(self, timeout: float | None = None) -> None:
             if not told:
                 told.append((threading.get_ident(), manager.stats().active_objects))
-            return bell.get(timeout=timeout)
+            return bell.get(timeout)
 
     keeper._bell = Bell()  # type: ignore[assignment]
     bell.put(None)
