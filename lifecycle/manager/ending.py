@@ -15,6 +15,7 @@ from lifecycle._core import runtime
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.release import nesting
 from lifecycle._core.tables import Registry, open_records
+from lifecycle._core.waiting import WaitList
 from lifecycle.errors import LifecycleError
 from lifecycle.manager.finalizers import Finalizers
 from lifecycle.manager.machinery import Machinery
@@ -56,6 +57,7 @@ class Ending:
         self._keeps = keeps
         self._closers: dict[None, int] = {}  # the thread that closes
         self._report: ShutdownReport | None = None
+        self._waiters = WaitList()  # of those who did not close it
         runtime.at_fork_in_child(self.after_fork)
         runtime.at_exit(self.at_exit)
 
@@ -66,17 +68,24 @@ class Ending:
             runtime.refuse_near_limit("close() of a manager")
         began = runtime.monotonic()
         me = runtime.get_ident()
-        while self._report is None and self._closers.setdefault(None, me) != me:
-            if nesting() or runtime.must_not_wait() or runtime.monotonic() >= began + budget:
-                break  # the one that closes may be waiting for us
-            runtime.sleep(0.002)
-        if self._report is not None:
-            return self._report
+
+        def has_turn() -> bool:
+            # Taken where `finally` finds it.
+            return self._report is not None or self._closers.setdefault(None, me) == me
+
         try:
+            # In a release not at all: the one that closes may be waiting for it.
+            self._waiters.wait(has_turn, 0 if nesting() else budget)
+            if self._report is not None:
+                return self._report
             report, interrupt = self._close(timeout, began, began + budget, exiting)
             self._report = report
         finally:
-            self._closers.pop(None, None)
+            try:
+                if self._closers.get(None) == me:
+                    self._closers.pop(None, None)
+            finally:
+                self._waiters.wake()
         self._machinery.wind_down(bool(report.leaked) or bool(report.stuck))
         runtime.not_at_exit(self.at_exit)
         if interrupt is not None:
