@@ -7,12 +7,15 @@ wait that ends in time pays for it.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from functools import partial
 
 from lifecycle._core import runtime
 from lifecycle._core.describe import describe
 from lifecycle._core.record import Record
 from lifecycle._core.release import releases_here
+from lifecycle._core.waiting import WaitList
 from lifecycle.errors import CircularCloseError
 from lifecycle.states import ENDED, RELEASED
 
@@ -20,8 +23,12 @@ LONGEST_WAIT = 3600.0
 """Seconds in one go: the platform refuses waits that are too long."""
 
 LET_DIE = 0.02
-"""Seconds between two looks of a waiting thread without the GIL: an object that it made may be waiting for it
-to run Python again, to die."""
+"""Seconds until the first look of a waiting thread without the GIL: an object that it made may be waiting for
+it to run Python again, to die."""
+
+LONGEST_LOOK = 0.25
+"""Seconds between two looks, at most: each doubles the time to the next. A thread that may run tickets looks
+for those of children of the object that it waits for."""
 
 CIRCLE_LOOKS = (0.05, 0.5)
 """Seconds after which a wait is asked whether it is part of a circle, for the first time and again and again.
@@ -41,7 +48,7 @@ def wait_for_end(
     unless: Callable[[Record], bool] | None = None,
 ) -> bool:
     """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its
-    ticket every `step` seconds at most, for places that nobody else serves, and give up once
+    ticket every `step` seconds at most once nobody holds it, for places that nobody else serves. Give up once
     ``unless(record)`` is true. Returns whether it was released.
 
     A release or cleanup that waits for its own end, in one step or in a circle of several, would wait for
@@ -58,7 +65,7 @@ def wait_for_end(
         return given_up or bool(circle) or record.phase in ENDED
 
     def look() -> float:
-        nonlocal circle, look_at, given_up
+        nonlocal circle, look_at, given_up, pause
         now = runtime.monotonic()
         if now >= look_at:
             ours = releases_here()
@@ -69,10 +76,27 @@ def wait_for_end(
             look_at = now + CIRCLE_LOOKS[1] if ours else float("inf")
         if step is not None and not circle:
             record.place.serve(record)
+        if held or (step is None and runtime.free_threaded):
+            pause = min(2 * pause, LONGEST_LOOK)
         given_up = unless is not None and unless(record)
         return min(pause, look_at - now)
 
+    held = step is not None and not runtime.free_threaded
     try:
+        if held:
+            # Its death wakes, by a callback in C.
+            record.kind.registry.waiters.wait(
+                record.id,
+                lambda: ended() or runtime.is_dead(record),
+                None if until is None else until - runtime.monotonic(),
+                look=look,
+                every=min(pause, CIRCLE_LOOKS[0]),
+                entered=partial(_tied, record),
+            )
+            held = False
+            pause = step or pause
+            if not ended():
+                record.place.serve(record)
         record.kind.registry.waiters.wait(
             record.id,
             ended,
@@ -88,6 +112,15 @@ def wait_for_end(
     if circle and insist and record.phase not in ENDED:
         raise _told_of(circle)
     return record.phase is RELEASED
+
+
+def _tied(record: Record, waiters: WaitList) -> object:
+    """A weak reference that wakes `waiters` when nobody holds the object of `record` any more."""
+    core = record()
+    try:
+        return None if core is None else weakref.ref(core, waiters.wake)
+    finally:
+        core = None  # K3
 
 
 def _circle(record: Record, ours: tuple[Record, ...], me: int) -> tuple[Record, ...]:

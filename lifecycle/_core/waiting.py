@@ -229,15 +229,22 @@ class WaitTable(dict[Any, WaitList]):
         *,
         look: Callable[[], float | None] | None = None,
         every: float = LOOK,
+        entered: Callable[[WaitList], object] | None = None,
     ) -> T:
-        """As `WaitList.wait`, at the list of `key`."""
+        """As `WaitList.wait`, at the list of `key`. `entered` is called with that list before the first
+        question, and what it returns is kept until the wait is over: a weak reference with ``wake`` as its
+        callback, for a death that is waited for as well."""
         until = None if timeout is None else runtime.monotonic() + timeout
+        kept = None
         while True:
             waiters = self._list(key)
             try:
+                if entered is not None:
+                    kept = entered(waiters)
                 left = None if until is None else until - runtime.monotonic()
                 waiters.wait(partial(self._stirs, key, waiters, ready), left, look=look, every=every)
             finally:
+                kept = None  # noqa: F841
                 self._leave(key, waiters)
             result = ready()
             if result or (until is not None and runtime.monotonic() >= until) or runtime.must_not_wait():

@@ -94,7 +94,7 @@ class WaitList:
     """Threads and coroutines that wait until something is true. All wake, each asks for itself. A waiter may
     be at several lists."""
 
-    wake: Callable[[], object]
+    wake: Callable[..., object]
     """Wake all. One step for signals, raises nothing, callable in any context: the collector, ``__del__``, a
     signal handler. An attribute and no method, so that no Python code lies between a change and the ring."""
     hung: dict[int, Callable[[], Any]]
@@ -129,7 +129,7 @@ class WaitList:
         def __init__(self) -> None:
             self.renew()
 
-        def wake(self) -> None:
+        def wake(self, *_: object) -> None:
             if self.era is not era:
                 self.renew()
             bell = self.hung.pop(_THREADS, None)

@@ -32,7 +32,7 @@ from lifecycle import (
 )
 from lifecycle._core import waiting_loops
 from lifecycle._core.handle import Handle
-from lifecycle._core.waiting import Flag, WaitList, WaitTable
+from lifecycle._core.waiting import Flag, Inbox, Line, Reply, WaitList, WaitTable
 from lifecycle.testing import code_of, interleavings
 from tests.core.adversary import STORM, Signals, each_interrupt, every_line, switching
 from tests.core.waits import GIL, LOST, NEVER, WAITING, State, joined, started, woken
@@ -463,24 +463,64 @@ def test_many_waiters_are_one_bell_and_leave_nothing() -> None:
     assert len(state.waiters.hung) <= 1
 
 
-@pytest.mark.skipif(not GIL, reason="threads look again in slices there")
+def switches(thread: int) -> int:
+    """How often the system has given a thread of this process a core."""
+    with open(f"/proc/self/task/{thread}/status") as status:
+        return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="the system counts switches there")
 def test_idle_waiters_do_not_wake() -> None:
-    """Nobody looks again in slices: of what a thread in a wait costs, nothing."""
-    flag, ids = Flag(), []
-    thread = started(lambda: (ids.append(threading.get_native_id()), flag.wait()))
-    eventually(lambda: len(flag.waiters) == 1)
-    time.sleep(0.1)
+    """Nobody looks again in slices: of what a thread in a wait costs, nothing. Without the GIL five looks a
+    second. Who may run tickets looks for those of the object's children, four times a second."""
+    manager = SafetyManager(SafetyConfig(leak_level="off"))
+    handles = {
+        place: manager.register(object(), "thing", release=lambda _: None, release_on=place)
+        for place in (BACKGROUND, ANY_THREAD)
+    }
+    leases = [handle.lease() for handle in handles.values()]
+    flag, line, reply, inbox, table = Flag(), Line(), Reply[int](), Inbox[int](), WaitTable()
+    ids: dict[str, int] = {}
+    waits: dict[str, Callable[[], object]] = {
+        "flag": flag.wait,
+        "list": lambda: flag.waiters.wait(lambda: flag.is_set, NEVER),
+        "table": lambda: table.wait(1, lambda: flag.is_set),
+        "first in line": lambda: line.wait(lambda: flag.is_set),
+        "second in line": lambda: line.wait(lambda: flag.is_set),
+        "reply": reply.get,
+        "inbox": inbox.get,
+        "token": manager.stopping.wait,
+        "background": lambda: handles[BACKGROUND].close(timeout=NEVER),
+        "any thread": lambda: handles[ANY_THREAD].close(timeout=NEVER),
+    }
 
-    def switches() -> int:
-        with open(f"/proc/self/task/{ids[0]}/status") as status:
-            return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+    def run(name: str) -> None:
+        ids[name] = threading.get_native_id()
+        waits[name]()
 
-    before = switches()
+    threads = [started(partial(run, name)) for name in waits]
+    eventually(lambda: len(ids) == len(waits))
     time.sleep(1.0)
-    assert switches() - before <= 2
+    before = {name: switches(ids[name]) for name in waits}
+    time.sleep(3.0)
+    woken_up = {name: switches(ids[name]) - before[name] for name in waits}
     flag.set()
-    thread.join(LOST)
+    line.wake()
+    table.end(1)
+    reply.offer(1)
+    inbox.put(1)
+    for lease in leases:
+        lease.close()
+    manager.close()
+    joined(threads)
+    assert not any(thread.is_alive() for thread in threads)
+    looks = woken_up.pop("any thread")
+    if GIL:
+        assert 0 < looks <= 40, looks
+        assert all(times <= 1 for times in woken_up.values()), woken_up
+    else:
+        # Each look takes locks of the interpreter, which count as well.
+        assert all(times <= 90 for times in woken_up.values()), woken_up
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
