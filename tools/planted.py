@@ -682,7 +682,11 @@ MUTANTS = (
         "the next one in it does not learn that it is first",
         "I5",
         (("_core/waiting.py", "                self._heads,\n", ""),),
-        core("waiting_forms::test_every_order_of_a_turn_and_one_that_gives_up"),
+        core(
+            "waiting_forms::test_nobody_is_passed_by",
+            "waiting_forms::test_every_order_of_two_who_wait_their_turn",
+            "waiting_forms::test_a_storm_of_turns",
+        ),
     ),
     Mutant(
         "leaving a line is two steps",
