@@ -715,6 +715,32 @@ MUTANTS = (
         core("waiting_forms::test_an_interrupt_at_each_point_of_an_answer"),
     ),
     Mutant(
+        "a death wakes nobody",
+        "who waits for an object that others hold learns of its death by a look alone",
+        "I5",
+        (
+            (
+                "_core/ends.py",
+                "weakref.ref(core, waiters.wake)",
+                "weakref.ref(core)",
+            ),
+        ),
+        core("waiting::test_the_death_of_the_last_holder_wakes_who_waits_for_the_end"),
+    ),
+    Mutant(
+        "an exclusive use ends without a word",
+        "who waits for its end learns of it by a look alone",
+        "I5",
+        (
+            (
+                "_core/exclusive.py",
+                "            del turns[None]\n            extra.turn_line.wake()\n",
+                "            del turns[None]\n",
+            ),
+        ),
+        core("waiting::test_an_exclusive_use_that_ends_wakes_who_waits_for_it"),
+    ),
+    Mutant(
         "a loop that could not be called counts as called",
         "an interrupt in the call leaves its coroutines to the loop's next look, and all wakes after it too",
         "I5",

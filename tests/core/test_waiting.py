@@ -30,9 +30,10 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
-from lifecycle._core import waiting_loops
+from lifecycle._core import ends, exclusive, waiting_loops
 from lifecycle._core.handle import Handle
 from lifecycle._core.waiting import Flag, Inbox, Line, Reply, WaitList, WaitTable
+from lifecycle.observe import maintenance
 from lifecycle.testing import code_of, interleavings
 from tests.core.adversary import STORM, Signals, each_interrupt, every_line, switching
 from tests.core.waits import GIL, LOST, NEVER, WAITING, State, joined, started, woken
@@ -801,3 +802,54 @@ def test_an_interrupt_of_closing_leaves_nobody_asleep_at_the_stop_token() -> Non
         manager.close()
         joined(threads)
         assert came == [True] * 2
+
+
+@pytest.mark.skipif(not GIL, reason="there a waiting thread looks by itself")
+def test_the_death_of_the_last_holder_wakes_who_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the one who waits is to run the release: it is woken by a callback in C, and not by a look."""
+    monkeypatch.setattr(ends, "LONGEST_LOOK", NEVER)
+    monkeypatch.setattr(maintenance, "HAND_OVER_AFTER", NEVER)
+    manager = SafetyManager(SafetyConfig(leak_level="off"))
+    released: list[str] = []
+    handle = manager.register(
+        object(), "thing", release=lambda _: released.append("here"), release_on=ANY_THREAD
+    )
+    holders = [handle.lease()]
+    record = handle._record
+    handle.close(timeout=0)
+    thread = started(lambda: woken(ends.wait_for_end, record, None, NEVER))
+    # Past the first look.
+    time.sleep(0.3)
+    assert thread.is_alive()
+    holders.clear()
+    joined([thread])
+    assert not thread.is_alive()
+    assert released == ["here"]
+    manager.close()
+
+
+def test_an_exclusive_use_that_ends_wakes_who_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases and other exclusive uses, and no look is needed."""
+    monkeypatch.setattr(exclusive, "FIRST_LOOK", NEVER)
+    manager = SafetyManager(SafetyConfig(leak_level="off"))
+    handle = manager.register(object(), "thing", release=lambda _: None, release_on=ANY_THREAD)
+    came: list[str] = []
+
+    def lease() -> None:
+        with handle.lease(timeout=NEVER):
+            came.append("lease")
+
+    def use() -> None:
+        with handle.exclusive(timeout=NEVER):
+            came.append("exclusive")
+
+    with handle.exclusive():
+        threads = [started(lambda: woken(fn)) for fn in (lease, use, use)]
+        eventually(lambda: len(handle._record.extra.turn_line) == 2)  # type: ignore[union-attr]
+        eventually(lambda: len(handle._record.extra.turn_line.first) == 2)  # type: ignore[union-attr]
+        time.sleep(0.02)
+        assert not came
+    joined(threads)
+    assert sorted(came) == ["exclusive", "exclusive", "lease"]
+    handle.close()
+    manager.close()
