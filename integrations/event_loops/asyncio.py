@@ -25,7 +25,7 @@ from lifecycle import (
 )
 from lifecycle._core import runtime
 from lifecycle._core.checks import check_callback, check_timeout
-from lifecycle._core.ends import LET_DIE
+from lifecycle._core.ends import LET_DIE, LONGEST_LOOK
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Record
 from lifecycle.places.workers import SLACK
@@ -145,11 +145,15 @@ async def aclose(handle: Handle[Any], *, timeout: float | WhenDue | None = DEFAU
 
 
 async def _end_of(record: Record, timeout: float | None) -> bool:
-    look: Callable[[], None] | None = None
+    look: Callable[[], float] | None = None
     if runtime.free_threaded:
         # An object made on this thread may die only when that runs Python again.
-        def look() -> None:
-            return
+        pause = LET_DIE
+
+        def look() -> float:
+            nonlocal pause
+            pause = min(2 * pause, LONGEST_LOOK)
+            return pause
 
     await record.kind.registry.waiters.wait_async(
         record.id, lambda: record.phase in ENDED, timeout, look=look, every=LET_DIE
