@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import os
 import random
 import signal
@@ -213,7 +214,7 @@ def test_every_order_of_an_answer() -> None:
 
     def scene() -> list[Callable[[], object]]:
         nonlocal reply, told
-        mine, answers = reply, told = Reply[str](), {}
+        mine, answers = reply, told = Reply[str](), dict[str, Any]()
         return [
             lambda: answers.update(got=woken(mine.get, NEVER)),
             lambda: answers.update(a=mine.offer("a")),
@@ -230,7 +231,7 @@ def test_every_order_of_an_answer_and_giving_up() -> None:
 
     def scene() -> list[Callable[[], object]]:
         nonlocal reply, told
-        mine, answers = reply, told = Reply[str](), {}
+        mine, answers = reply, told = Reply[str](), dict[str, Any]()
         return [
             lambda: answers.update(kept=mine.give_up()),
             lambda: answers.update(a=mine.offer("a")),
@@ -689,7 +690,7 @@ def test_a_child_does_not_ring_the_loops_of_its_parent() -> None:
 
 @pytest.mark.needs("trio")
 def test_tasks_of_trio() -> None:
-    import trio
+    trio: Any = importlib.import_module("trio")
 
     async def main() -> None:
         for turn in range(30):
