@@ -23,7 +23,11 @@ name                   contract                                                 
 `forgets`              a kept exception keeps no object alive: K3                               I2
 `Tally`                a count that any context raises by one                                   I7
 `WaitList`             threads and coroutines that wait until something is true. `wait` waits   I5
+`Line`                 turns: only the first that waits is asked, and nobody is passed by       I5
 `Flag`                 what is true from now on; `wait` waits                                   I5
+`Reply`                one answer to one question; `get` waits                                  I5
+`Inbox`                items for a thread that lives from them; `get` waits                     I5
+`poll`                 asking again and again, for what can tell nobody. Waits                  I5
 `HistogramCount`       durations in the buckets of `BUCKETS`, written by one thread at a time          I7
 `CollectorNudge`       runs the collector, ever more rarely, when a pool stays exhausted        I5
 `must_not_wait`        whether this thread may not block: a collection, `never_wait`            I5
@@ -54,7 +58,7 @@ from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Pin
 from lifecycle._core.runtime import Tally, monotonic, must_not_wait, run_apart, snapshot, wall_time
 from lifecycle._core.runtime import at_fork_in_child as after_fork
-from lifecycle._core.waiting import Flag, WaitList
+from lifecycle._core.waiting import Flag, Inbox, Line, Reply, WaitList, poll
 from lifecycle.manager.recipes import Recipe, recipe, tend
 from lifecycle.places.queues import PlaceLike
 
@@ -66,10 +70,13 @@ __all__ = [
     "Facts",
     "Flag",
     "HistogramCount",
+    "Inbox",
     "Leaving",
+    "Line",
     "Pin",
     "PlaceLike",
     "Recipe",
+    "Reply",
     "Tally",
     "Uncopied",
     "WaitList",
@@ -86,6 +93,7 @@ __all__ = [
     "monotonic",
     "must_not_wait",
     "pin",
+    "poll",
     "raw",
     "recipe",
     "run_apart",

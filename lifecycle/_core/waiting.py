@@ -401,8 +401,8 @@ class Line:
             ),
         )
 
-    def after_fork(self, me: object, mine: bool) -> None:
-        """As `WaitList.after_fork`. One of the thread that forked looks at its own list."""
+    def _after_fork(self, me: object, mine: bool) -> None:
+        """As `WaitList._after_fork`. One of the thread that forked looks at its own list."""
         if not mine:
             self._row.pop(me, None)
 

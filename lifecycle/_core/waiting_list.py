@@ -127,11 +127,11 @@ class WaitList:
         __slots__ = ("__weakref__", "era", "here", "hung", "loops")
 
         def __init__(self) -> None:
-            self.renew()
+            self._renew()
 
         def wake(self, *_: object) -> None:
             if self.era is not era:
-                self.renew()
+                self._renew()
             bell = self.hung.pop(_THREADS, None)
             if bell is not None:
                 bell()
@@ -139,7 +139,7 @@ class WaitList:
             if bell is not None:
                 bell()
 
-    def renew(self) -> None:
+    def _renew(self) -> None:
         """Begin with nobody: see `era`."""
         self.era = era
         self.hung = {}
@@ -176,7 +176,7 @@ class WaitList:
             self.here[me] = None
             while True:
                 if runtime.free_threaded and self.era is not era:
-                    self.renew()
+                    self._renew()
                 hung = self.hung
                 bell = hung.get(_THREADS) or hung.setdefault(_THREADS, _new_bell())
                 result = ready()
@@ -234,7 +234,7 @@ class WaitList:
         """`wait` in a coroutine of asyncio (also on uvloop) or trio: blocks the task and not the loop."""
         return waiting_loops.wait(self, ready, timeout, look, every)
 
-    def after_fork(self, me: object, mine: bool) -> None:
+    def _after_fork(self, me: object, mine: bool) -> None:
         """In a forked child, for one that waited here; `mine`: on the thread that forked. That one looks: it
         may have been the next at a lock that another thread was about to let go."""
         waiting_loops.after_fork(self.loops, mine)
@@ -264,7 +264,7 @@ def _after_fork() -> None:
         return
     thread = runtime.get_ident()
     for me, (waiters, ident) in list(waiting_loops.standing.items()):
-        waiters.after_fork(me, ident == thread)
+        waiters._after_fork(me, ident == thread)
         if ident != thread:
             waiting_loops.standing.pop(me, None)
 
