@@ -128,6 +128,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Have our log shown with the test that failed, instead of between the dots."""
     structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
+    if support.SLOW_WAY:
+        from lifecycle._core.place import AnyThread
+
+        AnyThread.at_once = False
 
 
 AnyReport = TypeVar("AnyReport", pytest.TestReport, pytest.CollectReport)

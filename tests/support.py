@@ -14,6 +14,8 @@ from pathlib import Path
 
 import attrs
 
+SLOW_WAY = bool(os.environ.get("LIFECYCLE_SLOW_WAY"))
+"""Have every object end in steps, as those do that are not plain: the whole suite must pass that way too."""
 ROOT = Path(__file__).resolve().parent.parent
 
 SOON = 15.0
@@ -50,11 +52,12 @@ def run_python(
     thread's stack, ended, and fails the test with that.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **(env or {})}
+    slow = "import lifecycle._core.place as _p; _p.AnyThread.at_once = False; del _p\n" if SLOW_WAY else ""
     source = (
         f"import faulthandler as _f; _f.dump_traceback_later({timeout!r}, exit=True); del _f\n"
         # Background jobs ignore it.
         "import signal as _s; _s.signal(_s.SIGINT, _s.default_int_handler); del _s\n"
-        f"{textwrap.dedent(code)}"
+        f"{slow}{textwrap.dedent(code)}"
     )
     done = subprocess.run(
         [sys.executable, *args, "-c", source, *argv],

@@ -1,18 +1,18 @@
-"""The counters behind `lifecycle.stats`. One thread writes them, so they need no lock and lose nothing."""
+"""The counters behind `lifecycle.stats`. They have one writer at a time (`observe/ledger.py`), so they need
+no lock and lose nothing."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
 from functools import partial
+from itertools import zip_longest
 
 from lifecycle._core.record import Record
 from lifecycle.states import ENDED, Cause, ObjectState
 from lifecycle.stats import Histogram
 
 ENDS = ("released", "failed", "stuck", "detached", "orphaned")
-COMPACT_AT = 64
-"""Ended objects of a type that are kept in its list of live ones in any case."""
 
 BUCKETS = (1e-5, 1e-4, 1e-3, 5e-3, 0.0166, 0.0333, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Upper bounds in seconds of every histogram; one exactly at ``finalizer_timeout`` is added."""
@@ -45,9 +45,42 @@ class HistogramCount:
         for bucket, number in Counter(map(partial(bisect_left, bounds), durations)).items():
             counts[bucket] += number
 
-    def snapshot(self) -> Histogram:
-        """A frozen copy."""
-        return Histogram(self.bounds, tuple(self.counts), self.sum)
+    def snapshot(self, counts: tuple[int, ...] = (), total: float = 0.0) -> Histogram:
+        """A frozen copy, with `counts` of the first buckets and their `total` added."""
+        both = tuple(one + more for one, more in zip_longest(self.counts, counts, fillvalue=0))
+        return Histogram(self.bounds, both, self.sum + total)
+
+
+class PlainTotals:
+    """What the plain ends of one type come to: each is a registration, a closing, a release, a wait of 0 and
+    a duration. Never changed but replaced, so that an interrupted count is none."""
+
+    __slots__ = ("bounds", "counts", "number", "sum")
+
+    def __init__(self, bounds: tuple[float, ...], number: int, counts: tuple[int, ...], total: float) -> None:
+        self.bounds = bounds
+        self.number = number
+        self.counts = counts  # of durations, by bucket
+        self.sum = total
+
+    @classmethod
+    def none(cls, bounds: tuple[float, ...]) -> PlainTotals:
+        """None so far."""
+        return cls(bounds, 0, (0,) * (len(bounds) + 1), 0.0)
+
+    def plus(self, durations: list[float]) -> PlainTotals:
+        """These totals and some more."""
+        counts = self.counts
+        if max(durations) <= self.bounds[0]:
+            counts = (counts[0] + len(durations), *counts[1:])
+        else:
+            found = Counter(map(partial(bisect_left, self.bounds), durations))
+            counts = tuple(number + found[bucket] for bucket, number in enumerate(counts))
+        return PlainTotals(self.bounds, self.number + len(durations), counts, self.sum + sum(durations))
+
+
+COMPACT_AT = 64
+"""Ended objects of a type that are kept in its list of live ones in any case."""
 
 
 class TypeCount:

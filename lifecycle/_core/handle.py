@@ -13,25 +13,27 @@ from typing import Any, Generic, NoReturn, TypeVar
 from lifecycle._core import record as doors
 from lifecycle._core import runtime
 from lifecycle._core.access import checked, refuse
-from lifecycle._core.checks import check_timeout
+from lifecycle._core.checks import DEFERRED, check_timeout, refuse_deferred
 from lifecycle._core.describe import describe, fate, state_of
 from lifecycle._core.detach import begin_detach, refuse_if_held, undo_detach
 from lifecycle._core.doors import cell_of
-from lifecycle._core.exclusive import ExclusiveLease, make_exclusive, pin_or_refuse
+from lifecycle._core.exclusive import ExclusiveCell, ExclusiveLease, make_exclusive, pin_or_refuse
 from lifecycle._core.holders import Holder, all_holders, expect
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import Lease
-from lifecycle._core.place import DEFAULT, WhenDue
-from lifecycle._core.record import SHUT_CELL, Cell, Record, raw_pin, shut
-from lifecycle._core.release import finish
+from lifecycle._core.place import DEFAULT, DRAIN_STEPS, WhenDue
+from lifecycle._core.record import PLAIN, SHUT_CELL, Cell, Record, raw_pin, shut
+from lifecycle._core.release import also_release, disown, failed, finish, forget, let_parent_go, take_back
+from lifecycle._core.runtime import BRIEF_WAIT, STEPS, collecting, cramped, near_limit
 from lifecycle._core.shares import SHUT, add_share, drop_share, give_back, next_share
+from lifecycle._core.tables import owners
 from lifecycle._core.timelines import attach
 from lifecycle._core.views import make_view
 from lifecycle.errors import (
     HeldError,
     LifecycleError,
 )
-from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASED, VALID, ObjectState
+from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASED, RELEASING, VALID, ObjectState
 
 T = TypeVar("T")
 
@@ -40,6 +42,7 @@ _getframe = sys._getframe
 get_ident = runtime.get_ident
 monotonic = runtime.monotonic
 getrefcount = sys.getrefcount
+identity = id
 
 
 class Handle(Generic[T]):
@@ -126,9 +129,11 @@ class Handle(Generic[T]):
             lease: Lease[T] = Lease()
             lease._thread = get_ident()
             lease._pin = pin
+            del pin  # K3
             return lease
-        finally:
-            pin = None  # a kept traceback must keep nothing alive
+        except BaseException:
+            pin = lease = None  # type: ignore[assignment]  # noqa: F841 - K3
+            raise
 
     def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> ExclusiveLease[T]:
         """The right to use the object alone: ``with handle.exclusive() as obj``, for natives that are changed
@@ -144,7 +149,22 @@ class Handle(Generic[T]):
         `AccessRefusedError` once the door is shut. Inside a garbage collection, and on threads marked with
         `never_wait`, it does not wait.
         """
-        return make_exclusive(self._record, self._cell, timeout)
+        try:
+            cell = self._cell
+            if timeout is not DEFAULT or type(cell) is not ExclusiveCell:
+                return make_exclusive(self._record, cell, timeout)
+            exclusive: ExclusiveLease[T] = ExclusiveLease()
+            exclusive._cell = cell
+            exclusive._record = self._record
+            exclusive._timeout = timeout
+            exclusive._pin = exclusive._turn = None
+            try:
+                return exclusive
+            finally:  # K3
+                del cell, exclusive
+        except BaseException:
+            cell = exclusive = None  # type: ignore[assignment]  # noqa: F841 - K3
+            raise
 
     def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
         """`nbytes` bytes of the object's memory from `address` on, without a copy: a one-dimensional
@@ -209,7 +229,7 @@ class Handle(Generic[T]):
 
     # -- closing ---------------------------------------------------------------------------------------------
 
-    def close(
+    def close(  # noqa: C901 - in one piece: a call more is paid for by every object
         self, *, timeout: float | WhenDue | None = DEFAULT, held: str = "defer", after: Any = None
     ) -> bool:
         """Give this share back; True means that the object is released. Closing twice gives the same answer.
@@ -236,30 +256,156 @@ class Handle(Generic[T]):
         While another thread is collecting no release begins: without `timeout=` the answer may be False then,
         and the release follows.
         """
+        # In one piece, since nearly every object ends here: `_give_back`, `AnyThread.settle`, `process` and
+        # `finish` for an object whose only share is closed where its release may run. What is not as plain as
+        # that goes by those four.
+        record = self._record
+        me = ticket = None
         try:
             if timeout is not DEFAULT or held != "defer" or after is not None:
                 self._prepare(timeout, held, after)
-            record = self._record
-            if self._cell is not SHUT_CELL:
+            cell = self._cell
+            place = record.place
+            if cell is not SHUT_CELL:
                 try:
                     frame: FrameType | None = _getframe(1)
-                except ValueError:
+                    code = frame.f_code  # type: ignore[union-attr]
+                    if code is _EXIT:
+                        frame = frame.f_back  # type: ignore[union-attr]
+                        code = frame.f_code  # type: ignore[union-attr]
+                except (ValueError, AttributeError):
                     # C called it, and no Python frame is below: a thread, a ctypes callback, an exit hook.
                     frame = None
-                self._give_back(frame)
-            if record.phase is not None and record.phase in ENDED:
-                return record.phase is RELEASED
-            released: bool = record.place.settle(record, timeout)
+                kind = record.kind
+                registry = kind.registry
+                claims = registry.claims
+                shared = registry.shared
+                id = record.id
+                now = monotonic()
+                if (
+                    frame is None
+                    or not place.at_once
+                    or claims  # a release runs, and this may be called by it
+                    or shared.setdefault(id, SHUT) is not SHUT
+                    or record.cause is not None
+                    or (doors.stores_meet and not shut(record, None, BY_CLOSE, None))
+                ):
+                    self._give_back(frame)
+                    frame = cell = None  # type: ignore[assignment]
+                else:
+                    # K4: nothing is called between the look at the cause and this.
+                    record.cause = BY_CLOSE
+                    record.shut = now
+                    record.shut_at = frame.f_lasti
+                    record.shut_code = code
+                    record.door = frame = None
+                    cell.pin = None
+                    # Dropped before anything is run: where somebody else has the cell, its death is to tell
+                    # of that.
+                    self._cell = SHUT_CELL
+                    cell = None  # type: ignore[assignment]
+                    if record() is None and record.extra is None and not collecting:
+                        try:
+                            tight = cramped(STEPS) and near_limit()
+                        except RecursionError:
+                            tight = True
+                        # K1: a clock reading is an object of its own, and can be the claim.
+                        if not tight and claims.setdefault(id, me := now) is me:
+                            if record.phase is None and record.outcome is None and record.extra is None:
+                                record.begun = now
+                                record.phase = RELEASING
+                                try:
+                                    release = record.release
+                                    if release is not None:
+                                        result = release(record.obj)
+                                        if result is not None and type(result) in DEFERRED:
+                                            refuse_deferred(result, "the release")
+                                    record.outcome = RELEASED
+                                except BaseException as error:
+                                    # Noted before anything is called: an interrupt decides nothing.
+                                    record.outcome = error
+                                    release = None
+                                else:
+                                    release = None
+                                    if record.owning == 2:
+                                        if record.native is None:
+                                            key = identity(record.obj)
+                                            record.owning = 1  # K4
+                                            owner = owners.pop(key, record)
+                                            if owner is not record:
+                                                take_back(key, owner)
+                                        else:
+                                            disown(record)
+                                    record.release = record.obj = None
+                                    if record.parent is not None:
+                                        let_parent_go(record)
+                                    if kind.alive is not None:
+                                        kind.gone.append(id)
+                                    tell = registry.plain_ends.append
+                                    record.ended = monotonic()
+                                    # K4: with its phase the end has been told, and only then is it marked as
+                                    # plain.
+                                    record.phase = RELEASED
+                                    tell(record)
+                                    record.outcome = PLAIN
+                                    shared.pop(id, None)
+                                    if registry.kept or registry.waiters or kind.alive is not None:
+                                        forget(registry, record)
+                                    claims.pop(id, None)
+                                    me = None
+                                    mailbox = place.mailbox
+                                    if mailbox:
+                                        # The ticket of what was just released, and a bounded number of
+                                        # others.
+                                        try:
+                                            for ticket in place.takes:  # noqa: B007 - K2
+                                                break
+                                        except IndexError:  # another thread was quicker
+                                            ticket = None
+                                        if ticket is not record and ticket is not None:
+                                            mailbox.appendleft(ticket)
+                                            ticket = None
+                                        if mailbox and not near_limit():
+                                            place.run_some(DRAIN_STEPS, BRIEF_WAIT)
+                                    return True
+                                failed(record)
+                            else:
+                                # It is not plain after all, or others ended it between our look and our
+                                # claim. Who found the claim taken has passed its ticket over.
+                                claims.pop(id, None)
+                                place.put(record)
+                        me = None
+            phase = record.phase
+            if phase is not None and phase in ENDED:
+                return phase is RELEASED
+            released: bool = place.settle(record, timeout)
             if not released:
                 self._not_released(timeout, held)
             return released
         except LifecycleError:
+            cell = None  # K3
             raise
         except BaseException:
+            cell = release = None  # K3
+            # Up to `put` nothing is called, so no second interrupt falls in here.
+            if me is not None:
+                if record.phase is RELEASED:
+                    record.outcome = PLAIN
+                try:
+                    if registry.claims[id] is me:
+                        del registry.claims[id]
+                except KeyError:
+                    me = None
+                me = None
+                place.put(record)
+                if record.phase in ENDED:
+                    forget(registry, record)
+            if ticket is not None and ticket is not record:
+                place.put(ticket)
             # Interrupted: a closed handle that is kept by a traceback must not keep the object.
             self._give_back(None)
-            if not self._record.place.inline:
-                self._record.place.will_not_settle()
+            if not record.place.inline:
+                record.place.will_not_settle()
             self._tell_shut()
             raise
 
@@ -294,7 +440,8 @@ class Handle(Generic[T]):
             obj, release = record.obj, record.release
             record.outcome = DETACHED
             finish(record)
-            return obj  # type: ignore[no-any-return]  # no call behind the last one: no interrupt can lose the object here
+            # No call behind the last one: no interrupt can lose the object here.
+            return obj  # type: ignore[no-any-return]
         except BaseException:
             undo_detach(record, me, obj, release)
             raise
@@ -340,8 +487,9 @@ class Handle(Generic[T]):
                         elif record.cause is None:
                             record.cause = BY_CLOSE
                             record.shut = now
-                    if frame is not None and record.shut_site is None:
-                        record.shut_site = (frame.f_code, frame.f_lasti)
+                    if frame is not None and record.shut_code is None:
+                        record.shut_at = frame.f_lasti
+                        record.shut_code = frame.f_code
                     record.door = None
                     cell.pin = None
                     if record.phase is not None and record.phase in ENDED:
@@ -375,18 +523,10 @@ class Handle(Generic[T]):
             self._give_back(None)  # interrupted: the block ends before it began
             raise
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
-            record = self._record
-            if self._cell is not SHUT_CELL:
-                try:
-                    frame: FrameType | None = _getframe(1)
-                except ValueError:
-                    frame = None
-                self._give_back(frame)
-            if record.phase not in ENDED and not record.place.settle(record, DEFAULT):
-                self._not_released(DEFAULT, "defer")
-        except BaseException:
+            Handle.close(self)
+        except BaseException:  # it may have been interrupted before it began
             self._give_back(None)
             if not self._record.place.inline:
                 self._record.place.will_not_settle()
@@ -413,6 +553,10 @@ class Handle(Generic[T]):
         record = self._record
         closed = ", this share closed" if self._cell is SHUT_CELL and state_of(record) is VALID else ""
         return f"<Handle of {describe(record)}: {fate(record)}{closed}>"
+
+
+also_release.add(Handle.close.__code__)
+_EXIT = Handle.__exit__.__code__
 
 
 class WeakHandle(Uncopied, Generic[T]):

@@ -39,6 +39,7 @@ class Place:
 
     name: str
     inline = True  # whoever closes may run the release; False: `will_shut` is called before
+    at_once = False  # True: whoever closes as the last runs the release, on any thread (`Handle.close`)
     lost_reason: str | None = None
     put: Callable[[Record], None]
     requeue: Callable[[Record], None]
@@ -82,8 +83,9 @@ class DequePlace(Place):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # Every close asks for these two, which CPython finds in the instance several times quicker than in
+        # Every close asks for these three, which CPython finds in the instance several times quicker than in
         # the class.
+        self.at_once = type(self).at_once
         self.inline = True
         self.lost_reason = None
         self.last_drain = 0.0
@@ -95,7 +97,7 @@ class DequePlace(Place):
         self.put = self.requeue = self.mailbox.append
         self.timelines = Timelines()
         # Taking and storing is one FOR_ITER step.
-        self._takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)
+        self.takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)
 
     def __len__(self) -> int:
         return len(self.mailbox)
@@ -114,7 +116,7 @@ class DequePlace(Place):
         done = taken = 0
         record = None
         try:
-            for record in self._takes:
+            for record in self.takes:
                 if record is not None:
                     if record.phase not in ENDED:
                         ran = process(record, None, patience)
@@ -148,6 +150,8 @@ class AnyThread(DequePlace):
     """`ANY_THREAD`: quick releases that are safe anywhere run inline, by the closer or by the next register
     or close."""
 
+    at_once = True
+
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """As `Place.settle`."""
         if collecting and runtime.in_collector():
@@ -169,7 +173,7 @@ class AnyThread(DequePlace):
             # The ticket of what was just released, and a bounded number of others that wait.
             ticket = None
             try:
-                for ticket in self._takes:  # noqa: B007 - FOR_ITER takes and stores in one step, next() would not
+                for ticket in self.takes:  # noqa: B007 - FOR_ITER takes and stores in one step, next() would not
                     break
             except IndexError:  # another thread was quicker
                 ticket = None

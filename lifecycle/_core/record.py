@@ -40,6 +40,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from lifecycle._core import runtime
@@ -156,6 +157,12 @@ class Extra:
         self.unlimited = False  # past every limit of its type
 
 
+PLAIN: Any = object()
+"""`Record.outcome` of a plain end, one that a single count is enough for: closed as the last share, and
+released then and there. Stored by `Handle.close` alone, while it has the claim and after the record is in
+`Registry.plain_ends`."""
+
+
 class Record(weakref.ref[Core]):
     """The facts of one object and the library's only reference to it. As a weak reference on the core it is
     also the ticket."""
@@ -180,7 +187,8 @@ class Record(weakref.ref[Core]):
         "place",
         "release",
         "shut",
-        "shut_site",
+        "shut_at",
+        "shut_code",
         "site",
         "size",
     )
@@ -202,12 +210,20 @@ class Record(weakref.ref[Core]):
     begun: float
     ended: float
     site: Site | None
-    shut_site: Site | None
+    # Where it was closed, in two slots: a tuple would be one object more for the collector to track.
+    shut_code: CodeType | None
+    shut_at: int
     name: str | None
     native: Any
     size: int
     extra: Extra | None
     counted: int  # written by the keeper alone; 0 not yet
+
+    @property
+    def shut_site(self) -> Site | None:
+        """Where the door was shut."""
+        code = self.shut_code
+        return None if code is None else (code, self.shut_at)
 
     def more(self) -> Extra:
         """The record's `Extra`, made when first needed."""
@@ -256,8 +272,9 @@ def shut(record: Record, cell: Cell | None, cause: Cause, site: Site | None) -> 
             elif record.cause is None:  # asked again: nothing is called between this and the store
                 record.cause = cause
                 record.shut = now
-        if record.shut_site is None:
-            record.shut_site = site
+        if record.shut_code is None and site is not None:
+            record.shut_at = site[1]
+            record.shut_code = site[0]
         if cell is None:
             return record.cause is cause
         record.door = None  # the cell's death tells nothing new now

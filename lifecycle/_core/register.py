@@ -1,7 +1,9 @@
 """Entering an object: from the moment its record is in the table it will be released, whatever happens after
 (I3).
 
-One function, since every frame of a camera comes through it. Its order is its correctness:
+One function, since every frame of a camera comes through it. `SafetyManager.register` is a copy of it, for
+objects that are registered one by one; `enter` serves those who have checked everything before. Its order is
+its correctness:
 
 1. Pin and core; then the record is made on the core and filled in. Nothing is called in between, so no
    interrupt falls there and there is no ticket without facts.
@@ -24,7 +26,7 @@ from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record
 from lifecycle._core.release import releases_here
 from lifecycle._core.runtime import caller, monotonic, next_id, site_of
 from lifecycle._core.shares import FIRST_SHARE
-from lifecycle._core.tables import HIGH_WATER, NO_IDENTITY, Kind, native_key, owners
+from lifecycle._core.tables import HIGH_WATER, NO_IDENTITY, NOT_COUNTING, Kind, native_key, owners
 from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, RegistrationError, shown
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASING, STUCK
 
@@ -50,15 +52,19 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
     (`ClosedError` too), the object is released."""
     registry = kind.registry
     entered = registry.entered
-    core = record = pin = cell = site = now = None
-    handle: Handle[Any] | None = None
+    record = site = None
     try:
         if begun is not None:
             # From here on the object is not lost: an interrupt before that is the caller's to deal with.
             begun[0] = True
-        if registry.waiting or not registry.started or len(entered) > HIGH_WATER:
+        if registry.waiting or not registry.started:
             registry.tend()
         kind.sampled = sampled = kind.sampled + 1
+        if not sampled & NOT_COUNTING:
+            if not runtime.collecting:
+                registry.count_here()
+            if len(entered) > HIGH_WATER:
+                registry.tend()
         if not sampled & kind.site_mask or sampled <= kind.first_sites:
             site = site_of(caller())
         id = next_id()
@@ -73,7 +79,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         record.release = release
         record.place = place
         record.parent = parent
-        record.door = record.cause = record.phase = record.outcome = record.shut_site = None
+        record.door = record.cause = record.phase = record.outcome = record.shut_code = None
         record.born = now
         record.shut = record.begun = record.ended = 0.0
         record.site = site
@@ -89,9 +95,9 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         elif unique:
             record.owning = 2
             if type(obj) not in NO_IDENTITY and owners.setdefault(_identity(obj), record) is not record:
-                _supersede(_identity(obj), record)
+                supersede(_identity(obj), record)
             if native is not None and owners.setdefault(native_key(record), record) is not record:
-                _supersede(native_key(record), record)
+                supersede(native_key(record), record)
         else:
             record.owning = 1
         registry.records[id] = record
@@ -104,53 +110,55 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         door.id = id
         record.door = door
         entered.append(record)
-        handle = Handle()
+        handle: Handle[Any] = Handle()
         handle._cell = cell
         handle._record = record
         handle._token = FIRST_SHARE
         if registry.closed:
             raise ClosedError
-        return handle
+        # K3: an exception of a release that ran on behalf of others in here, kept by somebody, keeps this
+        # frame.
+        try:
+            return handle
+        finally:
+            del core, pin, cell, handle, now
     except BaseException as error:
-        if record is None or record.id not in registry.records:
-            if record is not None:
-                record.phase = DETACHED  # said before anything is called: its ticket must mean nothing
-            if begun is not None:
-                begun[0] = False  # until it has been entered after all, below
-            handle = cell = pin = core = None
-            if begun is None:
-                begun = [False]
-            try:
+        try:
+            handle = cell = pin = core = now = None  # type: ignore[assignment]  # noqa: F841 - K3
+            if record is None or record.id not in registry.records:
                 if record is not None:
-                    try:
-                        _withdraw(record)
-                    except BaseException:
-                        # Left to the keeper without a call: an owner's entry would keep the object for ever.
-                        registry.later[0:0] = [(_withdraw, (record,))]
-                        raise
-                _not_entered(kind, place, obj, release, native, parent, extra, error, begun)
-            except RecursionError:
-                # No call may be possible here, so it is left to the keeper without one.
-                if not begun[0]:
-                    begun[0] = True
-                    registry.later[0:0] = [(abandon, (kind, place, obj, release, parent, extra))]
-        else:
-            handle = cell = pin = core = None
-            record.cause = BY_CLOSE
-            registry.events.append(("shut", record))
-            if isinstance(error, ClosedError):
-                registry.refuse_closed(record)
-        raise
-    # A kept traceback must keep nothing alive, not even one of a release that ran on behalf of others in
-    # here.
-    finally:
-        core = pin = cell = handle = parent = obj = now = None
+                    record.phase = DETACHED  # said before anything is called: its ticket must mean nothing
+                if begun is None:
+                    begun = [False]
+                begun[0] = False  # until it has been entered after all, below
+                try:
+                    if record is not None:
+                        try:
+                            withdraw(record)
+                        except BaseException:
+                            # K6: an owner's entry would keep the object for ever.
+                            registry.later[0:0] = [(withdraw, (record,))]
+                            raise
+                    _not_entered(kind, place, obj, release, native, parent, extra, error, begun)
+                except RecursionError:
+                    # No call may be possible here, so it is left to the keeper without one.
+                    if not begun[0]:
+                        begun[0] = True
+                        registry.later[0:0] = [(abandon, (kind, place, obj, release, parent, extra))]
+            else:
+                record.cause = BY_CLOSE
+                registry.events.append(("shut", record))
+                if isinstance(error, ClosedError):
+                    registry.refuse_closed(record)
+            raise
+        finally:  # K3
+            parent = obj = None
 
 
 _identity = id
 
 
-def _supersede(key: object, record: Record) -> None:
+def supersede(key: object, record: Record) -> None:
     """Somebody is in `owners` under `key`: let go one that can be let go here, wait for one whose release has
     begun, take the place of one that has let go, refuse otherwise.
 
@@ -208,7 +216,7 @@ def _make_way(first: Record) -> None:
 _ownership = runtime.process_lock()
 
 
-def _withdraw(record: Record) -> None:
+def withdraw(record: Record) -> None:
     """Make a record that was not entered mean nothing: not to its place, not in `owners`, not to whoever
     keeps the traceback."""
     record.phase = DETACHED
@@ -238,14 +246,22 @@ def _not_entered(
     """Something was raised before the object was entered. A refusal leaves it to the caller; an interrupt may
     not lose it."""
     try:
-        if isinstance(error, TypeError) and native is not None and not _hashable(native):
-            raise RegistrationError(
-                f"native= must be hashable, such as an address or a GL name, not {shown(native)}"
-            ) from None
+        wrong = unhashable(native, error)
+        if wrong is not None:
+            raise wrong from None
         if not isinstance(error, LifecycleError):
             abandon(kind, place, obj, release, parent, extra, begun)
     finally:
         parent = obj = None
+
+
+def unhashable(native: Any, error: BaseException) -> RegistrationError | None:
+    """What `error` means where it comes from a native name that cannot be looked up."""
+    if isinstance(error, TypeError) and native is not None and not _hashable(native):
+        return RegistrationError(
+            f"native= must be hashable, such as an address or a GL name, not {shown(native)}"
+        )
+    return None
 
 
 def abandon(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from lifecycle._core import runtime
@@ -116,6 +116,15 @@ def process(  # noqa: C901 - in one piece: a call more is paid for by every rele
         if record.phase in ENDED:
             forget(record.kind.registry, record)
         raise
+
+
+def failed(record: Record) -> None:
+    """What the caller has claimed and called raised, as `Record.outcome` says: end the object or call it
+    again later."""
+    if _call_failed(record):
+        finish(record)
+    else:
+        _retry_later(record)
 
 
 class Timed:
@@ -307,25 +316,15 @@ def finish(record: Record) -> None:
     registry = kind.registry
     id = record.id
     if record.owning == 2:
-        record.owning = 1
-        key: object = _identity(record.obj)
-        owner = owners.pop(key, record)  # before the object may go and its identity be used again
-        if owner is not record:
-            _take_back(key, owner)
-        if record.native is not None:
-            key = native_key(record)
-            owner = owners.pop(key, record)
-            if owner is not record:
-                _take_back(key, owner)
+        disown(record)  # before the object may go and its identity be used again
     record.release = None
     if record.outcome is ORPHANED:
         _keep_orphan(record)
     else:
         record.obj = None  # the last reference goes here, at the place, before the end is announced (I4)
     if record.outcome is not ORPHANED or record() is None:
-        if free_threaded and record.parent is not None:
-            _post_parent(record)
-        record.parent = None  # an orphan that is still used, used through a view perhaps, keeps its parent
+        # An orphan that is still used, used through a view perhaps, keeps its parent.
+        let_parent_go(record)
     if kind.alive is not None:
         kind.gone.append(id)
     extra = record.extra
@@ -345,6 +344,13 @@ def finish(record: Record) -> None:
     if registry.waiters:
         notify(registry, id)
     registry.claims.pop(id, None)
+
+
+def let_parent_go(record: Record) -> None:
+    """The object has ended: its parent need not wait for it any more. May be repeated."""
+    if free_threaded and record.parent is not None:
+        _post_parent(record)
+    record.parent = None
 
 
 def _count_sole() -> int:
@@ -379,7 +385,21 @@ def _post_parent(record: Record) -> None:
         pin = None
 
 
-def _take_back(key: object, owner: Record) -> None:
+def disown(record: Record) -> None:
+    """Take a record out of `owners`. May be repeated until `Record.owning` says that it is done."""
+    identity = _identity(record.obj)
+    if record.native is not None:
+        key = native_key(record)
+        owner = owners.pop(key, record)
+        if owner is not record:
+            take_back(key, owner)
+    record.owning = 1  # K4: nothing is called between this and the call that makes it true
+    owner = owners.pop(identity, record)
+    if owner is not record:
+        take_back(identity, owner)
+
+
+def take_back(key: object, owner: Record) -> None:
     """The native was handed on while its release ran: its new owner's entry goes back."""
     owners.setdefault(key, owner)
 
@@ -471,7 +491,7 @@ def releases_here() -> tuple[Record, ...]:
     found = []
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_code is process.__code__:
+        if _releases(frame):
             found.append(frame.f_locals["record"])
         frame = frame.f_back
     return tuple(found)
@@ -483,6 +503,16 @@ def nesting() -> int:
     depth = 0
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        depth += frame.f_code is process.__code__
+        depth += _releases(frame)
         frame = frame.f_back
     return depth
+
+
+def _releases(frame: FrameType) -> bool:
+    code = frame.f_code
+    return code is process.__code__ or (code in also_release and frame.f_locals.get("me") is not None)
+
+
+also_release: set[CodeType] = set()
+"""Functions that release as `process` does, without calling it: they do while their local ``me``, the claim,
+is set, and ``record`` is what they release."""

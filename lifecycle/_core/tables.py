@@ -204,6 +204,7 @@ class Registry:
         # Registrations and ends to be counted, and whatever else happens.
         self.entered: deque[Record] = deque()
         self.ended: deque[Record] = deque()
+        self.plain_ends: deque[Record] = deque()  # see `record.PLAIN`
         self.events: deque[Any] = deque()
         # The callbacks of weak references, made once: each object would carry its own of 72 bytes otherwise.
         self.unroot: Callable[[weakref.ref[Pin]], None] = self.roots.discard
@@ -221,12 +222,13 @@ class Registry:
         self.tend: Callable[[], None] = _nothing
         self.refuse_closed: Callable[[Any], None] = _nothing
         self.wake: Callable[[], None] = _nothing
+        self.count_here: Callable[[], None] = _nothing  # called by one registration in `COUNT_EVERY`
         self.abandon: Callable[..., None] = _nothing  # have an object released that nobody will own
         self.relieve: Callable[[], None] = _nothing
 
     def pending(self) -> int:
         """Events that wait to be counted."""
-        return len(self.entered) + len(self.ended) + len(self.events)
+        return len(self.entered) + len(self.ended) + len(self.plain_ends) + len(self.events)
 
 
 def _nothing(*_: object) -> None:
@@ -235,6 +237,12 @@ def _nothing(*_: object) -> None:
 
 HIGH_WATER = 4096
 """Events waiting to be counted above which whoever posts one calls `Registry.relieve`."""
+
+COUNT_EVERY = 128
+"""Of so many registrations of a type one counts the plain ends, while what it counts is in the processor's
+cache. A power of two."""
+NOT_COUNTING = COUNT_EVERY - 1
+"""``sampled & NOT_COUNTING`` is 0 for that one."""
 
 owners: dict[object, Record] = {}
 """Who owns a native object, in this process: by identity of the Python object, and by (place, type, native

@@ -102,7 +102,7 @@ def enter_component(
         record.release = _call
         record.place = place
         record.parent = None
-        record.door = record.cause = record.phase = record.outcome = record.shut_site = None
+        record.door = record.cause = record.phase = record.outcome = record.shut_code = None
         record.born = now
         record.shut = record.begun = record.ended = 0.0
         record.site = site

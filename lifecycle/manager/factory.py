@@ -70,7 +70,7 @@ def build_factory(
     ) -> bool:
         """What was made for us goes back; True once that is so."""
         if box and (isinstance(error, LimitError) or not isinstance(error, LifecycleError)):
-            rescue(box[0], type_name, release, release_on, extra, begun)
+            rescue(box[0], type_name, release, release_on, None, extra, begun)
         if not begun[0]:  # no release of an object will give it back
             places.pop(ticket)
         return True

@@ -34,6 +34,7 @@ class Machinery:
         self._starters: dict[None, object] = {}  # who starts the threads
         registry.waiting = self.any_thread.mailbox
         registry.tend = self.tend
+        registry.count_here = self.keeper.count_here
         registry.refuse_closed = self.refuse_closed
 
     def place_of(self, release_on: Any) -> Any:

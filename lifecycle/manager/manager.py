@@ -22,9 +22,19 @@ from lifecycle._core.exclusive import pin_or_refuse
 from lifecycle._core.handle import Handle
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
-from lifecycle._core.record import Extra
-from lifecycle._core.register import abandon, enter, insist
-from lifecycle._core.tables import Registry, open_records
+from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record
+from lifecycle._core.register import abandon, enter, insist, supersede, unhashable, withdraw
+from lifecycle._core.runtime import monotonic, next_id
+from lifecycle._core.shares import FIRST_SHARE
+from lifecycle._core.tables import (
+    HIGH_WATER,
+    NO_IDENTITY,
+    NOT_COUNTING,
+    Registry,
+    native_key,
+    open_records,
+    owners,
+)
 from lifecycle._core.targets import (
     cell_behind,
     check_mine,
@@ -57,12 +67,13 @@ from lifecycle.manager.policies import UNSET, Unset, set_policy
 from lifecycle.manager.stopping import StopToken
 from lifecycle.observe.observers import enlist
 from lifecycle.places.queues import PlaceLike
-from lifecycle.states import ENDED, RELEASED, VALID, Cause
+from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASED, VALID, Cause
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+identity = id
 
 _managers: weakref.WeakSet[SafetyManager] = weakref.WeakSet()
 
@@ -138,7 +149,7 @@ class SafetyManager(Uncopied):
 
     # -- registering -----------------------------------------------------------------------------------------
 
-    def register(
+    def register(  # noqa: C901 - in one piece: a call more is paid for by every object
         self,
         obj: T,
         type_name: str | None = None,
@@ -184,10 +195,10 @@ class SafetyManager(Uncopied):
         what it cannot take; the object is then still yours. After `close` it raises `ClosedError`, and the
         object, which had become the manager's, has been released. An interrupt in here releases it too.
         """
-        parent_pin = handle = None
-        begun = [False]
+        registry = self._registry
+        record = parent_pin = extra = None
         try:
-            kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
+            kind = registry.kinds.get(type_name) if type(type_name) is str else None
             if kind is None:
                 kind = self._kinds.of(obj, type_name)
             place = self._any_thread if release_on is ANY_THREAD else self._machinery.place_of(release_on)
@@ -197,46 +208,140 @@ class SafetyManager(Uncopied):
                 check_callback(release, "release")
             if name is not None or size is not NO_BYTES:
                 check_facts(name, size)
-            extra = None
             if retry_on:
                 extra = Extra()
                 extra.retry_on = exception_types(retry_on, "register(retry_on=)")
             if parent is not None:
                 extra = extra or Extra()
-                extra.parent_id, parent_pin = parent_of(self._registry, parent)
-            handle = enter(kind, place, obj, release, name, native, size, parent_pin, extra, True, begun)
+                extra.parent_id, parent_pin = parent_of(registry, parent)
+            # From here on as `enter`, which says why in this order. A copy, for the sake of a call less.
+            if registry.waiting or not registry.started:
+                registry.tend()
+            kind.sampled = sampled = kind.sampled + 1
+            if not sampled & NOT_COUNTING:
+                if not runtime.collecting:
+                    registry.count_here()
+                if len(registry.entered) > HIGH_WATER:
+                    registry.tend()
+            site = None
+            if not sampled & kind.site_mask or sampled <= kind.first_sites:
+                site = runtime.site_of(runtime.caller())
+            id = next_id()
+            now = monotonic()
+            pin = Pin()
+            core = Core(pin, registry.unroot)
+            registry.roots.add(core)  # at once: only now it has the hash by which its callback takes it out
+            record = Record(core, place.put)
+            record.id = id
+            record.kind = kind
+            record.obj = obj
+            record.release = release
+            record.place = place
+            record.parent = parent_pin
+            record.door = record.cause = record.phase = record.outcome = record.shut_code = None
+            record.born = now
+            record.shut = record.begun = record.ended = 0.0
+            record.site = site
+            record.name = name
+            record.native = native
+            record.size = size
+            record.extra = extra
+            record.counted = 0
+            if kind.alive is not None:
+                kind.reserve(id, size)
+            if release is None:
+                record.owning = 0
+            else:
+                record.owning = 2
+                if type(obj) not in NO_IDENTITY and owners.setdefault(identity(obj), record) is not record:
+                    supersede(identity(obj), record)
+                if native is not None and owners.setdefault(native_key(record), record) is not record:
+                    supersede(native_key(record), record)
+            registry.records[id] = record
+            pin.core = core
+            pin.record = record
+            cell = Cell()
+            cell.life = now
+            cell.pin = pin
+            record.door = door = DoorRef(cell, registry.tell_drop)
+            door.id = id
+            registry.entered.append(record)
+            handle: Handle[T] = Handle()
+            handle._cell = cell
+            handle._record = record
+            handle._token = FIRST_SHARE
+            if registry.closed:
+                raise ClosedError
             if keep:
-                self._kept[handle._record.id] = handle
-            return handle
-        except LifecycleError:
-            raise
-        except BaseException as error:
-            # Defined, not called for: between here and `try` nothing looks for signals. (A default, since a
-            # closure would turn the arguments of every registration into cells.)
-            def attempt(
-                facts: tuple[Any, ...] = (self, obj, type_name, release, release_on, None, begun),
-            ) -> bool:
-                return SafetyManager._rescue(*facts)
-
+                self._kept[id] = handle
             try:
-                insist(attempt)  # interrupted: it may not be lost
-            except RecursionError:
-                # No call may be possible here, so it is left to the keeper without one.
-                self._registry.later[0:0] = [(attempt, ())]
-            except Exception as second:  # it cannot be taken, as with a release that is not callable
-                raise error from second
-            except BaseException:
+                return handle
+            finally:  # K3, and nothing is called on the way here
+                del core, pin, cell, handle, now
+        except BaseException as error:
+            attempt = None
+            try:
+                handle = cell = pin = core = now = None  # type: ignore[assignment]  # noqa: F841 - K3
+                if record is not None and record.id in registry.records:
+                    record.cause = BY_CLOSE
+                    registry.events.append(("shut", record))
+                    if isinstance(error, ClosedError):
+                        registry.refuse_closed(record)
+                    raise
+                if record is not None:
+                    record.phase = DETACHED  # said before anything is called: its ticket must mean nothing
+                begun = [False]
+                refused = LifecycleError in error.__class__.__mro__
+
+                # Defined, not called for: between here and `try` nothing is called. (A default, since a
+                # closure would turn the arguments of every registration into cells.)
+                def attempt(
+                    facts: tuple[Any, ...] = (
+                        self,
+                        obj,
+                        type_name,
+                        release,
+                        release_on,
+                        parent_pin,
+                        extra,
+                        begun,
+                        record,
+                    ),
+                ) -> bool:
+                    return SafetyManager._rescue(*facts)
+
+                wrong = None
                 try:
-                    insist(attempt)
+                    wrong = unhashable(native, error)
+                    if not refused and wrong is None:
+                        insist(attempt)  # K6: interrupted, it may not be lost
+                    elif record is not None:
+                        withdraw(record)
+                except RecursionError:
+                    # No call may be possible here, so it is left to the keeper without one.
+                    if not refused and wrong is None:
+                        registry.later[0:0] = [(attempt, ())]
+                    else:
+                        registry.later[0:0] = [(withdraw, (record,))]
+                except Exception as second:  # it cannot be taken, as with a release that is not callable
+                    raise error from second
                 except BaseException:
+                    # K6. What is interrupted is released, were it on the way to a refusal.
                     try:
                         insist(attempt)
                     except BaseException:
-                        # Each call is struck, so it is left to the keeper without one.
-                        self._registry.later[0:0] = [(attempt, ())]
-            raise
-        finally:
-            parent_pin = handle = obj = attempt = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+                        try:
+                            insist(attempt)
+                        except BaseException:
+                            # Each call is struck, so it is left to the keeper without one.
+                            registry.later[0:0] = [(attempt, ())]
+                    if refused or wrong is not None:
+                        raise
+                if wrong is not None:
+                    raise wrong from None
+                raise
+            finally:  # K3
+                parent_pin = parent = obj = attempt = None  # type: ignore[assignment]
 
     def observe(
         self,
@@ -289,15 +394,25 @@ class SafetyManager(Uncopied):
         return register
 
     def _rescue(
-        self, obj: Any, type_name: Any, release: Any, release_on: Any, extra: Extra | None, begun: list[bool]
+        self,
+        obj: Any,
+        type_name: Any,
+        release: Any,
+        release_on: Any,
+        parent: Pin | None,
+        extra: Extra | None,
+        begun: list[bool],
+        record: Record | None = None,
     ) -> bool:
         """Have an object that was not entered released at its place: it was ours to keep or to give back.
-        True then."""
+        True then. `record`: how far its registration had come."""
+        if record is not None:
+            withdraw(record)
         if begun[0] or release is None:
             return True
         check_callback(release, "release")
         kind = self._kinds.of(obj, type_name if isinstance(type_name, str) and type_name else None)
-        abandon(kind, self._machinery.place_of(release_on), obj, release, None, extra, begun)
+        abandon(kind, self._machinery.place_of(release_on), obj, release, parent, extra, begun)
         return True
 
     def factory(
@@ -384,7 +499,7 @@ class SafetyManager(Uncopied):
                     fn = timer.call(record, fn)
                 obj = record.obj if record.owning >= 0 else observed(record)
             try:
-                result = fn(obj, *args)
+                result = fn(obj, *args) if args else fn(obj)
             except BaseException as error:
                 pin = obj = None
                 unentered = fn if error.__traceback__.tb_next is None else None  # type: ignore[union-attr]
@@ -396,7 +511,7 @@ class SafetyManager(Uncopied):
                     # No call may be possible here, so it is left to the keeper without one.
                     self._registry.later[0:0] = [(judge, (record, error, errors, unentered))]
                 raise
-            if type(result) in DEFERRED:
+            if result is not None and type(result) in DEFERRED:
                 refuse_late(result, record, fn)
             return result
         finally:

@@ -19,7 +19,7 @@ accesses here.
 latest a second later, with its count. An alarm about an object held too long is withdrawn by a ``returned``
 event when it ends.
 
-Everything here but `note_access` and `warn_of_leak` is called by the one who counts (`counting.py`).
+Everything here but `note_access` and `warn_of_leak` is called by the one who counts (`ledger.py`).
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ class LeakReports:
         self._alarmed: dict[int, None] = {}  # objects whose alarm was raised and not withdrawn
         self._next_look = 0.0
 
-    def leaked(self, record: Record) -> None:
-        """A handle was collected unclosed."""
+    def leaked(self, record: Record) -> bool:
+        """A handle was collected unclosed: report that. True when it is to be counted as a leak."""
         if self.registry.config.leak_level == "off" or record.owning <= 0:
-            return
-        record.kind.count.leaks += 1
+            return False
         self._report("leak", record)
+        return True
 
     def ended(self, records: Iterable[Record]) -> None:
         """Objects have ended: withdraw their alarms."""
@@ -103,8 +103,8 @@ class LeakReports:
             return
         for record in records:
             if record.id in self._alarmed:
-                del self._alarmed[record.id]
                 self.tell("returned", record, held=record.ended - record.born)
+                self._alarmed.pop(record.id, None)
 
     def look(self) -> None:
         """Look for what is held too long, and tell what was held back."""

@@ -1,41 +1,52 @@
 """Counting: what happened becomes figures, by one writer.
 
 Everything that is to be counted goes as an event into one mailbox (`Registry.events`, a deque that any
-thread, callback or handler can append to), and only whoever holds the keeper's role counts. Registrations and
-ends have a mailbox each (`entered`, `ended`), into which the record itself goes: it is marked as counted, so
-a lost or doubled event changes no figure (I7). A scrape is an event too, a `Question`: it is answered in its
-turn, after everything that was counted before it.
-"""
+thread, callback or handler can append to), and only whoever holds the keeper's role counts: the keeper, and
+any thread that asks or registers. Registrations and ends have a mailbox each (`entered`, `ended`), into which
+the record itself goes: it is marked as counted, so a lost or doubled event changes no figure (I7).
+
+**Plain ends.** Most objects are registered, closed and released between two counts. `Handle.close` knows such
+an end and puts it into a mailbox of its own (`plain_ends`). It needs no event and no mark: a batch of them
+gives new totals, which replace the old by one store.
+
+**An interrupt strikes here too**, since threads of the program count. So every step can be taken up again
+(K7). What is taken out of a mailbox is in a list of the ledger before anybody could raise, and leaves it when
+it is counted. The figures of one record or event change together with its mark, with no call in between (K4).
+Observers are told before that: rather twice than never."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable
+from itertools import islice, repeat, takewhile
 from operator import attrgetter
 from typing import Any
 
 from lifecycle._core import runtime
 from lifecycle._core.access import invalidate_record
+from lifecycle._core.counters import HistogramCount, PlainTotals
 from lifecycle._core.doors import cell_of, lives
-from lifecycle._core.record import ENDED_TOO, LISTED, REGISTERED, DoorRef, ObservedRef, Record, shut
+from lifecycle._core.record import ENDED_TOO, LISTED, PLAIN, REGISTERED, DoorRef, ObservedRef, Record, shut
 from lifecycle._core.tables import Kind, Registry
-from lifecycle._core.waiting import Reply
 from lifecycle.events import event_of
 from lifecycle.observe.leaks import LeakReports
 from lifecycle.observe.observers import Observer
 from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, STUCK, Cause, ObjectState
-from lifecycle.stats import SafetyStats
 
 _kind_of = attrgetter("kind")
-_end_of = attrgetter("kind", "phase", "cause")
+_id_of, _ended_of = attrgetter("id"), attrgetter("ended")
 
 
-def _take_all(mailbox: deque[Record]) -> list[Record]:
-    """What is in `mailbox` now. Others go on appending; only the one who counts takes."""
-    take = mailbox.popleft
-    return [take() for _ in range(len(mailbox))]
+def _move(mailbox: deque[Record], into: list[Record], most: int | None = None) -> None:
+    """Move what is in `mailbox` now. Others go on appending; only the one who counts takes. One call: each is
+    in the one or in the other."""
+    number = len(mailbox) if most is None else min(len(mailbox), most)
+    into.extend(islice(iter(mailbox.popleft, None), number))
 
 
+GLANCE = 512
+"""Registrations of objects that have not ended which a registering thread looks through at most: more are the
+keeper's."""
 TOLD_ONE_BY_ONE = 8
 """Ends of one kind, for one reason and at one time, that are told one by one; more are told together."""
 LOOKS = 3
@@ -43,26 +54,27 @@ LOOKS = 3
 through the heap."""
 
 
-class Question:
-    """A scrape waiting for its answer."""
-
-    __slots__ = ("answer",)
-
-    def __init__(self) -> None:
-        self.answer: Reply[SafetyStats] = Reply()
-
-
 class Ledger:
     """The figures of one manager, and who writes them. One thread at a time, whoever holds the keeper's
     role."""
 
-    def __init__(self, registry: Registry, observer: Observer, answer: Callable[[], SafetyStats]) -> None:
+    def __init__(self, registry: Registry, observer: Observer) -> None:
         self.registry = registry
         self.observer = observer
-        self.answer = answer
         self.late = 0
         self.other_failures = 0
+        self.plain: dict[Kind, PlainTotals] = {}
+        """What plain ends came to so far. Never changed but replaced."""
+        # Taken out of the mailboxes of the registry and not counted yet.
+        self._entered: list[Record] = []
+        self._plain: list[Record] = []
+        self._ended: list[Record] = []
+        self._event: Any = None
+        self._next_events = iter(registry.events.popleft, None)
+        # Counted ends in their order: they are forgotten in their turn. Those that came late are put in
+        # later.
         self._expiring: deque[Record] = deque()
+        self._unsorted: list[Record] = []
         self.leaks = LeakReports(registry, self._tell)
         self.profiler: Any = None  # profiling.Profiler, while one runs
         self._telling = False
@@ -74,32 +86,82 @@ class Ledger:
         self._telling = bool(self.observer.hooks)
         if self._in_doubt:
             self._judge()
+        number = registry.pending() + len(self._ended) + len(self._plain)
         # Ends are taken first, so that the registration and the events of each are at hand, and told last.
-        ended = _take_all(registry.ended)
-        entered = _take_all(registry.entered)
-        self._count_entered([record for record in entered if not record.counted])
-        events = registry.events
-        number = len(events)
-        for _ in range(number):
-            event = events.popleft()
-            if type(event) is Question:
-                self._count_ended(ended)
-                ended = []
-                self._count_records()  # what came in since, but before the question
-                answer = self.answer()
-                self.expire()  # first: whoever asks until all has ended finds what that frees gone as well
-                event.answer.offer(answer)
-            else:
-                self._count_one(event)
-        self._count_ended(ended)
-        return len(ended) + len(entered) + number
+        _move(registry.ended, self._ended)
+        _move(registry.entered, self._entered)
+        self._count_entered([record for record in self._entered if record.outcome is not PLAIN])
+        self._entered.clear()
+        self._count_plain()
+        self._count_events()
+        self._count_ended()
+        return number
+
+    def count_here(self) -> None:
+        """Count the plain ends: a registering thread's share."""
+        entered = self._entered
+        if len(entered) < GLANCE:
+            _move(self.registry.entered, entered, GLANCE)
+            entered[:] = [record for record in entered if record.outcome is not PLAIN]
+        self._count_plain()
+        self._expire_some()
+
+    def _count_plain(self) -> None:
+        """Count the plain ends that are marked as such. Their registrations are counted with them, unless
+        they were before, when somebody counted while they lived: those go the way of all others."""
+        batch = self._plain
+        _move(self.registry.plain_ends, batch)
+        if not batch:
+            return
+        fresh = batch
+        early: list[Record] = []
+        config = self.registry.config
+        if (
+            self.observer.hooks
+            or self.profiler is not None
+            or config.log_state_changes
+            or config.log_finalizers
+        ):
+            others = batch
+        else:
+            others = [record for record in batch if record.counted or record.outcome is not PLAIN]
+            if self._ended:  # some of these are there already, after an interrupt
+                ids = set(map(_id_of, self._ended))
+                others += [record for record in batch if record.id in ids]
+        if others:
+            # The mark comes a moment after the end was told: those are left for the next time.
+            early = [record for record in others if record.outcome is not PLAIN]
+            left = set(map(_id_of, others))
+            fresh = [record for record in batch if record.id not in left]
+            left.difference_update(map(_id_of, early))
+            self._ended.extend([record for record in others if record.id in left])
+        totals = self.plain
+        kinds = {record.kind for record in fresh}
+        for kind in kinds:
+            ours = fresh if len(kinds) == 1 else [record for record in fresh if record.kind is kind]
+            before = totals.get(kind) or PlainTotals.none(kind.count.duration.bounds)
+            totals = {**totals, kind: before.plus([record.ended - record.begun for record in ours])}
+        self._expiring.extend(fresh)
+        # K4
+        self.plain = totals
+        batch[:] = early
+
+    def _count_events(self) -> None:
+        events = self.registry.events
+        for _ in range(len(events) + (self._event is not None)):
+            if self._event is None:
+                for self._event in self._next_events:  # noqa: B020 - K2
+                    break
+            self._count_one(self._event)
 
     def _count_one(self, event: Any) -> None:
-        """Count an event. One that cannot be is told as `observer_failed`, and costs no other anything."""
+        """Count the event in hand. One that cannot be is told as `observer_failed`, and costs no other
+        anything. Its figures change together with ``self._event = None``, which says that it is counted."""
         try:
             self._count_event(event)
         except Exception as error:
             self.observer.tell_failure(error)
+        self._event = None
 
     def _count_event(self, event: Any) -> None:
         if type(event) is ObservedRef:
@@ -138,79 +200,89 @@ class Ledger:
                 shut(record, cell, record.cause, None)
             cell = None
             return True
-        if record.cause is None:
+        if record.cause is None or record.cause is BY_DROP:
             shut(record, None, BY_DROP, None)
             self._note_shut(record)
         return True
 
-    def _count_records(self) -> None:
-        ended = _take_all(self.registry.ended)
-        self._count_entered([record for record in _take_all(self.registry.entered) if not record.counted])
-        self._count_ended(ended)
-
     def _count_entered(self, records: list[Record]) -> None:
-        for kind, number in Counter(map(_kind_of, records)).items():
-            kind.count.registered += number
+        telling = self._telling or self.registry.config.log_state_changes
         for record in records:
-            if record.phase is None:
-                record.counted = LISTED
-                count = record.kind.count
-                count.order.append(record)
-                count.bytes += record.size
-            else:  # it has ended, or is about to: it never appears among the live ones
-                record.counted = REGISTERED
-        if self._telling or self.registry.config.log_state_changes:
-            for record in records:
+            if record.counted:
+                continue
+            if telling:
                 self._tell("registered", record)
+            count = record.kind.count
+            listed = count.order.append
+            # K4, in both branches. What has ended, or is about to, never appears among the live ones.
+            if record.phase is None:
+                count.registered += 1
+                count.bytes += record.size
+                record.counted = LISTED
+                listed(record)
+            else:
+                count.registered += 1
+                record.counted = REGISTERED
 
-    def _count_ended(self, records: list[Record]) -> None:
-        fresh = []
-        for record in records:
-            counted = record.counted
-            if counted != ENDED_TOO:
-                if counted == LISTED:
-                    count = record.kind.count
-                    count.bytes -= record.size
-                    count.gone += 1
-                elif not counted:  # its registration was interrupted before it was told
-                    self._count_entered([record])
-                record.counted = ENDED_TOO
-                fresh.append(record)
-        for (kind, phase, cause), number in Counter(map(_end_of, fresh)).items():
-            kind.count.ended[phase] += number
-            kind.count.closed[cause or BY_DROP] += number
-            if phase is not RELEASED or cause is None or cause is BY_DROP or kind.count.shut:
-                self._look_closer([record for record in fresh if _end_of(record) == (kind, phase, cause)])
+    def _count_ended(self) -> None:
+        ended = self._ended
+        if not ended and self.profiler is None:
+            return
+        # One may be there twice, after an interrupt.
+        fresh = list({record.id: record for record in ended if record.counted != ENDED_TOO}.values())
+        self._count_entered(fresh)  # those whose registration was interrupted before it was told
         self._tell_ends([record for record in fresh if record.phase is not RELEASED])
-        for kind in set(map(_kind_of, fresh)):
-            begun = [record for record in fresh if record.kind is kind and record.begun]
-            kind.count.wait.add_all([record.begun - record.shut for record in begun if record.shut])
-            kind.count.duration.add_all([record.ended - record.begun for record in begun])
-            kind.count.compact()
         self.leaks.ended(fresh)
         profiler = self.profiler
         if profiler is not None:
             profiler.ended(fresh)
-        # Those that are stuck stay, with all they hold.
-        self._expiring.extend([record for record in fresh if record.phase is not STUCK])
         if self._telling or self.registry.config.log_finalizers:
             for record in fresh:
                 if record.phase is RELEASED:
                     self._tell("released", record, **self._ending(record))
+        for record in fresh:
+            self._count_end(record)
+        for kind in set(map(_kind_of, fresh)):
+            kind.count.compact()
+        self._retain()
+        ended.clear()
 
-    def _look_closer(self, records: list[Record]) -> None:
-        """Ends that are not a plain release after a plain close."""
-        for record in records:
-            count = record.kind.count
-            if record.id in count.shut:
-                count.invalid -= count.shut.pop(record.id)
-                count.closed[record.cause or BY_DROP] -= 1  # that was counted when the door was shut
-            elif record.cause is None or record.cause is BY_DROP:
-                self.leaks.leaked(record)
-            if record.phase is STUCK:
-                count.failures["timeout"] += 1
-            elif record.phase is FAILED:
-                count.failures[record.more().failure] += 1
+    def _count_end(self, record: Record) -> None:
+        kind, id, phase = record.kind, record.id, record.phase
+        count = kind.count
+        cause = record.cause or BY_DROP
+        shut = count.shut
+        known = id in shut  # its closing was counted when the door was shut
+        poisoned = known and shut[id]
+        leak = not known and cause is BY_DROP and self.leaks.leaked(record)
+        listed = record.counted == LISTED
+        freed = record.size if listed else 0
+        failure = "timeout" if phase is STUCK else record.more().failure if phase is FAILED else ""
+        failures = count.failures if failure else _UNCOUNTED
+        took = record.ended - record.begun if record.begun else 0.0
+        durations = count.duration if record.begun else _NO_TIMES
+        took_bucket = bisect_left(durations.bounds, took)
+        waited = record.begun - record.shut if record.begun and record.shut else 0.0
+        waits = count.wait if record.begun and record.shut else _NO_TIMES
+        waited_bucket = bisect_left(waits.bounds, waited)
+        # Those that are stuck stay, with all they hold.
+        retain = (_FORGOTTEN if phase is STUCK else self._unsorted).append
+        # K4
+        count.bytes -= freed
+        count.gone += listed
+        count.invalid -= poisoned
+        count.ended[phase] += 1  # type: ignore[index]
+        count.closed[cause] += not known
+        count.leaks += leak
+        failures[failure] += 1
+        durations.counts[took_bucket] += 1
+        durations.sum += took
+        waits.counts[waited_bucket] += 1
+        waits.sum += waited
+        record.counted = ENDED_TOO
+        shut[id] = False
+        del shut[id]
+        retain(record)
 
     def _tell_ends(self, records: list[Record]) -> None:
         """Tell of ends that are no plain releases: one by one, or in one event where many ended alike at
@@ -245,18 +317,22 @@ class Ledger:
         if not record.counted:
             if record.id not in self.registry.records:
                 return  # a component that was closed while its manager was
+            if record.outcome is PLAIN:
+                return  # it has ended since, and is counted with that
             self._count_entered([record])
         if record.counted == ENDED_TOO or record.id in count.shut:
             return
+        id = record.id
         cause = record.cause or BY_DROP
         poisoned = cause in POISONED
-        count.shut[record.id] = poisoned
-        count.invalid += poisoned
-        count.closed[cause] += 1
-        if cause is BY_DROP:
-            self.leaks.leaked(record)
+        leak = cause is BY_DROP and self.leaks.leaked(record)
         if self.registry.config.log_state_changes or self.observer.hooks:
             self._tell("closed", record, cause=str(cause))
+        # K4
+        count.shut[id] = poisoned
+        count.invalid += poisoned
+        count.closed[cause] += 1
+        count.leaks += leak
 
     # Events that are tuples: the name after `_on_` is their first item.
 
@@ -265,34 +341,41 @@ class Ledger:
 
     def _on_refused(self, kind: Kind, state: ObjectState) -> None:
         kind.count.refused[state] += 1
+        self._event = None
 
     def _on_panic(self, kind: Kind, record: Record | None, reason: str, trace: str) -> None:
-        kind.count.panics += 1
         self._tell_with("panic", record, {"reason": reason, "traceback": trace}, kind)
+        kind.count.panics += 1
+        self._event = None
 
     def _on_error(self, kind: Kind, record: Record | None, reason: str) -> None:
-        kind.count.errors += 1
         if self.registry.config.log_state_changes or self.observer.hooks:
             self._tell_with("error", record, {"reason": reason}, kind)
+        kind.count.errors += 1
+        self._event = None
 
     def _on_retry(self, record: Record, reason: str) -> None:
-        record.kind.count.retries += 1
         if self.registry.config.log_finalizers or self.observer.hooks:
             self._tell("retry", record, reason=reason)
+        record.kind.count.retries += 1
+        self._event = None
 
     def _on_cleanup_failed(self, record: Record, reason: str) -> None:
-        self.other_failures += 1
         self._tell("failed", record, reason=f"a cleanup raised {reason}")
+        self.other_failures += 1
+        self._event = None
 
     def _on_finalizer_failed(self, type_name: str, reason: str) -> None:
-        self.other_failures += 1
         self._tell_with("failed", None, {"reason": f"a safe finalizer raised {reason}"}, None, type_name)
+        self.other_failures += 1
+        self._event = None
 
     def _on_late(self, record: Record, reason: str) -> None:
-        self.late += 1
-        if not reason:
-            self._expiring.append(record)
         self._tell("late", record, reason=reason)
+        retain = (_FORGOTTEN if reason else self._unsorted).append
+        self.late += 1
+        self._event = None
+        retain(record)
 
     def _on_told(self, kind: str, fields: dict[str, Any]) -> None:
         self._tell_with(kind, None, fields)
@@ -327,11 +410,42 @@ class Ledger:
 
     # -- retention -------------------------------------------------------------------------------------------
 
+    def _retain(self) -> None:
+        """Have what was counted last forgotten in its turn. Plain ends that came later may have been counted
+        before it: they are put behind it."""
+        fresh = self._unsorted
+        if not fresh:
+            return
+        oldest = min(map(_ended_of, fresh))
+        before = takewhile(oldest.__lt__, map(_ended_of, reversed(self._expiring)))
+        fresh.extend(islice(iter(self._expiring.pop, None), sum(1 for _ in before)))
+        fresh.sort(key=_ended_of)
+        self._expiring.extend(fresh)
+        fresh.clear()
+
+    def _expire_some(self) -> None:
+        """Forget the oldest where more have ended than are retained."""
+        number = len(self._expiring) - self.registry.config.max_retained
+        if number > 0:
+            ids = map(_id_of, islice(iter(self._expiring.popleft, None), number))
+            deque(map(self.registry.records.pop, ids, repeat(None)), 0)
+
     def expire(self) -> None:
         """Forget ended objects whose retention is over."""
+        self._retain()
+        self._expire_some()
         expiring = self._expiring
-        config = self.registry.config
-        old = runtime.monotonic() - config.state_retention
+        old = runtime.monotonic() - self.registry.config.state_retention
         records = self.registry.records
-        while expiring and (len(expiring) > config.max_retained or expiring[0].ended < old):
-            records.pop(expiring.popleft().id, None)
+        while expiring and expiring[0].ended < old:
+            records.pop(expiring[0].id, None)
+            expiring.popleft()
+
+
+_UNCOUNTED = {"": 0}
+"""Stands for the failures of what has not failed: what has no branch has no jump, at which 3.10 lets
+interrupts in."""
+_NO_TIMES = HistogramCount(())
+"""Stands for the histograms of what never began."""
+_FORGOTTEN: deque[Record] = deque(maxlen=0)
+"""Stands for the list of what is retained."""

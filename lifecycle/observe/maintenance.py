@@ -1,5 +1,8 @@
-"""The keeper: one thread per manager that has things counted (`counting.py`), watches deadlines, retries,
-sweeps and answers.
+"""The keeper: one thread per manager that has things counted (`ledger.py`), watches deadlines, retries and
+sweeps.
+
+**The role.** One thread counts at a time, by holding a lock; whoever needs figures takes it and counts. No
+other thread has to run for an answer.
 
 **Nothing slow in here.** Releases that nobody ran go to the timed workers, logging and hooks to the
 `Observer` thread behind a bounded queue that drops and counts. So an observer that blocks for ever stops
@@ -17,6 +20,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from lifecycle._core import runtime
 from lifecycle._core.place import AnyThread
@@ -25,7 +29,7 @@ from lifecycle._core.release import notify
 from lifecycle._core.tables import Registry
 from lifecycle._core.waiting import Flag, Inbox, await_thread, ending_with, poll
 from lifecycle.errors import text_of
-from lifecycle.observe.ledger import Ledger, Question
+from lifecycle.observe.ledger import Ledger
 from lifecycle.observe.lost import LostTickets
 from lifecycle.observe.observers import Observer
 from lifecycle.observe.snapshot import figures, queue_figures
@@ -47,21 +51,22 @@ SHUT_FOR_LONG = 1.0
 RECOVERY = (0.001, 1.0)
 """Seconds between two beginnings of the keeper's loop after an exception, doubled from the first to the
 longest: what fails each time must neither keep a core busy nor fill the log."""
-ANSWER_WAIT = 30.0
-"""Seconds a scrape waits for the keeper before it takes the last known figures."""
+ROLE_WAIT = 10.0
+"""Seconds a scrape waits for another thread to be done with counting before it takes the last known
+figures."""
 _EMPTY = object()
 
 
 class Keeper:
-    """Counts for one manager. Everything but `ask`, `wake` and the counters' readers runs on the keeper's
-    thread."""
+    """Counts for one manager. What stands under «from any thread» is called there; the rest runs on the
+    keeper's thread."""
 
     def __init__(self, registry: Registry, any_thread: AnyThread, workers: Workers) -> None:
         self.registry = registry
         self.any_thread = any_thread
         self.workers = workers
         self.observer = Observer(registry.name, registry.config)
-        self.ledger = Ledger(registry, self.observer, self._figures)
+        self.ledger = Ledger(registry, self.observer)
         self.queues: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
         self.lost = LostTickets(registry, workers)
         self.sweeps: list[Callable[[], None]] = []
@@ -69,8 +74,8 @@ class Keeper:
         self._bell: Inbox[None] = Inbox()
         self._thread: threading.Thread | None = None
         self._over = Flag()  # set by the thread's last act
-        self._role = runtime.Lock()  # held by who counts: the thread, and who asks when there is none
-        self._inside: set[int] = set()  # threads that hold it or wait for it
+        self._role = runtime.Lock()  # held by who counts
+        self._counts: dict[int, bool] = {}  # by thread that takes the role: whether it has it
         self._halted: dict[int, bool] = {}  # threads that fork: whether they hold it
         self._stop = False
         self._lingering = False
@@ -123,34 +128,47 @@ class Keeper:
             poll(lambda: len(events) < FULL // 2, 0.05, first=0.001)
 
     def ask(self) -> SafetyStats:
-        """Exact figures: everything that happened before this call is in them. Callable on any thread; inside
-        a collection, on the keeper itself and in the middle of another call of it on this thread it answers
-        with the last figures taken."""
-        in_collector = bool(runtime.collecting) and runtime.in_collector()
-        thread = self._thread
+        """Exact figures: everything that happened before this call is in them, and is counted here. Callable
+        on any thread. Inside a collection, and where another thread has been counting for `ROLE_WAIT`
+        seconds, it answers with the last figures taken. In the middle of counting on this thread (a signal
+        handler, a ``__del__``) it answers with what was counted so far."""
         me = runtime.get_ident()
-        if in_collector or me in self._inside:
+        if runtime.collecting and runtime.in_collector():
             return self._last or self._figures()
-        if not self.registry.started and thread is not None:  # it has died: see `_run`
+        if self._counts.get(me):
+            return self._figures()
+        if not self.registry.started and self._thread is not None:  # it has died: see `_run`
             self.registry.tend()
-            thread = self._thread
-        if self.alive and not self._stop and (thread is None or thread.ident != me):
-            question = Question()
-            self.registry.events.append(question)
-            self._bell.put(None)
-            until = runtime.monotonic() + ANSWER_WAIT
-            while thread is not None and thread.is_alive() and runtime.monotonic() < until:
-                try:
-                    return question.answer.get(0.1)
-                except runtime.Empty:
-                    continue
+        answers: list[SafetyStats] = []
+        self._count(partial(self._answer, answers), 0.0 if runtime.must_not_wait() else ROLE_WAIT)
+        return answers[0] if answers else self._last or self._figures()
+
+    def _answer(self, answers: list[SafetyStats]) -> None:
+        self.ledger.count_all()
+        answers.append(self._figures())
+        self.ledger.expire()
+
+    def count_here(self) -> None:
+        """Called by a registering thread now and then: count the plain ends, unless somebody counts
+        already."""
+        if not self._counts.get(runtime.get_ident()):
+            self._count(self.ledger.count_here, 0.0)
+
+    def _count(self, work: Callable[[], object], timeout: float) -> None:
+        """Call ``work()`` with the role, or not at all where it cannot be had within `timeout` seconds (below
+        0: however long it takes). Not to be called by who has it."""
+        me = runtime.get_ident()
+        role, counts = self._role, self._counts  # a fork in ``work()`` makes others
         try:
-            self._inside.add(me)
-            with self._role:
-                self.ledger.count_all()
-                return self._figures()
-        finally:
-            self._inside.discard(me)
+            for counts[me] in map(role.acquire, (timeout != 0.0,), (timeout or -1,)):  # K2
+                pass
+            if counts[me]:
+                work()
+        finally:  # no call up to the last one that matters
+            if me in counts and counts[me]:  # noqa: RUF019 - `get` would be a call
+                counts[me] = False
+                role.release()
+            counts.pop(me, None)
 
     def stop(self, timeout: float) -> None:
         """End the thread; who asks from now on counts."""
@@ -170,8 +188,8 @@ class Keeper:
         """Have the counting stand still, so that the child inherits no half-counted batch. For a bounded
         time."""
         me = runtime.get_ident()
-        if me not in self._inside and not self._halted.get(me):
-            # Taken and noted in one step: an interrupt between the two would leave it taken for good.
+        if not self._counts.get(me) and not self._halted.get(me):
+            # K2: an interrupt between the two would leave it taken for good.
             halted, acquire = self._halted, self._role.acquire
             for halted[me] in map(acquire, (True,), (1.0,)):
                 pass
@@ -190,7 +208,7 @@ class Keeper:
         self._thread = None
         self._bell = Inbox()
         self._role = runtime.Lock()
-        self._inside = set()
+        self._counts = {}
         self._halted = {}
         # Should the fork have been a hook's, in which case its thread goes on here.
         self.observer.queue.put(None)
@@ -266,15 +284,7 @@ class Keeper:
 
     def _pass(self) -> None:
         self.last_run = runtime.wall_time()
-        me = runtime.get_ident()
-        try:
-            self._inside.add(me)
-            with self._role:
-                if self.ledger.count_all():
-                    self._idle = 0
-                self.ledger.leaks.look()
-        finally:
-            self._inside.discard(me)
+        self._count(self._count_all, -1.0)
         runtime.watch_collections()
         self.lost.make_up()
         self.lost.look()
@@ -288,6 +298,11 @@ class Keeper:
             self._next_sweep = runtime.monotonic() + self.registry.config.cleanup_interval
             for sweep in self.sweeps:
                 sweep()
+
+    def _count_all(self) -> None:
+        if self.ledger.count_all():
+            self._idle = 0
+        self.ledger.leaks.look()
         self.ledger.expire()
 
     def _forget_waiters(self) -> None:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Collection, Iterable
 
 from lifecycle._core import runtime
+from lifecycle._core.counters import PlainTotals
 from lifecycle._core.place import Place
 from lifecycle._core.record import ENDED_TOO, Record
 from lifecycle._core.tables import Kind, Registry
@@ -25,8 +26,9 @@ def figures(
         record = registry.records.get(id)
         if record is not None and record.phase is RELEASING and record.counted not in (0, ENDED_TOO):
             releasing.setdefault(record.kind, []).append(record)
+    plain = ledger.plain
     types = {
-        kind.type_name: _type_figures(kind, releasing.get(kind, []))
+        kind.type_name: _type_figures(kind, releasing.get(kind, []), plain.get(kind))
         for kind in runtime.snapshot(registry.kinds.values())
     }
     ends = {
@@ -56,8 +58,12 @@ def figures(
     )
 
 
-def _type_figures(kind: Kind, releasing: list[Record]) -> TypeStats:
+def _type_figures(kind: Kind, releasing: list[Record], plain: PlainTotals | None) -> TypeStats:
     count = kind.count
+    plain = plain or PlainTotals.none(count.duration.bounds)
+    ended, closed = dict(count.ended), dict(count.closed)
+    ended["released"] += plain.number
+    closed["close"] += plain.number
     live = count.live
     known = [count.shut[record.id] for record in releasing if record.id in count.shut]  # poisoned or not
     invalid = count.invalid - sum(known)
@@ -65,7 +71,7 @@ def _type_figures(kind: Kind, releasing: list[Record]) -> TypeStats:
     oldest = count.oldest()
     return TypeStats(
         type_name=kind.type_name,
-        registered=count.registered,
+        registered=count.registered + plain.number,
         live=live,
         states={
             "valid": live - closing - invalid - len(releasing),
@@ -77,15 +83,15 @@ def _type_figures(kind: Kind, releasing: list[Record]) -> TypeStats:
         bytes_limit=kind.max_bytes,
         objects_limit=kind.max_live,
         oldest=0.0 if oldest is None else runtime.wall_time() - (runtime.monotonic() - oldest.born),
-        ended=dict(count.ended),
-        closed=dict(count.closed),
+        ended=ended,
+        closed=closed,
         refused=dict(count.refused),
         panics=count.panics,
         errors=count.errors,
         leaks=count.leaks,
         held_too_long=_held_too_long(kind),
-        release_duration=count.duration.snapshot(),
-        release_wait=count.wait.snapshot(),
+        release_duration=count.duration.snapshot(plain.counts, plain.sum),
+        release_wait=count.wait.snapshot((plain.number,)),
         release_failures=dict(count.failures),
         retries=count.retries,
     )

@@ -51,7 +51,7 @@ class Generation(DequePlace):
             self.mailbox = bell.mailbox
             self.put = bell.put
             self.requeue = bell.mailbox.append
-            self._takes = iter(self.mailbox.popleft, self)
+            self.takes = iter(self.mailbox.popleft, self)
         self.fence_mode = queue.fences
         self.handed = queue.handed
         self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()

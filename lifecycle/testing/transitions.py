@@ -19,8 +19,18 @@ from typing import Any
 from lifecycle._core import record as cell
 from lifecycle._core import runtime
 from lifecycle._core.describe import describe, state_of
-from lifecycle._core.record import Record
-from lifecycle.states import CLOSING, DUE, ENDED, INVALID, STUCK, TRANSITIONS, VALID, ObjectState
+from lifecycle._core.record import PLAIN, Record
+from lifecycle.states import (
+    CLOSING,
+    DUE,
+    ENDED,
+    INVALID,
+    RELEASED,
+    STUCK,
+    TRANSITIONS,
+    VALID,
+    ObjectState,
+)
 
 WATCHED = ("phase", "cause", "outcome")
 """The slots of `Record` whose stores are watched."""
@@ -108,7 +118,8 @@ class check_transitions:
             after = _state(record)
             if before is not None and after is not None:
                 self._look(record, before, after, name, value)
-                if decided in ENDED and value is not decided:
+                # That an end was plain is said behind it.
+                if decided in ENDED and value is not decided and (decided, value) != (RELEASED, PLAIN):
                     self._note(record, f"its outcome was {decided}, and became {value!r}")
 
     def _look(self, record: Record, before: ObjectState, after: ObjectState, name: str, value: Any) -> None:

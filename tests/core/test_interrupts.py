@@ -33,6 +33,7 @@ from lifecycle import (
     SafetyManager,
 )
 from lifecycle._core import runtime
+from lifecycle._core.place import AnyThread
 from tests.core.adversary import (
     STORM,
     Interrupt,
@@ -120,7 +121,7 @@ class World:
 PLACES = ["any_thread", "background", "queue"]
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=["any_thread", "any_thread, in steps", "background", "queue"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with a_world(request.param) as made:
         yield made
@@ -130,7 +131,9 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 def a_world(place: str) -> Iterator[World]:
     with SafetyManager(QUIET, name="struck") as manager:
         queue = ReleaseQueue("struck", thread="current") if place == "queue" else None
-        chosen: Any = {"any_thread": ANY_THREAD, "background": BACKGROUND}.get(place, queue)
+        chosen: Any = queue or (BACKGROUND if place == "background" else ANY_THREAD)
+        # What `Handle.close` does in one piece is also done in steps, for objects that are not plain.
+        manager._any_thread.at_once = AnyThread.at_once and place == "any_thread"
         made = World(manager, chosen, queue)
         made.flush()  # the threads run
         yield made
@@ -712,6 +715,41 @@ def rain_on_register_and_close(place: str, seconds: float) -> None:
     assert kind.registered == len(made) == kind.ended["released"] + kind.ended["failed"]
     assert kind.release_failures["error"] == kind.ended["failed"] < signals.raised
     print(f"{len(made)} objects, {signals.raised} interrupts, {kind.ended['failed']} counted as interrupted")
+
+
+def rain_on_plain_ends(seconds: float, at_once: bool) -> None:
+    """What was taken is released once, and the figures know each of them, whoever counted while it was struck."""
+    quietly()
+    manager = SafetyManager(QUIET)
+    manager._any_thread.at_once = at_once
+    released: deque[Thing] = deque()
+    made = 0
+
+    def work() -> None:
+        nonlocal made
+        for _ in range(200):
+            made += 1
+            manager.register(Thing(made), "thing", release=released.append, release_on=ANY_THREAD).close()
+        manager.stats()
+
+    until = time.monotonic() + seconds
+    with Signals(of=library) as signals:
+        while time.monotonic() < until:
+            signals.run(work)
+    assert signals.raised > 50, f"only {signals.raised} interrupts"
+    manager.register(Thing(), "flush", release_on=ANY_THREAD).close()
+    stats = assert_nothing_left(manager)
+    kind = stats.types["thing"]
+    assert len({thing.number for thing in released}) == len(released) <= made
+    assert kind.registered == len(released) == kind.ended["released"] + kind.ended["failed"]
+    assert sum(kind.closed.values()) == kind.registered == kind.release_duration.count
+    assert kind.live == kind.bytes == 0
+    print(f"{made} objects, {signals.raised} interrupts, {kind.ended['failed']} counted as interrupted")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_rain_on_plain_ends(at_once: bool) -> None:
+    in_own_process(rain_on_plain_ends, 1.0 * STORM, at_once, timeout=90 + 2 * STORM)
 
 
 def test_rain_on_leases() -> None:

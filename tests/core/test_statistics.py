@@ -26,8 +26,11 @@ from lifecycle import (
     SafetyStats,
     TypeStats,
 )
+from lifecycle._core.runtime import never_wait
+from lifecycle.observe import maintenance
+from lifecycle.observe.ledger import Ledger
 from lifecycle.stats import Histogram
-from lifecycle.testing import each_interrupt
+from lifecycle.testing import code_of, each_interrupt, every_point
 from tests.core.natives import Native
 from tests.support import eventually
 
@@ -503,3 +506,96 @@ def test_what_an_interrupted_call_has_shut_is_not_counted_as_valid(manager: Safe
         leases.append(handles[0].lease())
     leases.pop().close()
     handles.pop().close()
+
+
+def test_counting_that_is_interrupted_anywhere_counts_everything_once() -> None:
+    """I7: a signal strikes whoever counts, at each point; the next one who asks goes on from there."""
+    config = SafetyConfig(leak_level="simple", max_retained=5, log_finalizers=False)
+    asked = 0
+
+    def fail(native: Native) -> None:
+        raise OSError("no")
+
+    with SafetyManager(config, name="struck") as manager:
+        on(manager).close()
+        manager._keeper.stop(20)  # so that nobody else counts, and the points are the same in every run
+
+        def happen() -> None:
+            nonlocal asked
+            asked += 1
+            for _ in range(3):
+                on(manager, "plain").close()
+            on(manager, "failed", release=fail).close()
+            held = on(manager, "held", size=7)
+            lease = held.lease()
+            held.close()
+            with pytest.raises(AccessRefusedError):
+                held.lease()
+            lease.close()
+            lived = on(manager, "lived", size=5)
+            if asked % 2:
+                manager.stats()  # what is counted while it lives goes another way afterwards
+            lived.close()
+            on(manager, "dropped")
+            with pytest.raises(AccessPanicError):
+                manager.safe_access(on(manager, "panicked"), lambda native: 1 // 0)
+            on(manager, "flush").close()
+
+        happen()
+        for struck in each_interrupt(manager.stats):
+            figures = manager.stats()
+            check_sums(figures)
+            kinds = figures.types
+            times = {name: kinds[name].registered for name in kinds}
+            names = ("failed", "held", "lived", "dropped", "panicked", "flush")
+            assert times == {"t": 1, "plain": 3 * asked, **dict.fromkeys(names, asked)}, struck.place
+            assert figures.active_objects == 0, struck.place
+            assert (figures.failed, figures.leaks, figures.refused, figures.panics) == (asked,) * 4, (
+                struck.place
+            )
+            assert all(sum(each.closed.values()) == each.registered for each in kinds.values()), struck.place
+            assert all(each.release_duration.count == each.registered for each in kinds.values()), (
+                struck.place
+            )
+            assert all(each.bytes == 0 for each in kinds.values()), struck.place
+            assert len(manager._registry.records) <= 5, struck.place
+            happen()
+        assert asked > 100
+
+
+def test_a_signal_handler_and_a_del_that_ask_while_this_thread_counts(manager: SafetyManager) -> None:
+    """They are answered with what was counted so far, and wait for nothing."""
+    answers: list[SafetyStats] = []
+
+    def ask() -> None:
+        answers.append(manager.stats())
+
+    for _ in range(5):
+        on(manager).close()
+    with every_point(ask, of=code_of(maintenance.Keeper._count, Ledger.count_all, Ledger._count_plain)):
+        figures = manager.stats()
+    assert figures.total_objects == figures.released == 5
+    assert len(answers) > 20
+    for answer in answers:
+        check_sums(answer)
+    assert answers[-1].total_objects == 5
+
+
+def test_who_finds_another_thread_counting_waits_for_it_or_takes_the_last_figures(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(manager).close()
+    before = manager.stats()
+    on(manager).close()
+    with manager._keeper._role:
+        with never_wait():
+            assert manager.stats() == before
+        monkeypatch.setattr(maintenance, "ROLE_WAIT", 0.05)
+        assert manager.stats() == before
+        monkeypatch.setattr(maintenance, "ROLE_WAIT", 60.0)
+        asking = threading.Thread(target=manager.stats)
+        asking.start()
+        assert manager.register(Native(), "t", release_on=ANY_THREAD).close()  # nobody else waits
+    asking.join(20)
+    assert not asking.is_alive()
+    assert manager.stats().released == 3

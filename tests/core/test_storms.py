@@ -35,6 +35,7 @@ from lifecycle._core import register as registration
 from lifecycle._core import release as releases
 from lifecycle._core import shares
 from lifecycle._core import tables as registry
+from lifecycle._core.place import AnyThread
 from lifecycle.errors import DuplicateError, LimitError, UnknownObjectError
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager.machinery import Machinery
@@ -141,7 +142,7 @@ def test_two_owners_at_once_where_the_first_has_just_gone() -> None:
             except DuplicateError as error:
                 refused.append(error)
 
-        with Standing(register, registration._supersede, "with _ownership:") as standing:
+        with Standing(register, registration.supersede, "with _ownership:") as standing:
             first.close()
             register()
             standing.result()
@@ -171,11 +172,11 @@ def test_two_first_registrations_at_once_start_one_keeper() -> None:
 
 
 def test_asking_while_the_keeper_ends() -> None:
-    """Who asks between the keeper's last look and its end is answered soon, and rightly."""
+    """Who asks while the keeper ends is answered soon, and rightly."""
     manager = SafetyManager(QUIET)
     for _ in range(10):
         manager.register(Node(), "node", release_on=ANY_THREAD).close()
-    with Standing(manager.stats, keeper.Keeper.ask, "question = Question()") as standing:
+    with Standing(manager.stats, keeper.Keeper.ask, "answers: list[SafetyStats] = []") as standing:
         manager.close()
         began = time.monotonic()
         stats = standing.result()
@@ -233,7 +234,7 @@ def test_registering_while_the_manager_closes() -> None:
         "registry.records[id] = record",
         "pin = Pin()",
         "cell = Cell()",
-        "handle = Handle()",
+        "handle: Handle[T] = Handle()",
     ):
         released: deque[Node] = deque()
         manager = SafetyManager(QUIET)
@@ -242,7 +243,7 @@ def test_registering_while_the_manager_closes() -> None:
             lambda manager=manager, released=released: manager.register(  # type: ignore[misc]
                 Node(), "node", release=released.append, release_on=ANY_THREAD
             ),
-            registration.enter,
+            manager_module.SafetyManager.register,
             line,
         ) as standing:
             manager.close()
@@ -254,11 +255,28 @@ def test_registering_while_the_manager_closes() -> None:
 
 def test_two_closers_of_one_handle() -> None:
     """Both are inside close; one shuts the door and releases, and both say the same."""
-    for line in ("self._cell = SHUT_CELL",):
+    straight = [
+        "now = monotonic()",
+        "cell.pin = None",
+        "self._cell = SHUT_CELL",
+        "tight = cramped(STEPS) and near_limit()",
+        "record.begun = now",
+        "if record.owning == 2:",
+        "tell(record)",
+        "record.outcome = PLAIN",
+        "shared.pop(id, None)",
+        "mailbox = place.mailbox",
+    ]
+    stands = [(True, handle_module.Handle.close, line) for line in straight if AnyThread.at_once]
+    for straightly, function, line in [
+        *stands,
+        (False, handle_module.Handle._give_back, "self._cell = SHUT_CELL"),
+    ]:
         released: deque[Node] = deque()
         with SafetyManager(QUIET) as manager:
+            manager._any_thread.at_once = straightly
             handle = manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
-            with Standing(handle.close, handle_module.Handle._give_back, line) as standing:
+            with Standing(handle.close, function, line) as standing:
                 assert handle.close() in (True, False)
                 standing.result()
             assert handle.close() is True
@@ -266,14 +284,19 @@ def test_two_closers_of_one_handle() -> None:
             assert_nothing_left(manager)
 
 
-def test_a_release_is_claimed_once_by_a_closer_and_a_drain() -> None:
+@pytest.mark.parametrize("straightly", [True, False])
+def test_a_release_is_claimed_once_by_a_closer_and_a_drain(straightly: bool) -> None:
     released: deque[Node] = deque()
+    stand: tuple[Any, str] = (releases.process, "claims = record.kind.registry.claims")
+    if straightly:
+        stand = (handle_module.Handle.close, "tight = cramped(STEPS) and near_limit()")
     with SafetyManager(QUIET) as manager:
+        manager._any_thread.at_once = straightly
 
         def run() -> bool:  # made there too: without the GIL an object dies on the thread that made it
             return manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD).close()
 
-        with Standing(run, releases.process, "claims = record.kind.registry.claims") as standing:
+        with Standing(run, *stand) as standing:
             flush(manager)
             eventually(lambda: len(released) == 1)
             standing.result()
@@ -290,7 +313,7 @@ def test_losing_a_queue_while_it_is_registered_at() -> None:
         flush(manager)
         with Standing(
             lambda: manager.register(Node(), "node", release=released.append, release_on=queue),
-            registration.enter,
+            manager_module.SafetyManager.register,
             "registry.records[id] = record",
         ) as standing:
             queue.lost("the context died")
