@@ -25,13 +25,14 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle._core import runtime
 from lifecycle._core.access import checked, refuse
 from lifecycle._core.checks import check_timeout
 from lifecycle._core.describe import describe
-from lifecycle._core.holders import held, holders_of, lease_of_thread
+from lifecycle._core.doors import stand_ins
+from lifecycle._core.holders import SOLE_REFERENCES, held, holders_of, lease_of_thread
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import SHUT_CELL, Cell, Extra, Pin, Record, raw_pin, set_raw_pin
@@ -41,7 +42,8 @@ from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
 T = TypeVar("T")
 
 getrefcount = sys.getrefcount
-_new_object = object.__new__
+get_ident = runtime.get_ident
+free_threaded = runtime.free_threaded
 
 FIRST_PAUSE = 0.00005
 LONGEST_PAUSE = 0.002
@@ -96,7 +98,6 @@ class ExclusiveLease(Uncopied, Generic[T]):
     _turn: list[int] | None
 
     def __enter__(self) -> T:
-        pin = None
         record = self._record
         cell = self._cell
         try:
@@ -105,16 +106,17 @@ class ExclusiveLease(Uncopied, Generic[T]):
                     f"this exclusive access to {describe(record)} was used already; take a new one with "
                     "handle.exclusive()"
                 )
-            self._turn = turn = [runtime.get_ident()]
-            extra = record.extra
-            if extra.turns.setdefault(None, turn) is not turn:  # type: ignore[union-attr]
+            self._turn = turn = [get_ident()]
+            extra: Any = record.extra
+            if extra.turns.setdefault(None, turn) is not turn:
                 _await_turn(record, turn, self._timeout)
-            if raw_pin(cell) is None or record.cause is not None:
+            if record.cause is not None:
                 refuse(record)
-            if runtime.free_threaded:
-                with extra.turn_order:  # type: ignore[union-attr]
+            if free_threaded:
+                with extra.turn_order:
                     pass
-            if held(record, cell):
+            # As `held`. An open door that has just been shut counts as held, and is not waited for.
+            if getrefcount(raw_pin(cell)) > SOLE_REFERENCES or (extra.stand_ins and stand_ins(record)):
                 _await_holders(record, cell, self._timeout)
             pin = raw_pin(cell)
             if pin is None or record.cause is not None:
@@ -123,23 +125,27 @@ class ExclusiveLease(Uncopied, Generic[T]):
                 checked(pin)
             self._cell = SHUT_CELL  # the door is not ours to keep from falling shut
             self._pin = pin
+            del pin, cell, turn  # K3
             return record.obj  # type: ignore[no-any-return]
         except LeaseEndedError:
+            cell = None  # type: ignore[assignment]
             raise
         except BaseException:
+            pin = cell = turn = None  # type: ignore[assignment]  # noqa: F841 - K3
             self._end()
             raise
-        finally:
-            pin = cell = turn = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._pin = None
         extra: Extra = self._record.extra  # type: ignore[assignment]
         turns = extra.turns
-        if turns.get(None) is self._turn:
-            # No interrupt falls between the two.
-            del turns[None]
-            extra.turn_line.wake()
+        try:
+            if turns[None] is self._turn:
+                # No interrupt falls between the two.
+                del turns[None]
+                extra.turn_line.wake()
+        except KeyError:
+            turns = None  # it was ended early
 
     def _end(self) -> None:
         self._pin = None
@@ -163,7 +169,7 @@ def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) 
     """What `Handle.exclusive` returns."""
     if timeout is not DEFAULT:
         check_timeout(timeout)
-    exclusive: ExclusiveLease[T] = _new_object(ExclusiveLease)
+    exclusive: ExclusiveLease[T] = ExclusiveLease()
     try:
         if type(cell) is not ExclusiveCell:
             if raw_pin(cell) is None or record.cause is not None:
@@ -172,11 +178,14 @@ def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) 
         exclusive._cell = cell
         exclusive._record = record
         exclusive._timeout = timeout
-        exclusive._pin = None
-        exclusive._turn = None
-        return exclusive
-    finally:
-        cell = exclusive = None  # type: ignore[assignment]
+        exclusive._pin = exclusive._turn = None
+        try:
+            return exclusive
+        finally:  # K3
+            del cell, exclusive
+    except BaseException:
+        cell = exclusive = None  # type: ignore[assignment]  # noqa: F841 - K3
+        raise
 
 
 def _prepare(record: Record, cell: Cell) -> None:
