@@ -135,7 +135,7 @@ class ExclusiveLease(Uncopied, Generic[T]):
             self._end()
             raise
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         self._pin = None
         extra: Extra = self._record.extra  # type: ignore[assignment]
         turns = extra.turns

@@ -523,7 +523,7 @@ class Handle(Generic[T]):
             self._give_back(None)  # interrupted: the block ends before it began
             raise
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         try:
             Handle.close(self)
         except BaseException:  # it may have been interrupted before it began

@@ -218,6 +218,7 @@ def test_timestamps(manager: SafetyManager) -> None:
     oldest = value(collector.collect(), "lifecycle_oldest_object_timestamp_seconds", type_="frame")
     assert between < oldest <= time.time()
     second.close()
+    eventually(lambda: manager.health().keeper_last_run)
     metrics = list(collector.collect())
     assert value(metrics, "lifecycle_oldest_object_timestamp_seconds", type_="frame") == 0
     assert before - 1 <= value(metrics, "lifecycle_keeper_last_run_timestamp_seconds") <= time.time()
