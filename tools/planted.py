@@ -116,21 +116,37 @@ MUTANTS = (
         "a child holds nothing",
         "a parent is released before its children",
         "I2",
-        (("_core/register.py", "        record.parent = parent\n", "        record.parent = None\n"),),
+        (
+            ("_core/register.py", "        record.parent = parent\n", "        record.parent = None\n"),
+            (
+                "manager/manager.py",
+                "            record.parent = parent_pin\n",
+                "            record.parent = None\n",
+            ),
+        ),
         core("leases_and_views", "nesting"),
     ),
     Mutant(
         "a parent is never let go",
         "the end of a child frees nobody",
         "I3",
-        (("_core/release.py", "        record.parent = None  # an orphan", "        pass  # an orphan"),),
+        (
+            (
+                "_core/release.py",
+                "        _post_parent(record)\n    record.parent = None\n",
+                "        _post_parent(record)\n",
+            ),
+        ),
         core("leases_and_views"),
     ),
     Mutant(
         "no root",
         "the core becomes garbage with its cycle, so the object is due before the last __del__ has run",
         "I2",
-        (("_core/register.py", "        registry.roots.add(core)", "        pass"),),
+        (
+            ("_core/register.py", "        registry.roots.add(core)", "        pass"),
+            ("manager/manager.py", "            registry.roots.add(core)", "            pass"),
+        ),
         core("collector"),
     ),
     Mutant(
@@ -142,6 +158,11 @@ MUTANTS = (
                 "_core/release.py",
                 "    if collecting and not runtime.await_collection(patience):\n",
                 "    if False:\n",
+            ),
+            (
+                "_core/handle.py",
+                " and record.extra is None and not collecting:\n",
+                " and record.extra is None:\n",
             ),
         ),
         core("collector"),
@@ -160,8 +181,8 @@ MUTANTS = (
         (
             (
                 "_core/handle.py",
-                "            lease._pin = pin\n            return lease\n        finally:\n            pin = None",
-                "            lease._pin = pin\n            return lease\n        finally:\n            pass",
+                "            pin = lease = None  # type: ignore[assignment]  # noqa: F841 - K3\n            raise\n",
+                "            raise\n",
             ),
         ),
         core("handle", "interrupts"),
@@ -173,8 +194,8 @@ MUTANTS = (
         (
             (
                 "_core/leases.py",
-                "    def __exit__(self, *_: object) -> None:\n        self._pin = None\n",
-                "    def __exit__(self, *_: object) -> None:\n        pass\n",
+                "trace: object = None) -> None:\n        self._pin = None\n",
+                "trace: object = None) -> None:\n        pass\n",
             ),
         ),
         core("leases_and_views"),
@@ -183,7 +204,10 @@ MUTANTS = (
         "the place keeps the object",
         "the last reference does not go with the release",
         "I4",
-        (("_core/release.py", "        record.obj = None  # the last", "        pass  # the last"),),
+        (
+            ("_core/release.py", "        record.obj = None  # the last", "        pass  # the last"),
+            ("_core/handle.py", "record.release = record.obj = None\n", "record.release = None\n"),
+        ),
         core("handle"),
     ),
     # -- once
@@ -202,12 +226,45 @@ MUTANTS = (
         kind="running twice",
     ),
     Mutant(
+        "no claim in one piece",
+        "who closes a plain object runs its release though a drain has begun it",
+        "I3",
+        (
+            (
+                "_core/handle.py",
+                "if not tight and claims.setdefault(id, me := now) is me:",
+                "if not tight and claims.setdefault(id, me := now) is not None:",
+            ),
+        ),
+        core("storms::test_a_release_is_claimed_once_by_a_closer_and_a_drain"),
+        kind="running twice",
+    ),
+    Mutant(
+        "a struck close passes its ticket over",
+        "an interrupt behind the claim: who found it taken will not come back",
+        "I3",
+        (
+            (
+                "_core/handle.py",
+                "                me = None\n                place.put(record)\n                if record.phase in ENDED",
+                "                me = None\n                if record.phase in ENDED",
+            ),
+        ),
+        core("interrupts"),
+        kind="a ticket lost",
+    ),
+    Mutant(
         "Python code in the death callback",
         "an interrupt in it loses the object for good",
         "I3",
         (
             (
                 "_core/register.py",
+                "Record(core, place.put)",
+                "Record(core, lambda record, put=place.put: put(record))",
+            ),
+            (
+                "manager/manager.py",
                 "Record(core, place.put)",
                 "Record(core, lambda record, put=place.put: put(record))",
             ),
@@ -332,6 +389,11 @@ MUTANTS = (
                 "                record.outcome = RELEASED\n            except BaseException as error:\n",
                 "                record.outcome = RELEASED\n            except Exception as error:\n",
             ),
+            (
+                "_core/handle.py",
+                "record.outcome = RELEASED\n                                except BaseException as error:\n",
+                "record.outcome = RELEASED\n                                except Exception as error:\n",
+            ),
         ),
         core("interrupts"),
     ),
@@ -344,6 +406,11 @@ MUTANTS = (
                 "_core/register.py",
                 "            if native is not None and owners.setdefault(native_key(record), record) is not record:\n",
                 "            if native is not None and owners.setdefault(native_key(record), record) is None:\n",
+            ),
+            (
+                "manager/manager.py",
+                "                if native is not None and owners.setdefault(native_key(record), record) is not record:\n",
+                "                if native is not None and owners.setdefault(native_key(record), record) is None:\n",
             ),
         ),
         core("manager", "bad_input"),
@@ -364,6 +431,16 @@ MUTANTS = (
                 "from lifecycle._core.handle import Handle\n",
                 "from lifecycle._core.handle import Handle\nfrom lifecycle._core.release import process\n",
             ),
+            (
+                "manager/manager.py",
+                "Record(core, place.put)",
+                "Record(core, lambda record: process(record) if record.place.inline else record.place.put(record))",
+            ),
+            (
+                "manager/manager.py",
+                "from lifecycle._core.handle import Handle\n",
+                "from lifecycle._core.handle import Handle\nfrom lifecycle._core.release import process\n",
+            ),
         ),
         core("collector", "nesting"),
     ),
@@ -376,6 +453,11 @@ MUTANTS = (
                 "_core/place.py",
                 '        """As `Place.settle`."""\n        if collecting and runtime.in_collector():\n            return False\n        claims',
                 '        """As `Place.settle`."""\n        claims',
+            ),
+            (
+                "_core/handle.py",
+                " and record.extra is None and not collecting:\n",
+                " and record.extra is None:\n",
             ),
         ),
         core("handle", "collector"),
@@ -840,10 +922,8 @@ MUTANTS = (
         (
             (
                 "_core/handle.py",
-                "                try:\n                    frame: FrameType | None = _getframe(1)\n                except ValueError:\n"
-                "                    # C called it",
-                "                try:\n                    frame: FrameType | None = _getframe(1)\n                except KeyError:\n"
-                "                    # C called it",
+                "                except (ValueError, AttributeError):\n                    # C called it",
+                "                except KeyError:\n                    # C called it",
             ),
         ),
         core("odd_places::test_every_call_works_there"),
@@ -852,7 +932,10 @@ MUTANTS = (
         "a release is begun at the recursion limit",
         "it fails for the depth it was closed at, and its native is not freed",
         "I3",
-        (("_core/place.py", "            if no_room:\n", "            if False:\n"),),
+        (
+            ("_core/place.py", "            if no_room:\n", "            if False:\n"),
+            ("_core/handle.py", "if not tight and claims", "if claims"),
+        ),
         core("odd_places::test_no_release_fails_for_the_depth_it_was_closed_at"),
     ),
     Mutant(
@@ -975,8 +1058,76 @@ MUTANTS = (
         "an end is counted twice",
         "what is announced again after an interrupt is counted again",
         "I7",
-        (("observe/ledger.py", "            if counted != ENDED_TOO:\n", "            if True:\n"),),
+        (
+            (
+                "observe/ledger.py",
+                " for record in ended if record.counted != ENDED_TOO}",
+                " for record in ended}",
+            ),
+        ),
         core("interrupts", "places", "statistics"),
+    ),
+    Mutant(
+        "plain ends that are being counted are in a local",
+        "an interrupt in the middle of counting loses them",
+        "I7",
+        (("observe/ledger.py", "        batch = self._plain\n", "        batch: list[Record] = []\n"),),
+        core("statistics::test_counting_that_is_interrupted_anywhere_counts_everything_once"),
+    ),
+    Mutant(
+        "a call between the totals and the batch",
+        "an interrupt there has plain ends counted twice",
+        "I7",
+        (
+            (
+                "observe/ledger.py",
+                "        self.plain = totals\n        batch[:] = early\n",
+                "        self.plain = totals\n        len(batch)\n        batch[:] = early\n",
+            ),
+        ),
+        core("statistics::test_counting_that_is_interrupted_anywhere_counts_everything_once"),
+    ),
+    Mutant(
+        "the event in hand is in a local",
+        "an interrupt in the middle of counting loses a refusal, a panic or a leak",
+        "I7",
+        (
+            (
+                "observe/ledger.py",
+                "                for self._event in self._next_events:  # noqa: B020 - K2\n                    break\n"
+                "            self._count_one(self._event)\n",
+                "                self._count_one(next(self._next_events))\n",
+            ),
+        ),
+        core("statistics::test_counting_that_is_interrupted_anywhere_counts_everything_once"),
+    ),
+    Mutant(
+        "the role is taken in two steps",
+        "an interrupt between them leaves it taken for good: nobody is told what is new",
+        "I7",
+        (
+            (
+                "observe/maintenance.py",
+                "            for counts[me] in map(role.acquire, (timeout != 0.0,), (timeout or -1,)):  # K2\n"
+                "                pass\n",
+                "            counts[me] = role.acquire(timeout != 0.0, timeout or -1)\n",
+            ),
+            ("observe/maintenance.py", "ROLE_WAIT = 10.0\n", "ROLE_WAIT = 0.1\n"),
+        ),
+        core("statistics::test_counting_that_is_interrupted_anywhere_counts_everything_once"),
+    ),
+    Mutant(
+        "a registration keeps its frame's pin",
+        "what a release raised on the way, kept by somebody, keeps an object that has nothing to do with it",
+        "I2",
+        (
+            (
+                "manager/manager.py",
+                "                del core, pin, cell, handle, now\n",
+                "                pass\n",
+            ),
+        ),
+        core("nesting::test_one_that_fails_changes_nothing_for_the_rest"),
     ),
     Mutant(
         "a refused object counts against the limit",
@@ -1006,6 +1157,13 @@ MUTANTS = (
                 "    if kind.alive is not None:  # from here as `forget`\n        kind.gone.append(id)",
                 "    if True:\n        pass",
             ),
+            (
+                "_core/handle.py",
+                "                                    if kind.alive is not None:\n"
+                "                                        kind.gone.append(id)\n",
+                "",
+            ),
+            ("_core/handle.py", " or kind.alive is not None:\n", ":\n"),
         ),
         core("manager"),
     ),
@@ -1027,7 +1185,14 @@ MUTANTS = (
         "registered after the end",
         "a closed manager takes objects that nobody will release",
         "I3",
-        (("_core/register.py", "        if registry.closed:\n            raise ClosedError\n", ""),),
+        (
+            ("_core/register.py", "        if registry.closed:\n            raise ClosedError\n", ""),
+            (
+                "manager/manager.py",
+                "            if registry.closed:\n                raise ClosedError\n",
+                "",
+            ),
+        ),
         core("shutdown"),
     ),
     # -- what is kept, by whom, and how often

@@ -34,7 +34,7 @@ class Lease(Uncopied, Generic[T]):
         except AttributeError:
             raise LeaseEndedError("this lease has ended; take a new one with handle.lease()") from None
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         self._pin = None
 
     def close(self) -> None:
