@@ -236,7 +236,7 @@ MUTANTS = (
                 "if not tight and claims.setdefault(id, me := now) is not None:",
             ),
         ),
-        core("storms::test_a_release_is_claimed_once_by_a_closer_and_a_drain"),
+        core("storms::test_a_closer_leaves_the_release_to_a_drain_that_has_claimed_it"),
         kind="running twice",
     ),
     Mutant(

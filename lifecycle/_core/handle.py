@@ -292,6 +292,8 @@ class Handle(Generic[T]):
                 ):
                     self._give_back(frame)
                     frame = cell = None  # type: ignore[assignment]
+                    if record.phase in ENDED:
+                        shared.pop(id, None)  # another closer of this handle was through in the meantime
                 else:
                     # K4: nothing is called between the look at the cause and this.
                     record.cause = BY_CLOSE
