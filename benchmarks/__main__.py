@@ -4,7 +4,8 @@ beside its peer.
 Each module here is a pyperf script. Its benchmarks come in pairs named ``case | ours`` and ``case | peer``,
 run one after the other, and ``TARGETS`` says what their ratio should be. Each module is run five times, and a
 ratio is that of one run: the table has the median of the five, the least and the greatest. Machines are
-noisy, so nothing here fails: read the table."""
+noisy, so nothing here fails: read the table.
+"""
 
 from __future__ import annotations
 

@@ -240,20 +240,6 @@ MUTANTS = (
         kind="running twice",
     ),
     Mutant(
-        "a struck close passes its ticket over",
-        "an interrupt behind the claim: who found it taken will not come back",
-        "I3",
-        (
-            (
-                "_core/handle.py",
-                "                me = None\n                place.put(record)\n                if record.phase in ENDED",
-                "                me = None\n                if record.phase in ENDED",
-            ),
-        ),
-        core("interrupts"),
-        kind="a ticket lost",
-    ),
-    Mutant(
         "Python code in the death callback",
         "an interrupt in it loses the object for good",
         "I3",

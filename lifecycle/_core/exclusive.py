@@ -145,7 +145,7 @@ class ExclusiveLease(Uncopied, Generic[T]):
                 del turns[None]
                 extra.turn_line.wake()
         except KeyError:
-            turns = None  # it was ended early
+            turns = None  # type: ignore[assignment]  # it was ended early
 
     def _end(self) -> None:
         self._pin = None

@@ -12,7 +12,8 @@ gives new totals, which replace the old by one store.
 **An interrupt strikes here too**, since threads of the program count. So every step can be taken up again
 (K7). What is taken out of a mailbox is in a list of the ledger before anybody could raise, and leaves it when
 it is counted. The figures of one record or event change together with its mark, with no call in between (K4).
-Observers are told before that: rather twice than never."""
+Observers are told before that: rather twice than never.
+"""
 
 from __future__ import annotations
 
