@@ -124,13 +124,14 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
             del core, pin, cell, handle, now
     except BaseException as error:
         try:
-            handle = cell = pin = core = now = None  # type: ignore[assignment]  # noqa: F841 - K3
             if record is None or record.id not in registry.records:
                 if record is not None:
-                    record.phase = DETACHED  # said before anything is called: its ticket must mean nothing
+                    record.phase = DETACHED  # said before the core goes: its ticket must mean nothing
+                if begun is not None:
+                    begun[0] = False  # until it has been entered after all, below
+                handle = cell = pin = core = now = None  # type: ignore[assignment]  # K3
                 if begun is None:
                     begun = [False]
-                begun[0] = False  # until it has been entered after all, below
                 try:
                     if record is not None:
                         try:
@@ -146,6 +147,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
                         begun[0] = True
                         registry.later[0:0] = [(abandon, (kind, place, obj, release, parent, extra))]
             else:
+                handle = cell = pin = core = now = None  # type: ignore[assignment]  # noqa: F841 - K3
                 record.cause = BY_CLOSE
                 registry.events.append(("shut", record))
                 if isinstance(error, ClosedError):

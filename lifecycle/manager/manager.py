@@ -281,15 +281,16 @@ class SafetyManager(Uncopied):
         except BaseException as error:
             attempt = None
             try:
-                handle = cell = pin = core = now = None  # type: ignore[assignment]  # noqa: F841 - K3
                 if record is not None and record.id in registry.records:
+                    handle = cell = pin = core = now = None  # type: ignore[assignment]  # K3
                     record.cause = BY_CLOSE
                     registry.events.append(("shut", record))
                     if isinstance(error, ClosedError):
                         registry.refuse_closed(record)
                     raise
                 if record is not None:
-                    record.phase = DETACHED  # said before anything is called: its ticket must mean nothing
+                    record.phase = DETACHED  # said before the core goes: its ticket must mean nothing
+                handle = cell = pin = core = now = None  # type: ignore[assignment]  # noqa: F841 - K3
                 begun = [False]
                 refused = LifecycleError in error.__class__.__mro__
 

@@ -27,8 +27,7 @@ from lifecycle import (
     TypeStats,
 )
 from lifecycle._core.runtime import never_wait
-from lifecycle.observe import maintenance
-from lifecycle.observe.ledger import Ledger
+from lifecycle.observe import ledger, maintenance
 from lifecycle.stats import Histogram
 from lifecycle.testing import code_of, each_interrupt, every_point
 from tests.core.natives import Native
@@ -510,7 +509,8 @@ def test_what_an_interrupted_call_has_shut_is_not_counted_as_valid(manager: Safe
 
 def test_counting_that_is_interrupted_anywhere_counts_everything_once() -> None:
     """I7: a signal strikes whoever counts, at each point; the next one who asks goes on from there."""
-    config = SafetyConfig(leak_level="simple", max_retained=5, log_finalizers=False)
+    config = SafetyConfig(leak_level="simple", max_retained=5)
+    counting = code_of(ledger, maintenance)
     asked = 0
 
     def fail(native: Native) -> None:
@@ -542,7 +542,7 @@ def test_counting_that_is_interrupted_anywhere_counts_everything_once() -> None:
             on(manager, "flush").close()
 
         happen()
-        for struck in each_interrupt(manager.stats):
+        for struck in each_interrupt(manager.stats, of=counting):
             figures = manager.stats()
             check_sums(figures)
             kinds = figures.types
@@ -572,7 +572,9 @@ def test_a_signal_handler_and_a_del_that_ask_while_this_thread_counts(manager: S
 
     for _ in range(5):
         on(manager).close()
-    with every_point(ask, of=code_of(maintenance.Keeper._count, Ledger.count_all, Ledger._count_plain)):
+    with every_point(
+        ask, of=code_of(maintenance.Keeper._count, ledger.Ledger.count_all, ledger.Ledger._count_plain)
+    ):
         figures = manager.stats()
     assert figures.total_objects == figures.released == 5
     assert len(answers) > 20
