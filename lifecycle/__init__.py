@@ -23,6 +23,9 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `states`, `stats`, `events`, `config`, `errors`: the words in which all of them speak
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
 from lifecycle._core.exclusive import ExclusiveLease
 from lifecycle._core.fence import Fence
 from lifecycle._core.handle import Handle, WeakHandle
@@ -32,8 +35,6 @@ from lifecycle._core.place import ANY_THREAD, BACKGROUND
 from lifecycle._core.runtime import never_wait
 from lifecycle._core.timelines import Timeline
 from lifecycle.config import SafetyConfig
-from lifecycle.distribution.distributor import FrameDistributor
-from lifecycle.distribution.receiver import FrameReceiver
 from lifecycle.errors import (
     AccessError,
     AccessPanicError,
@@ -51,15 +52,48 @@ from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
 from lifecycle.manager.finalizers import SafeFinalizer
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.stopping import StopToken
-from lifecycle.memory.config import MemoryConfig
-from lifecycle.memory.manager import MemoryManager
-from lifecycle.objects import ObjectLifecycleManager
 from lifecycle.places.queues import ReleaseQueue
-from lifecycle.pools.buffers import BufferPool
-from lifecycle.pools.objects import ObjectPool
-from lifecycle.profiling import Profiler
 from lifecycle.states import Cause, ObjectState
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport, TypeStats
+
+if TYPE_CHECKING:
+    from lifecycle.distribution.distributor import FrameDistributor
+    from lifecycle.distribution.receiver import FrameReceiver
+    from lifecycle.memory.config import MemoryConfig
+    from lifecycle.memory.manager import MemoryManager
+    from lifecycle.objects import ObjectLifecycleManager
+    from lifecycle.pools.buffers import BufferPool
+    from lifecycle.pools.objects import ObjectPool
+    from lifecycle.profiling import Profiler
+
+# Loaded when first asked for: half of the import is theirs, and few programs use all of them.
+_LATER = {
+    "BufferPool": "pools.buffers",
+    "FrameDistributor": "distribution.distributor",
+    "FrameReceiver": "distribution.receiver",
+    "MemoryConfig": "memory.config",
+    "MemoryManager": "memory.manager",
+    "ObjectLifecycleManager": "objects",
+    "ObjectPool": "pools.objects",
+    "Profiler": "profiling",
+}
+_MODULES = frozenset({"distribution", "memory", "objects", "pools", "profiling"})
+
+if not TYPE_CHECKING:  # a checker would take every name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return _import_module(f"lifecycle.{name}")
+        if name not in _LATER:
+            raise AttributeError(f"module 'lifecycle' has no attribute {name!r}")
+        loaded = _import_module(f"lifecycle.{_LATER[name]}")
+        return globals().setdefault(name, getattr(loaded, name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+del TYPE_CHECKING
 
 __version__ = "0.1.0"
 

@@ -67,6 +67,9 @@ def test_each_name_is_public_in_one_place() -> None:
 
 
 def test_what_lifecycle_shows_is_in_all() -> None:
+    for name in lifecycle.__all__:  # some come when they are asked for
+        assert getattr(lifecycle, name) is not None
+        assert name in dir(lifecycle)
     shown = {
         name
         for name, value in vars(lifecycle).items()
