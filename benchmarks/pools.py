@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pyperf
 from sqlalchemy.pool import QueuePool
 
-from benchmarks.core import Native, repeat
+from benchmarks.core import Native
+from benchmarks.guards import repeat
 from lifecycle import BufferPool, ObjectPool, SafetyManager
 
 TARGETS = {
