@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lifecycle import ANY_THREAD, Handle, NotReleased, ReleaseQueue, SafetyManager, never_wait
-from lifecycle._core.register import _withdraw
+from lifecycle._core.register import withdraw
 from lifecycle._core.tables import owners
 from lifecycle.errors import DuplicateError
 from lifecycle.testing import code_of, each_interrupt, switching
@@ -154,7 +154,7 @@ def test_an_interrupt_as_a_second_owner_is_refused_leaves_no_entry_of_it(manager
     points = 0
     for _ in each_interrupt(
         lambda: outcome(lambda: manager.register(Target(), "native", native=7, release=id)),
-        of=code_of(_withdraw),
+        of=code_of(withdraw),
     ):
         points += 1
         eventually(
