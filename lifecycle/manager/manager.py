@@ -706,7 +706,12 @@ class SafetyManager(Uncopied):
     # -- knowing ---------------------------------------------------------------------------------------------
 
     def stats(self) -> SafetyStats:
-        """Exact figures of this moment. Costs what types exist, not objects."""
+        """Exact figures of this moment, counted on this thread. Costs what types exist, not objects.
+
+        Callable anywhere. Inside a garbage collection, on threads marked with `never_wait` while another
+        thread counts, and where that takes more than ten seconds, the figures are those taken last. A signal
+        handler or ``__del__`` that strikes this thread while it counts is told what was counted so far.
+        """
         if self._registry.waiting:
             self._begin()
         return self._keeper.ask()
