@@ -274,8 +274,21 @@ def test_two_closers_of_one_handle() -> None:
         released: deque[Node] = deque()
         with SafetyManager(QUIET) as manager:
             manager._any_thread.at_once = straightly
-            handle = manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
-            with Standing(handle.close, function, line) as standing:
+            handles: list[Handle[Node]] = []
+
+            # Made there too: without the GIL an object dies on the thread that made it.
+            def run(
+                manager: SafetyManager = manager,
+                handles: list[Handle[Node]] = handles,
+                released: deque[Node] = released,
+            ) -> bool:
+                handles.append(
+                    manager.register(Node(), "node", release=released.append, release_on=ANY_THREAD)
+                )
+                return handles[0].close()
+
+            with Standing(run, function, line) as standing:
+                handle = handles[0]
                 assert handle.close(timeout=0) in (True, False)
                 standing.result()
             assert handle.close() is True
