@@ -10,6 +10,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -90,7 +91,8 @@ class Observer:
             return
         if self.thread is None or runtime.has_ended(self.thread):
             over = Flag()
-            thread = runtime.new_thread(ending_with(over, self._run), f"lifecycle-observer-{self.name}")
+            run = partial(self._run_after, self.last, self._over)
+            thread = runtime.new_thread(ending_with(over, run), f"lifecycle-observer-{self.name}")
             try:
                 thread.start()
             except (
@@ -104,6 +106,12 @@ class Observer:
         if self.stopped:  # what is told after the end: nobody would stop the thread that tells it
             self.thread = None
             self.queue.put(None)
+
+    def _run_after(self, last: threading.Thread | None, over: Flag) -> None:
+        """`_run`, once the thread before this one has ended: the event in hand is still its own."""
+        if last is not None:
+            await_thread(last, over, float("inf"))
+        self._run()
 
     def _run(self) -> None:
         """Go on whatever another thread raises in this one: the rest of the hooks are told of the event in
