@@ -26,6 +26,11 @@ def _count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ConfigError(f"SafetyConfig.{attribute.name} is a whole number, 0 or more, not {value!r}")
 
 
+def _count_or_none(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        _count(_, attribute, value)
+
+
 def _flag(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"SafetyConfig.{attribute.name} is True or False, not {value!r}")
@@ -92,8 +97,9 @@ class SafetyConfig:
     in 300 s."""
     finalizer_timeout: float = attrs.field(default=5.0, validator=_positive)
     """Deadline of one timed release; past it the object is `STUCK` and its worker is replaced."""
-    max_finalizer_retries: int = attrs.field(default=3, validator=_count)
-    """How often a release that raised `NotReleased` (or a type of its `retry_on=`) is called again."""
+    max_finalizer_retries: int | None = attrs.field(default=None, validator=_count_or_none)
+    """How often a release that raised `NotReleased` (or a type of its `retry_on=`) is called again at most.
+    None: as often as there is time, see ``register(retry_for=)``."""
     enable_state_checking: bool = attrs.field(default=True, validator=_flag)
     """False skips validators, policies and invalidation on panic; never the pin."""
     enable_finalizer_safety: bool = attrs.field(default=True, validator=_flag)
@@ -128,7 +134,9 @@ class SafetyConfig:
             elif field.name == "errors" or field.name in overrides or variable not in source:
                 continue
             else:
-                values[field.name] = _parse(variable, source[variable], type(field.default))
+                values[field.name] = _parse(
+                    variable, source[variable], int if field.default is None else type(field.default)
+                )
         return cls(**values, **overrides)
 
 

@@ -1,18 +1,22 @@
 """Every error of this library, one class for each kind of answer.
 
-All derive from `LifecycleError`, and each message names the object, its state and what to do about it. An
-error never loses anything: what a refused call was given still belongs to whoever gave it, unless the message
-says otherwise.
+All derive from `LifecycleError`, and each message names the object, its state and what to do about it. The
+same facts are attributes of the error, as plain data. An error never loses anything: what a refused call was
+given still belongs to whoever gave it, unless the message says otherwise.
 """
 
 from __future__ import annotations
 
 import builtins
+import os
 import queue
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lifecycle.states import ObjectState
 
 __all__ = [
     "AccessError",
@@ -85,8 +89,44 @@ def trace_of(error: BaseException) -> str:
         return text_of(error)
 
 
+def raised_at(error: BaseException) -> str:
+    """Where `error` was raised, as `` in average(), app.py:44``; empty where that is not known."""
+    trace = error.__traceback__
+    if trace is None:
+        return ""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    name = getattr(code, "co_qualname", code.co_name)
+    return f" in {name}(), {os.path.basename(code.co_filename)}:{trace.tb_lineno}"
+
+
 class LifecycleError(Exception):
-    """Base of everything this library raises on purpose."""
+    """Base of everything this library raises on purpose.
+
+    An error about an object has its facts as they were when it was raised. They are plain data: an error that
+    is kept keeps nothing alive. Of an error that is about no object they are 0, None or empty.
+    """
+
+    id: int = 0
+    """The object's id."""
+    type_name: str = ""
+    """The type's name, as registered."""
+    name: str | None = None
+    """The object's own name, if it was given one."""
+    native: Any = None
+    """The native name given at registration: numbers, texts, bytes and tuples of these as they are, of
+    anything else its ``repr``."""
+    state: ObjectState | None = None
+    """Where in its life the object was."""
+    cause: str = ""
+    """What had shut it (a `Cause` as text), empty while it was valid."""
+    at: float = 0.0
+    """Unix time in seconds at which it came into that state."""
+    closed_site: str = ""
+    """Where it was closed, as ``file.py:31``, where that is known."""
+    holders: tuple[Any, ...] = ()
+    """Who held it, in words, where the error is about that."""
 
 
 class ConfigError(LifecycleError, ValueError):
@@ -100,7 +140,7 @@ class RegistrationError(LifecycleError, ValueError):
 
 class DuplicateError(RegistrationError):
     """The native object already has an owner here: two releases of one native object is the bug this library
-    is for."""
+    is for. The facts are those of the owner."""
 
 
 class LimitError(LifecycleError):
@@ -176,8 +216,7 @@ class ExclusiveError(AccessError):
 
 
 class OwnershipError(LifecycleError):
-    """What was asked for takes an object that is not the handle's to give: it is borrowed, observed, or has a
-    parent."""
+    """What was asked for takes an object that is not the handle's to give: it is borrowed or observed."""
 
 
 class CircularCloseError(LifecycleError):
@@ -219,7 +258,8 @@ class QueueLostError(LifecycleError):
 class NotReleased(LifecycleError):
     """Raised *by a release function* to say: nothing was released, call me again.
 
-    The library retries up to ``max_finalizer_retries`` times, with back-off, and never after any other
+    The library retries with back-off, from 10 ms to a second, for as long as ``register(retry_for=)`` says,
+    and at most ``max_finalizer_retries`` times where that is configured. It never does after any other
     exception (unless its type was given in ``retry_on=``) nor after a timeout: the first call may have
     released, or be releasing still.
     """

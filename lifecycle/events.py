@@ -150,6 +150,8 @@ class Failed(_End):
 
     kind: ClassVar[str] = "failed"
     level: ClassVar[str] = "error"
+    traceback: str | None = None
+    """Of what was raised, as Python prints it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -324,6 +326,8 @@ class ObserverFailed(Event):
     """The event that it was told of."""
     error: str | None = None
     """What was raised."""
+    traceback: str | None = None
+    """Its traceback, as Python prints it."""
 
 
 @attrs.frozen(kw_only=True)

@@ -27,6 +27,7 @@ from lifecycle.lowlevel import (
     PlaceLike,
     Uncopied,
     WhenDue,
+    about,
     after_fork,
     check_timeout,
     describe,
@@ -130,9 +131,12 @@ class Facade(Uncopied):
             for handle in map(register, (obj,)):  # K2: registered and stored in one step
                 id = self._enter(handle, noted)
                 if self.closed:
-                    raise ClosedError(
-                        f"{self!r} was closed meanwhile: {describe(handle)} came too late and has been "
-                        "released; register before close(), or make a new one"
+                    raise about(
+                        handle,
+                        ClosedError(
+                            f"{self!r} was closed meanwhile: {describe(handle)} came too late and has been "
+                            "released. Register before close(), or make a new one."
+                        ),
                     )
             return id
         except BaseException:
@@ -158,8 +162,10 @@ class Facade(Uncopied):
     def _handle_of(self, id: int) -> Handle[Any]:
         handle = self._index.get(id)
         if handle is None or not handle.valid:
-            raise RegistrationError(
-                f"parent= names {self._facts_of(id)}, which is shut; register children while it is open"
+            known = self._facts_of(id)
+            raise about(
+                known,
+                RegistrationError(f"parent= names {known}, which is closed. Register it while open."),
             )
         return handle
 
@@ -169,8 +175,12 @@ class Facade(Uncopied):
             raise UnknownObjectError(f"{self!r} knows objects by the ids it gave, not by {id!r}")
         known = facts(id, self._manager)
         if not self._index.knew(known):
-            raise UnknownObjectError(
-                f"{known} was not registered through {self!r}: use the manager or the facade that gave the id"
+            raise about(
+                known,
+                UnknownObjectError(
+                    f"{known} was not registered through {self!r}: use the manager or the facade that gave "
+                    "the id"
+                ),
             )
         return known
 

@@ -14,6 +14,7 @@ name                   contract                                                 
 `view`                 native memory that holds the pin                                         I2
 `facts`, `Facts`       what is known of an object, of now and after its end; keeps nothing      I9
 `describe`             its name in messages                                                     I9
+`about`                an error of yours with the facts of the object that it is about          I9
 `holders`              who keeps it from its release. Walks the heap                            I9
 `is_closed`            whether this very handle was closed
 `Leaving`              a table whose entries go by the step that ends their objects             I3
@@ -49,7 +50,7 @@ The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 
 from lifecycle._core.checks import check_callback, check_facts, check_timeout
 from lifecycle._core.counters import BUCKETS, HistogramCount
-from lifecycle._core.facts import Facts, describe, facts, holders, is_closed, pin, raw, view
+from lifecycle._core.facts import Facts, about, describe, facts, holders, is_closed, pin, raw, view
 from lifecycle._core.idioms import Claim, forgets, taking
 from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle._core.leaving import Leaving
@@ -81,6 +82,7 @@ __all__ = [
     "Uncopied",
     "WaitList",
     "WhenDue",
+    "about",
     "after_fork",
     "check_callback",
     "check_facts",

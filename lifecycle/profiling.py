@@ -169,6 +169,7 @@ class Profiler(Uncopied):
             made._profiler = self
             made._since = runtime.monotonic()
             made._thread = runtime.get_ident()
+            made._record = pin.record
             made._pin = pin
             return made
         finally:

@@ -166,12 +166,17 @@ class ObjectInfo:
     """What shut the door, empty while it is open."""
     reason: str
     size: int
-    parent: int
-    """The parent's id, 0 without one."""
+    parents: tuple[int, ...]
+    """The ids of what must not be released before it."""
     registered_at: float
     """Unix time."""
     site: str
     """Where it was registered, where that was recorded."""
+
+    @property
+    def parent(self) -> int:
+        """The id of its first parent, 0 without one."""
+        return self.parents[0] if self.parents else 0
 
     def __str__(self) -> str:
         name = f' "{self.name}"' if self.name else ""
@@ -182,11 +187,16 @@ class ObjectInfo:
 
 @attrs.frozen
 class ShutdownReport:
-    """What `SafetyManager.close` achieved. ``ok`` is true when nothing is left behind."""
+    """What `SafetyManager.close` achieved. ``ok``, and the report itself, is true when nothing is left
+    behind."""
 
     released: int
+    """Objects that were released by the close."""
     failed: tuple[ObjectInfo, ...]
+    """Releases that failed in the manager's life: all those of the close, and of those before it the latest
+    1000."""
     stuck: tuple[ObjectInfo, ...]
+    """Releases of the manager's life that passed their deadline and have not come back."""
     leaked: tuple[ObjectInfo, ...]
     """Still held by somebody (a lease, a view), or waiting for a place whose owner did not drain it. Shut,
     but not released."""
@@ -199,7 +209,7 @@ class ShutdownReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything was released."""
+        """Whether everything that the manager ever had was released."""
         return not (self.failed or self.stuck or self.leaked or self.errors or self.running)
 
     def __bool__(self) -> bool:

@@ -6,11 +6,14 @@ module here imports from lower lines of this list only:
 - `facts`, `leaving`: what adapters know of an object; tables whose entries go as their objects end
 - `register`, `targets`: entering an object; what a handle or id given to a call stands for
 - `handle`: one share of ownership, and what can be done with it
-- `detach`, `exclusive`: taking an object out of the manager; using it alone
+- `detach`, `exclusive`, `room`: taking an object out of the manager; using it alone; making room below a
+  limit
 - `place`: what every release place is, and the one whose releases run on any thread
 - `access`, `ends`: checks before an access, and the errors they raise; waiting for an object's end
+- `sentences`: what errors say of an object: its state, and what to do
 - `holders`, `release`: who keeps an object; running one release, in steps that can be taken up again
-- `leases`, `timelines`, `views`: the right to use an object for a block; fences in their order; its memory
+- `kept`, `leases`, `parents`, `timelines`, `views`: what lives until a release has returned; the right to use
+  an object for a block; what an object must not outlive; fences in their order; its memory
 - `describe`: the state of an object, its name in messages, what became of it
 - `doors`, `shares`, `tables`: finding a door in a collection; who may use it; the tables of a manager
 - `counters`, `fence`, `nudge`, `referrers`: the counters behind the figures; what a fence is; collecting when

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from lifecycle._core.describe import describe, fate, state_of
+from lifecycle._core.describe import state_of
 from lifecycle._core.doors import cell_of, is_open
 from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
-from lifecycle._core.release import releases_here
+from lifecycle._core.sentences import refusal
 from lifecycle._core.tables import HIGH_WATER
-from lifecycle.errors import AccessRefusedError, ClosedAccessError
 from lifecycle.states import CLOSING, ENDED, VALID, Cause
 
 
 def refuse(record: Record, share: object = None) -> NoReturn:
     """Count and raise the refusal of an access, through the handle `share` or by id."""
-    registry = record.kind.registry
-    state = state_of(record)
-    if state is VALID and share is not None:
-        raise AccessRefusedError(
-            f"this share of {describe(record)} is closed; the object itself is still valid through its other "
-            "shares: call share() before closing, or keep the handle open"
-        )
-    registry.events.append(("refused", record.kind, state if state is not VALID else CLOSING))
-    if len(registry.events) > HIGH_WATER:
-        registry.relieve()
-    error = ClosedAccessError if record.cause in (Cause.EXIT, Cause.FORK) else AccessRefusedError
-    remedy = "take a lease or share() the handle before it is closed"
-    if record.id in registry.claims and any(record is one for one in releases_here()):
-        remedy = (
-            "it is being released by this very call: "
-            "give the cleanup or release what it needs, not the handle"
-        )
-    raise error(f"{describe(record)} is not valid for access: {fate(record)}; {remedy}")
+    __tracebackhide__ = True
+    try:
+        registry = record.kind.registry
+        state = state_of(record)
+        error = refusal(record, share)
+        if state is not VALID or share is None:
+            registry.events.append(("refused", record.kind, state if state is not VALID else CLOSING))
+            if len(registry.events) > HIGH_WATER:
+                registry.relieve()
+        raise error
+    finally:
+        share = error = None  # type: ignore[assignment]  # a kept error keeps nothing alive
 
 
 def checked(pin: Pin) -> Pin:

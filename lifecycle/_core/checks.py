@@ -21,10 +21,15 @@ def refuse_deferred(
 ) -> NoReturn:
     """`who` returned one of `DEFERRED`. Raises `CallbackError`, and no warning of a coroutine that was never
     awaited follows."""
+    raise deferred_error(result, who, but)
+
+
+def deferred_error(result: Any, who: str, but: str) -> CallbackError:
+    """What `refuse_deferred` raises."""
     close = getattr(result, "close", None)
     if close is not None:
         close()
-    raise CallbackError(f"{who} returned a {type(result).__name__}: {but}")
+    return CallbackError(f"{who} returned a {type(result).__name__}: {but}")
 
 
 def check_callback(fn: Any, what: str) -> None:

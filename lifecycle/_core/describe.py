@@ -1,10 +1,15 @@
-"""What can be said of an object: its state, its name in messages, and what became of it."""
+"""What can be said of an object: its state, its name in messages, what became of it, and the facts that an
+error has of it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from lifecycle._core import runtime
 from lifecycle._core.doors import is_open
 from lifecycle._core.record import Record
+from lifecycle.errors import LifecycleError, shown
 from lifecycle.states import (
     BY_CLOSE,
     BY_DROP,
@@ -13,6 +18,7 @@ from lifecycle.states import (
     ENDED,
     INVALID,
     POISONED,
+    RELEASING,
     VALID,
     Cause,
     ObjectState,
@@ -39,11 +45,11 @@ def state_of(record: Record) -> ObjectState:
 
 
 def describe(record: Record) -> str:
-    """``object 7 (gst.Sample "capture", native 0x7f3a10)``: how every message names an object."""
+    """``gst.Sample "capture" (object 7, native 0x7f3a10)``: how every message names an object."""
     name = f' "{record.name}"' if record.name else ""
     native = record.native
     try:
-        shown = (
+        told = (
             ""
             if native is None
             else f", native {native:#x}"
@@ -51,8 +57,45 @@ def describe(record: Record) -> str:
             else f", native {native!r}"
         )
     except Exception:  # a message about an object must not fail because of what the user called it
-        shown = f", native <{type(native).__name__}>"
-    return f"object {record.id} ({record.kind.type_name}{name}{shown})"
+        told = f", native <{type(native).__name__}>"
+    return f"{record.kind.type_name}{name} (object {record.id}{told})"
+
+
+def plain(value: Any) -> Any:
+    """`value` as data that keeps nothing alive: numbers, texts, bytes and tuples of these as they are, of
+    anything else its ``repr``."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    return tuple(map(plain, value)) if kind is tuple else shown(value)
+
+
+PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+
+E = TypeVar("E", bound=LifecycleError)
+
+
+def about(record: Record, error: E, holders: Iterable[str] = ()) -> E:
+    """`error`, with the facts of the object that it is about, as they are now."""
+    state = state_of(record)
+    error.id = record.id
+    error.type_name = record.kind.type_name
+    error.name = record.name
+    error.native = plain(record.native)
+    error.state = state
+    if state is not VALID:
+        error.cause = str(record.cause or BY_DROP)
+    error.at = runtime.wall_time() - (runtime.monotonic() - since(record, state))
+    error.closed_site = runtime.describe_site(record.shut_site)
+    error.holders = tuple(holders)
+    return error
+
+
+def since(record: Record, state: ObjectState) -> float:
+    """When (monotonic) an object came into `state`, the one that it is in."""
+    if state in ENDED and record.ended:
+        return record.ended
+    return record.begun if state is RELEASING and record.begun else record.shut or record.born
 
 
 def ago(since: float) -> str:
@@ -77,9 +120,7 @@ def fate(record: Record) -> str:
         if cause in _CALLS
         else f"by {cause}"
     )
-    text = (
-        f"{state} {ago(record.ended if state in ENDED and record.ended else record.shut or record.born)} {by}"
-    )
+    text = f"{state} {ago(since(record, state))} {by}"
     if site:
         text += f" at {site}"
     extra = record.extra
@@ -103,7 +144,7 @@ def info_of(record: Record) -> ObjectInfo:
         cause=str(record.cause or ""),
         reason=extra.reason if extra is not None else "",
         size=record.size,
-        parent=extra.parent_id if extra is not None else 0,
+        parents=extra.parent_ids if extra is not None else (),
         registered_at=runtime.wall_time() - (runtime.monotonic() - record.born),
         site=runtime.describe_site(record.site),
     )

@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 from lifecycle._core.access import refuse
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import stand_ins
-from lifecycle._core.holders import held, held_error, holders_of
+from lifecycle._core.holders import held, held_error, holders_of, in_words
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
 from lifecycle._core.release import finish
@@ -27,14 +27,12 @@ PAUSE = 0.0005
 def check_transferable(record: Record) -> None:
     """Raise `OwnershipError` for an object that cannot change hands."""
     if record.owning <= 0:
-        raise OwnershipError(
-            f"{describe(record)} is not owned here (it was registered without release=, or is observed): "
-            "there is no ownership to hand out; close the handle and use the object you have"
-        )
-    if record.parent is not None:
-        raise OwnershipError(
-            f"{describe(record)} has a parent, object {record.more().parent_id}, which would be released "
-            "under it: detach() is for objects that stand alone; use it through a lease instead"
+        raise about(
+            record,
+            OwnershipError(
+                f"{describe(record)} is not owned here (it was registered without release=, or is observed): "
+                "there is no ownership to hand out. Close the handle and use the object you have."
+            ),
         )
 
 
@@ -55,8 +53,9 @@ SOLE_SHARE = _sole_references_to_door()
 """What `_references_to_door` says of the only handle."""
 
 
-def refuse_if_held(record: Record, share: Any) -> None:
-    """Raise `HeldError` when somebody beside the handle `share` holds the object. Counted while the door is
+def refuse_if_held(record: Record, share: Any, otherwise: str) -> None:
+    """Raise `HeldError` when somebody beside the handle `share` holds the object; `otherwise` is what to do
+    instead of ending that. Counted while the door is
     open, so nothing has to be undone. Of other shares those count that live: one that was dropped without
     being closed holds nothing."""
     tokens = record.kind.registry.shared.get(record.id)
@@ -67,9 +66,10 @@ def refuse_if_held(record: Record, share: Any) -> None:
     try:
         if pin is not None:
             shares = (f"{others} other share(s)",) if others > 0 else ()
-            raise held_error(record, (*shares, *holders_of(pin)))
+            names = in_words(pin, kept=True) or holders_of(pin)
+            raise held_error(record, (*shares, *names), f"It stays open: end those, or {otherwise}.")
     finally:
-        pin = None
+        pin = share = None
 
 
 def begin_detach(
@@ -77,17 +77,13 @@ def begin_detach(
 ) -> None:
     """The first half of `Handle.detach`: afterwards the claim is `me`, so no release begins, the door is
     shut, and nobody holds the object any more. Whatever is raised in here, `undo_detach` puts right."""
-    check_transferable(record)
-    if record.extra is not None and record.extra.fences:
-        raise HeldError(
-            f"{describe(record)} waits for a fence, so its native is still in use: detach it once that has "
-            "signalled",
-            ("a fence",),
-        )
     pin = cell = None
     box: list[Pin | None] = []
     try:
-        refuse_if_held(record, share)
+        check_transferable(record)
+        if record.extra is not None and record.extra.fences:
+            raise held_error(record, ("a fence",), "Detach it once that has signalled.")
+        refuse_if_held(record, share, "use it through a lease")
         cell = share._cell
         if raw_pin(cell) is None or record.cause is not None:
             refuse(record)
@@ -101,14 +97,18 @@ def begin_detach(
         if not poll(lambda: not _still_held(record, box), _seconds(record, timeout), first=PAUSE):
             pin = box[0]
             holders = holders_of(pin) if pin is not None else ()
-            raise HeldError(
-                f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very moment "
-                "it was detached, and was not given back in time: it is shut, stays the manager's, and "
-                "is released when that ends",
+            raise about(
+                record,
+                HeldError(
+                    f"{describe(record)} was taken by {', '.join(holders) or 'an access'} at the very "
+                    "moment it was detached, and was not given back in time. It is closed, stays the "
+                    "manager's, and is released when that ends.",
+                    holders,
+                ),
                 holders,
             )
     finally:
-        pin = cell = None  # a kept traceback must keep nothing alive
+        pin = cell = share = None  # a kept traceback must keep nothing alive
         box.clear()
 
 
@@ -124,20 +124,20 @@ SOLE_BOXED = getrefcount([Pin()][0]) + 1
 """What `getrefcount(box[0])` is when nobody but the box holds the pin."""
 
 
-def undo_detach(record: Record, me: list[object], obj: Any, release: Any) -> None:
+def undo_detach(record: Record, me: list[object], obj: Any, release: Any, parent: Any) -> None:
     """Something was raised: what was to be handed out goes back to its place, what was claimed is free
     again."""
     registry = record.kind.registry
     try:
         if release is not None and record.outcome is DETACHED:  # not what an earlier call did
             finish(record)
-            registry.abandon(record.kind, record.place, obj, release, None, None)
+            registry.abandon(record.kind, record.place, obj, release, parent, None)
         elif registry.claims.get(record.id) is me:
             registry.claims.pop(record.id, None)
             if record() is None and record.phase not in ENDED:
                 record.place.put(record)  # its ticket may have come, and gone, while it was ours
     finally:
-        obj = None
+        obj = parent = None
 
 
 def _seconds(record: Record, timeout: float | WhenDue | None) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from lifecycle._core import runtime
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.record import Record
 from lifecycle._core.release import releases_here
 from lifecycle._core.waiting import WaitList
@@ -145,7 +145,10 @@ def _circle(record: Record, ours: tuple[Record, ...], me: int) -> tuple[Record, 
 
 def _told_of(circle: tuple[Record, ...]) -> CircularCloseError:
     chain = " -> ".join(f"object {one.id}" for one in (*circle, circle[0]))
-    return CircularCloseError(
-        f"{describe(circle[0])} cannot be waited for here: it ends only after this very call ({chain}); in a "
-        "release or cleanup close without timeout=, or with timeout=0, which does not wait"
+    return about(
+        circle[0],
+        CircularCloseError(
+            f"{describe(circle[0])} cannot be waited for here: it ends only after this very call ({chain}). "
+            "In a release or cleanup close without timeout=, or with timeout=0, which does not wait."
+        ),
     )

@@ -22,7 +22,6 @@ waiting for itself.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
@@ -30,14 +29,14 @@ from typing import Any, Generic, NoReturn, TypeVar
 from lifecycle._core import runtime
 from lifecycle._core.access import checked, refuse
 from lifecycle._core.checks import check_timeout
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import stand_ins
-from lifecycle._core.holders import SOLE_REFERENCES, held, holders_of, lease_of_thread
+from lifecycle._core.holders import SOLE_REFERENCES, held, held_error, holders_of, lease_of_thread
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import SHUT_CELL, Cell, Extra, Pin, Record, raw_pin, set_raw_pin
 from lifecycle._core.waiting import Line, poll
-from lifecycle.errors import ExclusiveError, HeldError, LeaseEndedError
+from lifecycle.errors import ExclusiveError, LeaseEndedError
 
 T = TypeVar("T")
 
@@ -53,6 +52,9 @@ the longest."""
 FIRST_LOOK = 0.002
 LONGEST_LOOK = 0.1
 """Seconds between two looks for a turn that died without its end; doubled from the first to the longest."""
+
+LONGER = "Nothing was changed: end that first, or give exclusive() a longer timeout."
+"""The remedy where the time to wait was over."""
 
 LOOK_FOR_OWN_LEASES_AFTER = 0.01
 """Seconds of waiting after which the heap is searched for leases of the waiting thread itself."""
@@ -102,9 +104,12 @@ class ExclusiveLease(Uncopied, Generic[T]):
         cell = self._cell
         try:
             if self._turn is not None:
-                raise LeaseEndedError(
-                    f"this exclusive access to {describe(record)} was used already; take a new one with "
-                    "handle.exclusive()"
+                raise about(
+                    record,
+                    LeaseEndedError(
+                        f"this exclusive access to {describe(record)} was used already: it is for one block. "
+                        "Take another with handle.exclusive()."
+                    ),
                 )
             self._turn = turn = [get_ident()]
             extra: Any = record.extra
@@ -133,6 +138,7 @@ class ExclusiveLease(Uncopied, Generic[T]):
         except BaseException:
             pin = cell = turn = None  # type: ignore[assignment]  # noqa: F841 - K3
             self._end()
+            self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
             raise
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
@@ -201,6 +207,7 @@ def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeo
     """The slow path of every access, once `cell.pin` showed none: the pin after all, if that was only
     somebody's turn and it ends within `timeout` seconds (None: whenever it does). Raises `ExclusiveError`
     when it does not, and refuses otherwise."""
+    __tracebackhide__ = True
     pin = None
     try:
         until = None if timeout is None else runtime.monotonic() + timeout
@@ -222,7 +229,7 @@ def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeo
             )
         refuse(record, share)
     finally:
-        pin = cell = None
+        pin = cell = share = None
 
 
 def _may_go_on(record: Record) -> bool:
@@ -233,23 +240,18 @@ def _may_go_on(record: Record) -> bool:
 def _refuse_beside(record: Record, mine: bool, user: int) -> NoReturn:
     registry = record.kind.registry
     registry.events.append(("refused", record.kind, "valid"))
-    who = "this thread itself" if mine else f"thread {thread_name(user)}"
+    who = "this thread itself" if mine else f"thread {runtime.thread_name(user)}"
     remedy = (
-        "use the object that the `with handle.exclusive()` block was given"
+        "Use the object that the `with handle.exclusive()` block was given."
         if mine
-        else "wait for its end with lease(timeout=), or try again"
+        else "Wait for its end with lease(timeout=), or try again."
     )
-    raise ExclusiveError(
-        f"{describe(record)} is in exclusive use by {who}: no lease is granted beside it; {remedy}"
+    raise about(
+        record,
+        ExclusiveError(
+            f"{describe(record)} is in exclusive use by {who}: no lease is granted beside it. {remedy}"
+        ),
     )
-
-
-def thread_name(ident: int) -> str:
-    """The name of a thread, or its identity when it is gone."""
-    for thread in threading.enumerate():
-        if thread.ident == ident:
-            return repr(thread.name)
-    return str(ident)
 
 
 def turn_of(record: Record) -> int | None:
@@ -321,17 +323,16 @@ def _await_turn(record: Record, mine: list[int], timeout: float | WhenDue | None
         if user is None:
             continue
         if user == mine[0]:
-            raise ExclusiveError(
-                f"this thread is inside an exclusive access to {describe(record)} already and would wait for "
-                "itself: use the object that the outer block was given"
+            raise about(
+                record,
+                ExclusiveError(
+                    f"this thread is inside an exclusive access to {describe(record)} already and would wait "
+                    "for itself. Use the object that the outer block was given."
+                ),
             )
         if (until is not None and runtime.monotonic() >= until) or runtime.must_not_wait():
-            who = f"an exclusive access of thread {thread_name(user)}"
-            raise HeldError(
-                f"{describe(record)} is still held by {who}; nothing was changed: end that first, or give "
-                "exclusive() a longer timeout",
-                (who,),
-            )
+            who = f"an exclusive access of thread {runtime.thread_name(user)}"
+            raise held_error(record, (who,), LONGER)
 
 
 def _await_holders(record: Record, cell: Cell, timeout: float | WhenDue | None) -> None:
@@ -364,9 +365,12 @@ def _refuse_own_lease(record: Record, cell: Cell) -> None:
     pin = raw_pin(cell)
     try:
         if pin is not None and lease_of_thread(pin, runtime.get_ident()):
-            raise ExclusiveError(
-                f"this thread holds a lease of {describe(record)} and would wait for itself: end the lease "
-                "before exclusive()"
+            raise about(
+                record,
+                ExclusiveError(
+                    f"this thread holds a lease of {describe(record)} and would wait for itself. End the "
+                    "lease before exclusive()."
+                ),
             )
     finally:
         pin = cell = None  # type: ignore[assignment]
@@ -376,13 +380,7 @@ def _refuse_held(record: Record, cell: Cell) -> None:
     pin = raw_pin(cell)
     try:
         if pin is not None:
-            holders = holders_of(pin)
-            raise HeldError(
-                f"{describe(record)} is still held by "
-                f"{', '.join(holders) or 'a frame that is accessing it'}; nothing was changed: end that "
-                "first, or give exclusive() a longer timeout",
-                holders,
-            )
+            raise held_error(record, holders_of(pin), LONGER)
     finally:
         pin = cell = None  # type: ignore[assignment]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from lifecycle._core import runtime
+from lifecycle._core.describe import about as about_record
 from lifecycle._core.describe import describe as describe_record
 from lifecycle._core.describe import fate as fate_of
 from lifecycle._core.describe import info_of, state_of
@@ -18,7 +20,7 @@ from lifecycle.errors import LifecycleError, shown
 from lifecycle.states import ENDED, Cause, ObjectState
 from lifecycle.stats import ObjectInfo
 
-__all__ = ["Facts", "describe", "facts", "holders", "is_closed", "pin", "raw", "view"]
+__all__ = ["Facts", "about", "describe", "facts", "holders", "is_closed", "pin", "raw", "view"]
 
 
 class Facts:
@@ -171,8 +173,20 @@ def facts(target: Handle[Any] | Pin | int, manager: Any = None) -> Facts:
 
 
 def describe(target: Handle[Any] | Pin | Facts) -> str:
-    """Return the object's name in messages: ``object 7 (gst.Sample "capture", native 0x7f3a10)``."""
+    """Return the object's name in messages: ``gst.Sample "capture" (object 7, native 0x7f3a10)``."""
     return describe_record(_record_of(target))
+
+
+E = TypeVar("E", bound=LifecycleError)
+
+
+def about(target: Handle[Any] | Pin | Facts, error: E, holders: Iterable[str] = ()) -> E:
+    """Return `error` with the facts of the object that it is about, as they are now: plain data, which keeps
+    nothing alive. `holders`: who holds it, in words, where the error is about that."""
+    try:
+        return about_record(_record_of(target), error, holders)
+    finally:
+        target = None  # type: ignore[assignment]  # K3
 
 
 def holders(target: Handle[Any] | Pin | Facts) -> tuple[Holder, ...]:

@@ -7,6 +7,7 @@ view know the pin and nothing else, so that what they keep alive is the object a
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -14,21 +15,22 @@ from lifecycle._core import record as doors
 from lifecycle._core import runtime
 from lifecycle._core.access import checked, refuse
 from lifecycle._core.checks import DEFERRED, check_timeout, refuse_deferred
-from lifecycle._core.describe import describe, fate, state_of
+from lifecycle._core.describe import about, describe, fate, state_of
 from lifecycle._core.detach import begin_detach, refuse_if_held, undo_detach
 from lifecycle._core.doors import cell_of
 from lifecycle._core.exclusive import ExclusiveCell, ExclusiveLease, make_exclusive, pin_or_refuse
 from lifecycle._core.holders import Holder, all_holders, expect
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import Lease
+from lifecycle._core.parents import give_parents
 from lifecycle._core.place import DEFAULT, DRAIN_STEPS, WhenDue
-from lifecycle._core.record import PLAIN, SHUT_CELL, Cell, Record, raw_pin, shut
+from lifecycle._core.record import PLAIN, SHUT_CELL, Cell, Pin, Pins, Record, raw_pin, shut
 from lifecycle._core.release import also_release, disown, failed, finish, forget, let_parent_go, take_back
 from lifecycle._core.runtime import BRIEF_WAIT, STEPS, collecting, cramped, near_limit
 from lifecycle._core.shares import SHUT, add_share, drop_share, give_back, next_share
 from lifecycle._core.tables import owners
 from lifecycle._core.timelines import attach
-from lifecycle._core.views import make_view
+from lifecycle._core.views import make_array, make_buffer_view, make_view
 from lifecycle.errors import (
     HeldError,
     LifecycleError,
@@ -40,6 +42,7 @@ T = TypeVar("T")
 _new_object = object.__new__
 _getframe = sys._getframe
 get_ident = runtime.get_ident
+users_files, users_frame = runtime.users_files, runtime.users_frame
 monotonic = runtime.monotonic
 getrefcount = sys.getrefcount
 identity = id
@@ -113,10 +116,10 @@ class Handle(Generic[T]):
         `ExclusiveError` while somebody uses the object exclusively; `timeout` seconds are waited for the end
         of that, None for ever.
         """
-        pin = self._cell.pin
-        if pin is None:
-            pin = pin_or_refuse(self._record, self._cell, self, timeout)
         try:
+            pin = self._cell.pin
+            if pin is None:
+                pin = pin_or_refuse(self._record, self._cell, self, timeout)
             record = pin.record
             if record.cause is not None or record.kind.validate is not None:
                 if record.cause is not None:
@@ -128,11 +131,13 @@ class Handle(Generic[T]):
                     return timer.lease(pin)  # type: ignore[no-any-return]
             lease: Lease[T] = Lease()
             lease._thread = get_ident()
+            lease._record = record
             lease._pin = pin
             del pin  # K3
             return lease
         except BaseException:
-            pin = lease = None  # type: ignore[assignment]  # noqa: F841 - K3
+            __tracebackhide__ = True
+            self = pin = lease = None  # type: ignore[assignment]  # noqa: F841 - K3
             raise
 
     def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> ExclusiveLease[T]:
@@ -163,24 +168,60 @@ class Handle(Generic[T]):
             finally:  # K3
                 del cell, exclusive
         except BaseException:
-            cell = exclusive = None  # type: ignore[assignment]  # noqa: F841 - K3
+            __tracebackhide__ = True
+            self = cell = exclusive = None  # type: ignore[assignment]  # noqa: F841 - K3
             raise
 
-    def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
-        """`nbytes` bytes of the object's memory from `address` on, without a copy: a one-dimensional
-        memoryview of unsigned bytes. Every slice, cast and NumPy array made from it keeps the object alive,
-        beyond this handle's `close`.
+    def view(self, address: Any, nbytes: int | None = None, readonly: bool | None = None) -> memoryview:
+        """The object's native memory, without a copy, as a memoryview. Every slice, cast and NumPy array made
+        from it keeps the object alive, beyond this handle's `close`.
 
-        `address` must be the object's own memory; that cannot be checked. Raises `AccessRefusedError` once
-        the door is shut and `LifecycleError` for a NULL address or a negative size. A size of 0 gives an
-        empty view that holds nothing.
+        Parameters
+        ----------
+        address:
+            The address, with `nbytes`: a view of unsigned bytes. Or anything with the buffer protocol (the
+            object itself, such as an `mmap`, a part of it, a NumPy array over it): a view of the same memory,
+            format and shape, of unsigned bytes where the format is a structure.
+        nbytes:
+            The size in bytes, of an address only.
+        readonly:
+            None: True for an address, and as the buffer has it otherwise.
+
+        The memory must be the object's own; that cannot be checked. A buffer is held until the last view of
+        it goes, and let go before the object is released. Raises `AccessRefusedError` once the door is shut
+        and `LifecycleError` for a NULL address, a negative size, a buffer that is not contiguous (use
+        `array`) or has no memory to write. A size of 0 gives an empty view that holds nothing.
         """
         pin = self._cell.pin
-        if pin is None or pin.record.cause is not None:
-            pin = None
-            pin = pin_or_refuse(self._record, self._cell, self)
         try:
-            return make_view(pin, address, nbytes, readonly)
+            if pin is None or pin.record.cause is not None:
+                pin = None
+                pin = pin_or_refuse(self._record, self._cell, self)
+            if type(address) is int:
+                return make_view(pin, address, nbytes, readonly is not False)
+            return make_buffer_view(pin, address, nbytes, readonly)
+        except BaseException:
+            __tracebackhide__ = True
+            self = address = None  # type: ignore[assignment]  # a kept error keeps nothing alive
+            raise
+        finally:
+            pin = None
+
+    def array(self, array: Any) -> Any:
+        """A NumPy array of the same memory as `array`, an ndarray over the object's own memory: it keeps the
+        object alive, and so does every slice of it, beyond this handle's `close`. Shape, strides, type, byte
+        order and whether it may be written are those of `array`. Raises `AccessRefusedError` once the door is
+        shut and `LifecycleError` for what is no ndarray, or one of Python objects."""
+        pin = self._cell.pin
+        try:
+            if pin is None or pin.record.cause is not None:
+                pin = None
+                pin = pin_or_refuse(self._record, self._cell, self)
+            return make_array(pin, array)
+        except BaseException:
+            __tracebackhide__ = True
+            self = array = None  # type: ignore[assignment]  # a kept error keeps nothing alive
+            raise
         finally:
             pin = None
 
@@ -206,6 +247,26 @@ class Handle(Generic[T]):
         weak._record = self._record
         return weak
 
+    def reparent(self, parent: Any) -> None:
+        """Give the object other parents: `parent` is a handle, a tuple of them, or None for none. They are
+        not released before it from now on; its parents of before no longer wait for it.
+
+        Raises `AccessRefusedError` when this object, or a parent, is closed, `ForeignHandleError` for one of
+        another manager, and `RegistrationError` for what is no handle, and for the object itself and its own
+        descendants; nothing is changed then.
+        """
+        pin = None
+        pins = None
+        try:
+            record = self._record
+            pin = raw_pin(self._cell)  # held: the object does not end meanwhile
+            if pin is None or record.cause is not None:
+                refuse(record, self)
+            ids, pins = ((), None) if parent is None else _parents_named(record.kind.registry, parent)
+            give_parents(record, ids, pins)
+        finally:
+            pins = pin = parent = self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
+
     # -- who holds it ----------------------------------------------------------------------------------------
 
     def holders(self) -> tuple[Holder, ...]:
@@ -225,7 +286,10 @@ class Handle(Generic[T]):
         for what, number in (("leases", leases), ("views", views), ("fences", fences)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise LifecycleError(f"expect_holders({what}=) takes a number, 0 or more, not {number!r}")
-        expect(self._record, self, {"lease": leases, "view": views, "fence": fences}, timeout)
+        try:
+            expect(self._record, self, {"lease": leases, "view": views, "fence": fences}, timeout)
+        finally:
+            self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
 
     # -- closing ---------------------------------------------------------------------------------------------
 
@@ -284,6 +348,7 @@ class Handle(Generic[T]):
                 now = monotonic()
                 if (
                     frame is None
+                    or frame.f_code.co_filename not in users_files
                     or not place.at_once
                     or claims  # a release runs, and this may be called by it
                     or shared.setdefault(id, SHUT) is not SHUT
@@ -385,7 +450,8 @@ class Handle(Generic[T]):
                 self._not_released(timeout, held)
             return released
         except LifecycleError:
-            cell = None  # K3
+            __tracebackhide__ = True
+            self = cell = None  # type: ignore[assignment]  # K3
             raise
         except BaseException:
             cell = release = None  # K3
@@ -415,17 +481,21 @@ class Handle(Generic[T]):
         """Have the release wait for `fence`, whenever and however it comes about: for handles that are only
         dropped. May be called several times; all fences must have signalled then. Raises what
         ``close(after=)`` raises, and `AccessRefusedError` once this share is closed."""
-        shut = raw_pin(self._cell) is None or self._record.cause is not None
-        if shut and self._record.place.lost_reason is None:
-            refuse(self._record, self)
-        attach(self._record, fence, "release_after()")
+        try:
+            shut = raw_pin(self._cell) is None or self._record.cause is not None
+            if shut and self._record.place.lost_reason is None:
+                refuse(self._record, self)
+            attach(self._record, fence, "release_after()")
+        finally:
+            self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
 
     def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
         """Take the object out of the manager: the raw object, whose release is now the caller's business. The
-        handle is closed, the object's cleanups are not run, and it ends as `DETACHED`.
+        handle is closed, the object's cleanups are not run, and it ends as `DETACHED`. A child no longer
+        keeps its parent then: hand it over before the parent is closed.
 
         Raises `HeldError` naming them when others hold it (shares, leases, views, children, fences), and
-        `OwnershipError` when it has a parent, or is only borrowed or observed; nothing is changed then. An
+        `OwnershipError` when it is only borrowed or observed; nothing is changed then. An
         access that began while the door fell shut is waited for up to `timeout` seconds (`finalizer_timeout`
         unless given; None for ever). Raises `AccessRefusedError` once the door is shut, and `RecursionError`
         near the recursion limit, with nothing changed.
@@ -436,28 +506,33 @@ class Handle(Generic[T]):
         site = runtime.site_of(_getframe().f_back)
         record = self._record
         me: list[object] = []
-        obj = release = None
+        obj = release = parent = None
         try:
             begin_detach(record, self, me, timeout, site)
-            obj, release = record.obj, record.release
+            obj, release, parent = record.obj, record.release, record.parent
             record.outcome = DETACHED
             finish(record)
             # No call behind the last one: no interrupt can lose the object here.
             return obj  # type: ignore[no-any-return]
         except BaseException:
-            undo_detach(record, me, obj, release)
+            undo_detach(record, me, obj, release, parent)
             raise
         finally:
-            obj = None
+            self = obj = parent = None  # type: ignore[assignment]  # a kept error keeps nothing alive
 
     def _not_released(self, timeout: float | WhenDue | None, held: str) -> None:
         record = self._record
         self._tell_shut()
+        self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
         if held == "refuse" and timeout is DEFAULT and record.cause is not None and record() is not None:
-            raise HeldError(
-                f"{describe(record)} was taken by a lease at the very moment it was closed: it is shut, but "
-                "not released before that lease ends; close it again with timeout= to wait for that",
-                ("a lease",),
+            raise about(
+                record,
+                HeldError(
+                    f"{describe(record)} was taken by a lease at the very moment it was closed. It is "
+                    "released when that lease ends; close it again with timeout= to wait for that.",
+                    ("lease",),
+                ),
+                ("lease",),
             )
 
     def _tell_shut(self) -> None:
@@ -490,8 +565,11 @@ class Handle(Generic[T]):
                             record.cause = BY_CLOSE
                             record.shut = now
                     if frame is not None and record.shut_code is None:
-                        record.shut_at = frame.f_lasti
-                        record.shut_code = frame.f_code
+                        if frame.f_code.co_filename not in users_files:
+                            frame = users_frame(frame)
+                        if frame is not None:
+                            record.shut_at = frame.f_lasti
+                            record.shut_code = frame.f_code
                     record.door = None
                     cell.pin = None
                     if record.phase is not None and record.phase in ENDED:
@@ -505,16 +583,12 @@ class Handle(Generic[T]):
     def _prepare(self, timeout: float | WhenDue | None, held: str, after: Any) -> None:
         """The rarer ways of closing: see that they are possible before anything is changed."""
         record = self._record
-        if timeout is not DEFAULT:
-            check_timeout(timeout)
-        if held not in ("defer", "refuse"):
-            raise LifecycleError(
-                f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}"
-            )
-        if held == "refuse" and self._cell is not SHUT_CELL:
-            refuse_if_held(record, self)
-        if after is not None:
-            attach(record, after, "close(after=)")
+        share: Handle[T] | None = self
+        self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
+        try:
+            _prepare_to_close(record, share, timeout, held, after)
+        finally:
+            share = None
 
     def __enter__(self) -> Handle[T]:
         try:
@@ -561,6 +635,24 @@ also_release.add(Handle.close.__code__)
 _EXIT = Handle.__exit__.__code__
 
 
+def _prepare_to_close(
+    record: Record, share: Handle[Any] | None, timeout: float | WhenDue | None, held: str, after: Any
+) -> None:
+    """What `Handle._prepare` does, with no reference to the handle once it raises."""
+    try:
+        if timeout is not DEFAULT:
+            check_timeout(timeout)
+        if held not in ("defer", "refuse"):
+            text = f"close(held=) of {describe(record)} takes 'defer' or 'refuse', not {held!r}"
+            raise about(record, LifecycleError(text))
+        if held == "refuse" and share._cell is not SHUT_CELL:  # type: ignore[union-attr]
+            refuse_if_held(record, share, 'close() without held="refuse" and let it follow')
+        if after is not None:
+            attach(record, after, "close(after=)")
+    finally:
+        share = None
+
+
 class WeakHandle(Uncopied, Generic[T]):
     """What `Handle.weak` gives: call it for a new share, or None."""
 
@@ -586,6 +678,28 @@ def set_observed_handle(cls: type[Handle[Any]]) -> None:
     """Tell what shares of observed objects are made of."""
     global observed_handle
     observed_handle = cls
+
+
+_parents_named: Callable[[Any, Any], tuple[tuple[int, ...], Pin | Pins | None]]
+"""What a ``parent=`` stands for; it is decided in a layer above (`targets.py`)."""
+
+
+def set_parents_named(fn: Callable[[Any, Any], tuple[tuple[int, ...], Pin | Pins | None]]) -> None:
+    """Tell how parents are found."""
+    global _parents_named
+    _parents_named = fn
+
+
+def new_share(record: Record) -> Handle[Any]:
+    """One more share of an object, known by its id. Raises `AccessRefusedError` once it is closed."""
+    handle = None
+    try:
+        handle = _new_share(record, cell_of(record), None)
+        if handle is None:
+            refuse(record)
+        return handle
+    finally:
+        handle = None  # K3
 
 
 def _new_share(record: Record, cell: Cell | None, parent: int | None) -> Handle[Any] | None:

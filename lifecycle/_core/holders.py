@@ -5,16 +5,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-import threading
 from typing import Any, Literal
 
 import attrs
 
 from lifecycle._core import runtime
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import cell_of, stand_ins
 from lifecycle._core.leases import Lease
-from lifecycle._core.record import Cell, Core, Pin, Record, raw_pin
+from lifecycle._core.record import Cell, Core, Held, Pin, Pins, Record, raw_pin
 from lifecycle._core.referrers import named_referrers, reaches
 from lifecycle._core.waiting import poll
 from lifecycle.errors import HeldError
@@ -36,27 +35,71 @@ def holders_of(pin: Pin) -> tuple[str, ...]:
     found: list[str] = []
     try:
         for referrer in gc.get_referrers(pin):
-            if isinstance(referrer, Lease):
-                found.append("a lease")
-            elif isinstance(referrer, Record):
-                found.append(f"its child {describe(referrer)}")
-            elif isinstance(referrer, ctypes.Array) or (
-                isinstance(referrer, dict) and referrer.get("pin") is pin
-            ):  # from 3.13 on the array itself, before that its dict
-                found.append("a view")
-            elif not isinstance(referrer, (Cell, Core)) and not hasattr(referrer, "f_code"):
-                found.append(f"a {type(referrer).__name__}")
+            kind = _kind_of(referrer, pin)
+            if kind is not None and not isinstance(referrer, Core):
+                found.append(_words(kind, referrer))
     finally:
         pin = referrer = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
     return tuple(found)
 
 
-def held_error(record: Record, holders: tuple[str, ...]) -> HeldError:
+class _Budget:
+    """How long looking through the heap may take on behalf of errors: a stock of seconds, and then a share of
+    the time that passes. A refusal in a tight loop costs no more than that."""
+
+    STOCK, SHARE = 0.5, 0.05
+
+    def __init__(self) -> None:
+        self._left = self.STOCK
+        self._at = runtime.monotonic()
+
+    def allows(self) -> bool:
+        """Whether there is something left."""
+        now = runtime.monotonic()
+        self._left = min(self.STOCK, self._left + (now - self._at) * self.SHARE)
+        self._at = now
+        return self._left > 0.0
+
+    def spend(self, since: float) -> None:
+        """Take off what was begun at `since` (monotonic)."""
+        self._left -= runtime.monotonic() - since
+
+
+budget = _Budget()
+
+
+def in_words(pin: Pin, *, kept: bool = False) -> tuple[str, ...]:
+    """As `holders_of`; empty where the budget is spent, and where a pause is out of place (inside a
+    collection, on threads marked with `never_wait`). With `kept`, also who keeps each of them."""
+    found: list[str] = []
+    referrers: list[Any] = []
+    referrer = None
+    try:
+        if runtime.collecting or runtime.must_not_wait() or not budget.allows():
+            return ()
+        began = runtime.monotonic()
+        referrers = gc.get_referrers(pin)
+        while referrers:
+            referrer = referrers.pop()
+            kind = _kind_of(referrer, pin)
+            if kind is not None and not isinstance(referrer, Core):
+                found.append(str(_holder(kind, referrer, kept)))
+        budget.spend(began)
+        return tuple(sorted(found))
+    finally:
+        pin = referrer = None  # type: ignore[assignment]
+        referrers.clear()
+
+
+def held_error(record: Record, holders: tuple[str, ...], remedy: str) -> HeldError:
     """What a refused close, transfer or exclusive access raises."""
-    return HeldError(
-        f"{describe(record)} is still held by "
-        f"{', '.join(holders) or 'a holder that cannot be named'}; it stays open: end those "
-        'first, or close(held="defer")',
+    return about(
+        record,
+        HeldError(
+            f"{describe(record)} is held by "
+            f"{', '.join(holders) or 'a holder that cannot be named'}. {remedy}",
+            holders,
+        ),
         holders,
     )
 
@@ -145,9 +188,11 @@ def _kind_of(referrer: Any, pin: Pin) -> HolderKind | None:
     just now."""
     if isinstance(referrer, Lease):
         return "lease"
-    if isinstance(referrer, Record):
+    if isinstance(referrer, (Record, Pins)):
         return "child"
-    if isinstance(referrer, ctypes.Array) or (isinstance(referrer, dict) and referrer.get("pin") is pin):
+    if isinstance(referrer, (ctypes.Array, Held)) or (
+        isinstance(referrer, dict) and referrer.get("pin") is pin
+    ):
         return "view"
     if isinstance(referrer, Cell) or hasattr(referrer, "f_code"):
         return None
@@ -156,25 +201,45 @@ def _kind_of(referrer: Any, pin: Pin) -> HolderKind | None:
     return "unknown"
 
 
+def _words(kind: HolderKind, referrer: Any) -> str:
+    """A holder in words: ``view made at app.py:28``, ``lease of thread "decoder"``."""
+    if kind == "child":
+        child = referrer if isinstance(referrer, Record) else _child_with(referrer)
+        return f"its child {describe(child)}" if child is not None else "a child of it and of others"
+    if kind == "view":
+        if type(referrer) is Held:
+            return f"view made at {runtime.describe_site(referrer[1])}" if referrer[1] is not None else "view"
+        site = referrer.get("site") if isinstance(referrer, dict) else getattr(referrer, "site", None)
+        return f"view made at {runtime.describe_site(site)}" if site is not None else "view"
+    if kind in ("lease", "access"):
+        thread = getattr(referrer, "_thread", None)
+        return f"{kind} of thread {runtime.thread_name(thread)}" if isinstance(thread, int) else kind
+    return f"a {type(referrer).__name__}"
+
+
+def _child_with(pins: Pins) -> Record | None:
+    """The record that holds these."""
+    try:
+        return next((each for each in gc.get_referrers(pins) if isinstance(each, Record)), None)
+    finally:
+        pins = None  # type: ignore[assignment]
+
+
+def _is_behind_view(each: Any, held: Any) -> bool:
+    return isinstance(each, ctypes.Array) or getattr(each, "_lifecycle_held", None) is held
+
+
 def _holder(kind: HolderKind, referrer: Any, named: bool) -> Holder:
     """The holder, described."""
-    thread = getattr(referrer, "_thread", None)
-    on = f" taken on thread {_thread_name(thread)!r}" if isinstance(thread, int) else ""
-    if kind == "lease":
-        what = f"a lease{on}"
-    elif kind == "access":
-        what = f"an access{on}"
-    elif kind == "child":
-        return Holder("child", f"its child {describe(referrer)}")
-    elif kind == "view":
-        what = "a view"
-    else:
-        what = f"a {type(referrer).__name__}"
+    what = _words(kind, referrer)
+    if kind == "child":
+        return Holder("child", what)
+    target = None
     try:
         target = referrer
-        if isinstance(referrer, dict):  # of the ctypes array behind a view
+        if isinstance(referrer, (dict, Held)):  # of what is behind a view: a ctypes array, or the like
             target = next(
-                (each for each in gc.get_referrers(referrer) if isinstance(each, ctypes.Array)), referrer
+                (each for each in gc.get_referrers(referrer) if _is_behind_view(each, referrer)), referrer
             )
         return Holder(kind, what, named_referrers(target) if named else ())
     finally:
@@ -221,10 +286,6 @@ def _shares(record: Record, asking: object, named: bool) -> list[Holder]:
         handle = asking = None
 
 
-def _thread_name(ident: int) -> str:
-    return next((thread.name for thread in threading.enumerate() if thread.ident == ident), str(ident))
-
-
 def _shown(fence: object) -> str:
     try:
         return repr(fence)[:80]
@@ -243,12 +304,19 @@ def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeou
         there = {kind: sum(holder.kind == kind for holder in found) for kind in wanted}
         return there == wanted
 
-    if poll(as_wanted, timeout, first=0.002):
-        return
-    names = tuple(str(holder) for holder in all_holders(record, asking))
-    raise HeldError(
-        f"{describe(record)} has {_counted(there)} where {_counted(wanted)} were expected; it is held by "
-        f"{', '.join(names) or 'nobody'}",
+    try:
+        if poll(as_wanted, timeout, first=0.002):
+            return
+        names = tuple(str(holder) for holder in all_holders(record, asking))
+    finally:
+        asking = None  # a kept error keeps nothing alive
+    raise about(
+        record,
+        HeldError(
+            f"{describe(record)} has {_counted(there)} where {_counted(wanted)} were expected; it is held by "
+            f"{', '.join(names) or 'nobody'}",
+            names,
+        ),
         names,
     )
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.keeping import Uncopied
-from lifecycle._core.record import Pin
+from lifecycle._core.record import Pin, Record
 from lifecycle.errors import LeaseEndedError
 
 T = TypeVar("T")
@@ -24,15 +24,25 @@ class Lease(Uncopied, Generic[T]):
 
     _remedy = "take another lease of the handle"
 
-    __slots__ = ("_pin", "_thread")
+    __slots__ = ("_pin", "_record", "_thread")
     _pin: Pin | None
+    _record: Record  # whose facts an error has once the lease has ended
     _thread: int  # that took it: who waits for it to end can say whom it waits for
 
     def __enter__(self) -> T:
         try:
             return self._pin.record.obj  # type: ignore[union-attr, no-any-return]
         except AttributeError:
-            raise LeaseEndedError("this lease has ended; take a new one with handle.lease()") from None
+            raise self._ended() from None
+
+    def _ended(self) -> LeaseEndedError:
+        return about(
+            self._record,
+            LeaseEndedError(
+                f"this lease of {describe(self._record)} has ended: it is for one block. Take another with "
+                "handle.lease()."
+            ),
+        )
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         self._pin = None
@@ -47,8 +57,4 @@ class Lease(Uncopied, Generic[T]):
         return None
 
     def __repr__(self) -> str:
-        pin = self._pin
-        try:
-            return "<Lease: ended>" if pin is None else f"<Lease of {describe(pin.record)}>"
-        finally:
-            pin = None
+        return f"<Lease of {describe(self._record)}{': ended' if self._pin is None else ''}>"

@@ -59,6 +59,19 @@ class Pin:
     record: Record
 
 
+class Pins(tuple[Pin, ...]):
+    """What a record holds of several parents."""
+
+    __slots__ = ()
+
+
+class Held(tuple[Any, ...]):
+    """What a view of a buffer holds: pin, site and the buffer's own export. A tuple lets go of its last item
+    first, so the release that follows the pin finds no export."""
+
+    __slots__ = ()
+
+
 class Core(weakref.ref[Pin]):
     """Dies by reference count alone; its death is the object's. Lives in `Registry.roots`, out of every
     garbage cycle that its pin gets into, and its callback takes it out."""
@@ -113,12 +126,16 @@ class Extra:
         "failure",
         "fence_polls",
         "fences",
+        "keep_alive",
         "let_go",
         "line",
         "not_before",
-        "parent_id",
+        "panic",
+        "parent_ids",
         "reason",
+        "retry_for",
         "retry_on",
+        "retry_until",
         "root",
         "slot",
         "stand_ins",
@@ -129,6 +146,11 @@ class Extra:
         "unlimited",
     )
 
+    @property
+    def parent_id(self) -> int:
+        """The first parent, 0 without one."""
+        return self.parent_ids[0] if self.parent_ids else 0
+
     def __init__(self) -> None:
         # The last ones, where they are noted.
         self.accesses: deque[tuple[int, float, Site | None]] | None = None
@@ -137,14 +159,20 @@ class Extra:
         self.cleanups: list[Callable[[], object]] = []
         self.fences: list[Any] = []  # all must have signalled before the release
         self.fence_polls = 0
+        self.keep_alive: tuple[Any, ...] = ()
         self.let_go = False
         """Without the GIL: nobody holds the object any more, though its core waits for the thread that made
         it, to die."""
         self.line: Any = None  # timelines.Line: where it waits for its turn to ask
         self.not_before = 0.0  # no earlier than this (monotonic) is it tried again
-        self.parent_id = 0
+        self.panic = ""  # of what type the exception was that made it invalid
+        self.parent_ids: tuple[int, ...] = ()
         self.reason = ""
         self.retry_on: tuple[type[BaseException], ...] = ()
+        self.retry_for: float | None = (
+            None  # seconds from the first failure on; None: as long as there is time
+        )
+        self.retry_until = 0.0  # (monotonic)
         self.root: Callable[[], Any] | None = None  # the way to its `doors.Root`
         # The object's entry among those its factory counts, or its facade keeps: what has the `pop` of a
         # dict, and the key.
@@ -197,7 +225,9 @@ class Record(weakref.ref[Core]):
     obj: Any  # moved out, and its last reference dropped, by the place alone (I4)
     release: Callable[[Any], object] | None
     place: Any  # places.place.Place
-    parent: Pin | None  # held until the release is done, so that no parent goes before its children (I2)
+    parent: (
+        Pin | Pins | None
+    )  # held until the release is done, so that no parent goes before its children (I2)
     door: DoorRef | None
     cause: Cause | None
     phase: ObjectState | None  # what was decided; None while the core and the door decide

@@ -19,15 +19,15 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle._core import runtime
-from lifecycle._core.describe import describe, fate
 from lifecycle._core.ends import wait_for_end
 from lifecycle._core.handle import Handle
-from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record
+from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Pins, Record
 from lifecycle._core.release import releases_here
 from lifecycle._core.runtime import caller, monotonic, next_id, site_of
+from lifecycle._core.sentences import duplicate
 from lifecycle._core.shares import FIRST_SHARE
 from lifecycle._core.tables import HIGH_WATER, NO_IDENTITY, NOT_COUNTING, Kind, native_key, owners
-from lifecycle.errors import ClosedError, DuplicateError, LifecycleError, RegistrationError, shown
+from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, shown
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASING, STUCK
 
 RESCUES = range(32)
@@ -42,7 +42,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
     name: str | None,
     native: Any,
     size: int,
-    parent: Pin | None,
+    parent: Pin | Pins | None,
     extra: Extra | None,
     unique: bool,
     begun: list[bool] | None = None,
@@ -177,13 +177,7 @@ def supersede(key: object, record: Record) -> None:
             owners[key] = first = record
     if first is record:
         return
-    same = first.obj is record.obj and type(record.obj) not in NO_IDENTITY
-    what = "this Python object" if same else f"native {shown(record.native)}"
-    raise DuplicateError(
-        f"{what} already has an owner: {describe(first)}, {fate(first)}; two releases of one native object "
-        "would be a double free. Use share() on its handle, or register without release= to borrow it "
-        "(parent=its handle)"
-    )
+    raise duplicate(record, first)
 
 
 HANDED_ON_WITHIN = 0.05
@@ -240,7 +234,7 @@ def _not_entered(
     obj: Any,
     release: Callable[[Any], object] | None,
     native: Any,
-    parent: Pin | None,
+    parent: Pin | Pins | None,
     extra: Extra | None,
     error: BaseException,
     begun: list[bool] | None,
@@ -271,7 +265,7 @@ def abandon(
     place: Any,
     obj: Any,
     release: Callable[[Any], object] | None,
-    parent: Pin | None,
+    parent: Pin | Pins | None,
     extra: Extra | None,
     begun: list[bool] | None = None,
 ) -> None:

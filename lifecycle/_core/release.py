@@ -22,7 +22,8 @@ from lifecycle._core import runtime
 from lifecycle._core.checks import DEFERRED, refuse_deferred
 from lifecycle._core.doors import cell_of
 from lifecycle._core.fence import PENDING, SIGNALLED, ask
-from lifecycle._core.record import ENDED_TOO, Extra, Pin, Record, shut
+from lifecycle._core.kept import let_go
+from lifecycle._core.record import ENDED_TOO, Extra, Pin, Pins, Record, shut
 from lifecycle._core.runtime import collecting, free_threaded, monotonic
 from lifecycle._core.tables import NO_IDENTITY, Registry, native_key, owners
 from lifecycle._core.timelines import last_user, users
@@ -38,8 +39,9 @@ from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK
 getrefcount = sys.getrefcount
 _identity = id
 
-RETRY_FIRST = 0.01
-"""Seconds before the first retry of a release that said `NotReleased`; doubled each time."""
+RETRY_FIRST, RETRY_LAST = 0.01, 1.0
+"""Seconds before the first retry of a release that said `NotReleased`; doubled each time, up to the
+second."""
 
 
 NEST_LIMIT = 20
@@ -211,7 +213,7 @@ def _run_cleanups(record: Record) -> None:
         ) as error:  # one failing cleanup changes nothing for the next, nor for the release (I6)
             if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
                 raise
-            record.kind.registry.events.append(("cleanup_failed", record, text_of(error)))
+            record.kind.registry.events.append(("cleanup_failed", record, text_of(error), trace_of(error)))
 
 
 def _call_failed(record: Record) -> bool:
@@ -219,11 +221,10 @@ def _call_failed(record: Record) -> bool:
     again."""
     error = record.outcome
     extra = record.more()
-    retryable = is_of(error, (NotReleased, *extra.retry_on))
     extra.reason = text_of(error)
-    registry = record.kind.registry
-    if retryable and extra.attempts < registry.config.max_finalizer_retries:
+    if is_of(error, (NotReleased, *extra.retry_on)) and _may_retry(record, extra):
         extra.attempts += 1
+        extra.reason += f" (tried {'once' if extra.attempts == 1 else f'{extra.attempts} times'})"
         record.phase = None
         record.outcome = None
         return False
@@ -236,11 +237,27 @@ def _call_failed(record: Record) -> bool:
     return True
 
 
+def _may_retry(record: Record, extra: Extra) -> bool:
+    """Whether a release that released nothing is called again: not more often than the configuration says,
+    nor later than its `retry_for`. Decided again after an interrupt, it is decided alike."""
+    most = record.kind.registry.config.max_finalizer_retries
+    if most is not None and extra.attempts >= most:
+        return False
+    if extra.retry_for is None:
+        return True
+    if not extra.attempts:
+        extra.retry_until = monotonic() + extra.retry_for
+    return monotonic() < extra.retry_until
+
+
 def _retry_later(record: Record) -> None:
     extra = record.more()
     registry = record.kind.registry
     registry.events.append(("retry", record, extra.reason))
-    _again(record, RETRY_FIRST * 2 ** (extra.attempts - 1))
+    delay = min(RETRY_LAST, RETRY_FIRST * 2.0 ** min(extra.attempts - 1, 10))
+    if extra.retry_for is not None:  # the last attempt comes when its time is over, and not a second later
+        delay = max(0.0, min(delay, extra.retry_until - monotonic()))
+    _again(record, delay)
 
 
 def _again(record: Record, delay: float) -> None:
@@ -329,10 +346,7 @@ def finish(record: Record) -> None:
         kind.gone.append(id)
     extra = record.extra
     if extra is not None:
-        if extra.slot is not None:
-            extra.slot[0].pop(extra.slot[1], None)
-        if extra.fences or extra.line is not None:
-            _drop_fences(record, extra)
+        _end_extra(record, extra)
     record.ended = monotonic()
     record.phase = record.outcome
     registry.ended.append(record)
@@ -351,6 +365,16 @@ def let_parent_go(record: Record) -> None:
     if free_threaded and record.parent is not None:
         _post_parent(record)
     record.parent = None
+
+
+def _end_extra(record: Record, extra: Extra) -> None:
+    """Of `finish`: what few objects have."""
+    if extra.slot is not None:
+        extra.slot[0].pop(extra.slot[1], None)
+    if extra.fences or extra.line is not None:
+        _drop_fences(record, extra)
+    if extra.keep_alive:
+        let_go(record, extra)
 
 
 def _count_sole() -> int:
@@ -374,6 +398,14 @@ def _post_parent(record: Record) -> None:
     that comes with its death means nothing.
     """
     pin = record.parent
+    if type(pin) is Pins:
+        left = list(pin)
+        record.parent = pin = None
+        while left:
+            record.parent = left.pop()
+            _post_parent(record)
+        record.parent = None
+        return
     try:
         parent = pin.record  # type: ignore[union-attr]
         # Asked twice: what it says may be torn while a reference goes from one thread to another.

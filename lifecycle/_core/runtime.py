@@ -274,6 +274,14 @@ def thread_of(ident: int) -> threading.Thread | None:
     return None
 
 
+def thread_name(ident: int) -> str:
+    """The name of the thread with this identity in quotes, or the identity when it is gone."""
+    for thread in threading.enumerate():
+        if thread.ident == ident:
+            return f'"{thread.name}"'
+    return str(ident)
+
+
 def has_ended(thread: threading.Thread) -> bool:
     """Whether `thread` runs no Python any more. The main thread, which says so before exit hooks run, never
     has.
@@ -310,21 +318,49 @@ def site_of(frame: FrameType | None) -> Site | None:
     return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
-_OURS = (
+def _runners() -> tuple[str, ...]:
+    """How the paths of pytest's own files and of its plugins' machinery begin, where it is installed beside
+    this library: a fixture that closes an object is called by them."""
+    found = []
+    for folder in sys.path:
+        for package in ("_pytest", "pluggy", "pytest"):
+            path = os.path.join(folder, package)
+            if folder and os.path.isdir(path):
+                found.append(path + os.sep)
+    return tuple(dict.fromkeys(found))
+
+
+OURS = (
     os.path.dirname(os.path.dirname(in_collector.__code__.co_filename)) + os.sep,
     contextlib.contextmanager.__code__.co_filename,
+    *_runners(),
+    "<frozen ",
 )
+"""How the paths of files begin whose lines tell a user nothing: this library's, contextlib's, and those of
+pytest, pluggy and the interpreter itself."""
 
 
 def caller(depth: int = 2) -> FrameType | None:
-    """The nearest frame, from `depth` up, whose code lies neither in this library's files nor in
-    contextlib's."""
+    """The nearest frame, from `depth` up, whose code lies in none of `OURS`."""
     try:
         frame: FrameType | None = sys._getframe(depth)
     except ValueError:
         return None
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+    while frame is not None and frame.f_code.co_filename.startswith(OURS):
         frame = frame.f_back
+    return frame
+
+
+users_files: set[str] = set()
+"""Files of which it is known that `OURS` does not have them: asked on the way of every close, as one look."""
+
+
+def users_frame(frame: FrameType | None) -> FrameType | None:
+    """The nearest frame from `frame` up whose code lies in none of `OURS`."""
+    while frame is not None and frame.f_code.co_filename.startswith(OURS):
+        frame = frame.f_back
+    if frame is not None:
+        users_files.add(frame.f_code.co_filename)
     return frame
 
 

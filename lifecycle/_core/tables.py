@@ -116,9 +116,9 @@ class Kind:
                     self.alive = None
                     raise
 
-    def reserve(self, id: int, size: int) -> None:
+    def reserve(self, id: int, size: int, again_with_room: bool = True) -> None:
         """Count object `id` of `size` bytes against the limits, or raise `LimitError` and leave them as they
-        were.
+        were. What nobody holds any more is released first (`room.py`).
 
         Exact with threads and interrupts: `held` is unknown (None) from the first change to the last, and
         between the last look at what is held and the entry nothing is called. Costs the same with any number
@@ -129,7 +129,7 @@ class Kind:
                 try:
                     alive, held = self.alive, self.held
                     if alive is None:
-                        return
+                        return None
                     self.held = None
                     self.reserving = me = object()
                     number = len(self.gone)
@@ -149,10 +149,10 @@ class Kind:
                             alive[id] = size
                             if self.reserving is me:
                                 self.held = held + size
-                                return
+                                return None
                             if not again:
                                 self.held = None
-                                return
+                                return None
                             # Up to 3.10 an interrupt may fall on a jump as well.
                             alive.pop(id, None)
                         elif self.reserving is me:
@@ -166,17 +166,23 @@ class Kind:
                     # Another one on this thread has emptied `gone`.
                     self.held = None
                     if not again:
-                        return
+                        return None
                 except BaseException:
                     self.held = None
                     raise
+        if again_with_room and self.registry.make_room(self):
+            return self.reserve(id, size, False)
         limit = f"max_live={max_live}" if over_live else f"max_bytes={max_bytes}"
-        raise LimitError(
-            f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are not "
-            f"released yet and {size} more were asked for; close some (the oldest is object "
-            f"{next(iter(runtime.snapshot(alive or ())), 0)}) or raise the limit with policy(). The object "
-            "was not taken"
+        asked = "" if over_live else f" and {size} more were asked for"
+        holders = self.registry.in_the_way(self)
+        error = LimitError(
+            f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are "
+            f"out{asked}: {', '.join(holders)}{', …' if len(holders) < live else ''}. Close one, or raise "
+            "the limit with policy(). The object was not taken."
         )
+        error.type_name = self.type_name
+        error.holders = holders
+        raise error
 
 
 RETRIES = range(16, -1, -1)
@@ -225,6 +231,9 @@ class Registry:
         self.count_here: Callable[[], None] = _nothing  # called by one registration in `COUNT_EVERY`
         self.abandon: Callable[..., None] = _nothing  # have an object released that nobody will own
         self.relieve: Callable[[], None] = _nothing
+        # By a registration at the limit of its type: release what is due; who holds the rest.
+        self.make_room: Callable[[Kind], bool] = _no_room
+        self.in_the_way: Callable[[Kind], tuple[str, ...]] = _nobody
 
     def pending(self) -> int:
         """Events that wait to be counted."""
@@ -233,6 +242,16 @@ class Registry:
 
 def _nothing(*_: object) -> None:
     """Nobody to call yet."""
+
+
+def _no_room(kind: Kind) -> bool:
+    """Nobody to make it yet."""
+    return False
+
+
+def _nobody(kind: Kind) -> tuple[str, ...]:
+    """Nobody to ask yet."""
+    return ()
 
 
 HIGH_WATER = 4096

@@ -7,11 +7,12 @@ from typing import Any, NoReturn
 
 from lifecycle._core import runtime
 from lifecycle._core.access import checked
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import cell_of, stand_in
 from lifecycle._core.exclusive import pin_or_refuse
-from lifecycle._core.handle import Handle
-from lifecycle._core.record import SHUT_CELL, Cell, Pin, Record
+from lifecycle._core.handle import Handle, set_parents_named
+from lifecycle._core.parents import together
+from lifecycle._core.record import SHUT_CELL, Cell, Pin, Pins, Record
 from lifecycle._core.tables import Registry
 from lifecycle.errors import ForeignHandleError, LifecycleError, RegistrationError, UnknownObjectError, shown
 
@@ -32,8 +33,10 @@ def record_of(registry: Registry, target: Any) -> Record:
         raise UnknownObjectError(
             f"{shown(target)} is neither a handle nor an id of manager {registry.name!r}"
         )
-    check_mine(registry, handle._record)
-    return handle._record
+    record = handle._record
+    target = handle = None  # a kept error keeps nothing alive
+    check_mine(registry, record)
+    return record
 
 
 def pin_of(registry: Registry, target: Any) -> Pin:
@@ -52,7 +55,7 @@ def pin_of(registry: Registry, target: Any) -> Pin:
         cell = None
         return checked(pin) if record.kind.validate is not None else pin
     finally:
-        pin = cell = None
+        pin = cell = target = handle = None
 
 
 def handle_of(target: Any) -> Handle[Any] | None:
@@ -74,25 +77,52 @@ def cell_behind(target: Any) -> Cell | None:
     return None if handle is None or handle._cell is SHUT_CELL else handle._cell
 
 
+def parents_of(registry: Registry, parent: Any) -> tuple[tuple[int, ...], Pin | Pins | None]:
+    """What ``parent=`` names, a handle or a tuple or list of them: the ids, and what a record holds."""
+    pins: list[Pin] = []
+    ids = []
+    pin = None
+    try:
+        for one in parent if type(parent) in (tuple, list) else (parent,):
+            id, pin = parent_of(registry, one)
+            if id not in ids:
+                ids.append(id)
+                pins.append(pin)
+        return tuple(ids), together(tuple(pins))
+    finally:
+        pins.clear()
+        pin = parent = one = None
+
+
+set_parents_named(parents_of)
+
+
 def parent_of(registry: Registry, parent: Any) -> tuple[int, Pin]:
-    """The id and the pin that ``parent=`` names."""
+    """The id and the pin that one handle in ``parent=`` names."""
     handle = handle_of(parent)
     if handle is None:
         raise RegistrationError(f"parent= takes a handle of this manager, not {shown(parent)}")
-    check_mine(registry, handle._record)
-    pin = handle._cell.pin
-    if pin is None or handle._record.cause is not None:
-        pin = pin_or_refuse(handle._record, handle._cell, handle)
-    return handle._record.id, pin
+    pin = None
+    try:
+        check_mine(registry, handle._record)
+        pin = handle._cell.pin
+        if pin is None or handle._record.cause is not None:
+            pin = pin_or_refuse(handle._record, handle._cell, handle)
+        return handle._record.id, pin
+    finally:
+        pin = parent = handle = None  # a kept error keeps nothing alive
 
 
 def check_mine(registry: Registry, record: Record) -> None:
     """Raise `ForeignHandleError` unless the object is one of `registry`."""
     other = record.kind.registry
     if other is not registry:
-        raise ForeignHandleError(
-            f"{describe(record)} belongs to manager {other.name!r}, not to {registry.name!r}: use that "
-            "manager, or register the object here"
+        raise about(
+            record,
+            ForeignHandleError(
+                f"{describe(record)} belongs to manager {other.name!r}, not to {registry.name!r}: use that "
+                "manager, or register the object here"
+            ),
         )
 
 

@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from lifecycle._core import runtime
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.record import Record
 from lifecycle.errors import FenceError, QueueLostError
@@ -69,22 +69,27 @@ def attach(record: Record, fence: Any, call: str) -> None:
     """Have the release of `record` wait for `fence`, too. Raises before anything is changed, `FenceError` or
     `QueueLostError`."""
     if not callable(getattr(fence, "signalled", None)):
-        raise FenceError(
-            f"{call} of {describe(record)} takes a fence with a signalled() method, not {fence!r}"
-        )
+        text = f"{call} of {describe(record)} takes a fence with a signalled() method, not {fence!r}"
+        raise about(record, FenceError(text))
     place = record.place
     if place.lost_reason is not None:
-        raise QueueLostError(
-            f"{describe(record)} cannot wait for {fence!r}: its queue {place.name!r} was lost "
-            f"({place.lost_reason}) and the object is orphaned, so there is nothing to release; the fence is "
-            "still yours"
+        raise about(
+            record,
+            QueueLostError(
+                f"{describe(record)} cannot wait for {fence!r}: its queue {place.name!r} was lost "
+                f"({place.lost_reason}) and the object is orphaned, so there is nothing to release. The "
+                "fence is still yours."
+            ),
         )
     timeline = timeline_of(fence)
     if isinstance(timeline, Timeline) and timeline.generation not in (None, place):
-        raise FenceError(
-            f"{describe(record)} is released at {place.name!r} and cannot wait for {fence!r}, a fence of "
-            f"another timeline ({timeline!r}): make one with a timeline of the object's own queue; the fence "
-            "is still yours"
+        raise about(
+            record,
+            FenceError(
+                f"{describe(record)} is released at {place.name!r} and cannot wait for {fence!r}, a fence of "
+                f"another timeline ({timeline!r}). Make one with a timeline of the object's own queue; the "
+                "fence is still yours."
+            ),
         )
     fences = record.more().fences
     if not fences or not any(other is fence for other in fences):

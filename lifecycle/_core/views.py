@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from types import FrameType
 from typing import Any
 
-from lifecycle._core.describe import describe
-from lifecycle._core.record import Pin
-from lifecycle.errors import LifecycleError
+from lifecycle._core.describe import about, describe
+from lifecycle._core.record import Held, Pin
+from lifecycle._core.runtime import OURS, Site, caller, site_of
+from lifecycle.errors import LifecycleError, shown
 
 _array_types: dict[int, Any] = {}
 LAST_ADDRESS = sys.maxsize
 
 
 def _array_type(length: int) -> Any:
-    """An array of bytes with a slot for the pin, so that no array needs a dict."""
+    """An array of bytes with slots for the pin and for where it was made, so that no array needs a dict."""
     base: Any = ctypes.c_ubyte * length
 
     class Memory(base):  # type: ignore[misc]
-        __slots__ = ("pin",)
+        __slots__ = ("pin", "site")
 
     return Memory
 
 
-def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview:
+def _site() -> Site | None:
+    """Where the user's line stands that asks for a view."""
+    try:
+        frame: FrameType | None = sys._getframe(3)
+    except ValueError:  # C asked
+        return None
+    if frame is not None and frame.f_code.co_filename.startswith(OURS):
+        frame = caller(3)
+    return site_of(frame)
+
+
+def make_view(pin: Pin, address: int, nbytes: int | None, readonly: bool) -> memoryview:
     """A memoryview of native memory that holds `pin`. The array types are few: lengths are rounded up to a
     power of two and the view is sliced, since each ctypes array type costs 10 µs and leaves cyclic garbage.
     """
@@ -39,10 +52,13 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
             or not 0 < address <= LAST_ADDRESS - nbytes
             or nbytes < 0
         ):
-            text = describe(pin.record)
-            raise LifecycleError(
-                f"a view of {text} needs an address above 0 and a size of 0 or more bytes that lie within "
-                f"the address space, not ({address!r}, {nbytes!r})"
+            record = pin.record
+            raise about(
+                record,
+                LifecycleError(
+                    f"a view of {describe(record)} needs an address above 0 and a size of 0 or more bytes "
+                    f"that lie within the address space, not ({address!r}, {nbytes!r})"
+                ),
             )
         bits = (nbytes - 1).bit_length()
         array_type = _array_types.get(bits)
@@ -50,10 +66,132 @@ def make_view(pin: Pin, address: int, nbytes: int, readonly: bool) -> memoryview
             array_type = _array_types.setdefault(bits, _array_type(1 << bits))
         array = array_type.from_address(address)
         array.pin = pin
+        array.site = _site()
         view = memoryview(array)
         if readonly:
             view = view.toreadonly()
         return view[:nbytes].cast("B")
     except BaseException:
         array = pin = view = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        raise
+
+
+class _PyBuffer(ctypes.Structure):
+    """``Py_buffer`` of CPython."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
+_get_buffer.restype = ctypes.c_int
+_release_buffer = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = (ctypes.POINTER(_PyBuffer),)
+_release_buffer.restype = None
+
+
+def _address_of(export: memoryview) -> int:
+    """Where the memory of a contiguous buffer begins; Python itself tells it of what may be written only."""
+    buffer = _PyBuffer()
+    _get_buffer(export, ctypes.byref(buffer), 0)
+    address: int = buffer.buf or 0
+    _release_buffer(ctypes.byref(buffer))
+    return address
+
+
+NATIVE_FORMATS = frozenset("cbB?hHiIlLqQnNfdP")
+
+
+def make_buffer_view(pin: Pin, memory: Any, nbytes: object, readonly: bool | None) -> memoryview:
+    """As `make_view`, of anything with the buffer protocol. The view holds the buffer's export, and lets go
+    of it ahead of the pin."""
+    array = export = view = None
+    try:
+        problem = ""
+        if nbytes is not None:
+            problem = "a size is for an address only: slice the view"
+        else:
+            try:
+                export = memoryview(memory)
+            except TypeError:
+                problem = f"it takes an address and a size, or a buffer, not {shown(memory)}"
+            else:
+                if not export.c_contiguous:
+                    problem = "the buffer is not contiguous: use handle.array(), which keeps strides"
+                elif readonly is False and export.readonly:
+                    problem = "the buffer is read-only, so there is no view that could be written to"
+        if problem or export is None:
+            record = pin.record
+            raise about(record, LifecycleError(f"no view of {describe(record)} can be made: {problem}"))
+        size = export.nbytes
+        readonly = export.readonly if readonly is None else readonly
+        if size == 0:
+            empty = memoryview(bytearray())
+            return empty.toreadonly() if readonly else empty
+        bits = (size - 1).bit_length()
+        array_type = _array_types.get(bits)
+        if array_type is None:
+            array_type = _array_types.setdefault(bits, _array_type(1 << bits))
+        array = array_type.from_address(_address_of(export))
+        array.pin = Held((pin, _site(), export))
+        view = memoryview(array)
+        if readonly:
+            view = view.toreadonly()
+        view = view[:size].cast("B")
+        plain = export.format.removeprefix("@")
+        if (plain != "B" or export.ndim != 1) and plain in NATIVE_FORMATS and export.ndim:
+            view = view.cast(plain, export.shape)  # type: ignore[call-overload]
+        return view
+    except BaseException:
+        memory = array = pin = view = None  # type: ignore[assignment]
+        raise
+    finally:
+        export = None
+
+
+class ArrayOwner:
+    """What arrays over an object's memory have as their base: it holds the pin, and the array that knows the
+    memory."""
+
+    __slots__ = ("__array_interface__", "__weakref__", "_lifecycle_held", "owner")
+    __array_interface__: Any
+    _lifecycle_held: Held
+    owner: object  # of an observed object: that itself
+
+
+def make_array(pin: Pin, array: Any) -> Any:
+    """An ndarray of the same memory as `array` that holds `pin`."""
+    owner = made = None
+    try:
+        numpy = sys.modules.get("numpy")
+        if numpy is None or not isinstance(array, numpy.ndarray) or array.dtype.hasobject:
+            record = pin.record
+            raise about(
+                record,
+                LifecycleError(
+                    f"array() of {describe(record)} takes an ndarray over the object's own memory, of "
+                    f"numbers, not {shown(array)[:80]}"
+                ),
+            )
+        owner = ArrayOwner()
+        owner.__array_interface__ = array.__array_interface__
+        owner._lifecycle_held = Held((pin, _site(), array))
+        made = numpy.asarray(owner)
+        if made.dtype != array.dtype:  # names, titles and offsets, which the interface does not tell in full
+            made = made.view(array.dtype)
+        return made
+    except BaseException:
+        owner = made = pin = array = None  # type: ignore[assignment]
         raise

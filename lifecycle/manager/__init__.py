@@ -8,6 +8,8 @@
 - `machinery`: the places and threads, from the first object to the last
 - `observed`: objects that are owned elsewhere
 - `components`: what is made over a manager and has to be closed
+- `callbacks`: functions that C calls, which can do it no harm
+- `rare`: what few registrations ask for: releases that are no plain functions, retries
 - `finalizers`: an action at the end of any Python object
 - `stopping`: how producers learn of the end
 """

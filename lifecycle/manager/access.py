@@ -2,9 +2,9 @@
 
 In the languages this comes from, an error is a returned value and a panic is not. In Python both are
 exceptions, so there is one rule: inside `safe_access` an exception that nobody declared is a panic. Declared
-errors pass unchanged; control flow (Ctrl-C, `sys.exit`, a generator's end, task cancellation) passes;
-everything else, also a `BaseException` of an extension's own, shuts the object as `INVALID` and comes out as
-`AccessPanicError`.
+errors pass unchanged, and so does a `ClosedError` of this library, which says that something else was closed.
+Control flow (Ctrl-C, `sys.exit`, a generator's end, task cancellation) passes. Everything else, also a
+`BaseException` of an extension's own, shuts the object as `INVALID` and comes out as `AccessPanicError`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle._core import runtime
 from lifecycle._core.access import invalidate_record
-from lifecycle._core.checks import refuse_deferred
-from lifecycle._core.describe import describe
+from lifecycle._core.checks import deferred_error
+from lifecycle._core.describe import about, describe
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.tables import Kind, Registry
 from lifecycle._core.targets import pin_of
 from lifecycle.config import exception_types
-from lifecycle.errors import AccessPanicError, LeaseEndedError, is_of, text_of, trace_of
+from lifecycle.errors import (
+    AccessPanicError,
+    ClosedError,
+    LeaseEndedError,
+    is_of,
+    raised_at,
+    text_of,
+    trace_of,
+)
 from lifecycle.manager.observed import observed
 from lifecycle.states import Cause
 
@@ -31,12 +39,14 @@ T = TypeVar("T")
 
 def refuse_late(result: object, record: Record, fn: object) -> NoReturn:
     """Refuse a coroutine or generator that came out of `safe_access`: its body would run after the lease."""
-    refuse_deferred(
+    error = deferred_error(
         result,
         f"safe_access on {describe(record)}: {fn!r}",
         "its body would run after the lease has ended; "
         "give a plain function, or use `with handle.lease()` inside the coroutine or generator",
     )
+    result = None  # a kept error keeps nothing alive
+    raise about(record, error)
 
 
 def is_control_flow(error: BaseException) -> bool:
@@ -87,19 +97,24 @@ def judge(record: Record, error: BaseException, errors: Any, fn: object) -> Acce
         # object.
         return None
     reason = text_of(error)
-    if is_of(error, declared(kind, errors)):
+    if is_of(error, (ClosedError, *declared(kind, errors))):
         registry.events.append(("error", kind, record, reason))
         return None
     trace = trace_of(error)
+    at = raised_at(error)
     registry.events.append(("panic", kind, record, reason, trace))
     fate = "state checking is off, so it stays open"
     if registry.config.enable_state_checking:
-        invalidate_record(record, Cause.PANIC, f"panic: {reason}", None)
+        record.more().panic = type(error).__name__
+        invalidate_record(record, Cause.PANIC, f"panic: {reason}{at}", None)
         fate = "it is invalid now and will be released"
-    return AccessPanicError(
-        f"panic during object access: {reason}, in an access to {describe(record)}; {fate}. If "
-        f"{type(error).__name__} is an expected error, declare it: safe_access(..., "
-        f"errors=({type(error).__name__},)) or policy({kind.type_name!r}, errors=...)"
+    return about(
+        record,
+        AccessPanicError(
+            f"panic during object access: {reason}{at}, while using {describe(record)}; {fate}. Expected? "
+            f"Declare it: safe_access(..., errors=({type(error).__name__},)) or "
+            f"policy({kind.type_name!r}, errors=...)."
+        ),
     )
 
 
@@ -108,7 +123,7 @@ class AccessBlock(Uncopied, Generic[T]):
 
     _remedy = "call safe_access() again"
 
-    __slots__ = ("_errors", "_obj", "_pin", "_target", "_thread")
+    __slots__ = ("_errors", "_obj", "_pin", "_record", "_target", "_thread")
 
     def __init__(self, registry: Registry, target: Any, errors: Any) -> None:
         try:
@@ -116,7 +131,8 @@ class AccessBlock(Uncopied, Generic[T]):
             self._errors = errors
             self._thread = runtime.get_ident()
             self._pin: Pin | None = pin_of(registry, target)
-            self._obj = observed(self._pin.record) if self._pin.record.owning < 0 else None
+            self._record = record = self._pin.record
+            self._obj = observed(record) if record.owning < 0 else None
         finally:
             self = target = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
@@ -125,7 +141,18 @@ class AccessBlock(Uncopied, Generic[T]):
             record = self._pin.record  # type: ignore[union-attr]
             return record.obj if self._obj is None else self._obj  # type: ignore[no-any-return]
         except AttributeError:
-            raise LeaseEndedError("this access has ended; call safe_access again") from None
+            ended = self._ended()
+            self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
+            raise ended from None
+
+    def _ended(self) -> LeaseEndedError:
+        record = self._record
+        return about(
+            record,
+            LeaseEndedError(
+                f"this access to {describe(record)} has ended: it is for one block. Call safe_access() again."
+            ),
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

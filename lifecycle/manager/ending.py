@@ -78,7 +78,7 @@ class Ending:
             self._waiters.wait(has_turn, 0 if nesting() else budget)
             if self._report is not None:
                 return self._report
-            report, interrupt = self._close(timeout, began, began + budget, exiting)
+            report, interrupt, left = self._close(timeout, began, began + budget, exiting)
             self._report = report
         finally:
             try:
@@ -86,7 +86,7 @@ class Ending:
                     self._closers.pop(None, None)
             finally:
                 self._waiters.wake()
-        self._machinery.wind_down(bool(report.leaked) or bool(report.stuck))
+        self._machinery.wind_down(left)
         runtime.not_at_exit(self.at_exit)
         if interrupt is not None:
             raise interrupt
@@ -94,7 +94,7 @@ class Ending:
 
     def _close(
         self, timeout: float | WhenDue | None, began: float, until: float, exiting: bool
-    ) -> tuple[ShutdownReport, KeyboardInterrupt | None]:
+    ) -> tuple[ShutdownReport, KeyboardInterrupt | None, bool]:
         self._machinery.keeper.lost.make_up()
         self._registry.closed = True
         try:
@@ -105,7 +105,9 @@ class Ending:
             raise
         errors, interrupt = self._stopping.call_back(self._call_at_exit if exiting else None)
         running = () if nesting() else self._stopping.join(until)
-        records = open_records(self._registry)
+        before = self._machinery.keeper.ledger.unreleased()
+        seen = {info.id for info in before}
+        records = [record for record in open_records(self._registry) if record.id not in seen]
         may_wait = not runtime.must_not_wait()
         workers = self._machinery.workers
         try:
@@ -125,7 +127,9 @@ class Ending:
             await_holders(records, until if timeout is not None else float("inf"))
         elif may_wait and exiting:
             await_others(records, until)
-        return report_on(records, errors, began, running), interrupt
+        report = report_on(records, errors, began, running, before)
+        left = bool(report.leaked) or any(info.id not in seen for info in report.stuck)
+        return report, interrupt, left
 
     def _call_at_exit(self, fn: Callable[[], object]) -> None:
         """Call an `on_close` callback where one that hangs does not keep the process. It may close this

@@ -6,13 +6,16 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeVar
 
 from lifecycle._core.handle import Handle
 from lifecycle._core.record import Extra
 from lifecycle._core.register import enter, insist
+from lifecycle._core.room import in_the_way, live_with, make_room
 from lifecycle._core.tables import Kind, Registry
 from lifecycle.errors import ClosedError, LifecycleError, LimitError
+from lifecycle.manager.rare import plan_release
 from lifecycle.places.queues import PlaceLike
 
 T = TypeVar("T")
@@ -47,7 +50,7 @@ class Places:
         self._back.extend(iter(functools.partial(ticket.pop, 0, None), None))
 
 
-def build_factory(
+def build_factory(  # noqa: C901 - it is its inner functions
     registry: Registry,
     kind_of: Callable[[Any, str | None], Kind],
     place_of: Callable[[Any], Any],
@@ -75,6 +78,18 @@ def build_factory(
             places.pop(ticket)
         return True
 
+    def refusal() -> LimitError:
+        """All places are taken."""
+        out = live_with(registry, places)
+        holders = in_the_way(out)
+        error = LimitError(
+            f"factory of {type_name or make!r} is at its limit: {limit} of {limit} are out: "
+            f"{', '.join(holders)}{', …' if len(holders) < len(out) else ''}. Close one, or raise limit=."
+        )
+        error.type_name = type_name or ""
+        error.holders = holders
+        return error
+
     def made(*args: Any, **kwargs: Any) -> Handle[T]:
         ticket: dict[int, int] = {}
         box: list[T] = []
@@ -86,20 +101,20 @@ def build_factory(
                     f"manager {registry.name!r} is closed: nothing was made; make a new manager"
                 )
             if limit is not None:
-                if not places.take(ticket) and registry.waiting:
-                    registry.tend()  # perhaps one waits for any thread to release it
+                if not places.take(ticket):
+                    make_room(registry, lambda: live_with(registry, places))
                 if not ticket and not places.take(ticket):
-                    raise LimitError(
-                        f"factory of {type_name or make!r} is at its limit of {limit} unreleased objects; "
-                        "close one first"
-                    )
+                    raise refusal()
                 extra = Extra()
                 extra.slot = (places, ticket)
             make_one = functools.partial(make, **kwargs)
             place = place_of(release_on)
             box.extend(itertools.starmap(make_one, (args,)))  # made and stored in one step
             kind = kind_of(box[0], type_name)
-            return enter(kind, place, box[0], release, None, None, 0, None, extra, True, begun)
+            planned = release
+            if type(release) is not FunctionType and release is not None:
+                planned = plan_release(release, box[0])
+            return enter(kind, place, box[0], planned, None, None, 0, None, extra, True, begun)
         except BaseException as error:
             struck = error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from lifecycle._core import runtime
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.place import ANY_THREAD, BACKGROUND, DRAIN_STEPS, AnyThread, Place
 from lifecycle._core.record import Record
 from lifecycle._core.release import nesting, process
@@ -105,9 +105,12 @@ class Machinery:
         else:
             record.place.settle(record, 0)
         ended = "released" if record.phase is RELEASED else "shut; its release waits for its queue or failed"
-        raise ClosedError(
-            f"manager {self._registry.name!r} is closed: {describe(record)} came too late and has been "
-            f"{ended}; register before close(), or make a new manager"
+        raise about(
+            record,
+            ClosedError(
+                f"manager {self._registry.name!r} is closed: {describe(record)} came too late and has been "
+                f"{ended}. Register before close(), or make a new manager."
+            ),
         )
 
     def wind_down(self, lingering: bool) -> None:

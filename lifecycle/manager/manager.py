@@ -19,11 +19,13 @@ from lifecycle._core.checks import (
 )
 from lifecycle._core.describe import info_of, state_of
 from lifecycle._core.exclusive import pin_or_refuse
-from lifecycle._core.handle import Handle
+from lifecycle._core.handle import Handle, new_share
+from lifecycle._core.holders import Holder, all_holders
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
 from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record
 from lifecycle._core.register import abandon, enter, insist, supersede, unhashable, withdraw
+from lifecycle._core.room import limit_holders, make_room_for
 from lifecycle._core.runtime import monotonic, next_id
 from lifecycle._core.shares import FIRST_SHARE
 from lifecycle._core.tables import (
@@ -39,12 +41,12 @@ from lifecycle._core.targets import (
     cell_behind,
     check_mine,
     handle_of,
-    parent_of,
+    parents_of,
     pin_of,
     record_of,
     registries,
 )
-from lifecycle.config import SafetyConfig, exception_types
+from lifecycle.config import SafetyConfig
 from lifecycle.errors import (
     ClosedError,
     LifecycleError,
@@ -56,6 +58,7 @@ from lifecycle.errors import (
 )
 from lifecycle.events import CLASSES, Event
 from lifecycle.manager.access import AccessBlock, declared, escaped, judge, refuse_late
+from lifecycle.manager.callbacks import make_callback
 from lifecycle.manager.components import enter_component
 from lifecycle.manager.ending import Ending
 from lifecycle.manager.factory import build_factory
@@ -64,6 +67,7 @@ from lifecycle.manager.kinds import Kinds
 from lifecycle.manager.machinery import Machinery
 from lifecycle.manager.observed import enter_observed, follow, observed
 from lifecycle.manager.policies import UNSET, Unset, set_policy
+from lifecycle.manager.rare import ANY_OBJECT, plan_release, rare_facts
 from lifecycle.manager.stopping import StopToken
 from lifecycle.observe.observers import enlist
 from lifecycle.places.queues import PlaceLike
@@ -115,6 +119,8 @@ class SafetyManager(Uncopied):
         self._stopping = StopToken(f"manager {name!r}")
         self._components: weakref.WeakSet[Any] = weakref.WeakSet()
         self._registry.abandon = abandon
+        self._registry.make_room = make_room_for
+        self._registry.in_the_way = limit_holders
         self._keeper.sweeps.append(self._finalizers.sweep)
         self._keeper.lost.after_round.append(self._finalizers.sweep)
         self._ending = Ending(self._registry, self._machinery, self._finalizers, self._stopping, keeps=self)
@@ -155,12 +161,14 @@ class SafetyManager(Uncopied):
         type_name: str | None = None,
         *,
         name: str | None = None,
-        release: Callable[[T], object] | None = None,
+        release: Callable[[T], object] | Callable[[], object] | str | None = None,
         release_on: PlaceLike = BACKGROUND,
         native: Any = None,
         parent: Any = None,
         size: int = 0,
+        keep_alive: Any = (),
         retry_on: Any = (),
+        retry_for: float | None = None,
         keep: bool = False,
     ) -> Handle[T]:
         """Take ownership of `obj`; the handle returned is the first share of it.
@@ -174,8 +182,10 @@ class SafetyManager(Uncopied):
         name:
             The object's own name, for messages.
         release:
-            Called exactly once as ``release(obj)``, at the place `release_on`; a bound method of `obj` is
-            fine. It may raise `NotReleased` to be called again. None: nothing is called (a borrowed object).
+            Called exactly once as ``release(obj)``, at the place `release_on`. A bound method of `obj` itself
+            (``obj.close``) and the name of a method (``"close"``) are called without more. It may raise
+            `NotReleased` to be called again. None: nothing is called (a borrowed object). What cannot work,
+            such as a function that takes no argument, is refused at once.
         release_on:
             `BACKGROUND` (timed workers), `ANY_THREAD` (inline), or a `ReleaseQueue`.
         native:
@@ -183,11 +193,17 @@ class SafetyManager(Uncopied):
             owner of the same (place, type, native) is refused. One whose release has begun is waited for, at
             most 50 ms, and then is no owner any more.
         parent:
-            A handle whose object must not be released before this one.
+            A handle whose object must not be released before this one, or a tuple of several.
         size:
             Native bytes, for statistics and budgets.
+        keep_alive:
+            Python objects that live until the release has returned, or a tuple of them: callbacks that the
+            native calls, buffers that it reads. Kept for ever where nobody knows whether the native is gone:
+            when the release fails or hangs, the queue is lost, or the object is detached.
         retry_on:
             Exception types of an idempotent `release` that mean «call again», like `NotReleased`.
+        retry_for:
+            Seconds for which a release that released nothing is called again; None: as long as there is time.
         keep:
             The manager keeps the handle until `unregister`, so that the id alone is enough.
 
@@ -196,24 +212,26 @@ class SafetyManager(Uncopied):
         object, which had become the manager's, has been released. An interrupt in here releases it too.
         """
         registry = self._registry
-        record = parent_pin = extra = None
+        record = extra = None
+        parent_pin: Any = None
         try:
             kind = registry.kinds.get(type_name) if type(type_name) is str else None
             if kind is None:
                 kind = self._kinds.of(obj, type_name)
             place = self._any_thread if release_on is ANY_THREAD else self._machinery.place_of(release_on)
             if release is not None and (
-                type(release) is not FunctionType or release.__code__.co_flags & DEFERRED_BODY
+                type(release) is not FunctionType
+                or (code := release.__code__).co_argcount != 1
+                or code.co_flags & DEFERRED_BODY
             ):
-                check_callback(release, "release")
+                release = plan_release(release, obj)
             if name is not None or size is not NO_BYTES:
                 check_facts(name, size)
-            if retry_on:
-                extra = Extra()
-                extra.retry_on = exception_types(retry_on, "register(retry_on=)")
+            if retry_on or keep_alive or retry_for is not None:
+                extra = rare_facts(retry_on, retry_for, keep_alive)
             if parent is not None:
                 extra = extra or Extra()
-                extra.parent_id, parent_pin = parent_of(registry, parent)
+                extra.parent_ids, parent_pin = parents_of(registry, parent)
             # From here on as `enter`, which says why in this order. A copy, for the sake of a call less.
             if registry.waiting or not registry.started:
                 registry.tend()
@@ -344,6 +362,19 @@ class SafetyManager(Uncopied):
             finally:  # K3
                 parent_pin = parent = obj = attempt = None  # type: ignore[assignment]
 
+    def callback(self, fn: Callable[..., Any], ctype: Any, *, errors: Any = (), on_error: Any = 0) -> Any:
+        """A function that C can call, of the type `ctype` (``ctypes.CFUNCTYPE(…)``): it calls `fn`, and
+        nothing that `fn` does can harm the caller. Give it to ``register(keep_alive=)`` of what calls it.
+
+        An exception of `fn` is counted and reported, as a declared error where its type is in `errors` (or
+        the configuration's), as a panic otherwise, and C gets `on_error`; so it does for a result that cannot
+        be given to C. Ctrl-C is raised again once C has returned. A bound method is kept weakly: once its
+        object is gone, C gets `on_error`. Any other function is kept. Raises `RegistrationError` for what is
+        no function or no such type, or an `on_error` that cannot be given to C, and `CallbackError` for a
+        coroutine function. C may call it on any thread.
+        """
+        return make_callback(fn, ctype, errors, on_error, self.report_error)
+
     def observe(
         self,
         obj: T,
@@ -378,7 +409,7 @@ class SafetyManager(Uncopied):
         self,
         type_name: str,
         *,
-        release: Callable[[Any], object] | None,
+        release: Callable[[Any], object] | str | None,
         release_on: PlaceLike = BACKGROUND,
     ) -> Callable[[Any, Any, int], Handle[Any]]:
         """`register` with everything that is the same for each object checked once: ``register(obj, native,
@@ -387,7 +418,7 @@ class SafetyManager(Uncopied):
         kind = self._kinds.named(type_name)
         place = self._machinery.place_of(release_on)
         if release is not None:
-            check_callback(release, "release")
+            release = plan_release(release, ANY_OBJECT)
 
         def register(obj: Any, native: Any = None, size: int = 0) -> Handle[Any]:
             return enter(kind, place, obj, release, None, native, size, None, None, False)
@@ -411,7 +442,7 @@ class SafetyManager(Uncopied):
             withdraw(record)
         if begun[0] or release is None:
             return True
-        check_callback(release, "release")
+        release = plan_release(release, obj)
         kind = self._kinds.of(obj, type_name if isinstance(type_name, str) and type_name else None)
         abandon(kind, self._machinery.place_of(release_on), obj, release, parent, extra, begun)
         return True
@@ -421,7 +452,7 @@ class SafetyManager(Uncopied):
         make: Callable[..., T],
         type_name: str | None = None,
         *,
-        release: Callable[[T], object] | None,
+        release: Callable[[T], object] | str | None,
         release_on: PlaceLike = BACKGROUND,
         limit: int | None = None,
     ) -> Callable[..., Handle[T]]:
@@ -436,7 +467,7 @@ class SafetyManager(Uncopied):
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise RegistrationError(f"factory(limit=) takes a whole number above 0 or None, not {limit!r}")
         if release is not None:
-            check_callback(release, "release")
+            release = plan_release(release, ANY_OBJECT)
         self._machinery.place_of(release_on)
         return build_factory(
             self._registry,
@@ -515,6 +546,10 @@ class SafetyManager(Uncopied):
             if result is not None and type(result) in DEFERRED:
                 refuse_late(result, record, fn)
             return result
+        except BaseException:
+            __tracebackhide__ = True
+            target = result = None  # a kept error keeps nothing alive
+            raise
         finally:
             pin = obj = None
 
@@ -686,10 +721,11 @@ class SafetyManager(Uncopied):
         self, component: str, error: BaseException, *, type_name: str | None = None, errors: Any = ()
     ) -> bool:
         """Count and report what left a callback outside `safe_access`: as a declared error if it is of a type
-        in `errors` (else in the type's policy, else in the configuration), as a panic otherwise. Returns
-        whether it was declared."""
+        in `errors` (else in the type's policy, else in the configuration), as a panic otherwise. A
+        `ClosedError` of this library is a declared error everywhere: something was closed, nothing is broken.
+        Returns whether it was declared."""
         kind = self._kinds.named(type_name or component)
-        if not is_of(error, declared(kind, errors)):
+        if not is_of(error, (ClosedError, *declared(kind, errors))):
             self.report_panic(component, error, type_name=type_name)
             return False
         self._registry.events.append(("error", kind, None, f"{component}: {text_of(error)}"))
@@ -727,6 +763,21 @@ class SafetyManager(Uncopied):
             if record.counted or not record.kind.component
         )
 
+    def handle(self, id: int) -> Handle[Any]:
+        """Another share of the object with this id, to be closed on its own. Raises `AccessRefusedError` once
+        it is closed and `UnknownObjectError` for an id that names nothing here."""
+        record = record_of(self._registry, id)
+        follow(record)
+        return new_share(record)
+
+    def holders(self, target: Any) -> tuple[Holder, ...]:
+        """Who keeps the object with this handle or id from being released, as `Handle.holders`; by id, open
+        handles are named as well. Looks through the whole heap: for reports."""
+        try:
+            return all_holders(record_of(self._registry, target), handle_of(target))
+        finally:
+            target = None
+
     def health(self) -> Health:
         """Whether the manager's own threads are well; answers even when they are not."""
         return self._keeper.health()
@@ -739,8 +790,9 @@ class SafetyManager(Uncopied):
         waited for as well.
 
         Nothing is freed under a user: what is still held when the budget ends is `leaked` in the report,
-        stays shut, and is released when its last holder lets go, by threads that end after it. Closing twice
-        gives the same report.
+        stays shut, and is released when its last holder lets go, by threads that end after it. The report
+        tells of every release of the manager's life that failed or got stuck, and is false then. Closing
+        twice gives the same report.
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)

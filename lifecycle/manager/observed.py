@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from lifecycle._core.access import invalidate_record, refuse
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.exclusive import ExclusiveLease
 from lifecycle._core.handle import Handle, set_observed_handle
 from lifecycle._core.leases import Lease
@@ -19,7 +19,8 @@ from lifecycle._core.place import DEFAULT, Place, WhenDue
 from lifecycle._core.record import ObservedRef, Record
 from lifecycle._core.register import enter
 from lifecycle._core.tables import Kind
-from lifecycle.errors import LeaseEndedError, OwnershipError, RegistrationError, text_of
+from lifecycle._core.views import ArrayOwner
+from lifecycle.errors import OwnershipError, RegistrationError, text_of
 from lifecycle.states import Cause, ObjectState
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class ObservedLease(Lease[T]):
 
     def __enter__(self) -> T:
         if self._pin is None:
-            raise LeaseEndedError("this lease has ended; take a new one with handle.lease()")
+            raise self._ended()
         return self._obj  # type: ignore[return-value]
 
     def __exit__(self, *_: object) -> None:
@@ -132,22 +133,36 @@ class ObservedHandle(Handle[T]):
             lease = ObservedLease.__new__(ObservedLease)
             lease._obj = obj
             lease._thread = plain._thread
+            lease._record = plain._record
             lease._pin = plain._pin
             lease._times = plain.take_times()
             return lease
         finally:
             plain = lease = obj = None
 
-    def view(self, address: int, nbytes: int, readonly: bool = True) -> memoryview:
+    def view(self, address: Any, nbytes: int | None = None, readonly: bool | None = None) -> memoryview:
         """As `Handle.view`; the view holds the Python object too."""
         obj = observed(self._record)
         try:
             view = super().view(address, nbytes, readonly)
-            if nbytes:  # an empty view holds nothing
+            if view.nbytes:  # an empty view holds nothing
                 view.obj.owner = obj  # type: ignore[attr-defined]  # our own ctypes array, see `make_view`
             return view
         finally:
             obj = view = None  # type: ignore[assignment]
+
+    def array(self, array: Any) -> Any:
+        """As `Handle.array`; the array holds the Python object too."""
+        obj = observed(self._record)
+        try:
+            made = super().array(array)
+            base: Any = made.base
+            if not isinstance(base, ArrayOwner):
+                base = base.base
+            base.owner = obj
+            return made
+        finally:
+            obj = made = base = array = None
 
     def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> ExclusiveLease[T]:
         """Refused: others may use the object without this manager."""
@@ -161,7 +176,9 @@ class ObservedHandle(Handle[T]):
         self._not_ours("there is no ownership to hand out: close the handle and use the object you have")
 
     def _not_ours(self, why: str) -> NoReturn:
-        raise OwnershipError(f"{describe(self._record)} is observed, not owned: {why}")
+        record = self._record
+        self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
+        raise about(record, OwnershipError(f"{describe(record)} is observed, not owned: {why}"))
 
 
 set_observed_handle(ObservedHandle)

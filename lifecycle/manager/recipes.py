@@ -11,7 +11,7 @@ from lifecycle._core.handle import Handle
 from lifecycle._core.record import Extra, Pin
 from lifecycle._core.register import abandon, enter
 from lifecycle._core.runtime import site_of
-from lifecycle._core.targets import parent_of
+from lifecycle._core.targets import parents_of
 from lifecycle.errors import LifecycleError, RegistrationError, shown
 from lifecycle.places.queues import PlaceLike
 
@@ -42,7 +42,7 @@ class Recipe:
         native: Any = None,
         size: int = 0,
         name: str | None = None,
-        parent: Handle[Any] | Pin | None = None,
+        parent: Handle[Any] | tuple[Handle[Any], ...] | Pin | None = None,
         site: FrameType | None = None,
         taken: list[bool] | None = None,
     ) -> Handle[Any]: ...
@@ -55,7 +55,7 @@ class Recipe:
         native: Any = None,
         size: int = 0,
         name: str | None = None,
-        parent: Handle[Any] | Pin | None = None,
+        parent: Handle[Any] | tuple[Handle[Any], ...] | Pin | None = None,
         site: FrameType | None = None,
         taken: list[bool] | None = None,
     ) -> H: ...
@@ -66,7 +66,7 @@ class Recipe:
         native: Any = None,
         size: int = 0,
         name: str | None = None,
-        parent: Handle[Any] | Pin | None = None,
+        parent: Handle[Any] | tuple[Handle[Any], ...] | Pin | None = None,
         handle: type[Handle[Any]] = Handle,
         site: FrameType | None = None,
         taken: list[bool] | None = None,
@@ -97,14 +97,15 @@ class Recipe:
         if taken is None:
             taken = [False]
         extra: Extra | None = None
-        pin = made = None
+        pin: Any = None
+        made = None
         try:
             if parent is not None:
                 if isinstance(parent, Pin):
                     pin = parent
                 else:
                     extra = Extra()
-                    extra.parent_id, pin = parent_of(self._kind.registry, parent)
+                    extra.parent_ids, pin = parents_of(self._kind.registry, parent)
             made = enter(
                 self._kind,
                 self._place,

@@ -6,6 +6,8 @@ Also what a forked child does with what it inherited: nothing, said openly.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from lifecycle._core import runtime
@@ -18,7 +20,7 @@ from lifecycle._core.tables import Registry, open_records, owners
 from lifecycle.places.queues import Generation
 from lifecycle.places.workers import Batch, Workers
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
-from lifecycle.stats import ShutdownReport
+from lifecycle.stats import ObjectInfo, ShutdownReport
 
 
 def shut_doors(records: list[Record]) -> None:
@@ -119,9 +121,13 @@ def await_others(records: list[Record], until: float) -> None:
 
 
 def report_on(
-    records: list[Record], errors: list[str], began: float, running: tuple[str, ...] = ()
+    records: list[Record],
+    errors: list[str],
+    began: float,
+    running: tuple[str, ...] = (),
+    before: Iterable[ObjectInfo] = (),
 ) -> ShutdownReport:
-    """How it went with `records`."""
+    """How it went with `records`, and what had failed or got stuck `before`."""
     by_end: dict[ObjectState, list[Record]] = {}
     leaked = []
     for record in records:
@@ -130,15 +136,20 @@ def report_on(
             by_end.setdefault(phase, []).append(record)
         else:
             leaked.append(attrs.evolve(info_of(record), reason=_why_left(record)))
+    before = tuple(before)
     return ShutdownReport(
         released=len(by_end.get(RELEASED, ())),
-        failed=tuple(info_of(record) for record in by_end.get(FAILED, ())),
-        stuck=tuple(info_of(record) for record in by_end.get(STUCK, ())),
+        failed=(*_of(FAILED, before), *map(info_of, by_end.get(FAILED, ()))),
+        stuck=(*_of(STUCK, before), *map(info_of, by_end.get(STUCK, ()))),
         leaked=tuple(leaked),
         errors=tuple(errors),
         duration=runtime.monotonic() - began,
         running=running,
     )
+
+
+def _of(state: ObjectState, infos: tuple[ObjectInfo, ...]) -> tuple[ObjectInfo, ...]:
+    return tuple(info for info in infos if info.state is state)
 
 
 def _why_left(record: Record) -> str:

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import attrs
+
 from lifecycle._core import runtime
 from lifecycle._core.checks import check_callback, check_facts, check_timeout
-from lifecycle._core.describe import describe, info_of
+from lifecycle._core.describe import describe, info_of, plain
 from lifecycle._core.keeping import weakly
 from lifecycle._core.place import BACKGROUND, DEFAULT, WhenDue
 from lifecycle._core.release import nesting
@@ -365,7 +367,7 @@ class MemoryManager(Facade):
             f"The largest: {', '.join(named) or 'none'}{f', and {more} more' if more > 0 and named else ''}. "
             "Release some, raise the budget with set_budget(), or "
             f'choose over="block". {"The object was not taken" if entry.objects else "Nothing was reserved"}',
-            holders,
+            tuple(attrs.evolve(info, native=plain(info.native)) for info in holders),
         )
 
     # -- pressure --------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from lifecycle._core import runtime
 from lifecycle._core.record import ENDED_TOO, Record
 from lifecycle._core.tables import Kind, Registry
 from lifecycle.events import Event, Leak
-from lifecycle.states import ENDED
+from lifecycle.states import ENDED, RELEASED
 
 SITES = {"off": (-1, 0), "simple": (63, 16), "detailed": (0, 0), "paranoid": (0, 0)}
 """By level: the sites of a type's first registrations are kept (second figure), and of one in 64, none or all
@@ -74,7 +74,7 @@ def accesses_of(record: Record) -> tuple[str, ...]:
         return ()
     now = runtime.monotonic()
     return tuple(
-        f"{runtime.describe_site(site)} on thread {thread}, {now - at:.3f} s ago"
+        f"{runtime.describe_site(site)} on thread {runtime.thread_name(thread)}, {now - at:.3f} s ago"
         for thread, at, site in reversed(runtime.snapshot(extra.accesses))
     )
 
@@ -165,14 +165,15 @@ def warn_of_leak(event: Event) -> None:
     record = event.source
     component = isinstance(record, Record) and record.kind.component
     name = f' "{event.name}"' if event.name else ""
+    made = f", from {site}" if site else ""
+    gone = isinstance(record, Record) and record.phase is RELEASED
+    if component:
+        fate = "what it had opened has been ended" if gone else "what it had opened is ended"
+    else:
+        fate = "it has been released" if gone else "it is released at its place"
     text = (
-        f"{event.type_name} object {event.id}{name} was never closed{f' (made at {site})' if site else ''}: "
-        + (
-            "it was garbage-collected; use `with` or close()"
-            if component
-            else "its last handle was garbage-collected; use `with handle:` or handle.close()"
-        )
-        + f"{f' ({count - 1} more like it)' if count > 1 else ''}"
+        f"{event.type_name}{name} (object {event.id}{made}) was dropped without close(); {fate}. Use `with`, "
+        f"or close(){f' ({count - 1} more like it)' if count > 1 else ''}"
         f"{f'; last used at {accesses[0]}' if accesses else ''}"
     )
     made_at = record.site if isinstance(record, Record) else None

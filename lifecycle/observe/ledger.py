@@ -26,6 +26,7 @@ from typing import Any
 from lifecycle._core import runtime
 from lifecycle._core.access import invalidate_record
 from lifecycle._core.counters import HistogramCount, PlainTotals
+from lifecycle._core.describe import info_of
 from lifecycle._core.doors import cell_of, lives
 from lifecycle._core.record import ENDED_TOO, LISTED, PLAIN, REGISTERED, DoorRef, ObservedRef, Record, shut
 from lifecycle._core.tables import Kind, Registry
@@ -33,6 +34,7 @@ from lifecycle.events import event_of
 from lifecycle.observe.leaks import LeakReports
 from lifecycle.observe.observers import Observer
 from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, STUCK, Cause, ObjectState
+from lifecycle.stats import ObjectInfo
 
 _kind_of = attrgetter("kind")
 _id_of, _ended_of = attrgetter("id"), attrgetter("ended")
@@ -50,6 +52,8 @@ GLANCE = 512
 keeper's."""
 TOLD_ONE_BY_ONE = 8
 """Ends of one kind, for one reason and at one time, that are told one by one; more are told together."""
+FAILED_KEPT = 1000
+"""Of so many failed releases, the latest, the facts are kept for the report at the end of the manager."""
 LOOKS = 3
 """How often a door that seems to live, but is not found, is looked for outside a collection: each time looks
 through the heap."""
@@ -78,6 +82,9 @@ class Ledger:
         self._unsorted: list[Record] = []
         self.leaks = LeakReports(registry, self._tell)
         self.profiler: Any = None  # profiling.Profiler, while one runs
+        self.failed: deque[ObjectInfo] = deque(maxlen=FAILED_KEPT)
+        """Failed releases whose records are forgotten: for the report at the end."""
+        self._began = runtime.monotonic()
         self._telling = False
         self._in_doubt: dict[int, int] = {}  # by id: how often it was looked at
 
@@ -308,8 +315,11 @@ class Ledger:
             "cause": str(record.cause or BY_DROP),
             "duration": record.ended - record.begun if record.begun else 0.0,
         }
-        if record.extra is not None:
-            fields["reason"] = record.extra.reason
+        extra = record.extra
+        if extra is not None:
+            fields["reason"] = extra.reason
+            if extra.trace:
+                fields["traceback"] = extra.trace
         return fields
 
     def _note_shut(self, record: Record) -> None:
@@ -361,13 +371,14 @@ class Ledger:
         record.kind.count.retries += 1
         self._event = None
 
-    def _on_cleanup_failed(self, record: Record, reason: str) -> None:
-        self._tell("failed", record, reason=f"a cleanup raised {reason}")
+    def _on_cleanup_failed(self, record: Record, reason: str, trace: str) -> None:
+        self._tell("failed", record, reason=f"a cleanup raised {reason}", traceback=trace)
         self.other_failures += 1
         self._event = None
 
-    def _on_finalizer_failed(self, type_name: str, reason: str) -> None:
-        self._tell_with("failed", None, {"reason": f"a safe finalizer raised {reason}"}, None, type_name)
+    def _on_finalizer_failed(self, type_name: str, reason: str, trace: str) -> None:
+        fields = {"reason": f"a safe finalizer raised {reason}", "traceback": trace}
+        self._tell_with("failed", None, fields, None, type_name)
         self.other_failures += 1
         self._event = None
 
@@ -409,6 +420,21 @@ class Ledger:
             )
         )
 
+    def unreleased(self) -> list[ObjectInfo]:
+        """The releases that failed or got stuck so far and did not come back, the oldest first."""
+        ended = [
+            info_of(record)
+            for record in runtime.snapshot(self.registry.records.values())
+            if record.phase in (FAILED, STUCK) and record.ended >= self._began
+        ]
+        known = {info.id for info in ended}
+        return [info for info in runtime.snapshot(self.failed) if info.id not in known] + ended
+
+    def after_fork(self) -> None:
+        """In the child: what failed before is the parent's."""
+        self.failed.clear()
+        self._began = runtime.monotonic()
+
     # -- retention -------------------------------------------------------------------------------------------
 
     def _retain(self) -> None:
@@ -439,6 +465,8 @@ class Ledger:
         old = runtime.monotonic() - self.registry.config.state_retention
         records = self.registry.records
         while expiring and expiring[0].ended < old:
+            if expiring[0].phase is FAILED:
+                self.failed.append(info_of(expiring[0]))
             records.pop(expiring[0].id, None)
             expiring.popleft()
 

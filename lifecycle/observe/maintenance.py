@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from lifecycle._core import runtime
+from lifecycle._core import kept, runtime
 from lifecycle._core.place import AnyThread
 from lifecycle._core.record import Record
 from lifecycle._core.release import notify
@@ -216,6 +216,7 @@ class Keeper:
         self.observer = Observer(self.registry.name, self.registry.config)
         self.observer.hooks, self.observer.leak_hooks = hooks, leak_hooks
         self.ledger.observer = self.observer
+        self.ledger.after_fork()
         self.registry.wake = self.wake
         self.registry.relieve = self.relieve
 
@@ -304,6 +305,8 @@ class Keeper:
             self._idle = 0
         self.ledger.leaks.look()
         self.ledger.expire()
+        if kept.later:
+            kept.sweep()
 
     def _forget_waiters(self) -> None:
         """Wake those who wait for the end of what has ended: one that came late, or whose leaving was

@@ -18,7 +18,7 @@ import structlog
 from lifecycle._core import runtime
 from lifecycle._core.waiting import Flag, await_thread, ending_with
 from lifecycle.config import SafetyConfig
-from lifecycle.errors import trace_of
+from lifecycle.errors import text_of, trace_of
 from lifecycle.events import ALWAYS, CLASSES, Event, ObserverFailed
 from lifecycle.observe.leaks import warn_of_leak
 
@@ -59,6 +59,10 @@ _next_hook: Callable[[], int] = itertools.count(1).__next__
 
 RESERVED = frozenset({"self", "event", "method_name"})
 """What structlog calls its own arguments: a field of that name has ``field_`` before it in the log."""
+
+
+LOGGED_AS = {"traceback": "exception"}
+"""What fields are called in the log where that is not their name: what structlog prints as lines."""
 
 
 def _empty(value: object) -> bool:
@@ -184,7 +188,7 @@ class Observer:
         }
         for key, value in event.fields.items():
             taken = key in RESERVED or (key in fields and key in event.details)
-            fields[f"field_{key}" if taken else key] = value
+            fields[LOGGED_AS.get(key) or (f"field_{key}" if taken else key)] = value
         log = getattr(logger(), event.level)
         log(f"lifecycle.{event.kind}", **{key: value for key, value in fields.items() if not _empty(value)})
 
@@ -196,13 +200,18 @@ class Observer:
                     hook=repr(hook),
                     event_kind="" if event is None else event.kind,
                     error=repr(error),
+                    exception=trace_of(error),
                 )
         except Exception:
             self.dropped += 1  # the log itself is what fails
 
     def tell_failure(self, error: Exception) -> None:
         """The keeper itself failed."""
-        self.tell(ObserverFailed(manager=self.name, time=runtime.wall_time(), error=trace_of(error)))
+        self.tell(
+            ObserverFailed(
+                manager=self.name, time=runtime.wall_time(), error=text_of(error), traceback=trace_of(error)
+            )
+        )
 
     def stop(self, timeout: float) -> None:
         """Let it finish what is queued, for `timeout` seconds."""

@@ -273,8 +273,9 @@ class ReleaseQueue(Uncopied):
                     "nowhere any more; give its objects up with lost(), and make a new queue"
                 )
             raise WrongThreadError(
-                f"queue {self.name!r} belongs to thread {self._thread} and cannot be drained on thread "
-                f"{runtime.get_ident()}: its native names are valid there only; call drain() from its owner"
+                f'queue "{self.name}" belongs to thread {runtime.thread_name(self._thread)}; drain() came '
+                f"from {runtime.thread_name(runtime.get_ident())}. Call it there, or give the queue "
+                "post=loop.call_soon_threadsafe."
             )
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise LifecycleError(

@@ -19,6 +19,8 @@ the worker goes on. A worker that ends all the same, by a second one, is replace
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,7 +34,7 @@ from lifecycle._core.release import NEST_LIMIT, Timed, notify, process
 from lifecycle._core.tables import Registry
 from lifecycle._core.timelines import Timelines
 from lifecycle._core.waiting import Flag, Reply, await_thread, ending_with
-from lifecycle.errors import LifecycleError, text_of
+from lifecycle.errors import LifecycleError, shown, text_of
 from lifecycle.states import ENDED, RELEASED, STUCK
 
 INITIAL_WORKERS = 2
@@ -317,6 +319,38 @@ def _died(worker: Worker) -> bool:
     return thread is not None and thread.ident is not None and runtime.has_ended(thread)
 
 
+def _stands(record: Record, worker: Worker | None) -> str:
+    """Where a release is that does not come back, as text."""
+    ident = None if worker is None else worker.ident
+    frame = None if ident is None else sys._current_frames().get(ident)
+    try:
+        if ident is None or frame is None:
+            return ""
+        # The line of a library, not that of the standard library's it waits in.
+        while frame is not None and frame.f_code.co_filename.startswith(STANDARD):
+            frame = frame.f_back
+        ours = frame is None or frame.f_code.co_filename.startswith(runtime.OURS)
+        at = shown(record.release) if ours else runtime.describe_site(runtime.site_of(frame))
+        return f": thread {runtime.thread_name(ident)} is in {at}"
+    finally:
+        frame = None
+
+
+STANDARD = tuple(
+    os.path.join(os.path.dirname(threading.__file__), part)
+    for part in (
+        "threading.py",
+        "queue.py",
+        "subprocess.py",
+        "socket.py",
+        "selectors.py",
+        "concurrent",
+        "asyncio",
+    )
+)
+"""Files of the standard library in which threads wait."""
+
+
 def _name_of(thread: threading.Thread | None) -> str:
     return "" if thread is None else thread.name
 
@@ -508,7 +542,7 @@ class Workers(Place):
                     and self.running.get(record.id) is worker
                     and self.running.pop(record.id, None) is not None
                 ):
-                    self.declare_stuck(record, now)
+                    self.declare_stuck(record, now, worker)
                     self._write_off(worker)
         waiting = self.mailbox.qsize()
         if waiting and not self.stopping and len(self.healthy) + len(self.stuck) < self.limit:
@@ -521,10 +555,14 @@ class Workers(Place):
         """How many worker threads there may be at most, stuck ones included."""
         return INITIAL_WORKERS + self.registry.config.max_stuck_finalizers
 
-    def declare_stuck(self, record: Record, now: float) -> None:
-        """Its deadline is past: it is never run again."""
+    def declare_stuck(self, record: Record, now: float, worker: Worker | None = None) -> None:
+        """Its deadline is past: it is never run again. `worker`: on which it still runs."""
         extra = record.more()
-        extra.reason = f"its release did not return within {self.timeout:g} s"
+        kept = ". Its parent is kept" if record.parent is not None else ""
+        extra.reason = (
+            f"its release has not come back for {self.timeout:g} s{_stands(record, worker)}{kept}. If it may "
+            "take longer: finalizer_timeout="
+        )
         record.ended = now
         record.phase = STUCK
         self.registry.ended.append(record)

@@ -92,7 +92,7 @@ class Buffer(Handle[Block]):
         return self._record.size
 
     def view(
-        self, address: int | None = None, nbytes: int | None = None, readonly: bool = False
+        self, address: Any = None, nbytes: int | None = None, readonly: bool | None = False
     ) -> memoryview:
         """The memory, without a copy: a one-dimensional memoryview of unsigned bytes, writable unless
         `readonly`; all of it, or `nbytes` bytes from `address` on. Every slice, cast and NumPy array
@@ -106,6 +106,8 @@ class Buffer(Handle[Block]):
         start: int = record.native
         if address is None and nbytes is None:
             return Handle.view(self, start, record.size, readonly)
+        if address is not None and type(address) is not int:
+            return Handle.view(self, address, nbytes, readonly)
         address = start if address is None else address
         nbytes = record.size - (address - start) if nbytes is None else nbytes
         if not start <= address <= address + nbytes <= start + record.size:

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from lifecycle._core import runtime
 from lifecycle._core.checks import check_facts, check_timeout
-from lifecycle._core.describe import describe, fate
+from lifecycle._core.describe import about, describe, fate
 from lifecycle._core.handle import Handle
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.nudge import CollectorNudge
@@ -335,19 +335,28 @@ class Pool(Uncopied):
             record = handle._record
             label = record.name
             if not isinstance(label, LentBy):
-                raise NotLentError(
-                    f"{describe(record)} was never lent by a pool, so pool {self.name!r} does not take it; "
-                    "close() its handle"
+                raise about(
+                    record,
+                    NotLentError(
+                        f"{describe(record)} was never lent by a pool, so pool {self.name!r} does not take "
+                        "it. close() its handle."
+                    ),
                 )
             if label is not self._label:
-                raise NotLentError(
-                    f"{describe(record)} was lent by another pool, {str(label)!r}, not by {self.name!r}: "
-                    "give it back there, or just close() its handle"
+                raise about(
+                    record,
+                    NotLentError(
+                        f"{describe(record)} was lent by another pool, {str(label)!r}, not by {self.name!r}. "
+                        "Give it back there, or just close() its handle."
+                    ),
                 )
             if handle._cell is SHUT_CELL:
-                raise ReturnedTwiceError(
-                    f"{describe(record)} was given back to pool {self.name!r} already: {fate(record)}; every "
-                    "share and every loan is closed once"
+                raise about(
+                    record,
+                    ReturnedTwiceError(
+                        f"{describe(record)} was given back to pool {self.name!r} already: {fate(record)}. "
+                        "Every share and every loan is closed once."
+                    ),
                 )
             return handle.close(timeout=0)
         finally:

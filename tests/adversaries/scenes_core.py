@@ -109,11 +109,19 @@ def observe(stage: Stage) -> None:
     assert handle.valid
 
 
-@scene("SafetyManager.observe", "ObservedHandle.view", "ObservedHandle.exclusive", "ObservedHandle.detach")
+@scene(
+    "SafetyManager.observe",
+    "ObservedHandle.view",
+    "ObservedHandle.array",
+    "ObservedHandle.exclusive",
+    "ObservedHandle.detach",
+)
 def observe_more(stage: Stage) -> None:
     watched = stage.props.watched = Native()
     handle = stage.keep(stage.manager.observe(watched, "observed", alive=Native.use))
     stage.props.view = handle.view(id(watched), 8)
+    with contextlib.suppress(LifecycleError):
+        handle.array(memoryview(b"no array"))
     for refused in (handle.exclusive, handle.detach):
         with contextlib.suppress(LifecycleError):
             refused()
@@ -368,6 +376,49 @@ def view(stage: Stage) -> None:
     stage.props.view = stage.handle.view(id(stage), 8)[2:4]
     stage.handle.close(timeout=0)
     stage.props.view = None
+
+
+@scene("Handle.view", "Handle.array", places=PLACES)
+def views_of_buffers(stage: Stage) -> None:
+    """Of what has the buffer protocol, and of arrays."""
+    memory = bytearray(8)
+    stage.props.view = stage.handle.view(memory)[2:4]
+    try:
+        import numpy
+    except ImportError:
+        with contextlib.suppress(LifecycleError):
+            stage.handle.array(memory)
+    else:
+        stage.props.array = stage.handle.array(numpy.zeros(3))[1:]
+    stage.handle.close(timeout=0)
+    stage.props.view = stage.props.array = None
+
+
+@scene("Handle.reparent", "SafetyManager.handle", "SafetyManager.holders", places=PLACES)
+def other_parents(stage: Stage) -> None:
+    """Each object of the stage gets another parent, or several, or none."""
+    parent = stage.handle
+    child = stage.keep(stage.register())
+    other = stage.keep(stage.register())
+    child.reparent(parent)
+    child.reparent((parent, other))
+    with contextlib.suppress(LifecycleError):
+        parent.reparent(child)
+    stage.manager.holders(parent.id)
+    stage.keep(stage.manager.handle(child.id)).close()
+    child.reparent(None)
+    child.reparent(other)
+    for handle in (parent, other, child):
+        handle.close(timeout=0)
+
+
+@scene("SafetyManager.callback", "SafetyManager.register")
+def called_by_c(stage: Stage) -> None:
+    """A function that C calls, kept alive by what calls it."""
+    import ctypes
+
+    thunk = stage.manager.callback(lambda number: 1 // number, ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int))
+    stage.keep(stage.register(keep_alive=(thunk,), retry_for=1.0, release="free"))
 
 
 @scene(

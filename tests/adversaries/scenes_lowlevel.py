@@ -15,6 +15,7 @@ from lifecycle.lowlevel import (
     Leaving,
     Tally,
     Uncopied,
+    about,
     after_fork,
     check_callback,
     check_facts,
@@ -85,6 +86,7 @@ def pinned(stage: Stage) -> None:
 
 @scene(
     "facts",
+    "about",
     "describe",
     "holders",
     *(
@@ -124,6 +126,7 @@ def known(stage: Stage) -> None:
     hash(one)
     repr(one)
     describe(one)
+    assert about(one, LifecycleError("it")).id == one.id
     holders(one)
     for name in dir(one):
         if not name.startswith("_"):

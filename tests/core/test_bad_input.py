@@ -115,7 +115,7 @@ def test_a_handle_of_another_manager(manager: SafetyManager, other: SafetyManage
             ):
                 with pytest.raises(
                     ForeignHandleError,
-                    match=rf"object {handle.id} \(native\) belongs to manager 'the other', not to .*use that manager",
+                    match=rf"native \(object {handle.id}\) belongs to manager 'the other', not to .*use that manager",
                 ):
                     access()  # type: ignore[no-untyped-call]
             assert manager.is_valid(target) is False
@@ -151,7 +151,7 @@ def test_a_closed_manager(other: SafetyManager) -> None:
         lambda: other.safe_access(handle, Native.use),
         lambda: other.safe_access(handle.id),
     ):
-        with pytest.raises(ClosedError, match=rf"object {handle.id} .*released .*exit"):
+        with pytest.raises(ClosedError, match=rf"object {handle.id}.*released .*with its manager"):
             access()
     assert other.stats().active_objects == 0
 
@@ -182,7 +182,7 @@ def test_impossible_sizes_given_to_a_registrar(manager: SafetyManager, size: Any
     assert manager.health().keeper_alive
 
 
-@pytest.mark.parametrize("release", [42, "free", (), Native()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("release", [42, (), Native()], ids=lambda value: type(value).__name__)
 def test_a_release_that_is_not_callable(manager: SafetyManager, release: Any) -> None:
     for attempt in (
         lambda: manager.register(Native(), release=release),
@@ -327,7 +327,7 @@ def test_what_is_no_parent(manager: SafetyManager, parent: Any) -> None:
 def test_a_parent_that_is_closed(manager: SafetyManager) -> None:
     parent = free(manager)
     parent.close()
-    with pytest.raises(AccessRefusedError, match=f"object {parent.id} .*released"):
+    with pytest.raises(AccessRefusedError, match=f"object {parent.id}.*released"):
         free(manager, parent=parent)
 
 
@@ -437,12 +437,12 @@ def test_impossible_ways_of_closing_change_nothing(manager: SafetyManager) -> No
     handle = free(manager)
     with pytest.raises(
         LifecycleError,
-        match=rf"close\(held=\) of object {handle.id} .* takes 'defer' or 'refuse', not 'wait'",
+        match=rf"close\(held=\) of object {handle.id}.* takes 'defer' or 'refuse', not 'wait'",
     ):
         handle.close(held="wait")
     with pytest.raises(
         LifecycleError,
-        match=rf"close\(after=\) of object {handle.id} .* takes a fence with a signalled\(\) method",
+        match=rf"close\(after=\) of object {handle.id}.* takes a fence with a signalled\(\) method",
     ):
         handle.close(after=42)
     with pytest.raises(LifecycleError, match="timeout="):

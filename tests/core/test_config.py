@@ -19,7 +19,7 @@ def test_the_defaults() -> None:
         "state_retention": 300.0,
         "max_retained": config.max_retained,
         "finalizer_timeout": 5.0,
-        "max_finalizer_retries": 3,
+        "max_finalizer_retries": None,
         "enable_state_checking": True,
         "enable_finalizer_safety": True,
         "log_state_changes": False,
@@ -59,6 +59,9 @@ def test_impossible_seconds_are_refused_by_name(field: str, value: Any) -> None:
 @pytest.mark.parametrize("value", [-1, 1.5, "3", None, False], ids=repr)
 def test_impossible_counts_are_refused_by_name(field: str, value: Any) -> None:
     """I9."""
+    if field == "max_finalizer_retries" and value is None:
+        assert SafetyConfig(max_finalizer_retries=None).max_finalizer_retries is None  # no limit
+        return
     with pytest.raises(ConfigError, match=rf"SafetyConfig\.{field} is a whole number.*not {value!r}"):
         SafetyConfig(**{field: value})
 

@@ -90,7 +90,7 @@ def test_every_access_beside_it_is_refused_and_counted(
         with pytest.raises(ExclusiveError, match="in exclusive use by this thread itself"):
             access()
         at_once(elsewhere)
-        assert "'MainThread'" in str(access_from_elsewhere.pop())
+        assert '"MainThread"' in str(access_from_elsewhere.pop())
     assert manager.stats().types["counter"].refused["valid"] == 2
     assert manager.stats().panics == 0
     if by not in ("view", "parent"):
@@ -158,9 +158,9 @@ def test_the_time_is_over(handle: Handle[Counter]) -> None:
     memory = bytearray(8)
     address = __import__("ctypes").addressof(__import__("ctypes").c_char.from_buffer(memory))
     view = handle.view(address, 8)
-    with pytest.raises(HeldError, match="still held by a view") as raised:
+    with pytest.raises(HeldError, match="is held by view") as raised:
         handle.exclusive(timeout=0.02).__enter__()
-    assert raised.value.holders == ("a view",)
+    assert raised.value.holders[0].startswith("view made at test_exclusive.py")
     del view
     with handle.exclusive(timeout=0):
         pass

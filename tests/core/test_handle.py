@@ -67,7 +67,7 @@ def test_repr_names_the_object_and_its_state(manager: SafetyManager) -> None:
     handle = manager.register(
         Native(), "texture", name="sky", native=0x7F3A10, release=Native.free, release_on=ANY_THREAD
     )
-    assert repr(handle) == f'<Handle of object {handle.id} (texture "sky", native 0x7f3a10): valid>'
+    assert repr(handle) == f'<Handle of texture "sky" (object {handle.id}, native 0x7f3a10): valid>'
     share = handle.share()
     share.close()
     assert repr(share).endswith(": valid, this share closed>")
@@ -147,7 +147,7 @@ def test_no_access_after_close(manager: SafetyManager) -> None:
         lambda: manager.add_cleanup(handle, print),
         lambda: manager.register(Native(), parent=handle),
     ):
-        with pytest.raises(AccessRefusedError, match=f"object {id} .*not valid for access: released"):
+        with pytest.raises(AccessRefusedError, match=f"object {id}.*was released"):
             access()
     assert weak() is None
     assert not manager.is_valid(handle)
@@ -273,9 +273,9 @@ def test_refusing_close_leaves_the_door_open_and_names_the_holders(manager: Safe
     native = Native()
     handle = registered(manager, native)
     with handle.lease():
-        with pytest.raises(HeldError, match=rf"object {handle.id} .*a lease.*end those") as refused:
+        with pytest.raises(HeldError, match=rf"object {handle.id}.*lease.*end those") as refused:
             handle.close(held="refuse")
-        assert refused.value.holders == ("a lease",)
+        assert refused.value.holders[0].startswith('lease of thread "MainThread"')
         assert handle.valid
         assert handle.state == "valid"
         with handle.lease() as again:
@@ -289,7 +289,7 @@ def test_refusing_close_names_children_views_and_shares(manager: SafetyManager) 
     memory = (bytearray(64),)
     handle = manager.register(memory, "memory", release=len, release_on=ANY_THREAD)
     child = manager.register(Native(), "child", release=Native.free, release_on=ANY_THREAD, parent=handle)
-    with pytest.raises(HeldError, match=f"its child object {child.id}"):
+    with pytest.raises(HeldError, match=rf"its child .*\(object {child.id}\)"):
         handle.close(held="refuse")
     child.close()
     share = handle.share()
@@ -316,7 +316,7 @@ def test_a_dropped_handle_releases_and_is_counted_as_a_leak(manager: SafetyManag
     native = Native()
     handle = registered(manager, native, place)
     handle.lease().close()
-    with pytest.warns(ResourceWarning, match="native object .* was never closed") as reports:
+    with pytest.warns(ResourceWarning, match=r"native \(object .* was dropped without close") as reports:
         del handle
         eventually(lambda: native.released)
         eventually(lambda: len(reports))

@@ -99,7 +99,7 @@ def test_only_a_recipe_that_asks_looks_for_a_second_owner(manager: SafetyManager
     native = Native()
     with parts.register(native):
         if unique:
-            with pytest.raises(DuplicateError, match="already has an owner"):
+            with pytest.raises(DuplicateError, match="is owned by"):
                 parts.register(native)
         else:
             parts.register(native).close()
@@ -170,7 +170,7 @@ def test_facts_are_of_now_and_outlive_their_object(manager: SafetyManager) -> No
         3,
     )
     assert (known.state, known.has_ended, known.cause) == (ObjectState.VALID, False, None)
-    assert str(known) == describe(handle) == f'object {handle.id} (part "left", native 0x7)'
+    assert str(known) == describe(handle) == f'part "left" (object {handle.id}, native 0x7)'
     handle.close()
     assert (known.state, known.has_ended, known.cause) == (ObjectState.RELEASED, True, "close")
     assert known.born <= known.shut <= known.begun <= known.ended

@@ -111,8 +111,8 @@ def test_a_bound_method_of_the_object_is_a_fine_release(manager: SafetyManager) 
     class Thing:
         released: Any = None
 
-        def free(self, me: object) -> None:
-            self.released = me is self
+        def free(self) -> None:
+            self.released = True
 
     thing = Thing()
     manager.register(thing, release=thing.free).close()
@@ -158,7 +158,7 @@ def test_a_second_owner_of_the_same_object_is_refused_and_harms_nothing(manager:
     handle = manager.register(native, "native", name="first", release=Native.free, release_on=ANY_THREAD)
     for place in (ANY_THREAD, BACKGROUND):
         with pytest.raises(
-            DuplicateError, match=rf'already has an owner: object {handle.id} \(native "first"\).*share\(\)'
+            DuplicateError, match=rf'is owned by native "first" \(object {handle.id}\).*share\(\)'
         ):
             manager.register(native, release=Native.free, release_on=place)
     for _ in range(3):
@@ -175,7 +175,7 @@ def test_a_second_owner_of_the_same_object_is_refused_and_harms_nothing(manager:
 def test_a_second_owner_of_the_same_native_is_refused(manager: SafetyManager) -> None:
     first = manager.register(Native(), "texture", native=17, release=Native.free, release_on=ANY_THREAD)
     refused = Native()
-    with pytest.raises(DuplicateError, match=f"native 17 already has an owner: object {first.id}"):
+    with pytest.raises(DuplicateError, match=rf"native 0x11 is owned by .*object {first.id}"):
         manager.register(refused, "texture", native=17, release=Native.free, release_on=ANY_THREAD)
     free(manager).close()
     assert refused.released == 0
@@ -224,7 +224,7 @@ def test_a_native_that_waits_for_its_release_still_has_an_owner(manager: SafetyM
     queue = ReleaseQueue("gl")
     first = manager.register(Native(), "texture", native=3, release=Native.free, release_on=queue)
     first.close()
-    with pytest.raises(DuplicateError, match=r"object \d+ \(texture, native 0x3\)"):
+    with pytest.raises(DuplicateError, match=r"texture \(object \d+, native 0x3\)"):
         manager.register(Native(), "texture", native=3, release=Native.free, release_on=queue)
     queue.drain()
     again = manager.register(Native(), "texture", native=3, release=Native.free, release_on=queue)
@@ -249,7 +249,7 @@ def test_an_ended_object_is_remembered_for_its_retention() -> None:
     with SafetyManager(SafetyConfig(state_retention=0.2)) as manager:
         handle = free(manager)
         handle.close()
-        with pytest.raises(AccessRefusedError, match=f"object {handle.id} .*released"):
+        with pytest.raises(AccessRefusedError, match=f"object {handle.id}.*released"):
             manager.safe_access(handle.id, Native.use)
 
         def forgotten() -> bool:
@@ -298,7 +298,7 @@ def test_a_validator_is_asked_before_each_access_and_its_refusal_shuts_the_objec
     with handle.lease():
         pass
     native.label = "bad"
-    with pytest.raises(AccessRefusedError, match=f"object {handle.id} .*invalid.*its validator refused it"):
+    with pytest.raises(AccessRefusedError, match=f"object {handle.id}.*invalid.*its validator refused it"):
         handle.lease()
     with pytest.raises(AccessRefusedError, match="its validator refused it"):
         manager.safe_access(handle, Native.use)
@@ -358,7 +358,7 @@ def test_a_limit_of_objects_counts_what_is_not_released(manager: SafetyManager) 
     second = manager.register(Native(), "texture", release=Native.free, release_on=queue)
     refused = Native()
     with pytest.raises(
-        LimitError, match=rf"'texture' is at its limit max_live=2: 2 objects.*object {early.id}\)?.*policy"
+        LimitError, match=rf"'texture' is at its limit max_live=2: 2 objects.*object {early.id} \(.*policy"
     ):
         manager.register(refused, "texture", release=Native.free, release_on=queue)
     early.close()
@@ -562,7 +562,7 @@ def test_a_factory_keeps_its_limit(manager: SafetyManager) -> None:
 
     make = manager.factory(counted, "made", release=Native.free, limit=2)
     first, second = make(), make()
-    with pytest.raises(LimitError, match=r"'made' is at its limit of 2 unreleased objects; close one"):
+    with pytest.raises(LimitError, match=r"'made' is at its limit: 2 of 2 are out: .*Close one"):
         make()
     assert len(calls) == 2
     first.close()

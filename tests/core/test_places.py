@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import Any
@@ -123,7 +124,8 @@ def test_only_the_owner_may_drain(manager: SafetyManager) -> None:
     handle = on(manager, queue)
     handle.close()
     with pytest.raises(
-        WrongThreadError, match=rf"'gl' belongs to thread {owner.ident} .* call drain\(\) from its owner"
+        WrongThreadError,
+        match=rf'"gl" belongs to thread "{re.escape(owner.name)}"; drain\(\) came from .*Call it there',
     ):
         queue.drain()
     assert handle.close(timeout=0.02) is False
@@ -462,7 +464,7 @@ def test_a_release_past_its_deadline_is_stuck_and_may_come_back_late() -> None:
         assert handle.close() is False
         assert 0.05 < time.monotonic() - began < SOON
         assert handle.state == "stuck"
-        assert "did not return within 0.25 s" in repr(handle)
+        assert "has not come back for 0.25 s" in repr(handle)
         figures = manager.stats()
         assert (figures.stuck, figures.finalizer_failures, figures.stuck_workers, figures.active_objects) == (
             1,
@@ -521,7 +523,7 @@ def test_a_stuck_object_has_an_owner_still() -> None:
     with SafetyManager(QUICK) as manager:
         native = Native()
         manager.register(native, native=5, release=lambda native: go_on.wait(20)).close()
-        with pytest.raises(LifecycleError, match=r"already has an owner.*native 0x5"):
+        with pytest.raises(LifecycleError, match=r"native 0x5 is owned by .*native 0x5"):
             manager.register(Native(), "tests.core.natives.Native", native=5, release=Native.free)
         go_on.set()
 
@@ -692,16 +694,22 @@ def test_other_errors_are_never_tried_again_unless_declared_idempotent(manager: 
     plain = manager.register(Native("plain"), release=release, release_on=ANY_THREAD)
     assert plain.close(timeout=1) is False
     declared = manager.register(
-        Native("declared"), "again", release=release, release_on=ANY_THREAD, retry_on=(OSError, KeyError)
+        Native("declared"),
+        "again",
+        release=release,
+        release_on=ANY_THREAD,
+        retry_on=(OSError, KeyError),
+        retry_for=0.05,
     )
-    assert declared.close(timeout=5) is False
+    assert declared.close(timeout=20) is False
     single = manager.register(
         Native("single"), "again", release=release, release_on=ANY_THREAD, retry_on=LookupError
     )
     assert single.close(timeout=1) is False
-    assert (calls.count("plain"), calls.count("declared"), calls.count("single")) == (1, 4, 1)
+    assert (calls.count("plain"), calls.count("single")) == (1, 1)
+    assert calls.count("declared") > 1
     figures = manager.stats()
-    assert figures.types["again"].retries == 3
+    assert figures.types["again"].retries == calls.count("declared") - 1
     assert figures.types["again"].release_failures["error"] == 2
     assert figures.failed == 3
 

@@ -524,7 +524,7 @@ manager.close()
     ended = said.index("child ended 0")
     child, parent = said[:ended], said[ended + 1 :]
     assert child[0] == "['orphaned', 'orphaned', 'orphaned'] [False, False, False]"
-    assert "not valid for access: orphaned" in child[1]
+    assert "belongs to the parent process" in child[1]
     assert "belongs to the parent process" in child[1]
     assert child[2] == "[False, False, False] False"
     assert child[3] == "held 0"

@@ -133,7 +133,7 @@ def test_a_pipeline_that_never_plays(g: Any, manager: SafetyManager) -> None:
 def test_one_pipeline_has_one_guard(g: Any, gst: Any, manager: SafetyManager) -> None:
     pipeline = gst.Gst.parse_launch(f"{FREE} ! fakesink")
     with g.PipelineGuard(manager, pipeline) as first:
-        with pytest.raises(DuplicateError, match="already has an owner"):
+        with pytest.raises(DuplicateError, match="is owned by"):
             g.PipelineGuard(manager, pipeline)
         first.play()
         assert first.state == "playing"

@@ -169,7 +169,7 @@ def test_a_component_that_is_dropped_is_reported_and_ended_once(manager: SafetyM
 
 def test_the_warning_names_it_and_where_it_was_made(manager: SafetyManager) -> None:
     with pytest.warns(
-        ResourceWarning, match=r'camera object \d+ "front" was never closed \(made at test_dropped'
+        ResourceWarning, match=r'camera "front" \(object \d+, from test_dropped.* was dropped without close'
     ) as told:
         Camera(manager, [])
         gc.collect()

@@ -414,7 +414,7 @@ def test_bad_input_is_refused_and_nothing_is_left(manager: SafetyManager) -> Non
             memory.track_object([], "list", **more)  # type: ignore[arg-type]
     mine: list[int] = []
     owned = manager.register(mine, "list", release=list.clear, release_on=ANY_THREAD)
-    with owned.lease() as obj, pytest.raises(LifecycleError, match="already has an owner"):
+    with owned.lease() as obj, pytest.raises(LifecycleError, match="is owned by"):
         memory.track_object(obj, "list", 50, release=list.clear, release_on=ANY_THREAD)
     owned.close()
     assert memory.stats().all.bytes == 0

@@ -298,7 +298,7 @@ def test_a_timeout_names_the_holders(manager: SafetyManager, make: Maker) -> Non
     with pool.get() as handle:
         with pytest.raises(PoolTimeoutError) as refused:
             pool.get()
-        assert f"object {handle.id} (db" in str(refused.value)
+        assert f"(object {handle.id}" in str(refused.value)
         assert "test_objects.py:" in str(refused.value)
     assert pool.stats().results["timeout"] == 1
     pool.close()

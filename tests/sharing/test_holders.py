@@ -123,7 +123,7 @@ def test_children_and_other_handles(manager: SafetyManager, handle: Handle[Nativ
     child = manager.register(Native(), "child", release=Native.free, release_on=ANY_THREAD, parent=handle)
     share = handle.share()
     assert kinds(handle) == ["child", "share"]
-    assert f"its child object {child.id} (child)" in where(handle, "child")
+    assert f"its child child (object {child.id})" in where(handle, "child")
     if sys.version_info >= (3, 11):
         assert "local 'share' of test_children_and_other_handles() at test_holders.py:" in where(
             handle, "share"

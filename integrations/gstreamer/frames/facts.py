@@ -8,6 +8,7 @@ from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, sample_buffer
 from lifecycle.integrations.gstreamer.errors import FormatError, FrameClosedError, SampleError
 from lifecycle.integrations.gstreamer.frames.formats import Layout
+from lifecycle.lowlevel import about
 
 __all__ = ["FrameFacts"]
 
@@ -93,7 +94,9 @@ class FrameFacts(Uncopied):
         )
 
     def _refusal(self) -> FrameClosedError:
-        return FrameClosedError(
+        error = FrameClosedError(
             f"{self!r} was closed: make arrays before the end of its block (they outlive it), or take "
             "share() for another user"
         )
+        handles = getattr(self, "_handles", None)  # empty where nobody asked for more than facts
+        return about(handles[0], error) if handles else error

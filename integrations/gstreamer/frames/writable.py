@@ -33,6 +33,7 @@ from lifecycle.integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead
 from lifecycle.integrations.gstreamer.errors import FormatError, FrameClosedError, MapError, ShortMemoryError
 from lifecycle.integrations.gstreamer.frames.formats import Layout
 from lifecycle.integrations.gstreamer.frames.held import check_memories, no_mapping
+from lifecycle.lowlevel import about
 
 __all__ = ["WritableFrame"]
 
@@ -259,9 +260,12 @@ class WritableFrame(Uncopied):
         return self._handle
 
     def _refuse(self) -> NoReturn:
-        raise FrameClosedError(
-            f"{self!r} was handed on or closed: make a new one for the next picture (frame.writable(), "
-            "feeder.frame() or a pool)"
+        raise about(
+            self._handle,
+            FrameClosedError(
+                f"{self!r} was handed on or closed: make a new one for the next picture (frame.writable(), "
+                "feeder.frame() or a pool)"
+            ),
         )
 
 

@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from lifecycle import SafetyManager
+from lifecycle import ClosedError, SafetyManager
 from lifecycle._core.checks import check_callback, check_timeout
 from lifecycle._core.runtime import no_wait_threads
 from lifecycle.config import exception_types
@@ -144,6 +144,8 @@ class Callback:
         self.failures += 1
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             _thread.interrupt_main()
+        elif isinstance(error, ClosedError):  # something of the library's was closed: the end, and no panic
+            self.manager.report_error(self.name, error, type_name=self.type_name)
         elif not isinstance(error, self.errors or self.manager.config.errors):
             self.manager.report_panic(self.name, error, type_name=self.type_name)
         forget_frames(error)

@@ -1,0 +1,108 @@
+"""Making room below a limit: what is due is released first, what is being released is waited for. Only then a
+registration is refused, and told what is in the way.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+
+from lifecycle._core import runtime
+from lifecycle._core.describe import state_of
+from lifecycle._core.ends import wait_for_end
+from lifecycle._core.record import Record
+from lifecycle._core.release import nesting, releases_here
+from lifecycle._core.sentences import who_holds
+from lifecycle._core.tables import Kind, Registry
+from lifecycle.states import ENDED, VALID
+
+ROOM_WITHIN = 0.05
+"""Seconds for which a newcomer waits for what is being released."""
+LOOKED_AT = 4096
+"""Objects that are looked at, at most, the oldest first."""
+NAMED = 4
+"""Objects that an error names."""
+
+
+def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) -> bool:
+    """Release what of `candidates` (asked anew each time) nobody holds any more, here if that may be, or wait
+    for who does it. Returns whether one of them ended; False at once inside a collection, near the recursion
+    limit, and inside a release."""
+    if runtime.collecting or runtime.near_limit() or (registry.claims and nesting()):
+        return False
+    if registry.waiting:
+        registry.tend()
+    until = runtime.monotonic() + ROOM_WITHIN
+    ended = False
+    while True:
+        due = [record for record in candidates() if record.phase not in ENDED and record() is None]
+        if not due:
+            return ended
+        for record in due:
+            record.place.serve(record)
+            if record.phase in ENDED:
+                ended = True
+        if ended:
+            return True
+        ours = releases_here()
+        waited_for = [record for record in due if _comes_by_itself(record) and record not in ours]
+        left = until - runtime.monotonic()
+        if not waited_for or left <= 0.0 or runtime.must_not_wait():
+            return False
+        wait_for_end(waited_for[0], runtime.monotonic() + min(left, 0.005), None, insist=False)
+        ended = any(record.phase in ENDED for record in due)
+
+
+def _comes_by_itself(record: Record) -> bool:
+    """Whether another thread runs the release of what is due, or will soon: not what waits for its queue's
+    owner, a fence or a retry."""
+    extra = record.extra
+    if extra is not None and (extra.fences or extra.not_before > runtime.monotonic() + ROOM_WITHIN):
+        return False
+    return not record.place.inline or record.id in record.kind.registry.claims
+
+
+def live_of(kind: Kind) -> list[Record]:
+    """What counts against the limits of a type, the oldest first."""
+    records = kind.registry.records
+    ids = itertools.islice(runtime.snapshot(kind.alive or ()), LOOKED_AT)
+    return [record for record in map(records.get, ids) if record is not None]
+
+
+def live_with(registry: Registry, slots: object) -> list[Record]:
+    """What has a place among `slots`, of which its `Extra.slot` tells, the oldest first."""
+    return [
+        record
+        for record in runtime.snapshot(registry.records.values())
+        if record.phase not in ENDED
+        and record.extra is not None
+        and record.extra.slot is not None
+        and record.extra.slot[0] is slots
+    ]
+
+
+def make_room_for(kind: Kind) -> bool:
+    """As `make_room`, below the limits of a type."""
+    return make_room(kind.registry, lambda: live_of(kind))
+
+
+def limit_holders(kind: Kind) -> tuple[str, ...]:
+    """Some of what counts against the limits of a type, in words."""
+    return in_the_way(live_of(kind))
+
+
+def in_the_way(records: Iterable[Record]) -> tuple[str, ...]:
+    """Some of `records` in words, each with who holds it: ``object 3 (view made at app.py:12)``."""
+    found = []
+    for record in records:
+        if record.phase in ENDED:
+            continue
+        state = state_of(record)
+        holders = who_holds(record)
+        site = runtime.describe_site(record.site)
+        made = f", from {site}" if site else ""
+        said = f"{state}{made}" if state is VALID or not holders else state.value
+        found.append(f"object {record.id} ({', '.join((said, *holders))})")
+        if len(found) == NAMED:
+            break
+    return tuple(found)

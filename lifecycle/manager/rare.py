@@ -1,0 +1,152 @@
+"""What few registrations ask for, out of the way of all the others: releases that are no plain functions,
+what is kept alive, how long to retry.
+
+**Releases.** A bound method of the object itself would keep it alive and be given it twice: what is kept is
+the function or the name behind it. What cannot work is refused at once, with the line to write instead, and
+not as a failed release at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType, WrapperDescriptorType
+from typing import Any, NoReturn
+
+from lifecycle._core.checks import check_callback
+from lifecycle._core.record import Extra
+from lifecycle.config import exception_types
+from lifecycle.errors import RegistrationError, shown
+
+ANY_OBJECT = object()
+"""In place of the object, where releases are checked before there is one."""
+
+
+def plan_release(release: Any, obj: Any) -> Callable[[Any], object]:
+    """What is called as ``release(obj)``. Raises `RegistrationError` for what cannot work with one argument,
+    or would keep the object alive by itself."""
+    kind = type(release)
+    if kind is MethodDescriptorType or kind is WrapperDescriptorType:  # list.clear
+        return release  # type: ignore[no-any-return]
+    if kind is str:
+        return _by_name(release, obj)
+    check_callback(release, "release")
+    if obj is not ANY_OBJECT:
+        if getattr_or_none(release, "__self__") is obj:
+            return _own_method(release, obj)
+        if kind is functools.partial:
+            _check_partial(release, obj)
+    _check_arguments(release)
+    return release  # type: ignore[no-any-return]
+
+
+def getattr_or_none(thing: Any, name: str) -> Any:
+    """An attribute, also of what answers no questions."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:
+        return None
+
+
+def _by_name(name: str, obj: Any) -> Callable[[Any], object]:
+    if not name.isidentifier():
+        raise RegistrationError(f"release= takes a function or the name of a method, not {name!r}")
+    if obj is not ANY_OBJECT:
+        method = getattr_or_none(type(obj), name) or getattr_or_none(obj, name)
+        if not callable(method):
+            known = sorted(
+                each
+                for each in dir(type(obj))
+                if not each.startswith("_") and callable(getattr_or_none(type(obj), each))
+            )
+            few = ", ".join(known[:12])
+            raise RegistrationError(
+                f"release={name!r}: a {type(obj).__name__} has no method of that name"
+                f"{f' (it has {few})' if few else ''}. Give the name of one, or a function that takes the "
+                "object."
+            )
+        _check_arguments(method, bound=not isinstance(method, (FunctionType, MethodDescriptorType)))
+    return operator.methodcaller(name)
+
+
+def _own_method(release: Any, obj: Any) -> Callable[[Any], object]:
+    """The same call without a reference to the object."""
+    if type(release) is MethodType:
+        _check_arguments(release.__func__)
+        return release.__func__
+    name = release.__name__
+    if not callable(getattr_or_none(type(obj), name)):
+        raise RegistrationError(
+            f"release={shown(release)} keeps the object itself alive: give a function that takes it, as "
+            f"release=lambda obj: obj.{name}()"
+        )
+    return operator.methodcaller(name)
+
+
+def _check_partial(release: functools.partial[Any], obj: Any) -> None:
+    given = [*release.args, *release.keywords.values()]
+    method = getattr_or_none(release.func, "__self__") is obj
+    if not method and not any(each is obj for each in given):
+        return
+    name = getattr_or_none(release.func, "__name__") or "close"
+    rest = [repr(each) for each in release.args if each is not obj]
+    rest += [f"{key}={shown(value)}" for key, value in release.keywords.items() if value is not obj]
+    call = f"obj.{name}({', '.join(rest)})" if method else f"{name}({', '.join(['obj', *rest])})"
+    raise RegistrationError(
+        "release= is a functools.partial of the object itself, which it would keep alive, and it would be "
+        f"given the object as well. Write release=lambda obj: {call}"
+    )
+
+
+def _check_arguments(release: Any, bound: bool = False) -> None:
+    """Refuse a function in Python that cannot be called with one argument (a method: with none beside its
+    object)."""
+    fn, own = release, 0
+    if type(fn) is MethodType:
+        fn, own = fn.__func__, 1
+    elif type(fn) is not FunctionType:
+        if isinstance(fn, (type, BuiltinFunctionType, functools.partial)):
+            return  # what they take is not known here
+        fn, own = getattr_or_none(type(fn), "__call__"), 1
+    if type(fn) is not FunctionType:
+        return
+    code = fn.__code__
+    given = own + (0 if bound and own else 1)
+    least = code.co_argcount - len(fn.__defaults__ or ())
+    varargs = bool(code.co_flags & 0x04)
+    missing = code.co_kwonlyargcount - len(fn.__kwdefaults__ or ())
+    if least <= given and (varargs or code.co_argcount >= given) and missing <= 0:
+        return
+    _refuse_arguments(release, code.co_argcount - own, least - own)
+
+
+def _refuse_arguments(release: Any, takes: int, least: int) -> NoReturn:
+    name = getattr_or_none(release, "__name__") or "close"
+    if takes <= 0:
+        how = "takes no argument"
+        write = "lambda obj: ..." if name == "<lambda>" else f"lambda obj: {name}()"
+    else:
+        how = f"takes {least} arguments" if least > 1 else "takes arguments that must be named"
+        write = f"lambda obj: {'f' if name == '<lambda>' else name}(obj, ...)"
+    raise RegistrationError(
+        f"release={shown(release)} {how}, but it is called with the object, as release(obj). Write "
+        f"release={write}"
+    )
+
+
+def rare_facts(retry_on: Any, retry_for: Any, keep_alive: Any) -> Extra:
+    """The `Extra` of a registration that says how often to try, or what to keep."""
+    extra = Extra()
+    if retry_on:
+        extra.retry_on = exception_types(retry_on, "register(retry_on=)")
+    if retry_for is not None:
+        number = isinstance(retry_for, (int, float)) and not isinstance(retry_for, bool)
+        if not number or not 0 <= retry_for < float("inf"):
+            raise RegistrationError(
+                f"register(retry_for=) takes seconds, 0 or more, or None for as long as there is time, not "
+                f"{shown(retry_for)}"
+            )
+        extra.retry_for = float(retry_for)
+    extra.keep_alive = keep_alive if type(keep_alive) is tuple else (keep_alive,)
+    return extra
