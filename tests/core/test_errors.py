@@ -26,6 +26,19 @@ from lifecycle import (
     AccessError,
     AccessPanicError,
     AccessRefusedError,
+    Handle,
+    HeldError,
+    LifecycleError,
+    NotReleased,
+    ObjectPool,
+    ObjectState,
+    ReleaseQueue,
+    SafetyConfig,
+    SafetyManager,
+    never_wait,
+)
+from lifecycle._core import holders
+from lifecycle.errors import (
     CallbackError,
     CircularCloseError,
     ClosedAccessError,
@@ -33,23 +46,12 @@ from lifecycle import (
     ExclusiveError,
     FenceError,
     ForeignHandleError,
-    Handle,
-    HeldError,
     LeaseEndedError,
-    LifecycleError,
     LimitError,
-    NotReleased,
-    ObjectPool,
-    ObjectState,
     OwnershipError,
     QueueLostError,
-    ReleaseQueue,
-    SafetyConfig,
-    SafetyManager,
     WrongThreadError,
-    never_wait,
 )
-from lifecycle._core import holders
 from tests.support import eventually
 
 HERE = Path(__file__).name

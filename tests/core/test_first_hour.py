@@ -21,9 +21,7 @@ from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
     AccessRefusedError,
-    CallbackError,
     ClosedError,
-    ForeignHandleError,
     Handle,
     LifecycleError,
     NotReleased,
@@ -31,9 +29,9 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
-    UnknownObjectError,
 )
 from lifecycle._core import kept
+from lifecycle.errors import CallbackError, ForeignHandleError, UnknownObjectError
 from tests.support import eventually
 
 PLACES = [ANY_THREAD, BACKGROUND]
