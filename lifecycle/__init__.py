@@ -9,6 +9,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `testing`: leak checks, the pytest plugin, and adversaries, for tests
 - `distribution`: one source shared by many, without a copy
 - `pools`: lending again instead of releasing
+- `proxies`: existing code, each call a lease
 - `memory`: native bytes counted and limited
 - `objects`: objects by their ids, with names, histories and families
 - `profiling`: how long accesses take
@@ -23,6 +24,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `states`, `stats`, `events`, `config`, `errors`: the words in which all of them speak
 """
 
+import functools as _functools
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,7 @@ from lifecycle.fences import EventFence, FutureFence
 from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
 from lifecycle.manager.finalizers import SafeFinalizer
 from lifecycle.manager.manager import SafetyManager
+from lifecycle.manager.manager import set_proxies as _set_proxies
 from lifecycle.manager.stopping import StopToken
 from lifecycle.places.queues import ReleaseQueue
 from lifecycle.states import Cause, ObjectState
@@ -77,7 +80,8 @@ _LATER = {
     "ObjectPool": "pools.objects",
     "Profiler": "profiling",
 }
-_MODULES = frozenset({"distribution", "memory", "objects", "pools", "profiling"})
+_MODULES = frozenset({"distribution", "memory", "objects", "pools", "profiling", "proxies"})
+_set_proxies(_functools.cache(_functools.partial(_import_module, "lifecycle.proxies.making")))
 
 if not TYPE_CHECKING:  # a checker would take every name for one of these
 

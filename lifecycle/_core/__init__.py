@@ -4,6 +4,8 @@ It knows no manager, no thread of the library's own and no log. Other packages u
 module here imports from lower lines of this list only:
 
 - `facts`, `leaving`: what adapters know of an object; tables whose entries go as their objects end
+- `calls`: one call through a proxy
+- `proxied`: what proxies are made of, and their handles
 - `register`, `targets`: entering an object; what a handle or id given to a call stands for
 - `handle`: one share of ownership, and what can be done with it
 - `detach`, `exclusive`, `room`: taking an object out of the manager; using it alone; making room below a

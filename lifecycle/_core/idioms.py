@@ -75,6 +75,8 @@ def taking(pop: Callable[[], T]) -> Iterator[T]:
 
 
 _LIBRARY = os.path.dirname(os.path.dirname(__file__)) + os.sep
+OURS = (_LIBRARY,)
+"""What the file names of the library begin with."""
 
 
 def forgets(method: F) -> F:
@@ -94,13 +96,13 @@ def forgets(method: F) -> F:
             return method(*args, **kwargs)
         except BaseException as error:
             args = kwargs = None  # type: ignore[assignment]
-            _clear(error.__traceback__, ours)
+            clear_frames(error.__traceback__, ours)
             raise
 
     return cast("F", forgetting)
 
 
-def _clear(traceback: TracebackType | None, ours: tuple[str, ...]) -> None:
+def clear_frames(traceback: TracebackType | None, ours: tuple[str, ...]) -> None:
     """Clear the locals of the finished frames in `traceback` whose files begin with one of `ours`."""
     while traceback is not None:
         frame = traceback.tb_frame

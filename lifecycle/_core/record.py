@@ -132,6 +132,7 @@ class Extra:
         "not_before",
         "panic",
         "parent_ids",
+        "quiet",
         "reason",
         "retry_for",
         "retry_on",
@@ -167,6 +168,7 @@ class Extra:
         self.not_before = 0.0  # no earlier than this (monotonic) is it tried again
         self.panic = ""  # of what type the exception was that made it invalid
         self.parent_ids: tuple[int, ...] = ()
+        self.quiet = False  # to drop it is no leak: it belongs to a proxy that others hold
         self.reason = ""
         self.retry_on: tuple[type[BaseException], ...] = ()
         self.retry_for: float | None = (

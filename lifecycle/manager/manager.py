@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from lifecycle._core import runtime
 from lifecycle._core.access import checked, invalidate_record
@@ -76,10 +76,20 @@ from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 identity = id
 
 _managers: weakref.WeakSet[SafetyManager] = weakref.WeakSet()
+
+_proxies: Callable[[], Any]
+"""Loads what makes proxies, which stands in a layer above (`lifecycle/proxies/making.py`)."""
+
+
+def set_proxies(load: Callable[[], Any]) -> None:
+    """Tell what loads the module that makes proxies."""
+    global _proxies
+    _proxies = load
 
 
 def _nothing_to_leave() -> None:
@@ -480,6 +490,76 @@ class SafetyManager(Uncopied):
             release_on,
             limit,
         )
+
+    def proxy(
+        self,
+        obj: T,
+        *,
+        release: Callable[[T], object] | str | None,
+        release_on: PlaceLike = ANY_THREAD,
+        children: Mapping[type | str, Any] = {},
+        ends: Sequence[str] = (),
+        exclusive: bool | Sequence[str] = False,
+        name: str | None = None,
+        native: Any = None,
+        parent: Any = None,
+    ) -> T:
+        """Take ownership of `obj` and return a proxy of it: every call, attribute and operator is a lease for
+        its length, and once the object is closed each raises `AccessRefusedError`.
+
+        Parameters
+        ----------
+        obj:
+            An object with methods. Keep the proxy in its place: what is done to `obj` itself is not guarded.
+        release:
+            A method's name, a function of the object, or None (a borrowed object). The method of that name
+            is `Handle.close`: it waits for nobody, and the native goes when the last call inside has.
+        release_on:
+            As for `register`. The thread that was inside last may be the one that releases.
+        children:
+            What to do with results: by type or by method name, None (a light child, which goes through the
+            door of this object), a release, a `lifecycle.proxies.Child`, or `lifecycle.proxies.VIEW`.
+            Children are closed before this object.
+        ends:
+            Names of other methods after which the native is gone. Such a method runs with nobody else inside,
+            and raises `HeldError` while there are views; the release is not called after it.
+        exclusive:
+            True, or names of methods: such calls run one at a time. A thread that is inside may call again.
+        name, native, parent:
+            As for `register`; `parent` may be a proxy.
+
+        Results that are data come back as they are, and the object itself as the proxy. Generators and
+        coroutines, memoryviews, containers of children are guarded. Raises what `register` raises; the object
+        is then still yours. An interrupt in here releases it.
+        """
+        try:
+            made: T = _proxies().proxy_of(
+                self, obj, release, release_on, children, ends, exclusive, name, native, parent
+            )
+            return made
+        finally:
+            obj = release = made = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+
+    def proxy_factory(
+        self,
+        make: Callable[P, T],
+        *,
+        release: Callable[[T], object] | str | None,
+        release_on: PlaceLike = ANY_THREAD,
+        children: Mapping[type | str, Any] = {},
+        ends: Sequence[str] = (),
+        exclusive: bool | Sequence[str] = False,
+        name: str | None = None,
+        parent: Any = None,
+    ) -> Callable[P, T]:
+        """Return a function that calls `make` and returns a proxy of what that made, with no moment in
+        between at which an interrupt could lose it. The other parameters are those of `proxy`."""
+        check_callback(make, "make")
+        self._machinery.place_of(release_on)
+        made: Callable[P, T] = _proxies().factory_of(
+            self, make, release, release_on, children, ends, exclusive, name, None, parent
+        )
+        return made
 
     # -- access ----------------------------------------------------------------------------------------------
 

@@ -94,6 +94,8 @@ class LeakReports:
         """A handle was collected unclosed: report that. True when it is to be counted as a leak."""
         if self.registry.config.leak_level == "off" or record.owning <= 0:
             return False
+        if record.extra is not None and record.extra.quiet:
+            return False
         self._report("leak", record)
         return True
 

@@ -1,0 +1,150 @@
+"""The methods after which an object is gone: its release, and what ``ends=`` names.
+
+The release's own name is the handle's `close`: the native goes when the last call inside has. Every other end
+means now: the children are closed, the method runs with nobody else inside, and then the object is over,
+without its release. One that raises has not ended the object.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+from lifecycle._core.calls import (
+    NO_ARGUMENTS,
+    Held,
+    general,
+    given,
+    insist_thrice,
+    leave_all,
+    leave_proxy,
+    refuse_inside,
+    unwrapped,
+)
+from lifecycle._core.proxied import is_light, is_shut, put_out, without_release
+from lifecycle.errors import HeldError
+from lifecycle.lowlevel import describe, facts, forgets
+
+
+def closes(name: str) -> Any:
+    """A method that is the release."""
+
+    def close(self: Any, /, *_: Any, **__: Any) -> Any:
+        released = self._lifecycle_handle.close()
+        return None if name == "__exit__" else released
+
+    close.__name__ = name
+    return close
+
+
+def ends(name: str) -> Any:
+    """A method that is another end."""
+
+    def end(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if name == "__exit__" and is_shut(self):
+            return None  # the block has ended its object itself
+        return (_end_light if is_light(self) else _end)(self, name, args, kwargs)
+
+    end.__name__ = name
+    return end
+
+
+def _end_light(self: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        result = general(self, name, args, kwargs)
+        put_out(self)
+        return result
+    finally:
+        result = args = kwargs = None  # type: ignore[assignment]  # K3
+
+
+@forgets
+def _end(self: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    handle = self._lifecycle_handle
+    dependents = handle._dependents
+    lock = dependents.lock
+    mine: list[Any] = []
+    held: Held = []
+    others: list[Any] = []
+    turn: Any = None
+    raw: Any = None
+    light: Any = None
+    try:
+        if lock is not None:
+            handle.lease().close()  # who is refused waits for nobody
+            mine.extend(itertools.starmap(lock.acquire, NO_ARGUMENTS))
+        refuse_inside(self)
+        turn, raw = _alone(handle)
+        for light in dependents.living():
+            if is_light(light):
+                put_out(light)
+        dependents.drop()
+        args, kwargs = unwrapped(args, kwargs, held, others)
+        raw = functools.partial(getattr(raw, name), **kwargs)
+        dependents.over.extend(itertools.starmap(raw, (args,)))  # called and stored in one step
+        return given(self, turn._pin, dependents.over[0], name, None, held)
+    finally:
+        raw = args = kwargs = light = None  # type: ignore[assignment]  # K3
+        if dependents.over:
+            _is_over(handle)
+        held = None  # type: ignore[assignment]
+        if turn is not None:
+            turn.close()
+            turn = None
+        if mine:
+            lock.release()
+        leave_all(others)
+        if dependents.over:
+            handle.close()
+        else:
+            leave_proxy(self)
+
+
+def _is_over(handle: Any) -> None:
+    """The native is gone: shut the door for everybody, whatever interrupts come."""
+
+    def attempt() -> bool:
+        without_release(handle)
+        handle._dependents.over[:] = (True,)
+        handle.close(timeout=0)
+        if facts(handle).cause is None:  # it has other shares
+            handle._manager.unregister(handle.id, timeout=0)
+        return True
+
+    insist_thrice(attempt)
+
+
+def _alone(handle: Any) -> tuple[Any, Any]:
+    """Exclusive access, entered, and the object. Who cannot have it soon is told so before anything is
+    changed: views do not end by themselves. The children are closed, and calls that are inside are waited
+    for."""
+    turn: Any = None
+    try:
+        turn = handle.exclusive(timeout=0)
+        return turn, turn.__enter__()
+    except HeldError:
+        turn.close()
+    finally:
+        turn = None  # K3
+    _refuse_if_seen(handle)
+    handle._dependents.close_children(0)
+    try:
+        turn = handle.exclusive()
+        return turn, turn.__enter__()
+    finally:
+        turn = None  # K3
+
+
+def _refuse_if_seen(handle: Any) -> None:
+    """Raise `HeldError` while there are views of the object or of its children."""
+    seen = [one for one in handle.holders() if one.kind in ("view", "fence", "unknown")]
+    if seen:
+        raise HeldError(
+            f"{describe(handle)} is still held by {', '.join(map(str, seen))}; nothing was changed: end "
+            "those first",
+            tuple(map(str, seen)),
+        )
+    for proxy in handle._dependents.living():
+        if not is_light(proxy):
+            _refuse_if_seen(proxy._lifecycle_handle)

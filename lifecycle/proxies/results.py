@@ -1,0 +1,398 @@
+"""What is given out of a result (F5): data, a child, or the proxy itself, and never the object.
+
+`Results` says by the type of a result what has to be done with it: None for data, which is given out as it
+is, else a function of the proxy, the pin and the result. It is filled as types are seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import weakref
+from collections.abc import Callable, MappingView
+from types import BuiltinFunctionType, MethodType
+from typing import Any
+
+from lifecycle._core.calls import DATA, PLAIN
+from lifecycle._core.proxied import (
+    GONE,
+    Proxy,
+    belongs_to_a_proxy,
+    drop_before_release,
+    is_light,
+    make,
+    new,
+    proxy_handle,
+    set_handle,
+    set_node,
+    set_parent,
+    set_raw,
+    stands_for,
+)
+from lifecycle.errors import CallbackError, DuplicateError, LifecycleError, LimitError
+from lifecycle.lowlevel import Recipe, recipe
+from lifecycle.proxies.buffers import guarded, guarded_array, is_array
+from lifecycle.proxies.classes import class_of
+from lifecycle.proxies.dependents import Dependents
+from lifecycle.proxies.rules import VIEW, ChildRule, Node
+from lifecycle.proxies.steps import (
+    GuardedAsyncGenerator,
+    GuardedCoroutine,
+    GuardedGenerator,
+    GuardedIterator,
+    GuardedMethod,
+    in_steps,
+)
+
+How = Callable[[Any, Any, Any], Any]
+"""What makes of a result what is given out: of the proxy, the pin and the result."""
+
+MOST_TYPES = 1000
+"""Types of results that are remembered."""
+
+METHODS = frozenset({MethodType, BuiltinFunctionType, type("".__str__), functools.partial})
+CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+GENERATOR = ("send", "throw", "close", "__next__", "__iter__")
+COROUTINE = ("send", "throw", "close", "__await__")
+ASYNC_GENERATOR = ("asend", "athrow", "aclose", "__anext__")
+
+
+class Results(dict[type, "How | None"]):
+    """For one node: by type of a result, what makes of it what is given out."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(dict.fromkeys(PLAIN - {type}))
+        self.node = node
+
+    def __missing__(self, kind: type) -> How | None:
+        how = self._how(kind)
+        if len(self) < MOST_TYPES:
+            self[kind] = how
+        return how
+
+    def _how(self, kind: type) -> How | None:
+        rule = self.node.rule_for(kind)
+        by_rule = None if rule is None else self.by_type(rule[0])
+        if self.node.stands_for(kind):
+            return functools.partial(_itself, by_rule)
+        if by_rule is not None:
+            return by_rule
+        if any(base is type for base in kind.__mro__):
+            return None  # a class is data
+        if kind in METHODS:
+            return _bound
+        if kind in CONTAINERS:
+            return _inside
+        if kind is memoryview:
+            return lambda proxy, pin, value: guarded(pin, value)
+        return self._how_in_steps(kind)
+
+    def _how_in_steps(self, kind: type, rule: tuple[ChildRule] | None = None) -> How | None:
+        if has(kind, GENERATOR):
+            return lambda proxy, pin, value: in_steps(GuardedGenerator, proxy, value, rule)
+        if has(kind, COROUTINE):
+            return lambda proxy, pin, value: GuardedCoroutine(proxy, value, rule)
+        if has(kind, ASYNC_GENERATOR):
+            return lambda proxy, pin, value: in_steps(GuardedAsyncGenerator, proxy, value, rule)
+        if only_iterates(kind):
+            return lambda proxy, pin, value: in_steps(GuardedIterator, proxy, value, rule)
+        if MappingView in kind.__mro__:
+            return _mapping_view
+        if issubclass(kind, tuple) and hasattr(kind, "_make"):
+            return _named_tuple
+        return None
+
+    def by_type(self, rule: ChildRule) -> How:
+        """What makes a child by `rule`."""
+        if rule is VIEW:
+            return _memory
+        node = self.node.below(rule)
+        if node.results is None:
+            node.results = Results(node)
+        return functools.partial(_owned, node) if node.release is not None else _light_of(node)
+
+    def by_rule(self, proxy: Any, pin: Any, value: Any, rule: ChildRule) -> Any:
+        """What is given out of a result that has a rule of its own, as that of a method. Of a container or an
+        iterator the rule is that of its items."""
+        how = None
+        kind = type(value)
+        try:
+            if rule is not VIEW and (kind in PLAIN or kind in METHODS):
+                return value
+            if self.node.stands_for(kind) and _proxy_above(proxy, value) is not None:
+                return _proxy_above(proxy, value)
+            if kind in CONTAINERS:
+                return _each(value, lambda one: self.by_rule(proxy, pin, one, rule))
+            if kind not in self.node.types:
+                how = self._how_in_steps(kind, (rule,))
+                if how is not None and not (rule is VIEW and MappingView in kind.__mro__):
+                    return how(proxy, pin, value)
+            how = self.by_type(rule)
+            return how(proxy, pin, value)
+        finally:
+            proxy = pin = value = how = None
+
+    # -- what an interrupt has come between
+
+    def owned_in(self, value: Any, rule: tuple[ChildRule] | None) -> list[tuple[Any, Node]]:
+        """What `value` has in it that has to be released."""
+        if type(value) in CONTAINERS:
+            inside = value.values() if type(value) is dict else value
+            return [found for one in inside for found in self.owned_in(one, rule)]
+        if type(value) in PLAIN:
+            return []
+        found = rule or self.node.rule_for(type(value))
+        if found is None or found[0] is VIEW or found[0] is None:
+            return []
+        node = self.node.below(found[0])
+        return [(value, node)] if node.release is not None else []
+
+    def give_back(self, proxy: Any, pin: Any, value: Any, node: Node) -> None:
+        """Release a child that nobody will have, unless it is the manager's already."""
+        handle = proxy._lifecycle_handle
+        taken = handle._dependents.pending.setdefault(id(value), [False])
+        known = None
+        try:
+            known = handle._dependents.find(id(value))
+            if taken[0] or (known is not None and stands_for(known, value)):
+                return
+            try:
+                recipe_of(handle._manager, value, node.release, handle._where).register(
+                    value, parent=pin, taken=taken
+                ).close()
+            except LimitError:
+                handle._manager._rescue(value, None, node.release, handle._where, None, taken)
+            except LifecycleError:  # it has an owner, or has been released
+                return
+        finally:
+            value = known = pin = None
+
+
+def has(kind: type, names: tuple[str, ...]) -> bool:
+    """Return True if the type has all of these methods."""
+    return all(hasattr(kind, name) for name in names)
+
+
+def only_iterates(kind: type) -> bool:
+    """Return True for an iterator that can do nothing else. One that can is an object of its own, such as a
+    database cursor."""
+    if not (hasattr(kind, "__next__") and hasattr(kind, "__iter__")):
+        return False
+    return all(name.startswith("_") for name in dir(kind)) or kind is itertools.chain
+
+
+# -- each kind of result -------------------------------------------------------------------------------------
+
+
+def _proxy_above(proxy: Any, value: Any) -> Any:
+    """The proxy whose very object `value` is: this one, or one it is a child of."""
+    one = proxy
+    try:
+        while one is not None:
+            if stands_for(one, value):
+                return one
+            one = one._lifecycle_parent
+        return None
+    finally:
+        one = value = None
+
+
+def _itself(otherwise: How | None, proxy: Any, pin: Any, value: Any) -> Any:
+    try:
+        found = _proxy_above(proxy, value)
+        if found is not None:
+            return found
+        return value if otherwise is None else otherwise(proxy, pin, value)
+    finally:
+        pin = value = None
+
+
+def _light_of(node: Node) -> How:
+    """What makes light children."""
+    classes = node.classes
+    reference = weakref.ref
+
+    def light(proxy: Any, pin: Any, value: Any) -> Any:
+        handle = proxy._lifecycle_handle
+        dependents = handle._dependents
+        members = dependents.members
+        key = id(value)
+        child: Any = None
+        try:
+            if key in members:
+                child = dependents.find(key)
+                if child is not None and child._lifecycle_raw is value:
+                    return child
+                members.pop(key, None)  # so that it is entered as the newest
+            cls = classes.get(type(value))
+            if cls is None:
+                cls = prepare(node, value)
+            child = new(cls)
+            set_handle(child, handle)
+            set_node(child, node)
+            set_parent(child, proxy)
+            set_raw(child, value)
+            members[key] = reference(child)
+            if len(members) > dependents.limit:
+                dependents.sweep()
+            return child
+        finally:
+            pin = value = child = None  # noqa: F841 - K3
+
+    return light
+
+
+def _owned(node: Node, proxy: Any, pin: Any, value: Any) -> Any:
+    above = proxy._lifecycle_handle
+    dependents = above._dependents
+    key = id(value)
+    child: Any = None
+    handle: Any = None
+    try:
+        child = dependents.find(key)
+        if child is not None and not is_light(child) and stands_for(child, value):
+            return child
+        cls = node.classes.get(type(value)) or prepare(node, value)
+        recipe = recipe_of(above._manager, value, node.release, above._where)
+        taken = dependents.pending.setdefault(key, [False])
+        try:
+            handle = recipe.register(value, parent=pin, taken=taken)
+        except DuplicateError:
+            child = dependents.find(key)  # another thread was quicker
+            if child is not None and stands_for(child, value):
+                return child
+            raise
+        belongs_to_a_proxy(handle, above)
+        handle = proxy_handle(handle, Dependents(dependents.lock), above._manager, above._where)
+        drop_before_release(handle, handle._dependents.drop)
+        child = make(cls, handle, node, proxy, None)
+        dependents.add(key, child)
+        return child
+    finally:
+        pin = value = child = handle = None
+
+
+def recipe_of(manager: Any, obj: Any, release: Callable[[Any], object] | None, where: Any) -> Recipe:
+    """How an object of that type is registered."""
+    kind = type(obj)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    obj = None
+    return recipe(manager, name, release=release, release_on=where, unique=True)
+
+
+def prepare(node: Node, value: Any) -> type[Proxy]:
+    """The class of the proxies of objects like `value`, made when it is first needed."""
+    kind = type(value)
+    for name in node.ends:
+        code = getattr(getattr(kind, name, None), "__code__", None)
+        if code is not None and code.co_flags & 0x280:
+            raise CallbackError(
+                f"ends= names {kind.__name__}.{name}, a coroutine function: its body would not have run when "
+                "the call returns; give a plain method"
+            )
+    cls = class_of(kind, node)
+    node.classes[kind] = cls
+    _forget(node, kind)
+    return cls
+
+
+def _forget(node: Node, kind: type) -> None:
+    """What results of that type are is asked anew: they may be the object itself now."""
+    if node.results is not None:
+        node.results.pop(kind, None)
+    for _, below in list(node._below.values()):
+        _forget(below, kind)
+
+
+def _bound(proxy: Any, pin: Any, value: Any) -> Any:
+    owner = getattr(value.func if type(value) is functools.partial else value, "__self__", None)
+    try:
+        found = None if owner is None else _proxy_above(proxy, owner)
+        if found is None:
+            return value
+        name = getattr(value.func if type(value) is functools.partial else value, "__name__", None)
+        if type(value) is functools.partial:
+            return functools.partial(GuardedMethod(found, str(name)), *value.args, **value.keywords)
+        return GuardedMethod(found, str(name))
+    finally:
+        pin = value = owner = None  # noqa: F841 - K3
+
+
+def _each(value: Any, how: Callable[[Any], Any]) -> Any:
+    """A container of what `how` makes of its items: `value` itself where that is the same."""
+    try:
+        if type(value) is dict:
+            made = {key: how(one) for key, one in value.items()}
+            return made if any(made[key] is not one for key, one in value.items()) else value
+        items = [how(one) for one in value]
+        if all(one is other for one, other in zip(items, value, strict=True)):
+            return value
+        return type(value)(items)
+    finally:
+        value = how = items = made = None  # type: ignore[assignment]
+
+
+def _inside(proxy: Any, pin: Any, value: Any) -> Any:
+    """A container of results. Most hold data alone, which is found without a step for each item."""
+    results = proxy._lifecycle_node.results
+    try:
+        if type(value) is not dict and DATA.issuperset(map(type, value)):
+            return value
+        hows = set(map(results.__getitem__, set(map(type, value.values() if type(value) is dict else value))))
+        if hows == NO_HOWS:
+            return value
+        if hows <= ROWS_ONLY and type(value) is list:
+            inside = set(map(type, itertools.chain.from_iterable(value)))
+            if set(map(results.__getitem__, inside)) <= NO_HOWS:
+                return value
+        return _each(value, functools.partial(_mapped, proxy, pin))
+    finally:
+        pin = value = None
+
+
+def _mapped(proxy: Any, pin: Any, one: Any) -> Any:
+    how = None
+    try:
+        how = proxy._lifecycle_node.results[type(one)]
+        return one if how is None else how(proxy, pin, one)
+    finally:
+        pin = one = how = None
+
+
+NO_HOWS: frozenset[How | None] = frozenset({None})
+ROWS_ONLY: frozenset[How | None] = frozenset({_inside, None})
+
+
+def _named_tuple(proxy: Any, pin: Any, value: Any) -> Any:
+    try:
+        items = [_mapped(proxy, pin, one) for one in value]
+        if all(one is other for one, other in zip(items, value, strict=True)):
+            return value
+        return type(value)._make(items)
+    finally:
+        pin = value = items = None  # type: ignore[assignment]
+
+
+def _mapping_view(proxy: Any, pin: Any, value: Any) -> Any:
+    """``keys()``, ``values()``, ``items()`` of a mapping: the same of its proxy."""
+    try:
+        found = _proxy_above(proxy, getattr(value, "_mapping", GONE))
+        return value if found is None else type(value)(found)
+    finally:
+        pin = value = None  # noqa: F841 - K3
+
+
+def _memory(proxy: Any, pin: Any, value: Any) -> Any:
+    """What is named `VIEW`."""
+    try:
+        if value is None or type(value) in (int, float, bool, str):
+            return value
+        if type(value) in CONTAINERS:
+            return _each(value, functools.partial(_memory, proxy, pin))
+        if is_array(value):
+            return guarded_array(pin, value)
+        return guarded(pin, value)
+    finally:
+        pin = value = None
