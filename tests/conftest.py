@@ -36,6 +36,7 @@ if not (support.ROOT / "lifecycle" / "integrations" / "__init__.py").exists():
 
 SYSTEM_PACKAGES = "run tools/system-packages.sh gstreamer gstreamer-tests"
 MAKE = "run the tests with `make test`, which installs it"
+BY_HAND = "too big for every run: pip install av opencv-python-headless h5py"
 
 
 def tool(name: str) -> str | None:
@@ -93,13 +94,20 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "prometheus_client": (lambda: _module("prometheus_client"), MAKE),
     "uvloop": (lambda: _module("uvloop"), MAKE),
     "trio": (lambda: _module("trio"), MAKE),
+    "lmdb": (lambda: _module("lmdb"), MAKE),
+    "pillow": (lambda: _module("PIL.Image"), MAKE),
+    "av": (lambda: _module("av"), BY_HAND),
+    "cv2": (lambda: _module("cv2"), BY_HAND),
+    "h5py": (lambda: _module("h5py"), BY_HAND),
     "pyside6": (lambda: _module("PySide6.QtCore"), MAKE),
     "promtool": (lambda: tool("promtool") is not None, MAKE),
     "prometheus": (lambda: tool("prometheus") is not None, MAKE),
 }
 
 
-ON_ONE_PYTHON = {"pyside6": (3, 11), "trio": (3, 11), "uvloop": (3, 11)}
+BIG = frozenset({"av", "cv2", "h5py"})
+"""Parts that nothing installs: tests of programs with them are run by hand, on CI as elsewhere."""
+ON_ONE_PYTHON = {"lmdb": (3, 11), "pyside6": (3, 11), "trio": (3, 11), "uvloop": (3, 11)}
 """Parts that `make test` installs for one version of CPython alone (pyproject.toml): elsewhere their absence
 is no fault."""
 
@@ -110,6 +118,8 @@ def missing(part: str) -> str | None:
     found, remedy = PARTS[part]
     if found():
         return None
+    if part in BIG:
+        return f"without {part}: {remedy}"
     only = ON_ONE_PYTHON.get(part, sys.version_info[:2])
     if only != sys.version_info[:2]:
         return f"{part} is tested on CPython {only[0]}.{only[1]} alone"

@@ -9,7 +9,7 @@ from lifecycle.distribution.receiver import FrameLoop
 from lifecycle.manager.access import AccessBlock
 from lifecycle.manager.observed import ObservedHandle, ObservedLease
 from lifecycle.profiling import _TimedLease
-from tests.adversaries import scenes_core, scenes_integrations, scenes_lowlevel, scenes_more
+from tests.adversaries import scenes_core, scenes_integrations, scenes_lowlevel, scenes_more, scenes_proxies
 from tests.adversaries.stage import Scene, Stage
 from tests.adversaries.surface import CORE, called, operations, operations_of
 from tests.core.adversary import TRACING_KEEPS_LOCALS
@@ -53,13 +53,19 @@ NOT_ON_A_STAGE = {
 }
 """Operations that no scene can exercise on this thread, and why."""
 
-SCENES = {**scenes_core.TABLE, **scenes_lowlevel.TABLE, **scenes_more.TABLE, **scenes_integrations.TABLE}
+SCENES = {
+    **scenes_core.TABLE,
+    **scenes_lowlevel.TABLE,
+    **scenes_more.TABLE,
+    **scenes_proxies.TABLE,
+    **scenes_integrations.TABLE,
+}
 
 
 def everything() -> dict[str, object]:
     """Every public operation, with the function behind it."""
-    found = operations((*CORE, *scenes_integrations.MODULES))
-    for cls in RETURNED:
+    found = operations((*CORE, *scenes_proxies.MODULES, *scenes_integrations.MODULES))
+    for cls in (*RETURNED, *scenes_proxies.RETURNED):
         found.update(operations_of(cls))
     return found
 
