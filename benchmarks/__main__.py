@@ -21,7 +21,7 @@ import pyperf
 from rich.console import Console
 from rich.table import Table
 
-MODULES = ("core", "guards", "sharing", "scrape", "gstreamer", "pools")
+MODULES = ("core", "guards", "sharing", "scrape", "gstreamer", "pools", "proxies")
 
 
 RUNS = 5
