@@ -219,9 +219,11 @@ class ProxyHandle(Handle[T]):
     def _closed_at(self, site: runtime.Site | None) -> None:
         """Have reports name the user's line, not one in here."""
         record = self._record
-        here = record.shut_site
-        if here is not None and here[0] in _CLOSERS:
-            record.shut_site = site
+        if record.shut_code in _CLOSERS:
+            record.shut_code = None
+            if site is not None:
+                record.shut_at = site[1]
+                record.shut_code = site[0]
 
 
 _CLOSERS = (ProxyHandle.close.__code__, ProxyHandle.__exit__.__code__)

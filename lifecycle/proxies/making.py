@@ -162,7 +162,7 @@ def proxy_of(manager: SafetyManager, obj: T, release: Any, where: Any, *rules: A
     except BaseException:
 
         def attempt() -> bool:
-            return manager._rescue(box[0], None, _method_of(release, box[0])[0], where, None, taken)
+            return manager._rescue(box[0], None, _method_of(release, box[0])[0], where, None, None, taken)
 
         insist_thrice(attempt)
         raise
@@ -195,7 +195,7 @@ def factory_of(
             def attempt() -> bool:
                 if not box or not struck:
                     return True
-                return manager._rescue(box[0], None, _method_of(release, box[0])[0], where, None, taken)
+                return manager._rescue(box[0], None, _method_of(release, box[0])[0], where, None, None, taken)
 
             insist_thrice(attempt)
             raise

@@ -163,7 +163,7 @@ class Results(dict[type, "How | None"]):
                     value, parent=pin, taken=taken
                 ).close()
             except LimitError:
-                handle._manager._rescue(value, None, node.release, handle._where, None, taken)
+                handle._manager._rescue(value, None, node.release, handle._where, pin, None, taken)
             except LifecycleError:  # it has an owner, or has been released
                 return
         finally:
