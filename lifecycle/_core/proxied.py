@@ -125,7 +125,7 @@ def put_out(light: Proxy) -> None:
 def belongs_to_a_proxy(handle: Handle[Any], above: Handle[Any]) -> None:
     """Note of a registered child whose it is. To drop it is no leak."""
     extra = handle._record.more()
-    extra.parent_id = above._record.id
+    extra.parent_ids = (above._record.id,)
     extra.quiet = True
 
 

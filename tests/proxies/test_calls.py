@@ -293,7 +293,7 @@ def test_copies_are_refused(copied: Callable[[Any], Any], store: Any) -> None:
 def test_repr_never_raises(manager: SafetyManager, store: Any) -> None:
     child = manager.proxy(Store(), release="close", children={Part: None})
     part = child.part("a")
-    assert repr(store).startswith("<proxy of object ")
+    assert repr(store).startswith("<proxy of ")
     assert "tests.proxies.natives.Store" in repr(store)
     assert "Part" in repr(part)
     store.close()
