@@ -228,6 +228,15 @@ class WrongThreadError(LifecycleError):
     """A queue that belongs to one thread was drained on another."""
 
 
+class WrongContextError(WrongThreadError):
+    """A queue was drained, or a native named, where its names mean nothing or something else: another context
+    is current, or none."""
+
+
+class SubmittedError(LifecycleError):
+    """A submission was used after its block, or its block was entered a second time."""
+
+
 class Empty(LifecycleError, queue.Empty):
     """No frame came within the time that was given to `FrameReceiver.recv`."""
 

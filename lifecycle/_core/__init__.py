@@ -8,8 +8,8 @@ module here imports from lower lines of this list only:
 - `proxied`: what proxies are made of, and their handles
 - `register`, `targets`: entering an object; what a handle or id given to a call stands for
 - `handle`: one share of ownership, and what can be done with it
-- `detach`, `exclusive`, `room`: taking an object out of the manager; using it alone; making room below a
-  limit
+- `detach`, `exclusive`, `room`, `submissions`: taking an object out of the manager; using it alone; making room
+  below a limit; what a device was given to use
 - `place`: what every release place is, and the one whose releases run on any thread
 - `access`, `ends`: checks before an access, and the errors they raise; waiting for an object's end
 - `sentences`: what errors say of an object: its state, and what to do
@@ -17,7 +17,8 @@ module here imports from lower lines of this list only:
 - `kept`, `leases`, `parents`, `timelines`, `views`: what lives until a release has returned; the right to use
   an object for a block; what an object must not outlive; fences in their order; its memory
 - `describe`: the state of an object, its name in messages, what became of it
-- `doors`, `shares`, `tables`: finding a door in a collection; who may use it; the tables of a manager
+- `doors`, `shares`, `tables`, `uses`: finding a door in a collection; who may use it; the tables of a
+  manager; the pins of a submission
 - `counters`, `fence`, `nudge`, `referrers`: the counters behind the figures; what a fence is; collecting when
   nothing comes back; who refers to what
 - `waiting`: the one wait of threads and coroutines, in all its forms

@@ -15,6 +15,7 @@ from lifecycle._core import runtime
 from lifecycle._core.describe import about, describe
 from lifecycle._core.record import Record
 from lifecycle._core.release import releases_here
+from lifecycle._core.timelines import busy, poll_busy
 from lifecycle._core.waiting import WaitList
 from lifecycle.errors import CircularCloseError
 from lifecycle.states import ENDED, RELEASED
@@ -29,6 +30,9 @@ it to run Python again, to die."""
 LONGEST_LOOK = 0.25
 """Seconds between two looks, at most: each doubles the time to the next. A thread that may run tickets looks
 for those of children of the object that it waits for."""
+
+DEVICE_LOOK = 0.001
+"""Seconds between two looks at what devices have in flight, by whoever waits."""
 
 CIRCLE_LOOKS = (0.05, 0.5)
 """Seconds after which a wait is asked whether it is part of a circle, for the first time and again and again.
@@ -74,12 +78,14 @@ def wait_for_end(
                 _waits[me] = (record, ours)
                 circle = _circle(record, ours, me)
             look_at = now + CIRCLE_LOOKS[1] if ours else float("inf")
+        if busy:
+            poll_busy()
         if step is not None and not circle:
             record.place.serve(record)
         if held or (step is None and runtime.free_threaded):
             pause = min(2 * pause, LONGEST_LOOK)
         given_up = unless is not None and unless(record)
-        return min(pause, look_at - now)
+        return min(DEVICE_LOOK if busy else pause, pause, look_at - now)
 
     held = step is not None and not runtime.free_threaded
     try:
@@ -102,7 +108,7 @@ def wait_for_end(
             ended,
             None if until is None else until - runtime.monotonic(),
             look=look,
-            every=min(pause, CIRCLE_LOOKS[0]),
+            every=min(pause, DEVICE_LOOK if busy else CIRCLE_LOOKS[0]),
         )
     finally:
         if before is None:

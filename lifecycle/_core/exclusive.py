@@ -35,6 +35,7 @@ from lifecycle._core.holders import SOLE_REFERENCES, held, held_error, holders_o
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import SHUT_CELL, Cell, Extra, Pin, Record, raw_pin, set_raw_pin
+from lifecycle._core.timelines import busy, poll_busy
 from lifecycle._core.waiting import Line, poll
 from lifecycle.errors import ExclusiveError, LeaseEndedError
 
@@ -357,7 +358,9 @@ def _await_holders(record: Record, cell: Cell, timeout: float | WhenDue | None) 
 
 
 def _is_free(record: Record, cell: Cell) -> bool:
-    """Whether nobody else holds the object, or it was shut."""
+    """Whether nobody else holds the object, or it was shut. Polls what devices have."""
+    if busy:
+        poll_busy()
     return raw_pin(cell) is None or not held(record, cell)
 
 

@@ -19,7 +19,7 @@ from lifecycle._core.describe import about, describe, fate, state_of
 from lifecycle._core.detach import begin_detach, refuse_if_held, undo_detach
 from lifecycle._core.doors import cell_of
 from lifecycle._core.exclusive import ExclusiveCell, ExclusiveLease, make_exclusive, pin_or_refuse
-from lifecycle._core.holders import Holder, all_holders, expect
+from lifecycle._core.holders import Holder, HolderKind, all_holders, expect
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import Lease
 from lifecycle._core.parents import give_parents
@@ -105,6 +105,15 @@ class Handle(Generic[T]):
         waits, or is told to, by an `ExclusiveError`.
         """
         return raw_pin(self._cell) is not None and self._record.cause is None
+
+    @property
+    def shares(self) -> int:
+        """How many handles share the object and are open. Never raises."""
+        record = self._record
+        tokens = record.kind.registry.shared.get(record.id)
+        if tokens:
+            return sum(token > 0 for token in list(tokens))
+        return int(record.cause is None and record.phase is None)
 
     # -- access ----------------------------------------------------------------------------------------------
 
@@ -276,18 +285,37 @@ class Handle(Generic[T]):
         return all_holders(self._record, self)
 
     def expect_holders(
-        self, *, leases: int = 0, views: int = 0, fences: int = 0, timeout: float = 0.0
+        self,
+        *,
+        leases: int = 0,
+        views: int = 0,
+        fences: int = 0,
+        submissions: int = 0,
+        shares: int | None = None,
+        timeout: float = 0.0,
     ) -> None:
-        """Raise `HeldError`, naming them, unless exactly so many leases, views and fences hold the object, at
-        the latest after `timeout` seconds. For tests and assertions. Exact also without the GIL, where it
-        asks for a collection. A view counts once, whatever slices and arrays were made from it; use a
-        `timeout` where other threads are letting go just now."""
+        """Raise `HeldError`, naming them, unless exactly so many leases, views, fences and submissions hold
+        the object, and so many shares are open (None: any number), at the latest after `timeout` seconds. For
+        tests and assertions. Exact also without the GIL, where it asks for a collection. A view counts once,
+        whatever slices and arrays were made from it; use a `timeout` where other threads are letting go just
+        now."""
         check_timeout(timeout)
-        for what, number in (("leases", leases), ("views", views), ("fences", fences)):
+        wanted = {"leases": leases, "views": views, "fences": fences, "submissions": submissions}
+        if shares is not None:
+            wanted["shares"] = shares
+        for what, number in wanted.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise LifecycleError(f"expect_holders({what}=) takes a number, 0 or more, not {number!r}")
+        kinds: dict[HolderKind, int] = {
+            "lease": leases,
+            "view": views,
+            "fence": fences,
+            "submission": submissions,
+        }
+        if shares is not None:  # this handle is one of them, while it is open
+            kinds["share"] = max(0, shares - (raw_pin(self._cell) is not None))
         try:
-            expect(self._record, self, {"lease": leases, "view": views, "fence": fences}, timeout)
+            expect(self._record, self, kinds, timeout)
         finally:
             self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
 

@@ -15,6 +15,8 @@ from lifecycle._core.doors import cell_of, stand_ins
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Cell, Core, Held, Pin, Pins, Record, raw_pin
 from lifecycle._core.referrers import named_referrers, reaches
+from lifecycle._core.timelines import busy, poll_busy
+from lifecycle._core.uses import Uses
 from lifecycle._core.waiting import poll
 from lifecycle.errors import HeldError
 
@@ -130,7 +132,7 @@ def held(record: Record, cell: Cell) -> bool:
 
 # -- in full, for reports and tests --------------------------------------------------------------------------
 
-HolderKind = Literal["lease", "access", "view", "child", "fence", "share", "unknown"]
+HolderKind = Literal["lease", "access", "view", "child", "fence", "submission", "share", "unknown"]
 
 
 @attrs.frozen
@@ -139,7 +141,8 @@ class Holder:
 
     kind: HolderKind
     """``lease``, ``access`` (a `safe_access` block or an exclusive access), ``view``, ``child``, ``fence``,
-    ``share`` (another open handle), or ``unknown``: a reference that is none of these."""
+    ``submission`` (work in flight on a `Timeline`), ``share`` (another open handle), or ``unknown``: a
+    reference that is none of these."""
     what: str
     """Who it is."""
     where: tuple[str, ...] = ()
@@ -180,7 +183,16 @@ def all_holders(record: Record, asking: object, *, named: bool = True) -> tuple[
     return tuple(sorted(found, key=lambda holder: (KINDS.index(holder.kind), holder.what)))
 
 
-KINDS: tuple[HolderKind, ...] = ("lease", "access", "view", "child", "fence", "share", "unknown")
+KINDS: tuple[HolderKind, ...] = (
+    "lease",
+    "access",
+    "view",
+    "child",
+    "fence",
+    "submission",
+    "share",
+    "unknown",
+)
 
 
 def _kind_of(referrer: Any, pin: Pin) -> HolderKind | None:
@@ -190,6 +202,8 @@ def _kind_of(referrer: Any, pin: Pin) -> HolderKind | None:
         return "lease"
     if isinstance(referrer, (Record, Pins)):
         return "child"
+    if isinstance(referrer, Uses):
+        return "submission"
     if isinstance(referrer, (ctypes.Array, Held)) or (
         isinstance(referrer, dict) and referrer.get("pin") is pin
     ):
@@ -206,6 +220,8 @@ def _words(kind: HolderKind, referrer: Any) -> str:
     if kind == "child":
         child = referrer if isinstance(referrer, Record) else _child_with(referrer)
         return f"its child {describe(child)}" if child is not None else "a child of it and of others"
+    if kind == "submission":
+        return str(referrer)
     if kind == "view":
         if type(referrer) is Held:
             return f"view made at {runtime.describe_site(referrer[1])}" if referrer[1] is not None else "view"
@@ -232,8 +248,8 @@ def _is_behind_view(each: Any, held: Any) -> bool:
 def _holder(kind: HolderKind, referrer: Any, named: bool) -> Holder:
     """The holder, described."""
     what = _words(kind, referrer)
-    if kind == "child":
-        return Holder("child", what)
+    if kind in ("child", "submission"):
+        return Holder(kind, what)
     target = None
     try:
         target = referrer
@@ -300,6 +316,8 @@ def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeou
 
     def as_wanted() -> bool:
         nonlocal there
+        if busy:
+            poll_busy()
         found = all_holders(record, asking, named=False)
         there = {kind: sum(holder.kind == kind for holder in found) for kind in wanted}
         return there == wanted
@@ -310,6 +328,9 @@ def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeou
         names = tuple(str(holder) for holder in all_holders(record, asking))
     finally:
         asking = None  # a kept error keeps nothing alive
+    if not there.get("submission") and not wanted.get("submission"):  # said only where there is a device
+        there.pop("submission", None)
+        wanted = {kind: number for kind, number in wanted.items() if kind != "submission"}
     raise about(
         record,
         HeldError(
@@ -331,6 +352,7 @@ PLURALS: dict[HolderKind, str] = {
     "view": "views",
     "child": "children",
     "fence": "fences",
+    "submission": "submissions",
     "share": "other handles",
     "unknown": "unknown references",
 }

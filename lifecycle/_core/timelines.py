@@ -8,8 +8,8 @@ place, and only the first one's fence is asked; what stands behind it costs noth
 next one's ticket posted, and asks that one's fence in its turn.
 
 A fence says which timeline it belongs to by its attribute ``timeline`` (any object; a `Timeline` also knows
-its queue). Without one it is a timeline of its own: all entries that wait for the same fence stand in one
-line.
+its queue, and makes submissions: `submissions.py`). Without one it is a timeline of its own: all entries that
+wait for the same fence stand in one line.
 
 What is done here is done again after an interrupt, so each step may be repeated.
 """
@@ -27,36 +27,38 @@ from lifecycle.errors import FenceError, QueueLostError
 from lifecycle.states import ENDED
 
 if TYPE_CHECKING:
-    from lifecycle.places.queues import Generation, ReleaseQueue
+    from lifecycle.places.queues import Generation
 
 
-class Timeline(Uncopied):
-    """Fences that signal in the order in which they were made: a GPU's queue, a stream, a camera's buffers.
-
-    Parameters
-    ----------
-    name:
-        Shown in messages.
-    queue:
-        The queue in whose native world the fences live. Objects of any other place, and of that queue once it
-        was lost, are refused as entries (`FenceError`): the fence would be asked where it means nothing, or
-        something else.
-
-    Give it to each fence as its attribute ``timeline``.
-    """
-
-    _remedy = "pass the timeline itself: fences of a copy would stand in another line"
+class Order(Uncopied):
+    """Fences that signal in the order in which they were made. A `Timeline` is one that also makes fences."""
 
     __slots__ = ("__weakref__", "generation", "name")
+    name: str
+    generation: Generation | None
 
-    def __init__(self, name: str, queue: ReleaseQueue | None = None) -> None:
-        self.name = name
-        self.generation: Generation | None = None if queue is None else queue.generation
+    def poll_from(self, generation: Generation | None) -> int:
+        """End what has signalled, for somebody who waits, or who drains `generation`; how many."""
+        raise NotImplementedError
 
-    def __repr__(self) -> str:
-        of = "" if self.generation is None else f" of queue {self.generation.name!r}"
-        lost = ", lost" if self.generation is not None and self.generation.lost_reason is not None else ""
-        return f"<Timeline {self.name!r}{of}{lost}>"
+    def used(self) -> list[Record]:
+        """The objects of what is in flight."""
+        raise NotImplementedError
+
+    def stalled(self, after: float, registry: Any) -> list[str]:
+        """The submissions that use objects of `registry` and have been in flight for more than `after`
+        seconds, in words."""
+        raise NotImplementedError
+
+
+busy: dict[int, Order] = {}
+"""By identity: the timelines with something in flight. Whoever waits polls them, and nobody else has to."""
+
+
+def poll_busy(generation: Generation | None = None) -> int:
+    """Poll every timeline that may be asked here: for whoever waits. `generation` is being drained, so what
+    belongs to it may be asked as well. How many submissions ended."""
+    return sum(timeline.poll_from(generation) for timeline in runtime.snapshot(busy.values()))
 
 
 def timeline_of(fence: Any) -> Any:
@@ -82,7 +84,7 @@ def attach(record: Record, fence: Any, call: str) -> None:
             ),
         )
     timeline = timeline_of(fence)
-    if isinstance(timeline, Timeline) and timeline.generation not in (None, place):
+    if isinstance(timeline, Order) and timeline.generation not in (None, place):
         raise about(
             record,
             FenceError(

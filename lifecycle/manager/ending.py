@@ -15,11 +15,13 @@ from lifecycle._core import runtime
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.release import nesting
 from lifecycle._core.tables import Registry, open_records
+from lifecycle._core.timelines import busy
 from lifecycle._core.waiting import WaitList
 from lifecycle.errors import LifecycleError
 from lifecycle.manager.finalizers import Finalizers
 from lifecycle.manager.machinery import Machinery
 from lifecycle.manager.shutdown import (
+    await_devices,
     await_holders,
     await_others,
     orphan_inherited,
@@ -120,6 +122,8 @@ class Ending:
                 if runtime.free_threaded:  # what other threads made dies now, not when they next run Python
                     for _ in ("pin", "hold", "core"):  # one after the other, and a collection sees to one
                         runtime.collect()
+                if busy and not nesting():
+                    await_devices(records, until)
                 interrupt = release_all(records, workers, until) or interrupt
         finally:
             workers.let_go()

@@ -17,6 +17,7 @@ from lifecycle._core.ends import wait_for_end
 from lifecycle._core.record import Record, shut
 from lifecycle._core.release import end_without_release, nesting, process
 from lifecycle._core.tables import Registry, open_records, owners
+from lifecycle._core.timelines import Order, busy, poll_busy
 from lifecycle.places.queues import Generation
 from lifecycle.places.workers import Batch, Workers
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
@@ -102,6 +103,36 @@ def _somebody_will_run(record: Record) -> bool:
     )
 
 
+DEVICE_PAUSE = 0.001
+"""Seconds between two looks at what devices still use."""
+
+
+def await_devices(records: list[Record], until: float) -> None:
+    """Wait for the submissions that use an object, until the clock says `until`: as releases are waited for,
+    and unlike other holders, they end by themselves."""
+    ours = {record.id for record in records}
+    while busy:
+        poll_busy()
+        waits = [
+            timeline
+            for timeline in runtime.snapshot(busy.values())
+            if _will_be_polled(timeline) and not ours.isdisjoint(record.id for record in timeline.used())
+        ]
+        if not waits or runtime.monotonic() >= until:
+            break
+        runtime.sleep(DEVICE_PAUSE)
+
+
+def _will_be_polled(timeline: Order) -> bool:
+    """Whether its fences may be asked here, or by a thread that owns them and lives."""
+    generation = timeline.generation
+    return (
+        generation is None
+        or generation.may_run_here()
+        or (generation.thread is not None and not generation.abandoned())
+    )
+
+
 def await_holders(records: list[Record], until: float) -> None:
     """Wait for those who still hold an object, until the clock says `until`."""
     for record in records:
@@ -159,6 +190,9 @@ def _why_left(record: Record) -> str:
     if said:
         return said
     if record() is not None:
+        for timeline in runtime.snapshot(busy.values()):
+            if any(used is record for used in timeline.used()):
+                return f"still in flight on timeline {timeline.name!r}"
         return "still held"
     if record.phase is RELEASING:
         return "its release has not returned"

@@ -27,6 +27,7 @@ from lifecycle._core.place import AnyThread
 from lifecycle._core.record import Record
 from lifecycle._core.release import notify
 from lifecycle._core.tables import Registry
+from lifecycle._core.timelines import busy
 from lifecycle._core.waiting import Flag, Inbox, await_thread, ending_with, poll
 from lifecycle.errors import text_of
 from lifecycle.observe.ledger import Ledger
@@ -405,6 +406,10 @@ class Keeper:
                 f"{workers.quarantined} release(s) are quarantined: every worker that may exist is stuck"
             )
         problems += [queue.problem for queue in runtime.snapshot(self.queues) if queue.problem]
+        if busy:
+            after = self.registry.config.finalizer_timeout
+            for timeline in runtime.snapshot(busy.values()):
+                problems += timeline.stalled(after, self.registry)
         if self.observer.dropped:
             problems.append(
                 f"{self.observer.dropped} event(s) were not told to observers, which are too slow"

@@ -24,9 +24,11 @@ from lifecycle._core.record import Record
 from lifecycle._core.release import NEST_LIMIT, end_without_release, nesting, process
 from lifecycle._core.runtime import BRIEF_WAIT, Tally, near_limit
 from lifecycle._core.tables import Registry
+from lifecycle._core.timelines import busy, poll_busy
 from lifecycle.errors import (
     LifecycleError,
     RegistrationError,
+    WrongContextError,
     WrongThreadError,
 )
 from lifecycle.places.loops import Bell
@@ -52,6 +54,7 @@ class Generation(DequePlace):
             self.put = bell.put
             self.requeue = bell.mailbox.append
             self.takes = iter(self.mailbox.popleft, self)
+        self.here = queue.here
         self.fence_mode = queue.fences
         self.handed = queue.handed
         self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
@@ -84,6 +87,8 @@ class Generation(DequePlace):
         more."""
         if self.lost_reason is not None:
             return True
+        if self.here is not None:
+            return is_here(self.here)
         return self.thread is not None and self.thread == runtime.get_ident() and not self.abandoned()
 
     def abandoned(self) -> bool:
@@ -97,7 +102,7 @@ class Generation(DequePlace):
             return False
         here = self.may_run_here()
         if here:
-            self.serve(record)
+            self._serve_here(record)
         if record.phase in ENDED or timeout is DEFAULT or timeout == 0 or runtime.must_not_wait():
             return record.phase is RELEASED
         assert not isinstance(timeout, WhenDue)
@@ -107,7 +112,12 @@ class Generation(DequePlace):
 
     def serve(self, record: Record) -> None:
         """As `Place.serve`."""
-        if self.may_run_here() and not near_limit():
+        if self.may_run_here():
+            self._serve_here(record)
+
+    def _serve_here(self, record: Record) -> None:
+        """As `serve`, where `may_run_here` has said so."""
+        if not near_limit():
             depth = nesting() if record.kind.registry.claims else 0
             if (
                 record() is None
@@ -150,6 +160,17 @@ class Generation(DequePlace):
         return not self.held
 
 
+def is_here(here: Callable[[], object]) -> bool:
+    """What a queue's condition says: only True is True, and neither another answer nor an exception is.
+    Ctrl-C passes."""
+    try:
+        return here() is True
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
+            raise
+        return False
+
+
 losses: dict[ReleaseQueue, None] = {}
 """The queues with lost generations of which something is left: the keepers look after those alone."""
 
@@ -175,6 +196,12 @@ class ReleaseQueue(Uncopied):
         on the thread that owns the queue, and be callable on any thread (``loop.call_soon_threadsafe`` of
         asyncio, `GLib.idle_add`). It is called when a release falls due, on a thread of the queue's own.
         Without it the owner calls `drain`.
+    here:
+        Given, the queue belongs to a world instead of a thread: ``here()`` says whether the native names mean
+        what they mean there, on this thread and at this moment (a GL context that is current). Closing
+        releases at once, and `drain` is allowed, exactly where it returns True; with any other answer, or an
+        exception, closing posts and `drain` raises `WrongContextError`. Asked once for each close and drain.
+        Not together with `thread`.
     fences:
         ``"poll"``: an entry whose fence is pending steps aside. For comparison: ``"wait"`` stands still until
         it has signalled, up to ``finalizer_timeout``, and ``"ignore"`` does not ask at all, which corrupts
@@ -193,17 +220,26 @@ class ReleaseQueue(Uncopied):
         thread: Any = None,
         post: Callable[[Callable[[], None]], object] | None = None,
         fences: FenceMode = "poll",
+        here: Callable[[], bool] | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise RegistrationError(f"a ReleaseQueue needs a name, not {name!r}")
         if post is not None:
             check_callback(post, f"post= of queue {name!r}")
+        if here is not None:
+            check_callback(here, f"here= of queue {name!r}")
+            if thread is not None:
+                raise RegistrationError(
+                    f"ReleaseQueue {name!r} takes thread= or here=, not both: a world that is current on one "
+                    "thread alone can say so in here()"
+                )
         if fences not in MODES:
             raise RegistrationError(
                 f"ReleaseQueue(fences=) takes one of {', '.join(map(repr, MODES))}, not {fences!r}"
             )
         self.name = name
         self.fences = fences
+        self.here = here
         self.at_once = Tally()  # releases that ran where they were closed
         self.handed = Tally()  # and those that came here from elsewhere
         self._thread, self._owner = _owner_of(thread)
@@ -264,8 +300,8 @@ class ReleaseQueue(Uncopied):
     def drain(self, limit: int | None = None) -> int:
         """Run up to `limit` waiting releases on this thread (None: all); how many ran. A release that fails
         is counted and reported, and the next one runs. Raises `WrongThreadError` on a thread that does not
-        own the queue, and `RecursionError` where so little recursion is left that releases could fail for
-        that alone; none is begun then."""
+        own the queue (`WrongContextError` where ``here()`` is not true), and `RecursionError` where so little
+        recursion is left that releases could fail for that alone; none is begun then."""
         if self._thread is not None and (self._thread != runtime.get_ident() or self.generation.abandoned()):
             if self.generation.abandoned():
                 raise WrongThreadError(
@@ -282,6 +318,13 @@ class ReleaseQueue(Uncopied):
                 f"drain(limit) of queue {self.name!r} takes a whole number above 0 or None, not {limit!r}"
             )
         generation = self.generation
+        if self.here is not None and not is_here(self.here):
+            raise WrongContextError(
+                f"queue {self.name!r} cannot be drained here: its native names mean nothing on this thread "
+                "now; make its context current and drain it again"
+            )
+        if busy:
+            poll_busy(generation)
         if len(generation):
             runtime.refuse_near_limit(f"drain() of queue {self.name!r}")
         generation.last_drain = runtime.wall_time()

@@ -355,6 +355,71 @@ class SteppingFence:
         return self.done
 
 
+class Device:
+    """A timeline whose device is done when it is told to be."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.timeline = Timeline("device", fence=self.fence)
+
+    def fence(self) -> Device:
+        return self
+
+    def signalled(self) -> bool:
+        return self.done
+
+    def finish(self) -> None:
+        """Done for good, and what a block that was cut short left is ended too."""
+        self.done = True
+        self.timeline.poll()
+        self.timeline.poll()
+
+
+@scene(
+    "Handle.shares",
+    "Submission.__enter__",
+    "Submission.__repr__",
+    "Submission.done",
+    "Submission.use",
+    "Timeline.__repr__",
+    "Timeline.in_flight",
+    "Timeline.oldest",
+    "Timeline.poll",
+    "Timeline.poll_from",
+    "Timeline.signalled",
+    "Timeline.submission",
+    "Timeline.wait",
+    places=PLACES,
+)
+def submission(stage: Stage) -> None:
+    device = stage.props.device = Device()
+    stage.keep(device.finish)
+    line = device.timeline
+    with line.submission() as work:
+        work.use(stage.handle)
+        repr(work), repr(line)
+    assert line.in_flight <= 1
+    stage.handle.shares, line.oldest, line.signalled, line.lost_submissions
+    stage.handle.close(timeout=0.02)
+    line.poll()
+    device.done = True
+    line.wait(1)
+    assert work.done
+
+
+@scene("Timeline.lost", "Timeline.lost_submissions", "Timeline.stalled", "Timeline.used")
+def lost_submission(stage: Stage) -> None:
+    device = stage.props.device = Device()
+    stage.keep(device.finish)
+    stage.handle.close()
+    with device.timeline.submission():
+        pass
+    device.timeline.stalled(60.0, None)
+    device.timeline.used()
+    device.timeline.lost("unplugged")
+    assert device.timeline.lost_submissions <= 1
+
+
 @scene(
     "Handle.__enter__", "Handle.__exit__", "Handle.lease", "Lease.__enter__", "Lease.__exit__", places=PLACES
 )

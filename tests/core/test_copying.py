@@ -150,6 +150,7 @@ def made(manager: SafetyManager) -> Iterator[dict[str, Any]]:
             "future fence": FutureFence(future),
             "process fence": ProcessFence(1),
             "timeline": Timeline("gpu"),
+            "submission": Timeline("gpu", fence=list).submission(),
             "queue": ReleaseQueue("gl"),
             "finalizer": finalizer,
             "stop token": manager.stopping,

@@ -1,0 +1,551 @@
+"""Submissions: what a device uses is leased to it until its fence has signalled.
+
+**The problem.** A device is a user that holds no Python reference. Whoever closes an object does not know
+which work, given to which queue, still reads it; and a fence passed by hand is forgotten.
+
+**The idea.** A *submission* is work given to a device in one go. It takes the pin of each object that it
+uses; the end of its block makes a fence, and the fence, once signalled, gives the pins back. So closing is
+right at any moment, and the release follows where it belongs.
+
+**Nothing to unbalance.** The timeline knows a submission from the start of its block, and refers only weakly
+to the call that ends it, which the ``with`` statement alone holds. A block that died without its end, or
+whose fence could not be made, gets its fence from the next poll: a later one, which covers what was given to
+the device before. So an interrupt delays, and never frees. Every step of a poll may be repeated; the steps of
+an end are taken out and called in one step of C.
+
+**Whoever waits polls.** Polling blocks nobody and needs no thread. One thread polls at a time, by a turn that
+is over as soon as nobody but the table refers to it: so none stays taken, whatever cuts a poll short (a lock
+would, by an interrupt between its `acquire` and the block).
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import starmap
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from weakref import ref
+
+from lifecycle._core import runtime
+from lifecycle._core.checks import check_callback, check_timeout
+from lifecycle._core.fence import PENDING, SIGNALLED, ask
+from lifecycle._core.keeping import Uncopied
+from lifecycle._core.place import DRAIN_STEPS, AnyThread
+from lifecycle._core.record import Record
+from lifecycle._core.release import end_without_release, nesting
+from lifecycle._core.runtime import BRIEF_WAIT, Tally, near_limit
+from lifecycle._core.timelines import Order, busy
+from lifecycle._core.uses import Uses
+from lifecycle.errors import LifecycleError, SubmittedError, text_of
+from lifecycle.states import ORPHANED, Cause
+
+if TYPE_CHECKING:
+    from threading import Thread
+
+    from lifecycle._core.handle import Handle
+    from lifecycle.places.queues import ReleaseQueue
+
+T = TypeVar("T")
+
+getrefcount = sys.getrefcount
+_getframe = sys._getframe
+_record_of = attrgetter("record")
+_place_of = attrgetter("record.place")
+_call: Callable[[Callable[[], Any]], Any] = operator.methodcaller("__call__")
+_ONCE: tuple[tuple[()], ...] = ((),)
+
+FIRST_PAUSE = 0.00005
+LONGEST_PAUSE = 0.002
+"""Seconds between two polls of `Timeline.wait`; doubled from the first to the longest."""
+
+WAITER_SLICE = 0.05
+"""Seconds for which a timeline's own thread waits for a fence at most, before it looks again."""
+
+
+def _last_step() -> None:
+    """What the last step of an end is compared with: `iter(take, this)` ends there, without a call."""
+
+
+class _Exit:
+    """`Submission.__exit__`: what a ``with`` statement takes is taken *out* of the submission, so that the
+    statement alone holds it. Whoever dies without calling it, is known by its death, whatever a kept
+    traceback keeps of the block."""
+
+    __slots__ = ()
+
+    def __get__(self, submission: Submission | None, owner: object = None) -> Callable[..., None]:
+        if submission is None:
+            return _exit_of  # for `contextlib.ExitStack`, which keeps the submission itself
+        end = submission._end
+        submission._end = None
+        return partial(_exit_of, submission) if end is None else end
+
+
+def _exit_of(submission: Submission, *_: object) -> None:
+    """The end of a block that has its submission only."""
+    _end_block(submission._timeline, submission._uses)
+
+
+def _end_block(timeline: Timeline, uses: Uses, *_: object) -> None:
+    """The end of a block, called with what it was made for: its frame holds neither block nor handle."""
+    if uses.block is not None:
+        uses.open = False
+        uses.block = None  # from here on whoever polls may make its fence
+        timeline._submit(uses)
+
+
+class Submission(Uncopied):
+    """Work given to a device in one go, with what it uses. Made by `Timeline.submission`; one ``with`` block,
+    on any thread, also inside the block of another."""
+
+    _remedy = "make another submission"
+
+    __slots__ = ("__weakref__", "_end", "_timeline", "_uses")
+    _end: Callable[..., None] | None
+    _timeline: Timeline
+    _uses: Uses
+
+    def __enter__(self) -> Submission:
+        uses = self._uses
+        if uses.begun:
+            raise SubmittedError(f"{self!r} was entered already: make another with submission()")
+        uses.begun = uses.open = True
+        uses.since = runtime.monotonic()
+        uses.site = runtime.site_of(_getframe(1))
+        uses.thread = runtime.get_ident()
+        uses.state = "open"
+        self._timeline._enter(uses)
+        return self
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, *_: object) -> None: ...
+
+    else:
+        __exit__ = _Exit()
+
+    def use(self, handle: Handle[T]) -> T:
+        """The raw object, held until the device has done this submission's work. The same handle again costs
+        nothing more.
+
+        Raises what `Handle.lease` raises, and `SubmittedError` outside the block.
+        """
+        pin: Any = None
+        try:
+            pin = handle._cell.pin
+            record = pin.record
+            uses = self._uses
+            if uses.open and record.cause is None and record.kind.validate is None:
+                uses[pin] = None
+                return record.obj  # type: ignore[no-any-return]
+        except AttributeError:  # no pin there, or no handle: told below
+            pin = None
+        finally:
+            pin = None  # a kept traceback must keep nothing alive
+        return self._use_slowly(handle)
+
+    def _use_slowly(self, handle: Handle[T]) -> T:
+        """As `use`, where something is in the way or there is more to ask."""
+        uses = self._uses
+        if not uses.open:
+            raise SubmittedError(
+                f"{self!r} takes nothing more: "
+                + (f"it is lost ({uses.lost})" if uses.lost else "use() belongs inside its block")
+            )
+        lease: Any = None
+        pin = None
+        try:
+            if not callable(getattr(handle, "lease", None)):
+                raise LifecycleError(f"use() takes a Handle, not {handle!r}")
+            lease = handle.lease()
+            pin = getattr(lease, "_pin", None)
+            if pin is None:
+                raise LifecycleError(
+                    f"{handle!r} is only observed: its owner may end it at any moment, so no device can "
+                    "hold it"
+                )
+            uses[pin] = None
+            return pin.record.obj  # type: ignore[no-any-return]
+        finally:
+            if lease is not None:
+                lease.close()
+            pin = lease = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the device is done with it: its fence has signalled, or it is lost. Never polls."""
+        return not self._uses.todo
+
+    def __repr__(self) -> str:
+        uses = self._uses
+        return f"<Submission: {uses if uses.begun else f'to timeline {uses.timeline!r}, not begun'}>"
+
+
+class Timeline(Order):
+    """A device's queue: fences that signal in the order in which they were made, and what is in flight.
+
+    Parameters
+    ----------
+    name:
+        Shown in messages.
+    queue:
+        The queue in whose native world the fences live (GL's): they are asked only where that queue may be
+        drained. Objects of any other place, and of that queue once it was lost, are refused as entries of
+        ``close(after=)`` (`FenceError`). Without it fences may be asked anywhere.
+    fence:
+        ``fence() -> Fence``: makes a fence that covers all that was given to the device before. What it
+        raises leaves that to the next poll. Needed for `submission`.
+    waiter:
+        For fences that may be asked anywhere: a daemon thread waits for them while something is in flight, so
+        that pins are given back though nobody polls.
+
+    Give it to fences made by hand as their attribute ``timeline``. All methods may be called on any thread.
+    """
+
+    _remedy = "pass the timeline itself: fences of a copy would stand in another line"
+
+    submission_type: ClassVar[type[Submission]] = Submission
+    """What `submission` makes, for timelines that check more before a use."""
+
+    __slots__ = ("_fence", "_line", "_open", "_thread", "_turns", "_waiter", "ended", "lost_count")
+
+    def __init__(
+        self,
+        name: str,
+        queue: ReleaseQueue | None = None,
+        *,
+        fence: Callable[[], Any] | None = None,
+        waiter: bool = False,
+    ) -> None:
+        if fence is not None:
+            check_callback(fence, f"fence= of timeline {name!r}")
+        if waiter and queue is not None:
+            raise LifecycleError(
+                f"timeline {name!r} has a queue, so its fences may be asked there only: waiter=True is for "
+                "fences that may be asked anywhere"
+            )
+        self.name = name
+        self.generation = None if queue is None else queue.generation
+        self.ended = Tally()
+        self.lost_count = Tally()
+        self._fence = fence
+        self._waiter = waiter
+        self._thread: Thread | None = None
+        self._open: dict[int, Uses] = {}
+        self._line: deque[Uses] = deque()
+        self._turns: dict[None, list[int]] = {}
+        runtime.at_fork_in_child(self._after_fork)
+
+    # -- submissions -----------------------------------------------------------------------------------------
+
+    def submission(self) -> Submission:
+        """Work that will be given to the device in a ``with`` block. Raises `LifecycleError` for a timeline
+        that was made without ``fence=``."""
+        if self._fence is None:
+            raise LifecycleError(
+                f"timeline {self.name!r} cannot make fences: give it fence= to have submissions"
+            )
+        uses = Uses()
+        uses.number = runtime.next_id()
+        uses.timeline = self.name
+        uses.begun = uses.open = False
+        uses.state = uses.lost = ""
+        uses.fences = []
+        uses.todo = [_last_step, self.ended.add, uses.clear]
+        submission = self.submission_type()
+        submission._timeline = self
+        submission._uses = uses
+        submission._end = end = partial(_end_block, self, uses)
+        uses.block = ref(end)
+        return submission
+
+    def _enter(self, uses: Uses) -> None:
+        busy[id(self)] = self
+        self._open[uses.number] = uses
+
+    def _submit(self, uses: Uses) -> None:
+        """Make the fence of a block that is over, and let it stand in line. May be repeated, also at the same
+        time."""
+        fences = uses.fences
+        try:
+            if not fences:
+                assert self._fence is not None
+                fences.extend(starmap(self._fence, _ONCE))  # made and kept in one step
+                if not fences:
+                    raise LifecycleError("fence= raised StopIteration")
+        except Exception as error:
+            uses.state = f"over, and without a fence yet: {text_of(error)}"
+            return
+        uses.state = "submitted"
+        self._line.append(uses)
+        self._open.pop(uses.number, None)
+        if self._waiter and self._thread is None:
+            self._thread = runtime.new_thread(self._wait_apart, f"lifecycle-timeline-{self.name}")
+            self._thread.start()
+
+    # -- polling ---------------------------------------------------------------------------------------------
+
+    def poll(self) -> int:
+        """How many submissions ended now: those whose fences have signalled give back what they used. Never
+        blocks; 0 where somebody else is polling, inside a garbage collection, and where the fences may not be
+        asked."""
+        generation = self.generation
+        if generation is not None and generation.lost_reason is None:
+            owned = generation.thread is not None or generation.here is not None
+            if owned and not generation.may_run_here():
+                return 0
+        return self._poll() or 0
+
+    def poll_from(self, generation: Any) -> int:
+        """As `Order.poll_from`."""
+        mine = self.generation
+        if mine is None or mine is generation or mine.may_run_here():
+            return self._poll() or 0
+        return 0
+
+    def _poll(self) -> int | None:
+        """As `poll`, where the fences may be asked. None: somebody else has the turn."""
+        if not self._open and not self._line:
+            self._rest()
+            return 0
+        if runtime.collecting and runtime.in_collector():
+            return None
+        turn: list[int] | None = None
+        box: list[Any] | None = None
+        turns = self._turns
+        places: set[Any] = set()
+        try:
+            turn = [runtime.get_ident()]
+            if turns.setdefault(None, turn) is not turn:
+                box = [turns.get(None)]
+                if box[0] is not None:
+                    if getrefcount(box[0]) > SOLE_TURN:
+                        return None
+                    # Nobody but the table refers to it, and who looks at it now sees that we do.
+                    if turns.get(None) is box[0]:
+                        turns.pop(None, None)
+                if turns.setdefault(None, turn) is not turn:
+                    return None
+            return self._end_what_has_signalled(places)
+        finally:
+            # A turn ends as its reference is dropped: two stores, before which no interrupt can come.
+            turn = None
+            box = None
+            self._run_what_fell_due(places)
+
+    def _end_what_has_signalled(self, places: set[Any]) -> int:
+        generation = self.generation
+        if generation is not None and generation.lost_reason is not None:
+            self._mark_lost(f"queue {generation.name!r} was lost: {generation.lost_reason}")
+        count = 0
+        for uses in runtime.snapshot(self._open.values()):
+            if uses.lost:
+                self._lose(uses)
+                self._open.pop(uses.number, None)
+                count += 1
+            elif uses.block is None or runtime.is_dead(uses.block):
+                uses.open = False
+                self._submit(uses)
+        line = self._line
+        if line and any(map(attrgetter("lost"), runtime.snapshot(line))):
+            for uses in runtime.snapshot(line):
+                if uses.lost and uses.todo:
+                    self._lose(uses)
+                    count += 1
+        while line:
+            uses = line[0]
+            if uses.todo:
+                if uses.fences and not uses.lost:
+                    answer = ask(uses.fences[0], "poll", 0.0)
+                    if answer is PENDING:
+                        break
+                    if answer is not SIGNALLED:
+                        uses.lost = f"its fence is lost: {answer.why}"
+                if uses.lost:
+                    self._lose(uses)
+                else:
+                    places.update(map(_place_of, uses))
+                    _take_steps(uses)
+                    uses.state = "signalled"
+                    _delete(uses.fences)
+                count += 1
+            line.popleft()
+        self._rest()
+        return count
+
+    def _rest(self) -> None:
+        """Nobody needs to poll while nothing is in flight."""
+        if not self._open and not self._line:
+            busy.pop(id(self), None)
+            if self._open or self._line:  # meanwhile
+                busy[id(self)] = self
+
+    def _run_what_fell_due(self, places: set[Any]) -> None:
+        """Run a bounded number of releases that may run on any thread, as `close` does."""
+        for place in places:
+            if type(place) is AnyThread and place.mailbox and not near_limit() and not nesting():
+                place.run_some(DRAIN_STEPS, BRIEF_WAIT)
+
+    # -- waiting ---------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> bool:
+        """Poll until nothing is in flight, up to `timeout` seconds (None: for ever); whether that is so. Does
+        not wait inside a garbage collection, nor on threads marked with `never_wait`. Raises `LifecycleError`
+        inside the block of a submission of this timeline, which could not end meanwhile."""
+        if timeout is not None:
+            check_timeout(timeout)
+        me = runtime.get_ident()
+        for uses in runtime.snapshot(self._open.values()):
+            if uses.block is not None and uses.thread == me and not runtime.is_dead(uses.block):
+                raise LifecycleError(
+                    f"timeline {self.name!r} would wait for {uses}, whose block this thread is inside of: "
+                    "wait behind the block"
+                )
+        until = None if timeout is None else runtime.monotonic() + timeout
+        pause = FIRST_PAUSE
+        while True:
+            self.poll()
+            if not self.in_flight:
+                return True
+            left = None if until is None else until - runtime.monotonic()
+            if (left is not None and left <= 0.0) or runtime.must_not_wait():
+                return False
+            runtime.sleep(pause if left is None else min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _wait_apart(self) -> None:
+        """The timeline's own thread, while something is in flight."""
+        while True:
+            line = runtime.snapshot(self._line)
+            wait = getattr(line[0].fences[0], "wait", None) if line and line[0].todo else None
+            del line
+            if wait is None:
+                runtime.sleep(LONGEST_PAUSE)
+            else:
+                try:
+                    wait(WAITER_SLICE)
+                except Exception:  # noqa: S110 - the poll asks the same fence, and takes what it raises as lost
+                    pass
+            self.poll()
+            if not self.in_flight:
+                self._thread = None
+                if not self._line:
+                    return
+
+    # -- what is in flight -----------------------------------------------------------------------------------
+
+    def _in_flight(self) -> list[Uses]:
+        found = {uses.number: uses for uses in runtime.snapshot(self._line) if uses.todo}
+        found.update((uses.number, uses) for uses in runtime.snapshot(self._open.values()) if uses.todo)
+        return list(found.values())
+
+    @property
+    def in_flight(self) -> int:
+        """How many submissions have begun and not ended."""
+        return len(self._in_flight())
+
+    @property
+    def oldest(self) -> float:
+        """Unix time at which the oldest submission in flight was begun, 0.0 when there is none."""
+        since = [uses.since for uses in self._in_flight()]
+        return runtime.wall_time() - (runtime.monotonic() - min(since)) if since else 0.0
+
+    @property
+    def signalled(self) -> int:
+        """How many submissions ended because their fence had signalled."""
+        return int(self.ended) - int(self.lost_count)
+
+    @property
+    def lost_submissions(self) -> int:
+        """How many ended because they, or their fence, were lost."""
+        return int(self.lost_count)
+
+    def used(self) -> list[Record]:
+        """As `Order.used`."""
+        return [record for uses in self._in_flight() for record in map(_record_of, runtime.snapshot(uses))]
+
+    def stalled(self, after: float, registry: Any) -> list[str]:
+        """As `Order.stalled`."""
+        before = runtime.monotonic() - after
+        return [
+            str(uses)
+            for uses in self._in_flight()
+            if uses.since < before
+            and any(record.kind.registry is registry for record in map(_record_of, runtime.snapshot(uses)))
+        ]
+
+    # -- losing ----------------------------------------------------------------------------------------------
+
+    def lost(self, reason: str) -> int:
+        """The device is gone: every object of every submission in flight is orphaned – shut, never released,
+        counted – whoever else holds it. How many were. New submissions may begin. Callable on any thread,
+        also again after an interrupt."""
+        self._mark_lost(str(reason))
+        count = len(set(map(id, self.used())))
+        while self._poll() is None and not runtime.must_not_wait():
+            runtime.sleep(FIRST_PAUSE)
+        return count
+
+    def _mark_lost(self, reason: str) -> None:
+        for uses in self._in_flight():
+            uses.open = False  # it takes nothing more
+            uses.lost = uses.lost or reason or "lost"
+
+    def _lose(self, uses: Uses) -> None:
+        """Orphan what it used, and end it. May be repeated."""
+        why = f"the submission to timeline {self.name!r} that used it is lost: {uses.lost}"
+        for record in map(_record_of, runtime.snapshot(uses)):
+            end_without_release(record, ORPHANED, Cause.INVALIDATE, why)
+        if uses.todo and len(uses.todo) == 3:
+            uses.todo[1:1] = [self.lost_count.add]
+        _take_steps(uses)
+        uses.state = f"lost ({uses.lost})"
+
+    def _after_fork(self) -> None:
+        """In the child: what is in flight is the parent's. Nothing native is called."""
+        self._open = {}
+        self._line = deque()
+        self._turns = {}
+        self._thread = None
+        busy.pop(id(self), None)
+
+    def __repr__(self) -> str:
+        of = "" if self.generation is None else f" of queue {self.generation.name!r}"
+        lost = ", lost" if self.generation is not None and self.generation.lost_reason is not None else ""
+        flying = self.in_flight
+        return f"<Timeline {self.name!r}{of}{f', {flying} in flight' if flying else ''}{lost}>"
+
+
+def _take_steps(uses: Uses) -> None:
+    """The steps of an end, each taken out and called in one step of C: an interrupt comes before or behind
+    all that is left."""
+    todo = uses.todo
+    if todo:
+        steps: Iterator[Callable[[], object]] = iter(todo.pop, _last_step)
+        deque(map(_call, steps), maxlen=0)
+
+
+def _delete(fences: list[Any]) -> None:
+    """Each once. One that cannot be deleted is said, and stops none of the others."""
+    while fences:
+        fence = fences.pop()
+        delete = getattr(fence, "delete", None)
+        if delete is not None:
+            try:
+                delete()
+            except Exception:
+                runtime.complain()
+
+
+def _sole_turn() -> int:
+    """What `getrefcount` says, in `Timeline._poll`, of a turn that only the table and the box refer to."""
+    turns = {None: [0]}
+    box = [turns.get(None)]
+    return getrefcount(box[0])
+
+
+SOLE_TURN = _sole_turn()

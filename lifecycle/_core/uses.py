@@ -1,0 +1,55 @@
+"""What one submission uses: the pins that a device has, until its fence has signalled."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from lifecycle._core import runtime
+from lifecycle._core.record import Pin
+from lifecycle._core.runtime import Site
+
+
+class Uses(dict[Pin, None]):
+    """The pins of one submission, each once, and how far the submission is. Its timeline refers to this, and
+    only weakly to the call that ends the block, so it learns that a block has died without its end."""
+
+    __slots__ = (
+        "begun",
+        "block",
+        "fences",
+        "lost",
+        "number",
+        "open",
+        "since",
+        "site",
+        "state",
+        "thread",
+        "timeline",
+        "todo",
+    )
+    number: int
+    begun: bool
+    open: bool  # whether it takes more uses
+    timeline: str
+    since: float
+    site: Site | None
+    thread: int
+    state: str
+    block: weakref.ref[Any] | None  # None: it is over
+    fences: list[Any]
+    lost: str  # why, once that is said
+    todo: list[Callable[[], object]]  # what its end consists of, the first step last; empty: it has ended
+
+    def __str__(self) -> str:
+        """Timeline, age, where it was begun, how far it is."""
+        at = runtime.describe_site(self.site)
+        age = (runtime.monotonic() - self.since) * 1000.0
+        fence = f" ({self.fences[0]!r})" if self.fences else ""
+        return (
+            f"a submission to timeline {self.timeline!r}, begun {age:.0f} ms ago{at and f' at {at}'}, "
+            f"{self.state}{fence}"
+        )
+
+    __repr__ = __str__
