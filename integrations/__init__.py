@@ -1,6 +1,7 @@
 """Adapters for other libraries, imported as ``lifecycle.integrations.gstreamer`` and so on.
 
 - `gstreamer`: samples, captures, feeders, pools, guards of pipelines
+- `gpu`: OpenGL and wgpu: what a device uses is leased to it
 - `event_loops`: release queues that asyncio, GLib and Qt drain
 - `prometheus`: a collector for a scrape
 

@@ -35,6 +35,7 @@ if not (support.ROOT / "lifecycle" / "integrations" / "__init__.py").exists():
     )
 
 SYSTEM_PACKAGES = "run tools/system-packages.sh gstreamer gstreamer-tests"
+GPU_PACKAGES = "run tools/system-packages.sh gpu, and the tests with `make test`"
 MAKE = "run the tests with `make test`, which installs it"
 BY_HAND = "too big for every run: pip install av opencv-python-headless h5py"
 
@@ -86,6 +87,28 @@ def _webrtc() -> bool:
     return all(Gst.ElementFactory.find(name) is not None for name in ("webrtcbin", "nicesrc", "vp8enc"))
 
 
+def _gl() -> bool:
+    if not _module("OpenGL") or not _module("numpy"):
+        return False
+    from tests.gpu.contexts import Context, release_current
+
+    try:
+        context = Context().make_current()
+    except (OSError, AttributeError):
+        return False
+    release_current()
+    context.destroy()
+    return True
+
+
+def _wgpu() -> bool:
+    if not _module("wgpu") or not _module("numpy"):
+        return False
+    from tests.gpu.adapters import adapter
+
+    return adapter() is not None
+
+
 PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "gstreamer": (_gstreamer, SYSTEM_PACKAGES),
     "gst-overrides": (_gst_overrides, SYSTEM_PACKAGES),
@@ -100,6 +123,9 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "cv2": (lambda: _module("cv2"), BY_HAND),
     "h5py": (lambda: _module("h5py"), BY_HAND),
     "pyside6": (lambda: _module("PySide6.QtCore"), MAKE),
+    "gl": (_gl, GPU_PACKAGES),
+    "moderngl": (lambda: _gl() and _module("moderngl"), GPU_PACKAGES),
+    "wgpu": (_wgpu, GPU_PACKAGES),
     "promtool": (lambda: tool("promtool") is not None, MAKE),
     "prometheus": (lambda: tool("prometheus") is not None, MAKE),
 }
@@ -107,7 +133,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
 
 BIG = frozenset({"av", "cv2", "h5py"})
 """Parts that nothing installs: tests of programs with them are run by hand, on CI as elsewhere."""
-ON_ONE_PYTHON = {"lmdb": (3, 11), "pyside6": (3, 11), "trio": (3, 11), "uvloop": (3, 11)}
+ON_ONE_PYTHON = dict.fromkeys(("lmdb", "moderngl", "pyside6", "trio", "uvloop", "wgpu"), (3, 11))
 """Parts that `make test` installs for one version of CPython alone (pyproject.toml): elsewhere their absence
 is no fault."""
 

@@ -10,8 +10,8 @@ venv=.venv
 
 case ${1:?usage: tools/environment.sh demo|test|bench|lint} in
   demo) extras=demo parts=(python gstreamer) ;;
-  test) extras=dev parts=(python gstreamer gstreamer-tests) ;;
-  bench) extras=dev parts=(python gstreamer gstreamer-tests) ;;
+  test) extras=dev parts=(python gstreamer gstreamer-tests gpu) ;;
+  bench) extras=dev parts=(python gstreamer gstreamer-tests gpu) ;;
   lint) extras=dev parts=(python) ;;
   *) echo "environment: no target named '$1'" >&2; exit 2 ;;
 esac

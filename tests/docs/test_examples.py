@@ -14,7 +14,12 @@ from tests.conftest import missing
 from tests.support import ROOT
 
 EXAMPLE = re.compile(r"^\s*(```python|>>> )", re.MULTILINE)
-GSTREAMER = re.compile(r"integrations\.gstreamer|gi\.repository")
+# What a document needs, by what it names.
+NEEDS = {
+    "gstreamer": re.compile(r"integrations\.gstreamer|gi\.repository"),
+    "gl": re.compile(r"import.* OpenGL|from OpenGL|gpu\.offscreen"),
+    "wgpu": re.compile(r"^import wgpu$", re.MULTILINE),
+}
 
 
 def documents() -> list[str]:
@@ -58,8 +63,10 @@ def run_document(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("document", documents())
 def test_the_examples_run(document: str, tmp_path: Path) -> None:
-    if GSTREAMER.search((ROOT / document).read_text()) and (reason := missing("gstreamer")):
-        pytest.skip(reason)
+    text = (ROOT / document).read_text()
+    for part, names in NEEDS.items():
+        if names.search(text) and (reason := missing(part)):
+            pytest.skip(reason)
     done = run_document(ROOT / document, tmp_path)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert re.search(r"^[1-9]\d* examples ran$", done.stdout, re.MULTILINE), done.stdout

@@ -1,0 +1,21 @@
+"""What the adapters note in the log, where the environment asks for it: ``LIFECYCLE_GPU_LOG=1``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import structlog
+
+_VARIABLE = "LIFECYCLE_GPU_LOG"
+
+
+def wanted() -> bool:
+    """Whether rebuilds and changes of state are logged."""
+    return os.environ.get(_VARIABLE, "") not in ("", "0")
+
+
+def note(event: str, **facts: Any) -> None:
+    """Log one change, at level info, if that is wanted."""
+    if wanted():
+        structlog.get_logger("lifecycle.gpu").info(f"lifecycle.{event}", **facts)

@@ -1,0 +1,100 @@
+"""moderngl: what its context collects is released where its names are valid, by one line.
+
+moderngl deletes an object where its wrapper dies, on whatever thread the collector runs, where the call does
+nothing and the object leaks. With ``gc_mode = "context_gc"`` it keeps the dead ones for the thread of the
+context, and something has to ask for them: `adopt` does, with every `drain` of the domain.
+
+::
+
+    context = moderngl.create_context()
+    domain = adopt(context)
+    ...
+    domain.drain()                                    # once a frame
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from lifecycle import Handle, SafetyManager
+from lifecycle.integrations.gpu import opengl
+from lifecycle.integrations.gpu.errors import GLError
+
+__all__ = ["ModernGLDomain", "adopt"]
+
+_OBJECTS = {
+    "Texture": "texture",
+    "Texture3D": "texture",
+    "TextureArray": "texture",
+    "TextureCube": "texture",
+    "Buffer": "buffer",
+    "Renderbuffer": "renderbuffer",
+    "Framebuffer": "framebuffer",
+    "VertexArray": "vertex_array",
+    "Program": "program",
+    "ComputeShader": "program",
+    "Query": "query",
+    "Sampler": "sampler",
+}
+
+
+class ModernGLDomain:
+    """A context of moderngl that was adopted. What it has not itself is asked of its `domain`."""
+
+    def __init__(self, context: Any, domain: opengl.Domain) -> None:
+        self._context = weakref.ref(context)
+        self.domain = domain
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.domain, name)
+
+    def own(self, obj: Any, *, size: int = 0, parent: Any = None) -> Handle[Any]:
+        """Take ownership of an object of moderngl: it is released once, where its name is valid, when nobody
+        and no device uses it any more. Raises `GLError` for what is none of moderngl's, or was released."""
+        self.domain.check_here(f"own({obj!r})")
+        kind = _OBJECTS.get(type(obj).__name__)
+        if kind is None or not callable(getattr(obj, "release", None)):
+            raise GLError(f"own() takes an object of moderngl, not {obj!r}; for names use domain.own()")
+        if type(getattr(obj, "mglo", None)).__name__ == "InvalidObject":
+            raise GLError(f"{obj!r} was released already: it cannot be owned any more")
+        shared = kind not in ("framebuffer", "vertex_array", "query")
+        return self.domain.manager.register(
+            obj,
+            f"moderngl.{type(obj).__name__}",
+            release=_release,
+            release_on=self.domain.shared_queue if shared else self.domain.queue,
+            native=getattr(obj, "glo", None),
+            size=size or int(getattr(obj, "size", 0) if kind == "buffer" else 0),
+            parent=parent,
+        )
+
+    def drain(self) -> int:
+        """As `Domain.drain`; also deletes what moderngl's context has collected."""
+        count = self.domain.drain()
+        context = self._context()
+        if context is not None and context.gc_mode == "context_gc":
+            count += context.gc() or 0
+        return count
+
+    def close(self, timeout: float | None = 10.0) -> int:
+        """As `Domain.close`, after a last `drain`."""
+        if not self.domain.lost_reason:
+            self.domain.timeline.wait(timeout)
+            self.drain()
+        return self.domain.close(timeout)
+
+    def __repr__(self) -> str:
+        return f"<ModernGLDomain {self.domain!r}>"
+
+
+def adopt(context: Any, *, name: str = "moderngl", manager: SafetyManager | None = None) -> ModernGLDomain:
+    """Adopt a context of moderngl, which is current on this thread: what it makes and nobody releases is kept
+    until the next `drain` here. Raises what `opengl.adopt` raises."""
+    domain = opengl.adopt(name=name, manager=manager)
+    context.gc_mode = "context_gc"
+    return ModernGLDomain(context, domain)
+
+
+def _release(obj: Any) -> None:
+    obj.release()

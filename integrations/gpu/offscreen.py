@@ -1,0 +1,64 @@
+"""An OpenGL context without a window, by EGL: for servers, tests and examples."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from lifecycle.integrations.gpu.errors import GLError
+
+_P = ctypes.c_void_p
+_INT = ctypes.c_int
+_SURFACELESS: Final = 0x31DD
+_OPENGL_API: Final = 0x30A2
+
+
+def _egl() -> Any:
+    try:
+        library = ctypes.CDLL("libEGL.so.1")
+    except OSError as error:
+        raise GLError(
+            f"EGL cannot be loaded ({error}): on Debian and Ubuntu `apt-get install libegl1 libgl1-mesa-dri`"
+        ) from error
+    for name, result, arguments in (
+        ("eglGetPlatformDisplay", _P, (ctypes.c_uint, _P, _P)),
+        ("eglInitialize", ctypes.c_uint, (_P, _P, _P)),
+        ("eglBindAPI", ctypes.c_uint, (ctypes.c_uint,)),
+        ("eglChooseConfig", ctypes.c_uint, (_P, _P, _P, _INT, _P)),
+        ("eglCreateContext", _P, (_P, _P, _P, _P)),
+        ("eglDestroyContext", ctypes.c_uint, (_P, _P)),
+        ("eglMakeCurrent", ctypes.c_uint, (_P, _P, _P, _P)),
+        ("eglGetError", _INT, ()),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+@contextmanager
+def offscreen(*, version: tuple[int, int] = (4, 5)) -> Iterator[None]:
+    """A new core context of that version of OpenGL, current on this thread for a block, and destroyed after
+    it. Close the domain that adopted it before the block ends. Raises `GLError` where there is no driver, or
+    none of that version."""
+    egl = _egl()
+    display = egl.eglGetPlatformDisplay(_SURFACELESS, None, None)
+    if not display or not egl.eglInitialize(display, None, None):
+        raise GLError("EGL cannot be initialized without a window system: a driver of Mesa is needed")
+    egl.eglBindAPI(_OPENGL_API)
+    configs, count = (_P * 1)(), _INT()
+    egl.eglChooseConfig(display, (_INT * 3)(0x3040, 0x8, 0x3038), configs, 1, ctypes.byref(count))
+    attributes = (_INT * 7)(0x3098, version[0], 0x30FB, version[1], 0x30FD, 1, 0x3038)
+    context = egl.eglCreateContext(display, configs[0], None, attributes)
+    if not context:
+        raise GLError(
+            f"EGL made no context of OpenGL {version[0]}.{version[1]} (error 0x{egl.eglGetError():x})"
+        )
+    try:
+        if not egl.eglMakeCurrent(display, None, None, context):
+            raise GLError(f"the context cannot be made current (error 0x{egl.eglGetError():x})")
+        yield
+    finally:
+        egl.eglMakeCurrent(display, None, None, None)
+        egl.eglDestroyContext(display, context)

@@ -1,0 +1,161 @@
+"""Worlds: what a native name is valid in, and whether that is what is current on this thread now.
+
+**The problem.** An OpenGL name is a small number. In another context it means nothing, or something else, and
+deleting it deletes a stranger's object without an error. Addresses of contexts are given again as well: of
+twenty made in turn some have the same.
+
+**The idea.** The world is asked itself. Each share group gets one tiny buffer, and each context one vertex
+array, labelled with a random token: a world is here where its name exists and carries its token. First it is
+asked whether anything is current at all, since without a context the calls are undefined; then whether the
+name exists, since the label of a name that is none sets the error flag.
+
+Where there are no labels (before OpenGL 4.3, without KHR_debug) the token lies in the buffer, and a context
+is known by its share group, its address and its vertex array.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from lifecycle.integrations.gpu._native import INT, UINT, function, integer, who_is_current
+from lifecycle.integrations.gpu.errors import GLError
+
+_BUFFER, _VERTEX_ARRAY = 0x82E0, 0x8074
+_COPY_READ, _COPY_READ_BINDING = 0x8F36, 0x8F36
+_STATIC_DRAW = 0x88E4
+TOKEN: Final = 16
+
+
+class World:
+    """A share group, or one context. `here` is the condition of its queue."""
+
+    __slots__ = (
+        "_asked",
+        "_current",
+        "_is",
+        "_label",
+        "_size",
+        "kind",
+        "labelled",
+        "name",
+        "pointer",
+        "token",
+    )
+
+    def __init__(self, kind: int, current: Callable[[], int | None], pointer: int, labelled: bool) -> None:
+        self.kind = kind
+        self.labelled = labelled
+        self.pointer = pointer
+        self.token = secrets.token_hex(TOKEN // 2).encode()
+        self._current = current
+        self._is: Any = function("glIsBuffer" if kind == _BUFFER else "glIsVertexArray")
+        self._label = function("glGetObjectLabel") if labelled else None
+        name = UINT()
+        function("glGenBuffers" if kind == _BUFFER else "glGenVertexArrays")(1, ctypes.byref(name))
+        self.name = name.value
+        if kind == _BUFFER:
+            bound = integer(_COPY_READ_BINDING)
+            function("glBindBuffer")(_COPY_READ, self.name)
+            function("glBufferData")(_COPY_READ, TOKEN, self.token, _STATIC_DRAW)
+            function("glBindBuffer")(_COPY_READ, bound)
+        else:
+            bound = integer(0x85B5)
+            function("glBindVertexArray")(self.name)  # a name is an object only once it was bound
+            function("glBindVertexArray")(bound)
+        if labelled:
+            function("glObjectLabel")(kind, self.name, TOKEN, self.token)
+        if not self.here():
+            raise GLError("the current context does not know the object that was just made in it")
+
+    def here(self) -> bool:
+        """Whether this world is current on this thread now."""
+        current = self._current()
+        if not current or not self._is(self.name):
+            return False
+        if self._label is not None:
+            text = ctypes.create_string_buffer(TOKEN + 1)
+            self._label(self.kind, self.name, TOKEN + 1, None, text)
+            return text.raw[:TOKEN] == self.token
+        if self.kind != _BUFFER:
+            return current == self.pointer
+        return self._token_in_buffer() == self.token
+
+    def _token_in_buffer(self) -> bytes:
+        bound = integer(_COPY_READ_BINDING)
+        bind = function("glBindBuffer")
+        size = ctypes.c_int64()
+        text = ctypes.create_string_buffer(TOKEN)
+        bind(_COPY_READ, self.name)
+        try:
+            function("glGetBufferParameteri64v")(_COPY_READ, 0x8764, ctypes.byref(size))
+            if size.value == TOKEN:
+                function("glGetBufferSubData")(_COPY_READ, 0, TOKEN, text)
+        finally:
+            bind(_COPY_READ, bound)
+        return text.raw
+
+    def __repr__(self) -> str:
+        what = "share group" if self.kind == _BUFFER else "context"
+        return f"<{what} known by {self.name}>"
+
+
+def share_world(current: Callable[[], int | None], pointer: int, labelled: bool) -> World:
+    """The world of the textures, buffers and programs of what is current."""
+    return World(_BUFFER, current, pointer, labelled)
+
+
+def context_world(current: Callable[[], int | None], pointer: int, labelled: bool) -> World:
+    """The world of the vertex arrays and framebuffers of what is current."""
+    return World(_VERTEX_ARRAY, current, pointer, labelled)
+
+
+class Facts:
+    """What the current context says of itself."""
+
+    __slots__ = ("compatibility", "current", "extensions", "pointer", "renderer", "text", "version")
+
+    def __init__(self) -> None:
+        who = who_is_current()
+        if who is None:
+            raise GLError(
+                "no OpenGL context is current on this thread: make one current first (makeCurrent(), "
+                "switch_to(), eglMakeCurrent) and adopt it there"
+            )
+        self.current, self.pointer = who
+        said = function("glGetString")(0x1F02)
+        self.text: str = (said or b"").decode(errors="replace")
+        if self.text.startswith("OpenGL ES"):
+            raise GLError(
+                f"the current context is {self.text!r}: OpenGL ES is not supported, only OpenGL 3.0 and newer"
+            )
+        words = self.text.split(".")
+        try:
+            self.version = (int(words[0]), int(words[1].split()[0]))
+        except (ValueError, IndexError):
+            raise GLError(f"the current context says {self.text!r} of its version, which is none") from None
+        if self.version < (3, 0):
+            raise GLError(f"the current context is OpenGL {self.text!r}: 3.0 or newer is needed")
+        count = (INT * 1)()
+        function("glGetIntegerv")(0x821D, count)
+        get = function("glGetStringi")
+        self.extensions = frozenset((get(0x1F03, at) or b"").decode() for at in range(count[0]))
+        self.renderer: str = (function("glGetString")(0x1F01) or b"").decode(errors="replace")
+        self.compatibility = self.version >= (3, 2) and bool(integer(0x9126) & 2)
+
+    @property
+    def labels(self) -> bool:
+        """Whether objects can be labelled."""
+        return self.version >= (4, 3) or "GL_KHR_debug" in self.extensions
+
+    @property
+    def direct(self) -> bool:
+        """Whether objects can be changed without binding them (4.5)."""
+        return self.version >= (4, 5) or "GL_ARB_direct_state_access" in self.extensions
+
+    @property
+    def syncs(self) -> bool:
+        """Whether there are sync objects (3.2)."""
+        return self.version >= (3, 2) or "GL_ARB_sync" in self.extensions
