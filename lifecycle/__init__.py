@@ -35,7 +35,7 @@ from lifecycle._core.holders import Holder
 from lifecycle._core.leases import Lease
 from lifecycle._core.place import ANY_THREAD, BACKGROUND
 from lifecycle._core.runtime import never_wait
-from lifecycle._core.submissions import Timeline
+from lifecycle._core.submissions import Submission, Timeline
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import (
     AccessError,
@@ -143,6 +143,7 @@ __all__ = [
     "SharedCleanupGuard",
     "ShutdownReport",
     "StopToken",
+    "Submission",
     "Timeline",
     "TypeStats",
     "WeakHandle",

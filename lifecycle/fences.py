@@ -22,12 +22,11 @@ from typing import Any
 
 from lifecycle._core import runtime
 from lifecycle._core.keeping import Uncopied
-from lifecycle._core.submissions import Submission
 from lifecycle.errors import FenceError
 
 # -- fences that need no GPU ---------------------------------------------------------------------------------
 
-__all__ = ["ProcessFence", "Submission", "fence_of_block"]
+__all__ = ["ProcessFence", "fence_of_block"]
 
 
 class EventFence(Uncopied):

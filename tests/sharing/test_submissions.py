@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -386,7 +387,7 @@ def test_a_waiter_gives_back_what_nobody_polls(manager: SafetyManager, device: D
         time.sleep(0.01)
         assert number not in freed
         device.run()
-        eventually(lambda number=number: number in freed)
+        eventually(partial(freed.__contains__, number))
     eventually(lambda: timeline._thread is None)
 
 

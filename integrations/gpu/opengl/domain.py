@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lifecycle import Handle, HeldError, ReleaseQueue, SafetyManager, Timeline
+from lifecycle import Handle, HeldError, ReleaseQueue, SafetyManager, Submission, Timeline
 from lifecycle.errors import FenceError, QueueLostError, WrongContextError
-from lifecycle.fences import Submission
 from lifecycle.integrations.gpu.defaults import manager_or_default
 from lifecycle.integrations.gpu.errors import GLError
 from lifecycle.integrations.gpu.log import note
