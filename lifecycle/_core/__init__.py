@@ -8,8 +8,8 @@ module here imports from lower lines of this list only:
 - `proxied`: what proxies are made of, and their handles
 - `register`, `targets`: entering an object; what a handle or id given to a call stands for
 - `handle`: one share of ownership, and what can be done with it
-- `detach`, `exclusive`, `room`, `submissions`: taking an object out of the manager; using it alone; making room
-  below a limit; what a device was given to use
+- `detach`, `exclusive`, `room`, `submissions`: taking an object out of the manager; using it alone; making
+  room below a limit; what a device was given to use
 - `place`: what every release place is, and the one whose releases run on any thread
 - `access`, `ends`: checks before an access, and the errors they raise; waiting for an object's end
 - `sentences`: what errors say of an object: its state, and what to do

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle import Handle
-from lifecycle.integrations.gpu._native import function, integer
+from lifecycle.integrations.gpu._native import UINT, function, integer
 from lifecycle.integrations.gpu.errors import GLError, TransferError
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _map(
 def _unmapper(domain: Domain, name: int) -> Callable[[Any], object]:
     """The release of a mapping."""
     if domain.facts.direct:
-        return functools.partial(function("glUnmapNamedBuffer"), name)
+        return functools.partial(function("glUnmapNamedBuffer"), UINT(name))
 
     def unmap(_: Any) -> None:
         with Bound(name) as target:

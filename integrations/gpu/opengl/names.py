@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from lifecycle.integrations.gpu._native import UINT, function
+from lifecycle.integrations.gpu._native import INT, UINT, function
 from lifecycle.integrations.gpu.errors import GLError
 
 
@@ -76,4 +76,4 @@ def deleter(kind: Kind, name: int) -> Callable[[Any], object]:
     delete = function(kind.deletes)
     if kind.single:
         return delete
-    return functools.partial(delete, 1, (UINT * 1)(name))
+    return functools.partial(delete, INT(1), (UINT * 1)(name))
