@@ -18,10 +18,16 @@ name                   contract                                                 
 `holders`              who keeps it from its release. Walks the heap                            I9
 `is_closed`            whether this very handle was closed
 `Leaving`              a table whose entries go by the step that ends their objects             I3
-`tend`                 run a bounded share of the releases that wait for any thread             I5
+`tend`                 run a share, or all, of the releases that wait for any thread            I5
+`releasing`            whether a release runs or waits for a worker
+`type_name_of`         the type of an object that is registered without a type's name
 `Claim`                who does it, once: K1                                                    I3
 `taking`               take and store in one step: K2                                           I3
 `forgets`              a kept exception keeps no object alive: K3                               I2
+`refuse_near_limit`    `RecursionError` before anything is taken that could not be given back   I3
+`is_control_flow`      an exception that is not to be contained: Ctrl-C, exit, cancellation
+`is_dead`              whether a weak reference is dead, asked without holding its object       I3
+`next_id`              a number that no object of the process has or will have
 `Tally`                a count that any context raises by one                                   I7
 `WaitList`             threads and coroutines that wait until something is true. `wait` waits   I5
 `Line`                 turns: only the first that waits is asked, and nobody is passed by       I5
@@ -31,10 +37,14 @@ name                   contract                                                 
 `poll`                 asking again and again, for what can tell nobody. Waits                  I5
 `HistogramCount`       durations in the buckets of `BUCKETS`, written by one thread at a time          I7
 `CollectorNudge`       runs the collector, ever more rarely, when a pool stays exhausted        I5
+`collect`              run the collector
 `must_not_wait`        whether this thread may not block: a collection, `never_wait`            I5
 `after_fork`           called in each forked child while its object lives
 `run_apart`            a call on a thread of its own, for what a collection may not do          I4, I5
 `snapshot`             a list of a container that other threads change
+`caller`               the frame outside this library, for ``site=``
+`Fence`, `Timeline`    what a release can wait for; fences that signal in order                 I2
+`free_threaded`        whether this interpreter runs without the GIL
 `monotonic`            the clock of timeouts, which `lifecycle.testing` can stop
 `wall_time`            the clock of reports, which it can stop as well
 `Uncopied`, `weakly`   objects that exist once; callbacks that keep their object alive not      I3
@@ -51,16 +61,32 @@ The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 from lifecycle._core.checks import check_callback, check_facts, check_timeout
 from lifecycle._core.counters import BUCKETS, HistogramCount
 from lifecycle._core.facts import Facts, about, describe, facts, holders, is_closed, pin, raw, view
+from lifecycle._core.fence import Fence
 from lifecycle._core.idioms import Claim, forgets, taking
 from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle._core.leaving import Leaving
 from lifecycle._core.nudge import CollectorNudge
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Pin
-from lifecycle._core.runtime import Tally, monotonic, must_not_wait, run_apart, snapshot, wall_time
+from lifecycle._core.runtime import (
+    Tally,
+    caller,
+    collect,
+    free_threaded,
+    is_dead,
+    monotonic,
+    must_not_wait,
+    next_id,
+    refuse_near_limit,
+    run_apart,
+    snapshot,
+    wall_time,
+)
 from lifecycle._core.runtime import at_fork_in_child as after_fork
+from lifecycle._core.timelines import Timeline
 from lifecycle._core.waiting import Flag, Inbox, Line, Reply, WaitList, poll
-from lifecycle.manager.recipes import Recipe, recipe, tend
+from lifecycle.manager.access import is_control_flow
+from lifecycle.manager.recipes import Recipe, recipe, releasing, tend, type_name_of
 from lifecycle.places.queues import PlaceLike
 
 __all__ = [
@@ -69,6 +95,7 @@ __all__ = [
     "Claim",
     "CollectorNudge",
     "Facts",
+    "Fence",
     "Flag",
     "HistogramCount",
     "Inbox",
@@ -79,29 +106,39 @@ __all__ = [
     "Recipe",
     "Reply",
     "Tally",
+    "Timeline",
     "Uncopied",
     "WaitList",
     "WhenDue",
     "about",
     "after_fork",
+    "caller",
     "check_callback",
     "check_facts",
     "check_timeout",
+    "collect",
     "describe",
     "facts",
     "forgets",
+    "free_threaded",
     "holders",
     "is_closed",
+    "is_control_flow",
+    "is_dead",
     "monotonic",
     "must_not_wait",
+    "next_id",
     "pin",
     "poll",
     "raw",
     "recipe",
+    "refuse_near_limit",
+    "releasing",
     "run_apart",
     "snapshot",
     "taking",
     "tend",
+    "type_name_of",
     "view",
     "wall_time",
     "weakly",

@@ -435,12 +435,16 @@ else:
 def refuse_near_limit(what: str) -> None:
     """Raise `RecursionError` where `near_limit`: for calls that could be cut short in the middle, before they
     change anything."""
-    if near_limit():
-        raise RecursionError(
-            f"{what}: fewer than {ROOM} levels of recursion are left here, so it could be cut short in the "
-            "middle; nothing has changed. Call it where the stack is less deep, or raise "
-            "sys.setrecursionlimit()"
-        )
+    try:
+        if not cramped(STEPS) or not near_limit():
+            return
+    except RecursionError:
+        pass
+    raise RecursionError(
+        f"{what}: fewer than {ROOM} levels of recursion are left here, so it could be cut short in the "
+        "middle; nothing has changed. Call it where the stack is less deep, or raise "
+        "sys.setrecursionlimit()"
+    )
 
 
 # -- fork ----------------------------------------------------------------------------------------------------

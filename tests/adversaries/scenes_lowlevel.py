@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import Any
 
@@ -17,22 +18,29 @@ from lifecycle.lowlevel import (
     Uncopied,
     about,
     after_fork,
+    caller,
     check_callback,
     check_facts,
     check_timeout,
+    collect,
     describe,
     facts,
     forgets,
     holders,
     is_closed,
+    is_control_flow,
+    is_dead,
     must_not_wait,
     pin,
     raw,
     recipe,
+    refuse_near_limit,
+    releasing,
     run_apart,
     snapshot,
     taking,
     tend,
+    type_name_of,
     view,
     weakly,
 )
@@ -61,6 +69,13 @@ def recipe_registers(stage: Stage) -> None:
 @scene("Recipe.register", prepare=parts, callers=True)
 def recipe_registers_a_child(stage: Stage) -> None:
     stage.keep(stage.props.parts.register(stage.native(), parent=stage.handle))
+
+
+@scene("Recipe.register", prepare=parts, callers=True)
+def recipe_registers_with_a_release_of_its_own(stage: Stage) -> None:
+    stage.keep(
+        stage.props.parts.register(stage.native(), release=lambda native: native.free(), site=caller())
+    )
 
 
 @scene("recipe", "Recipe.__init__")
@@ -92,7 +107,6 @@ def pinned(stage: Stage) -> None:
     *(
         f"Facts.{name}"
         for name in [
-            "__init__",
             "__eq__",
             "__hash__",
             "__str__",
@@ -178,6 +192,16 @@ def forgetting(stage: Stage) -> None:
         stage.handle.close()
 
 
+@scene("tend", "releasing", "type_name_of", "is_dead", lets_go=True)
+def what_waits_is_run(stage: Stage) -> None:
+    releasing(stage.manager)
+    assert type_name_of(stage.manager, []) == "list"
+    gone = weakref.ref(Kept())
+    is_dead(gone)
+    stage.handle.close()
+    tend(stage.manager, everything=True)
+
+
 @scene(
     "Tally.__init__",
     "Tally.__int__",
@@ -208,6 +232,10 @@ def counts(stage: Stage) -> None:
     "must_not_wait",
     "after_fork",
     "run_apart",
+    "caller",
+    "collect",
+    "is_control_flow",
+    "refuse_near_limit",
     "WhenDue.__repr__",
 )
 def checks(stage: Stage) -> None:
@@ -219,3 +247,7 @@ def checks(stage: Stage) -> None:
     kept = Kept()
     after_fork(kept.call)  # type: ignore[arg-type]
     run_apart(int)
+    caller()
+    collect(0)
+    is_control_flow(KeyboardInterrupt())
+    refuse_near_limit("this")

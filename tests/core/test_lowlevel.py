@@ -27,16 +27,24 @@ from lifecycle.lowlevel import (
     Claim,
     Leaving,
     Tally,
+    caller,
+    collect,
     describe,
     facts,
     forgets,
     holders,
     is_closed,
+    is_control_flow,
+    is_dead,
+    next_id,
     pin,
     raw,
     recipe,
+    refuse_near_limit,
+    releasing,
     taking,
     tend,
+    type_name_of,
     view,
 )
 from lifecycle.manager import recipes
@@ -106,7 +114,7 @@ def test_only_a_recipe_that_asks_looks_for_a_second_owner(manager: SafetyManager
 
 
 def test_what_a_recipe_refuses_is_still_the_callers(manager: SafetyManager) -> None:
-    with pytest.raises(RegistrationError, match=r"recipe\(\) takes the name of a type, not 3"):
+    with pytest.raises(RegistrationError, match=r"recipe\(\) takes a type name of one letter or more, not 3"):
         recipe(manager, 3, release=None, release_on=ANY_THREAD)  # type: ignore[arg-type]
     with pytest.raises(RegistrationError, match="release must be callable"):
         recipe(manager, "part", release=3, release_on=ANY_THREAD)  # type: ignore[arg-type]
@@ -154,6 +162,98 @@ def test_interrupted_anywhere_a_recipe_loses_nothing() -> None:
     left = [native for native, taken in given if not taken[0]]
     assert len(left) <= 2
     assert [native.released for native, _ in given] == [int(native not in left) for native, _ in given]
+
+
+def test_one_object_may_have_a_release_of_its_own(manager: SafetyManager) -> None:
+    parts = recipe(manager, "sdk.Part", release=Native.free, release_on=ANY_THREAD)
+    native = Native()
+    mine: list[Native] = []
+    parts.register(native, release=mine.append).close()
+    assert (mine, native.released) == ([native], 0)
+    parts.register(native).close()
+    assert native.released == 1
+
+
+def test_everything_that_waits_for_any_thread_is_run() -> None:
+    manager = SafetyManager(config=SafetyConfig(leak_level="off"))
+    natives = [Native() for _ in range(300)]
+    parts = recipe(manager, "sdk.Part", release=Native.free, release_on=ANY_THREAD)
+    handles = [parts.register(native) for native in natives]
+    del handles
+    tend(manager, everything=True)
+    assert {native.released for native in natives} == {1}
+    manager.close()
+
+
+def test_a_manager_says_that_it_releases(manager: SafetyManager) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def free(_: object) -> None:
+        begun.set()
+        may_end.wait(20)
+
+    assert not releasing(manager)
+    handle = manager.register(Native(), release=free, release_on=BACKGROUND)
+    handle.close(timeout=0)
+    assert begun.wait(20)
+    assert releasing(manager)
+    may_end.set()
+    manager.close(timeout=20)
+    assert not releasing(manager)
+
+
+def test_the_type_of_what_is_given_no_name(manager: SafetyManager) -> None:
+    native = Native()
+    name = type_name_of(manager, native)
+    with manager.register(native, release=Native.free, release_on=ANY_THREAD) as handle:
+        assert handle.type_name == name == f"{__name__}.Native"
+    assert type_name_of(manager, 3) == "int"
+
+
+def test_near_the_recursion_limit_nothing_is_begun() -> None:
+    refuse_near_limit("this")
+    refused: list[str] = []
+
+    def deeper(levels: int) -> None:
+        try:
+            refuse_near_limit("reading a frame")
+        except RecursionError as error:
+            refused.append(str(error))
+            return
+        deeper(levels + 1)
+
+    deeper(0)
+    assert refused[0].startswith("reading a frame: fewer than")
+
+
+def test_what_passes_every_boundary_is_control_flow() -> None:
+    import asyncio
+
+    for error in (KeyboardInterrupt(), SystemExit(), GeneratorExit(), asyncio.CancelledError()):
+        assert is_control_flow(error)
+    for error in (ValueError(), MemoryError(), BaseException()):
+        assert not is_control_flow(error)
+
+
+def test_a_dead_reference_and_a_number_of_its_own(manager: SafetyManager) -> None:
+    native = Native()
+    reference = weakref.ref(native)
+    assert not is_dead(reference)
+    del native
+    assert is_dead(reference)
+    numbers = [next_id() for _ in range(3)]
+    with manager.register(Native(), release=Native.free, release_on=ANY_THREAD) as handle:
+        assert len({*numbers, handle.id}) == 4
+
+
+def test_the_caller_is_outside_the_library_and_a_collection_is_run() -> None:
+    assert caller(1) is sys._getframe()
+    loop: list[Any] = [Native()]
+    loop.append(loop)
+    gone = weakref.ref(loop[0])
+    del loop
+    collect()
+    assert gone() is None
 
 
 def test_facts_are_of_now_and_outlive_their_object(manager: SafetyManager) -> None:
