@@ -23,12 +23,9 @@ import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lifecycle._core import runtime
-from lifecycle._core.handle import Handle
-from lifecycle._core.keeping import Uncopied
-from lifecycle._core.record import Record
 from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
-from lifecycle.manager.manager import SafetyManager
+from lifecycle.lowlevel import Facts, Uncopied, snapshot
+from lifecycle.manager import Handle, SafetyManager
 from lifecycle.pools.figures import loan_of
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
@@ -84,12 +81,12 @@ class Buffer(Handle[Block]):
     def address(self) -> int:
         """Where its memory begins: a multiple of the page size. For native code, within ``with
         buffer.lease():``."""
-        return int(self._record.native)
+        return int(self.native)
 
     @property
     def nbytes(self) -> int:
         """How many bytes were asked for."""
-        return self._record.size
+        return self.size
 
     def view(
         self, address: Any = None, nbytes: int | None = None, readonly: bool | None = False
@@ -102,18 +99,18 @@ class Buffer(Handle[Block]):
         Raises `AccessRefusedError` once the handle is closed, `LifecycleError` for a part that is not within
         the buffer.
         """
-        record = self._record
-        start: int = record.native
+        start: int = self.native
+        size = self.size
         if address is None and nbytes is None:
-            return Handle.view(self, start, record.size, readonly)
+            return Handle.view(self, start, size, readonly)
         if address is not None and type(address) is not int:
             return Handle.view(self, address, nbytes, readonly)
         address = start if address is None else address
-        nbytes = record.size - (address - start) if nbytes is None else nbytes
-        if not start <= address <= address + nbytes <= start + record.size:
+        nbytes = size - (address - start) if nbytes is None else nbytes
+        if not start <= address <= address + nbytes <= start + size:
             raise LifecycleError(
-                f"a view of {nbytes} bytes from {address:#x} on is not within the {record.size} bytes at "
-                f"{start:#x} of object {record.id}"
+                f"a view of {nbytes} bytes from {address:#x} on is not within the {size} bytes at "
+                f"{start:#x} of object {self.id}"
             )
         return Handle.view(self, address, nbytes, readonly)
 
@@ -124,23 +121,12 @@ class Buffer(Handle[Block]):
     def share(self) -> Buffer:
         """Another share of the same buffer, to be closed on its own. Raises `AccessRefusedError` when this
         one is closed."""
-        return _buffer(Handle.share(self))
-
-
-_new_object = object.__new__
-
-
-def _buffer(handle: Handle[Any]) -> Buffer:
-    """`handle`, which is used no more, as a `Buffer`."""
-    buffer = None
-    try:
-        buffer = _new_object(Buffer)
-        buffer._record = handle._record
-        buffer._token = handle._token
-        buffer._cell = handle._cell
-        return buffer
-    finally:
-        handle = buffer = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        share: Any = Handle.share(self)
+        try:
+            share.__class__ = Buffer
+            return share  # type: ignore[no-any-return]
+        finally:
+            share = None  # K3
 
 
 class BufferPool(Pool):
@@ -172,7 +158,8 @@ class BufferPool(Pool):
         passes over the memory.
     collect:
         Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is
-        lent (see `lifecycle._core.nudge`). A program that has disabled the collector is left alone.
+        lent (see `CollectorNudge` of `lifecycle.lowlevel`). A program that has disabled the collector is left
+        alone.
     memory:
         A `MemoryManager`. What the pool has allocated, idle or lent, counts there as bytes of `type_name`,
         and under pressure the pool gives back what is idle. `get` then also raises `BudgetError`, or waits,
@@ -181,6 +168,8 @@ class BufferPool(Pool):
     A closed pool still serves, with plain buffers. Raises `ConfigError` for sizes and counts that are not
     possible, and `OutOfMemoryError` for a size beyond the machine's memory.
     """
+
+    _handle = Buffer
 
     def __init__(
         self,
@@ -275,7 +264,7 @@ class BufferPool(Pool):
         except ValueError:
             # C called it, and no Python frame is below.
             frame = None
-        return _buffer(self._get(want, size, timeout, frame, plain))
+        return self._get(want, size, timeout, frame, plain)  # type: ignore[return-value]
 
     # -- size and memory -------------------------------------------------------------------------------------
 
@@ -303,7 +292,7 @@ class BufferPool(Pool):
         shelf = self.shelf
         if shelf.take(request.want, request) or shelf.take(EMPTY, request):
             return True
-        keys = sorted(key for key in runtime.snapshot(shelf.takes) if key != EMPTY)
+        keys = sorted(key for key in snapshot(shelf.takes) if key != EMPTY)
         larger = [key for key in keys if key > request.want]
         return any(shelf.take(key, request) for key in (*larger, *keys))
 
@@ -334,7 +323,7 @@ class BufferPool(Pool):
                     raise
                 return Block(nbytes, reservation)
         finally:
-            reservation = None  # a kept traceback must keep nothing
+            reservation = None  # K3
 
     def _look_for_poison(self, slot: Slot, block: Block) -> Block | None:
         """The block of `slot`, unless somebody wrote to it after it had come back: then it is his for ever,
@@ -356,13 +345,13 @@ class BufferPool(Pool):
         )
         return None
 
-    def _clean(self, slot: Slot, record: Record) -> None:
+    def _clean(self, slot: Slot, known: Facts) -> None:
         block: Block = slot.item
         if block.nbytes > self._class or (block.nbytes != self._class and not self._evicts):
             self._empty(slot, "retired")
         elif self._poison is not None:
             ctypes.memset(block.address, self._poison, block.nbytes)
-            block.poisoned_by = loan_of(record, slot.borrower)
+            block.poisoned_by = loan_of(known, slot.borrower)
         slot.dirty = False
 
     def _empty(self, slot: Slot, why: str) -> None:

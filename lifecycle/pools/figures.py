@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from threading import RLock
 from typing import Any
 
-from lifecycle._core import runtime
-from lifecycle._core.describe import ago, describe, state_of
-from lifecycle._core.record import Record
-from lifecycle.lowlevel import BUCKETS, HistogramCount
+from lifecycle.lowlevel import BUCKETS, Facts, HistogramCount, describe, monotonic
 from lifecycle.stats import Histogram, Loan
 
 RESULTS = ("reused", "created", "fallback", "timeout", "refused", "closed")
@@ -20,11 +18,10 @@ lent, `trim`, it made room for one of another size or thread, it was written to 
 closed or made smaller."""
 
 
-def loan_of(record: Record, thread: int) -> Loan:
+def loan_of(known: Facts, thread: int) -> Loan:
     """What is to be said of a loan now."""
-    seconds = max(0.0, runtime.monotonic() - record.born)
-    site = runtime.describe_site(record.site)
-    return Loan(record.id, describe(record), site, thread, seconds, str(state_of(record)))
+    seconds = max(0.0, monotonic() - known.born)
+    return Loan(known.id, describe(known), known.site, thread, seconds, str(known.state))
 
 
 class Counts:
@@ -43,7 +40,7 @@ class Counts:
         self.wait = HistogramCount(BUCKETS)
         self.waits = self.dropped = 0
         self.wait_seconds = 0.0
-        self.lock = runtime.RLock()
+        self.lock = RLock()
 
     def got(self, result: str, seconds: float, waited: float) -> None:
         """A `get` ended in `result` after `seconds`, of which it waited `waited`."""
@@ -91,4 +88,4 @@ class Counts:
         }
 
 
-__all__ = ["LOSSES", "RESULTS", "Counts", "ago", "loan_of"]
+__all__ = ["LOSSES", "RESULTS", "Counts", "loan_of"]

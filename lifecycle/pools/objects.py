@@ -17,22 +17,18 @@ queue is lost, and they are counted as orphaned.
 
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from lifecycle._core import runtime
-from lifecycle._core.checks import check_callback
-from lifecycle._core.handle import Handle
-from lifecycle._core.place import BACKGROUND
-from lifecycle._core.record import Record
-from lifecycle._core.runtime import monotonic
-from lifecycle.errors import ConfigError
-from lifecycle.manager.manager import SafetyManager
-from lifecycle.places.queues import PlaceLike, ReleaseQueue
+from lifecycle.errors import AccessRefusedError, ConfigError
+from lifecycle.lowlevel import Facts, PlaceLike, caller, check_callback, monotonic, pin, raw, snapshot
+from lifecycle.manager import BACKGROUND, Handle, ReleaseQueue, SafetyManager
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
 from lifecycle.states import POISONED
@@ -43,6 +39,7 @@ ANYONE = 1
 """The key of items that may be lent to every thread."""
 
 _getframe = sys._getframe
+_next_key = itertools.count(ANYONE + 1).__next__
 
 
 class Home:
@@ -92,7 +89,8 @@ class ObjectPool(Pool, Generic[T]):
         has ``.item`` after.
     collect:
         Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is
-        lent (see `lifecycle._core.nudge`). A program that has disabled the collector is left alone.
+        lent (see `CollectorNudge` of `lifecycle.lowlevel`). A program that has disabled the collector is left
+        alone.
 
     Raises `ConfigError` for sizes and times that are not possible, `CallbackError` for functions that cannot
     be called as needed.
@@ -137,7 +135,7 @@ class ObjectPool(Pool, Generic[T]):
         self._destroy = destroy
         self._max_age = max_age
         self._affine = bool(affinity)
-        self._homes = runtime.ThreadLocal()
+        self._homes = threading.local()
         self._queues: dict[int, tuple[weakref.ref[Home], ReleaseQueue]] = {}
         super().__init__(
             manager,
@@ -179,12 +177,12 @@ class ObjectPool(Pool, Generic[T]):
     @contextmanager
     def item(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Iterator[T]:
         """An item for a block: ``with pool.item() as item``. Raises as `get`."""
-        handle = self._get(ANYONE if not self._affine else self._home().key, 0, timeout, runtime.caller())
+        handle = self._get(ANYONE if not self._affine else self._home().key, 0, timeout, caller())
         try:
             with handle, handle.lease() as item:
                 yield item
         finally:
-            handle = item = None  # type: ignore[assignment]  # a kept traceback must keep nothing
+            handle = item = None  # type: ignore[assignment]  # K3
 
     def trim(self, keep: int = 0, *, idle_for: float = 0.0) -> int:
         """Destroy idle items, the least recently used first, until `keep` are left; of those only that have
@@ -209,24 +207,24 @@ class ObjectPool(Pool, Generic[T]):
         home: Home | None = getattr(self._homes, "home", None)
         if home is None:
             home = Home()
-            home.key = ANYONE + runtime.next_id()
+            home.key = _next_key()
             home.queue = ReleaseQueue(self.name, thread="current")
             home.make = self.manager.factory(
                 self._create, f"{self._type_name}.item", release=self._destroy, release_on=home.queue
             )
             self._queues[home.key] = (weakref.ref(home), home.queue)
             self._homes.home = home
-        if home.queue.backlog and not runtime.near_limit():
+        if home.queue.backlog:
             home.queue.drain()
         return home
 
     def _bury(self) -> None:
         """Give up the items of threads that have ended: nobody may touch them any more."""
-        for key, (home, queue) in runtime.snapshot(self._queues.items()):
+        for key, (home, queue) in snapshot(self._queues.items()):
             if home() is None:
                 queue.lost("its thread has ended")
                 self.shelf.forget_row(key)
-                if not any(slot.key == key for slot in runtime.snapshot(self.shelf.slots)):
+                if not any(slot.key == key for slot in snapshot(self.shelf.slots)):
                     self._queues.pop(key, None)
 
     # -- how a pool of objects works -------------------------------------------------------------------------
@@ -250,14 +248,27 @@ class ObjectPool(Pool, Generic[T]):
             self._empty(slot, why)
         handle = self._homes.home.make() if self._affine else self._make()
         try:
-            slot.item = handle._record.obj
+            slot.item = self._raw(handle)
             slot.handle = handle
             slot.dirty = False
             slot.key = want
             slot.made = monotonic()
             return "created"
         finally:
-            handle = None
+            handle = None  # K3
+
+    def _raw(self, handle: Handle[T]) -> Any:
+        """The item that was just made. Raises `ClosedError` where the manager was closed meanwhile."""
+        held = None
+        try:
+            held = pin(handle)
+            return raw(held)
+        except AccessRefusedError:
+            if self.manager.closed:
+                self._refuse(CLOSED, None, 0.0)
+            raise
+        finally:
+            held = handle = None  # type: ignore[assignment]  # K3
 
     def _unfit(self, slot: Slot) -> str:
         """Why the item of an idle slot is not to be lent; empty when it is fit."""
@@ -271,8 +282,8 @@ class ObjectPool(Pool, Generic[T]):
         slot.dirty = False
         return "" if self._passes(self._check, slot.item, "check") else "check"
 
-    def _clean(self, slot: Slot, record: Record) -> None:
-        if record.cause in POISONED:
+    def _clean(self, slot: Slot, known: Facts) -> None:
+        if known.cause in POISONED:
             self._empty(slot, "panic")
         elif self._max_age is not None and monotonic() - slot.made > self._max_age:
             self._empty(slot, "aged")
@@ -314,13 +325,13 @@ class ObjectPool(Pool, Generic[T]):
                 if handle is not None:
                     handle.close(timeout=0)
             finally:
-                handle = None  # a kept traceback must keep nothing alive
+                handle = None  # K3
 
     def _instead(self, answer: Sign) -> str:
         return "" if answer is CLOSED or self._exhausted == "refuse" else "fallback"
 
     def _after_fork(self) -> None:
-        self._homes = runtime.ThreadLocal()
+        self._homes = threading.local()
         self._queues = {}
         super()._after_fork()
 

@@ -13,22 +13,16 @@ slot goes back and wakes whoever waits.
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from collections.abc import Callable
+from threading import RLock, get_ident
 from types import FrameType, TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
-from lifecycle._core import runtime
-from lifecycle._core.checks import check_facts, check_timeout
-from lifecycle._core.describe import about, describe, fate
-from lifecycle._core.handle import Handle
-from lifecycle._core.keeping import Uncopied
-from lifecycle._core.nudge import CollectorNudge
-from lifecycle._core.record import SHUT_CELL, Record
-from lifecycle._core.register import enter
-from lifecycle._core.runtime import STEPS, cramped, get_ident, monotonic, refuse_near_limit
 from lifecycle.errors import (
+    AccessRefusedError,
     ClosedError,
     ConfigError,
     NotLentError,
@@ -37,8 +31,28 @@ from lifecycle.errors import (
     PoolTimeoutError,
     ReturnedTwiceError,
 )
-from lifecycle.manager.access import is_control_flow
-from lifecycle.manager.manager import SafetyManager
+from lifecycle.lowlevel import (
+    CollectorNudge,
+    Facts,
+    Uncopied,
+    WaitList,
+    about,
+    after_fork,
+    check_facts,
+    check_timeout,
+    describe,
+    facts,
+    is_closed,
+    is_control_flow,
+    monotonic,
+    must_not_wait,
+    pin,
+    recipe,
+    refuse_near_limit,
+    snapshot,
+    tend,
+)
+from lifecycle.manager import ANY_THREAD, Handle, SafetyManager
 from lifecycle.pools.figures import Counts, loan_of
 from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, Request, Shelf, Sign, Slot
 from lifecycle.states import BY_DROP
@@ -51,6 +65,9 @@ MOST_SLOTS = 1_000_000
 
 NAMED_HOLDERS = 3
 """How many of those who hold something an error names."""
+
+LOOK = 0.002
+"""Seconds between two looks of `Pool.close` at what is still lent."""
 
 _getframe = sys._getframe
 
@@ -81,6 +98,9 @@ class Pool(Uncopied):
     _remedy = "pass the pool itself, or make another with its own buffers or items"
 
     kind: Final = "pool"
+
+    _handle: ClassVar[type[Handle[Any]]] = Handle
+    """The class of its loans."""
 
     def __init__(
         self,
@@ -120,9 +140,8 @@ class Pool(Uncopied):
         self._starving = CollectorNudge() if collect else None
         self._careful = False  # an item has to be looked at before it is lent again
         self.looks_after = False  # and when it comes back
-        self._kind = manager._kinds.named(type_name)
-        self._place = manager._any_thread
-        self._tend = manager._machinery.tend
+        self._loans = recipe(manager, type_name, release=None, release_on=ANY_THREAD)
+        self._tend = functools.partial(tend, manager)
         self.shelf = Shelf(self, self._check_limit(limit, "size"), self._empty, self._gone)
         me = weakref.ref(self)
 
@@ -134,7 +153,7 @@ class Pool(Uncopied):
         self._leave_manager = manager.on_close(manager_closes)
         weakref.finalize(self, self._leave_manager).atexit = False
         manager.add_component(self)
-        runtime.at_fork_in_child(self._after_fork)
+        after_fork(self._after_fork)
 
     def _check_limit(self, limit: Any, what: str) -> int:
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_SLOTS:
@@ -153,8 +172,8 @@ class Pool(Uncopied):
         """See that there is an item in `slot` that serves `want` and is fit; ``reused`` or ``created``."""
         raise NotImplementedError
 
-    def _clean(self, slot: Slot, record: Record) -> None:
-        """`slot` has come back from the loan `record`: make its item fit to be lent again, or empty it, or
+    def _clean(self, slot: Slot, known: Facts) -> None:
+        """`slot` has come back from the loan `known`: make its item fit to be lent again, or empty it, or
         leave it dirty: then `_fit` sees to it."""
         raise NotImplementedError
 
@@ -172,15 +191,13 @@ class Pool(Uncopied):
         self, want: int, nbytes: int, timeout: float | Own | None, frame: FrameType | None, plain: str = ""
     ) -> Handle[Any]:
         """The loan of an item of `want`; with `plain`, of one from outside the pool, counted as that."""
-        if cramped(STEPS):
-            # What was taken could not be given back.
-            refuse_near_limit("get() of a pool")
-        slot = request = answer = pin = handle = None
+        # What was taken could not be given back.
+        refuse_near_limit("get() of a pool")
+        slot = request = answer = parent = handle = None
         began = waited = 0.0
         result = plain
         begun = [False]
         try:
-            site = None if frame is None else (frame.f_code, frame.f_lasti)
             takes = self.shelf.takes.get(want)
             if takes is not None and not plain:
                 try:
@@ -203,30 +220,32 @@ class Pool(Uncopied):
                     slot = Slot(self)
                     self.shelf.extras[slot] = None
             handle = slot.handle
-            pin = None if handle is None else handle._cell.pin
-            if slot.dirty or self._careful or slot.key != want or (pin is None and handle is not None):
-                handle = pin = None
+            if handle is not None:
+                try:
+                    parent = pin(handle)
+                except AccessRefusedError:
+                    # It was invalidated: another is made in its place.
+                    parent = None
+            if slot.dirty or self._careful or slot.key != want or (parent is None and handle is not None):
+                handle = parent = None
                 began = began or monotonic()
                 fitted = self._fit(slot, want)
                 result = result or fitted
                 handle = slot.handle
-                pin = None if handle is None else handle._cell.pin
-            item = slot.item
-            handle = enter(
-                self._kind,
-                self._place,
-                item,
-                slot.came_back,
-                self._label,
+                if handle is not None:
+                    parent = pin(handle)
+            handle = self._loans.register(
+                slot.item,
                 slot.native,
                 nbytes,
-                pin,
-                None,
-                False,
+                self._label,
+                parent,
+                self._handle,
+                slot.came_back,
+                frame,
                 begun,
             )
-            slot.loan = record = handle._record
-            record.site = site
+            slot.loan = facts(handle)
             slot.borrower = get_ident()
             slot.dirty = True
             if began:
@@ -239,7 +258,7 @@ class Pool(Uncopied):
                 self._undo(slot, request)
             raise
         finally:
-            slot = request = answer = pin = handle = item = frame = None
+            slot = request = answer = parent = handle = frame = None  # K3
 
     def _undo(self, slot: Slot | None, request: Request | None) -> None:
         """Nothing was lent: the slot goes to the next."""
@@ -265,11 +284,11 @@ class Pool(Uncopied):
                 again()
         if isinstance(timeout, Own):
             timeout = self._timeout
-        if shelf.closed or timeout == 0 or runtime.must_not_wait():
+        if shelf.closed or timeout == 0 or must_not_wait():
             request.box.setdefault(0, CLOSED if shelf.closed else GAVE_UP)
             return 0.0
         began = monotonic()
-        shelf.wait(request, None if timeout is None else began + timeout, self._find, self._look_around)
+        shelf.wait(request, timeout, self._find, self._look_around)
         request.answer()
         return max(monotonic() - began, 1e-9)
 
@@ -285,9 +304,7 @@ class Pool(Uncopied):
 
     def _lent(self) -> list[int]:
         """The loans of now: equal as long as nothing comes back."""
-        return [
-            0 if (record := slot.loan) is None else record.id for slot in runtime.snapshot(self.shelf.slots)
-        ]
+        return [0 if (loan := slot.loan) is None else loan.id for slot in snapshot(self.shelf.slots)]
 
     def _refuse(self, answer: Sign, timeout: float | Own | None, waited: float) -> str:
         if answer is CLOSED:
@@ -310,16 +327,16 @@ class Pool(Uncopied):
 
     # -- giving back -----------------------------------------------------------------------------------------
 
-    def look_after(self, slot: Slot, record: Record | None) -> None:
-        """`slot` has come back from the loan `record` (None: it was interrupted before anybody had it), and
+    def look_after(self, slot: Slot, known: Facts | None) -> None:
+        """`slot` has come back from the loan `known` (None: it was interrupted before anybody had it), and
         was not simply closed, or this pool looks at everything that comes back."""
         try:
-            if record is not None and (record.cause is None or record.cause is BY_DROP):
+            if known is not None and (known.cause is None or known.cause is BY_DROP):
                 self._counts.was_dropped()
-            if slot.dirty and record is not None and not self.shelf.closed and slot in self.shelf.slots:
-                self._clean(slot, record)
+            if slot.dirty and known is not None and not self.shelf.closed and slot in self.shelf.slots:
+                self._clean(slot, known)
         finally:
-            slot = record = None  # type: ignore[assignment]
+            slot = known = None  # type: ignore[assignment]  # K3
 
     def put(self, handle: Handle[Any]) -> bool:
         """Give back what `get` gave; the same as ``handle.close(timeout=0)``, but for seeing that it was lent
@@ -332,35 +349,34 @@ class Pool(Uncopied):
                 raise NotLentError(
                     f"pool {self.name!r} is given back the handle that get() gave, not {handle!r}"
                 )
-            record = handle._record
-            label = record.name
+            label = handle.name
             if not isinstance(label, LentBy):
                 raise about(
-                    record,
+                    handle,
                     NotLentError(
-                        f"{describe(record)} was never lent by a pool, so pool {self.name!r} does not take "
+                        f"{describe(handle)} was never lent by a pool, so pool {self.name!r} does not take "
                         "it. close() its handle."
                     ),
                 )
             if label is not self._label:
                 raise about(
-                    record,
+                    handle,
                     NotLentError(
-                        f"{describe(record)} was lent by another pool, {str(label)!r}, not by {self.name!r}. "
+                        f"{describe(handle)} was lent by another pool, {str(label)!r}, not by {self.name!r}. "
                         "Give it back there, or just close() its handle."
                     ),
                 )
-            if handle._cell is SHUT_CELL:
+            if is_closed(handle):
                 raise about(
-                    record,
+                    handle,
                     ReturnedTwiceError(
-                        f"{describe(record)} was given back to pool {self.name!r} already: {fate(record)}. "
+                        f"{describe(handle)} was given back to pool {self.name!r} already: {facts(handle).fate}. "
                         "Every share and every loan is closed once."
                     ),
                 )
             return handle.close(timeout=0)
         finally:
-            handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing
+            handle = None  # type: ignore[assignment]  # K3
 
     def _contained(self, what: str, error: BaseException) -> None:
         """What a function of the user's raised is counted and reported, and goes no further, but for control
@@ -394,12 +410,8 @@ class Pool(Uncopied):
         check_timeout(idle_for)
         shelf = self.shelf
         shelf.find_lost()
-        rows = [row for key, row in runtime.snapshot(shelf.idle.items()) if key != EMPTY]
-        idle = [
-            (slot.idle_since, number, slot)
-            for row in rows
-            for number, slot in enumerate(runtime.snapshot(row))
-        ]
+        rows = [row for key, row in snapshot(shelf.idle.items()) if key != EMPTY]
+        idle = [(slot.idle_since, number, slot) for row in rows for number, slot in enumerate(snapshot(row))]
         idle.sort(key=lambda entry: entry[:2])
         now = monotonic()
         total = 0
@@ -426,10 +438,10 @@ class Pool(Uncopied):
         self._tend()  # what its last holder has let go may wait for somebody to run its release
         found = []
         for slots in (self.shelf.slots, self.shelf.extras):
-            for slot in runtime.snapshot(slots):
-                record = slot.loan
-                if record is not None:
-                    found.append(loan_of(record, slot.borrower))
+            for slot in snapshot(slots):
+                known = slot.loan
+                if known is not None:
+                    found.append(loan_of(known, slot.borrower))
         return tuple(sorted(found, key=lambda loan: -loan.seconds))
 
     def stats(self) -> PoolStats:
@@ -438,7 +450,7 @@ class Pool(Uncopied):
         loans = self.loans()
         shelf.find_lost()
         idle, empty = shelf.count_idle()
-        slots = runtime.snapshot(shelf.slots)
+        slots = snapshot(shelf.slots)
         counted = self._counts.snapshot(sum(slot.at_once for slot in slots))
         in_use = max(0, len(slots) - idle - empty) + len(self.shelf.extras)
         return PoolStats(
@@ -475,17 +487,15 @@ class Pool(Uncopied):
         back. Nothing is taken from those who hold it. Closing again gives the report as it is then.
         """
         check_timeout(timeout)
-        until = None if timeout is None else monotonic() + timeout
-        handles = [slot.handle for slot in runtime.snapshot(self.shelf.slots) if slot.handle is not None]
+        handles = [slot.handle for slot in snapshot(self.shelf.slots) if slot.handle is not None]
         self.shelf.shut()
         self._leave_manager()
         self.drain()
-        if not runtime.must_not_wait():
-            while self.loans() and (until is None or monotonic() < until):
-                self._tend()
-                runtime.sleep(0.002)
+        if not must_not_wait():
+            WaitList().wait(lambda: not self.loans(), timeout, look=self._tend, every=LOOK)
             for handle in handles:
-                if handle._cell is SHUT_CELL:  # it was idle, or has come back: wait for its end
+                # It was idle, or has come back: wait for its end.
+                if is_closed(handle):
                     handle.close()
         return PoolReport(self.name, self.loans())
 
@@ -503,7 +513,7 @@ class Pool(Uncopied):
         """In the child: what was made belongs to the parent, and other threads may have been anywhere. It
         begins with nothing."""
         old = self.shelf
-        self._counts.lock = runtime.RLock()
+        self._counts.lock = RLock()
         self.shelf = Shelf(self, old.limit, self._empty, self._gone)
         if old.closed:
             self.shelf.shut()

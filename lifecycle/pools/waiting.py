@@ -28,12 +28,11 @@ its reference count says so: `Shelf.find_lost` puts it back. It is asked where s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from sys import getrefcount
 from typing import Any
 
-from lifecycle._core import runtime
-from lifecycle._core.record import Record
-from lifecycle._core.runtime import monotonic
+from lifecycle.lowlevel import Facts, WaitList, free_threaded, monotonic, snapshot
 from lifecycle.states import BY_CLOSE
 
 EMPTY = 0
@@ -74,7 +73,7 @@ class Slot:
         self.item: Any = None
         self.native: int | None = None  # the item's native name
         self.handle: Any = None  # of the item itself, where it is registered
-        self.loan: Record | None = None
+        self.loan: Facts | None = None
         self.dirty = False  # it was lent since it was last reset
         self.borrower = 0  # the thread it is lent to
         self.at_once = 0  # loans that were served without a wait
@@ -86,16 +85,16 @@ class Slot:
         """The release of every loan, run once by whoever lets go last, or for him."""
         pool = self.pool
         try:
-            record, self.loan = self.loan, None
-            if pool.looks_after or record is None or record.cause is not BY_CLOSE:
-                pool.look_after(self, record)
+            known, self.loan = self.loan, None
+            if pool.looks_after or known is None or known.cause is not BY_CLOSE:
+                pool.look_after(self, known)
             else:
                 self.dirty = False
         finally:
             try:
                 pool.shelf.put(self)
             finally:
-                self = record = None  # type: ignore[assignment]  # a kept traceback must keep nothing
+                self = known = None  # type: ignore[assignment]  # K3
 
 
 class Sign:
@@ -114,7 +113,7 @@ CLOSED = Sign("closed")
 
 class Request:
     """One caller that wants a slot. `hand` is where it takes one from the shelf into, `box` where one is
-    given to it."""
+    given to it, `bell` where it waits for that."""
 
     __slots__ = ("bell", "box", "hand", "want")
 
@@ -122,15 +121,16 @@ class Request:
         self.want = want
         self.hand: Slot | None = None
         self.box: dict[int, Slot | Sign] = {}
-        self.bell: runtime.TimedQueue[None] = runtime.TimedQueue()
+        self.bell: WaitList | None = None
 
     def offer(self, answer: Slot | Sign) -> bool:
         """Give it `answer`, the first wins; False: it was given another, or has given up. Callable on any
         thread."""
-        if self.box.setdefault(0, answer) is not answer:
-            return False
-        self.bell.put(None)
-        return True
+        try:
+            return self.box.setdefault(0, answer) is answer
+        finally:
+            if self.bell is not None:
+                self.bell.wake()
 
     def answer(self) -> Slot | Sign:
         """The answer, from now on final: a slot, `CLOSED`, or `GAVE_UP`."""
@@ -215,11 +215,11 @@ class Shelf:
 
     def take_any(self, request: Request) -> bool:
         """Take any idle slot into ``request.hand``, an empty one first."""
-        return any(self.take(key, request) for key in runtime.snapshot(self.takes))
+        return any(self.take(key, request) for key in snapshot(self.takes))
 
     def count_idle(self) -> tuple[int, int]:
         """How many slots are idle with an item, and how many without."""
-        rows = runtime.snapshot(self.idle.items())
+        rows = snapshot(self.idle.items())
         return sum(len(row) for key, row in rows if key != EMPTY), len(self.idle[EMPTY])
 
     # -- giving back -----------------------------------------------------------------------------------------
@@ -234,11 +234,13 @@ class Shelf:
                     self._retire(slot)
                     return
                 if self.waiters:
-                    for waiter in runtime.snapshot(self.waiters):
+                    for waiter in snapshot(self.waiters):
                         if waiter.offer(slot):
                             self.waiters.pop(waiter, None)
                             return
-                row = self.row(slot.key)
+                row = self.idle.get(slot.key)
+                if row is None or slot.key not in self.takes:
+                    row = self.row(slot.key)
                 slot.idle_since = monotonic()
                 row[slot] = None
                 slot = None
@@ -304,7 +306,7 @@ class Shelf:
 
     def tell_all(self, sign: Sign) -> None:
         """Answer everybody who waits with `sign`."""
-        for waiter in runtime.snapshot(self.waiters):
+        for waiter in snapshot(self.waiters):
             waiter.offer(sign)
             self.waiters.pop(waiter, None)
 
@@ -313,33 +315,32 @@ class Shelf:
     def wait(
         self,
         request: Request,
-        until: float | None,
+        timeout: float | None,
         find: Callable[[Request], bool],
-        look_around: Callable[[], object],
+        look_around: Callable[[], None],
     ) -> None:
-        """Block until `request` has an answer or `until` (monotonic; None: for ever) is past. `find` takes
-        from the shelf what suits, `look_around` is called now and then and may bring something back."""
-        slot = None
+        """Block until `request` has an answer or `timeout` seconds are over (None: never). `find` takes from
+        the shelf what suits, `look_around` is called now and then and may bring something back."""
+        request.bell = WaitList()
         try:
             self.waiters[request] = None
-            while True:
-                if self.closed:
-                    request.offer(CLOSED)
-                elif not request.box and find(request):
-                    slot, request.hand = request.hand, None
-                    if slot is not None and not request.offer(slot):
-                        self.put(slot)
-                    slot = None
-                left = SLICE if until is None else min(SLICE, until - monotonic())
-                if request.box or left <= 0:
-                    return
-                try:
-                    request.bell.get(timeout=left)
-                except runtime.Empty:
-                    look_around()
+            request.bell.wait(partial(self._answered, request, find), timeout, look=look_around, every=SLICE)
         finally:
             self.waiters.pop(request, None)
-            slot = None
+
+    def _answered(self, request: Request, find: Callable[[Request], bool]) -> bool:
+        """Return True once `request` has an answer. What it finds on the shelf it is given."""
+        slot = None
+        try:
+            if self.closed:
+                request.offer(CLOSED)
+            elif not request.box and find(request):
+                slot, request.hand = request.hand, None
+                if slot is not None and not request.offer(slot):
+                    self.put(slot)
+            return bool(request.box)
+        finally:
+            slot = None  # K3
 
     def find_lost(self) -> int:
         """Put right what interrupts left: slots between two owners go back; how many."""
@@ -353,11 +354,11 @@ class Shelf:
                 break
             found += 1
             self.put(slot)
-        for slot in [*runtime.snapshot(self.slots), *runtime.snapshot(self.extras)]:
+        for slot in [*snapshot(self.slots), *snapshot(self.extras)]:
             if getrefcount(slot) > _LOST:
                 slot.missed = 0.0
                 continue
-            if runtime.free_threaded and not 0 < slot.missed < monotonic() - SURE_AFTER:
+            if free_threaded and not 0 < slot.missed < monotonic() - SURE_AFTER:
                 slot.missed = slot.missed or monotonic()
                 continue
             slot.missed = 0.0
@@ -371,7 +372,7 @@ def _count_of_lost() -> int:
     """What `getrefcount` says of a slot that only the table and the asking loop refer to: differs between
     Python versions."""
     slots: dict[Slot, None] = {Slot(None): None}
-    for slot in [*runtime.snapshot(slots), *runtime.snapshot({})]:
+    for slot in [*snapshot(slots), *snapshot({})]:
         return getrefcount(slot)
     return 0
 

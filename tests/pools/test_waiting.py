@@ -99,10 +99,18 @@ def test_a_return_that_saw_no_waiter_wakes_one_who_came_since(pool: ObjectPool[N
     is_whole(pool)
 
 
-@pytest.mark.parametrize("line", ["self.waiters[request] = None", "elif not request.box and find(request):"])
-def test_one_who_is_about_to_wait_sees_what_came_back(pool: ObjectPool[Native], line: str) -> None:
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        (Shelf.wait, "self.waiters[request] = None"),
+        (Shelf._answered, "elif not request.box and find(request):"),
+    ],
+)
+def test_one_who_is_about_to_wait_sees_what_came_back(
+    pool: ObjectPool[Native], function: Any, line: str
+) -> None:
     handle = pool.get()
-    with Standing(pool.get, Shelf.wait, line) as getting:
+    with Standing(pool.get, function, line) as getting:
         handle.close()
         getting.result().close()
     is_whole(pool)
