@@ -6,7 +6,6 @@
 - `seats`: who receives, and where each stands
 - `sharing`: what can be published
 - `policies`: what happens to those who fall behind
-- `bells`: waking who waits
 - `chain`: deciding without a lock
 """
 

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from lifecycle._core.handle import Handle
-from lifecycle._core.keeping import Uncopied
 from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.errors import CallbackError, ClosedError, LifecycleError
-from lifecycle.manager.manager import SafetyManager
+from lifecycle.lowlevel import Uncopied
+from lifecycle.manager import Handle, SafetyManager
 
 T = TypeVar("T")
 

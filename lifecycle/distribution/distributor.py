@@ -7,12 +7,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from lifecycle._core.keeping import Uncopied
 from lifecycle.distribution.policies import Policy, policy_of
 from lifecycle.distribution.receiver import FrameReceiver, subscribe
 from lifecycle.distribution.ring import Ring
 from lifecycle.errors import LifecycleError
-from lifecycle.manager.manager import SafetyManager
+from lifecycle.lowlevel import Uncopied
+from lifecycle.manager import SafetyManager
 from lifecycle.stats import DistributorStats
 
 T = TypeVar("T")

@@ -16,16 +16,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
-from lifecycle._core import runtime
-from lifecycle._core.checks import check_timeout
-from lifecycle._core.keeping import Uncopied
-from lifecycle.distribution.bells import until
-from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, LatestOnly
+from lifecycle.distribution.policies import EvictAfter, KeepKeyFrames, LatestOnly
 from lifecycle.distribution.ring import Ring
 from lifecycle.distribution.seats import EVICTED, Seat, SeatRef, Standing, standing
 from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.distribution.slots import GONE, Slot
 from lifecycle.errors import ClosedError, Empty, EvictedError, Lagged
+from lifecycle.lowlevel import Uncopied, check_timeout, monotonic, snapshot
 from lifecycle.stats import ReceiverStats
 
 T = TypeVar("T")
@@ -72,37 +69,27 @@ class FrameReceiver(Generic[T]):
             check_timeout(timeout)
         item = self._take()
         if item is NOTHING:
-            left = until(timeout)
-            while True:
-                bell = self._ring.heard.for_threads()
-                item = self._take()
-                if item is not NOTHING:
-                    break
-                seconds = left()
-                if seconds <= 0 or runtime.must_not_wait():
+            until = None if timeout is None else monotonic() + timeout
+            while item is NOTHING:
+                left = None if until is None else until - monotonic()
+                if not self._ring.heard.wait(self._has_news, left):
                     raise self._empty(timeout)
-                bell.wait(seconds)
+                # Another thread may take it first.
+                item = self._take()
         return item  # type: ignore[no-any-return]
 
     async def recv_async(self, timeout: float | None = None) -> T:
         """`recv` for coroutines: the event loop goes on meanwhile. Cancelling it loses no frame."""
-        import asyncio
-
         if timeout is not None:
             check_timeout(timeout)
         item = self._take()
         if item is NOTHING:
-            left = until(timeout)
-            loop = asyncio.get_running_loop()
-            while True:
-                bell = self._ring.heard.for_loop(loop)
-                item = self._take()
-                if item is not NOTHING:
-                    break
-                seconds = left()
-                if seconds <= 0:
+            until = None if timeout is None else monotonic() + timeout
+            while item is NOTHING:
+                left = None if until is None else until - monotonic()
+                if not await self._ring.heard.wait_async(self._has_news, left):
                     raise self._empty(timeout)
-                await bell.wait(seconds)
+                item = self._take()
         return item  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[T]:
@@ -115,6 +102,12 @@ class FrameReceiver(Generic[T]):
         return FrameLoop(self)
 
     # -- taking one ------------------------------------------------------------------------------------------
+
+    def _has_news(self) -> bool:
+        """Return True if `_take` would not say `NOTHING`. Takes nothing."""
+        now = self._seat.now()
+        newest = self._ring.newest()
+        return bool(now.ended) or newest.end or now.cursor <= newest.seq
 
     def _take(self) -> Any:
         """The next frame, or `NOTHING`; raises what `recv` raises. Decided by one step, after everything is
@@ -138,8 +131,6 @@ class FrameReceiver(Generic[T]):
                     continue
                 new = standing(at + 1, now.received + 1, now.missed + at - now.cursor, now.lags)
                 if seat.advance(now, new):
-                    if isinstance(seat.policy, BlockPublisher):
-                        ring.room.ring()
                     return item
                 self._close(slot, item)  # another thread took that one
                 item = NOTHING
@@ -150,7 +141,12 @@ class FrameReceiver(Generic[T]):
                 self._never_came()
             raise
         finally:
-            item = slot = now = new = None
+            try:
+                # It has moved on, perhaps.
+                if ring.room.hung:
+                    ring.room.wake()
+            finally:
+                item = slot = now = new = None  # K3
 
     def _next_slot(self, now: Standing) -> tuple[Slot | None, int]:
         """The slot to be received now, and its number; without a slot, `NOTHING_YET` or `LOOK_AGAIN`. Raises
@@ -188,7 +184,7 @@ class FrameReceiver(Generic[T]):
         frame will do."""
         ring = self._ring
         newest = ring.newest()
-        kept = [number for number in runtime.snapshot(ring.kept) if number >= seq]
+        kept = [number for number in snapshot(ring.kept) if number >= seq]
         if kept:
             return min(kept), False
         for number in range(max(seq, newest.seq - ring.capacity + 1), newest.seq + 1):
@@ -211,8 +207,6 @@ class FrameReceiver(Generic[T]):
             self._ring.retire(seat, EVICTED)
             return
         if seat.advance(now, standing(to, now.received, now.missed + missed, lags, awaits_key)):
-            if isinstance(seat.policy, BlockPublisher):
-                self._ring.room.ring()
             raise self._lagged(missed)
 
     def _share_of(self, slot: Slot, now: Standing, at: int) -> Any:

@@ -5,8 +5,9 @@ is the publication. A table finds a slot by its number; the slot that fell out o
 it and its share closed. Numbers have no gaps, so a receiver needs nothing but its own number, and what it has
 missed is a difference.
 
-**Receivers** (`seats`) cost the publisher nothing: it knows how many there are, and rings a bell if somebody
-waits.
+**Receivers** (`seats`) cost the publisher nothing: it knows how many there are, and wakes who waits (`heard`)
+in one step. It does so once more when it leaves `publish`, however that is: an interrupt may have struck
+between the slot and the first.
 
 **Guaranteed.** A frame is published wholly or not at all, and then to everybody. Its share is closed by the
 publish that overwrites it, or when the ring is closed and read by everyone. Publishing to a closed ring
@@ -22,17 +23,19 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
-from lifecycle._core import runtime
-from lifecycle.distribution.bells import SLICE, Bells
 from lifecycle.distribution.chain import Register
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter
 from lifecycle.distribution.seats import EVICTED, Roster, Seat, SeatRef, standing
 from lifecycle.distribution.sharing import give_back, is_shareable
 from lifecycle.distribution.slots import GONE, Slot, empty_slot
 from lifecycle.errors import ClosedError
+from lifecycle.lowlevel import WaitList, is_dead, monotonic, must_not_wait, snapshot
 from lifecycle.stats import DistributorStats, GroupStats
 
 T = TypeVar("T")
+
+LOOK = 0.25
+"""Seconds between two looks of a publisher that is blocked for receivers that were dropped."""
 
 
 class Ring(Generic[T]):
@@ -46,16 +49,12 @@ class Ring(Generic[T]):
         self.table: dict[int, Slot] = {}
         self.kept: dict[int, Slot] = {}  # overwritten key frames
         self.roster: Register[Roster] = Register(Roster())
-        self.heard = Bells()  # rung when there is something to receive
-        self.room = Bells()  # rung when a receiver that blocks the publisher has moved on
+        # Who waits for something to receive, and for a receiver that blocks the publisher to move on.
+        self.heard = WaitList()
+        self.room = WaitList()
         self.dropped: deque[SeatRef] = deque()
         self.discarded = False
         self.close_failures: deque[str] = deque()
-        runtime.at_fork_in_child(self._after_fork)
-
-    def _after_fork(self) -> None:
-        self.heard.forget()
-        self.room.forget()
 
     # -- publishing ------------------------------------------------------------------------------------------
 
@@ -81,7 +80,7 @@ class Ring(Generic[T]):
                     raise self.refusal()
                 slot.seq = tail.seq + 1
                 if self.roster.value.blocking:
-                    began = began or runtime.monotonic()
+                    began = began or monotonic()
                     if self._waited_for_room(slot.seq, began):
                         continue
                 if tail.setdefault(None, slot) is slot:
@@ -94,20 +93,24 @@ class Ring(Generic[T]):
                 self._give_back(slot)
             raise
         finally:
-            item = tail = after = slot = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+            try:
+                if self.heard.hung:
+                    self.heard.wake()
+            finally:
+                item = tail = after = slot = None  # type: ignore[assignment]  # K3
 
     def _published(self, slot: Slot) -> int:
         """What follows from a publication. Each step may be repeated."""
         self._index(slot)
         self.tail = slot
-        if self.heard:
-            self.heard.ring()
+        if self.heard.hung:
+            self.heard.wake()
         seq = slot.seq
         capacity = self.capacity
         if seq >= capacity:
             self._overwrite(seq - capacity)
         if len(self.table) > capacity:  # an interrupt, or another publisher, left some to be overwritten
-            for old in runtime.snapshot(self.table):
+            for old in snapshot(self.table):
                 if old <= seq - capacity:
                     self._overwrite(old)
         if self.dropped or seq % capacity == 0:
@@ -144,7 +147,7 @@ class Ring(Generic[T]):
 
     def _trim_kept(self, keep: int) -> None:
         while len(self.kept) > keep:
-            seq = min(runtime.snapshot(self.kept), default=-1)
+            seq = min(snapshot(self.kept), default=-1)
             slot = self.kept.get(seq)
             if slot is not None:
                 self._give_back(slot)
@@ -174,11 +177,19 @@ class Ring(Generic[T]):
     # -- receivers that concern the publisher ----------------------------------------------------------------
 
     def _waited_for_room(self, seq: int, began: float) -> bool:
-        """Wait a moment if frame `seq` would overwrite one that a blocking receiver has not read and its
-        deadline is not over. True when it waited, and everything is to be looked at again."""
-        bell = self.room.for_threads()
+        """Wait while frame `seq` would overwrite one that a blocking receiver has not read and its deadline
+        is not over. True when it waited, and everything is to be looked at again."""
         self.bury()
-        left = max(
+        left = self._patience(seq) - (monotonic() - began)
+        if left <= 0 or must_not_wait():
+            return False
+        # A receiver that is dropped tells nobody.
+        self.room.wait(lambda: self._has_room(seq, began), left, look=self.bury, every=LOOK)
+        return True
+
+    def _patience(self, seq: int) -> float:
+        """Seconds for which frame `seq` waits in all for the receivers that it would overtake."""
+        return max(
             (
                 seat.policy.deadline
                 for seat in self.roster.value.blocking
@@ -186,11 +197,9 @@ class Ring(Generic[T]):
             ),
             default=0.0,
         )
-        left -= runtime.monotonic() - began
-        if left <= 0 or runtime.must_not_wait():
-            return False
-        bell.wait(min(left, SLICE))
-        return True
+
+    def _has_room(self, seq: int, began: float) -> bool:
+        return self.closed or self._patience(seq) <= monotonic() - began
 
     def _is_full(self, seat: Seat, seq: int) -> bool:
         now = seat.now()
@@ -210,18 +219,23 @@ class Ring(Generic[T]):
 
     def retire(self, seat: Seat, reason: str) -> None:
         """End a receiver: what it has not read counts as missed. Calling again changes nothing."""
-        while True:
-            now = seat.now()
-            if now.ended:
-                break
-            end = max(now.cursor, self.newest().seq + 1)
-            last = standing(end, now.received, now.missed + end - now.cursor, now.lags, ended=reason)
-            if seat.advance(now, last):
-                break
-        roster = self.roster.update(lambda roster: roster.without(seat))
-        self._trim_kept(roster.keep)
-        self.heard.ring()
-        self.room.ring()
+        try:
+            while True:
+                now = seat.now()
+                if now.ended:
+                    break
+                end = max(now.cursor, self.newest().seq + 1)
+                last = standing(end, now.received, now.missed + end - now.cursor, now.lags, ended=reason)
+                if seat.advance(now, last):
+                    break
+            roster = self.roster.update(lambda roster: roster.without(seat))
+            self._trim_kept(roster.keep)
+        finally:
+            # No call of Python lies before either, so an interrupt costs nobody the wake-up.
+            try:
+                self.heard.wake()
+            finally:
+                self.room.wake()
         self.discard_if_read()
 
     def bury(self) -> None:
@@ -238,7 +252,7 @@ class Ring(Generic[T]):
                 raise
         # Where a receiver was dropped at the recursion limit CPython could not post it.
         for seat in self.roster.value.seats:
-            if seat.ref is not None and runtime.is_dead(seat.ref):
+            if seat.ref is not None and is_dead(seat.ref):
                 self.retire(seat, "dropped")
 
     # -- the end ---------------------------------------------------------------------------------------------
@@ -258,16 +272,21 @@ class Ring(Generic[T]):
 
     def close(self) -> None:
         """Hang the end on the last slot. Calling again changes nothing."""
-        while True:
-            tail = self.newest()
-            if tail.end:
-                break
-            end = empty_slot(tail.seq, end=True)
-            if tail.setdefault(None, end) is end:
-                self.tail = end
-                break
-        self.heard.ring()
-        self.room.ring()
+        try:
+            while True:
+                tail = self.newest()
+                if tail.end:
+                    break
+                end = empty_slot(tail.seq, end=True)
+                if tail.setdefault(None, end) is end:
+                    self.tail = end
+                    break
+        finally:
+            # No call of Python lies before either, so an interrupt costs nobody the wake-up.
+            try:
+                self.heard.wake()
+            finally:
+                self.room.wake()
         self.bury()
         self.discard_if_read()
 
@@ -281,7 +300,7 @@ class Ring(Generic[T]):
         """Give every frame back. For a closed ring."""
         self.discarded = True
         for table in (self.table, self.kept):
-            for seq in runtime.snapshot(table):
+            for seq in snapshot(table):
                 slot = table.get(seq)
                 if slot is not None:
                     slot.gone = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from lifecycle._core.handle import Handle
+from lifecycle.manager import Handle
 
 
 @runtime_checkable

@@ -35,7 +35,6 @@ from lifecycle import (
 )
 from lifecycle._core import runtime
 from lifecycle._core.record import SHUT_CELL
-from lifecycle.distribution.bells import ThreadBell
 from lifecycle.errors import ExclusiveError
 from lifecycle.states import TRANSITIONS, ObjectState
 from lifecycle.testing import Struck, library
@@ -402,7 +401,7 @@ def locks_of(*roots: object) -> Iterator[tuple[str, Any]]:
             waiting.extend((f"{path}.{name}", one, depth + 1) for name, one in _attributes(item))
 
 
-NAPS = (runtime.TimedQueue, ThreadBell)
+NAPS = (runtime.TimedQueue,)
 """Who sleeps does so in a lock that is taken: these are nobody's turn."""
 
 
