@@ -46,7 +46,7 @@ from lifecycle._core.targets import (
     record_of,
     registries,
 )
-from lifecycle.config import SafetyConfig
+from lifecycle.config import UNSET, SafetyConfig, Unset
 from lifecycle.errors import (
     ClosedError,
     LifecycleError,
@@ -66,7 +66,7 @@ from lifecycle.manager.finalizers import Finalizers, SafeFinalizer
 from lifecycle.manager.kinds import Kinds
 from lifecycle.manager.machinery import Machinery
 from lifecycle.manager.observed import enter_observed, follow, observed
-from lifecycle.manager.policies import UNSET, Unset, set_policy
+from lifecycle.manager.policies import set_policy
 from lifecycle.manager.rare import ANY_OBJECT, plan_release, rare_facts
 from lifecycle.manager.stopping import StopToken
 from lifecycle.observe.observers import enlist

@@ -7,18 +7,8 @@ from typing import Any
 
 from lifecycle._core.checks import check_callback
 from lifecycle._core.tables import Kind, open_records
-from lifecycle.config import exception_types
+from lifecycle.config import Unset, exception_types
 from lifecycle.errors import RegistrationError
-
-
-class Unset:
-    """The type of `UNSET`: the rule stays as it was."""
-
-    def __repr__(self) -> str:
-        return "unchanged"
-
-
-UNSET = Unset()
 
 
 def set_policy(

@@ -12,8 +12,9 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
+from threading import RLock
 
-from lifecycle._core import runtime
+from lifecycle.lowlevel import is_dead, next_id, snapshot
 from lifecycle.memory.config import MemoryConfig
 from lifecycle.memory.reservation import Reservation, ReservationRef
 from lifecycle.stats import MemoryTypeStats
@@ -71,7 +72,7 @@ class Books:
 
     def __init__(self, config: MemoryConfig) -> None:
         self._low_water = config.low_water
-        self.lock = runtime.RLock()
+        self.lock = RLock()
         self.entries: dict[int, Entry] = {}
         """Of the objects that have not ended, and of reservations, by their ids."""
         self.gone: deque[int | ReservationRef] = deque()
@@ -82,6 +83,10 @@ class Books:
         """Whoever looks for room now: another one, on the same thread, may come in between."""
         self.pressed = False
         """Whether the high-water mark was passed, and the low-water mark not reached since."""
+
+    def known(self, type_name: str) -> Account | None:
+        """The account of that type, None before it is first needed."""
+        return self._accounts.get(type_name)
 
     def account(self, type_name: str) -> Account:
         """The account of that type, made when first needed."""
@@ -117,7 +122,7 @@ class Books:
         """An entry that is not counted yet, and what it belongs to: when that goes it is uncounted, whatever
         happens."""
         entry = Entry(account, size, objects=0)
-        entry.id = runtime.next_id()
+        entry.id = next_id()
         reservation = Reservation(entry.id, size, leave)
         entry.ref = ReservationRef(reservation, self.gone.append)
         entry.ref.id = entry.id
@@ -163,26 +168,24 @@ class Books:
         post them; whether there were any. Under the lock. Costs what is tracked, so it is asked only before
         something is refused."""
         found = False
-        for entry in runtime.snapshot(self.entries.values()):
-            if entry.ref is not None and runtime.is_dead(entry.ref):
+        for entry in snapshot(self.entries.values()):
+            if entry.ref is not None and is_dead(entry.ref):
                 self.gone.append(entry.ref)
                 found = True
         return found
 
     def above(self, share: float) -> bool:
         """Whether more than `share` of some limit is used."""
-        return any(
-            account.over(0, 0, share) for account in (self.all, *runtime.snapshot(self._accounts.values()))
-        )
+        return any(account.over(0, 0, share) for account in (self.all, *snapshot(self._accounts.values())))
 
     def figures(self) -> dict[str, MemoryTypeStats]:
         """What is held now, by type. Under the lock, when `settle` was called."""
-        return {name: account.stats() for name, account in runtime.snapshot(self._accounts.items())}
+        return {name: account.stats() for name, account in snapshot(self._accounts.items())}
 
     def after_fork(self) -> None:
         """In the child: everything was the parent's, and what other threads had half tracked is never
         told."""
-        self.lock = runtime.RLock()
+        self.lock = RLock()
         self.entries.clear()
         self.gone.clear()
         for account in (self.all, *self._accounts.values()):

@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from lifecycle._core.checks import check_timeout
 from lifecycle.errors import ConfigError
+from lifecycle.lowlevel import check_timeout
 
 OVER = ("refuse", "block", "report")
 

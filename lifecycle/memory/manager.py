@@ -16,36 +16,50 @@ from typing import Any, TypeVar
 
 import attrs
 
-from lifecycle._core import runtime
-from lifecycle._core.checks import check_callback, check_facts, check_timeout
-from lifecycle._core.describe import describe, info_of, plain
-from lifecycle._core.keeping import weakly
-from lifecycle._core.place import BACKGROUND, DEFAULT, WhenDue
-from lifecycle._core.release import nesting
-from lifecycle._core.tables import RETRIES
-from lifecycle.errors import BudgetError, ConfigError, RegistrationError
+from lifecycle.config import UNSET, Unset
+from lifecycle.errors import BudgetError, ConfigError, RegistrationError, shown
 from lifecycle.facades import Facade
-from lifecycle.manager.manager import SafetyManager
-from lifecycle.manager.policies import UNSET, Unset
+from lifecycle.lowlevel import (
+    DEFAULT,
+    Line,
+    PlaceLike,
+    WhenDue,
+    check_callback,
+    check_facts,
+    check_timeout,
+    collect,
+    describe,
+    must_not_wait,
+    releasing,
+    snapshot,
+    tend,
+    type_name_of,
+    weakly,
+)
+from lifecycle.manager import BACKGROUND, SafetyManager
 from lifecycle.memory.books import Account, Books, Entry
 from lifecycle.memory.config import MemoryConfig
 from lifecycle.memory.figures import resident_memory
 from lifecycle.memory.pressure import Pressure
 from lifecycle.memory.reservation import Reservation
-from lifecycle.places.queues import PlaceLike
-from lifecycle.states import ENDED
 from lifecycle.stats import MemoryStats, MemoryTypeStats, ObjectInfo
 
 T = TypeVar("T")
 
+OTHERS = "others that wait for room"
+"""What is in the way of one that came later."""
 NAMED_HOLDERS = 3
 """How many holders a refusal names: the largest."""
 RELIEF_WAIT = 0.5
 """Seconds for which a refusal is put off while releases run or wait for a worker: what was given up may be
 among them."""
 LOOK_AGAIN = 0.5
-"""Seconds after which a caller that waits for room looks by itself, should a wake-up have been lost to an
-interrupt, and asks once more whether something can be spared."""
+"""Seconds after which the first who waits for room looks by itself, since a reservation that is dropped tells
+nobody, and asks once more whether something can be spared."""
+RETRIES = range(16, -1, -1)
+"""How often room is looked for anew because a handler on the same thread has taken some of it. The last
+attempt believes what it sees: a handler that tracks an object before every line may not keep the other for
+ever."""
 
 
 class MemoryManager(Facade):
@@ -78,7 +92,7 @@ class MemoryManager(Facade):
             raise ConfigError(f"MemoryManager(config=) takes a MemoryConfig, not {config!r}")
         self._config = config or MemoryConfig()
         self._books = Books(self._config)
-        self._waiters: dict[int, runtime.TimedQueue[None]] = {}
+        self._waiting = Line()
         self._pressure = Pressure(
             weakly(self._low_enough, otherwise=True),
             weakly(self._panicked),
@@ -121,7 +135,7 @@ class MemoryManager(Facade):
         if not self._config.track_object_lifecycle:
             return self._register(obj, type_name, name, size, release, release_on, native, parent, None)
         if type_name is None:
-            type_name = self._manager._kinds.name_of(obj)
+            type_name = type_name_of(self._manager, obj)
         entry = Entry(self._account(type_name), size)
 
         def noted(id: int) -> None:
@@ -132,13 +146,16 @@ class MemoryManager(Facade):
             self._reserve(entry, timeout)
             return self._register(obj, type_name, name, size, release, release_on, native, parent, noted)
         except BaseException:
-            if not entry.id:  # otherwise it leaves at its end
-                with self._books.lock:
-                    self._books.uncount(entry)
-                self._wake()
+            # Otherwise it leaves at its end.
+            if not entry.id:
+                try:
+                    with self._books.lock:
+                        self._books.uncount(entry)
+                finally:
+                    self._waiting.wake()
             raise
         finally:
-            obj = parent = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+            obj = parent = None  # type: ignore[assignment]  # K3
 
     def release_object(self, id: int, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
         """Shut the object for everybody and release it; True means released. With `timeout` those who hold it
@@ -164,7 +181,7 @@ class MemoryManager(Facade):
                 self._reserve(entry, timeout)
             return reservation
         finally:
-            reservation = None  # type: ignore[assignment]  # a kept traceback must keep nothing counted
+            reservation = None  # type: ignore[assignment]  # K3
 
     # -- budgets ---------------------------------------------------------------------------------------------
 
@@ -187,12 +204,14 @@ class MemoryManager(Facade):
                     "nothing more, close() it"
                 )
         account = self._books.all if type_name is None else self._account(type_name)
-        with self._books.lock:
-            if not isinstance(max_bytes, Unset):
-                account.max_bytes = max_bytes
-            if not isinstance(max_live, Unset):
-                account.max_live = max_live
-        self._wake()
+        try:
+            with self._books.lock:
+                if not isinstance(max_bytes, Unset):
+                    account.max_bytes = max_bytes
+                if not isinstance(max_live, Unset):
+                    account.max_live = max_live
+        finally:
+            self._waiting.wake()
 
     def add_pressure_callback(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Have ``fn()`` called when a budget passes its high-water mark, or would pass its limit: to close
@@ -220,7 +239,7 @@ class MemoryManager(Facade):
             name=self._name,
             all=everything,
             types=MappingProxyType(figures),
-            waiting=len(self._waiters),
+            waiting=len(self._waiting),
             refused=self._refused,
             reported=self._reported,
             pressure_runs=self._pressure.runs,
@@ -238,32 +257,34 @@ class MemoryManager(Facade):
         tracked."""
         entries = [
             entry
-            for entry in runtime.snapshot(self._books.entries.values())
+            for entry in snapshot(self._books.entries.values())
             if entry.counted and (type_name is None or entry.account.name == type_name)
         ]
         entries.sort(key=lambda entry: (-entry.size, entry.id))
         found: list[ObjectInfo] = []
         for entry in entries:
-            record = self._manager._registry.records.get(entry.id)
-            if record is not None and record.phase not in ENDED and (limit is None or len(found) < limit):
-                found.append(info_of(record))
+            if limit is not None and len(found) >= limit:
+                break
+            known = self._known(entry.id)
+            if known is not None and not known.has_ended:
+                found.append(known.info())
         return tuple(found)
 
     # -- counting --------------------------------------------------------------------------------------------
 
     def _account(self, type_name: Any) -> Account:
-        self._manager._kinds.named(type_name)  # refuses what is no type name
-        return self._books.account(type_name)
+        account = self._books.known(type_name) if isinstance(type_name, str) else None
+        if account is None:
+            # Refuses what is no name of a type.
+            self._manager.policy(type_name)
+            account = self._books.account(type_name)
+        return account
 
     def _left(self, id: int) -> None:
-        self._books.gone.append(id)
-        self._wake()
-
-    def _wake(self) -> None:
-        """Have whoever waits for room look again."""
-        if self._waiters:
-            for waiter in runtime.snapshot(self._waiters.values()):
-                waiter.put(None)
+        try:
+            self._books.gone.append(id)
+        finally:
+            self._waiting.wake()
 
     # -- room ------------------------------------------------------------------------------------------------
 
@@ -272,13 +293,13 @@ class MemoryManager(Facade):
         relieved = False
         while True:
             self._refuse_closed()
-            problem, pressed = self._try(entry, None, take_anyhow=relieved and self._config.over == "report")
+            problem, pressed = self._try(entry, take_anyhow=relieved and self._config.over == "report")
             if entry.counted:
                 break
             if not relieved:
                 relieved = True
                 self._pressure.relieve()
-            elif runtime.must_not_wait() or not (self._config.over == "block" or self._on_the_way()):
+            elif must_not_wait() or not (self._config.over == "block" or releasing(self._manager)):
                 raise self._refusal(entry, problem)
             else:
                 patience: float | None = RELIEF_WAIT
@@ -297,9 +318,9 @@ class MemoryManager(Facade):
         if pressed:
             self._press()
 
-    def _try(self, entry: Entry, turn: int | None, take_anyhow: bool = False) -> tuple[str, bool]:
-        """Count `entry` if it fits and nobody waits who came before: what is in the way otherwise, and
-        whether the high-water mark was passed."""
+    def _try(self, entry: Entry, first: bool = False, take_anyhow: bool = False) -> tuple[str, bool]:
+        """Count `entry` if it fits and nobody waits who came before (`first`: nobody does): what is in the
+        way otherwise, and whether the high-water mark was passed."""
         with self._books.lock:
             for again in RETRIES:
                 self._books.counting = me = object()
@@ -308,9 +329,8 @@ class MemoryManager(Facade):
                 if problem and self._books.find_lost():
                     self._books.settle()
                     problem = self._books.over(entry)
-                first = next(iter(runtime.snapshot(self._waiters)), turn)
-                if not problem and first != turn:
-                    problem = "others that wait for room"
+                if not problem and not first and len(self._waiting):
+                    problem = OTHERS
                 if not (problem and not take_anyhow) and not self._books.count(entry, me if again else None):
                     continue  # a handler on this thread has taken some of the room that was seen
                 break
@@ -318,47 +338,35 @@ class MemoryManager(Facade):
             self._books.pressed = self._books.pressed or pressed
         return problem, pressed
 
-    def _on_the_way(self) -> bool:
-        """Whether a release runs or waits for a worker, such as of what a pool has just given up."""
-        workers = self._manager._machinery.workers
-        return bool(len(workers) or any(worker.busy_since for worker in runtime.snapshot(workers.healthy)))
-
     def _await_room(self, entry: Entry, timeout: float | None) -> bool | str:
         """Wait for our turn and for room: whether the high-water mark was passed by that, or what was still
         in the way at the end. First come, first served, so that a large one is not passed by small ones for
         ever."""
-        asked = runtime.monotonic()
-        until = None if timeout is None else asked + timeout
-        turn = runtime.next_id()
-        waiter: runtime.TimedQueue[None] = runtime.TimedQueue()
-        step = 0.02 if runtime.free_threaded else LOOK_AGAIN
-        try:
-            self._waiters[turn] = waiter
-            while True:
-                self._refuse_closed()
-                problem, pressed = self._try(entry, turn)
-                if entry.counted:
-                    return pressed
-                left = step if until is None else min(step, until - runtime.monotonic())
-                if left <= 0:
-                    return problem
-                try:
-                    waiter.get(timeout=left)
-                except runtime.Empty:
-                    if runtime.monotonic() - asked >= LOOK_AGAIN:
-                        self._pressure.relieve()  # more can be spared by now, perhaps
-                        asked = runtime.monotonic()
-        finally:
-            self._waiters.pop(turn, None)
-            self._wake()
+        # One that is not asked in time stands behind others.
+        problem, pressed = OTHERS, False
+
+        def counted() -> bool:
+            nonlocal problem, pressed
+            if self.closed:
+                return True
+            problem, pressed = self._try(entry, first=True)
+            return entry.counted
+
+        # More can be spared by and by, perhaps.
+        self._waiting.wait(counted, timeout, look=self._pressure.relieve, every=LOOK_AGAIN)
+        if entry.counted:
+            return pressed
+        self._refuse_closed()
+        return problem
 
     def _refusal(self, entry: Entry, problem: str) -> BudgetError:
         self._refused += 1
         account = entry.account if entry.account.over(entry.size, entry.objects) else self._books.all
         holders = self.holders(None if account is self._books.all else account.name, NAMED_HOLDERS)
-        records = self._manager._registry.records
         named = [
-            f"{describe(records[info.id])} with {info.size} bytes" for info in holders if info.id in records
+            f"{describe(known)} with {info.size} bytes"
+            for info in holders
+            if (known := self._known(info.id)) is not None
         ]
         more = account.objects - len(named)
         return BudgetError(
@@ -367,7 +375,7 @@ class MemoryManager(Facade):
             f"The largest: {', '.join(named) or 'none'}{f', and {more} more' if more > 0 and named else ''}. "
             "Release some, raise the budget with set_budget(), or "
             f'choose over="block". {"The object was not taken" if entry.objects else "Nothing was reserved"}',
-            tuple(attrs.evolve(info, native=plain(info.native)) for info in holders),
+            tuple(attrs.evolve(info, native=_plain(info.native)) for info in holders),
         )
 
     # -- pressure --------------------------------------------------------------------------------------------
@@ -381,9 +389,8 @@ class MemoryManager(Facade):
     def _collect(self) -> None:
         """Run the collector, and what it has made due as far as that may run here. What belongs elsewhere is
         released there."""
-        runtime.collect()
-        if not nesting() and not runtime.near_limit():
-            self._manager._any_thread.run_some(None)
+        collect()
+        tend(self._manager, everything=True)
 
     def _low_enough(self) -> bool:
         with self._books.lock:
@@ -396,10 +403,14 @@ class MemoryManager(Facade):
     # -- the end ---------------------------------------------------------------------------------------------
 
     def _stopped(self) -> None:
-        self._wake()
+        self._waiting.wake()
 
     def _after_fork(self) -> None:
         super()._after_fork()
         self._books.after_fork()
-        self._waiters.clear()
         self._pressure.after_fork()
+
+
+def _plain(native: Any) -> Any:
+    """`native` as what keeps nothing alive."""
+    return native if type(native) in (int, str, bytes, type(None)) else shown(native)

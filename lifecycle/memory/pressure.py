@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lifecycle._core import runtime
+from lifecycle.lowlevel import must_not_wait, next_id, run_apart, snapshot
 
 
 class Pressure:
@@ -27,7 +27,7 @@ class Pressure:
 
     def add(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Have `fn` called under pressure; returns a function that takes it back."""
-        key = runtime.next_id()
+        key = next_id()
         self._callbacks[key] = fn
 
         def remove() -> None:
@@ -38,16 +38,16 @@ class Pressure:
     def relieve(self, to_low_water: bool = True) -> None:
         """Run the pressure callbacks, on one thread at a time, as far as they are needed; apart, if this one
         must not wait."""
-        if runtime.must_not_wait():
+        if must_not_wait():
             if (self._callbacks or self._last_resort is not None) and not self._relieving:
-                runtime.run_apart(self.relieve)
+                run_apart(self.relieve)
             return
         mine = object()
         try:
             if self._relieving.setdefault(None, mine) is not mine:
                 return
             self.runs += 1
-            steps = [*runtime.snapshot(self._callbacks.values())]
+            steps = [*snapshot(self._callbacks.values())]
             if self._last_resort is not None:
                 steps.append(self._last_resort)
             for step in steps:

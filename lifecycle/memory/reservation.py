@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 
-from lifecycle._core.keeping import Uncopied
+from lifecycle.lowlevel import Uncopied
 
 
 class ReservationRef(weakref.ref["Reservation"]):

@@ -121,7 +121,7 @@ def test_closing_the_manager_still_stops_who_waits_at_a_facade() -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    eventually(lambda: bool(memory._waiters))
+    eventually(lambda: len(memory._waiting) > 0)
     manager.close()
     thread.join(20)
     assert [type(error) for error in told] == [ClosedError]

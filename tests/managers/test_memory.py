@@ -22,7 +22,9 @@ from lifecycle import (
     never_wait,
 )
 from lifecycle.errors import BudgetError, ConfigError, LimitError, UnknownObjectError
+from lifecycle.memory import manager as manager_module
 from lifecycle.memory.figures import resident_memory
+from lifecycle.testing import code_of
 from tests.core.adversary import (
     STORM,
     Interrupt,
@@ -511,3 +513,44 @@ def test_tracked_by_a_signal_handler_or_del_in_the_middle_of_tracking(manager: S
     assert (stats.all.bytes, stats.all.objects) == (0, 0)
     assert 47 <= stats.all.peak_bytes <= 10_000
     memory.close()
+
+
+@pytest.mark.parametrize("change", ["release", "budget"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_interrupt_leaves_nobody_asleep_who_waits_for_room(
+    monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Whoever makes room wakes the first who waits in one step; nobody is helped by looking again here."""
+    monkeypatch.setattr(manager_module, "LOOK_AGAIN", 4 * LONG)
+    made: list[tuple[MemoryManager, threading.Thread, list[object]]] = []
+
+    def run() -> None:
+        memory = MemoryManager(config=MemoryConfig(max_bytes=10, over="block", block_timeout=None))
+        first = track(memory)
+        outcome: list[object] = []
+
+        def wait() -> None:
+            try:
+                outcome.append(track(memory))
+            except (ClosedError, BudgetError) as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        eventually(lambda: memory.stats().waiting == 1)
+        made.append((memory, thread, outcome))
+        if change == "release":
+            memory.release_object(first)
+        else:
+            memory.set_budget(max_bytes=20)
+
+    for _ in each_interrupt(run, of=code_of(MemoryManager._left, MemoryManager.set_budget)):
+        memory, thread, outcome = made.pop()
+        limit = memory.stats().all.bytes_limit
+        if len(memory) == 0 or limit == 20:
+            thread.join(LONG)
+            assert outcome, "it sleeps beside the room that there is"
+        memory.close()
+        thread.join(LONG)
+        assert not thread.is_alive()
+    made.clear()
