@@ -20,9 +20,8 @@ import select
 from collections.abc import Iterator
 from typing import Any
 
-from lifecycle._core import runtime
-from lifecycle._core.keeping import Uncopied
 from lifecycle.errors import FenceError
+from lifecycle.lowlevel import Fence, Flag, Timeline, Uncopied
 
 # -- fences that need no GPU ---------------------------------------------------------------------------------
 
@@ -168,6 +167,22 @@ def _has_ended(process: Any) -> bool | None:
     return None if exitcode is process else exitcode is not None
 
 
+class _End:
+    """An event that is set in one step: an interrupt at the end of a block leaves its fence signalled."""
+
+    __slots__ = ("_flag", "set")
+
+    def __init__(self) -> None:
+        self._flag = Flag()
+        self.set = self._flag.set
+
+    def is_set(self) -> bool:
+        return self._flag.is_set
+
+    def wait(self, timeout: float) -> bool:
+        return self._flag.wait(timeout)
+
+
 @contextlib.contextmanager
 def fence_of_block() -> Iterator[EventFence]:
     """A fence that signals when the block ends, however it ends: for code that uses an object without a
@@ -179,7 +194,7 @@ def fence_of_block() -> Iterator[EventFence]:
             handle.close(after=fence)
             library.read_from(address)
     """
-    event = runtime.Event()
+    event = _End()
     try:
         yield EventFence(event)
     finally:

@@ -15,18 +15,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from threading import get_ident
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lifecycle._core import runtime
-from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import Lease
-from lifecycle._core.record import Pin, Record
-from lifecycle._core.tables import Kind
 from lifecycle.errors import LifecycleError
-from lifecycle.lowlevel import HistogramCount
-from lifecycle.manager.manager import SafetyManager
+from lifecycle.lowlevel import HistogramCount, Pin, Uncopied, monotonic, snapshot
+from lifecycle.manager import SafetyManager
 from lifecycle.stats import Histogram, TypeProfile
+
+if TYPE_CHECKING:
+    from lifecycle._core.record import Record
+    from lifecycle._core.tables import Kind
 
 _new_object = object.__new__
 _starting = runtime.process_lock()
@@ -104,7 +106,7 @@ class Profiler(Uncopied):
                     f"another profiler runs on manager {self._manager.name!r}: stop it first"
                 )
             registry.timer = ledger.profiler = self
-        for kind in runtime.snapshot(registry.kinds.values()):
+        for kind in snapshot(registry.kinds.values()):
             kind.timer = self
             kind.watch()
         self._running = True
@@ -116,7 +118,7 @@ class Profiler(Uncopied):
             return
         self._manager.stats()
         registry.timer = ledger.profiler = None
-        for kind in runtime.snapshot(registry.kinds.values()):
+        for kind in snapshot(registry.kinds.values()):
             kind.timer = None
             kind.watch()
         self._running = False
@@ -141,7 +143,7 @@ class Profiler(Uncopied):
                 wait=counts.wait.snapshot(),
                 release=counts.release.snapshot(),
             )
-            for name, counts in runtime.snapshot(self._counts.items())
+            for name, counts in snapshot(self._counts.items())
         ]
         return tuple(sorted(profiles, key=lambda one: -one.held.sum))
 
@@ -167,8 +169,8 @@ class Profiler(Uncopied):
             made = _new_object(_TimedLease)
             made._kind = pin.record.kind
             made._profiler = self
-            made._since = runtime.monotonic()
-            made._thread = runtime.get_ident()
+            made._since = monotonic()
+            made._thread = get_ident()
             made._record = pin.record
             made._pin = pin
             return made
@@ -182,7 +184,7 @@ class Profiler(Uncopied):
             return fn  # type: ignore[unreachable]  # refused with its own message
 
         def timed(*args: Any) -> Any:
-            since = runtime.monotonic()
+            since = monotonic()
             try:
                 return fn(*args)
             finally:
@@ -194,7 +196,7 @@ class Profiler(Uncopied):
     def note(self, kind: Kind, since: float) -> None:
         """Something was held since then. Callable at any moment."""
         if self._running:
-            self._held.append((kind, runtime.monotonic() - since))
+            self._held.append((kind, monotonic() - since))
 
     def ended(self, records: Iterable[Record]) -> None:
         """Objects have ended. Called by the one who counts, with none as well."""

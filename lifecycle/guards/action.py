@@ -9,7 +9,10 @@ from types import FunctionType
 from typing import Any
 
 from lifecycle._core import runtime
-from lifecycle._core.checks import DEFERRED, refuse_deferred
+from lifecycle._core.checks import DEFERRED, DEFERRED_BODY, refuse_deferred
+from lifecycle.lowlevel import after_fork
+
+__all__ = ["DEFERRED", "DEFERRED_BODY", "forgotten", "made_at", "process", "refuse_deferred", "run_slot"]
 
 
 class _Process:
@@ -26,7 +29,7 @@ class _Process:
 
 
 process = _Process()
-runtime.at_fork_in_child(process.forked)
+after_fork(process.forked)
 
 _ROOM: Any = ((((int,),),),)
 """``isinstance(None, _ROOM)`` raises `RecursionError` where taking the action out could be cut short behind

@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FunctionType, TracebackType
-from typing import Literal
+from typing import Any, Literal
 
-from lifecycle._core import runtime
-from lifecycle._core.checks import DEFERRED_BODY, check_callback
-from lifecycle._core.keeping import Uncopied
 from lifecycle.errors import LifecycleError
-from lifecycle.guards.action import forgotten, made_at, process, run_slot
+from lifecycle.guards.action import DEFERRED_BODY, forgotten, made_at, process, run_slot
+from lifecycle.lowlevel import Uncopied, check_callback
 
 WHEN = ("always", "error", "success")
 
@@ -49,7 +47,8 @@ class CleanupGuard(Uncopied):
             raise LifecycleError(f"CleanupGuard(when=) takes one of {', '.join(WHEN)}, not {when!r}")
         self._when = when
         try:
-            self._site = runtime.site_of(_getframe(1))
+            frame = _getframe(1)
+            self._site: Any = (frame.f_code, frame.f_lasti)
         except ValueError:
             # C called it, and no Python frame is below.
             self._site = None

@@ -6,11 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle._core import runtime
-from lifecycle._core.checks import check_callback
-from lifecycle._core.keeping import Uncopied
 from lifecycle.errors import LifecycleError
 from lifecycle.guards.action import forgotten, made_at, process, run_slot
+from lifecycle.lowlevel import Uncopied, check_callback, next_id
 
 _getframe = sys._getframe
 
@@ -46,8 +44,9 @@ class SharedCleanupGuard(Uncopied):
 
     def __init__(self, fn: Callable[[], object]) -> None:
         check_callback(fn, "cleanup")
-        shared = _Shared(fn, runtime.site_of(_getframe().f_back))
-        self._token = runtime.next_id()
+        frame = _getframe().f_back
+        shared = _Shared(fn, None if frame is None else (frame.f_code, frame.f_lasti))
+        self._token = next_id()
         shared.open[self._token] = None
         self._shared = shared
 
@@ -71,7 +70,7 @@ class SharedCleanupGuard(Uncopied):
         """
         shared = self._shared
         made = SharedCleanupGuard.__new__(SharedCleanupGuard)
-        made._token = token = runtime.next_id()
+        made._token = token = next_id()
         made._shared = shared
         try:
             shared.open[token] = None

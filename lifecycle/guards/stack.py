@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager
 from types import FunctionType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from lifecycle._core.checks import DEFERRED, DEFERRED_BODY, check_callback, refuse_deferred
-from lifecycle._core.keeping import Uncopied
 from lifecycle.errors import CallbackError
-from lifecycle.guards.action import forgotten, made_at, process
+from lifecycle.guards.action import DEFERRED, DEFERRED_BODY, forgotten, made_at, process, refuse_deferred
 from lifecycle.guards.story import Story
+from lifecycle.lowlevel import Uncopied, check_callback
 
 T = TypeVar("T")
 P = ParamSpec("P")
