@@ -35,7 +35,6 @@ from lifecycle.lowlevel import (
     CollectorNudge,
     Facts,
     Uncopied,
-    WaitList,
     about,
     after_fork,
     check_facts,
@@ -47,6 +46,7 @@ from lifecycle.lowlevel import (
     monotonic,
     must_not_wait,
     pin,
+    poll,
     recipe,
     refuse_near_limit,
     snapshot,
@@ -65,9 +65,6 @@ MOST_SLOTS = 1_000_000
 
 NAMED_HOLDERS = 3
 """How many of those who hold something an error names."""
-
-LOOK = 0.002
-"""Seconds between two looks of `Pool.close` at what is still lent."""
 
 _getframe = sys._getframe
 
@@ -492,7 +489,7 @@ class Pool(Uncopied):
         self._leave_manager()
         self.drain()
         if not must_not_wait():
-            WaitList().wait(lambda: not self.loans(), timeout, look=self._tend, every=LOOK)
+            poll(lambda: not self.loans(), timeout)
             for handle in handles:
                 # It was idle, or has come back: wait for its end.
                 if is_closed(handle):
