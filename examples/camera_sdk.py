@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from lifecycle import ANY_THREAD, BACKGROUND, ClosedError, Handle, LifecycleError, SafetyManager, never_wait
-from lifecycle.lowlevel import Inbox, Uncopied, after_fork, pin, raw, recipe, taking, weakly
+from lifecycle.lowlevel import Inbox, Uncopied, after_fork, forgets, pin, raw, recipe, taking, weakly
 
 
 class Buffer(ctypes.Structure):
@@ -124,14 +124,14 @@ class Camera(Uncopied):
         return int(raw(pin(self._events))[0])
 
     def close(self, timeout: float | None = 0) -> bool:
-        """Take no frame more, since the device refuses to be a parent. Return True if it is released, which
-        follows the last frame that somebody holds: `timeout` seconds are waited for that (None: for ever)."""
+        """Take no more frames. True: the device is closed. `timeout` seconds are waited for held frames."""
         self._leave()
         for handle in (self._device, self._stream, self._events):
             handle.close(timeout=0)
         self._empty()
         return self._device.close(timeout=timeout)
 
+    @forgets  # K3: a kept exception keeps no frame
     def _empty(self) -> None:
         rest: deque[Frame | None] = deque()
         self._inbox.take(rest)
