@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lifecycle.errors import FenceError
-from lifecycle.lowlevel import Fence, Flag, Timeline, Uncopied
+from lifecycle.lowlevel import Flag, Uncopied
 
 # -- fences that need no GPU ---------------------------------------------------------------------------------
 

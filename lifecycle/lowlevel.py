@@ -43,7 +43,6 @@ name                   contract                                                 
 `run_apart`            a call on a thread of its own, for what a collection may not do          I4, I5
 `snapshot`             a list of a container that other threads change
 `caller`               the frame outside this library, for ``site=``
-`Fence`, `Timeline`    what a release can wait for; fences that signal in order                 I2
 `free_threaded`        whether this interpreter runs without the GIL
 `monotonic`            the clock of timeouts, which `lifecycle.testing` can stop
 `wall_time`            the clock of reports, which it can stop as well
@@ -61,7 +60,6 @@ The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 from lifecycle._core.checks import check_callback, check_facts, check_timeout
 from lifecycle._core.counters import BUCKETS, HistogramCount
 from lifecycle._core.facts import Facts, about, describe, facts, holders, is_closed, pin, raw, view
-from lifecycle._core.fence import Fence
 from lifecycle._core.idioms import Claim, forgets, taking
 from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle._core.leaving import Leaving
@@ -83,7 +81,6 @@ from lifecycle._core.runtime import (
     wall_time,
 )
 from lifecycle._core.runtime import at_fork_in_child as after_fork
-from lifecycle._core.timelines import Timeline
 from lifecycle._core.waiting import Flag, Inbox, Line, Reply, WaitList, poll
 from lifecycle.manager.access import is_control_flow
 from lifecycle.manager.recipes import Recipe, recipe, releasing, tend, type_name_of
@@ -95,7 +92,6 @@ __all__ = [
     "Claim",
     "CollectorNudge",
     "Facts",
-    "Fence",
     "Flag",
     "HistogramCount",
     "Inbox",
@@ -106,7 +102,6 @@ __all__ = [
     "Recipe",
     "Reply",
     "Tally",
-    "Timeline",
     "Uncopied",
     "WaitList",
     "WhenDue",
