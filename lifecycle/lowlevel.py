@@ -35,7 +35,7 @@ name                   contract                                                 
 `Reply`                one answer to one question; `get` waits                                  I5
 `Inbox`                items for a thread that lives from them; `get` waits                     I5
 `poll`                 asking again and again, for what can tell nobody. Waits                  I5
-`HistogramCount`       durations in the buckets of `BUCKETS`, written by one thread at a time          I7
+`HistogramCount`       durations in the buckets of `BUCKETS`, written by one thread at a time   I7
 `CollectorNudge`       runs the collector, ever more rarely, when a pool stays exhausted        I5
 `collect`              run the collector
 `must_not_wait`        whether this thread may not block: a collection, `never_wait`            I5

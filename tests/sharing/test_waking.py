@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from lifecycle import BlockPublisher, ClosedError, FrameDistributor, FrameReceiver
+from lifecycle import ClosedError, FrameDistributor, FrameReceiver
 from lifecycle._core import runtime
+from lifecycle.distribution import BlockPublisher
 from lifecycle.distribution.receiver import FrameReceiver as Receiver
 from lifecycle.distribution.ring import Ring
 from lifecycle.testing import code_of, each_interrupt
