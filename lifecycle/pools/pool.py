@@ -367,8 +367,8 @@ class Pool(Uncopied):
                 raise about(
                     handle,
                     ReturnedTwiceError(
-                        f"{describe(handle)} was given back to pool {self.name!r} already: {facts(handle).fate}. "
-                        "Every share and every loan is closed once."
+                        f"{describe(handle)} was given back to pool {self.name!r} already: "
+                        f"{facts(handle).fate}. Every share and every loan is closed once."
                     ),
                 )
             return handle.close(timeout=0)

@@ -93,7 +93,7 @@ def test_over_budget_is_refused_with_the_holders(manager: SafetyManager) -> None
     with pytest.raises(BudgetError) as caught:
         track(memory, 200)
     assert isinstance(caught.value, LimitError)
-    assert 'native "big") with 600 bytes' in str(caught.value)
+    assert f'native "big" (object {big}) with 600 bytes' in str(caught.value)
     assert "max_bytes=1000" in str(caught.value)
     assert [info.id for info in caught.value.holders] == [big, small]
     assert memory.stats().refused == 1
