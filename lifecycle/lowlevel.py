@@ -17,6 +17,7 @@ name                   contract                                                 
 `about`                an error of yours with the facts of the object that it is about          I9
 `holders`              who keeps it from its release. Walks the heap                            I9
 `is_closed`            whether this very handle was closed
+`held_pin`             the pin of an object that somebody still holds, also after `close`       I2
 `Leaving`              a table whose entries go by the step that ends their objects             I3
 `tend`                 run a share, or all, of the releases that wait for any thread            I5
 `releasing`            whether a release runs or waits for a worker
@@ -39,6 +40,8 @@ name                   contract                                                 
 `CollectorNudge`       runs the collector, ever more rarely, when a pool stays exhausted        I5
 `collect`              run the collector
 `must_not_wait`        whether this thread may not block: a collection, `never_wait`            I5
+`no_wait_threads`      the identities of threads that may not block: add and discard            I5
+`complain`             report on stderr what nobody can be given, at any moment                 I9
 `after_fork`           called in each forked child while its object lives
 `run_apart`            a call on a thread of its own, for what a collection may not do          I4, I5
 `snapshot`             a list of a container that other threads change
@@ -59,7 +62,7 @@ The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 
 from lifecycle._core.checks import check_callback, check_facts, check_timeout
 from lifecycle._core.counters import BUCKETS, HistogramCount
-from lifecycle._core.facts import Facts, about, describe, facts, holders, is_closed, pin, raw, view
+from lifecycle._core.facts import Facts, about, describe, facts, held_pin, holders, is_closed, pin, raw, view
 from lifecycle._core.idioms import Claim, forgets, taking
 from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle._core.leaving import Leaving
@@ -70,11 +73,13 @@ from lifecycle._core.runtime import (
     Tally,
     caller,
     collect,
+    complain,
     free_threaded,
     is_dead,
     monotonic,
     must_not_wait,
     next_id,
+    no_wait_threads,
     refuse_near_limit,
     run_apart,
     snapshot,
@@ -112,10 +117,12 @@ __all__ = [
     "check_facts",
     "check_timeout",
     "collect",
+    "complain",
     "describe",
     "facts",
     "forgets",
     "free_threaded",
+    "held_pin",
     "holders",
     "is_closed",
     "is_control_flow",
@@ -123,6 +130,7 @@ __all__ = [
     "monotonic",
     "must_not_wait",
     "next_id",
+    "no_wait_threads",
     "pin",
     "poll",
     "raw",

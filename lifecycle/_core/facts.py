@@ -20,7 +20,7 @@ from lifecycle.errors import LifecycleError, shown
 from lifecycle.states import ENDED, Cause, ObjectState
 from lifecycle.stats import ObjectInfo
 
-__all__ = ["Facts", "about", "describe", "facts", "holders", "is_closed", "pin", "raw", "view"]
+__all__ = ["Facts", "about", "describe", "facts", "held_pin", "holders", "is_closed", "pin", "raw", "view"]
 
 
 class Facts:
@@ -213,6 +213,20 @@ def pin(handle: Handle[Any]) -> Pin:
         return held
     finally:
         held = None  # K3
+
+
+def held_pin(target: Handle[Any] | Pin | Facts) -> Pin | None:
+    """Return the pin of an object that somebody still holds, also after its handles were closed; None where
+    nobody does.
+
+    Whoever keeps the pin delays the release, as with every pin. For diagnosis and for adapters that look at
+    what others hold. Callable on any thread.
+    """
+    core = _record_of(target)()
+    try:
+        return None if core is None else core()
+    finally:
+        core = None  # K3
 
 
 def is_closed(handle: Handle[Any]) -> bool:

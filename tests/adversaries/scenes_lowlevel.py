@@ -26,6 +26,7 @@ from lifecycle.lowlevel import (
     describe,
     facts,
     forgets,
+    held_pin,
     holders,
     is_closed,
     is_control_flow,
@@ -83,7 +84,7 @@ def recipe_is_made(stage: Stage) -> None:
     recipe(stage.manager, "native", release=Native.free, release_on=ANY_THREAD)
 
 
-@scene("pin", "raw", "view", "is_closed", "tend", lets_go=True)
+@scene("pin", "raw", "view", "is_closed", "held_pin", "tend", lets_go=True)
 def pinned(stage: Stage) -> None:
     held: Any = None
     shown = None
@@ -94,6 +95,7 @@ def pinned(stage: Stage) -> None:
         assert shown.nbytes == 1
         stage.handle.close()
         assert is_closed(stage.handle)
+        assert held_pin(stage.handle) is held
     finally:
         held = shown = None
     tend(stage.manager)

@@ -20,6 +20,7 @@ RETURNED = (AccessBlock, FrameLoop, Lease, ObservedHandle, ObservedLease, _Timed
 NOT_ON_A_STAGE = {
     "Profiler.ended": "the keeper's thread calls it",
     "Pool.look_after": "called where an adapter lends what is the pool's, see tests/pools",
+    "complain": "writes on stderr what is handled just now: tests/core/test_process.py",
     "Answer.__init__": "made at import and for fences that raise",
     **dict.fromkeys(
         (

@@ -32,6 +32,7 @@ from lifecycle.lowlevel import (
     describe,
     facts,
     forgets,
+    held_pin,
     holders,
     is_closed,
     is_control_flow,
@@ -281,6 +282,23 @@ def test_facts_are_of_now_and_outlive_their_object(manager: SafetyManager) -> No
         facts(10**12, manager)
     with pytest.raises(LifecycleError, match="takes a handle, a pin or facts"):
         facts("left")  # type: ignore[arg-type]
+
+
+def test_the_pin_of_what_others_hold_is_had_after_the_close(manager: SafetyManager) -> None:
+    native = Native()
+    handle = manager.register(native, release=Native.free, release_on=ANY_THREAD)
+    held: Any = pin(handle)
+    known = facts(handle)
+    handle.close()
+    other = held_pin(known)
+    assert other is held
+    assert raw(other) is native  # type: ignore[arg-type]
+    held = None
+    tend(manager)
+    assert native.released == 0, "it holds like any pin"
+    other = None
+    tend(manager)
+    assert (native.released, held_pin(known), held_pin(handle)) == (1, None, None)
 
 
 def test_a_pin_holds_and_its_view_holds(manager: SafetyManager) -> None:
