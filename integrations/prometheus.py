@@ -44,7 +44,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lifecycle import RegistrationError, SafetyManager, TypeStats, __version__
-from lifecycle._core.keeping import Uncopied
+from lifecycle.lowlevel import Uncopied
 from lifecycle.stats import Histogram
 
 __all__ = ["MAX_TYPES", "OTHER", "LifecycleCollector"]
