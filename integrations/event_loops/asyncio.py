@@ -24,10 +24,9 @@ from lifecycle import (
     ReleaseQueue,
 )
 from lifecycle._core import runtime
-from lifecycle._core.checks import check_callback, check_timeout
 from lifecycle._core.ends import LET_DIE, LONGEST_LOOK
-from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Record
+from lifecycle.lowlevel import DEFAULT, WhenDue, check_callback, check_timeout
 from lifecycle.places.workers import SLACK
 from lifecycle.states import ENDED, RELEASED
 

@@ -24,7 +24,7 @@ from lifecycle import (
     LifecycleError,
     ReleaseQueue,
 )
-from lifecycle._core import runtime
+from lifecycle.lowlevel import complain
 
 __all__ = ["release_queue"]
 
@@ -62,5 +62,5 @@ def _call(fn: Callable[[], object]) -> bool:
     try:
         fn()
     except BaseException:  # an interrupt: PyGObject prints what leaves a callback
-        runtime.complain()
+        complain()
     return False

@@ -16,7 +16,7 @@ from lifecycle import (
     LifecycleError,
     ReleaseQueue,
 )
-from lifecycle._core import runtime
+from lifecycle.lowlevel import complain
 
 if TYPE_CHECKING:
     from PySide6.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
@@ -46,7 +46,7 @@ class _Poster(QObject):
         try:
             fn()
         except BaseException:  # an interrupt: Qt's bindings print what leaves a slot, or end the process
-            runtime.complain()
+            complain()
 
 
 def release_queue(name: str = "qt") -> ReleaseQueue:
