@@ -13,7 +13,7 @@ Where what is, from what stands on the others to what they stand on (each room l
 - `feeding`: pictures into an appsrc, the buffers of a pool, and until when GStreamer has them
 - `pipelines`: guards, and what is heard of a pipeline
 - `frames`: what is in a buffer
-- `holders`, `tracer`: who holds an object; GStreamer's own count of what leaks
+- `tracer`: GStreamer's own count of what leaks
 - `_native`, `_buffers`: the C interface, for reading and for buffers that are ours
 - `errors`: the errors
 """

@@ -13,9 +13,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._native import Gst, ready
 from lifecycle.integrations.gstreamer.errors import GStreamerError
+from lifecycle.lowlevel import Uncopied
 
 __all__ = ["LeaksTracer"]
 

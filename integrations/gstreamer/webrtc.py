@@ -20,13 +20,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from lifecycle import SafetyManager
-from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GStreamerError, GuardError, MissingGStreamerError
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, or_nothing
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
 from lifecycle.integrations.gstreamer.pipelines.threads import TookTooLong, on_streaming_thread, with_deadline
+from lifecycle.lowlevel import Uncopied
 
 try:
     import gi

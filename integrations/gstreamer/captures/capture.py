@@ -34,8 +34,6 @@ from typing import Any, Final, Literal, TypeVar
 import attrs
 
 from lifecycle import ClosedError, SafetyManager
-from lifecycle._core.checks import check_timeout
-from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle.config import exception_types
 from lifecycle.integrations.gstreamer.captures.iteration import Frames
 from lifecycle.integrations.gstreamer.captures.runs import Opened, Run, an_appsink, puller
@@ -47,6 +45,7 @@ from lifecycle.integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from lifecycle.integrations.gstreamer.pipelines.callbacks import check_function, forget_frames
 from lifecycle.integrations.gstreamer.pipelines.ear import Ear
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, end_opened, or_nothing, state_name
+from lifecycle.lowlevel import Uncopied, check_timeout, weakly
 from lifecycle.stats import Histogram
 
 __all__ = ["Capture", "CaptureStats"]

@@ -12,9 +12,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer.captures.runs import SLICE, Quiet, flow_of
 from lifecycle.integrations.gstreamer.frames.frame import Frame
+from lifecycle.lowlevel import Uncopied
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gstreamer.captures.capture import Capture

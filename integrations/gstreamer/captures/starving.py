@@ -19,14 +19,11 @@ from lifecycle import (
     Handle,
     ObjectState,
 )
-from lifecycle._core import runtime
-from lifecycle._core.describe import describe
-from lifecycle._core.nudge import CollectorNudge
 from lifecycle.integrations.gstreamer._buffers import limits_of_pool
 from lifecycle.integrations.gstreamer._native import BufferHead
 from lifecycle.integrations.gstreamer.frames.frame import Frame
 from lifecycle.integrations.gstreamer.frames.held import Held
-from lifecycle.integrations.gstreamer.holders import holders_of_record
+from lifecycle.lowlevel import CollectorNudge, describe, held_pin, holders, raw, snapshot
 
 __all__ = ["HeldFrames", "Stall"]
 
@@ -96,7 +93,7 @@ class HeldFrames:
     def tidy(self) -> None:
         """Forget the frames that are back; what has just fallen free goes back now: its pool may be waiting
         for it."""
-        for key, frame in runtime.snapshot(self._frames.items()):
+        for key, frame in snapshot(self._frames.items()):
             if not is_held(frame):
                 self._frames.pop(key, None)
 
@@ -107,11 +104,11 @@ class HeldFrames:
         return [handle.id for handle in handles] if self._why(handles) else object()
 
     def _handles(self) -> list[Handle[Held]]:
-        return [frame._handles[0] for frame in runtime.snapshot(self._frames.values()) if is_held(frame)]
+        return [frame._handles[0] for frame in snapshot(self._frames.values()) if is_held(frame)]
 
     def count(self) -> int:
         """How many there are now."""
-        return sum(map(is_held, runtime.snapshot(self._frames.values())))
+        return sum(map(is_held, snapshot(self._frames.values())))
 
     def starving(self) -> tuple[str, tuple[str, ...]]:
         """``(reason, held)``: why they starve the capture's source, empty where they do not, and each of them
@@ -141,21 +138,21 @@ def _out_of_pools(handles: list[Handle[Held]]) -> list[tuple[int, int]]:
     """``(out, most)`` of each pool that their buffers come from; `most` is 0 where it has no bound."""
     out: Counter[int] = Counter()
     bounds: dict[int, int] = {}
-    core = native = None
+    held = None
     try:
         for handle in handles:
-            core = handle._record()  # while somebody has it the buffer is not released, so its pool is there
-            native = handle._record.obj if core is not None else None
-            pool = BufferHead.from_address(native.buffer).pool if native is not None else None
+            # While it is held the buffer is not released, so its pool is there.
+            held = held_pin(handle)
+            pool = BufferHead.from_address(raw(held).buffer).pool if held is not None else None
             if pool:
                 out[pool] += 1
                 bounds[pool] = limits_of_pool(pool)[2]
-            native = core = None
+            held = None
     finally:
-        native = core = None  # a kept traceback must keep nothing alive
+        held = None  # K3
     return [(count, bounds[pool]) for pool, count in out.items()]
 
 
 def _named(handle: Handle[Any]) -> str:
-    holders = holders_of_record(handle._record)
-    return f"{describe(handle._record)}, held by {', '.join(holders) or 'nobody any more'}"
+    names = ", ".join(map(str, holders(handle)))
+    return f"{describe(handle)}, held by {names or 'nobody any more'}"

@@ -26,7 +26,6 @@ from typing import Any, Final
 import attrs
 
 from lifecycle import ClosedError, SafetyManager
-from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle.integrations.gstreamer._buffers import (
     Flow,
     Owned,
@@ -54,6 +53,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     pointer_of,
     state_name,
 )
+from lifecycle.lowlevel import Uncopied, weakly
 
 __all__ = ["Feeder", "FeederStats"]
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from lifecycle._core.keeping import Uncopied
 from lifecycle.errors import FenceError
 from lifecycle.integrations.gstreamer._buffers import (
     add_parent,
@@ -27,6 +26,7 @@ from lifecycle.integrations.gstreamer._buffers import (
 )
 from lifecycle.integrations.gstreamer._native import BufferHead, Gst
 from lifecycle.integrations.gstreamer.feeding.loans import give_back, new_slot
+from lifecycle.lowlevel import Uncopied
 
 __all__ = ["BufferFence"]
 

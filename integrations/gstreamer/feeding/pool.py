@@ -21,9 +21,7 @@ from typing import Any, Final
 
 import attrs
 
-from lifecycle import ClosedError, SafetyManager
-from lifecycle._core.keeping import Uncopied, weakly
-from lifecycle._core.nudge import CollectorNudge
+from lifecycle import ClosedError, ObjectState, SafetyManager
 from lifecycle.errors import PoolError, PoolTimeoutError
 from lifecycle.integrations.gstreamer._buffers import (
     Flow,
@@ -40,7 +38,6 @@ from lifecycle.integrations.gstreamer.feeding.loans import Loans, sweep
 from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
 from lifecycle.integrations.gstreamer.frames.formats import Layout
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
-from lifecycle.integrations.gstreamer.holders import holders_of_record
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_manager,
     check_seconds,
@@ -48,13 +45,15 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
     pointer_of,
 )
-from lifecycle.states import ENDED
+from lifecycle.lowlevel import CollectorNudge, Facts, Uncopied, facts, holders, tend, weakly
 from lifecycle.stats import Histogram, PoolStats
 
 __all__ = ["PoolAdapter"]
 
 WAITS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005)
 """Seconds between two looks for a buffer: longer and longer."""
+SETTLE_TURNS: Final = 64
+"""Bounded shares of what waits for any thread, until what is this pool's is back."""
 BOUNDS: Final = (1e-5, 1e-4, 1e-3, 5e-3, 0.0166, 0.0333, 0.1, 0.5, 1.0, 5.0, 30.0)
 _SENTINEL = ctypes.create_string_buffer(1)
 _SENTINEL_ADDRESS: Final = ctypes.addressof(_SENTINEL)
@@ -66,15 +65,15 @@ class Out:
     """A buffer that is out: since when, as which object, and where it went when it was handed on."""
 
     since: float
-    record: Any = None
+    facts: Facts | None = None
     where: str = "being lent"
 
     def __str__(self) -> str:
-        record = self.record
+        known = self.facts
         age = f"for {time.monotonic() - self.since:.1f} s"
-        if record is not None and record.phase not in ENDED:
-            holders = ", ".join(holders_of_record(record)) or "its WritableFrame"
-            return f"object {record.id}, {age}, held by {holders}"
+        if known is not None and not known.has_ended:
+            names = ", ".join(map(str, holders(known))) or "its WritableFrame"
+            return f"object {known.id}, {age}, held by {names}"
         return f"a buffer {self.where}, {age}"
 
 
@@ -218,7 +217,7 @@ class PoolAdapter(Uncopied):
             sentinel.drop()
             address = owned.value or 0
             frame = WritableFrame(self.manager, owned, self._layout, copied=False)
-            out.record = frame._handle._record
+            out.facts = facts(frame._handle)
             out.where = "handed on"
             frame._out = out
             waited = out.since - began
@@ -300,10 +299,11 @@ class PoolAdapter(Uncopied):
     def _settle(self) -> None:
         """Have those go back whose last view has just gone: they would wait for the next registration or
         close."""
-        for out in list(self._loans.info.copy().values()):
-            record = out.record
-            if record is not None and record.phase not in ENDED and record() is None:
-                record.place.settle(record, 0)
+        for _ in range(SETTLE_TURNS):
+            loans = self._loans.info.copy().values()
+            if not any(out.facts is not None and out.facts.state is ObjectState.DUE for out in loans):
+                return
+            tend(self.manager)
 
     @property
     def outstanding(self) -> int:

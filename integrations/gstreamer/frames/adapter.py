@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lifecycle import ANY_THREAD, SafetyManager
-from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._buffers import new_buffer
 from lifecycle.integrations.gstreamer._native import Gst, ready, sample_buffer, sample_caps
 from lifecycle.integrations.gstreamer.errors import FormatError, MapError, SampleError
@@ -19,6 +18,7 @@ from lifecycle.integrations.gstreamer.frames.formats import Layout, LayoutCache
 from lifecycle.integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from lifecycle.integrations.gstreamer.frames.held import Live, end_held
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
+from lifecycle.lowlevel import Uncopied
 
 __all__ = ["SampleAdapter"]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, sample_buffer
 from lifecycle.integrations.gstreamer.errors import FormatError, FrameClosedError, SampleError
 from lifecycle.integrations.gstreamer.frames.formats import Layout
-from lifecycle.lowlevel import about
+from lifecycle.lowlevel import Uncopied, about
 
 __all__ = ["FrameFacts"]
 

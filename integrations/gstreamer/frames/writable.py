@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from lifecycle import ANY_THREAD, Handle, SafetyManager
-from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._buffers import (
     Own,
     Owned,
@@ -33,7 +32,7 @@ from lifecycle.integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead
 from lifecycle.integrations.gstreamer.errors import FormatError, FrameClosedError, MapError, ShortMemoryError
 from lifecycle.integrations.gstreamer.frames.formats import Layout
 from lifecycle.integrations.gstreamer.frames.held import check_memories, no_mapping
-from lifecycle.lowlevel import about
+from lifecycle.lowlevel import Uncopied, about
 
 __all__ = ["WritableFrame"]
 

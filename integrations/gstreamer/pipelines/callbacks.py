@@ -25,13 +25,12 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from lifecycle import ClosedError, SafetyManager
-from lifecycle._core.checks import check_callback, check_timeout
-from lifecycle._core.runtime import no_wait_threads
 from lifecycle.config import exception_types
 from lifecycle.errors import CallbackError
 from lifecycle.integrations.gstreamer.errors import GuardError, StateTimeout
 from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard
 from lifecycle.integrations.gstreamer.pipelines.threads import may_wait, stands_at
+from lifecycle.lowlevel import check_callback, check_timeout, no_wait_threads
 
 __all__ = [
     "CALLBACK_WAIT",

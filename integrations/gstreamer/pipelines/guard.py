@@ -19,10 +19,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
-from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import DescriptionError, GuardError, StateTimeout
 from lifecycle.integrations.gstreamer.pipelines.threads import refuse_forked
+from lifecycle.lowlevel import Uncopied
 
 __all__ = [
     "Core",

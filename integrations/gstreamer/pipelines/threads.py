@@ -24,9 +24,10 @@ from typing import Any, Final, TypeVar
 
 import lifecycle
 from lifecycle._core import runtime
-from lifecycle._core.runtime import TimedQueue, must_not_wait, no_wait_threads
+from lifecycle._core.runtime import TimedQueue
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import ForkedError, GuardError
+from lifecycle.lowlevel import must_not_wait, no_wait_threads
 
 __all__ = [
     "StreamingThreads",

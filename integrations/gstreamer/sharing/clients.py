@@ -28,7 +28,6 @@ from typing import Any, ClassVar, Final, Protocol
 import attrs
 
 from lifecycle import ClosedError, LifecycleError, SafetyManager
-from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._native import BufferHead, Gst, GstVideo
 from lifecycle.integrations.gstreamer.captures.capture import Capture
 from lifecycle.integrations.gstreamer.captures.runs import an_appsink
@@ -39,6 +38,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_
 from lifecycle.integrations.gstreamer.pipelines.pads import ProbeGuard
 from lifecycle.integrations.gstreamer.pipelines.pipeline import START_TIMEOUT, PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.threads import in_the_background
+from lifecycle.lowlevel import Uncopied
 
 __all__ = ["Client", "ClientStats", "Fanout", "request_key_frame"]
 

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle import SafetyManager
-from lifecycle._core.keeping import Uncopied
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, PipelineError
 from lifecycle.integrations.gstreamer.pipelines.descriptions import parse_bin
@@ -34,6 +33,7 @@ from lifecycle.integrations.gstreamer.sharing.branch import (
     low_latency_queue,
     sinks_of,
 )
+from lifecycle.lowlevel import Uncopied
 
 __all__ = ["Tee"]
 
