@@ -50,7 +50,7 @@ from lifecycle.integrations.gstreamer.frames.frame import Frame
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle.integrations.gstreamer.pipelines.bus import BusWatch
 from lifecycle.integrations.gstreamer.pipelines.elements import ElementGuard
-from lifecycle.integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard
+from lifecycle.integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard, ProbeInfo
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
 from lifecycle.integrations.gstreamer.sharing.branch import Branch, low_latency_queue
@@ -90,6 +90,7 @@ __all__ = [
     "PipelineGuard",
     "PoolAdapter",
     "ProbeGuard",
+    "ProbeInfo",
     "SampleAdapter",
     "SampleError",
     "ShortMemoryError",

@@ -127,6 +127,7 @@ class WebRTCPeer(Uncopied):
     def offer(self, timeout: float = STEP_TIMEOUT) -> str:
         """Describe what this side sends, as SDP; the pipeline must play. For the side that begins."""
         self._check_timeout(timeout)
+        self._now()
         if not self._ready.wait(min(timeout, threading.TIMEOUT_MAX)):
             raise NegotiationError(
                 f"peer {self.name!r} has nothing to offer within {timeout:g} s: its pipeline must play, and "
@@ -146,6 +147,7 @@ class WebRTCPeer(Uncopied):
 
     def add_ice(self, mline: int, candidate: str) -> None:
         """Take a candidate of the other side; one that comes before its description is kept until then."""
+        self._now()
         with self._ordering:
             if not self._described:
                 self._early.append((mline, candidate))
@@ -250,6 +252,7 @@ class WebRTCPeer(Uncopied):
         return done
 
     def __enter__(self) -> WebRTCPeer:
+        self._now()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -208,6 +208,7 @@ class Capture(Uncopied):
         pipeline's own.
         """
         check_function(callback, f"capture {self.name!r}: on_stall")
+        self._refuse_closed()
         if self._streaming:
             raise CaptureError(
                 f"capture {self.name!r} runs on the pipeline's own thread, which stands still with it; leave "

@@ -35,6 +35,10 @@ __all__ = ["BusWatch"]
 SLICE: Final = 0.05
 """Seconds for which the thread waits for a message before it looks around."""
 
+HANDLER_WAIT: Final = 2.0
+"""Seconds for which closing waits for a handler that runs: below the deadline of the release that it is part
+of."""
+
 F = TypeVar("F", bound=Callable[[Any], Any])
 
 
@@ -73,12 +77,18 @@ class _BusCore(Core):
 
     def release(self) -> None:
         """No further message; the thread ends (unless it is the one that closes)."""
-        self.stopped.set()
-        for _, callback in self.handlers:
-            callback.end()
+        self.stop()
         if self.thread.ident not in (None, threading.get_ident()):
-            self.thread.join()
+            # A handler may itself wait for this: in `SafetyManager.close`, or for who closes the watch. The
+            # thread ends as it returns, and calls no other.
+            self.thread.join(HANDLER_WAIT)
         self.handlers.clear()
+
+    def stop(self) -> None:
+        """Call no handler from here on. Waits for nothing."""
+        self.stopped.set()
+        for _, callback in list(self.handlers):
+            callback.end()
 
 
 class BusWatch(Guard[_BusCore]):
@@ -118,6 +128,7 @@ class BusWatch(Guard[_BusCore]):
         self._register(manager, _BusCore(bus, name), name, pointer_of(bus))
         with self._handle.lease() as core:
             core.thread.start()
+            self._ident = core.thread.ident
 
     def on(self, *kinds: str, errors: tuple[type[BaseException], ...] = ()) -> Callable[[F], F]:
         """Decorator: call the function with every message of these kinds (``"error"``, ``"eos"``,
@@ -165,6 +176,20 @@ class BusWatch(Guard[_BusCore]):
                         self._handle.lease()
         finally:
             waiting.pop(id(queue), None)
+
+    def close(self) -> bool:
+        """Call no handler any more, and leave the bus to others; True when that is done and no handler runs.
+
+        A handler that runs is waited for, up to two seconds. Called in a handler, which may close its own
+        watch, it calls no further handler, and the answer is False: the thread ends as that handler returns.
+        """
+        if threading.get_ident() != self._ident:
+            return super().close()
+        if self._handle.valid:
+            with self._handle.lease() as core:
+                core.stop()
+            core = None
+        return self._handle.close(timeout=0)
 
     @property
     def errors(self) -> tuple[PipelineError, ...]:

@@ -35,14 +35,19 @@ class _ElementCore(Core):
         self.parent = parent
 
     def release(self) -> None:
-        """Unlinked, NULL, removed; nothing, where it is not in there (any more)."""
-        if self.element.get_parent() is self.parent:
+        """Unlinked, NULL, removed. Where the program has taken it out it is set to NULL, and where it is in
+        another bin by now it is that bin's."""
+        parent = self.element.get_parent()
+        if parent is self.parent:
             leave(self.element, self.parent)
+        elif parent is None:
+            leave(self.element, None)
 
 
 def leave(element: Any, parent: Any) -> None:
-    """Take `element` out of the bin `parent` while data flows: unlink where it comes in, NULL, unlink where
-    it went out, remove. Not on a streaming thread. Raises `StateTimeout` when a push into it does not end."""
+    """Take `element` out of the bin `parent` (None: of none) while data flows: unlink where it comes in,
+    NULL, unlink where it went out, remove. Not on a streaming thread. Raises `StateTimeout` when a push into
+    it does not end."""
     for pad in pads_of(element, Gst.PadDirection.SINK):
         peer = pad.get_peer()
         if peer is not None:
@@ -66,7 +71,7 @@ def leave(element: Any, parent: Any) -> None:
         peer = pad.get_peer()
         if peer is not None:
             pad.unlink(peer)
-    if element.get_parent() is parent:
+    if parent is not None and element.get_parent() is parent:
         parent.remove(element)
 
 

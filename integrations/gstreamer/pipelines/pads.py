@@ -13,6 +13,7 @@ warns about the second, and by then the id may belong to another probe.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from queue import Empty
 from typing import Any, ClassVar, Final
 
@@ -23,11 +24,13 @@ from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, State
 from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
 from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of, or_nothing
 from lifecycle.integrations.gstreamer.pipelines.threads import contained
+from lifecycle.lowlevel import Uncopied
 
 __all__ = [
     "PadGuard",
     "PadHolder",
     "ProbeGuard",
+    "ProbeInfo",
     "link_pads",
     "unlink_when_idle",
     "unlinked_when_idle",
@@ -165,8 +168,8 @@ class _PadCore(PadHolder):
     def release(self) -> None:
         """Unlinked, the end said to a mixer, the pad given back."""
         pad = self.pad
-        if pad is None:
-            return
+        if pad is None or pad.get_parent() != self.element:
+            return  # none was given, or the program has given it back itself
         if pad.get_direction() == Gst.PadDirection.SRC:
             unlink_when_idle(pad)
         else:
@@ -178,7 +181,8 @@ class _PadCore(PadHolder):
                     peer.unlink(pad)
             if pad.is_active():
                 pad.send_event(Gst.Event.new_eos())  # a mixer waits for no more data from here
-        self.element.release_request_pad(pad)
+        if pad.get_parent() == self.element:
+            self.element.release_request_pad(pad)
 
 
 class PadGuard(Guard[_PadCore]):
@@ -236,6 +240,48 @@ class PadGuard(Guard[_PadCore]):
 # -- probes --------------------------------------------------------------------------------------------------
 
 
+class ProbeInfo(Uncopied):
+    """What a probe is told: a `Gst.PadProbeInfo` while its callback runs.
+
+    The structure lies on a C stack, which others write over once the callback has returned. Asked after that
+    it raises `GuardError`. What its methods give (a buffer, an event, a query) may be kept.
+    """
+
+    _remedy = "keep what info.get_buffer() or info.get_event() gives"
+
+    __slots__ = ("_info",)
+
+    def __init__(self, info: Any) -> None:
+        object.__setattr__(self, "_info", info)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._now(), name)
+        return partial(_ask, self, name) if callable(found) else found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._now(), name, value)
+
+    def _now(self) -> Any:
+        info = self._info
+        if info is None:
+            raise GuardError(
+                "the info of a probe is read after its callback has returned, when its place belongs to "
+                "others; keep what info.get_buffer() (or get_event, get_query) gives instead"
+            )
+        return info
+
+    def _end(self) -> None:
+        object.__setattr__(self, "_info", None)
+
+    def __repr__(self) -> str:
+        return f"<ProbeInfo: {'over' if self._info is None else 'of a callback that runs'}>"
+
+
+def _ask(info: ProbeInfo, name: str, *arguments: Any) -> Any:
+    """Call a method of the structure, if it is still there: also by a bound method that was kept."""
+    return getattr(info._now(), name)(*arguments)
+
+
 class _ProbeCore(Core):
     def __init__(self, pad: Any, callback: Callback, mask: Any) -> None:
         self.pad = pad
@@ -275,8 +321,13 @@ class _Probe:
         self._passing = core.callback.fallback
 
     def __call__(self, pad: Any, info: Any) -> Any:
+        shown = None
         try:
-            answer = self._callback(pad, info)
+            shown = ProbeInfo(info)
+            try:
+                answer = self._callback(pad, shown)
+            finally:
+                shown._end()
             if answer == Gst.PadProbeReturn.REMOVE:
                 self.over = True
                 self._callback.end()
@@ -308,7 +359,8 @@ class ProbeGuard(CallbackGuard[_ProbeCore]):
     callback:
         ``callback(pad, info)`` on a streaming thread. What it returns counts if it is a `Gst.PadProbeReturn`;
         anything else, None too, lets the data pass. An exception is reported as a panic and lets the data
-        pass (a blocking probe does not block then). `pad` and `info` are good during the call only. The guard
+        pass (a blocking probe does not block then). `info` is a `ProbeInfo`, good during the call only: keep
+        what its methods give. The guard
         alone keeps it, so it may be a method of the object that has the guard: dropped, the two are freed,
         and the guard is reported.
     errors:

@@ -28,7 +28,11 @@ class _SignalCore(Core):
         try:
             self.callback.end()
         finally:
-            once_each(self.source.disconnect, self.id)
+            once_each(self._disconnect, self.id)
+
+    def _disconnect(self, signal: int) -> None:
+        if self.source.handler_is_connected(signal):  # the program may have disconnected it
+            self.source.disconnect(signal)
 
 
 class SignalGuard(CallbackGuard[_SignalCore]):

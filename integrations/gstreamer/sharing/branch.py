@@ -134,7 +134,8 @@ class BranchCore(PadHolder):
         if pad is not None:
             unlink_when_idle(pad)
             self.pad = None
-            tee.release_request_pad(pad)
+            if pad.get_parent() == tee:  # the program may have given it back
+                tee.release_request_pad(pad)
         if self.eos is not None and self.bin.get_state(0)[1] == Gst.State.PLAYING:
             end_of_stream(self.bin, self.eos)
         self.bin.set_locked_state(True)  # or a change of the pipeline's state takes it along again

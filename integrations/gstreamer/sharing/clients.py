@@ -214,6 +214,7 @@ class Fanout(Uncopied):
         self._source = source
         self._pad = appsink.get_static_pad("sink")
         self._clients: dict[int, Client] = {}
+        self._closed = False
         self._asked = 0.0
         self._asking = threading.Lock()
         appsink.set_property("sync", False)
@@ -259,11 +260,13 @@ class Fanout(Uncopied):
             ``on_end(client)`` on a thread of its own when the client ends by an error of its pipeline
             (`Client.error`), which also closes it.
 
-        Raises what `PipelineGuard.play` raises; everything given is then closed. `GuardError` for what is no
-        `PipelineGuard`: nothing is taken then.
+        Raises what `PipelineGuard.play` raises, and `ClosedError` when the fanout is closed meanwhile;
+        everything given is then closed. `GuardError` for what is no `PipelineGuard`, and `ClosedError` for a
+        fanout that is closed already: nothing is taken then.
         """
         if not isinstance(pipeline, PipelineGuard):
             raise GuardError(f"Fanout.add takes the PipelineGuard of the client, not {pipeline!r}")
+        self._refuse_closed()
         client = None
         try:
             if isinstance(appsrc, str):
@@ -276,6 +279,9 @@ class Fanout(Uncopied):
             parts.append(ProbeGuard(self.manager, door, Gst.PadProbeType.EVENT_UPSTREAM, _weakly(client)))
             pipeline.play(0)
             _await_running(pipeline, appsrc)
+            self._clients[client.key] = client
+            # Whoever closes meanwhile has set this first, and then looked for clients.
+            self._refuse_closed()
         except BaseException:
             if client is not None:
                 client.close()
@@ -283,9 +289,15 @@ class Fanout(Uncopied):
                 for closeable in reversed((pipeline, *owned)):
                     closeable.close()
             raise
-        self._clients[client.key] = client
         self.request_key_frame()
         return client
+
+    def _refuse_closed(self) -> None:
+        if self._closed or self._capture.closed:
+            raise ClosedError(
+                f"fanout {self.name!r} is closed, so no client would get a frame of it; make a new Fanout "
+                "for its source"
+            )
 
     def follow(self, pipeline: PipelineGuard) -> None:
         """Have another pipeline, before it plays, use the source's clock and count time from the same
@@ -313,25 +325,34 @@ class Fanout(Uncopied):
         return tuple(self._clients.values())
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed, or its capture was."""
+        return self._closed or self._capture.closed
+
+    @property
     def capture(self) -> Capture:
         """The capture behind it, for its figures."""
         return self._capture
 
     def close(self) -> bool:
-        """Close every client, and take no further frame; True when all are closed. The source flows on."""
+        """Close every client, take no further frame and no further client; True when all are closed. The
+        source flows on."""
+        self._closed = True
         done = self._capture.close()
         for client in self.clients:
             done = client.close() and done
         return done
 
     def __enter__(self) -> Fanout:
+        self._refuse_closed()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Fanout {self.name!r}: {len(self._clients)} clients>"
+        state = "closed, " if self.closed else ""
+        return f"<Fanout {self.name!r}: {state}{len(self._clients)} clients>"
 
 
 def _weakly(client: Client) -> Callable[[Any, Any], None]:
