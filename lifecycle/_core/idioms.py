@@ -54,6 +54,11 @@ class Claim(Generic[T]):
         `held_by`."""
         return self._by(None, me) is me
 
+    @property
+    def holder(self) -> T | None:
+        """Who has taken it; None while nobody has."""
+        return self._entries.get(None)
+
     def held_by(self, me: T) -> bool:
         """Return True if `me` has taken it."""
         return self._entries.get(None) is me

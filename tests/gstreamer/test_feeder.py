@@ -161,7 +161,7 @@ def test_memory_is_used_again_when_it_is_back(line: Any, adapter: Any) -> None:
 # -- pushing what one has ------------------------------------------------------------------------------------
 
 
-def test_an_array_is_pushed_without_a_copy_and_kept_alive(line: Any, adapter: Any, gst: ModuleType) -> None:
+def test_an_array_is_lent_without_a_copy_and_kept_alive(line: Any, adapter: Any, gst: ModuleType) -> None:
     import numpy as np
 
     one = line()
@@ -169,7 +169,7 @@ def test_an_array_is_pushed_without_a_copy_and_kept_alive(line: Any, adapter: An
     expected = array.copy()
     address = array.ctypes.data
     gone = weakref.ref(array)
-    one.feeder.push(array, pts=7)
+    one.feeder.push(array, pts=7, lend=True)
     del array
     gc.collect()
     assert gone() is not None, "GStreamer has it"
@@ -188,18 +188,117 @@ def test_an_array_is_pushed_without_a_copy_and_kept_alive(line: Any, adapter: An
     assert one.feeder.stats().outstanding == 0
 
 
-def test_a_pushed_array_cannot_be_written_any_more(line: Any) -> None:
+def test_a_lent_array_cannot_be_written_any_more(line: Any) -> None:
     import numpy as np
 
     one = line()
     picture = np.zeros((48, 64, 3), np.uint8)
-    one.feeder.push(picture)
+    one.feeder.push(picture, lend=True)
     with pytest.raises(ValueError, match="read-only"):
         picture[:] = 1
     whole = np.zeros((96, 64, 3), np.uint8)
-    one.feeder.push(whole[48:])
+    one.feeder.push(whole[48:], lend=True)
     with pytest.raises(ValueError, match="read-only"):
         whole[50] = 1
+
+
+@pytest.mark.parametrize(
+    "kind", ["bytearray", "array", "mmap", "memoryview", "cast", "ndarray", "view", "sealed", "over"]
+)
+def test_what_is_filled_again_is_copied(line: Any, adapter: Any, gst: ModuleType, kind: str) -> None:
+    """What came out is what was pushed, however its memory is written later; nobody is locked out."""
+    import array
+    import mmap
+
+    import numpy as np
+
+    size = 48 * 64 * 3
+    held: Any = bytearray(size)
+    if kind == "array":
+        held = array.array("B", held)
+    elif kind == "mmap":
+        held = mmap.mmap(-1, size)
+    memory: Any = memoryview(held)
+    pushed: Any = held
+    if kind == "memoryview":
+        pushed = memoryview(held).toreadonly()
+    elif kind == "cast":
+        pushed = memoryview(held).cast("H").cast("B")
+    elif kind == "over":
+        pushed = np.frombuffer(memoryview(held).toreadonly(), np.uint8).reshape(48, 64, 3)
+    elif kind in ("ndarray", "view", "sealed"):
+        whole = np.zeros((96, 64, 3), np.uint8)
+        memory = whole[48:].reshape(-1).data
+        pushed = whole[48:]
+        if kind == "view":
+            pushed = pushed.view()
+            pushed.flags.writeable = False
+        elif kind == "sealed":
+            pushed = whole[48:].copy()
+            memory = pushed.reshape(-1).data
+            pushed.flags.writeable = False
+    one = line()
+    for value in b"ABC":
+        memory[:] = bytes([value]) * size
+        one.feeder.push(pushed, timeout=20)
+    for value in b"ABC":
+        sample = gst.pull(one.sink)
+        with adapter.frame(sample) as frame:
+            assert bytes(frame.data()) == bytes([value]) * size
+    assert one.feeder.stats().copied == 3
+    one.stop()
+
+
+def test_what_nobody_can_write_is_lent(line: Any, adapter: Any, gst: ModuleType) -> None:
+    import numpy as np
+
+    one = line()
+    picture = bytes(range(256)) * 36
+    with adapter.frame(_a_sample(one, gst)) as frame:
+        shown = frame.array()
+        for what in (
+            picture,
+            memoryview(picture),
+            memoryview(picture)[:].cast("B"),
+            np.frombuffer(picture, np.uint8),
+        ):
+            one.feeder.push(what, timeout=20)
+            gst.pull(one.sink)
+        assert one.feeder.stats().copied == 0
+        one.feeder.push(shown, timeout=20)
+        sample = gst.pull(one.sink)
+        with adapter.frame(sample) as again:
+            assert again.array().ctypes.data == shown.ctypes.data, "the very same memory"
+    assert one.feeder.stats().copied == 0
+    del sample, again
+    one.stop()
+
+
+def _a_sample(one: Any, gst: ModuleType) -> Any:
+    with one.feeder.frame(timeout=20) as picture:
+        picture[:] = 7
+    return gst.pull(one.sink)
+
+
+@pytest.mark.parametrize("kind", ["bytearray", "memoryview", "over"])
+def test_what_cannot_be_sealed_is_not_lent(line: Any, kind: str) -> None:
+    import numpy as np
+
+    from lifecycle.integrations.gstreamer import FeederError
+
+    memory = bytearray(48 * 64 * 3)
+    what: Any = {
+        "bytearray": memory,
+        "memoryview": memoryview(memory),
+        "over": np.frombuffer(memory, np.uint8).reshape(48, 64, 3),
+    }[kind]
+    one = line()
+    with pytest.raises(FeederError, match="cannot be lent"):
+        one.feeder.push(what, lend=True)
+    one.feeder.push(what, timeout=20)
+    assert one.feeder.stats().copied == 1
+    memory[0] = 1
+    one.stop()
 
 
 def test_rows_that_lie_otherwise_are_put_right(line: Any, adapter: Any) -> None:
@@ -218,7 +317,7 @@ def test_rows_that_lie_otherwise_are_put_right(line: Any, adapter: Any) -> None:
     for options in ({}, {"video_meta": True}):
         one = line(ODD, "videoconvert ! video/x-raw,format=BGR !", **options)
         for picture in pictures:
-            one.feeder.push(picture.copy("K") if picture.strides[0] else picture, timeout=20)
+            one.feeder.push(picture.copy("K") if picture.strides[0] else picture, timeout=20, lend=True)
             arrived, _ = pulled(one, adapter)
             assert (arrived[..., ::-1] == picture).all()
         copied = one.feeder.stats().copied

@@ -33,10 +33,11 @@ def test_a_bus_watch_is_closed_in_its_own_handler(g: Any, manager: SafetyManager
     watch = g.BusWatch(manager, pipeline)
     answers: list[Any] = []
 
-    @watch.on()
     def any_message(message: Any) -> None:
         began = time.monotonic()
         answers.append((watch.close(), watch.close(), time.monotonic() - began))
+
+    watch.on()(any_message)
 
     pipeline.play()
     eventually(lambda: answers)
@@ -68,11 +69,12 @@ def test_closing_a_watch_waits_for_a_handler_of_another_thread(g: Any, manager: 
     watch = g.BusWatch(manager, pipeline)
     began, over = threading.Event(), threading.Event()
 
-    @watch.on("eos")
     def slow(message: Any) -> None:
         began.set()
         time.sleep(0.2)
         over.set()
+
+    watch.on("eos")(slow)
 
     pipeline.play()
     assert began.wait(20)

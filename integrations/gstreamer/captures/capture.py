@@ -35,7 +35,7 @@ import attrs
 
 from lifecycle import ClosedError, SafetyManager
 from lifecycle.config import exception_types
-from lifecycle.integrations.gstreamer.captures.iteration import Frames
+from lifecycle.integrations.gstreamer.captures.iteration import Frames, Turn
 from lifecycle.integrations.gstreamer.captures.runs import Opened, Run, an_appsink, puller
 from lifecycle.integrations.gstreamer.captures.starving import HeldFrames, Stall
 from lifecycle.integrations.gstreamer.errors import CaptureError, NoFrames, Starved
@@ -45,6 +45,7 @@ from lifecycle.integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from lifecycle.integrations.gstreamer.pipelines.callbacks import check_function, forget_frames
 from lifecycle.integrations.gstreamer.pipelines.ear import Ear
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, end_opened, or_nothing, state_name
+from lifecycle.integrations.gstreamer.pipelines.threads import refuse_forked
 from lifecycle.lowlevel import Uncopied, check_timeout, weakly
 from lifecycle.stats import Histogram
 
@@ -88,8 +89,8 @@ class Capture(Uncopied):
     manager:
         Whose objects the frames become. Closing it closes the capture first.
     appsink:
-        The element. Its ``max-buffers`` and ``drop`` are the queue; the capture changes them only when it
-        stops.
+        The element, which one capture at a time pulls from. Its ``max-buffers`` and ``drop`` are the queue:
+        the capture changes them when it stops, and puts them back when it, or the next one, begins.
     name:
         Shown in metrics and reports; the element's own name by default.
     streaming:
@@ -104,6 +105,10 @@ class Capture(Uncopied):
     max_held:
         How many frames may be held beyond their turn, by arrays, views or shares; what comes meanwhile is
         dropped. None: any number.
+    bound:
+        ``"auto"``: an appsink without a bound of its own (``max-buffers=0``, as by default) holds 8 frames at
+        most while the capture is open; beyond that a live source drops the oldest, any other waits. The log
+        says so once. None leaves it as it is.
 
     ::
 
@@ -134,6 +139,7 @@ class Capture(Uncopied):
         errors: tuple[type[BaseException], ...] = (),
         on_error: Literal["continue", "stop"] = "continue",
         max_held: int | None = None,
+        bound: Literal["auto"] | None = "auto",
     ) -> None:
         check_manager(manager, "Capture(manager, appsink)")
         if manager.closed:
@@ -156,6 +162,8 @@ class Capture(Uncopied):
             raise CaptureError(
                 f"capture {self.name!r}: max_held= takes a whole number above 0 or None, not {max_held!r}"
             )
+        if bound not in ("auto", None):
+            raise CaptureError(f"capture {self.name!r}: bound= takes 'auto' or None, not {bound!r}")
         self._held = HeldFrames(max_held)
         self._streaming = streaming
         self._ear = Ear(appsink)
@@ -163,7 +171,7 @@ class Capture(Uncopied):
         self._try_pull = puller(appsink)
         self._callback: Callable[[Frame], object] | None = None
         self._run: Run | None = None
-        self._iterating = False
+        self._turn = Turn()
         self._opened = Opened(self._sink, self._ear)
         self._ended = self._opened.ended
         self._error: BaseException | None = None
@@ -177,6 +185,11 @@ class Capture(Uncopied):
         # Not here, where an appsink fills up that nobody pulls from yet, but with the first run or loop the
         # threads are started.
         self._over = manager._join(self, self._opened.end, "gst.Capture", start=False)
+        try:
+            self._opened.take(self.name, bound == "auto")
+        except CaptureError:
+            self._over()
+            raise
         self._ear.listen()
         self._opened.leave_manager = manager.on_close(weakly(self._manager_closes))
 
@@ -190,6 +203,7 @@ class Capture(Uncopied):
         closed, and `CaptureError` when there is a callback already or the capture is being iterated.
         """
         check_function(callback, f"capture {self.name!r}: on_frame")
+        self._refuse_closed()
         if self._callback is not None or self._iterating:
             raise CaptureError(
                 f"capture {self.name!r} has {'a callback' if self._callback else 'a loop over frames()'} "
@@ -255,6 +269,7 @@ class Capture(Uncopied):
         meanwhile, and with ``on_error="stop"`` what the callback raised when that was the reason.
         """
         check_timeout(timeout)
+        refuse_forked(f"capture {self.name!r}")
         until = None if timeout is None else time.monotonic() + timeout
         while not self._ended.wait(0.1 if until is None else max(0.0, min(0.1, until - time.monotonic()))):
             self._raise_pipeline_error()
@@ -306,16 +321,29 @@ class Capture(Uncopied):
                 "second appsink for a second consumer"
             )
 
-    def _loop_begins(self) -> None:
+    @property
+    def _iterating(self) -> bool:
+        """Whether a loop has the frames: its iterator lives, and is not over."""
+        self._turn = turn = self._turn.last()
+        return turn.lives()
+
+    def _loop_begins(self, frames: Frames) -> None:
+        """Give the frames to a loop. Raises `CaptureError` where another one has them. An interrupt in here
+        leaves the capture to the loop as long as its iterator lives, and to nobody after that."""
         self._refuse_second_loop()
-        self._iterating = True
+        mine = Turn(frames)
+        while not self._turn.last().follow(mine):
+            # Another was quicker, or is over again.
+            self._refuse_second_loop()
+        self._turn = mine
         self._ended.clear()
         self._ear.listen()
+        self._opened.look_if_live()
         self.manager._begin()
 
     def _loop_ended(self) -> None:
-        self._iterating = False
-        self._ended.set()
+        if not self._turn.last().lives():
+            self._ended.set()
 
     # -- when nothing comes ----------------------------------------------------------------------------------
 
@@ -386,6 +414,7 @@ class Capture(Uncopied):
         """
         check_timeout(timeout)
         self._opened.closed = True
+        self._results["dropped"] += len(self._opened.early)
         run = self._run
         done = run is None or run.end(timeout)
         if done:
@@ -436,6 +465,7 @@ class Capture(Uncopied):
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _refuse_closed(self) -> None:
+        refuse_forked(f"capture {self.name!r}")
         if self._closed:
             raise ClosedError(f"capture {self.name!r} is closed; make a new one for its appsink")
 

@@ -1,5 +1,9 @@
 """Iterating over a capture: ``for frame in capture.frames()`` and ``async for frame in capture.frames()``.
 
+**Who has the frames.** One loop at a time. The claim is the iterator itself: another loop begins where it is
+dropped or over, or where the task that waited for it was cancelled. So nothing has to be given back, and no
+interrupt can keep a capture from the next loop.
+
 One frame at a time: each is closed when the next one is asked for, when the loop ends, and when the iterator
 is dropped. The asynchronous loop looks for a frame without waiting first, and waits on a thread of the event
 loop's pool otherwise, in slices; what such a wait brings after its task was cancelled is the next one's.
@@ -9,17 +13,58 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+import weakref
 from typing import TYPE_CHECKING, Any
 
-from lifecycle.integrations.gstreamer.captures.runs import SLICE, Quiet, flow_of
+from lifecycle.integrations.gstreamer.captures.runs import SLICE, Opened, Quiet, flow_of
+from lifecycle.integrations.gstreamer.errors import CaptureError
 from lifecycle.integrations.gstreamer.frames.frame import Frame
-from lifecycle.lowlevel import Uncopied
+from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked
+from lifecycle.lowlevel import Claim, Uncopied
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gstreamer.captures.capture import Capture
 
 __all__ = ["Frames"]
+
+
+class Turn:
+    """The frames of a capture, given to one loop: the last of a chain, in which each follows one that was
+    over. Refers weakly to the loop, and to nobody at its beginning."""
+
+    __slots__ = ("_frames", "_next", "over")
+
+    def __init__(self, frames: Frames | None = None) -> None:
+        self._frames = None if frames is None else weakref.ref(frames)
+        self._next: Claim[Turn] = Claim()
+        self.over = frames is None
+
+    def last(self) -> Turn:
+        """The one that has the frames now, or had them last."""
+        turn = self
+        while (following := turn._next.holder) is not None:
+            turn = following
+        return turn
+
+    def follow(self, turn: Turn) -> bool:
+        """Have `turn` come after this one, which is over; False where another does already."""
+        return self._next.take(turn)
+
+    def give_up(self, frames: Frames) -> None:
+        """Another loop may follow, though `frames` is not over."""
+        if self.is_of(frames):
+            self.over = True
+
+    def is_of(self, frames: Frames) -> bool:
+        """Whether `frames` has it now."""
+        return not self.over and self._frames is not None and self._frames() is frames
+
+    def lives(self) -> bool:
+        """Whether its loop may still ask for frames."""
+        if self.over or self._frames is None:
+            return False
+        frames = self._frames()
+        return frames is not None and not frames._over
 
 
 class Frames(Uncopied):
@@ -32,13 +77,11 @@ class Frames(Uncopied):
         "__weakref__",
         "_began",
         "_capture",
-        "_early",
         "_frame",
         "_given",
         "_over",
         "_started",
         "_timeout",
-        "_waits",
         "_witnessed",
     )
 
@@ -47,10 +90,8 @@ class Frames(Uncopied):
         self._timeout = timeout
         self._frame: Frame | None = None
         self._began = 0.0
-        self._early: deque[Any] = deque()  # what a cancelled wait has brought
-        self._waits: deque[None] = deque()  # one for each wait that goes on, also of a cancelled task
-        self._started = False
         self._over = False
+        self._started = False
         self._given = False  # a frame
         self._witnessed = ""  # how the stream was last, before its end
 
@@ -62,14 +103,16 @@ class Frames(Uncopied):
 
     def __next__(self) -> Frame:
         """The next frame; the one before is closed. Raises as `Capture.frames` says."""
-        self._next_turn()
-        began, quiet = time.monotonic(), Quiet()
+        sample = sink = None
         try:
+            self._next_turn()
+            began, quiet = time.monotonic(), Quiet()
+            early = self._capture._opened.early
             while True:
                 sink = self._sink()
                 if sink is None:
                     break
-                sample = self._capture._try_pull(sink, self._slice(began))
+                sample = early.popleft() if early else self._capture._try_pull(sink, self._slice(began))
                 if sample is not None and self._admitted():
                     return self._give(sample)
                 came, sample = sample is not None, None
@@ -78,8 +121,10 @@ class Frames(Uncopied):
                 if not came:
                     _rest(sink)
             raise StopIteration
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            if self._started or not isinstance(error, CaptureError):  # else it was refused, and may ask again
+                self._over = True
+                self.close()
             raise
         finally:
             sample = sink = None
@@ -87,45 +132,44 @@ class Frames(Uncopied):
     async def __anext__(self) -> Frame:
         """As `__next__`, turn for turn, but for who waits: without blocking the event loop."""
         loop = asyncio.get_running_loop()
-        self._next_turn()
-        began, quiet = time.monotonic(), Quiet()
+        sample = sink = None
         try:
+            self._next_turn()
+            began, quiet = time.monotonic(), Quiet()
+            early = self._capture._opened.early
             while True:
                 sink = self._sink()
                 if sink is None:
                     break
-                sample = self._early.popleft() if self._early else self._capture._try_pull(sink, 0)
+                sample = early.popleft() if early else self._capture._try_pull(sink, 0)
                 if sample is not None and self._admitted():
                     return self._give(sample)
                 sample = None
                 if self._ended(sink, began, quiet):
                     break
-                if not self._early:
+                if not early:
                     # Without `self`: the loop's end must not wait for a thread to let go of it.
                     await loop.run_in_executor(
-                        None, _wait, self._capture, self._waits, self._early, sink, self._slice(began)
+                        None, _wait, self._capture._try_pull, self._capture._opened, sink, self._slice(began)
                     )
             raise StopAsyncIteration
         except asyncio.CancelledError:
-            raise  # of one wait: the loop over the frames may go on
-        except BaseException:
-            self.close()
+            # Of one wait: the loop over the frames may go on, unless another has begun meanwhile.
+            self._capture._turn.last().give_up(self)
+            raise
+        except BaseException as error:
+            if self._started or not isinstance(error, CaptureError):  # else it was refused, and may ask again
+                self._over = True
+                self.close()
             raise
         finally:
             sample = sink = None
 
     def close(self) -> None:
         """End the loop, closing its frame. Calling twice is calling once."""
-        self._finish()
         self._over = True
-        while self._early:
-            try:
-                self._early.popleft()
-            except IndexError:  # the loop has taken it
-                break
-            self._capture._results["dropped"] += 1
+        self._finish()
         if self._started:
-            self._started = False
             self._capture._loop_ended()
 
     async def aclose(self) -> None:
@@ -133,7 +177,8 @@ class Frames(Uncopied):
         self.close()
 
     def __del__(self) -> None:
-        if self._started:
+        # Interrupted in its making it has neither.
+        if getattr(self, "_started", False) and (not self._over or self._frame is not None):
             self.close()
 
     # -- inside ----------------------------------------------------------------------------------------------
@@ -142,8 +187,8 @@ class Frames(Uncopied):
         self._finish()
         if self._over:
             return
-        if not self._started:
-            self._capture._loop_begins()
+        if not self._capture._turn.is_of(self):
+            self._capture._loop_begins(self)
             self._started = True
 
     def _finish(self) -> None:
@@ -155,6 +200,8 @@ class Frames(Uncopied):
     def _sink(self) -> Any:
         """The appsink, None where there is none any more. Raises `ClosedError` when the manager has closed
         the capture."""
+        if has_forked():
+            refuse_forked(f"capture {self._capture.name!r}")
         self._capture._raise_if_manager_closed()
         return None if self._over or self._capture._closed else self._capture._sink
 
@@ -174,6 +221,7 @@ class Frames(Uncopied):
         try:
             self._frame = frame = self._capture._adapter.frame(sample)
             self._given = True
+            self._capture._opened.look_if_live()
             return frame
         except BaseException:
             self._capture._count("error", self._began, None)
@@ -191,7 +239,7 @@ class Frames(Uncopied):
         flow = flow_of(sink)
         capture._raise_pipeline_error()
         if flow == "eos":
-            if self._waits or self._early:
+            if capture._opened.waits or capture._opened.early:
                 return False  # the wait of a cancelled turn may have the last frame
             if not (self._given or self._witnessed or capture._last_frame > 0.0):
                 raise capture._ended_before()
@@ -213,14 +261,14 @@ def _rest(sink: Any) -> None:
         time.sleep(0.01)
 
 
-def _wait(capture: Capture, waits: deque[None], early: deque[Any], sink: Any, nanoseconds: int) -> None:
+def _wait(try_pull: Any, opened: Opened, sink: Any, nanoseconds: int) -> None:
     """On a thread of the pool: put what comes where the next turn finds it."""
-    waits.append(None)
+    opened.waits.append(None)
     try:
-        sample = capture._try_pull(sink, nanoseconds)
+        sample = try_pull(sink, nanoseconds)
         if sample is not None:
-            early.append(sample)
+            opened.early.append(sample)
     finally:
-        waits.pop()
+        opened.waits.pop()
     if sample is None:
         _rest(sink)

@@ -6,19 +6,23 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.integrations.gstreamer._native import Gst, GstApp
+from lifecycle.integrations.gstreamer.captures.queue import bound, let_flow, live, take_back
 from lifecycle.integrations.gstreamer.errors import CaptureError, SampleError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
-from lifecycle.integrations.gstreamer.pipelines.threads import contained
+from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
+from lifecycle.integrations.gstreamer.pipelines.threads import contained, has_forked
+from lifecycle.lowlevel import Claim
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gstreamer.captures.capture import Capture
     from lifecycle.integrations.gstreamer.pipelines.ear import Ear
 
-__all__ = ["SLICE", "Opened", "Quiet", "Run", "an_appsink", "flow_of", "let_flow", "puller"]
+__all__ = ["SLICE", "Opened", "Quiet", "Run", "an_appsink", "flow_of", "puller"]
 
 SLICE: Final = 0.05
 """Seconds for which a pull waits before it looks around."""
@@ -53,6 +57,10 @@ class Quiet:
         return True
 
 
+_claims: dict[int, Claim[Opened]] = {}
+"""Which capture an appsink has, by the appsink's address: while there is an entry its capture holds it."""
+
+
 class Opened:
     """What a capture has opened, and how that ends. Refers to nothing of the capture, which may be gone by
     then."""
@@ -64,17 +72,57 @@ class Opened:
         self.closed = False
         self.ended = threading.Event()
         self.leave_manager: Callable[[], object] = int
+        self.early: deque[Any] = deque()
+        """Samples that came after whoever waited for them had been cancelled: the next loop's."""
+        self.waits: deque[None] = deque()
+        """One for each wait on a thread of an event loop's pool, also of a cancelled task."""
+        self._pointer = pointer_of(sink)
+        self._claim: Claim[Opened] | None = None
+        self._user: dict[str, Any] | None = None
+        self._bounds = False
+
+    def take(self, name: str, bounds: bool) -> None:
+        """Make the appsink this capture's own, with the queue that the user has set. With `bounds` one that
+        has no bound gets one. Raises `CaptureError` where another capture has it."""
+        self._claim = claim = _claims.setdefault(self._pointer, Claim())
+        if not claim.take(self):
+            self.sink = self._claim = None
+            raise CaptureError(
+                f"capture {name!r}: another capture pulls from its appsink already, and each would get "
+                "a part of the frames; close that one first, or tee the pipeline to a second appsink"
+            )
+        take_back(self.sink)
+        self._user = bound(self.sink, name) if bounds else None
+        self._bounds = self._user is not None
+        self.look_if_live()
+
+    def look_if_live(self) -> None:
+        """Where we have bounded the queue: a live source drops what is too much, any other waits. It can be
+        asked only of an element that runs."""
+        sink = self.sink if self._bounds else None
+        if sink is not None:
+            answer = live(sink)
+            if answer is not None:
+                self._bounds = False
+                if answer:
+                    sink.set_property("drop", True)
 
     def end(self) -> None:
         """No further frame; the appsink is left flowing, and nobody listens. Waits for nothing; again:
         nothing."""
         self.closed = True
-        run, sink = self.run, self.sink
+        if has_forked():
+            # What was inherited is the parent's, and its locks may be held by threads that are not here.
+            self.ended.set()
+            return
+        run, sink, claim = self.run, self.sink, self._claim
         if run is not None:
             run.halt()
-        if sink is not None:
-            let_flow(sink)
-            self.sink = None
+        if sink is not None and claim is not None and claim.held_by(self):
+            let_flow(sink, self._user)
+            _claims.pop(self._pointer, None)
+        self.sink = self._claim = None
+        self.early.clear()
         self.ear.close()
         self.ended.set()
         self.leave_manager()
@@ -103,12 +151,6 @@ class Run:
         if sink is None:  # closed meanwhile
             capture._refuse_closed()
         self._sink = sink
-        before = capture._run
-        self._queue: dict[str, Any] = (
-            {key: sink.get_property(key) for key in ("max-buffers", "drop")}
-            if before is None
-            else before._queue
-        )
         self._emitted = sink.get_property("emit-signals")
 
     def begin(self, streaming: bool) -> None:
@@ -116,8 +158,8 @@ class Run:
         sink = self._sink
         if sink is None:  # it was stopped before it began
             return
-        for key, value in self._queue.items():  # what the run before has left behind
-            sink.set_property(key, value)
+        take_back(sink)  # what the run before has left behind
+        self._opened.look_if_live()
         if streaming:
             self._streaming = True
             handlers = {"new-sample": self._on_sample, "eos": self._on_eos}
@@ -151,6 +193,8 @@ class Run:
 
     def end(self, timeout: float | None) -> bool:
         """Stop; True when no callback runs any more."""
+        if has_forked():
+            return True  # its thread is in the process that was forked
         self.halt()
         thread = self._thread
         me = threading.get_ident()
@@ -189,6 +233,7 @@ class Run:
             if sample is not None:
                 frame = capture._adapter.frame(sample)
                 sample = None  # the frame alone holds it
+                self._opened.look_if_live()
                 quiet.over()
                 capture._deliver(frame)
                 return 0.0
@@ -254,12 +299,6 @@ class Run:
         if capture is not None and capture._closed:
             capture._sink = None
         self._opened.ended.set()
-
-
-def let_flow(sink: Any) -> None:
-    """Neither growth nor a freeze in an appsink that nobody drains."""
-    sink.set_property("drop", True)
-    sink.set_property("max-buffers", 1)
 
 
 def flow_of(sink: Any) -> str:

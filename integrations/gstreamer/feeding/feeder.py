@@ -5,8 +5,8 @@ an array that is written after its push changes the picture downstream; a pictur
 than GStreamer thinks is a wrong picture without an error; and an appsrc that is fed faster than it flows
 grows until the memory is gone, or blocks in C where no Ctrl-C reaches.
 
-**The idea.** What is pushed is lent (`loans.py`): it lives until GStreamer has dropped it, and is read-only
-from the push on, so a late write is an error in the line that writes. ``with feeder.frame() as array`` lends
+**The idea.** What somebody can still write is copied; what nobody can write is lent (`loans.py`), and lives
+until GStreamer has dropped it. ``with feeder.frame() as array`` lends
 memory in GStreamer's own layout the other way round and pushes it at the end of the block. Anything else is
 compared with the caps first (`fitting.py`): what fits is pushed as it lies, what only lies otherwise is
 copied into place, what would be another picture is refused.
@@ -38,7 +38,14 @@ from lifecycle.integrations.gstreamer._buffers import (
 from lifecycle.integrations.gstreamer._native import BufferHead, Gst, np
 from lifecycle.integrations.gstreamer.errors import FeederError, FeederFull, FormatError
 from lifecycle.integrations.gstreamer.feeding.fitting import fitting, fitting_planes
-from lifecycle.integrations.gstreamer.feeding.lent import Memory, MemoryStore, address_of
+from lifecycle.integrations.gstreamer.feeding.lent import (
+    Memory,
+    MemoryStore,
+    address_of,
+    can_be_sealed,
+    in_a_row,
+    is_fixed,
+)
 from lifecycle.integrations.gstreamer.feeding.loans import Loans
 from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
 from lifecycle.integrations.gstreamer.frames.formats import Layout
@@ -53,6 +60,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     pointer_of,
     state_name,
 )
+from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked
 from lifecycle.lowlevel import Uncopied, weakly
 
 __all__ = ["Feeder", "FeederStats"]
@@ -71,7 +79,7 @@ class FeederStats:
     pushed: int
     """Buffers given to the appsrc."""
     copied: int
-    """Of these, pictures that lay otherwise than GStreamer takes them and were copied into place."""
+    """Of these, what was copied: it could still be written, or lay otherwise than GStreamer takes it."""
     waiting: int
     """Buffers in the appsrc now."""
     outstanding: int
@@ -91,6 +99,8 @@ class _Opened:
     def end(self) -> None:
         """Nobody feeds or listens any more. Waits for nothing; again: nothing."""
         self.closed.set()
+        if has_forked():
+            return
         self.ear.close()
         self.store.most = 0
         self.store.clear()
@@ -208,6 +218,7 @@ class Feeder(Uncopied):
         pts: int | None = None,
         duration: int | None = None,
         timeout: float | None = None,
+        lend: bool = False,
     ) -> None:
         """Give `what` to the appsrc.
 
@@ -216,13 +227,17 @@ class Feeder(Uncopied):
         what:
             An ndarray in the shape and dtype of `Frame.array` (or anything that NumPy shows as one without a
             copy), a tuple of arrays in those of `Frame.planes`, bytes of the whole buffer in any buffer
-            object, a `Frame`, a `WritableFrame`, or a `Gst.Buffer`. Arrays and bytes are not copied where
-            they lie as GStreamer takes them; an array, and what it is a view of, is read-only from here on,
-            for good: make the next picture in another (or with `frame`), or push ``array.copy()``.
+            object, a `Frame`, a `WritableFrame`, or a `Gst.Buffer`. What nobody can write any more is lent,
+            without a copy: bytes and their views, the arrays of a `Frame`, frames and buffers. Everything
+            else is copied, so it may be filled again at once.
         pts, duration:
             Nanoseconds; those of a frame stay its own where None.
         timeout:
             Seconds to wait for room; None for ever.
+        lend:
+            Lend an ndarray instead of copying it, where it lies as GStreamer takes it. It, and what it is a
+            view of, is read-only from here on, for good; older writable views and memoryviews of it are your
+            word. `FeederError` for what cannot be made read-only (a bytearray, say, and an array over one).
 
         Raises `FormatError` for what would be a wrong picture, `FeederFull` when there is no room in time,
         `HeldError` for a writable frame that something still writes to, `FeederError` where the appsrc takes
@@ -242,8 +257,9 @@ class Feeder(Uncopied):
                 owned = self._copied_into(self._layout.all_planes(), planes)  # type: ignore[union-attr]
             else:
                 array = fitting(self.name, self._layout, what)
+                lent = self._may_lend(what, array, lend)
                 self._wait_for_room(timeout)
-                owned = self._of_array(array)
+                owned = self._of_array(array, lent)
             head = BufferHead.from_address(owned.value or 0)
             if pts is not None:
                 head.pts = start
@@ -298,17 +314,29 @@ class Feeder(Uncopied):
         finally:
             sample = None
 
-    def _of_array(self, array: np.ndarray[Any, Any]) -> Owned:
-        """A buffer over the array's own memory, or over a copy in GStreamer's layout where it lies
-        otherwise."""
+    def _may_lend(self, what: Any, array: np.ndarray[Any, Any], lend: bool) -> bool:
+        """Whether the memory of `array` is lent instead of copied."""
+        if is_fixed(array):
+            return True
+        if lend and not can_be_sealed(array):
+            raise FeederError(
+                f"feeder {self.name!r}: this {type(what).__name__} cannot be lent: others can go on writing "
+                "to its memory, and nothing can keep them from it; push it without lend=, which copies it"
+            )
+        return lend
+
+    def _of_array(self, array: np.ndarray[Any, Any], lend: bool) -> Owned:
+        """A buffer over the array's own memory, where it is to be lent and lies as GStreamer takes it; else
+        over a copy in GStreamer's layout."""
         layout = self._layout
         assert layout is not None
         plane = layout.image
         shaped = plane is not None and array.ndim == len(plane.shape)
-        if array.flags.c_contiguous and (not shaped or array.strides == plane.strides):  # type: ignore[union-attr]
+        if lend and array.flags.c_contiguous and (not shaped or array.strides == plane.strides):  # type: ignore[union-attr]
             return self._lend(array, array.nbytes)
         if plane is not None and array.ndim == len(plane.shape):
-            if self._video_meta and array.strides[1:] == plane.strides[1:] and array.strides[0] >= plane.row:
+            rows = array.strides[1:] == plane.strides[1:] and array.strides[0] >= plane.row
+            if lend and self._video_meta and rows:
                 extent = (array.shape[0] - 1) * array.strides[0] + plane.row
                 owned = self._lend(array, extent)
                 try:
@@ -318,14 +346,16 @@ class Feeder(Uncopied):
                 finally:
                     owned = None  # type: ignore[assignment]  # a kept traceback must keep no buffer
             return self._copied_into((plane,), (array,))
-        self._count_copy()
-        return self._lend(np.ascontiguousarray(array), array.nbytes)
+        return self._copied_into((in_a_row(array),), (array,), array.nbytes)
 
-    def _copied_into(self, planes: Any, arrays: tuple[np.ndarray[Any, Any], ...]) -> Owned:
+    def _copied_into(
+        self, planes: Any, arrays: tuple[np.ndarray[Any, Any], ...], size: int | None = None
+    ) -> Owned:
         assert self._layout is not None
-        memory = self._store.take(self._layout.size)
-        for target, array in zip(memory.arrays(planes), arrays, strict=True):
-            np.copyto(target, array)
+        memory = self._store.take(self._layout.size if size is None else size)
+        targets = memory.arrays(planes)
+        list(map(np.copyto, targets, arrays))
+        del targets
         self._count_copy()
         return self._lend_memory(memory)
 
@@ -364,7 +394,7 @@ class Feeder(Uncopied):
     def _wait_for_room(self, timeout: float | None) -> None:
         if timeout is not None:
             check_seconds(timeout, f"feeder {self.name!r}: timeout=", FeederError)
-        if self._closed.is_set():
+        if self._closed.is_set() or has_forked():
             self._raise_if_over()
         self._ear.listen()
         if level_of(self._pointer) < self.max_buffers:
@@ -386,6 +416,7 @@ class Feeder(Uncopied):
             self._closed.wait(wait if until is None else max(0.0, min(wait, until - time.monotonic())))
 
     def _raise_if_over(self) -> None:
+        refuse_forked(f"feeder {self.name!r}")
         if self._closed.is_set():
             whose = f"manager {self.manager.name!r}" if self.manager.closed else f"feeder {self.name!r}"
             raise ClosedError(
@@ -400,7 +431,7 @@ class Feeder(Uncopied):
     def end_of_stream(self) -> None:
         """Tell that nothing follows. Raises `FeederError` where the appsrc does not take that, `ClosedError`
         after `close`."""
-        if self._closed.is_set():
+        if self._closed.is_set() or has_forked():
             self._raise_if_over()
         flow = self._source.emit("end-of-stream")
         if flow != Gst.FlowReturn.OK:
@@ -427,7 +458,9 @@ class Feeder(Uncopied):
 
     def stats(self) -> FeederStats:
         """The figures, as a frozen snapshot. Callable on any thread."""
-        return FeederStats(self.name, self._pushed, self._copied, level_of(self._pointer), len(self._loans))
+        # In a forked child the appsrc is the parent's, and its lock may be held by a thread that is not here.
+        waiting = 0 if has_forked() else level_of(self._pointer)
+        return FeederStats(self.name, self._pushed, self._copied, waiting, len(self._loans))
 
     def __enter__(self) -> Feeder:
         if self._closed.is_set():
@@ -486,7 +519,7 @@ class FeederFrame(Uncopied):
             if memory.onlookers() == 0:
                 feeder._store.put(memory)
             return
-        if feeder._closed.is_set():
+        if feeder._closed.is_set() or has_forked():
             feeder._raise_if_over()
         owned = None
         try:

@@ -7,14 +7,17 @@ serves again, once no array looks at it any more.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections import deque
 from typing import Any, Final
 
 from lifecycle.integrations.gstreamer._native import np
+from lifecycle.integrations.gstreamer.frames.held import Held
 from lifecycle.integrations.gstreamer.frames.planes import Plane
+from lifecycle.lowlevel import Pin, raw
 
-__all__ = ["Memory", "MemoryStore"]
+__all__ = ["Memory", "MemoryStore", "address_of", "can_be_sealed", "in_a_row", "is_fixed"]
 
 ALIGNMENT: Final = 64
 
@@ -57,6 +60,42 @@ def address_of(array: np.ndarray[Any, Any]) -> int:
     """Where an array's first element lies."""
     address: int = array.__array_interface__["data"][0]
     return address
+
+
+def is_fixed(array: np.ndarray[Any, Any]) -> bool:
+    """Whether nobody can write to what `array` shows, however he came by it: bytes, and what a `Frame` shows.
+
+    An array that owns its memory can be made writable again, and whoever has a bytearray, an `array.array` or
+    an mmap writes to it whatever is made of it.
+    """
+    owner = _owner_of(array)
+    if isinstance(owner, np.ndarray) or (isinstance(owner, memoryview) and not owner.readonly):
+        return False
+    owner = owner.obj if isinstance(owner, memoryview) else owner
+    # A view of `lifecycle.lowlevel` has the pin of what it shows.
+    held = getattr(owner, "pin", None) if isinstance(owner, ctypes.Array) else None
+    return type(owner) is bytes or (isinstance(held, Pin) and isinstance(raw(held), Held))
+
+
+def can_be_sealed(array: np.ndarray[Any, Any]) -> bool:
+    """Whether the memory is NumPy's own, so that its arrays can be made read-only."""
+    return isinstance(_owner_of(array), np.ndarray)
+
+
+def _owner_of(array: np.ndarray[Any, Any]) -> Any:
+    """What `array` is a view of in the end: an array that owns its memory, or what NumPy did not make."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    return owner
+
+
+def in_a_row(array: np.ndarray[Any, Any]) -> Plane:
+    """The plane of memory that holds the array without gaps."""
+    strides = [array.itemsize]
+    for length in reversed(array.shape[1:]):
+        strides.insert(0, strides[0] * length)
+    return Plane(array.shape, array.dtype, 0, tuple(strides))
 
 
 def _count_of_sole() -> int:

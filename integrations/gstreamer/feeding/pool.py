@@ -45,6 +45,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
     pointer_of,
 )
+from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked
 from lifecycle.lowlevel import CollectorNudge, Facts, Uncopied, facts, holders, tend, weakly
 from lifecycle.stats import Histogram, PoolStats
 
@@ -90,6 +91,8 @@ class _Opened:
     def end(self) -> None:
         """The pool lends no more; what is out is freed when it is back. Waits for nothing; again: nothing."""
         self.closed.set()
+        if has_forked():
+            return
         if self.activated:
             self.pool.set_flushing(True)
             self.pool.set_active(False)
@@ -244,7 +247,7 @@ class PoolAdapter(Uncopied):
         waiting = False
         try:
             while True:
-                if self._closed.is_set():
+                if self._closed.is_set() or has_forked():
                     self._refuse_closed()
                 flow = acquire_from_pool(self._pointer, owned)
                 if owned.value:
@@ -286,6 +289,7 @@ class PoolAdapter(Uncopied):
             self._results[result] += 1
 
     def _refuse_closed(self) -> None:
+        refuse_forked(f"pool {self.name!r}")
         self._count("closed")
         whose = f"manager {self.manager.name!r}" if self.manager.closed else f"pool {self.name!r}"
         raise ClosedError(f"{whose} is closed: pool {self.name!r} lends nothing any more; make a new one")
@@ -330,7 +334,8 @@ class PoolAdapter(Uncopied):
             name=self.name,
             items={"idle": max(0, known - out), "in_use": out},
             items_limit=self._most,
-            item_bytes=known * limits_of_pool(self._pointer)[0],
+            # In a forked child its lock may be held by a thread that is not here.
+            item_bytes=0 if has_forked() else known * limits_of_pool(self._pointer)[0],
             waiters=self._waiters,
             results=dict(self._results),
             waits=self._waits,

@@ -188,7 +188,6 @@ class BusWatch(Guard[_BusCore]):
         if self._handle.valid:
             with self._handle.lease() as core:
                 core.stop()
-            core = None
         return self._handle.close(timeout=0)
 
     @property

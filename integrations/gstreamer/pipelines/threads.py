@@ -33,6 +33,7 @@ __all__ = [
     "StreamingThreads",
     "TookTooLong",
     "contained",
+    "has_forked",
     "in_the_background",
     "may_wait",
     "on_streaming_thread",
@@ -55,6 +56,12 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def has_forked() -> bool:
+    """Whether this is a child of a process that used GStreamer: none of its threads is here, and its locks
+    may be held for ever."""
+    return _forked
 
 
 def refuse_forked(what: str) -> None:
