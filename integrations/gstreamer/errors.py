@@ -98,6 +98,10 @@ class PipelineError(GStreamerError, RuntimeError):
         self.text = text
         self.debug = debug
 
+    def again(self) -> PipelineError:
+        """The same error, to be raised once more: without a traceback, which would keep frames alive."""
+        return PipelineError(str(self), element=self.element, text=self.text, debug=self.debug)
+
 
 class StateTimeout(GStreamerError, TimeoutError):
     """A change of state was not done within its deadline. `elements` names those that are not there yet,

@@ -221,3 +221,159 @@ def test_the_info_of_a_probe_is_good_during_the_call_only(g: Any, manager: Safet
     assert buffer.pts == pts, "what its methods gave is good"
     assert "over" in repr(info)
     pipeline.close()
+
+
+# -- runs, ends and errors ------------------------------------------------------------------------------------
+
+CLIP = "videotestsrc num-buffers=20 ! video/x-raw,format=RGB,width=16,height=16,framerate=50/1 ! "
+
+
+ENDLESS = CLIP.replace(" num-buffers=20", "")
+
+
+def rewind(gst: Any, pipeline: Any) -> None:
+    """To the beginning of a clip of 20 frames. (A count of the source's own goes on over a seek.)"""
+    Gst = gst.Gst
+    assert pipeline.pipeline.seek(
+        1.0, Gst.Format.TIME, Gst.SeekFlags.FLUSH, Gst.SeekType.SET, 0, Gst.SeekType.SET, 400 * Gst.MSECOND
+    )
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["thread", "streaming"])
+def test_an_end_is_undone_by_a_seek(g: Any, manager: SafetyManager, gst: Any, streaming: bool) -> None:
+    with g.PipelineGuard(manager, ENDLESS + "appsink name=s sync=true max-buffers=2") as pipeline:
+        pipeline.pause()
+        rewind(gst, pipeline)
+        pipeline.pause()
+        seen: list[int] = []
+        with g.Capture(manager, pipeline["s"], streaming=streaming) as capture:
+            capture.on_frame(lambda frame: seen.append(frame.pts))
+            pipeline.play()
+            for _ in range(3):
+                assert pipeline.wait(20)
+                assert capture.wait(20)
+                assert pipeline.ended
+                assert seen[-1] == 380_000_000
+                seen.clear()
+                rewind(gst, pipeline)
+                assert not pipeline.ended
+                assert not pipeline.wait(0)
+                assert not capture.wait(0)
+
+
+def test_an_end_is_undone_where_one_of_several_sinks_is_late(
+    g: Any, manager: SafetyManager, gst: Any
+) -> None:
+    """The sink that nobody pulls from says its old end while it is flushed."""
+    text = (
+        ENDLESS + "tee name=t ! queue ! appsink name=s sync=true  t. ! queue ! appsink name=late sync=false"
+    )
+    with g.PipelineGuard(manager, text) as pipeline, g.Capture(manager, pipeline["s"]) as capture:
+        pipeline.pause()
+        rewind(gst, pipeline)
+        capture.on_frame(lambda frame: None)
+        pipeline.play()
+        assert capture.wait(20)
+        assert not pipeline.wait(0.1), "one sink is not at its end"
+        rewind(gst, pipeline)
+        assert not pipeline.wait(0)
+        assert not capture.wait(0)
+
+
+@pytest.mark.parametrize("state", ["READY", "NULL"])
+def test_a_run_begun_by_hand_has_neither_end_nor_errors(
+    g: Any, manager: SafetyManager, gst: Any, state: str
+) -> None:
+    Gst = gst.Gst
+    with g.PipelineGuard(manager, CLIP + "identity name=i ! fakesink sync=true") as pipeline:
+        pipeline.play()
+        assert pipeline.wait(20)
+        pipeline["i"].set_property("error-after", 3)
+        pipeline.pipeline.set_state(getattr(Gst.State, state))
+        pipeline.pipeline.set_state(Gst.State.PLAYING)
+        with pytest.raises(g.PipelineError):
+            pipeline.wait(20)
+        pipeline["i"].set_property("error-after", -1)
+        pipeline.pipeline.set_state(getattr(Gst.State, state))
+        pipeline.pipeline.set_state(Gst.State.PLAYING)
+        eventually(lambda: not pipeline.errors)
+        assert pipeline.wait(20)
+
+
+def test_an_error_outlives_a_pause_and_late_streams(g: Any, manager: SafetyManager, gst: Any) -> None:
+    """A second sink, whose stream begins after the error: its beginning says nothing of the error."""
+    text = (
+        "videotestsrc is-live=true ! video/x-raw,format=RGB,width=16,height=16,framerate=50/1 ! "
+        "identity error-after=5 name=camera ! tee name=t allow-not-linked=true ! queue ! appsink name=s sync=false async=false"
+    )
+    with g.PipelineGuard(manager, text) as pipeline, g.Capture(manager, pipeline["s"]) as capture:
+        pipeline.play(0)
+        eventually(lambda: pipeline.errors)
+        pipeline.pipeline.post_message(gst.Gst.Message.new_stream_start(pipeline.pipeline))
+        assert pipeline.errors[0].element == "camera"
+        with pytest.raises(g.PipelineError, match="camera"):
+            for _ in capture.frames(timeout=20):
+                pass
+        with pytest.raises(g.PipelineError, match="camera"):
+            pipeline.pause()
+        assert pipeline.errors
+
+
+def test_errors_of_runs() -> None:
+    from lifecycle.integrations.gstreamer import PipelineError
+    from lifecycle.integrations.gstreamer._native import Gst
+    from lifecycle.integrations.gstreamer.pipelines.ear import KEPT_ERRORS, Errors
+
+    state = Gst.State
+    errors = Errors()
+    errors.add(PipelineError("one"))
+    assert not errors.changed(state.PAUSED, state.READY)
+    errors.add(PipelineError("two"))
+    assert [str(error) for error in errors.now()] == ["one", "two"], "known until the next run"
+    assert errors.changed(state.READY, state.PAUSED)
+    assert [str(error) for error in errors.now()] == ["two"]
+    assert not errors.changed(state.PAUSED, state.PLAYING)
+    for number in range(40):
+        errors.add(PipelineError(str(number)))
+    assert len(errors.now()) == KEPT_ERRORS
+    assert not errors.changed(state.PLAYING, state.PAUSED)
+    assert errors
+    assert errors.changed(state.NULL, state.READY)
+    assert not errors
+
+
+# -- a bus that nobody reads ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["nothing", "eos", "error"])
+def test_a_bus_that_nobody_reads_is_bounded(
+    g: Any, manager: SafetyManager, gst: Any, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    from gi.repository import GLib
+
+    from lifecycle.integrations.gstreamer.pipelines import drain
+
+    monkeypatch.setattr(drain, "PATIENCE", 0.1)
+    monkeypatch.setattr(drain, "LONG_PATIENCE", 0.3)
+    monkeypatch.setattr(drain, "PERIOD", 0.05)
+    Gst = gst.Gst
+    with g.PipelineGuard(manager, LIVE + "fakesink name=sink") as pipeline:
+        pipeline.play()
+        bus = pipeline.pipeline.get_bus()
+        if first == "eos":
+            pipeline.pipeline.post_message(Gst.Message.new_eos(pipeline["sink"]))
+        elif first == "error":
+            error = GLib.Error.new_literal(Gst.stream_error_quark(), "made up", 1)
+            pipeline.pipeline.post_message(Gst.Message.new_error(pipeline["sink"], error, ""))
+        posted = 0
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            for _ in range(50):
+                pipeline.pipeline.post_message(
+                    Gst.Message.new_element(pipeline["sink"], Gst.Structure.new_empty("level"))
+                )
+            posted += 50
+            time.sleep(0.02)
+        eventually(lambda: bus.peek() is None)
+        assert posted > 1000
+        assert len(pipeline.errors) == (first == "error"), "the guard has heard of it"

@@ -36,7 +36,7 @@ import attrs
 from lifecycle import ClosedError, SafetyManager
 from lifecycle.config import exception_types
 from lifecycle.integrations.gstreamer.captures.iteration import Frames, Turn
-from lifecycle.integrations.gstreamer.captures.runs import Opened, Run, an_appsink, puller
+from lifecycle.integrations.gstreamer.captures.runs import Opened, Run, an_appsink, flow_of, puller
 from lifecycle.integrations.gstreamer.captures.starving import HeldFrames, Stall
 from lifecycle.integrations.gstreamer.errors import CaptureError, NoFrames, Starved
 from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
@@ -271,7 +271,7 @@ class Capture(Uncopied):
         check_timeout(timeout)
         refuse_forked(f"capture {self.name!r}")
         until = None if timeout is None else time.monotonic() + timeout
-        while not self._ended.wait(0.1 if until is None else max(0.0, min(0.1, until - time.monotonic()))):
+        while not self._has_ended(0.1 if until is None else max(0.0, min(0.1, until - time.monotonic()))):
             self._raise_pipeline_error()
             if until is not None and time.monotonic() >= until:
                 return False
@@ -283,6 +283,21 @@ class Capture(Uncopied):
             ) from error
         self._raise_pipeline_error()
         return True
+
+    def _has_ended(self, timeout: float) -> bool:
+        """Wait until the stream has ended or the capture has stopped; whether it has. The end is a state: a
+        seek undoes it."""
+        ended, run = self._ended, self._run
+        sink = self._sink
+        if run is None or run.stopped.is_set() or sink is None:
+            return ended.wait(timeout)
+        flow = flow_of(sink)
+        if flow == "flowing":
+            if ended.is_set() and not run.stopped.is_set():
+                ended.clear()
+        elif flow == "eos" and self._streaming:
+            ended.set()  # its signal may have come just before a clear of ours
+        return ended.wait(timeout)
 
     @property
     def error(self) -> BaseException | None:

@@ -16,7 +16,7 @@ from lifecycle.integrations.gstreamer.errors import CaptureError, SampleError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
 from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
 from lifecycle.integrations.gstreamer.pipelines.threads import contained, has_forked
-from lifecycle.lowlevel import Claim
+from lifecycle.lowlevel import Claim, weakly
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gstreamer.captures.capture import Capture
@@ -94,6 +94,7 @@ class Opened:
         take_back(self.sink)
         self._user = bound(self.sink, name) if bounds else None
         self._bounds = self._user is not None
+        self.ear.on_playing = weakly(self.look_if_live)
         self.look_if_live()
 
     def look_if_live(self) -> None:

@@ -19,6 +19,7 @@ from lifecycle._core.runtime import TimedQueue
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError, PipelineError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, Kept
+from lifecycle.integrations.gstreamer.pipelines.ear import KEPT_ERRORS, error_of
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     Core,
     Guard,
@@ -27,7 +28,6 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
     pointer_of,
 )
-from lifecycle.integrations.gstreamer.pipelines.news import KEPT_ERRORS, error_of
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 
 __all__ = ["BusWatch"]

@@ -4,11 +4,12 @@
 keeps. Whoever never reads the bus of a pipeline that runs for days, with parts that come and go, keeps every
 part that ever went, and the last frame of each.
 
-**The idea.** A thread looks at the buses of guarded pipelines twice a second. Where the same message is first
-in line as before, nobody reads: what is merely of passing interest (states, quality of service, tags) goes
-after `PATIENCE` seconds, what a program may still come to ask for (errors, the end of the stream, messages of
-elements and applications) after `LONG_PATIENCE`. `PipelineGuard` has heard of errors and the end by then. A
-bus that is read, by a `BusWatch`, a main loop or the program, is left alone.
+**The idea.** A thread looks at the buses of guarded pipelines twice a second. Where the same message has been
+first in line for `PATIENCE` seconds, nobody reads, and it goes, with all that wait behind it up to one that a
+program may still come to ask for: an error, the end of the stream, what the application has posted itself.
+Such a one gets `LONG_PATIENCE`; then everything goes that waits by then, so a bus holds what comes in a few
+seconds at most. `PipelineGuard` has heard of errors and the end by then. A bus that is read, by a `BusWatch`,
+a main loop or the program, is left alone.
 """
 
 from __future__ import annotations
@@ -23,26 +24,19 @@ __all__ = ["LONG_PATIENCE", "PATIENCE", "leave_bus", "sweep", "watch_bus"]
 
 PATIENCE: Final = 1.0
 """Seconds after which a message of passing interest that nobody fetches is dropped."""
-LONG_PATIENCE: Final = 60.0
-"""The same for messages that a program waits for."""
+LONG_PATIENCE: Final = 5.0
+"""The same where the message first in line is one that programs wait for."""
 PERIOD: Final = 0.5
 
-PASSING: Final = (
-    Gst.MessageType.STATE_CHANGED
-    | Gst.MessageType.STATE_DIRTY
-    | Gst.MessageType.STREAM_STATUS
-    | Gst.MessageType.STREAM_START
-    | Gst.MessageType.ASYNC_START
-    | Gst.MessageType.ASYNC_DONE
-    | Gst.MessageType.NEW_CLOCK
-    | Gst.MessageType.LATENCY
-    | Gst.MessageType.QOS
-    | Gst.MessageType.TAG
-    | Gst.MessageType.DURATION_CHANGED
-    | Gst.MessageType.STRUCTURE_CHANGE
-    | Gst.MessageType.RESET_TIME
-    | Gst.MessageType.PROGRESS
+AWAITED: Final = (
+    Gst.MessageType.ERROR
+    | Gst.MessageType.EOS
+    | Gst.MessageType.SEGMENT_DONE
+    | Gst.MessageType.APPLICATION
+    | Gst.MessageType.REQUEST_STATE
 )
+MOST: Final = 100_000
+"""How many messages are taken at a time: of a bus on which more arrive than can be taken."""
 
 
 class _Bus:
@@ -55,30 +49,26 @@ class _Bus:
         self.unread = False  # known from the last look
 
     def look(self, now: float) -> None:
-        """Drop what has been first in line for too long, and what is of the same kind behind it."""
+        """Take what waits, where the same message has been first in line for too long."""
         first = self.bus.peek()
         if first is None or self.first is None or hash(first) != hash(self.first):
             self.unread = self.unread and first is None
             self.first, self.since = first, now
-            return
-        if now - self.since >= PATIENCE:
+        elif now - self.since >= PATIENCE:
             self.unread = True
             self.drop(now)
 
     def drop(self, now: float) -> None:
-        """Drop messages until one comes that is to wait."""
+        """Take messages up to one that is to wait, unless somebody turns out to read."""
         first = self.bus.peek()
-        while first is not None:
-            long = (
-                self.first is not None
-                and hash(first) == hash(self.first)
-                and now - self.since >= LONG_PATIENCE
-            )
-            if not long and not first.type & PASSING:
+        same = first is not None and self.first is not None and hash(first) == hash(self.first)
+        everything = same and now - self.since >= LONG_PATIENCE
+        for _ in range(MOST):
+            if first is None or (first.type & AWAITED and not everything):
                 break
             taken = self.bus.pop()
             if taken is None or hash(taken) != hash(first):
-                self.unread = False  # somebody reads after all
+                self.unread = False
                 break
             first = self.bus.peek()
         if first is None or self.first is None or hash(first) != hash(self.first):

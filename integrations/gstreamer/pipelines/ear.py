@@ -3,25 +3,89 @@
 A bus has one reader, which is the program's own business. What is posted can be heard beside it, on the
 thread that posts it. So whoever waits for frames, or for room, learns at once that none will come.
 
-An error belongs to the run of the pipeline in which it came, and is known until the next one streams. The
-start of a stream alone says nothing of that: with several sinks it is told when the last of them has seen it,
-and the first may have failed by then.
+An error belongs to the run of the pipeline in which it came (`Errors`), and to the branch of a tee in which
+it happened, if it did in one (`scopes`).
 """
 
 from __future__ import annotations
 
 import weakref
+from collections import deque
+from collections.abc import Callable
 from itertools import filterfalse
-from typing import Any
+from typing import Any, Final
 
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import PipelineError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
-from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
-from lifecycle.integrations.gstreamer.pipelines.news import error_of
+from lifecycle.integrations.gstreamer.pipelines.guard import path_of, pointer_of
+from lifecycle.integrations.gstreamer.pipelines.scopes import concerns
 from lifecycle.integrations.gstreamer.pipelines.threads import contained
+from lifecycle.lowlevel import snapshot
 
-__all__ = ["Ear"]
+__all__ = ["KEPT_ERRORS", "Ear", "Errors", "error_of"]
+
+KEPT_ERRORS: Final = 16
+"""How many errors are kept: the last ones."""
+
+
+def error_of(message: Any) -> PipelineError:
+    """The error in a bus message, as an exception that names element, text and debug text."""
+    error, debug = message.parse_error()
+    element = message.src.get_name()
+    place = (debug or "").split("\n")[-1].strip()
+    return PipelineError(
+        f"element {element!r} ({path_of(message.src)}) failed: "
+        f"{error.message}{f' ({place})' if place else ''}",
+        element=element,
+        text=error.message,
+        debug=debug or "",
+    )
+
+
+class Errors:
+    """The last errors of a pipeline's run: from one NULL→READY, or READY→PAUSED, to the next.
+
+    Nothing else clears them. The start of a stream does not: with several sinks it is told when the last of
+    them has seen it, and the first may have failed by then.
+    """
+
+    def __init__(self) -> None:
+        self._all: deque[PipelineError] = deque(maxlen=KEPT_ERRORS)
+        self._past = 0  # how many of these are of runs before, once the next has begun
+
+    def add(self, error: PipelineError) -> None:
+        """An element has failed."""
+        if len(self._all) == KEPT_ERRORS:
+            self._past = max(0, self._past - 1)
+        self._all.append(error)
+
+    def changed(self, before: Any, state: Any) -> bool:
+        """The pipeline has gone from one state to the next; whether a run has begun."""
+        if state == Gst.State.READY:
+            if before != Gst.State.NULL:
+                self._past = len(self._all)
+                return False
+            self.clear()
+            return True
+        if before == Gst.State.READY and state == Gst.State.PAUSED:
+            past, self._past = self._past, 0
+            for _ in range(min(past, len(self._all))):
+                self._all.popleft()
+            return True
+        return False
+
+    def clear(self) -> None:
+        """They are history."""
+        self._past = 0
+        self._all.clear()
+
+    def now(self) -> tuple[PipelineError, ...]:
+        """The errors of this run, oldest first. (A list first: others change it meanwhile.)"""
+        return tuple(snapshot(self._all))
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
 
 
 class Ear:
@@ -33,8 +97,9 @@ class Ear:
         self._bus: Any = None
         self._listening: list[int] = []  # its handlers of ours
         self._emitting: list[Any] = []  # it, as often as it was asked to emit
-        self._errors: list[PipelineError] = []
-        self._past = 0  # how many of these are of runs before
+        self._errors = Errors()
+        self.on_playing: Callable[[], object] = int
+        """Called when the pipeline has reached PLAYING, on whatever thread that is."""
 
     def listen(self) -> None:
         """Begin, if the element is in a pipeline by now; does nothing where it listens already."""
@@ -53,27 +118,19 @@ class Ear:
         @contained()
         def heard(bus: Any, message: Any) -> None:
             ear = me()
-            if ear is not None:
-                ear._errors.append(error_of(message))
+            if ear is not None and concerns(message.src, ear._element):
+                ear._errors.add(error_of(message))
 
         @contained()
         def changed(bus: Any, message: Any) -> None:
             ear = me()
-            if (
-                ear is not None
-                and pointer_of(message.src) == pipeline
-                and message.parse_state_changed()[1] == Gst.State.READY  # stopped, or about to start
-            ):
-                ear._past = len(ear._errors)
+            if ear is not None and pointer_of(message.src) == pipeline:
+                before, state, _ = message.parse_state_changed()
+                ear._errors.changed(before, state)
+                if state == Gst.State.PLAYING:
+                    ear.on_playing()
 
-        @contained()
-        def started_anew(bus: Any, message: Any) -> None:
-            ear = me()
-            if ear is not None:
-                past, ear._past = ear._past, 0
-                del ear._errors[:past]
-
-        for signal, handler in (("error", heard), ("state-changed", changed), ("stream-start", started_anew)):
+        for signal, handler in (("error", heard), ("state-changed", changed)):
             # Each is done and known in one call into C: no interrupt falls between.
             self._emitting.extend(filterfalse(Gst.Bus.enable_sync_message_emission, (bus,)))
             self._listening.extend(map(bus.connect, (f"sync-message::{signal}",), (handler,)))
@@ -82,8 +139,8 @@ class Ear:
     def error(self) -> PipelineError | None:
         """The first error since the pipeline was started, if there was one. A new one each time: it keeps no
         traceback."""
-        for first in self._errors[:1]:  # once: another thread may clear them
-            return PipelineError(str(first), element=first.element, text=first.text, debug=first.debug)
+        for first in self._errors.now()[:1]:
+            return first.again()
         return None
 
     def close(self) -> None:

@@ -8,40 +8,36 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Protocol
 
 from lifecycle._core.runtime import TimedQueue
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import PipelineError
 from lifecycle.integrations.gstreamer.pipelines.drain import sweep
-from lifecycle.integrations.gstreamer.pipelines.guard import path_of, pointer_of
+from lifecycle.integrations.gstreamer.pipelines.ear import Errors, error_of
+from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
 from lifecycle.integrations.gstreamer.pipelines.threads import StreamingThreads, contained
 
-__all__ = ["KEPT_ERRORS", "News", "error_of"]
-
-KEPT_ERRORS: Final = 16
-"""How many errors are kept: the last ones."""
+__all__ = ["News"]
 
 
-def error_of(message: Any) -> PipelineError:
-    """The error in a bus message, as an exception that names element, text and debug text."""
-    error, debug = message.parse_error()
-    element = message.src.get_name()
-    place = (debug or "").split("\n")[-1].strip()
-    return PipelineError(
-        f"element {element!r} ({path_of(message.src)}) failed: "
-        f"{error.message}{f' ({place})' if place else ''}",
-        element=element,
-        text=error.message,
-        debug=debug or "",
-    )
+class Part(Protocol):
+    """A branch that is to be finished."""
+
+    eos: float | None
+
+    def begin_finish(self) -> Callable[[float], object]:
+        """Send the end of the stream into it; what waits for that, until a moment of `monotonic`."""
 
 
 class News:
     """What was heard of one pipeline."""
 
     def __init__(self) -> None:
-        self.errors: deque[PipelineError] = deque(maxlen=KEPT_ERRORS)
+        self.errors = Errors()
+        self.pipeline = 0  # its address
+        self.parts: dict[int, Part] = {}
+        """Its branches that are to see the end of the stream before NULL."""
         self.warnings: deque[str] = deque(maxlen=4)
         self.ended = False
         self.bus = 0  # what `drain.py` calls it
@@ -80,7 +76,7 @@ class News:
             if failed is not None and failed(error):
                 return
             part = part.get_parent()
-        self.errors.append(error)
+        self.errors.add(error)
         self._tell()
 
     @contained()
@@ -94,6 +90,20 @@ class News:
         """Every sink has seen the end."""
         self.ended = True
         self._tell()
+
+    @contained()
+    def on_reset_time(self, bus: Any, message: Any) -> None:
+        """A sink was flushed by a seek, and the stream goes on from there: its end is undone. Each sink tells
+        that behind the end that it may have told before."""
+        self.ended = False
+
+    @contained()
+    def on_state_changed(self, bus: Any, message: Any) -> None:
+        """An element has changed its state; a new run of the pipeline has neither errors nor an end."""
+        if pointer_of(message.src) == self.pipeline:
+            before, state, _ = message.parse_state_changed()
+            if self.errors.changed(before, state):
+                self.ended = False
 
     @contained()
     def on_stream_status(self, bus: Any, message: Any) -> None:

@@ -56,6 +56,7 @@ from lifecycle.integrations.gstreamer.pipelines.threads import (
     on_streaming_thread,
     with_deadline,
 )
+from lifecycle.lowlevel import snapshot
 
 __all__ = ["START_TIMEOUT", "PipelineGuard", "bin_of"]
 
@@ -151,7 +152,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
     @property
     def errors(self) -> tuple[PipelineError, ...]:
         """The last errors of its elements, oldest first (the last 16)."""
-        return tuple(self._news.errors)
+        return self._news.errors.now()
 
     @property
     def streaming_threads(self) -> int:
@@ -183,8 +184,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
         wanted = target.value_nick.upper()
         with self._handle.lease() as core:
             pipeline, news = core.pipeline, self._news
-        news.errors.clear()
         if pipeline.get_state(0)[1] <= Gst.State.READY:
+            news.errors.clear()
             news.ended = False
 
         change: Any = functools.partial(_go, pipeline, target, weakref.ref(self))
@@ -273,11 +274,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
     def check(self) -> None:
         """Raise the first `PipelineError` that an element has reported since the last change of state, if
         there is one."""
-        try:
-            first = self._news.errors[0]  # looked at once: another thread may clear them
-        except IndexError:
-            return
-        raise first
+        for first in self._news.errors.now()[:1]:
+            raise first
 
     @property
     def ended(self) -> bool:
@@ -396,6 +394,7 @@ class _PipelineCore(Core):
 
     def listen(self) -> None:
         """Hear of what happens, from the first state change on."""
+        self.news.pipeline = pointer_of(self.pipeline)
         bus = self.pipeline.get_bus()
         bus.enable_sync_message_emission()
         self.heard = bus
@@ -404,13 +403,16 @@ class _PipelineCore(Core):
             "sync-message::error": self.news.on_error,
             "sync-message::warning": self.news.on_warning,
             "sync-message::eos": self.news.on_eos,
+            "sync-message::reset-time": self.news.on_reset_time,
+            "sync-message::state-changed": self.news.on_state_changed,
         }
         # Connected and known in one call into C: no interrupt falls between.
         self.signals.extend(map(bus.connect, handlers, handlers.values()))
         self.news.bus = watch_bus(bus)
 
     def release(self) -> None:
-        """NULL, the bus emptied, nobody listening."""
+        """What is being recorded is finished, NULL, the bus emptied, nobody listening."""
+        self.finish_parts()
         self.pipeline.set_state(Gst.State.NULL)
         leave_bus(self.news.bus)
         signals, self.signals = self.signals, []
@@ -423,6 +425,13 @@ class _PipelineCore(Core):
             bus.disable_sync_message_emission()
         self.news.threads.clear()
         self.leave_manager()  # of a guard that was dropped
+
+    def finish_parts(self) -> None:
+        """Have the branches that want it see the end of the stream, all of them at once."""
+        parts = snapshot(self.news.parts.values())
+        until = time.monotonic() + max((part.eos or 0.0 for part in parts), default=0.0)
+        for wait in [part.begin_finish() for part in parts]:
+            wait(until)
 
 
 def _stragglers(pipeline: Any, target: Any) -> tuple[str, ...]:
