@@ -53,13 +53,15 @@ from lifecycle.integrations.gstreamer.pipelines.elements import ElementGuard
 from lifecycle.integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard, ProbeInfo
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
-from lifecycle.integrations.gstreamer.sharing.branch import Branch, low_latency_queue
+from lifecycle.integrations.gstreamer.sharing.branch import Branch, BranchEnd, BranchStats, low_latency_queue
 from lifecycle.integrations.gstreamer.sharing.clients import Client, ClientStats, Fanout, request_key_frame
 from lifecycle.integrations.gstreamer.sharing.tee import Tee
 from lifecycle.integrations.gstreamer.tracer import LeaksTracer
 
 __all__ = [
     "Branch",
+    "BranchEnd",
+    "BranchStats",
     "BufferFence",
     "BusWatch",
     "Capture",

@@ -16,12 +16,14 @@ at most, and costs the others nothing. A recorder wants every frame and gives a 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from queue import Empty
-from typing import Any, ClassVar, Final
+from functools import partial
+from typing import Any, ClassVar, Final, Literal
 
-from lifecycle import SafetyManager
-from lifecycle._core.runtime import TimedQueue
+import attrs
+
+from lifecycle import AccessRefusedError, SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.captures.capture import Capture
 from lifecycle.integrations.gstreamer.captures.runs import Opened
@@ -36,14 +38,27 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
 )
 from lifecycle.integrations.gstreamer.pipelines.pads import (
+    UNLINK_TIMEOUT,
     PadHolder,
     link_pads,
     unlink_when_idle,
     unlinked_when_idle,
 )
-from lifecycle.integrations.gstreamer.pipelines.threads import contained, may_wait
+from lifecycle.integrations.gstreamer.pipelines.scopes import enter_scope
+from lifecycle.integrations.gstreamer.pipelines.threads import in_the_background, may_wait
+from lifecycle.integrations.gstreamer.sharing.fuse import Door, Fuse
+from lifecycle.lowlevel import Claim, check_timeout, weakly
 
-__all__ = ["FLUSH_TIMEOUT", "Branch", "BranchCore", "low_latency_queue", "sinks_of"]
+__all__ = [
+    "FLUSH_TIMEOUT",
+    "Branch",
+    "BranchCore",
+    "BranchEnd",
+    "BranchStats",
+    "low_latency_queue",
+    "shortened",
+    "sinks_of",
+]
 
 LEAKY_DOWNSTREAM: Final = 2
 FLUSH_TIMEOUT: Final = 2.0
@@ -51,6 +66,8 @@ FLUSH_TIMEOUT: Final = 2.0
 ISOLATE_TIMEOUT: Final = 1.0
 """Seconds for which a failing branch waits, on its own thread, to be unlinked before its error goes upstream.
 """
+MESSAGE_WAIT: Final = 0.2
+"""Seconds for which the end of a failing branch waits for the message that says why."""
 CAPTURE_WAIT: Final = 1.0
 """Seconds for which closing a branch waits for a callback of its capture."""
 
@@ -71,18 +88,50 @@ def low_latency_queue(name: str | None = None) -> Any:
     return queue
 
 
+@attrs.frozen
+class BranchEnd:
+    """How a branch came to its end, before it was closed."""
+
+    reason: Literal["eos", "error", "not-negotiated"]
+    """It has taken all that it wants, an element in it failed, or it cannot take what the source sends."""
+    error: PipelineError | None
+    """What failed; None where it ended by itself."""
+    time: float
+    """Unix time in seconds."""
+
+
+@attrs.frozen
+class BranchStats:
+    """A branch's figures at one moment."""
+
+    name: str
+    passed: int
+    """Buffers (or lists of buffers) that it has taken."""
+    dropped: int
+    """Those that came after its end."""
+    refused: int
+    """Those that came while it was being flushed, or set to NULL."""
+
+
 class BranchCore(PadHolder):
     """A branch, as far as it has come. Every step of `release` is done once, and only if its counterpart
     was."""
 
-    def __init__(self, tee: Any, parent: Any, branch: Any, eos: float | None) -> None:
+    def __init__(self, tee: Any, parent: Any, branch: Any, queue: Any, eos: float | None) -> None:
         self.tee = tee
         self.parent = parent
         self.bin = branch
+        self.queue = queue
         self.eos = eos
         self.captures: list[Opened] = []
         self.forget: Callable[[], object] | None = None
         self.flushing = threading.Lock()
+        self.fuse: Fuse | None = None
+        self.door: Door | None = None
+        self.leave_scope: Callable[[], object] = int
+        self.told: Callable[[str], object] = str
+        self._finishing: Claim[object] = Claim()
+        self._finished = threading.Event()
 
     def join(self) -> None:
         """Into the bin, to its state, onto the tee."""
@@ -97,6 +146,53 @@ class BranchCore(PadHolder):
                 "refused, the bus says why. Nothing was attached"
             )
         link_pads(self.request(self.tee, "src_%u"), self.bin.get_static_pad("sink"))
+
+    def guard(self, negotiates: bool) -> None:
+        """From here on nothing of it reaches the tee."""
+        assert self.fuse is not None
+        self.fuse.add()
+        self.door = Door(self.queue.get_static_pad("sink"), negotiates)
+        self.door.add()
+        self.leave_scope = enter_scope(self.bin)
+
+    def open_queue(self) -> None:
+        """Have a push of the tee that waits in the queue return: it takes any number from here on."""
+        for limit in ("max-size-buffers", "max-size-bytes", "max-size-time"):
+            if self.queue.find_property(limit) is not None:
+                self.queue.set_property(limit, 0)
+
+    def begin_finish(self) -> Callable[[float], object]:
+        """Take it off the tee and send the end of the stream into it, where it is to be finished. Returns
+        what waits, until a moment of `monotonic`, for that to have reached its sinks."""
+        if self.eos is None or (self.fuse is not None and self.fuse.tripped not in ("", "eos")):
+            return _no_wait
+        if not self._finishing.take(object()):
+            return lambda until: self._finished.wait(max(0.0, until - time.monotonic()))
+        playing = self.bin.get_state(0)[1] == Gst.State.PLAYING
+        if not playing:
+            self._finished.set()
+            return _no_wait
+        self.open_queue()
+        if self.pad is not None:
+            unlinked_when_idle(self.pad, UNLINK_TIMEOUT)
+        if self.fuse is None or not self.fuse.tripped:
+            self.bin.get_static_pad("sink").send_event(Gst.Event.new_eos())
+        return self._finish
+
+    def _finish(self, until: float) -> None:
+        try:
+            if not reached_end(self.bin, until):
+                where = [
+                    f"{element.get_name()} ({element.get_property('location')})"
+                    for element in sinks_of(self.bin)
+                    if element.find_property("location") is not None
+                ]
+                self.told(
+                    f"branch {self.bin.get_name()!r} was closed before the end of the stream had reached its "
+                    f"sinks within {self.eos:g} s: {', '.join(where) or 'its sinks'} may be incomplete"
+                )
+        finally:
+            self._finished.set()
 
     def detach(self, timeout: float) -> bool:
         """Off the tee, when nothing is pushed; False when that was not in time."""
@@ -125,50 +221,69 @@ class BranchCore(PadHolder):
         finally:
             self.flushing.release()
 
+    def why(self, reason: str) -> PipelineError:
+        """What is said of an end that no element has reported."""
+        name = self.bin.get_name()
+        if reason == "error":
+            text = "an element in it gave up without a message on the bus"
+        else:
+            given = self.queue.get_static_pad("src").get_current_caps()
+            inner = self.queue.get_static_pad("src").get_peer()
+            taken = None if inner is None else inner.query_caps(None)
+            text = (
+                f"it cannot take what the source sends ({'?' if given is None else given.to_string()}); it "
+                f"takes {'nothing' if taken is None else shortened(taken.to_string())}; put a converter at "
+                "its head"
+            )
+        return PipelineError(f"branch {name!r} has failed: {text}", element=name, text=text)
+
     def release(self) -> None:
         """The one order that freezes nobody."""
         captures, self.captures = self.captures, []
         for opened in captures:
             opened.end()  # it takes no further frame; its thread wakes when the appsink is at NULL
+        if self.eos is not None:
+            until = time.monotonic() + self.eos
+            self.begin_finish()(until)
         pad, tee = self.pad, self.tee
         if pad is not None:
+            self.open_queue()
             unlink_when_idle(pad)
             self.pad = None
             if pad.get_parent() == tee:  # the program may have given it back
                 tee.release_request_pad(pad)
-        if self.eos is not None and self.bin.get_state(0)[1] == Gst.State.PLAYING:
-            end_of_stream(self.bin, self.eos)
         self.bin.set_locked_state(True)  # or a change of the pipeline's state takes it along again
         self.bin.set_state(Gst.State.NULL)
         if self.bin.get_parent() == self.parent:
             self.parent.remove(self.bin)
+        for probe in (self.fuse, self.door):
+            if probe is not None:
+                probe.remove()
+        self.leave_scope()
         if self.forget is not None:
             self.forget()
 
 
-def end_of_stream(branch: Any, timeout: float) -> bool:
-    """Send end-of-stream into a bin, `branch`, that is unlinked, and wait until it has arrived at every sink
-    in it."""
-    arrived: TimedQueue[None] = TimedQueue()
+def _no_wait(until: float) -> None:
+    """There is nothing to wait for."""
 
-    @contained(lambda: Gst.PadProbeReturn.OK)
-    def look(pad: Any, info: Any) -> Any:
-        if info.get_event().type == Gst.EventType.EOS:
-            arrived.put(None)
-        return Gst.PadProbeReturn.OK
 
+def reached_end(branch: Any, until: float) -> bool:
+    """Wait until every sink in the bin `branch` has seen the end of the stream, or until that moment of
+    `monotonic`; whether they have. A pad keeps the event once its element has done with it."""
     pads = [pad for sink in sinks_of(branch) for pad in pads_of(sink, Gst.PadDirection.SINK)]
-    probes = [(pad, pad.add_probe(Gst.PadProbeType.EVENT_DOWNSTREAM, look)) for pad in pads]
-    branch.get_static_pad("sink").send_event(Gst.Event.new_eos())
-    try:
-        for _ in pads:
-            arrived.get(timeout=min(timeout, threading.TIMEOUT_MAX))
-        return True
-    except Empty:
-        return False
-    finally:
-        for pad, probe in probes:
-            pad.remove_probe(probe)
+    pause = 0.0005
+    while not all(pad.get_sticky_event(Gst.EventType.EOS, 0) for pad in pads):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(pause)
+        pause = min(0.01, 2 * pause)
+    return True
+
+
+def shortened(text: str, most: int = 160) -> str:
+    """Caps, for messages."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def sinks_of(parent: Any) -> list[Any]:
@@ -196,12 +311,50 @@ class Branch(Guard[BranchCore]):
         manager: SafetyManager,
         core: BranchCore,
         on_error: Callable[[PipelineError], object] | None,
+        on_end: Callable[[BranchEnd], object] | None = None,
     ) -> None:
         self.error: PipelineError | None = None
         """What failed in it, if something did: it is off the tee then, and waits to be closed."""
         self._on_error = on_error
+        self._on_end = on_end
+        self._ends: Claim[BranchEnd] = Claim()
+        self._over = threading.Event()
         self._captures: list[Capture] = []
+        core.told = partial(_unfinished, manager)
+        core.fuse = Fuse(core.queue.get_static_pad("src"), weakly(self._tripped))
         self._register(manager, core, core.bin.get_name(), None)
+
+    @property
+    def end(self) -> BranchEnd | None:
+        """How it came to its end, if it has: it gets nothing more then, and waits to be closed. None while it
+        flows, and where it was closed before."""
+        return self._ends.holder
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the branch has ended, by itself or by `close`, `timeout` seconds at most; whether it
+        has.
+
+        Raises its `PipelineError` where it has failed, also after it was closed. The end of the whole stream
+        is the pipeline's (`PipelineGuard.wait`).
+        """
+        check_timeout(timeout)
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self._over.wait(0.1 if until is None else max(0.0, min(0.1, until - time.monotonic()))):
+            if self.closed:
+                break
+            if until is not None and time.monotonic() >= until:
+                return False
+        if self.error is not None:
+            raise self.error.again()
+        return True
+
+    def stats(self) -> BranchStats:
+        """The figures, as a frozen snapshot. Raises `AccessRefusedError` once it is closed."""
+        with self._handle.lease() as core:
+            fuse = core.fuse
+            if fuse is None:
+                return BranchStats(self.name, 0, 0, 0)
+            return BranchStats(self.name, fuse.passed, fuse.dropped, fuse.refused)
 
     @property
     def bin(self) -> Any:
@@ -245,6 +398,7 @@ class Branch(Guard[BranchCore]):
         """Off the tee, to NULL, out of the pipeline; True when that is done. As `Guard.close`; its captures'
         callbacks are waited for as well, unless one of them is who closes."""
         done = super().close()
+        self._over.set()
         if may_wait():
             while self._captures:
                 try:
@@ -268,14 +422,61 @@ class Branch(Guard[BranchCore]):
 
     def _failed(self, error: PipelineError) -> None:
         """Called on the thread that fails, before it returns its failure upstream."""
+        core = None
         try:
             with self._handle.lease() as core:
+                if core.fuse is not None:
+                    core.fuse.trip("error")
                 core.detach(ISOLATE_TIMEOUT)
         finally:
-            core = None  # type: ignore[assignment]
+            core = None
+        self._tell_error(error)
+
+    def _tell_error(self, error: PipelineError) -> None:
         self.error = self.error or error
         if self._on_error is not None and self.error is error:
             try:
                 self._on_error(error)
             except BaseException as second:
                 self.manager.report_panic(f"on_error of branch {self.name}", second, type_name=self.type_name)
+
+    def _tripped(self, reason: Literal["eos", "error", "not-negotiated"]) -> None:
+        """Called by the fuse, on the branch's own thread."""
+        in_the_background(partial(self._end_apart, reason), f"gst-branch-{self.name}")
+
+    def _end_apart(self, reason: Literal["eos", "error", "not-negotiated"]) -> None:
+        """Off the tee; its sinks are told the end, or the pipeline's own would wait for them; then whoever
+        wants to know."""
+        core = None
+        try:
+            if reason == "error":
+                self._await_error()
+            with self._handle.lease() as core:
+                core.detach(UNLINK_TIMEOUT)
+                if reason != "eos" and self.error is None:
+                    self._tell_error(core.why(reason))
+                sinks = sinks_of(core.bin) if reason != "eos" else []
+        except AccessRefusedError:
+            return  # closed meanwhile
+        finally:
+            core = None
+        end = BranchEnd(reason, self.error, time.time())
+        self._ends.take(end)
+        self._over.set()
+        for pad in [pad for sink in sinks for pad in pads_of(sink, Gst.PadDirection.SINK)]:
+            in_the_background(partial(pad.send_event, Gst.Event.new_eos()), f"gst-branch-{self.name}")
+        if self._on_end is not None:
+            try:
+                self._on_end(end)
+            except BaseException as error:
+                self.manager.report_panic(f"on_end of branch {self.name}", error, type_name=self.type_name)
+
+    def _await_error(self) -> None:
+        """The message of what has failed comes on the failing thread, which may be another."""
+        until = time.monotonic() + MESSAGE_WAIT
+        while self.error is None and time.monotonic() < until:
+            time.sleep(0.001)
+
+
+def _unfinished(manager: SafetyManager, text: str) -> None:
+    manager.report_panic("closing a branch", StateTimeout(text), type_name=Branch.type_name)

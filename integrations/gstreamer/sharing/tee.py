@@ -1,13 +1,13 @@
 """A tee whose branches come and go while the pipeline plays, each failing alone.
 
-**A branch that fails** is unlinked before its error can reach the tee: the error message is heard on the
-branch's own thread, ahead of the flow return that would end the stream for everybody. It is told to the
-branch (`Branch.error`, ``on_error=``) instead of the pipeline. For this the tee has to be given with its
-`PipelineGuard`.
+**A branch that ends, fails, or cannot take what is sent** does so alone: its *fuse* tells the tee that all is
+well, and has the branch taken off (`fuse.py`). Which it was is `Branch.end`; an error is the branch's
+(`Branch.error`, ``on_error=``) and that of its captures, not the pipeline's. For the message of the element
+that failed the tee has to be given with its `PipelineGuard`.
 
 **A branch that stands still** does not stop the others, as it does in plain GStreamer as soon as a client
 joins: the allocation query that follows is answered by each branch's own thread, in its turn. So it is
-refused at the branch's door (`_refuse_allocation`).
+refused at the branch's door, and one that is closed while its queue is full has the queue opened first.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from lifecycle.integrations.gstreamer.pipelines.elements import pads_of
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, name_of
 from lifecycle.integrations.gstreamer.pipelines.pads import link_pads
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
-from lifecycle.integrations.gstreamer.pipelines.threads import contained
 from lifecycle.integrations.gstreamer.sharing.branch import (
     FLUSH_TIMEOUT,
     Branch,
     BranchCore,
+    BranchEnd,
     low_latency_queue,
+    shortened,
     sinks_of,
 )
 from lifecycle.lowlevel import Uncopied
@@ -95,7 +96,9 @@ class Tee(Uncopied):
         name: str | None = None,
         queue: Any = None,
         eos: float | None = None,
+        negotiates: bool = False,
         on_error: Callable[[PipelineError], object] | None = None,
+        on_end: Callable[[BranchEnd], object] | None = None,
     ) -> Branch:
         """Add a branch and have it flow, whatever the pipeline is doing. Callable on any thread.
 
@@ -111,10 +114,18 @@ class Tee(Uncopied):
             frame: once it is full it holds up the tee, unless it is leaky.
         eos:
             Seconds for which closing waits for the end of the stream to reach its sinks, so that files are
-            complete. Keep it below the manager's ``finalizer_timeout``.
+            complete: closing the branch, its pipeline (all such branches at once), the manager or the
+            program. Keep it below the manager's ``finalizer_timeout``.
+        negotiates:
+            Have the source ask this branch, too, which caps it takes. Otherwise the source sends what it
+            would without it, and a branch that cannot take that fails alone. One that is attached before any
+            caps have reached the tee is always asked.
         on_error:
             Called with the `PipelineError` when an element in it fails, on that element's thread, once the
             branch is off the tee. `Branch.close` called there is handed over.
+        on_end:
+            Called with the `BranchEnd` when it has ended by itself or has failed, on a thread of its own,
+            once the branch is off the tee.
 
         Its sinks are set to ``async=false``: they would take the playing pipeline back to wait for their
         first buffer. Raises `DescriptionError`, `GuardError` or `LinkError`, with everything undone, and
@@ -128,9 +139,15 @@ class Tee(Uncopied):
             tee = self._tee
             if tee.get_parent() is None:
                 raise GuardError(f"tee {self.name!r} is in no pipeline any more")
-            wrapped = _wrap(branch, name or f"branch{next(_count)}", queue or low_latency_queue())
-            made = Branch(self.manager, BranchCore(tee, tee.get_parent(), wrapped, eos), on_error)
+            caps = tee.get_static_pad("sink").get_current_caps()
+            queue = queue or low_latency_queue()
+            wrapped = _wrap(branch, name or f"branch{next(_count)}", queue, caps)
+            made = Branch(
+                self.manager, BranchCore(tee, tee.get_parent(), wrapped, queue, eos), on_error, on_end
+            )
             try:
+                with made.handle.lease() as core:
+                    core.guard(negotiates or caps is None)
                 if self._guard is not None:
                     self._isolate(made, wrapped)
                 with made.handle.lease() as core:
@@ -160,8 +177,18 @@ class Tee(Uncopied):
             living._failed(error)
             return True
 
+        news = self._guard._news
         with branch.handle.lease() as core:
-            core.forget = self._guard._news.delegate(wrapped, failed)
+            back = news.delegate(wrapped, failed)
+            key = id(core)
+
+            def forget() -> None:
+                news.parts.pop(key, None)
+                back()
+
+            core.forget = forget
+            if core.eos is not None:
+                news.parts[key] = core
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
         """Drop everything that waits in any branch. As `Branch.flush`."""
@@ -177,7 +204,7 @@ class Tee(Uncopied):
         return f"<Tee {self.name!r}: {len(self.branches)} branches>"
 
 
-def _wrap(branch: Any, name: str, queue: Any) -> Any:
+def _wrap(branch: Any, name: str, queue: Any, caps: Any) -> Any:
     """One bin: the queue, what was given, and a ghost pad. Refused, what was given is as it was."""
     if isinstance(branch, str):
         inner = parse_bin(branch)
@@ -200,6 +227,13 @@ def _wrap(branch: Any, name: str, queue: Any) -> Any:
             f"the branch {name!r} has {len(free)} free sink pads ({', '.join(map(name_of, free)) or 'none'}) "
             "and needs one, where the tee's data goes in"
         )
+    taken = None if caps is None else free[0].query_caps(None)
+    if taken is not None and not taken.can_intersect(caps):
+        raise LinkError(
+            f"the branch {name!r} cannot be linked to the tee: one gives {shortened(caps.to_string())}, the "
+            f"other takes {shortened(taken.to_string())}; put a converter between "
+            "(videoconvert, audioconvert)"
+        )
     for sink in sinks_of(inner) if isinstance(inner, Gst.Bin) else [inner]:
         if sink.find_property("async") is not None:
             sink.set_property("async", False)
@@ -208,16 +242,5 @@ def _wrap(branch: Any, name: str, queue: Any) -> Any:
     outer.add(inner)
     link_pads(queue.get_static_pad("src"), free[0])
     door = Gst.GhostPad.new("sink", queue.get_static_pad("sink"))
-    door.add_probe(Gst.PadProbeType.QUERY_DOWNSTREAM, _refuse_allocation)  # gone with the pad
     outer.add_pad(door)
     return outer
-
-
-@contained(lambda: Gst.PadProbeReturn.OK)
-def _refuse_allocation(pad: Any, info: Any) -> Any:
-    """A query that a queue passes on in its turn, and waits for: a branch that stands still would stop the
-    tee, and with it everybody, as soon as another branch joins and allocation is negotiated anew. Refused,
-    each element allocates for itself."""
-    if info.get_query().type == Gst.QueryType.ALLOCATION:
-        return Gst.PadProbeReturn.DROP
-    return Gst.PadProbeReturn.OK

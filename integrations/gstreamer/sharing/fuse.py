@@ -1,0 +1,253 @@
+"""The fuse of a branch: whatever comes back from it, the tee is told that all is well.
+
+**The problem.** A tee hands on what any of its branches returns. One that ends by itself (a snapshot), fails,
+or cannot take the stream's new size ends the source for everybody.
+
+**The idea.** A probe on the first pad behind the branch's queue passes each buffer on itself, sees what comes
+back, and answers HANDLED, which is OK upstream. After an end or a failure it has *tripped*: it drops what
+comes, and says so once. A pad that is flushing (an element that was set to NULL by hand) trips nothing: when
+it comes back it is told again what streams. New caps are passed on likewise, since a refusal would come
+before any buffer. It runs on the branch's own thread, so that waiting for Python holds up nobody else.
+
+At the *door*, the queue's sink pad, a second probe answers questions of the source: a branch has no say in
+what is sent (unless it is asked to negotiate), and none in allocation, which a queue would answer in its turn
+and so wait for a branch that stands still.
+
+**What is relied on.** There is one C function for all fuses, which never goes; what it is given is a number
+in a table. A number that is not there any more lets everything pass.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable
+from typing import Any, Final
+
+from lifecycle.integrations.gstreamer._native import Gst, MiniObject, _function, _open
+from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
+from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
+from lifecycle.lowlevel import complain
+
+__all__ = ["Door", "Fuse"]
+
+_p = ctypes.c_void_p
+_quick = _open(ctypes.PyDLL, "gstreamer")
+_slow = _open(ctypes.CDLL, "gstreamer")
+
+
+class _Info(ctypes.Structure):
+    """The head of `GstPadProbeInfo`."""
+
+    _fields_ = (("type", ctypes.c_uint), ("id", ctypes.c_ulong), ("data", _p))
+
+
+class _Typed(ctypes.Structure):
+    """The head of `GstEvent` and `GstQuery`."""
+
+    _fields_ = (("mini_object", MiniObject), ("type", ctypes.c_int))
+
+
+_PROBE = ctypes.CFUNCTYPE(ctypes.c_int, _p, ctypes.POINTER(_Info), _p)
+_add_probe = _function(_slow, "gst_pad_add_probe", ctypes.c_ulong, _p, ctypes.c_int, _PROBE, _p, _p)
+_remove_probe = _function(_slow, "gst_pad_remove_probe", None, _p, ctypes.c_ulong)
+_chain = _function(_slow, "gst_pad_chain", ctypes.c_int, _p, _p)
+_chain_list = _function(_slow, "gst_pad_chain_list", ctypes.c_int, _p, _p)
+_send_event = _function(_slow, "gst_pad_send_event", ctypes.c_int, _p, _p)
+_new_eos = _function(_quick, "gst_event_new_eos", _p)
+_get_peer = _function(_quick, "gst_pad_get_peer", _p, _p)
+_is_active = _function(_quick, "gst_pad_is_active", ctypes.c_int, _p)
+_sticky = _function(_quick, "gst_pad_get_sticky_event", _p, _p, ctypes.c_int, ctypes.c_uint)
+_unref = _function(_quick, "gst_object_unref", None, _p)
+_mini_unref = _function(_quick, "gst_mini_object_unref", None, _p)
+_any = _function(_quick, "gst_caps_new_any", _p)
+_parse_caps = _function(_quick, "gst_query_parse_caps", None, _p, ctypes.POINTER(_p))
+_caps_result = _function(_quick, "gst_query_set_caps_result", None, _p, _p)
+_accept_result = _function(_quick, "gst_query_set_accept_caps_result", None, _p, ctypes.c_int)
+
+DROP, OK, HANDLED = 0, 1, 4
+BUFFER: Final = int(Gst.PadProbeType.BUFFER)
+LIST: Final = int(Gst.PadProbeType.BUFFER_LIST)
+EVENT: Final = int(Gst.PadProbeType.EVENT_DOWNSTREAM)
+QUERY: Final = int(Gst.PadProbeType.QUERY_DOWNSTREAM)
+CAPS, STREAM_START, SEGMENT = (
+    int(kind) for kind in (Gst.EventType.CAPS, Gst.EventType.STREAM_START, Gst.EventType.SEGMENT)
+)
+ASK_CAPS, ASK_ACCEPT, ASK_ALLOCATION = (
+    int(kind) for kind in (Gst.QueryType.CAPS, Gst.QueryType.ACCEPT_CAPS, Gst.QueryType.ALLOCATION)
+)
+FLOW_NOT_LINKED, FLOW_FLUSHING, FLOW_EOS, FLOW_NOT_NEGOTIATED = -1, -2, -3, -4
+
+_probes: dict[int, Callable[[int, Any], int]] = {}
+_next_number: Callable[[], int] = itertools.count(1).__next__
+
+
+def _called(pad: int, info: Any, number: int | None) -> int:
+    probe = _probes.get(number or 0)
+    return OK if probe is None else probe(pad, info.contents)
+
+
+_callback = _PROBE(_called)
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_callback))  # pads may outlive the interpreter
+
+
+class _Probe:
+    """A probe of ours: `add` it, `remove` it once. The table keeps this, and this nothing of the branch."""
+
+    mask: int
+
+    def __init__(self, pad: Any) -> None:
+        self.pad = pad
+        self._pointer = pointer_of(pad)
+        self._number = _next_number()
+        self._ids: list[int] = []
+
+    def add(self) -> None:
+        """From here on it is called."""
+        _probes[self._number] = self._handle
+        # Added and known in one call into C: no interrupt falls between.
+        self._ids.extend(
+            map(_add_probe, (self._pointer,), (self.mask,), (_callback,), (self._number,), (None,))
+        )
+
+    def remove(self) -> None:
+        """It is called no more. Again: nothing."""
+        once_each(lambda number: _remove_probe(self._pointer, number), self._ids)
+        _probes.pop(self._number, None)
+
+    def _handle(self, pad: int, info: _Info) -> int:
+        raise NotImplementedError
+
+
+class Fuse(_Probe):
+    """Passes on what comes through the queue's source pad, until the branch ends or fails.
+
+    Parameters
+    ----------
+    pad:
+        The source pad of the branch's queue.
+    on_trip:
+        ``on_trip(reason)``, called once on the branch's own thread with ``"eos"``, ``"error"`` or
+        ``"not-negotiated"``. It must be quick and not fail.
+    """
+
+    mask = BUFFER | LIST | EVENT
+
+    def __init__(self, pad: Any, on_trip: Callable[[str], object]) -> None:
+        super().__init__(pad)
+        self.tripped = ""
+        self.passed = 0
+        self.dropped = 0
+        self.refused = 0
+        self._on_trip = on_trip
+        self._stale = False
+
+    def trip(self, reason: str) -> None:
+        """Let nothing pass any more. The first reason counts."""
+        if not self.tripped:
+            self.tripped = reason
+            self._on_trip(reason)
+
+    def _handle(self, pad: int, info: _Info) -> int:
+        if self.tripped:
+            if not info.type & EVENT:
+                self.dropped += 1
+            return DROP
+        data = info.data
+        assert data is not None
+        if info.type & EVENT:
+            return self._new_caps(pad, data) if _Typed.from_address(data).type == CAPS else OK
+        peer = _get_peer(pad)
+        if not peer:
+            self.refused += 1
+            return DROP
+        try:
+            if self._stale:
+                self._tell_again(pad, peer)
+            flow = (_chain if info.type & BUFFER else _chain_list)(peer, data)
+            if flow >= 0:
+                self.passed += 1
+            elif flow in (FLOW_FLUSHING, FLOW_NOT_LINKED):
+                self.refused += 1
+                self._stale = True
+            else:
+                self._fails(peer, flow)
+        except BaseException:
+            complain()  # C is to know that the buffer is gone
+        finally:
+            _unref(peer)
+        return HANDLED
+
+    def _fails(self, peer: int, flow: int) -> None:
+        if flow == FLOW_EOS:
+            self.tripped = self.tripped or "eos"
+            _send_event(peer, _new_eos())
+            self._on_trip("eos")
+        else:
+            self.trip("not-negotiated" if flow == FLOW_NOT_NEGOTIATED else "error")
+
+    def _new_caps(self, pad: int, event: int) -> int:
+        peer = _get_peer(pad)
+        if not peer:
+            self._stale = True
+            return DROP
+        try:
+            if not _send_event(peer, event):
+                if _is_active(peer):
+                    self.trip("not-negotiated")
+                else:
+                    self._stale = True
+        finally:
+            _unref(peer)
+        return HANDLED
+
+    def _tell_again(self, pad: int, peer: int) -> None:
+        """What was set to NULL has forgotten what streams."""
+        self._stale = False
+        known = _sticky(peer, SEGMENT, 0)
+        if known:
+            _mini_unref(known)
+            return
+        for kind in (STREAM_START, CAPS, SEGMENT):
+            event = _sticky(pad, kind, 0)
+            if event:
+                _send_event(peer, event)
+
+
+class Door(_Probe):
+    """Answers for the branch what the source asks.
+
+    Parameters
+    ----------
+    pad:
+        The queue's sink pad: it asks itself whether new caps are accepted.
+    negotiates:
+        Whether the branch itself is asked what it takes.
+    """
+
+    mask = QUERY
+
+    def __init__(self, pad: Any, negotiates: bool) -> None:
+        super().__init__(pad)
+        self._negotiates = negotiates
+
+    def _handle(self, pad: int, info: _Info) -> int:
+        query = info.data
+        assert query is not None
+        kind = _Typed.from_address(query).type
+        if kind == ASK_ALLOCATION:
+            return DROP  # each element allocates for itself
+        if self._negotiates or kind not in (ASK_CAPS, ASK_ACCEPT):
+            return OK
+        if kind == ASK_ACCEPT:
+            _accept_result(query, True)
+            return HANDLED
+        wanted = _p()
+        _parse_caps(query, ctypes.byref(wanted))
+        if wanted.value:
+            _caps_result(query, wanted)
+        else:
+            caps = _any()
+            _caps_result(query, caps)
+            _mini_unref(caps)
+        return HANDLED

@@ -1,0 +1,269 @@
+"""Branches that end, fail or cannot take what is sent: the tee and everybody else go on, and who ended is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lifecycle import SafetyManager
+from tests.support import eventually, run_python
+
+if TYPE_CHECKING:
+    from lifecycle.integrations.gstreamer import Capture, PipelineGuard, Tee
+
+pytestmark = pytest.mark.needs("gstreamer", "numpy")
+
+SIZE = "video/x-raw,format=I420,width={},height={},framerate=100/1"
+SOURCE = f"videotestsrc is-live=true pattern=black ! capsfilter name=c caps={SIZE.format(32, 24)} ! tee name=t allow-not-linked=true"
+
+
+@pytest.fixture
+def g(gst: Any) -> Any:
+    """The integration, GStreamer initialised."""
+    import lifecycle.integrations.gstreamer
+
+    return lifecycle.integrations.gstreamer
+
+
+@pytest.fixture
+def playing(g: Any, manager: SafetyManager) -> Iterator[PipelineGuard]:
+    """A live pipeline that ends in a tee, and never hears of an error."""
+    with g.PipelineGuard(manager, SOURCE) as guard:
+        guard.play()
+        yield guard
+        assert guard.errors == ()
+
+
+@pytest.fixture
+def tee(g: Any, manager: SafetyManager, playing: PipelineGuard) -> Tee:
+    made: Tee = g.Tee(manager, playing, "t")
+    return made
+
+
+@pytest.fixture
+def viewer(tee: Tee) -> Iterator[Capture]:
+    """Somebody who watches meanwhile."""
+    with tee.attach("appsink max-buffers=4 drop=true", name="viewer") as branch, branch.capture() as capture:
+        yield capture
+
+
+def flows(capture: Capture, count: int = 10) -> None:
+    frames = capture.frames(timeout=20)
+    for _ in range(count):
+        next(frames)
+    frames.close()
+
+
+ENDS = {
+    "snapshot": ("jpegenc snapshot=true ! fakesink", "eos"),
+    "eos-after": ("identity eos-after=3 ! fakesink", "eos"),
+    "num-buffers": ("fakesink num-buffers=3", "eos"),
+    "behind a queue": ("queue ! identity eos-after=3 ! fakesink", "eos"),
+    "error": ("identity error-after=3 name=broken ! fakesink", "error"),
+    "error behind a queue": ("queue ! identity error-after=3 name=broken ! fakesink", "error"),
+}
+
+
+@pytest.mark.parametrize("how", sorted(ENDS))
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "plain"])
+def test_a_branch_ends_alone(
+    g: Any, manager: SafetyManager, playing: PipelineGuard, viewer: Capture, how: str, guarded: bool
+) -> None:
+    description, reason = ENDS[how]
+    tee = g.Tee(manager, playing if guarded else playing.pipeline, "t")
+    ends: list[Any] = []
+    errors: list[Any] = []
+    branch = tee.attach(description, on_end=ends.append, on_error=errors.append)
+    eventually(lambda: branch.end)
+    assert branch.end.reason == reason
+    flows(viewer)
+    eventually(lambda: ends)
+    assert ends == [branch.end]
+    stats = branch.stats()
+    assert stats.refused == 0
+    if reason == "eos":
+        assert branch.wait(20)
+        assert (branch.error, branch.end.error, errors) == (None, None, [])
+    else:
+        assert branch.end.error is branch.error
+        assert errors == [branch.error]
+        if guarded:
+            assert branch.error.element == "broken"
+        for _ in range(2):
+            with pytest.raises(g.PipelineError) as caught:
+                branch.wait(20)
+            assert caught.value is not branch.error, "a kept traceback is not the branch's"
+    assert branch.close()
+    flows(viewer)
+    if not guarded:
+        playing._news.errors.clear()  # a plain bin has nobody who tells the branch's errors apart
+
+
+@pytest.mark.parametrize(
+    "description", ["capsfilter caps=video/x-raw,width=32 ! fakesink", "appsink caps=video/x-raw,width=32"]
+)
+def test_who_cannot_take_a_new_size_fails_alone(
+    playing: PipelineGuard, tee: Tee, viewer: Capture, gst: Any, description: str
+) -> None:
+    branch = tee.attach(description)
+    flows(viewer)
+    for size in ((64, 48), (48, 32)):
+        playing["c"].set_property("caps", gst.Gst.Caps.from_string(SIZE.format(*size)))
+        frames = viewer.frames(timeout=20)
+        eventually(lambda frames=frames, size=size: next(frames).width == size[0])  # type: ignore[misc]
+        frames.close()
+        eventually(lambda: branch.end)
+    assert branch.end is not None
+    assert branch.end.reason == "not-negotiated"
+    text = str(branch.error)
+    assert "cannot take what the source sends" in text
+    assert "width=(int)64" in text
+    assert "width=(int)32" in text
+    branch.close()
+    flows(viewer)
+
+
+def test_a_branch_can_negotiate(g: Any, manager: SafetyManager) -> None:
+    """One that is there before the caps has its say, and one that asks for it as well."""
+    with g.PipelineGuard(manager, "videotestsrc is-live=true ! tee name=t") as guard:
+        tee = g.Tee(manager, guard, "t")
+        first = tee.attach("capsfilter caps=video/x-raw,format=RGB,width=48,height=16 ! appsink")
+        guard.play()
+        frames = first.capture().frames(timeout=20)
+        frame = next(frames)
+        assert (frame.format, frame.width) == ("RGB", 48)
+        frames.close()
+        with pytest.raises(g.LinkError, match="video/x-raw"):
+            tee.attach("capsfilter caps=video/x-raw,format=GRAY8 ! fakesink")
+        second = tee.attach("fakesink", negotiates=True)
+        eventually(lambda: second.stats().passed > 3)
+
+
+def test_an_element_set_to_null_by_hand_comes_back(tee: Tee, viewer: Capture, gst: Any) -> None:
+    branch = tee.attach("identity name=i ! fakesink name=s")
+    eventually(lambda: branch.stats().passed > 3)
+    branch["i"].set_state(gst.Gst.State.NULL)
+    eventually(lambda: branch.stats().refused > 3)
+    flows(viewer)
+    assert branch.end is None
+    branch["i"].set_state(gst.Gst.State.PLAYING)
+    passed = branch.stats().passed
+    eventually(lambda: branch.stats().passed > passed + 3)
+    branch.close()
+    flows(viewer)
+
+
+def test_a_failed_branch_keeps_the_end_of_the_stream_from_nobody(g: Any, manager: SafetyManager) -> None:
+    for description in (
+        "identity error-after=3 ! fakesink",
+        "fakesink num-buffers=3",
+        "identity eos-after=2 ! fakesink",
+    ):
+        source = f"videotestsrc num-buffers=60 is-live=true ! {SIZE.format(16, 16)} ! tee name=t allow-not-linked=true"
+        with g.PipelineGuard(manager, source) as guard:
+            tee = g.Tee(manager, guard, "t")
+            tee.attach("fakesink")
+            branch = tee.attach(description)
+            guard.play(0)
+            eventually(lambda branch=branch: branch.end)  # type: ignore[misc]
+            assert guard.wait(20), description
+            assert guard.errors == ()
+
+
+def test_a_branch_with_a_full_queue_is_closed(g: Any, tee: Tee, viewer: Capture, gst: Any) -> None:
+    queue = gst.Gst.ElementFactory.make("queue")
+    queue.set_property("max-size-buffers", 2)
+    branch = tee.attach("appsink max-buffers=1", queue=queue)
+    eventually(lambda: queue.get_property("current-level-buffers") == 2)
+    began = time.monotonic()
+    assert branch.close()
+    assert time.monotonic() - began < 3, "it did not wait for a push that never ends"
+    flows(viewer)
+
+
+def test_an_error_is_that_of_its_branch(g: Any, manager: SafetyManager, tee: Tee, viewer: Capture) -> None:
+    """Its own captures raise it, also in a tee of its own; nobody else's do."""
+    inner = tee.attach(
+        "tee name=inner ! queue ! identity error-after=20 name=broken ! fakesink", name="outer"
+    )
+    own = inner.bin
+    branch = g.Tee(manager, own, inner["inner"]).attach("appsink")
+    capture = branch.capture()
+    with pytest.raises(g.PipelineError, match="broken"):
+        for _ in capture.frames(timeout=20):
+            pass
+    flows(viewer)
+    assert inner.error is not None
+    branch.close()
+    inner.close()
+
+
+# -- files ----------------------------------------------------------------------------------------------------
+
+RECORDING = r"""
+import gc, sys, time
+import gi
+gi.require_version("Gst", "1.0")
+from gi.repository import Gst
+from lifecycle.integrations.gstreamer import PipelineGuard, Tee
+from lifecycle import SafetyManager
+Gst.init(None)
+how, folder = sys.argv[1:]
+manager = SafetyManager()
+pipeline = PipelineGuard(manager, "videotestsrc is-live=true ! video/x-raw,format=I420,width=32,height=24,framerate=50/1 ! tee name=t")
+tee = Tee(manager, pipeline, "t")
+pipeline.play()
+recorders = [
+    tee.attach(f"jpegenc ! {muxer} ! filesink location={folder}/{number}.mov", queue=Gst.ElementFactory.make("queue"), eos=4)
+    for number, muxer in enumerate(("qtmux", "qtmux", "queue ! qtmux"))
+]
+while min(recorder.stats().passed for recorder in recorders) < 10:
+    time.sleep(0.01)
+if how == "branches":
+    for recorder in recorders:
+        assert recorder.close()
+elif how == "pipeline":
+    began = time.monotonic()
+    assert pipeline.close()
+    assert time.monotonic() - began < 4
+    for recorder in recorders:
+        assert recorder.close()
+elif how == "manager":
+    assert manager.close().ok
+elif how == "dropped":
+    del recorders, tee, pipeline
+    gc.collect()
+    manager.close()
+elif how == "exception":
+    raise SystemExit("as after an exception")
+"""
+
+
+@pytest.mark.parametrize("how", ["branches", "pipeline", "manager", "dropped", "end", "exception"])
+def test_files_are_whole_whatever_is_closed(gst: Any, how: str, tmp_path: Path) -> None:
+    done = run_python(RECORDING, argv=(how, str(tmp_path)))
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3, done.stderr
+    assert [b"moov" in file.read_bytes() for file in files] == [True] * 3, done.stderr
+    assert "CRITICAL" not in done.stderr
+    assert "AssertionError" not in done.stderr
+
+
+def test_a_file_that_is_not_finished_in_time_is_told(
+    g: Any, gst: Any, tee: Tee, playing: PipelineGuard, tmp_path: Path
+) -> None:
+    manager = tee.manager
+    branch = tee.attach(
+        f"identity sleep-time=400000 ! filesink location={tmp_path}/late.raw",
+        queue=gst.Gst.ElementFactory.make("queue"),
+        eos=0.3,
+    )
+    eventually(lambda: branch.stats().passed)
+    time.sleep(0.2)
+    branch.close()
+    eventually(lambda: manager.stats().types["gst.Branch"].panics)
+    assert manager.stats().types["gst.Branch"].panics == 1
