@@ -171,7 +171,7 @@ def push_with_room(loops: int) -> float:
     array = np.zeros((1080, 1920, 3), np.uint8)
     start = time.perf_counter()
     for _ in range(loops):
-        feeder.push(array)
+        feeder.push(array, lend=True)
     spent = time.perf_counter() - start
     pipeline.set_state(Gst.State.PLAYING)
     pipeline.set_state(Gst.State.NULL)
@@ -203,7 +203,7 @@ def feed_running(loops: int) -> float:
     array = np.zeros((1080, 1920, 3), np.uint8)
     start = time.perf_counter()
     for _ in range(loops):
-        feeder.push(array)
+        feeder.push(array, lend=True)
     feeder.end_of_stream()
     await_end(pipeline)
     spent = time.perf_counter() - start
