@@ -327,18 +327,21 @@ def test_errors_of_runs() -> None:
     state = Gst.State
     errors = Errors()
     errors.add(PipelineError("one"))
-    assert not errors.changed(state.PAUSED, state.READY)
+    assert not errors.changed(state.READY, state.PAUSED, False), "an element that joins begins no run"
+    assert errors.changed(state.PAUSED, state.READY, True)
     errors.add(PipelineError("two"))
     assert [str(error) for error in errors.now()] == ["one", "two"], "known until the next run"
-    assert errors.changed(state.READY, state.PAUSED)
+    errors.changed(state.READY, state.PAUSED, False)
     assert [str(error) for error in errors.now()] == ["two"]
-    assert not errors.changed(state.PAUSED, state.PLAYING)
+    errors.changed(state.READY, state.PAUSED, True)
+    assert not errors.changed(state.PAUSED, state.PLAYING, True)
+    assert errors
     for number in range(40):
         errors.add(PipelineError(str(number)))
     assert len(errors.now()) == KEPT_ERRORS
-    assert not errors.changed(state.PLAYING, state.PAUSED)
+    assert not errors.changed(state.PLAYING, state.PAUSED, True)
     assert errors
-    assert errors.changed(state.NULL, state.READY)
+    assert errors.changed(state.NULL, state.READY, True)
     assert not errors
 
 

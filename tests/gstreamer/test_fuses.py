@@ -127,6 +127,29 @@ def test_who_cannot_take_a_new_size_fails_alone(
     flows(viewer)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["before", "playing"])
+def test_who_was_there_before_the_caps_fails_alone_later(
+    g: Any, manager: SafetyManager, gst: Any, first: bool
+) -> None:
+    with g.PipelineGuard(manager, SOURCE) as guard:
+        tee = g.Tee(manager, guard, "t")
+        if not first:
+            guard.play(0)
+        watching = tee.attach("appsink max-buffers=4 drop=true")
+        viewer = watching.capture()
+        branch = tee.attach("capsfilter caps=video/x-raw,width=32 ! fakesink")
+        guard.play()
+        flows(viewer)
+        eventually(lambda: branch.stats().passed)
+        guard["c"].set_property("caps", gst.Gst.Caps.from_string(SIZE.format(64, 48)))
+        eventually(lambda: branch.end)
+        flows(viewer)
+        assert branch.end.reason == "not-negotiated"
+        assert guard.errors == ()
+        branch.close()
+        watching.close()
+
+
 def test_a_branch_can_negotiate(g: Any, manager: SafetyManager) -> None:
     """One that is there before the caps has its say, and one that asks for it as well."""
     with g.PipelineGuard(manager, "videotestsrc is-live=true ! tee name=t") as guard:
@@ -141,6 +164,8 @@ def test_a_branch_can_negotiate(g: Any, manager: SafetyManager) -> None:
             tee.attach("capsfilter caps=video/x-raw,format=GRAY8 ! fakesink")
         second = tee.attach("fakesink", negotiates=True)
         eventually(lambda: second.stats().passed > 3)
+        second.close()
+        first.close()
 
 
 def test_an_element_set_to_null_by_hand_comes_back(tee: Tee, viewer: Capture, gst: Any) -> None:
@@ -166,12 +191,14 @@ def test_a_failed_branch_keeps_the_end_of_the_stream_from_nobody(g: Any, manager
         source = f"videotestsrc num-buffers=60 is-live=true ! {SIZE.format(16, 16)} ! tee name=t allow-not-linked=true"
         with g.PipelineGuard(manager, source) as guard:
             tee = g.Tee(manager, guard, "t")
-            tee.attach("fakesink")
+            other = tee.attach("fakesink")
             branch = tee.attach(description)
             guard.play(0)
             eventually(lambda branch=branch: branch.end)  # type: ignore[misc]
             assert guard.wait(20), description
             assert guard.errors == ()
+            branch.close()
+            other.close()
 
 
 def test_a_branch_with_a_full_queue_is_closed(g: Any, tee: Tee, viewer: Capture, gst: Any) -> None:

@@ -1,4 +1,4 @@
-"""Why nothing comes: frames that are held from a bounded pool, named with their holders, or anything else.
+"""Why nothing comes: frames that are held from a bounded pool, named with their or anything else.
 
 **The problem.** A pool of eight buffers whose frames are kept is empty after the eighth, and the source waits
 for ever: no error, no message on the bus, every state PLAYING.
@@ -22,8 +22,8 @@ from lifecycle import (
 from lifecycle.integrations.gstreamer._buffers import limits_of_pool
 from lifecycle.integrations.gstreamer._native import BufferHead
 from lifecycle.integrations.gstreamer.frames.frame import Frame
-from lifecycle.integrations.gstreamer.frames.held import Held
-from lifecycle.lowlevel import CollectorNudge, describe, held_pin, holders, raw, snapshot
+from lifecycle.integrations.gstreamer.frames.held import Held, names_of_holders
+from lifecycle.lowlevel import CollectorNudge, describe, held_pin, raw, snapshot
 
 __all__ = ["HeldFrames", "Stall"]
 
@@ -154,5 +154,5 @@ def _out_of_pools(handles: list[Handle[Held]]) -> list[tuple[int, int]]:
 
 
 def _named(handle: Handle[Any]) -> str:
-    names = ", ".join(map(str, holders(handle)))
+    names = ", ".join(names_of_holders(handle))
     return f"{describe(handle)}, held by {names or 'nobody any more'}"

@@ -37,6 +37,7 @@ from lifecycle.integrations.gstreamer.errors import FormatError
 from lifecycle.integrations.gstreamer.feeding.loans import Loans, sweep
 from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
 from lifecycle.integrations.gstreamer.frames.formats import Layout
+from lifecycle.integrations.gstreamer.frames.held import names_of_holders
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_manager,
@@ -46,7 +47,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     pointer_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked
-from lifecycle.lowlevel import CollectorNudge, Facts, Uncopied, facts, holders, tend, weakly
+from lifecycle.lowlevel import CollectorNudge, Facts, Uncopied, facts, tend, weakly
 from lifecycle.stats import Histogram, PoolStats
 
 __all__ = ["PoolAdapter"]
@@ -73,7 +74,7 @@ class Out:
         known = self.facts
         age = f"for {time.monotonic() - self.since:.1f} s"
         if known is not None and not known.has_ended:
-            names = ", ".join(map(str, holders(known))) or "its WritableFrame"
+            names = ", ".join(names_of_holders(known, own=1)) or "its WritableFrame"
             return f"object {known.id}, {age}, held by {names}"
         return f"a buffer {self.where}, {age}"
 

@@ -26,8 +26,9 @@ from lifecycle.integrations.gstreamer._native import (
     unmap_foreign,
 )
 from lifecycle.integrations.gstreamer.errors import MapError, ShortMemoryError
+from lifecycle.lowlevel import Facts, holders
 
-__all__ = ["Held", "Live", "check_memories", "end_held", "no_mapping", "open_memory"]
+__all__ = ["Held", "Live", "check_memories", "end_held", "names_of_holders", "no_mapping", "open_memory"]
 
 Live = dict[int, "weakref.ref[Any]"]
 
@@ -49,6 +50,15 @@ def end_held(held: Held) -> None:
     finally:
         if held.memory is not None:
             held.__del__()
+
+
+def names_of_holders(target: Handle[Any] | Facts, own: int = 0) -> tuple[str, ...]:
+    """Who holds a frame's memory, in words, also after its handle is closed; `own` open handles are not told.
+    Looks through the whole heap."""
+    found = holders(target)
+    shares = sum(holder.kind == "share" for holder in found) - own
+    names = [f"{shares} other share(s)"] if shares > 0 else []
+    return (*names, *(holder.what for holder in found if holder.kind != "share"))
 
 
 def check_memories(whose: Any, buffer: int) -> None:

@@ -44,7 +44,9 @@ def error_of(message: Any) -> PipelineError:
 
 
 class Errors:
-    """The last errors of a pipeline's run: from one NULL→READY, or READY→PAUSED, to the next.
+    """The last errors of a pipeline's run: from one NULL→READY, or READY→PAUSED, to the next. The pipeline
+    itself says PAUSED only when its sinks have had something; the first of its elements that does so begins
+    the run.
 
     Nothing else clears them. The start of a stream does not: with several sinks it is told when the last of
     them has seen it, and the first may have failed by then.
@@ -53,6 +55,7 @@ class Errors:
     def __init__(self) -> None:
         self._all: deque[PipelineError] = deque(maxlen=KEPT_ERRORS)
         self._past = 0  # how many of these are of runs before, once the next has begun
+        self._idle = False  # the pipeline has gone back to READY
 
     def add(self, error: PipelineError) -> None:
         """An element has failed."""
@@ -60,23 +63,26 @@ class Errors:
             self._past = max(0, self._past - 1)
         self._all.append(error)
 
-    def changed(self, before: Any, state: Any) -> bool:
-        """The pipeline has gone from one state to the next; whether a run has begun."""
-        if state == Gst.State.READY:
+    def changed(self, before: Any, state: Any, whole: bool) -> bool:
+        """The pipeline (`whole`) or an element of it has gone from one state to the next; whether a run has
+        ended or begun by that."""
+        if whole and state == Gst.State.READY:
             if before != Gst.State.NULL:
                 self._past = len(self._all)
-                return False
-            self.clear()
+                self._idle = True
+            else:
+                self.clear()
             return True
-        if before == Gst.State.READY and state == Gst.State.PAUSED:
+        if self._idle and before == Gst.State.READY and state == Gst.State.PAUSED:
+            self._idle = False
             past, self._past = self._past, 0
             for _ in range(min(past, len(self._all))):
                 self._all.popleft()
-            return True
         return False
 
     def clear(self) -> None:
         """They are history."""
+        self._idle = False
         self._past = 0
         self._all.clear()
 
@@ -124,10 +130,11 @@ class Ear:
         @contained()
         def changed(bus: Any, message: Any) -> None:
             ear = me()
-            if ear is not None and pointer_of(message.src) == pipeline:
+            if ear is not None:
+                whole = pointer_of(message.src) == pipeline
                 before, state, _ = message.parse_state_changed()
-                ear._errors.changed(before, state)
-                if state == Gst.State.PLAYING:
+                ear._errors.changed(before, state, whole)
+                if whole and state == Gst.State.PLAYING:
                     ear.on_playing()
 
         for signal, handler in (("error", heard), ("state-changed", changed)):

@@ -42,7 +42,7 @@ class News:
         self.ended = False
         self.bus = 0  # what `drain.py` calls it
         self.threads = StreamingThreads()
-        self._waiting: dict[int, TimedQueue[None]] = {}
+        self._waiting: dict[int, TimedQueue[bool]] = {}
         self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
 
     def delegate(self, part: Any, failed: Callable[[PipelineError], bool]) -> Callable[[], object]:
@@ -59,12 +59,13 @@ class News:
         return back
 
     def listening(self) -> _Listening:
-        """For a block: a queue that gets an entry with each piece of news."""
+        """For a block: a queue that gets an entry with each piece of news: whether it is the end of
+        the stream."""
         return _Listening(self._waiting)
 
-    def _tell(self) -> None:
+    def _tell(self, ended: bool = False) -> None:
         for queue in list(self._waiting.values()):
-            queue.put(None)
+            queue.put(ended)
 
     @contained()
     def on_error(self, bus: Any, message: Any) -> None:
@@ -89,7 +90,7 @@ class News:
     def on_eos(self, bus: Any, message: Any) -> None:
         """Every sink has seen the end."""
         self.ended = True
-        self._tell()
+        self._tell(True)  # who waits is told it, whatever undoes it meanwhile
 
     @contained()
     def on_reset_time(self, bus: Any, message: Any) -> None:
@@ -100,10 +101,9 @@ class News:
     @contained()
     def on_state_changed(self, bus: Any, message: Any) -> None:
         """An element has changed its state; a new run of the pipeline has neither errors nor an end."""
-        if pointer_of(message.src) == self.pipeline:
-            before, state, _ = message.parse_state_changed()
-            if self.errors.changed(before, state):
-                self.ended = False
+        before, state, _ = message.parse_state_changed()
+        if self.errors.changed(before, state, pointer_of(message.src) == self.pipeline):
+            self.ended = False
 
     @contained()
     def on_stream_status(self, bus: Any, message: Any) -> None:
@@ -116,11 +116,11 @@ class News:
 
 
 class _Listening:
-    def __init__(self, waiting: dict[int, TimedQueue[None]]) -> None:
+    def __init__(self, waiting: dict[int, TimedQueue[bool]]) -> None:
         self._waiting = waiting
-        self._queue: TimedQueue[None] = TimedQueue()
+        self._queue: TimedQueue[bool] = TimedQueue()
 
-    def __enter__(self) -> TimedQueue[None]:
+    def __enter__(self) -> TimedQueue[bool]:
         self._waiting[id(self)] = self._queue
         return self._queue
 

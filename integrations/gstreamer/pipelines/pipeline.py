@@ -266,7 +266,9 @@ class PipelineGuard(Guard["_PipelineCore"]):
                 if left <= 0:
                     return False
                 try:
-                    arrived.get(timeout=left)
+                    if arrived.get(timeout=left):
+                        self.check()
+                        return True
                 except Empty:
                     if not self._handle.valid:
                         self._handle.lease()
@@ -338,7 +340,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
                 with_deadline(send, timeout, f"gst-{self.name}")
                 while not (self._news.ended or self._news.errors) and time.monotonic() < until:
                     try:
-                        arrived.get(timeout=max(0.001, min(SLICE, until - time.monotonic())))
+                        if arrived.get(timeout=max(0.001, min(SLICE, until - time.monotonic()))):
+                            break
                     except Empty:
                         continue
         except TookTooLong:

@@ -222,22 +222,27 @@ class Door(_Probe):
     pad:
         The queue's sink pad: it asks itself whether new caps are accepted.
     negotiates:
-        Whether the branch itself is asked what it takes.
+        Whether the branch itself is asked what it takes. Before the first caps it is asked in any case.
     """
 
-    mask = QUERY
+    mask = QUERY | EVENT
 
     def __init__(self, pad: Any, negotiates: bool) -> None:
         super().__init__(pad)
-        self._negotiates = negotiates
+        self._asked = True
+        self._stays = negotiates
 
     def _handle(self, pad: int, info: _Info) -> int:
         query = info.data
         assert query is not None
+        if info.type & EVENT:
+            if _Typed.from_address(query).type == CAPS:
+                self._asked = self._stays
+            return OK
         kind = _Typed.from_address(query).type
         if kind == ASK_ALLOCATION:
             return DROP  # each element allocates for itself
-        if self._negotiates or kind not in (ASK_CAPS, ASK_ACCEPT):
+        if self._asked or kind not in (ASK_CAPS, ASK_ACCEPT):
             return OK
         if kind == ASK_ACCEPT:
             _accept_result(query, True)

@@ -119,7 +119,7 @@ class Tee(Uncopied):
         negotiates:
             Have the source ask this branch, too, which caps it takes. Otherwise the source sends what it
             would without it, and a branch that cannot take that fails alone. One that is attached before any
-            caps have reached the tee is always asked.
+            caps have reached the tee is asked until they have.
         on_error:
             Called with the `PipelineError` when an element in it fails, on that element's thread, once the
             branch is off the tee. `Branch.close` called there is handed over.
@@ -147,7 +147,7 @@ class Tee(Uncopied):
             )
             try:
                 with made.handle.lease() as core:
-                    core.guard(negotiates or caps is None)
+                    core.guard(negotiates)
                 if self._guard is not None:
                     self._isolate(made, wrapped)
                 with made.handle.lease() as core:
