@@ -98,7 +98,7 @@ def test_shares_are_named_too(fed: Any, manager: SafetyManager) -> None:
     kept: list[Any] = []
     with Capture(manager, fed) as capture:
         error = starved(capture, lambda frame: kept.append(frame.share()))
-        assert all("held by 1 other share(s)" in one for one in error.held), error.held
+        assert all("held by 1 other share(s)" in one for one in error.held)
         for share in kept:
             share.close()
 
