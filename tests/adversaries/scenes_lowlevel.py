@@ -168,7 +168,16 @@ class Kept(Uncopied):
         return 1
 
 
-@scene("Claim.__init__", "Claim.__repr__", "Claim.take", "Claim.held_by", "Claim.holder", "taking", "weakly", "snapshot")
+@scene(
+    "Claim.__init__",
+    "Claim.__repr__",
+    "Claim.take",
+    "Claim.held_by",
+    "Claim.holder",
+    "taking",
+    "weakly",
+    "snapshot",
+)
 def idioms(stage: Stage) -> None:
     claim: Claim[object] = Claim()
     me = object()

@@ -4,6 +4,7 @@
 - `pipeline`, `elements`, `pads`, `signals`, `bus`: the guards, each with what it guards
 - `descriptions`: pipelines and branches written as for ``gst-launch-1.0``
 - `news`: what is heard of a pipeline
+- `scopes`: in which branch something has happened
 - `callbacks`: the boundary around functions that GStreamer calls
 - `threads`: streaming threads, and calls that may hang
 - `ear`, `drain`: the errors of a pipeline, for whoever waits; buses that nobody reads

@@ -28,11 +28,10 @@ from types import FrameType
 from typing import Any, Final, TypeVar
 
 import lifecycle
-from lifecycle._core import runtime
 from lifecycle._core.runtime import TimedQueue
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import ForkedError, GuardError
-from lifecycle.lowlevel import must_not_wait, no_wait_threads
+from lifecycle.lowlevel import complain, must_not_wait, no_wait_threads
 
 __all__ = [
     "StreamingThreads",
@@ -108,7 +107,7 @@ def contained(
                 if main and isinstance(error, KeyboardInterrupt):
                     _thread.interrupt_main()
                 else:
-                    runtime.complain()
+                    complain()
                 return fallback()
             finally:
                 arguments = ()

@@ -47,7 +47,7 @@ from lifecycle.integrations.gstreamer.pipelines.pads import (
 from lifecycle.integrations.gstreamer.pipelines.scopes import enter_scope
 from lifecycle.integrations.gstreamer.pipelines.threads import in_the_background, may_wait
 from lifecycle.integrations.gstreamer.sharing.fuse import Door, Fuse
-from lifecycle.lowlevel import Claim, check_timeout, weakly
+from lifecycle.lowlevel import Claim, Flag, check_timeout, poll, weakly
 
 __all__ = [
     "FLUSH_TIMEOUT",
@@ -131,7 +131,8 @@ class BranchCore(PadHolder):
         self.leave_scope: Callable[[], object] = int
         self.told: Callable[[str], object] = str
         self._finishing: Claim[object] = Claim()
-        self._finished = threading.Event()
+        self._finished = Flag()
+        self.over = Flag()
 
     def join(self) -> None:
         """Into the bin, to its state, onto the tee."""
@@ -260,6 +261,7 @@ class BranchCore(PadHolder):
             if probe is not None:
                 probe.remove()
         self.leave_scope()
+        self.over.set()
         if self.forget is not None:
             self.forget()
 
@@ -272,13 +274,10 @@ def reached_end(branch: Any, until: float) -> bool:
     """Wait until every sink in the bin `branch` has seen the end of the stream, or until that moment of
     `monotonic`; whether they have. A pad keeps the event once its element has done with it."""
     pads = [pad for sink in sinks_of(branch) for pad in pads_of(sink, Gst.PadDirection.SINK)]
-    pause = 0.0005
-    while not all(pad.get_sticky_event(Gst.EventType.EOS, 0) for pad in pads):
-        if time.monotonic() >= until:
-            return False
-        time.sleep(pause)
-        pause = min(0.01, 2 * pause)
-    return True
+    return poll(
+        lambda: all(pad.get_sticky_event(Gst.EventType.EOS, 0) for pad in pads),
+        max(0.0, until - time.monotonic()),
+    )
 
 
 def shortened(text: str, most: int = 160) -> str:
@@ -318,7 +317,7 @@ class Branch(Guard[BranchCore]):
         self._on_error = on_error
         self._on_end = on_end
         self._ends: Claim[BranchEnd] = Claim()
-        self._over = threading.Event()
+        self._over = core.over
         self._captures: list[Capture] = []
         core.told = partial(_unfinished, manager)
         core.fuse = Fuse(core.queue.get_static_pad("src"), weakly(self._tripped))
@@ -338,12 +337,8 @@ class Branch(Guard[BranchCore]):
         is the pipeline's (`PipelineGuard.wait`).
         """
         check_timeout(timeout)
-        until = None if timeout is None else time.monotonic() + timeout
-        while not self._over.wait(0.1 if until is None else max(0.0, min(0.1, until - time.monotonic()))):
-            if self.closed:
-                break
-            if until is not None and time.monotonic() >= until:
-                return False
+        if not self._over.wait(timeout):
+            return False
         if self.error is not None:
             raise self.error.again()
         return True
@@ -473,9 +468,7 @@ class Branch(Guard[BranchCore]):
 
     def _await_error(self) -> None:
         """The message of what has failed comes on the failing thread, which may be another."""
-        until = time.monotonic() + MESSAGE_WAIT
-        while self.error is None and time.monotonic() < until:
-            time.sleep(0.001)
+        poll(lambda: self.error is not None, MESSAGE_WAIT)
 
 
 def _unfinished(manager: SafetyManager, text: str) -> None:
