@@ -328,10 +328,10 @@ def test_errors_of_runs() -> None:
     errors = Errors()
     errors.add(PipelineError("one"))
     assert not errors.changed(state.READY, state.PAUSED, False), "an element that joins begins no run"
-    assert errors.changed(state.PAUSED, state.READY, True)
+    assert not errors.changed(state.PAUSED, state.READY, True)
     errors.add(PipelineError("two"))
     assert [str(error) for error in errors.now()] == ["one", "two"], "known until the next run"
-    errors.changed(state.READY, state.PAUSED, False)
+    assert errors.changed(state.READY, state.PAUSED, False)
     assert [str(error) for error in errors.now()] == ["two"]
     errors.changed(state.READY, state.PAUSED, True)
     assert not errors.changed(state.PAUSED, state.PLAYING, True)

@@ -90,7 +90,6 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
     ("integrations/gstreamer/pipelines/pipeline.py", "Event"): (1, GSTREAMER),
     ("integrations/gstreamer/pipelines/pipeline.py", "sleep"): (1, GSTREAMER),
     ("integrations/gstreamer/pipelines/threads.py", "TimedQueue"): (1, GSTREAMER),
-    ("integrations/gstreamer/sharing/branch.py", "TimedQueue"): (1, GSTREAMER),
     ("integrations/gstreamer/sharing/branch.py", "acquire"): (1, GSTREAMER),
     ("integrations/gstreamer/sharing/clients.py", "sleep"): (1, GSTREAMER),
     ("integrations/gstreamer/sharing/tee.py", "join"): (1, "no thread: a core of the tee joins its branches"),

@@ -247,9 +247,9 @@ class Capture(Uncopied):
         self._ear.listen()
         self._opened.run = self._run = run = Run(self)
         run.begin(self._streaming)
-        if self._closed:  # on another thread, which may have seen no run
+        if self._closed:  # by the callback, or on another thread, which may have seen no run
             run.halt()
-            self._refuse_closed()
+            return
         self.manager._begin()
 
     def stop(self, timeout: float | None = CLOSE_TIMEOUT) -> bool:

@@ -65,19 +65,20 @@ class Errors:
 
     def changed(self, before: Any, state: Any, whole: bool) -> bool:
         """The pipeline (`whole`) or an element of it has gone from one state to the next; whether a run has
-        ended or begun by that."""
+        begun by that."""
         if whole and state == Gst.State.READY:
             if before != Gst.State.NULL:
                 self._past = len(self._all)
                 self._idle = True
-            else:
-                self.clear()
+                return False
+            self.clear()
             return True
         if self._idle and before == Gst.State.READY and state == Gst.State.PAUSED:
             self._idle = False
             past, self._past = self._past, 0
             for _ in range(min(past, len(self._all))):
                 self._all.popleft()
+            return True
         return False
 
     def clear(self) -> None:
