@@ -512,6 +512,7 @@ def pipeline_refused(stage: Stage) -> None:
     "BusWatch.wait",
     "BusWatch.errors",
     "BusWatch.messages",
+    "BusWatch.close",
     "Guard.close",
     world=live,
     few=STREAMS,
@@ -565,6 +566,10 @@ def pad(stage: Stage) -> None:
 @scene(
     "ProbeGuard.__init__",
     "ProbeGuard.on",
+    "ProbeInfo.__init__",
+    "ProbeInfo.__getattr__",
+    "ProbeInfo.__setattr__",
+    "ProbeInfo.__repr__",
     "CallbackGuard.calls",
     "CallbackGuard.error",
     "CallbackGuard.close",
@@ -584,6 +589,9 @@ def probe(stage: Stage) -> None:
         return stage.Gst.PadProbeReturn.REMOVE
 
     stage.keep(stage.gst.ProbeGuard.on(stage.manager, where, mask.IDLE)(once)).close()
+    info = stage.gst.ProbeInfo(stage.Gst.PadProbeInfo())
+    info.size = info.size
+    repr(info)
 
 
 def quiet(stage: Stage) -> None:
@@ -639,6 +647,9 @@ def signal_that_fails(stage: Stage) -> None:
     "Branch.appsink",
     "Branch.capture",
     "Branch.flush",
+    "Branch.stats",
+    "Branch.end",
+    "Branch.wait",
     "Branch.close",
     "gstreamer.low_latency_queue",
     world=live,
@@ -655,6 +666,9 @@ def tee(stage: Stage) -> None:
         seen.wait(5)
         branch.flush()
         made.flush()
+        branch.stats()
+        assert branch.end is None
+        branch.wait(0)
         assert branch in made.branches or branch.closed
         branch.close()
 
@@ -702,6 +716,7 @@ def client_of(stage: Stage) -> Any:
     "Fanout.clients",
     "Fanout.capture",
     "Fanout.close",
+    "Fanout.closed",
     "Fanout.__enter__",
     "Fanout.__exit__",
     "Fanout.__repr__",
@@ -719,6 +734,7 @@ def fanout(stage: Stage) -> None:
         client = stage.keep(made.add(client_of(stage), "feed"))
         assert len(made.clients) >= 0
         made.capture.stats()
+        assert made.closed in (True, False)
         made.request_key_frame()
         client.restart()
         client.stats()
