@@ -148,7 +148,6 @@ def test_every_module_of_the_integrations_is_looked_at() -> None:
         "lifecycle.integrations.event_loops",  # shows nothing itself
         "lifecycle.integrations.gstreamer.errors",  # shown by the package, as what is of the tracer
         "lifecycle.integrations.gstreamer.tracer",
-        "lifecycle.integrations.gstreamer.holders",  # for messages of ours
     }
     assert found == looked_at
 

@@ -58,7 +58,11 @@ def names_of_holders(target: Handle[Any] | Facts, own: int = 0) -> tuple[str, ..
     found = holders(target)
     shares = sum(holder.kind == "share" for holder in found) - own
     names = [f"{shares} other share(s)"] if shares > 0 else []
-    return (*names, *(holder.what for holder in found if holder.kind != "share"))
+    for holder in found:
+        if holder.kind != "share":
+            bare = holder.what.startswith(("view", "lease", "access"))
+            names.append(f"a {holder.what}" if bare else holder.what)
+    return tuple(names)
 
 
 def check_memories(whose: Any, buffer: int) -> None:
