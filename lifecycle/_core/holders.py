@@ -241,8 +241,21 @@ def _child_with(pins: Pins) -> Record | None:
         pins = None  # type: ignore[assignment]
 
 
-def _is_behind_view(each: Any, held: Any) -> bool:
-    return isinstance(each, ctypes.Array) or getattr(each, "_lifecycle_held", None) is held
+def _behind_view(held: Any) -> Any:
+    """What holds the pin for a view: a ctypes array, or the like; `held` itself where none is found.
+
+    A function of its own and a plain loop: a closure would be found as one more who refers to it.
+    """
+    referrers = gc.get_referrers(held)
+    each = None
+    try:
+        for each in referrers:
+            if isinstance(each, ctypes.Array) or getattr(each, "_lifecycle_held", None) is held:
+                return each
+        return held
+    finally:
+        referrers.clear()
+        held = each = None
 
 
 def _holder(kind: HolderKind, referrer: Any, named: bool) -> Holder:
@@ -253,10 +266,8 @@ def _holder(kind: HolderKind, referrer: Any, named: bool) -> Holder:
     target = None
     try:
         target = referrer
-        if isinstance(referrer, (dict, Held)):  # of what is behind a view: a ctypes array, or the like
-            target = next(
-                (each for each in gc.get_referrers(referrer) if _is_behind_view(each, referrer)), referrer
-            )
+        if isinstance(referrer, (dict, Held)):
+            target = _behind_view(referrer)
         return Holder(kind, what, named_referrers(target) if named else ())
     finally:
         referrer = target = None

@@ -178,6 +178,8 @@ def _name(referrer: Any, target: object) -> str:
 
 
 def _container(referrer: Any) -> str:
+    if isinstance(referrer, MethodType) and referrer.__name__ == "__exit__":
+        return "a `with` block"  # up to 3.13 its frame keeps the bound method for the block's end
     try:
         return f"a {type(referrer).__name__} of {len(referrer)}"
     except Exception:

@@ -208,7 +208,7 @@ def duplicate(record: Record, first: Record) -> DuplicateError:
         waits = f" and waits for {', '.join(holders)}" if holders else " and waits for its users"
         text += f"It was closed{_at(first)}{waits}; close(timeout=1) waits for that."
     elif state is STUCK:
-        text += f"It was closed{_at(first)}, and {_reason(first)}: what it holds is not known."
+        text += f"It was closed{_at(first)}, and {_reason(first)}. What it holds is not known."
     else:
         text += (
             "Released twice it would be freed twice. The same owner: share() on its handle. Part of it: "
