@@ -62,8 +62,8 @@ MUTANTS = (
         (
             (
                 "_core/leases.py",
-                '__slots__ = ("_pin", "_thread")',
-                '__slots__ = ("_cell", "_pin", "_thread")',
+                '__slots__ = ("_pin", "_record", "_thread")',
+                '__slots__ = ("_cell", "_pin", "_record", "_thread")',
             ),
             (
                 "_core/handle.py",
@@ -181,7 +181,7 @@ MUTANTS = (
         (
             (
                 "_core/handle.py",
-                "            pin = lease = None  # type: ignore[assignment]  # noqa: F841 - K3\n            raise\n",
+                "            self = pin = lease = None  # type: ignore[assignment]  # noqa: F841 - K3\n            raise\n",
                 "            raise\n",
             ),
         ),
@@ -341,8 +341,8 @@ MUTANTS = (
         (
             (
                 "_core/release.py",
-                "    retryable = is_of(error, (NotReleased, *extra.retry_on))\n",
-                "    retryable = True\n",
+                "    if is_of(error, (NotReleased, *extra.retry_on)) and _may_retry(record, extra):\n",
+                "    if _may_retry(record, extra):\n",
             ),
         ),
         core("places"),
@@ -424,8 +424,8 @@ MUTANTS = (
             ),
             (
                 "manager/manager.py",
-                "from lifecycle._core.handle import Handle\n",
-                "from lifecycle._core.handle import Handle\nfrom lifecycle._core.release import process\n",
+                "from lifecycle._core.handle import Handle, new_share\n",
+                "from lifecycle._core.handle import Handle, new_share\nfrom lifecycle._core.release import process\n",
             ),
         ),
         core("collector", "nesting"),
@@ -535,7 +535,7 @@ MUTANTS = (
         (
             (
                 "manager/access.py",
-                '        invalidate_record(record, Cause.PANIC, f"panic: {reason}", None)\n',
+                '        invalidate_record(record, Cause.PANIC, f"panic: {reason}{at}", None)\n',
                 "",
             ),
         ),
