@@ -376,7 +376,7 @@ def test_leaks_at_exit_are_said_where_they_were_made() -> None:
         args=("-W", "always::ResourceWarning"),
     )
     assert done.check().splitlines() == ["released forgotten"] or "lifecycle.leak" in done.stdout
-    assert "never closed" in done.stderr
+    assert "was dropped without close(); it has been released" in done.stderr
     assert "<string>:" in done.stderr
 
 

@@ -175,7 +175,7 @@ def test_the_warning_names_it_and_where_it_was_made(manager: SafetyManager) -> N
         gc.collect()
         eventually(lambda: len(told))
     assert told[0].filename == __file__
-    assert "use `with` or close()" in str(told[0].message)
+    assert "Use `with`, or close()" in str(told[0].message)
 
 
 def test_a_component_that_was_closed_leaves_no_trace(manager: SafetyManager) -> None:

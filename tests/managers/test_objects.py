@@ -188,7 +188,9 @@ def test_families(manager: SafetyManager) -> None:
         ]
         assert str(objects.tree(textures[0])[0]).count("\n") == 1
         assert not objects.unregister_object(device)  # its children hold it
-        with pytest.raises(RegistrationError, match="which is shut"):
+        with pytest.raises(
+            RegistrationError, match=r"""parent= names native "device" \(object \d+\), which is closed"""
+        ):
             register(objects, parent=device)
         assert objects.unregister_object(view)
         assert objects.children(textures[0]) == ()

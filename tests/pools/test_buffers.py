@@ -170,7 +170,7 @@ def test_it_refuses_naming_the_longest_holders(manager: SafetyManager) -> None:
     text = str(refused.value)
     assert not isinstance(refused.value, PoolTimeoutError)
     assert "'small' is exhausted: all 4 are in use" in text
-    assert f"object {held[0].id} " in text
+    assert f'buffer "small" (object {held[0].id}, ' in text
     assert "test_buffers.py:" in text
     assert "a lease or view still holds it" in text
     assert "and 1 more" in text
