@@ -93,7 +93,7 @@ class WebRTCPeer(Uncopied):
         if factory is None or factory.get_name() != "webrtcbin":
             raise GuardError(f"WebRTCPeer takes a webrtcbin or its name, not {webrtcbin!r}")
         self.manager = manager
-        self.name = f"{pipeline.name}.{webrtcbin.get_name()}"
+        self.name: str = f"{pipeline.name}.{webrtcbin.get_name()}"
         self._element: Any = webrtcbin
         self._on_ice = on_ice
         self._on_pad = on_pad

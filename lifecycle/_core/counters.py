@@ -29,9 +29,9 @@ class HistogramCount:
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self.bounds: tuple[float, ...] = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)
+        self.sum: float = 0.0
 
     def add_all(self, durations: list[float]) -> None:
         """Count `durations` (seconds)."""
@@ -106,19 +106,22 @@ class TypeCount:
     )
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.registered = 0
-        self.bytes = 0
-        self.ended = dict.fromkeys(ENDS, 0)
-        self.closed = {str(cause): 0 for cause in Cause}
-        self.refused = {str(state): 0 for state in ObjectState}
-        self.failures = {"error": 0, "timeout": 0, "not_released": 0}
-        self.panics = self.errors = self.leaks = self.retries = 0
-        self.invalid = 0
+        self.registered: int = 0
+        self.bytes: int = 0
+        self.ended: dict[str, int] = dict.fromkeys(ENDS, 0)
+        self.closed: dict[str, int] = {str(cause): 0 for cause in Cause}
+        self.refused: dict[str, int] = {str(state): 0 for state in ObjectState}
+        self.failures: dict[str, int] = {"error": 0, "timeout": 0, "not_released": 0}
+        self.panics: int = 0
+        self.errors: int = 0
+        self.leaks: int = 0
+        self.retries: int = 0
+        self.invalid: int = 0
         self.shut: dict[int, bool] = {}  # shut and not ended: id -> poisoned
         self.order: deque[Record] = deque()  # oldest first; ended ones are dropped when they pile up
-        self.gone = 0  # how many of them, or more
-        self.duration = HistogramCount(bounds)
-        self.wait = HistogramCount(bounds)
+        self.gone: int = 0  # how many of them, or more
+        self.duration: HistogramCount = HistogramCount(bounds)
+        self.wait: HistogramCount = HistogramCount(bounds)
 
     @property
     def live(self) -> int:

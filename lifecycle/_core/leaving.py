@@ -46,7 +46,7 @@ class Leaving(dict[int, Handle[Any]]):
 
     def __init__(self, left: Callable[[int], object]) -> None:
         super().__init__()
-        self.left = left
+        self.left: Callable[[int], object] = left
         self._ends = _Ends(self)
 
     def enter(self, handle: Handle[Any]) -> int:

@@ -85,10 +85,10 @@ class DequePlace(Place):
         self.name = name
         # Every close asks for these three, which CPython finds in the instance several times quicker than in
         # the class.
-        self.at_once = type(self).at_once
+        self.at_once: bool = type(self).at_once
         self.inline = True
         self.lost_reason = None
-        self.last_drain = 0.0
+        self.last_drain: float = 0.0
         self.orphaned = 0
         self._make_mailbox()
 

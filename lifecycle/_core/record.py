@@ -155,36 +155,36 @@ class Extra:
     def __init__(self) -> None:
         # The last ones, where they are noted.
         self.accesses: deque[tuple[int, float, Site | None]] | None = None
-        self.attempts = 0
-        self.failure = "error"  # what a failed release is counted as
+        self.attempts: int = 0
+        self.failure: str = "error"  # what a failed release is counted as
         self.cleanups: list[Callable[[], object]] = []
         self.fences: list[Any] = []  # all must have signalled before the release
-        self.fence_polls = 0
+        self.fence_polls: int = 0
         self.keep_alive: tuple[Any, ...] = ()
-        self.let_go = False
+        self.let_go: bool = False
         """Without the GIL: nobody holds the object any more, though its core waits for the thread that made
         it, to die."""
         self.line: Any = None  # timelines.Line: where it waits for its turn to ask
-        self.not_before = 0.0  # no earlier than this (monotonic) is it tried again
-        self.panic = ""  # of what type the exception was that made it invalid
+        self.not_before: float = 0.0  # no earlier than this (monotonic) is it tried again
+        self.panic: str = ""  # of what type the exception was that made it invalid
         self.parent_ids: tuple[int, ...] = ()
-        self.quiet = False  # to drop it is no leak: it belongs to a proxy that others hold
-        self.reason = ""
+        self.quiet: bool = False  # to drop it is no leak: it belongs to a proxy that others hold
+        self.reason: str = ""
         self.retry_on: tuple[type[BaseException], ...] = ()
         self.retry_for: float | None = (
             None  # seconds from the first failure on; None: as long as there is time
         )
-        self.retry_until = 0.0  # (monotonic)
+        self.retry_until: float = 0.0  # (monotonic)
         self.root: Callable[[], Any] | None = None  # the way to its `doors.Root`
         # The object's entry among those its factory counts, or its facade keeps: what has the `pop` of a
         # dict, and the key.
         self.slot: tuple[Any, object] | None = None
         self.stand_ins: list[weakref.ref[Pin]] = []  # pins beside that of the cell (`doors.py`)
-        self.trace = ""
+        self.trace: str = ""
         self.turns: dict[None, list[int]] = {}  # who uses the object exclusively
         self.turn_line: Any = None  # waiting.Line: who waits for that to end
         self.turn_order: Any = None
-        self.unlimited = False  # past every limit of its type
+        self.unlimited: bool = False  # past every limit of its type
 
 
 PLAIN: Any = object()

@@ -73,8 +73,8 @@ _refuse_subinterpreter()
 
 T = TypeVar("T")
 
-monotonic = time.monotonic
-wall_time = time.time
+monotonic: Callable[[], float] = time.monotonic
+wall_time: Callable[[], float] = time.time
 get_ident = threading.get_ident
 Lock = threading.Lock
 RLock = threading.RLock
@@ -96,7 +96,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._count = itertools.count()
-        self.add = self._count.__next__
+        self.add: Callable[[], int] = self._count.__next__
 
     def __int__(self) -> int:
         return int(repr(self._count)[6:-1])  # "count(7)": the only way to look at it that moves nothing

@@ -230,8 +230,8 @@ class Timeline(Order):
             )
         self.name = name
         self.generation = None if queue is None else queue.generation
-        self.ended = Tally()
-        self.lost_count = Tally()
+        self.ended: Tally = Tally()
+        self.lost_count: Tally = Tally()
         self._fence = fence
         self._waiter = waiter
         self._thread: Thread | None = None

@@ -54,10 +54,10 @@ class Kind:
     )
 
     def __init__(self, registry: Registry, type_name: str, count: TypeCount) -> None:
-        self.registry = registry
-        self.type_name = type_name
-        self.count = count
-        self.component = False  # what it counts are components (`manager/components.py`)
+        self.registry: Registry = registry
+        self.type_name: str = type_name
+        self.count: TypeCount = count
+        self.component: bool = False  # what it counts are components (`manager/components.py`)
         self.errors: tuple[type[BaseException], ...] = ()
         self.validator: Callable[[Any], object] | None = None
         """The policy's. What accesses ask is `validate`."""
@@ -78,10 +78,10 @@ class Kind:
         self.reserving: object = None
         """Whoever reserves now. Another one, on the same thread, may come in between: in a handler or in
         ``__del__``."""
-        self.budget = runtime.RLock()
-        self.sampled = 0  # registrations seen, as far as sampling cares: not exact
-        self.site_mask = -1
-        self.first_sites = 0
+        self.budget: Any = runtime.RLock()
+        self.sampled: int = 0  # registrations seen, as far as sampling cares: not exact
+        self.site_mask: int = -1
+        self.first_sites: int = 0
         # The registry while no validator is set: one comparison clears an access.
         self.plain: Registry | None = registry
 
@@ -205,7 +205,7 @@ class Registry:
         self.roots: set[weakref.ref[Pin]] = set()  # cores, and `doors.Root`
         self.shared: dict[int, Any] = {}  # by id: `shares.Tokens`
         self.kinds: dict[str, Kind] = {}
-        self.waiters = WaitTable()  # for the end of an object, by its id
+        self.waiters: WaitTable = WaitTable()  # for the end of an object, by its id
         self.kept: dict[int, Any] = {}  # handles that the manager keeps
         # Registrations and ends to be counted, and whatever else happens.
         self.entered: deque[Record] = deque()

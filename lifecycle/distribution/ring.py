@@ -45,15 +45,15 @@ class Ring(Generic[T]):
     def __init__(self, capacity: int, name: str) -> None:
         self.capacity = capacity
         self.name = name
-        self.tail = empty_slot(-1)
+        self.tail: Slot = empty_slot(-1)
         self.table: dict[int, Slot] = {}
         self.kept: dict[int, Slot] = {}  # overwritten key frames
         self.roster: Register[Roster] = Register(Roster())
         # Who waits for something to receive, and for a receiver that blocks the publisher to move on.
-        self.heard = WaitList()
-        self.room = WaitList()
+        self.heard: WaitList = WaitList()
+        self.room: WaitList = WaitList()
         self.dropped: deque[SeatRef] = deque()
-        self.discarded = False
+        self.discarded: bool = False
         self.close_failures: deque[str] = deque()
 
     # -- publishing ------------------------------------------------------------------------------------------

@@ -58,11 +58,11 @@ class Seat:
     __slots__ = ("__weakref__", "group", "name", "policy", "ref", "standing", "start")
 
     def __init__(self, name: str, group: str, policy: Policy, start: int, awaits_key: bool) -> None:
-        self.name = name
-        self.group = group
-        self.policy = policy
-        self.start = start
-        self.standing = standing(start, 0, 0, awaits_key=awaits_key)
+        self.name: str = name
+        self.group: str = group
+        self.policy: Policy = policy
+        self.start: int = start
+        self.standing: Standing = standing(start, 0, 0, awaits_key=awaits_key)
         self.ref: SeatRef | None = None
 
     def now(self) -> Standing:

@@ -21,14 +21,14 @@ class _Process:
     __slots__ = ("__weakref__", "generation")
 
     def __init__(self) -> None:
-        self.generation = 0
+        self.generation: int = 0
         """How many forks lie between this process and the one that imported us."""
 
     def forked(self) -> None:
         self.generation += 1
 
 
-process = _Process()
+process: _Process = _Process()
 after_fork(process.forked)
 
 _ROOM: Any = ((((int,),),),)

@@ -39,9 +39,9 @@ class Action:
     __slots__ = ("__weakref__", "args", "armed", "fn")
 
     def __init__(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self.fn = fn
-        self.args = args
-        self.armed = False
+        self.fn: Callable[..., object] = fn
+        self.args: tuple[Any, ...] = args
+        self.armed: bool = False
 
     def run(self) -> None:
         """The release."""

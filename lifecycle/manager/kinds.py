@@ -22,7 +22,7 @@ class Kinds:
         self._names: dict[
             weakref.ref[type], str
         ] = {}  # whose callbacks take them out: no class is kept alive
-        self.bounds = bounds_with(registry.config.finalizer_timeout)
+        self.bounds: tuple[float, ...] = bounds_with(registry.config.finalizer_timeout)
         """Of the histograms of release times, in seconds: the deadline is one of them."""
 
     def named(self, type_name: Any) -> Kind:

@@ -27,9 +27,9 @@ class Machinery:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self.any_thread = AnyThread("ANY_THREAD")
-        self.workers = Workers(registry)
-        self.keeper = Keeper(registry, self.any_thread, self.workers)
+        self.any_thread: AnyThread = AnyThread("ANY_THREAD")
+        self.workers: Workers = Workers(registry)
+        self.keeper: Keeper = Keeper(registry, self.any_thread, self.workers)
         self._background: Place = self.workers if registry.config.enable_finalizer_safety else self.any_thread
         self._starters: dict[None, object] = {}  # who starts the threads
         registry.waiting = self.any_thread.mailbox

@@ -26,10 +26,14 @@ class Account:
     __slots__ = ("bytes", "max_bytes", "max_live", "name", "objects", "peak_bytes", "peak_objects", "total")
 
     def __init__(self, name: str, max_bytes: int | None = None, max_live: int | None = None) -> None:
-        self.name = name
-        self.bytes = self.objects = self.peak_bytes = self.peak_objects = self.total = 0
-        self.max_bytes = max_bytes
-        self.max_live = max_live
+        self.name: str = name
+        self.bytes: int = 0
+        self.objects: int = 0
+        self.peak_bytes: int = 0
+        self.peak_objects: int = 0
+        self.total: int = 0
+        self.max_bytes: int | None = max_bytes
+        self.max_live: int | None = max_live
 
     def over(self, nbytes: int, objects: int, share: float = 1.0) -> str:
         """The limit of which more than `share` would be used with so much more, in words; empty when none
@@ -59,11 +63,11 @@ class Entry:
     __slots__ = ("account", "counted", "id", "objects", "ref", "size")
 
     def __init__(self, account: Account, size: int, objects: int = 1) -> None:
-        self.account = account
-        self.size = size
-        self.objects = objects
-        self.counted = False
-        self.id = 0
+        self.account: Account = account
+        self.size: int = size
+        self.objects: int = objects
+        self.counted: bool = False
+        self.id: int = 0
         self.ref: ReservationRef | None = None
 
 
@@ -72,16 +76,16 @@ class Books:
 
     def __init__(self, config: MemoryConfig) -> None:
         self._low_water = config.low_water
-        self.lock = RLock()
+        self.lock: RLock = RLock()
         self.entries: dict[int, Entry] = {}
         """Of the objects that have not ended, and of reservations, by their ids."""
         self.gone: deque[int | ReservationRef] = deque()
         """The mailbox of ends."""
-        self.all = Account("all types", config.max_bytes, config.max_live)
+        self.all: Account = Account("all types", config.max_bytes, config.max_live)
         self._accounts: dict[str, Account] = {}
         self.counting: object = None
         """Whoever looks for room now: another one, on the same thread, may come in between."""
-        self.pressed = False
+        self.pressed: bool = False
         """Whether the high-water mark was passed, and the low-water mark not reached since."""
 
     def known(self, type_name: str) -> Account | None:

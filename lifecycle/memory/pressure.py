@@ -23,7 +23,7 @@ class Pressure:
         self._last_resort = last_resort
         self._callbacks: dict[int, Callable[[], object]] = {}
         self._relieving: dict[None, object] = {}  # who runs them
-        self.runs = 0
+        self.runs: int = 0
 
     def add(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Have `fn` called under pressure; returns a function that takes it back."""

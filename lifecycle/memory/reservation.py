@@ -27,7 +27,7 @@ class Reservation(Uncopied):
     def __init__(self, id: int, size: int, leave: Callable[[int], object]) -> None:
         self._id = id
         self._leave = leave
-        self.size = size
+        self.size: int = size
 
     def release(self) -> None:
         """Give the bytes back. Calling again changes nothing."""

@@ -66,8 +66,8 @@ class Ledger:
     def __init__(self, registry: Registry, observer: Observer) -> None:
         self.registry = registry
         self.observer = observer
-        self.late = 0
-        self.other_failures = 0
+        self.late: int = 0
+        self.other_failures: int = 0
         self.plain: dict[Kind, PlainTotals] = {}
         """What plain ends came to so far. Never changed but replaced."""
         # Taken out of the mailboxes of the registry and not counted yet.
@@ -80,7 +80,7 @@ class Ledger:
         # later.
         self._expiring: deque[Record] = deque()
         self._unsorted: list[Record] = []
-        self.leaks = LeakReports(registry, self._tell)
+        self.leaks: LeakReports = LeakReports(registry, self._tell)
         self.profiler: Any = None  # profiling.Profiler, while one runs
         self.failed: deque[ObjectInfo] = deque(maxlen=FAILED_KEPT)
         """Failed releases whose records are forgotten: for the report at the end."""

@@ -66,12 +66,12 @@ class Keeper:
         self.registry = registry
         self.any_thread = any_thread
         self.workers = workers
-        self.observer = Observer(registry.name, registry.config)
-        self.ledger = Ledger(registry, self.observer)
+        self.observer: Observer = Observer(registry.name, registry.config)
+        self.ledger: Ledger = Ledger(registry, self.observer)
         self.queues: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
-        self.lost = LostTickets(registry, workers)
+        self.lost: LostTickets = LostTickets(registry, workers)
         self.sweeps: list[Callable[[], None]] = []
-        self.last_run = 0.0
+        self.last_run: float = 0.0
         self._bell: Inbox[None] = Inbox()
         self._thread: threading.Thread | None = None
         self._over = Flag()  # set by the thread's last act

@@ -78,14 +78,14 @@ class Observer:
         self.config = config
         self.hooks: Hooks = {}
         self.leak_hooks: Hooks = {}
-        self.dropped = 0
+        self.dropped: int = 0
         self.queue: runtime.SimpleQueue[Event | None] = runtime.SimpleQueue()
         self._event: Event | None = None  # that the thread has in hand
         self._told = 0  # to so many hooks
         self.thread: threading.Thread | None = None
         # The one to wait for, also after another has told it to end.
         self.last: threading.Thread | None = None
-        self.stopped = False
+        self.stopped: bool = False
         self._over = Flag()  # set by its last act
 
     def tell(self, event: Event) -> None:

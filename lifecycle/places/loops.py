@@ -53,9 +53,9 @@ class Bell:
     def __init__(self, queue: ReleaseQueue, post: Callable[[Callable[[], None]], object]) -> None:
         self.mailbox: deque[Any] = deque()
         inbox: runtime.SimpleQueue[Any] = runtime.SimpleQueue()
-        self.put = inbox.put
-        self.problem = ""
-        self.ringing = False  # the loop was called, or is about to be
+        self.put: Callable[..., None] = inbox.put
+        self.problem: str = ""
+        self.ringing: bool = False  # the loop was called, or is about to be
         self._inbox = inbox
         self._waits = iter(inbox.get, self)
         self._takes = iter(inbox.get_nowait, self)

@@ -54,11 +54,11 @@ class Generation(DequePlace):
             self.put = bell.put
             self.requeue = bell.mailbox.append
             self.takes = iter(self.mailbox.popleft, self)
-        self.here = queue.here
+        self.here: Callable[[], bool] | None = queue.here
         self.fence_mode = queue.fences
         self.handed = queue.handed
         self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
-        self.swept = False
+        self.swept: bool = False
         self.held: list[
             Record
         ] = []  # orphans that somebody used when the queue was lost, and that have a parent
@@ -240,13 +240,13 @@ class ReleaseQueue(Uncopied):
         self.name = name
         self.fences = fences
         self.here = here
-        self.at_once = Tally()  # releases that ran where they were closed
-        self.handed = Tally()  # and those that came here from elsewhere
+        self.at_once: Tally = Tally()  # releases that ran where they were closed
+        self.handed: Tally = Tally()  # and those that came here from elsewhere
         self._thread, self._owner = _owner_of(thread)
         self._lost: deque[Generation] = deque()
         self._orphaned = 0
         self._bell = None if post is None else Bell(self, post)
-        self.generation = self._new_generation()
+        self.generation: Generation = self._new_generation()
         runtime.at_fork_in_child(self._after_fork)
         if self._bell is not None:
             self._bell.start()

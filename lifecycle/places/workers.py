@@ -77,7 +77,9 @@ class Errand:
     hang."""
 
     def __init__(self, fn: Callable[[], object]) -> None:
-        self.todo = [fn]  # whoever pops it decides: the worker that calls it, or the sender that gives up
+        self.todo: list[Callable[[], object]] = [
+            fn
+        ]  # whoever pops it decides: the worker that calls it, or the sender that gives up
         self.done: Reply[BaseException | None] = Reply()
         self.worker: Worker | None = None
         self._error: BaseException | None = None
@@ -121,24 +123,24 @@ class Worker(Timed):
     )
 
     def __init__(self, workers: Workers) -> None:
-        self.workers = workers
+        self.workers: Workers = workers
         self.stack: list[tuple[Record, float]] = []
         self.batch: Batch | None = None
-        self.busy_since = 0.0
-        self.ident = 0
-        self.written_off = False
-        self.inherited = False  # this is a forked child, and the thread belongs to the parent
-        self.waits = False
+        self.busy_since: float = 0.0
+        self.ident: int = 0
+        self.written_off: bool = False
+        self.inherited: bool = False  # this is a forked child, and the thread belongs to the parent
+        self.waits: bool = False
         self.closing: Record | None = None
         # Tickets that others left to it, since a release on it closes them.
         self.left: deque[Record] = deque()
-        self.struck = 0
+        self.struck: int = 0
         """How often it was struck since a ticket came through."""
         self.struck_with: object = None
         """The ticket that it had in hand the last time."""
         self.thread: threading.Thread | None = None
         # Set by the thread's last act.
-        self.over = Flag()
+        self.over: Flag = Flag()
 
     def begins(self, record: Record) -> None:
         """As `Timed.begins`."""
@@ -363,8 +365,8 @@ class Workers(Place):
     def __init__(self, registry: Registry) -> None:
         self.name = "BACKGROUND"
         self.registry = registry
-        self.timeout = registry.config.finalizer_timeout
-        self.last_run = 0.0
+        self.timeout: float = registry.config.finalizer_timeout
+        self.last_run: float = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -375,9 +377,9 @@ class Workers(Place):
         self.by_ident: dict[int, Worker] = {}
         self.healthy: list[Worker] = []
         self.stuck: list[Worker] = []
-        self.stopping = False
-        self.unstartable = False
-        self.hold_back = False  # while a batch runs in its order, single tickets wait
+        self.stopping: bool = False
+        self.unstartable: bool = False
+        self.hold_back: bool = False  # while a batch runs in its order, single tickets wait
         self.held_back: deque[Record] = deque()
 
     def let_go(self) -> None:

@@ -56,15 +56,15 @@ class Block(Uncopied):
 
     def __init__(self, nbytes: int, reservation: Reservation | None = None) -> None:
         try:
-            self.memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self.memory: mmap.mmap = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError, ValueError, MemoryError) as error:
             raise OutOfMemoryError(
                 f"there are no {nbytes} bytes of memory to be had ({error}); ask for less, or trim() what is "
                 "idle"
             ) from error
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        self.nbytes = nbytes
-        self.reservation = reservation  # its part in a budget, which goes when it goes
+        self.address: int = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        self.nbytes: int = nbytes
+        self.reservation: Reservation | None = reservation  # its part in a budget, which goes when it goes
         self.poisoned_by: Loan | None = None  # who had it before it was filled with poison
 
     def __repr__(self) -> str:
@@ -283,7 +283,7 @@ class BufferPool(Pool):
         if size != self._size:
             self._size = size
             self._class = _round_up(size)
-            self.looks_after = True  # what is lent has the old size
+            self.looks_after: bool = True  # what is lent has the old size
             self.trim()
 
     # -- how a pool of memory works --------------------------------------------------------------------------

@@ -35,12 +35,13 @@ class Counts:
     __slots__ = ("dropped", "lock", "losses", "results", "wait", "wait_seconds", "waits")
 
     def __init__(self) -> None:
-        self.results = dict.fromkeys(RESULTS, 0)
-        self.losses = dict.fromkeys(LOSSES, 0)
-        self.wait = HistogramCount(BUCKETS)
-        self.waits = self.dropped = 0
-        self.wait_seconds = 0.0
-        self.lock = RLock()
+        self.results: dict[str, int] = dict.fromkeys(RESULTS, 0)
+        self.losses: dict[str, int] = dict.fromkeys(LOSSES, 0)
+        self.wait: HistogramCount = HistogramCount(BUCKETS)
+        self.waits: int = 0
+        self.dropped: int = 0
+        self.wait_seconds: float = 0.0
+        self.lock: RLock = RLock()
 
     def got(self, result: str, seconds: float, waited: float) -> None:
         """A `get` ended in `result` after `seconds`, of which it waited `waited`."""

@@ -148,7 +148,7 @@ class ObjectPool(Pool, Generic[T]):
             collect=collect,
         )
         self._careful = check is not None or max_age is not None
-        self.looks_after = reset is not None or max_age is not None
+        self.looks_after: bool = reset is not None or max_age is not None
         self._make = manager.factory(
             create, f"{self._type_name}.item", release=destroy, release_on=release_on
         )

@@ -139,7 +139,7 @@ class Pool(Uncopied):
         self.looks_after = False  # and when it comes back
         self._loans = recipe(manager, type_name, release=None, release_on=ANY_THREAD)
         self._tend = functools.partial(tend, manager)
-        self.shelf = Shelf(self, self._check_limit(limit, "size"), self._empty, self._gone)
+        self.shelf: Shelf = Shelf(self, self._check_limit(limit, "size"), self._empty, self._gone)
         me = weakref.ref(self)
 
         def manager_closes() -> None:

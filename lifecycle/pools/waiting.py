@@ -68,18 +68,18 @@ class Slot:
     )
 
     def __init__(self, pool: Any) -> None:
-        self.pool = pool
-        self.key = EMPTY
+        self.pool: Any = pool
+        self.key: int = EMPTY
         self.item: Any = None
         self.native: int | None = None  # the item's native name
         self.handle: Any = None  # of the item itself, where it is registered
         self.loan: Facts | None = None
-        self.dirty = False  # it was lent since it was last reset
-        self.borrower = 0  # the thread it is lent to
-        self.at_once = 0  # loans that were served without a wait
-        self.made = 0.0
-        self.idle_since = 0.0
-        self.missed = 0.0  # when it was seen to be lost
+        self.dirty: bool = False  # it was lent since it was last reset
+        self.borrower: int = 0  # the thread it is lent to
+        self.at_once: int = 0  # loans that were served without a wait
+        self.made: float = 0.0
+        self.idle_since: float = 0.0
+        self.missed: float = 0.0  # when it was seen to be lost
 
     def came_back(self, item: object) -> None:
         """The release of every loan, run once by whoever lets go last, or for him."""
@@ -118,7 +118,7 @@ class Request:
     __slots__ = ("bell", "box", "hand", "want")
 
     def __init__(self, want: int = EMPTY) -> None:
-        self.want = want
+        self.want: int = want
         self.hand: Slot | None = None
         self.box: dict[int, Slot | Sign] = {}
         self.bell: WaitList | None = None
@@ -160,7 +160,7 @@ class Shelf:
     ) -> None:
         self.pool = pool
         self.limit = limit
-        self.closed = False
+        self.closed: bool = False
         self.slots: dict[Slot, None] = {}
         self.idle: dict[int, dict[Slot, None]] = {}
         self.takes: dict[int, Iterator[tuple[Slot, None]]] = {}

@@ -26,7 +26,7 @@ class Box:
     __slots__ = ("raw",)
 
     def __init__(self, raw: Any) -> None:
-        self.raw = raw
+        self.raw: Any = raw
 
     def end(self) -> None:
         """Drop what is in it; a generator runs its ``finally`` now."""
@@ -62,7 +62,7 @@ class Dependents:
     __slots__ = ("boxes", "limit", "lock", "members", "over", "pending")
 
     def __init__(self, lock: Any) -> None:
-        self.lock = lock
+        self.lock: Any = lock
         """Taken for calls that run one at a time. None where none do."""
         self.members: dict[int, weakref.ref[Proxy]] = {}
         """By identity of the raw child: its proxy. Light and registered ones, the newest last."""
@@ -71,7 +71,7 @@ class Dependents:
         """By identity of a raw child that is being registered: whether it is the manager's."""
         self.over: list[Any] = []
         """Has an item once an end has returned: the native is gone by that."""
-        self.limit = FIRST_SWEEP
+        self.limit: int = FIRST_SWEEP
 
     def add(self, key: int, proxy: Proxy) -> None:
         """Enter the proxy of a child, as the newest."""
@@ -144,5 +144,5 @@ class Forked:
             self.kept += (dependents, [one._lifecycle_raw for one in dependents.living() if is_light(one)])
 
 
-forked = Forked()
+forked: Forked = Forked()
 after_fork(forked.keep)

@@ -62,11 +62,11 @@ class Plan:
         ends = checked_names(ends, "proxy(ends=)")
         if not isinstance(exclusive, bool):
             exclusive = frozenset(checked_names(exclusive, "proxy(exclusive=)")) or False
-        self.manager = manager
-        self.where = where
-        self.name = name
-        self.native = native
-        self.parent = _handle_behind(parent)
+        self.manager: SafetyManager = manager
+        self.where: Any = where
+        self.name: str | None = name
+        self.native: Any = native
+        self.parent: Any = _handle_behind(parent)
         self._rules = (dict(children), ends, exclusive)
         self._release = release
         self._node: Node | None = None

@@ -64,7 +64,7 @@ class Results(dict[type, "How | None"]):
 
     def __init__(self, node: Node) -> None:
         super().__init__(dict.fromkeys(PLAIN - {type}))
-        self.node = node
+        self.node: Node = node
 
     def __missing__(self, kind: type) -> How | None:
         how = self._how(kind)

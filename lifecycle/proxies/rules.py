@@ -129,18 +129,18 @@ class Node:
         children: Mapping[type | str, ChildRule],
         exclusive: bool | frozenset[str],
     ) -> None:
-        self.up = up
-        self.release = release
-        self.closes = closes
+        self.up: Node | None = up
+        self.release: Callable[[Any], object] | None = release
+        self.closes: str | None = closes
         """The method that is the release. None where it is no method."""
-        self.ends = ends
-        self.exclusive = exclusive
+        self.ends: tuple[str, ...] = ends
+        self.exclusive: bool | frozenset[str] = exclusive
         self.names: dict[str, ChildRule] = {
             key: rule for key, rule in children.items() if isinstance(key, str)
         }
         own: dict[type, ChildRule] = {key: rule for key, rule in children.items() if isinstance(key, type)}
         self.types: dict[type, ChildRule] = {**(up.types if up is not None else {}), **own}
-        self.owns = any(_owning(rule) for rule in (*self.types.values(), *self.names.values()))
+        self.owns: bool = any(_owning(rule) for rule in (*self.types.values(), *self.names.values()))
         """Whether a call may make something that has to be released."""
         self._below: dict[int, tuple[ChildRule, Node]] = {}
         self.classes: dict[type, Any] = {}

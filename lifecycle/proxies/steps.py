@@ -27,8 +27,8 @@ class GuardedMethod(Uncopied):
     __slots__ = ("__name__", "__self__")
 
     def __init__(self, proxy: Any, name: str) -> None:
-        self.__self__ = proxy
-        self.__name__ = name
+        self.__self__: Any = proxy
+        self.__name__: str = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it."""

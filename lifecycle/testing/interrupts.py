@@ -317,7 +317,7 @@ class Signals:
     def __init__(self, hertz: float = 10_000, *, of: Chooses | None = None) -> None:
         self.hertz = hertz
         self._of = of
-        self.raised = 0
+        self.raised: int = 0
         self._last = 0.0
         self._target: CodeType | None = None
         self._before: Any = None

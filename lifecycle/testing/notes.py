@@ -93,4 +93,4 @@ class Notes:
 
 _identity = id
 
-notes = Notes()
+notes: Notes = Notes()

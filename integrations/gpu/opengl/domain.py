@@ -34,8 +34,8 @@ class Share:
     __slots__ = ("__weakref__", "domains", "queue", "world")
 
     def __init__(self, world: World, name: str) -> None:
-        self.world = world
-        self.queue = ReleaseQueue(f"{name}.shared", here=world.here)
+        self.world: World = world
+        self.queue: ReleaseQueue = ReleaseQueue(f"{name}.shared", here=world.here)
         self.domains: weakref.WeakSet[Domain] = weakref.WeakSet()
 
 
@@ -85,7 +85,7 @@ class Domain:
         self._world = context_world(facts.current, facts.pointer, facts.labels)
         self._queue = ReleaseQueue(name, here=self._world.here)
         self._fences = fences
-        self.lost_reason = ""
+        self.lost_reason: str = ""
         self.on_lost: list[Callable[[Domain], object]] = []
         self.mappings: set[int] = set()
         """The ids of what was mapped here, also of what has ended."""

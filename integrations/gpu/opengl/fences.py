@@ -35,7 +35,7 @@ class GLFence:
         self._flags = _FLUSH  # the first question sends what the fence waits for to the device
         self._syncs: list[int | None] = []
         if timeline is not None:
-            self.timeline = timeline
+            self.timeline: Timeline = timeline
         self._syncs.extend(map(function("glFenceSync"), (_COMPLETE,), _ZERO))  # made and kept in one step
         if not self._syncs[0]:
             self._syncs.clear()
@@ -84,7 +84,7 @@ class EGLFence:
         self._display = loaded.eglGetCurrentDisplay()
         self._syncs: list[int | None] = []
         if timeline is not None:
-            self.timeline = timeline
+            self.timeline: Timeline = timeline
         if not self._display:
             raise GLError("no EGL context is current on this thread: an EGL fence can be made only there")
         self._syncs.extend(map(create, (self._display,), (_EGL_FENCE,), (None,)))

@@ -39,8 +39,8 @@ class Mapping:
         self._handle = handle
         self._address = address
         self._readonly = readonly
-        self.offset = offset
-        self.nbytes = nbytes
+        self.offset: int = offset
+        self.nbytes: int = nbytes
 
     @property
     def handle(self) -> Handle[int]:

@@ -50,8 +50,8 @@ class Ring:
         self.domain = domain
         self.slot_bytes = slot_bytes
         self.slots = slots
-        self.stride = -(-slot_bytes // _ALIGNMENT) * _ALIGNMENT
-        self.waits = 0
+        self.stride: int = -(-slot_bytes // _ALIGNMENT) * _ALIGNMENT
+        self.waits: int = 0
         """How often all slots were in use when one was asked for."""
         self._type = f"gl.{name}.slot"
         size = self.stride * slots
@@ -60,7 +60,7 @@ class Ring:
         function("glGenBuffers")(1, names)
         with Bound(names[0]) as target:
             function("glBufferStorage")(target, size, None, flags)
-        self.buffer = domain.own("buffer", names[0], size=size)
+        self.buffer: Handle[int] = domain.own("buffer", names[0], size=size)
         try:
             self._mapping = map_with(domain, self.buffer, 0, size, flags, "gl.ring")
         except BaseException:

@@ -35,7 +35,7 @@ class Saved:
     __slots__ = ("domain", "names", "steps")
 
     def __init__(self, domain: Domain) -> None:
-        self.domain = domain
+        self.domain: Domain = domain
         self.steps: list[Step] = []
         self.names: list[tuple[int, str, Callable[[int], Step], int]] = []
 
@@ -295,7 +295,7 @@ class StateGuard(Uncopied):
         self._saved: Saved | None = None
         self.errors_before: tuple[int, ...] = ()
         self.errors_inside: tuple[int, ...] = ()
-        self.not_restored = ""
+        self.not_restored: str = ""
 
     def __enter__(self) -> StateGuard:
         self._domain.check_here("state_guard()")

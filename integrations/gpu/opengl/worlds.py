@@ -46,16 +46,16 @@ class World:
     )
 
     def __init__(self, kind: int, current: Callable[[], int | None], pointer: int, labelled: bool) -> None:
-        self.kind = kind
-        self.labelled = labelled
-        self.pointer = pointer
-        self.token = secrets.token_hex(TOKEN // 2).encode()
+        self.kind: int = kind
+        self.labelled: bool = labelled
+        self.pointer: int = pointer
+        self.token: bytes = secrets.token_hex(TOKEN // 2).encode()
         self._current = current
         self._is: Any = function("glIsBuffer" if kind == _BUFFER else "glIsVertexArray")
         self._label = function("glGetObjectLabel") if labelled else None
         name = UINT()
         function("glGenBuffers" if kind == _BUFFER else "glGenVertexArrays")(1, ctypes.byref(name))
-        self.name = name.value
+        self.name: int = name.value
         if kind == _BUFFER:
             bound = integer(_COPY_READ_BINDING)
             function("glBindBuffer")(_COPY_READ, self.name)
@@ -133,7 +133,7 @@ class Facts:
             )
         words = self.text.split(".")
         try:
-            self.version = (int(words[0]), int(words[1].split()[0]))
+            self.version: tuple[int, int] = (int(words[0]), int(words[1].split()[0]))
         except (ValueError, IndexError):
             raise GLError(f"the current context says {self.text!r} of its version, which is none") from None
         if self.version < (3, 0):
@@ -141,9 +141,11 @@ class Facts:
         count = (INT * 1)()
         function("glGetIntegerv")(0x821D, count)
         get = function("glGetStringi")
-        self.extensions = frozenset((get(0x1F03, at) or b"").decode() for at in range(count[0]))
+        self.extensions: frozenset[str | Any] = frozenset(
+            (get(0x1F03, at) or b"").decode() for at in range(count[0])
+        )
         self.renderer: str = (function("glGetString")(0x1F01) or b"").decode(errors="replace")
-        self.compatibility = self.version >= (3, 2) and bool(integer(0x9126) & 2)
+        self.compatibility: bool = self.version >= (3, 2) and bool(integer(0x9126) & 2)
 
     @property
     def labels(self) -> bool:

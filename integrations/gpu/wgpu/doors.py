@@ -42,9 +42,9 @@ class DeviceState:
     __slots__ = ("__weakref__", "dead", "label", "lock")
 
     def __init__(self, label: str) -> None:
-        self.label = label
+        self.label: str = label
         self.lock = threading.RLock()
-        self.dead = False
+        self.dead: bool = False
 
     def check(self, what: str) -> None:
         """Refuse where the device was destroyed."""
@@ -71,7 +71,7 @@ class Door:
     __slots__ = ("device", "mapped", "pin")
 
     def __init__(self, device: DeviceState) -> None:
-        self.device = device
+        self.device: DeviceState = device
         self.pin: Pin | None = Pin()  # None once it was destroyed
         self.mapped: list[Any] = []  # weak references on the memory that was given out
 
@@ -83,8 +83,8 @@ class Part:
     __slots__ = ("device", "uses")
 
     def __init__(self, device: DeviceState, uses: dict[Any, Pin | None]) -> None:
-        self.device = device
-        self.uses = uses
+        self.device: DeviceState = device
+        self.uses: dict[Any, Pin | None] = uses
 
 
 class Recording:
@@ -93,9 +93,9 @@ class Recording:
     __slots__ = ("device", "over", "uses")
 
     def __init__(self, device: DeviceState) -> None:
-        self.device = device
+        self.device: DeviceState = device
         self.uses: dict[Any, Pin | None] = {}  # the resource, and its pin
-        self.over = ""  # finished, submitted
+        self.over: str = ""  # finished, submitted
 
 
 def shown(one: Any) -> str:

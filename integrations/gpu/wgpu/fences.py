@@ -51,7 +51,7 @@ class QueueFence:
         self._device = device
         self._number = next(_numbers)
         if timeline is not None:
-            self.timeline = timeline
+            self.timeline: Timeline = timeline
         info = ffi.new("WGPUQueueWorkDoneCallbackInfo *")
         info.mode = lib.WGPUCallbackMode_AllowProcessEvents
         info.callback = done

@@ -148,7 +148,7 @@ class Capture(Uncopied):
             )
         # Let go when the capture is closed: it keeps buffers of its own.
         self._sink: Any = an_appsink(appsink)
-        self.name = str(name or appsink.get_name())
+        self.name: str = str(name or appsink.get_name())
         self.manager = manager
         self._errors = exception_types(errors, f"capture {self.name!r}: errors=")
         if on_error not in ("continue", "stop"):

@@ -37,7 +37,7 @@ class Turn:
     def __init__(self, frames: Frames | None = None) -> None:
         self._frames = None if frames is None else weakref.ref(frames)
         self._next: Claim[Turn] = Claim()
-        self.over = frames is None
+        self.over: bool = frames is None
 
     def last(self) -> Turn:
         """The one that has the frames now, or had them last."""

@@ -69,7 +69,7 @@ class Opened:
         self.sink = sink
         self.ear = ear
         self.run: Run | None = None
-        self.closed = False
+        self.closed: bool = False
         self.ended = threading.Event()
         self.leave_manager: Callable[[], object] = int
         self.early: deque[Any] = deque()

@@ -161,7 +161,7 @@ class Feeder(Uncopied):
         if isinstance(max_buffers, bool) or not isinstance(max_buffers, int) or max_buffers < 1:
             raise FeederError(f"max_buffers= takes a whole number above 0, not {max_buffers!r}")
         self.manager = manager
-        self.name = str(name or appsrc.get_name())
+        self.name: str = str(name or appsrc.get_name())
         self.max_buffers = max_buffers
         self._source: Any = appsrc
         self._pointer = pointer_of(appsrc)

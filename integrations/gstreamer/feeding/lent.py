@@ -28,7 +28,7 @@ class Memory:
     __slots__ = ("_raw", "_start", "size")
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.size: int = size
         self._raw: np.ndarray[Any, Any] = np.empty(size + ALIGNMENT, np.uint8)
         self._start = -address_of(self._raw) % ALIGNMENT
 
@@ -115,7 +115,7 @@ class MemoryStore:
 
     def __init__(self, most: int) -> None:
         self._idle: deque[Memory] = deque()
-        self.most = most
+        self.most: int = most
 
     def take(self, size: int) -> Memory:
         """Memory of `size` bytes that nobody looks at."""

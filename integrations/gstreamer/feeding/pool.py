@@ -158,7 +158,7 @@ class PoolAdapter(Uncopied):
         video = bool(self._layout.planes)
         if pool is None:
             pool = GstVideo.VideoBufferPool.new() if video else Gst.BufferPool.new()
-        self.name = str(name or pool.get_name())
+        self.name: str = str(name or pool.get_name())
         self._pool = pool
         self._pointer = pointer_of(pool)
         self._activated = not pool.is_active()

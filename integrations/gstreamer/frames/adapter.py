@@ -46,7 +46,7 @@ class SampleAdapter(Uncopied):
     __slots__ = ("_known", "_layouts", "_live", "_name", "_register", "manager")
 
     def __init__(self, manager: SafetyManager, *, name: str | None = None) -> None:
-        self.manager = manager
+        self.manager: SafetyManager = manager
         self._name = name
         self._register = manager.registrar(TYPE_NAME, release=end_held, release_on=ANY_THREAD)
         self._live = _tables.setdefault(manager, {})

@@ -83,7 +83,9 @@ class WritableFrame(Uncopied):
             self._layout = layout.of_buffer(own.buffer, own.size)
             self._closed = False
             self._out: Any = None  # what its pool knows of it
-            self.copied = copied or own.memory != memory  # GStreamer copies memory that may only be read
+            self.copied: bool = (
+                copied or own.memory != memory
+            )  # GStreamer copies memory that may only be read
             """Whether the bytes were copied, because somebody else holds the original or it may only be read.
             """
             self._handle = registrar_of(manager)(own, own.buffer, own.size)

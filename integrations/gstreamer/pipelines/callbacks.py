@@ -57,7 +57,7 @@ class Kept:
     __slots__ = ("__weakref__", "function")
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+        self.function: Callable[..., Any] = function
 
 
 class Callback:
@@ -95,11 +95,11 @@ class Callback:
         self.manager = manager
         self.name = name
         self.type_name = type_name
-        self.errors = exception_types(errors, f"{name}: errors=")
+        self.errors: tuple[type[BaseException], ...] = exception_types(errors, f"{name}: errors=")
         self.fallback = fallback
         self.streams = streams
-        self.calls = 0
-        self.failures = 0
+        self.calls: int = 0
+        self.failures: int = 0
         self.error: BaseException | None = None
         self.kept: Kept | None = Kept(function)
         self._function: Callable[[], Kept | None] = weakref.ref(self.kept)

@@ -34,14 +34,14 @@ class News:
     """What was heard of one pipeline."""
 
     def __init__(self) -> None:
-        self.errors = Errors()
+        self.errors: Errors = Errors()
         self.pipeline = 0  # its address
         self.parts: dict[int, Part] = {}
         """Its branches that are to see the end of the stream before NULL."""
         self.warnings: deque[str] = deque(maxlen=4)
-        self.ended = False
+        self.ended: bool = False
         self.bus = 0  # what `drain.py` calls it
-        self.threads = StreamingThreads()
+        self.threads: StreamingThreads = StreamingThreads()
         self._waiting: dict[int, TimedQueue[bool]] = {}
         self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
 

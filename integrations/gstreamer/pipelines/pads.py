@@ -215,7 +215,7 @@ class PadGuard(Guard[_PadCore]):
             raise GuardError(f"PadGuard takes an element, not {element!r}")
         self._register(manager, _PadCore(element), f"{element.get_name()}.{template}", None)
         with self._handle.lease() as core:
-            self.name = name_of(core.request(element, template))
+            self.name: str = name_of(core.request(element, template))
 
     @property
     def pad(self) -> Any:

@@ -132,7 +132,7 @@ class BranchCore(PadHolder):
         self.told: Callable[[str], object] = str
         self._finishing: Claim[object] = Claim()
         self._finished = Flag()
-        self.over = Flag()
+        self.over: Flag = Flag()
 
     def join(self) -> None:
         """Into the bin, to its state, onto the tee."""

@@ -110,7 +110,7 @@ class Client(Guard[_ClientCore]):
         self._on_end = on_end
         self._needs_key = True
         self._sent = self._dropped = self._behind = 0
-        self.key = next(_count)
+        self.key: int = next(_count)
         self._register(fanout.manager, _ClientCore(feeder, owned), name, None)
 
     def _give(self, frame: Frame, key: bool) -> None:
@@ -210,7 +210,7 @@ class Fanout(Uncopied):
             appsink = source[appsink]
         appsink = an_appsink(appsink)
         self.manager = manager
-        self.name = str(appsink.get_name())
+        self.name: str = str(appsink.get_name())
         self._source = source
         self._pad = appsink.get_static_pad("sink")
         self._clients: dict[int, Client] = {}

@@ -135,10 +135,10 @@ class Fuse(_Probe):
 
     def __init__(self, pad: Any, on_trip: Callable[[str], object]) -> None:
         super().__init__(pad)
-        self.tripped = ""
-        self.passed = 0
-        self.dropped = 0
-        self.refused = 0
+        self.tripped: str = ""
+        self.passed: int = 0
+        self.dropped: int = 0
+        self.refused: int = 0
         self._on_trip = on_trip
         self._stale = False
 

@@ -84,7 +84,7 @@ class Tee(Uncopied):
             raise GuardError(f"tee {tee.get_name()!r} is in no pipeline yet; add it first")
         tee.set_property("allow-not-linked", True)
         self.manager = manager
-        self.name = str(tee.get_name())
+        self.name: str = str(tee.get_name())
         self._guard = guard
         self._tee = tee
         self._branches: weakref.WeakSet[Branch] = weakref.WeakSet()
