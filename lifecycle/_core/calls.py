@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 from lifecycle._core import runtime
 from lifecycle._core.access import refuse
-from lifecycle._core.describe import describe
+from lifecycle._core.describe import about, describe
 from lifecycle._core.idioms import OURS, clear_frames
 from lifecycle._core.proxied import GONE, Proxy, ProxyType
 from lifecycle._core.record import Record
@@ -482,7 +482,10 @@ def refuse_inside(proxy: Proxy) -> None:
             known = None  # type: ignore[assignment]
         frame = frame.f_back
     if inside:
-        raise ExclusiveError(
-            f"this thread is inside a call of {describe(record)} already and would wait for itself: end the "
-            "object once that call has returned"
+        raise about(
+            record,
+            ExclusiveError(
+                f"this thread is inside a call of {describe(record)} already and would wait for itself: end the "
+                "object once that call has returned"
+            ),
         )

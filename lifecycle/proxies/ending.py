@@ -24,7 +24,7 @@ from lifecycle._core.calls import (
 )
 from lifecycle._core.proxied import is_light, is_shut, put_out, without_release
 from lifecycle.errors import HeldError
-from lifecycle.lowlevel import describe, facts, forgets
+from lifecycle.lowlevel import about, describe, facts, forgets
 
 
 def closes(name: str) -> Any:
@@ -140,10 +140,14 @@ def _refuse_if_seen(handle: Any) -> None:
     """Raise `HeldError` while there are views of the object or of its children."""
     seen = [one for one in handle.holders() if one.kind in ("view", "fence", "unknown")]
     if seen:
-        raise HeldError(
-            f"{describe(handle)} is still held by {', '.join(map(str, seen))}; nothing was changed: end "
-            "those first",
-            tuple(map(str, seen)),
+        names = tuple(map(str, seen))
+        raise about(
+            handle,
+            HeldError(
+                f"{describe(handle)} is still held by {', '.join(names)}; nothing was changed: end those first",
+                names,
+            ),
+            names,
         )
     for proxy in handle._dependents.living():
         if not is_light(proxy):

@@ -209,7 +209,7 @@ def _in_words(record: Record, with_holders: bool) -> str:
         pin = None
     if holders:
         text += f"; held by {', '.join(sorted(set(holders)))}"
-        if any(holder.startswith("view") for holder in holders):
+        if "view" in holders:  # one that does not know its own line
             text += _made_at(notes.views.get(record.id, ""), "taken")
     return text
 

@@ -440,7 +440,7 @@ def test_a_writable_frame_is_handed_on_when_nothing_writes_it_any_more(
         array = writable.array()
         array[:] = 4
         address = array.ctypes.data
-        with pytest.raises(HeldError, match="a view"):
+        with pytest.raises(HeldError, match="held by view made at"):
             one.feeder.push(writable)
         del array
         one.feeder.push(writable, pts=5)

@@ -110,7 +110,7 @@ def test_a_lease_and_a_view(manager: SafetyManager) -> None:
     assert lease.endswith(f"taken at {at[0]}")
     (found,) = left.objects
     assert "closing" in found
-    assert found.endswith(f"held by a lease, a view, taken at {at[1]}")
+    assert found.endswith(f'held by lease of thread "MainThread", view made at {at[1]}')
     old.close()
     handle.close()
 

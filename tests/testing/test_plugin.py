@@ -103,11 +103,11 @@ def test_the_option_fails_every_test_that_leaves_something(inner: pytest.Pyteste
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines_random(
         [
-            "E*object * (camera.Frame): valid, made at test_the_option_fails_every_test_that_leaves_something.py:*",
+            "E*camera.Frame (object *): valid, made at test_the_option_fails_every_test_that_leaves_something.py:*",
             "E*leases (1):",
-            "E*of object * (leased), taken at test_the_option*.py:*",
+            "E*of leased (object *), taken at test_the_option*.py:*",
             "E*tickets (1):",
-            "E*object * (queued): due *its queue 'gl' must be drained",
+            "E*queued (object *): due *its queue 'gl' must be drained",
             "E*'forgotten', started at test_the_option*.py:*",
             "E*of manager 'unclosed', never closed, made at test_the_option*.py:*",
             "E*dropped (1):",
