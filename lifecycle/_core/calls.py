@@ -485,7 +485,7 @@ def refuse_inside(proxy: Proxy) -> None:
         raise about(
             record,
             ExclusiveError(
-                f"this thread is inside a call of {describe(record)} already and would wait for itself: end the "
-                "object once that call has returned"
+                f"this thread is inside a call of {describe(record)} already and would wait for itself: end "
+                "the object once that call has returned"
             ),
         )

@@ -144,7 +144,8 @@ def _refuse_if_seen(handle: Any) -> None:
         raise about(
             handle,
             HeldError(
-                f"{describe(handle)} is still held by {', '.join(names)}; nothing was changed: end those first",
+                f"{describe(handle)} is still held by {', '.join(names)}; nothing was changed: end those "
+                "first",
                 names,
             ),
             names,
