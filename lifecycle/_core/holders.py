@@ -219,7 +219,11 @@ def _words(kind: HolderKind, referrer: Any) -> str:
     """A holder in words: ``view made at app.py:28``, ``lease of thread "decoder"``."""
     if kind == "child":
         child = referrer if isinstance(referrer, Record) else _child_with(referrer)
-        return f"its child {describe(child)}" if child is not None else "a child of it and of others"
+        try:
+            return f"its child {describe(child)}" if child is not None else "a child of it and of others"
+        except AttributeError:
+            # Another thread is filling the record in.
+            return "a child that is being registered"
     if kind == "submission":
         return str(referrer)
     if kind == "view":

@@ -14,11 +14,14 @@ from lifecycle import ANY_THREAD, AccessRefusedError, HeldError, SafetyManager
 from lifecycle.errors import DuplicateError, FenceError, PoolTimeoutError, QueueLostError, WrongContextError
 from lifecycle.testing import each_interrupt, every_line
 from lifecycle.testing.where import code_of
+from tests.core.adversary import STORM
 from tests.support import eventually
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gpu.opengl import Domain
     from tests.gpu.contexts import Context
+
+SLOW = pytest.mark.skipif(STORM < 10, reason="minutes on a software renderer: LIFECYCLE_STORM=10 runs it")
 
 pytestmark = pytest.mark.needs("gl")
 
@@ -431,8 +434,8 @@ def test_egl_fences_give_back_what_was_used_though_nothing_is_drawn(
     texture = domain.own("texture", names.texture())
     with domain.submission() as work:
         name = work.use(texture)
-    texture.close()
     contexts.release_current()
+    texture.close()
     # The pin is dropped by a thread without a context; the deletion waits for the owner.
     eventually(lambda: domain.timeline.in_flight == 0)
     assert texture.state == "due"
@@ -699,7 +702,7 @@ def shapes() -> Iterator[tuple[int, int, int, str]]:
     yield from ((321, 200, 3, "u1"), (4, 4, 4, "u1"), (7, 5, 1, "u1"), (13, 3, 2, "u1"), (9, 9, 4, "f4"))
 
 
-@pytest.mark.parametrize(("width", "height", "channels", "dtype"), shapes())
+@pytest.mark.parametrize(("width", "height", "channels", "dtype"), list(shapes()))
 def test_what_is_uploaded_is_read_back(
     domain: Domain, width: int, height: int, channels: int, dtype: str
 ) -> None:
@@ -1088,6 +1091,7 @@ def settled(domain: Domain, manager: SafetyManager) -> bool:
     return manager.stats().active_objects == 0
 
 
+@SLOW
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_interrupt_at_each_point(domain: Domain, manager: SafetyManager, name: str) -> None:
     from OpenGL import GL
@@ -1113,6 +1117,7 @@ def test_an_interrupt_at_each_point(domain: Domain, manager: SafetyManager, name
     GL.glBindBuffer(GL.GL_PIXEL_UNPACK_BUFFER, 0)
 
 
+@SLOW
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_collector_at_each_line(domain: Domain, manager: SafetyManager, name: str) -> None:
     operation = operations(domain)[name]

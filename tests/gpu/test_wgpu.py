@@ -13,7 +13,10 @@ import pytest
 from lifecycle import ANY_THREAD, HeldError, LifecycleError, SafetyManager
 from lifecycle.errors import DuplicateError
 from lifecycle.testing import each_interrupt, every_line
+from tests.core.adversary import STORM
 from tests.support import eventually, run_python
+
+SLOW = pytest.mark.skipif(STORM < 10, reason="minutes on a software renderer: LIFECYCLE_STORM=10 runs it")
 
 pytestmark = pytest.mark.needs("wgpu")
 
@@ -425,22 +428,25 @@ def test_one_thread_maps_while_another_submits(device: Any) -> None:
     from lifecycle.integrations.gpu.wgpu import GPUMisuseError
 
     source, target = buffers(device)
-    stop = time.monotonic() + 2.0
+    began = time.monotonic()
     refusals: list[str] = []
     errors: list[BaseException] = []
 
+    def goes_on() -> bool:
+        return time.monotonic() < began + (2.0 if submitted else 30.0)
+
     def map_it() -> None:
         try:
-            while time.monotonic() < stop:
+            while goes_on():
                 target.map_async("READ_NOSYNC").sync_wait()
                 target.unmap()
         except BaseException as error:
             errors.append(error)
 
+    submitted = 0
     thread = threading.Thread(target=map_it)
     thread.start()
-    submitted = 0
-    while time.monotonic() < stop:
+    while goes_on():
         try:
             device.queue.submit([record(device, source, target)])
             submitted += 1
@@ -467,6 +473,7 @@ def round_of(device: Any) -> Callable[[], None]:
     return run
 
 
+@SLOW
 def test_an_interrupt_at_each_point(device: Any) -> None:
     count = 0
     for struck in each_interrupt(round_of(device), of=gpu_code):
@@ -477,6 +484,7 @@ def test_an_interrupt_at_each_point(device: Any) -> None:
     round_of(device)()
 
 
+@SLOW
 def test_the_collector_at_each_line(device: Any) -> None:
     with every_line(gc.collect, of=gpu_code) as struck:
         round_of(device)()
