@@ -65,7 +65,7 @@ def test_a_lease_is_used_once(manager: SafetyManager) -> None:
         lease = handle.lease()
         with lease:
             assert f"object {handle.id}" in repr(lease)
-        assert repr(lease) == f"<Lease of native (object {handle.id}): ended>"
+        assert repr(lease) == f"<Lease of tests.core.natives.Native (object {handle.id}): ended>"
         with pytest.raises(LeaseEndedError, match=r"ended.*handle\.lease\(\)"):
             with lease:
                 pytest.fail("entered twice")

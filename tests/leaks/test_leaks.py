@@ -136,7 +136,7 @@ def test_the_last_accesses_are_told(make: Callable[..., SafetyManager], level: s
     accesses = reports.events[0].fields.get("accesses", ())
     assert len(accesses) == kept
     if kept:
-        assert f"on thread {threading.get_ident()}" in accesses[0]
+        assert 'on thread "MainThread"' in accesses[0]
         assert len({access.split(" ")[0] for access in accesses}) == 3  # the three lines above
         assert all(access.startswith("test_leaks.py:") for access in accesses)
 
