@@ -64,7 +64,7 @@ def test_a_closed_share_gives_no_access_though_the_object_is_valid(manager: Safe
         lambda: manager.add_cleanup(handle, print),
         lambda: manager.register(Native(), parent=handle),
     ):
-        with pytest.raises(AccessRefusedError, match=r"this share of object .* is closed.*share\(\)"):
+        with pytest.raises(AccessRefusedError, match=r"this share of native .* is closed.*share\(\)"):
             access()
     assert share.close()
 
