@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -74,6 +75,15 @@ def run_python(
         f"still running after {timeout} s\n{finished.stdout}\n{finished.stderr}"
     )
     return finished
+
+
+def beside_failures(stderr: str) -> list[str]:
+    """The lines of a program's stderr but for the reports of failed releases, tracebacks included."""
+    report = re.compile(
+        r"^[^\n]*lifecycle\.failed[^\n]*\n(?:Traceback \(most[^\n]*\n(?:[ \t][^\n]*\n)+[^\n]+\n\n*)?",
+        re.MULTILINE,
+    )
+    return [line for line in report.sub("", f"{stderr}\n").splitlines() if line]
 
 
 def eventually(

@@ -109,14 +109,15 @@ def timed_gets(module: ast.AST) -> list[int]:
 
 
 def test_no_module_waits_at_the_standard_one_with_a_timeout() -> None:
-    """Who names the standard queue has no timed get in the same module, unless it names ours as well."""
+    """Who names the standard queue has no timed get in the same module, unless it names one of ours as well."""
     seen = 0
     for path in [*(ROOT / "lifecycle").rglob("*.py"), *(ROOT / "integrations").rglob("*.py")]:
         module = ast.parse(path.read_text())
         if timed_gets(module):
             seen += 1
-            assert names(module, "TimedQueue") or not names(module, "SimpleQueue"), path
-    assert seen > 8
+            ours = any(names(module, one) for one in ("TimedQueue", "Reply", "Inbox"))
+            assert ours or not names(module, "SimpleQueue"), path
+    assert seen  # there are such modules, so the test looks at something
 
 
 not_here = pytest.mark.skipif(RIGHT, reason="the standard queue is taken here")

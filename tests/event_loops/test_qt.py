@@ -51,7 +51,7 @@ def run(code: str) -> list[str]:
         PRELUDE + textwrap.dedent(code), env={"QT_QPA_PLATFORM": "offscreen"}, timeout=40
     )
     said = done.check().splitlines()
-    assert [line for line in done.stderr.splitlines() if "lifecycle.failed" not in line] == [], done.stderr
+    assert support.beside_failures(done.stderr) == [], done.stderr
     return said
 
 

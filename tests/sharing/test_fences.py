@@ -343,7 +343,7 @@ def test_closing_after_a_fence_on_a_lost_queue_is_refused(manager: SafetyManager
     queue.lost("context reset")
     with pytest.raises(
         QueueLostError,
-        match=r"'gl' was lost \(context reset\) and the object is orphaned.* the fence is still yours",
+        match=r"'gl' was lost \(context reset\) and the object is orphaned.* The fence is still yours",
     ):
         handle.close(after=fence)
     with pytest.raises(QueueLostError):
