@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 import structlog
 
+from lifecycle._core import runtime
 from tests import support
 
 if TYPE_CHECKING:
@@ -216,6 +217,16 @@ def objects_live_by_the_table(
             transitions.start()
     broken, transitions.broken = transitions.broken, []
     assert not broken, "\n".join(broken)
+
+
+@pytest.fixture(autouse=True)
+def may_wait() -> Iterator[None]:
+    """A test that leaves this thread marked as one that may not wait would change what all later ones see."""
+    yield
+    me = runtime.get_ident()
+    marked = me in runtime.no_wait_threads
+    runtime.no_wait_threads.discard(me)
+    assert not marked, "this thread is still marked as one that may not wait"
 
 
 @pytest.fixture

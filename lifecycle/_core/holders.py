@@ -12,6 +12,7 @@ import attrs
 from lifecycle._core import runtime
 from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import cell_of, stand_ins
+from lifecycle._core.idioms import forgets
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Cell, Core, Held, Pin, Pins, Record, raw_pin
 from lifecycle._core.referrers import named_referrers, reaches
@@ -70,6 +71,7 @@ class _Budget:
 budget = _Budget()
 
 
+@forgets
 def in_words(pin: Pin, *, kept: bool = False) -> tuple[str, ...]:
     """As `holders_of`; empty where the budget is spent, and where a pause is out of place (inside a
     collection, on threads marked with `never_wait`). With `kept`, also who keeps each of them."""
