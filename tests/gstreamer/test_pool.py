@@ -75,7 +75,7 @@ def test_an_empty_pool_says_who_holds_what(gst: ModuleType, manager: SafetyManag
     assert len(holders) == 3
     assert f"object {first.handle.id}, for" in holders[0]
     assert "held by its WritableFrame" in holders[0]
-    assert "held by view made at test_pool.py:" in holders[1]
+    assert "held by a view made at test_pool.py:" in holders[1]
     assert "taken as a Gst.Buffer" in holders[2]
     assert pool.stats().results["timeout"] == 2
     del array

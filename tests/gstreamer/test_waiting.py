@@ -83,7 +83,7 @@ def test_frames_that_are_held_from_a_bounded_pool_are_named(fed: Any, manager: S
         )
         assert isinstance(error, NoFrames)
         assert len(error.held) >= 3
-        assert all("held by view made at test_waiting.py:" in one for one in error.held)
+        assert all("held by a view made at test_waiting.py:" in one for one in error.held)
         kept.clear()
         assert capture.stats().frames_held == 0
         turns = iter(range(20))
