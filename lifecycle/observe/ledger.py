@@ -427,8 +427,8 @@ class Ledger:
             for record in runtime.snapshot(self.registry.records.values())
             if record.phase in (FAILED, STUCK) and record.ended >= self._began
         ]
-        known = {info.id for info in ended}
-        return [info for info in runtime.snapshot(self.failed) if info.id not in known] + ended
+        # By id: what an interrupt struck while it was being forgotten stands in both, or twice in the first.
+        return list({info.id: info for info in [*runtime.snapshot(self.failed), *ended]}.values())
 
     def after_fork(self) -> None:
         """In the child: what failed before is the parent's."""
@@ -454,6 +454,8 @@ class Ledger:
         """Forget the oldest where more have ended than are retained."""
         number = len(self._expiring) - self.registry.config.max_retained
         if number > 0:
+            gone = islice(runtime.snapshot(self._expiring), number)
+            self.failed.extend([info_of(record) for record in gone if record.phase is FAILED])
             ids = map(_id_of, islice(iter(self._expiring.popleft, None), number))
             deque(map(self.registry.records.pop, ids, repeat(None)), 0)
 
