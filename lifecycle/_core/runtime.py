@@ -251,8 +251,8 @@ def never_wait() -> Iterator[None]:
     ident = get_ident()
     marked = no_wait_threads  # not looked up at the end, which may be that of the interpreter
     already = ident in marked
-    marked.add(ident)
     try:
+        marked.add(ident)
         yield
     finally:
         if not already:

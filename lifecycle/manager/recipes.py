@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from lifecycle._core import runtime
 from lifecycle._core.checks import check_callback
 from lifecycle._core.handle import Handle
+from lifecycle._core.idioms import OURS, clear_frames
 from lifecycle._core.record import Extra, Pin
 from lifecycle._core.register import abandon, enter
 from lifecycle._core.release import nesting
@@ -133,13 +134,14 @@ class Recipe:
             return made
         except LifecycleError:
             raise
-        except BaseException:
+        except BaseException as error:
             if not taken[0] and release is not None:
                 # K6: no call may be possible here, so it is left to the maintenance thread without one.
                 taken[0] = True
                 self._kind.registry.later[0:0] = [
                     (abandon, (self._kind, self._place, obj, release, pin, extra))
                 ]
+            clear_frames(error.__traceback__, OURS)  # K3
             raise
         finally:
             pin = made = obj = parent = release = site = None  # K3

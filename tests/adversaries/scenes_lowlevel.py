@@ -183,6 +183,7 @@ def idioms(stage: Stage) -> None:
     me = object()
     claim.take(me)
     claim.held_by(me)
+    assert claim.holder is me
     repr(claim)
     for _ in taking(deque([1]).popleft):
         break

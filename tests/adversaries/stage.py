@@ -308,7 +308,8 @@ class Stage:
                 f"{stats.leaks} leaks reported where {self.dropped} handles were dropped"
             )
         report = self.manager.close()
-        assert report.ok, report
+        # A release that an interrupt struck has failed; that is no fault.
+        assert (report.stuck, report.leaked, report.errors, report.running) == ((), (), (), ()), report
         assert_nothing_left(self.manager)
         if any(ref() is not None for ref in self.seen):
             gc.collect()

@@ -50,7 +50,6 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
         2,
         "no wait: an entry of a timeline takes its place in the line",
     ),
-    ("lifecycle/fences.py", "Event"): (1, "the user's own: `EventFence` takes one"),
     ("lifecycle/fences.py", "select"): (2, "a descriptor of the system, which alone can tell"),
     ("lifecycle/manager/ending.py", "join"): (1, "no wait of its own: `StopToken.join` polls"),
     # -- untimed, in C from end to end, and a put that a weak reference calls: no slice, and no step lost
@@ -69,11 +68,12 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
     # -- pauses of threads of the library's own, after an exception that another thread raised in them
     ("lifecycle/places/workers.py", "sleep"): (1, "back-off after an exception"),
     ("lifecycle/observe/maintenance.py", "sleep"): (1, "back-off after an exception"),
+    # -- what only looking tells
+    ("integrations/gpu/opengl/ring.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
+    ("integrations/gpu/wgpu/fences.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
+    ("lifecycle/_core/submissions.py", "sleep"): (3, "a device tells nobody that it has done: it is asked"),
+    ("lifecycle/manager/shutdown.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
     # -- rooms that are to come
-    ("lifecycle/distribution/bells.py", "TimedQueue"): (1, "to become two WaitLists"),
-    ("lifecycle/memory/manager.py", "TimedQueue"): (1, "to become a Line"),
-    ("lifecycle/pools/pool.py", "sleep"): (1, "to become poll"),
-    ("lifecycle/pools/waiting.py", "TimedQueue"): (1, "to become a WaitList of the request"),
     ("integrations/gstreamer/captures/iteration.py", "sleep"): (1, GSTREAMER),
     ("integrations/gstreamer/captures/runs.py", "Event"): (3, GSTREAMER),
     ("integrations/gstreamer/captures/runs.py", "join"): (1, GSTREAMER),
