@@ -12,7 +12,7 @@ import attrs
 from lifecycle._core import runtime
 from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import cell_of, stand_ins
-from lifecycle._core.idioms import forgets
+from lifecycle._core.idioms import OURS, clear_frames
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Cell, Core, Held, Pin, Pins, Record, raw_pin
 from lifecycle._core.referrers import named_referrers, reaches
@@ -71,7 +71,6 @@ class _Budget:
 budget = _Budget()
 
 
-@forgets
 def in_words(pin: Pin, *, kept: bool = False) -> tuple[str, ...]:
     """As `holders_of`; empty where the budget is spent, and where a pause is out of place (inside a
     collection, on threads marked with `never_wait`). With `kept`, also who keeps each of them."""
@@ -90,6 +89,10 @@ def in_words(pin: Pin, *, kept: bool = False) -> tuple[str, ...]:
                 found.append(str(_holder(kind, referrer, kept)))
         budget.spend(began)
         return tuple(sorted(found))
+    except BaseException as error:
+        # No decorator: the tuple of its arguments would be found as one more who holds the pin.
+        clear_frames(error.__traceback__, OURS)  # K3
+        raise
     finally:
         pin = referrer = None  # type: ignore[assignment]
         referrers.clear()
