@@ -3,15 +3,16 @@
 
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
-# Two processes, file by file: much of the suite waits. WORKERS=0 runs it in one.
-WORKERS ?= 2
+# Three processes, file by file: much of the suite waits. WORKERS=0 runs it in one.
+WORKERS ?= 3
 SOAK_SECONDS ?= $(or $(S),3600)
 
-.PHONY: help demo test test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint clean
+.PHONY: help demo test test-gpu test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint clean
 
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
 	@echo "make test              the whole suite        (PYTEST_ARGS='-k name -x' is passed on)"
+	@echo "make test-gpu          real OpenGL and wgpu, by Mesa's software renderers: minutes"
 	@echo "tools/version-cell.sh  the suite with one CPython and this machine's GStreamer, as a row of docs/versions.md"
 	@echo "make test-all-pythons  the suite on every CPython 3.10-3.14 found here"
 	@echo "make mutants           bugs planted in the core, one at a time: the tests must find each"
@@ -30,6 +31,10 @@ demo:
 test:
 	@tools/environment.sh test
 	@$(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
+
+test-gpu:
+	@tools/environment.sh test
+	@LIFECYCLE_GPU=1 $(PYTHON) -m pytest tests/gpu $(PYTEST_ARGS)
 
 test-all-pythons:
 	@tools/environment.sh test

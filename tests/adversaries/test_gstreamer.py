@@ -29,11 +29,11 @@ from tests.adversaries.surface import called, operations, operations_of
 from tests.adversaries.test_every_operation import ALL, Garbage, on_another_thread, some
 from tests.core.adversary import in_own_process
 
-POINTS, FEW_POINTS = 12, 5
+POINTS, FEW_POINTS = 6, 3
 """Of the points of one scene, how many are interrupted; where each try is long, fewer (`Scene.few` says why)."""
-COLLECTIONS, FEW_COLLECTIONS = 60, 30
+COLLECTIONS, FEW_COLLECTIONS = 20, 10
 """Lines of one scene at which garbage is collected."""
-MEETINGS, FEW_MEETINGS = 6, 3
+MEETINGS, FEW_MEETINGS = 3, 2
 """How often another call is tried in the middle of one scene."""
 
 pytestmark = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from lifecycle import SafetyManager
     from lifecycle.integrations.gpu.opengl import Domain
     from tests.gpu.contexts import Context
+
+
+# On a software renderer they take minutes, which the suite does not have: `make test-gpu` runs them.
+collect_ignore_glob = [] if os.environ.get("LIFECYCLE_GPU") else ["test_*.py"]
 
 
 @pytest.fixture
