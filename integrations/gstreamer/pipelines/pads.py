@@ -255,6 +255,9 @@ class ProbeInfo(Uncopied):
         object.__setattr__(self, "_info", info)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_info":
+            # Only of one that was never filled in, as `copy` makes them.
+            raise AttributeError(name)
         found = getattr(self._now(), name)
         return partial(_ask, self, name) if callable(found) else found
 
