@@ -167,7 +167,7 @@ def _libraries() -> tuple[Any, Any]:
             tried.append(str(error))
     raise GLError(
         f"OpenGL cannot be loaded ({'; '.join(tried)}): install a driver, on Debian and Ubuntu "
-        "`apt-get install libegl1 libgl1 libgl1-mesa-dri`"
+        "`apt-get update && apt-get install libegl1 libgl1 libgl1-mesa-dri`"
     )
 
 

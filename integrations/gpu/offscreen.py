@@ -20,7 +20,8 @@ def _egl() -> Any:
         library = ctypes.CDLL("libEGL.so.1")
     except OSError as error:
         raise GLError(
-            f"EGL cannot be loaded ({error}): on Debian and Ubuntu `apt-get install libegl1 libgl1-mesa-dri`"
+            f"EGL cannot be loaded ({error}): on Debian and Ubuntu `apt-get update && apt-get install "
+            "libegl1 libgl1-mesa-dri`"
         ) from error
     for name, result, arguments in (
         ("eglGetPlatformDisplay", _P, (ctypes.c_uint, _P, _P)),
