@@ -161,7 +161,7 @@ def test_an_interrupt_at_each_point_of_a_child_with_an_end(manager: SafetyManage
         store.close()
 
     struck_in = 0
-    for struck in each_interrupt(run, step=5):
+    for struck in each_interrupt(run, step=5 if STORM >= 10 else 25):
         struck.error and struck.error.with_traceback(None)
         struck_in += 1
         raw = raws.pop()
@@ -170,7 +170,7 @@ def test_an_interrupt_at_each_point_of_a_child_with_an_end(manager: SafetyManage
         assert raw.released <= 1
         assert raw.log.count("free a") + raw.log.count("commit a") <= made, struck.place
         assert "touched after release" not in raw.log, struck.place
-    assert struck_in > 50
+    assert struck_in > 10
 
 
 def test_the_collector_in_the_middle(manager: SafetyManager) -> None:

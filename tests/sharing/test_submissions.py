@@ -29,7 +29,11 @@ from lifecycle import (
 from lifecycle._core.timelines import busy
 from lifecycle.errors import SubmittedError, WrongContextError
 from lifecycle.testing import Interrupt, Signals, each_interrupt, every_line
+from tests.core.adversary import STORM
 from tests.support import eventually, run_python
+
+STEP = 1 if STORM >= 10 else 7
+"""Every so many points are struck: all of them take minutes."""
 
 
 class Device:
@@ -625,14 +629,14 @@ def test_an_interrupt_at_each_point_delays_and_never_frees(manager: SafetyManage
         rounds[-1].run()
 
     count = 0
-    for struck in each_interrupt(run):
+    for struck in each_interrupt(run, step=STEP):
         count += 1
         if struck.error is not None:
             assert isinstance(struck.error, Interrupt)
         del struck
         rounds[-1].check(1)
         rounds.append(Round(manager))
-    assert count > 60
+    assert count > 60 // STEP
     assert rounds[-1].freed == [1]  # the last run went through
 
 
@@ -642,7 +646,7 @@ def test_an_interrupt_at_each_point_of_a_loss_leaves_nothing(manager: SafetyMana
     def run() -> None:
         rounds[-1].lose()
 
-    for struck in each_interrupt(run):
+    for struck in each_interrupt(run, step=STEP):
         del struck
         rounds[-1].timeline.lost("again")
         rounds[-1].check(1)
@@ -653,12 +657,12 @@ def test_an_interrupt_at_each_point_of_a_loss_leaves_nothing(manager: SafetyMana
 
 
 def test_the_collector_at_each_line(manager: SafetyManager) -> None:
-    with every_line(gc.collect) as struck:
+    with every_line(gc.collect, step=STEP) as struck:
         one = Round(manager)
         one.run()
     one.check(1)
     assert one.freed == [1]
-    assert struck.strikes > 60
+    assert struck.strikes > 60 // STEP
 
 
 def test_another_poll_at_each_line(manager: SafetyManager) -> None:
