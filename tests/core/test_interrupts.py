@@ -352,6 +352,8 @@ def test_operation(world: World, name: str) -> None:
     if sys.version_info < (3, 11) and name.startswith("close_refuse"):
         pytest.skip("on 3.10 tracing itself holds what close(held='refuse') counts the holders of")
     run = OPERATIONS[name]
+    if name == "close_refuse_held" and STORM < 10:
+        pytest.skip("a refusal that names its holders looks through the heap: hours, with LIFECYCLE_STORM=10")
     world.renew()
     for struck in each_interrupt(lambda: run(world)):
         assert struck.error is None or isinstance(struck.error, Interrupt), (struck.place, struck.error)
