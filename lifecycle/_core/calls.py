@@ -477,8 +477,7 @@ def refuse_inside(proxy: Proxy) -> None:
         if frame.f_code.co_filename == __file__ and "pin" in frame.f_code.co_varnames:
             known = frame.f_locals
             inside = inside or (known.get("record") is record and known.get("pin") is not None)
-            if sys.version_info < (3, 13):
-                known.clear()  # a copy, which would keep the pin as long as the frame
+            runtime.empty_copy(frame, known)
             known = None  # type: ignore[assignment]
         frame = frame.f_back
     if inside:

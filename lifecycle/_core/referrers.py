@@ -38,10 +38,6 @@ MOST = 8
 REACH = 20_000
 """How many objects are looked through for a way from one object to another."""
 
-SNAPSHOTS = sys.version_info < (3, 13)
-"""Up to 3.12 asking a frame for its locals leaves a copy of them in the frame, which would keep all of them
-alive."""
-
 _OURS = os.path.dirname(__file__) + os.sep
 
 
@@ -101,8 +97,7 @@ def _locals_that_are(frame: FrameType, target: object) -> list[str]:
                 found.append(f"local {name!r}")
         return found
     finally:
-        if SNAPSHOTS:
-            values.clear()
+        runtime.empty_copy(frame, values)
         values = value = target = None  # type: ignore[assignment]
 
 

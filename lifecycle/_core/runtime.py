@@ -378,6 +378,21 @@ def line_of(site: Site) -> int:
     return code.co_firstlineno
 
 
+def empty_copy(frame: FrameType, values: dict[str, object]) -> None:
+    """Empty `values`, which ``frame.f_locals`` gave. Up to CPython 3.12 that is a copy, which stays in the
+    frame and keeps all of its variables alive.
+
+    Where a trace or profile function is at work the copy stays: CPython writes it back into the variables
+    after each call of such a function, so an empty one would unbind them.
+    """
+    if sys.version_info >= (3, 13) or frame.f_trace is not None:
+        return
+    for asked in (sys.gettrace, sys.getprofile, threading.gettrace, threading.getprofile):
+        if asked() is not None:
+            return
+    values.clear()
+
+
 # -- the recursion limit -------------------------------------------------------------------------------------
 
 ROOM = 24

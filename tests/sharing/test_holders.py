@@ -307,3 +307,30 @@ def test_exact_under_threads_that_come_and_go(handle: Handle[Native]) -> None:
     handle.expect_holders(leases=3, timeout=20)
     kept.clear()
     handle.expect_holders(timeout=20)
+
+
+def test_a_debugger_that_asks_who_holds_an_object_leaves_the_variables_alone(handle: Handle[Native]) -> None:
+    """Up to 3.12 CPython writes a frame's copy of its locals back after each call of a trace function."""
+    asked: list[str] = []
+
+    def debugged() -> tuple[int, str]:
+        number = 1
+        name = "kept"
+        with handle.lease():
+            number += 1
+        return number, name
+
+    def trace(frame: Any, event: str, _: object) -> Any:
+        if frame.f_code is debugged.__code__:
+            asked.extend(kinds(handle))
+            return trace
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        told = debugged()
+    finally:
+        sys.settrace(before)
+    assert told == (2, "kept")
+    assert "lease" in asked
