@@ -12,6 +12,7 @@ name                   contract                                                 
 `Pin`, `pin`           the reference that counts: while it is held nothing is released          I1, I2
 `raw`                  the object itself, valid while the pin is held                           I4
 `view`                 native memory that holds the pin                                         I2
+`view_of`, `array_of`  the memory of a buffer or ndarray, likewise                              I2
 `facts`, `Facts`       what is known of an object, of now and after its end; keeps nothing      I9
 `describe`             its name in messages                                                     I9
 `about`                an error of yours with the facts of the object that it is about          I9
@@ -62,7 +63,20 @@ The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 
 from lifecycle._core.checks import check_callback, check_facts, check_timeout
 from lifecycle._core.counters import BUCKETS, HistogramCount
-from lifecycle._core.facts import Facts, about, describe, facts, held_pin, holders, is_closed, pin, raw, view
+from lifecycle._core.facts import (
+    Facts,
+    about,
+    array_of,
+    describe,
+    facts,
+    held_pin,
+    holders,
+    is_closed,
+    pin,
+    raw,
+    view,
+    view_of,
+)
 from lifecycle._core.idioms import Claim, forgets, taking
 from lifecycle._core.keeping import Uncopied, weakly
 from lifecycle._core.leaving import Leaving
@@ -112,6 +126,7 @@ __all__ = [
     "WhenDue",
     "about",
     "after_fork",
+    "array_of",
     "caller",
     "check_callback",
     "check_facts",
@@ -143,6 +158,7 @@ __all__ = [
     "tend",
     "type_name_of",
     "view",
+    "view_of",
     "wall_time",
     "weakly",
 ]

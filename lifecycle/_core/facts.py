@@ -15,12 +15,25 @@ from lifecycle._core.handle import Handle
 from lifecycle._core.holders import Holder, all_holders
 from lifecycle._core.record import SHUT_CELL, Pin, Record
 from lifecycle._core.targets import record_of
-from lifecycle._core.views import make_view
+from lifecycle._core.views import make_array, make_buffer_view, make_view
 from lifecycle.errors import LifecycleError, shown
 from lifecycle.states import ENDED, Cause, ObjectState
 from lifecycle.stats import ObjectInfo
 
-__all__ = ["Facts", "about", "describe", "facts", "held_pin", "holders", "is_closed", "pin", "raw", "view"]
+__all__ = [
+    "Facts",
+    "about",
+    "array_of",
+    "describe",
+    "facts",
+    "held_pin",
+    "holders",
+    "is_closed",
+    "pin",
+    "raw",
+    "view",
+    "view_of",
+]
 
 
 class Facts:
@@ -246,3 +259,20 @@ def view(pin: Pin, address: int, nbytes: int, readonly: bool = True) -> memoryvi
     memory of the object. Raises `LifecycleError` for what cannot be an address and a size.
     """
     return make_view(pin, address, nbytes, readonly)
+
+
+def view_of(pin: Pin, buffer: Any, readonly: bool | None = None) -> memoryview:
+    """Return a memoryview of the memory of `buffer`, of its format and shape, that holds `pin`.
+
+    `buffer` is anything contiguous with the buffer protocol over memory of the object; its export is let go
+    before the pin. `readonly` None: as `buffer` is. Raises `LifecycleError` for what cannot be viewed so.
+    """
+    return make_buffer_view(pin, buffer, None, readonly)
+
+
+def array_of(pin: Pin, array: Any) -> Any:
+    """Return an ndarray of the same memory, dtype and strides as `array` that holds `pin`, as its slices do.
+
+    Raises `LifecycleError` for what is no ndarray, or has Python objects in it.
+    """
+    return make_array(pin, array)

@@ -43,6 +43,7 @@ from lifecycle.lowlevel import (
     tend,
     type_name_of,
     view,
+    view_of,
     weakly,
 )
 from tests.adversaries.stage import Native, Stage, Table
@@ -84,7 +85,7 @@ def recipe_is_made(stage: Stage) -> None:
     recipe(stage.manager, "native", release=Native.free, release_on=ANY_THREAD)
 
 
-@scene("pin", "raw", "view", "is_closed", "held_pin", "tend", lets_go=True)
+@scene("pin", "raw", "view", "view_of", "is_closed", "held_pin", "tend", lets_go=True)
 def pinned(stage: Stage) -> None:
     held: Any = None
     shown = None
@@ -93,6 +94,8 @@ def pinned(stage: Stage) -> None:
         assert raw(held).use() == 1
         shown = view(held, id(held), 1)
         assert shown.nbytes == 1
+        shown = view_of(held, raw(held).memory)
+        assert (shown.nbytes, shown.readonly) == (64, False)
         stage.handle.close()
         assert is_closed(stage.handle)
         assert held_pin(stage.handle) is held

@@ -22,6 +22,7 @@ NOT_ON_A_STAGE = {
     "Pool.look_after": "called where an adapter lends what is the pool's, see tests/pools",
     "complain": "writes on stderr what is handled just now: tests/core/test_process.py",
     "Answer.__init__": "made at import and for fences that raise",
+    "array_of": "needs NumPy: tests/core/test_first_hour.py and tests/proxies, whose arrays it makes",
     **dict.fromkeys(
         (
             "Flag.__bool__",
