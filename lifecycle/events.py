@@ -110,6 +110,10 @@ class _End(Event):
     """Seconds that its release took; 0.0 where none ran."""
     reason: str | None = None
     """Why it ended like this; empty where there is nothing to say."""
+
+
+@attrs.frozen(kw_only=True)
+class _EndOfSeveral(_End):
     count: int | None = None
     """Where several ended at once and alike: how many."""
     types: str | None = None
@@ -123,12 +127,10 @@ class Released(_End):
     kind: ClassVar[str] = "released"
     level: ClassVar[str] = "debug"
     logged: ClassVar[str] = FINALIZERS
-    count: None = attrs.field(default=None, init=False, repr=False)
-    types: None = attrs.field(default=None, init=False, repr=False)
 
 
 @attrs.frozen(kw_only=True)
-class Detached(_End):
+class Detached(_EndOfSeveral):
     """Its ownership moved out; nothing was released."""
 
     kind: ClassVar[str] = "detached"
@@ -137,7 +139,7 @@ class Detached(_End):
 
 
 @attrs.frozen(kw_only=True)
-class Orphaned(_End):
+class Orphaned(_EndOfSeveral):
     """Its queue or fence was lost, or it belongs to the parent of a forked process: it is never released."""
 
     kind: ClassVar[str] = "orphaned"
@@ -145,7 +147,7 @@ class Orphaned(_End):
 
 
 @attrs.frozen(kw_only=True)
-class Failed(_End):
+class Failed(_EndOfSeveral):
     """A release, a cleanup or a safe finalizer raised."""
 
     kind: ClassVar[str] = "failed"
@@ -155,7 +157,7 @@ class Failed(_End):
 
 
 @attrs.frozen(kw_only=True)
-class Stuck(_End):
+class Stuck(_EndOfSeveral):
     """A release passed its deadline."""
 
     kind: ClassVar[str] = "stuck"
@@ -207,10 +209,7 @@ class Late(Event):
 
 
 @attrs.frozen(kw_only=True)
-class Leak(Event):
-    """Its last handle was garbage-collected unclosed, or it was left at exit."""
-
-    kind: ClassVar[str] = "leak"
+class _LeakReport(Event):
     level: ClassVar[str] = "warning"
     leak: ClassVar[bool] = True
     site: str | None = None
@@ -219,23 +218,22 @@ class Leak(Event):
     """How many of this type and line this report stands for."""
     accesses: tuple[str, ...] | None = None
     """The last accesses, where they are noted."""
+
+
+@attrs.frozen(kw_only=True)
+class Leak(_LeakReport):
+    """Its last handle was garbage-collected unclosed, or it was left at exit."""
+
+    kind: ClassVar[str] = "leak"
     reason: str | None = None
     """What was left at exit, and why."""
 
 
 @attrs.frozen(kw_only=True)
-class HeldTooLong(Event):
+class HeldTooLong(_LeakReport):
     """It lives for longer than the ``max_age`` of its type."""
 
     kind: ClassVar[str] = "held_too_long"
-    level: ClassVar[str] = "warning"
-    leak: ClassVar[bool] = True
-    site: str | None = None
-    """The line that registered it, as ``file.py:31``; empty where that was not noted."""
-    count: int | None = None
-    """How many of this type and line this report stands for."""
-    accesses: tuple[str, ...] | None = None
-    """The last accesses, where they are noted."""
     age: float | None = None
     """Seconds since its registration."""
 
