@@ -32,6 +32,7 @@ class Machinery:
         self.keeper: Keeper = Keeper(registry, self.any_thread, self.workers)
         self._background: Place = self.workers if registry.config.enable_finalizer_safety else self.any_thread
         self._starters: dict[None, object] = {}  # who starts the threads
+        self._over: bool = False  # the manager has been closed
         registry.waiting = self.any_thread.mailbox
         registry.tend = self.tend
         registry.count_here = self.keeper.count_here
@@ -82,7 +83,7 @@ class Machinery:
             self.keeper.start()
             runtime.arm_exit()  # in a forked child once more
             self._registry.started = True
-            self._end_if_closed()
+            self._end_if_over()
         except RuntimeError:
             self._registry.started = False
         finally:  # nothing is called here: an interrupt finds it undone or done
@@ -92,9 +93,10 @@ class Machinery:
             except KeyError:
                 me = None
 
-    def _end_if_closed(self) -> None:
-        """The threads have just been started. Whoever has closed the manager meanwhile saw none to end."""
-        if self._registry.closed:
+    def _end_if_over(self) -> None:
+        """The threads have just been started. Whoever has closed the manager meanwhile saw none to end. One
+        who still closes it needs them, and will see them."""
+        if self._over:
             self.wind_down(lingering=True)
 
     def refuse_closed(self, record: Record) -> NoReturn:
@@ -114,7 +116,9 @@ class Machinery:
         )
 
     def wind_down(self, lingering: bool) -> None:
-        """End the threads, or, while somebody still holds something, let them end after it."""
+        """The manager has been closed: end the threads, or, while somebody still holds something, let them
+        end after it."""
+        self._over = True  # before the question: see `_end_if_over`
         if not self._registry.started:
             return
         if lingering:

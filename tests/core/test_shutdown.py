@@ -3,6 +3,7 @@ stopping the rest."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import threading
@@ -24,7 +25,7 @@ from lifecycle import (
 )
 from lifecycle.errors import ClosedAccessError
 from lifecycle.manager.machinery import Machinery
-from lifecycle.testing import code_of, every_line
+from lifecycle.testing import at_once, code_of, every_line
 from tests.core.natives import Fence, Native, Panic
 from tests.support import SOON, eventually
 
@@ -515,6 +516,41 @@ def test_threads_that_are_started_as_the_manager_is_closed_end_too() -> None:
         if not closers:
             break
     assert at > 5
+
+
+def test_threads_that_were_being_started_serve_the_one_who_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They had been ended at once, while a batch waited for them: `close` slept its whole time-out."""
+    manager = SafetyManager(name="serving")
+    machinery = manager._machinery
+    starting, closing = threading.Event(), threading.Event()
+    start = machinery.keeper.start
+    workers: list[int] = []
+
+    def slow_start() -> None:
+        start()
+        starting.set()
+        assert closing.wait(20)
+
+    monkeypatch.setattr(machinery.keeper, "start", slow_start)
+
+    def close() -> None:
+        assert starting.wait(20)
+        manager.on_close(stop)
+        manager.close()
+
+    def stop() -> None:
+        closing.set()
+        eventually(lambda: machinery._registry.started)
+        time.sleep(0.3)
+        workers.append(len(machinery.workers.healthy))
+
+    def register() -> None:
+        with contextlib.suppress(ClosedError):
+            manager.register(Native(), "native", release=Native.free)
+
+    at_once(register, close)
+    assert workers == [2]
+    eventually(lambda: not threads_of("serving"))
 
 
 def test_a_dropped_handle_that_the_keeper_has_not_counted_is_no_leak_of_close() -> None:
