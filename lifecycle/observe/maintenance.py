@@ -121,11 +121,17 @@ class Keeper:
 
     def relieve(self) -> None:
         """Called by a registering thread that sees `HIGH_WATER` events waiting: wake the keeper, and yield
-        when it is `FULL`."""
+        when it is `FULL`. Not where this thread counts, which the keeper waits for: a ``__del__`` that
+        registers, run in the middle of it."""
         events = self.registry.entered
         if not len(self._bell):
             self._bell.put(None)
-        if len(events) >= FULL and not runtime.must_not_wait() and self.alive:
+        if (
+            len(events) >= FULL
+            and not runtime.must_not_wait()
+            and not self._counts.get(runtime.get_ident())
+            and self.alive
+        ):
             poll(lambda: len(events) < FULL // 2, 0.05, first=0.001)
 
     def ask(self) -> SafetyStats:
