@@ -36,14 +36,23 @@ def lease_of_thread(pin: Pin, ident: int) -> bool:
 def holders_of(pin: Pin) -> tuple[str, ...]:
     """Who refers to `pin`, in words. Looks through the whole heap: for errors and reports."""
     found: list[str] = []
+    referrers: list[Any] = []
+    referrer = None
     try:
-        for referrer in gc.get_referrers(pin):
+        referrers = gc.get_referrers(pin)
+        while referrers:
+            referrer = referrers.pop()
             kind = _kind_of(referrer, pin)
             if kind is not None and not isinstance(referrer, Core):
                 found.append(_words(kind, referrer))
+        return tuple(found)
+    except BaseException as error:
+        # No decorator: see `in_words`.
+        clear_frames(error.__traceback__, OURS)  # K3
+        raise
     finally:
-        pin = referrer = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
-    return tuple(found)
+        pin = referrer = None  # type: ignore[assignment]
+        referrers.clear()
 
 
 class _Budget:
