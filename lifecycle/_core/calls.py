@@ -471,15 +471,16 @@ def not_copied(self: Any, *_: Any) -> NoReturn:
 def refuse_inside(proxy: Proxy) -> None:
     """Raise `ExclusiveError` where this thread is inside a call of the object: it would wait for itself."""
     record = proxy._lifecycle_handle._record
+    above: FrameType | None = None
     frame: FrameType | None = sys._getframe(1)
     inside = False
     while frame is not None:
         if frame.f_code.co_filename == __file__ and "pin" in frame.f_code.co_varnames:
             known = frame.f_locals
             inside = inside or (known.get("record") is record and known.get("pin") is not None)
-            runtime.empty_copy(frame, known)
+            runtime.empty_copy(frame, known, above)
             known = None  # type: ignore[assignment]
-        frame = frame.f_back
+        above, frame = frame, frame.f_back
     if inside:
         raise about(
             record,

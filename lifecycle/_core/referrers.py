@@ -75,20 +75,21 @@ def _running(target: object) -> Iterator[str]:
     for ident, innermost in sys._current_frames().items():
         if runtime.free_threaded and ident != me:
             continue
+        above: FrameType | None = None
         frame: FrameType | None = innermost
         on = "" if ident == me else f" on thread {threads.get(ident, ident)!r}"
         while frame is not None:
             if frame.f_code.co_flags & inspect.CO_OPTIMIZED and not frame.f_code.co_filename.startswith(
                 _OURS
             ):
-                for name in _locals_that_are(frame, target):
+                for name in _locals_that_are(frame, above, target):
                     yield f"{name} of {_line(frame)}{on}"
-            frame = frame.f_back
-    frame = innermost = None  # type: ignore[assignment]
+            above, frame = frame, frame.f_back
+    above = frame = innermost = None  # type: ignore[assignment]
     target = None
 
 
-def _locals_that_are(frame: FrameType, target: object) -> list[str]:
+def _locals_that_are(frame: FrameType, above: FrameType | None, target: object) -> list[str]:
     values = frame.f_locals
     try:
         found = [f"local {name!r}" for name, value in list(values.items()) if value is target]
@@ -97,7 +98,7 @@ def _locals_that_are(frame: FrameType, target: object) -> list[str]:
                 found.append(f"local {name!r}")
         return found
     finally:
-        runtime.empty_copy(frame, values)
+        runtime.empty_copy(frame, values, above)
         values = value = target = None  # type: ignore[assignment]
 
 

@@ -38,7 +38,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from queue import Empty, SimpleQueue
-from types import CodeType, FrameType, SimpleNamespace
+from types import CodeType, FrameType, FunctionType, SimpleNamespace
 from typing import Any, TypeVar
 
 from lifecycle._core.streams import complain, replace_spoilt, sparing
@@ -259,10 +259,36 @@ def never_wait() -> Iterator[None]:
             marked.discard(ident)
 
 
+START_PATIENCE = 10.0
+"""Seconds that a thread may take to begin."""
+
+
+class NotBegunError(RuntimeError):
+    """A thread was started and has not begun within `START_PATIENCE` seconds."""
+
+
+class _Begun(threading.Event):
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(START_PATIENCE)
+
+
+class _Thread(threading.Thread):
+    """One that is not waited for without end. An exception that another thread raises in it
+    (`PyThreadState_SetAsyncExc`, or one meant for a thread that has just ended and had its number) may end it
+    before it says that it runs, and ``start()`` would wait for that for ever."""
+
+    def start(self) -> None:
+        super().start()
+        if self.ident is None:
+            raise NotBegunError(f"thread {self.name!r} did not begin within {START_PATIENCE:g} s")
+
+
 def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
     """A daemon thread, not started yet: note it down first, then ``start()``, so that an interrupt in there
     leaves none unknown. ``start()`` raises `RuntimeError` where the interpreter no longer starts any."""
-    return threading.Thread(target=target, name=name, daemon=True)
+    thread = _Thread(target=target, name=name, daemon=True)
+    thread._started = _Begun()  # type: ignore[attr-defined]  # what `Thread.start` waits for
+    return thread
 
 
 def thread_of(ident: int) -> threading.Thread | None:
@@ -378,19 +404,33 @@ def line_of(site: Site) -> int:
     return code.co_firstlineno
 
 
-def empty_copy(frame: FrameType, values: dict[str, object]) -> None:
+def empty_copy(frame: FrameType, values: dict[str, object], above: FrameType | None) -> None:
     """Empty `values`, which ``frame.f_locals`` gave. Up to CPython 3.12 that is a copy, which stays in the
     frame and keeps all of its variables alive.
 
-    Where a trace or profile function is at work the copy stays: CPython writes it back into the variables
-    after each call of such a function, so an empty one would unbind them.
+    `above` is the frame that `frame` has called. Where that is the call of a trace or profile function, the
+    copy stays: CPython writes it back into the variables when that function returns, so an empty one would
+    unbind them. At the frame's next event CPython makes the copy anew.
     """
-    if sys.version_info >= (3, 13) or frame.f_trace is not None:
-        return
-    for asked in (sys.gettrace, sys.getprofile, threading.gettrace, threading.getprofile):
-        if asked() is not None:
-            return
-    values.clear()
+    if sys.version_info < (3, 13) and (above is None or not _traces(above.f_code, frame)):
+        values.clear()
+
+
+def _traces(code: CodeType, frame: FrameType) -> bool:
+    """Whether `code` may be that of a trace or profile function that `frame` calls."""
+    for function in (
+        frame.f_trace,
+        sys.gettrace(),
+        sys.getprofile(),
+        threading.gettrace(),
+        threading.getprofile(),
+    ):
+        if function is not None:
+            if not isinstance(function, FunctionType):  # a method, or an object with one
+                function = getattr(function, "__func__", vars(type(function)).get("__call__"))
+            if getattr(function, "__code__", code) is code:
+                return True
+    return False
 
 
 # -- the recursion limit -------------------------------------------------------------------------------------

@@ -401,6 +401,9 @@ class Workers(Place):
         try:
             self.healthy.append(worker)
             worker.thread.start()
+        except runtime.NotBegunError:  # should it begin after all, it enters itself again
+            _take_out(worker, self.healthy)
+            return False
         except RuntimeError:  # the interpreter shuts down: what is there must do
             self.unstartable = True
             self.healthy.remove(worker)

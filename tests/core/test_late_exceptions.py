@@ -26,6 +26,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle._core import runtime
 from lifecycle.events import Closed
 from lifecycle.observe import maintenance as keeper_module
 from lifecycle.observe.observers import Observer, enlist
@@ -332,7 +333,7 @@ def rain_on_the_workers() -> None:
     def rain() -> None:
         while not over.is_set():
             for thread in threading.enumerate():
-                if thread.name.startswith("lifecycle-release"):
+                if thread.name.startswith("lifecycle-release") and thread.ident is not None:
                     throw(thread)
             time.sleep(0.0005)
 
@@ -358,6 +359,28 @@ def rain_on_the_workers() -> None:
 def test_exceptions_rain_on_the_workers() -> None:
     """As a library with time limits raises them, but a thousand times a second, wherever they strike."""
     in_own_process(rain_on_the_workers)
+
+
+def test_a_thread_that_is_ended_before_it_begins_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Thread.start` waits for ever for one that an exception strikes on its first line."""
+    monkeypatch.setattr(runtime, "START_PATIENCE", 0.1)
+    begin = threading.Thread._bootstrap  # type: ignore[attr-defined]
+    struck: list[str] = []
+
+    def bootstrap(thread: threading.Thread) -> None:
+        if thread.name.startswith("lifecycle-") and thread.name.split("-")[1] not in struck:
+            struck.append(thread.name.split("-")[1])
+        else:
+            begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "_bootstrap", bootstrap)
+    with SafetyManager(QUIET) as manager:
+        for _ in range(4):
+            manager.register(Thing(), "thing", release=repr).close(timeout=30)
+        eventually(lambda: manager.stats().released == 4)
+        eventually(lambda: len(manager._machinery.workers.healthy) == 2)
+        assert manager._machinery.keeper.alive
+    assert struck[:2] == ["release", "keeper"]
 
 
 def test_a_worker_that_died_without_a_word_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
