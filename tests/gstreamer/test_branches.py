@@ -108,7 +108,7 @@ def test_what_cannot_be_attached_leaves_nothing_behind(
     text = refusal(lambda: tee.attach(branch))
     assert all(word in text for word in words.split()), text
     assert playing["t"].numsrcpads == 0
-    assert playing.pipeline.numchildren == 3
+    eventually(lambda: playing.pipeline.numchildren == 3)
     eventually(lambda: manager.stats().types["gst.Pipeline"].live == 1)
     assert manager.stats().active_objects == 1
 
