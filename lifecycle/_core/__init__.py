@@ -19,8 +19,8 @@ module here imports from lower lines of this list only:
 - `describe`: the state of an object, its name in messages, what became of it
 - `doors`, `shares`, `tables`, `uses`: finding a door in a collection; who may use it; the tables of a
   manager; the pins of a submission
-- `counters`, `fence`, `nudge`, `referrers`: the counters behind the figures; what a fence is; collecting when
-  nothing comes back; who refers to what
+- `budget`, `counters`, `fence`, `nudge`, `referrers`: how much time what is dear may take; the counters
+  behind the figures; what a fence is; collecting when nothing comes back; who refers to what
 - `waiting`: the one wait of threads and coroutines, in all its forms
 - `waiting_list`: why no wake-up is lost
 - `waiting_loops`: the half of it that belongs to coroutines

@@ -7,13 +7,15 @@ wait that ends in time pays for it.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
 
 from lifecycle._core import runtime
+from lifecycle._core.budget import Budget
 from lifecycle._core.describe import about, describe
-from lifecycle._core.record import Record
+from lifecycle._core.record import Core, Pin, Record
 from lifecycle._core.release import releases_here
 from lifecycle._core.timelines import busy, poll_busy
 from lifecycle._core.waiting import WaitList
@@ -41,6 +43,55 @@ CIRCLE_LOOKS = (0.05, 0.5)
 _waits: dict[int, tuple[Record, tuple[Record, ...]]] = {}
 """By thread: what it waits for, in the middle of which releases. Kept for waits that last, so the others cost
 nothing."""
+
+
+MOMENT = 0.0003
+"""Seconds that the thread which made an object has to let it die."""
+_collections = Budget()
+
+
+def let_die(record: Record) -> bool:
+    """Have an object that nobody holds any more die, without the GIL: it does on the thread that made it,
+    when that next runs Python. For one that sleeps in C a collection does it, within a budget. Returns
+    whether it is dead.
+
+    A reference that another thread has let go counts until then, so one that is held once looks the same."""
+    if _references(record) > UNHELD + 1 or runtime.must_not_wait():
+        return False
+    until = runtime.monotonic() + MOMENT
+    while not runtime.is_dead(record):
+        began = runtime.monotonic()
+        if began < until:
+            runtime.sleep(MOMENT / 10)
+        elif _collections.allows():
+            runtime.collect(0)
+            _collections.spend(began)
+            return runtime.is_dead(record)
+        else:
+            return False
+    return True
+
+
+def _references(record: Record) -> int:
+    """How many references there are to the pin of `record`, this question's own included; 0 once it is
+    dead."""
+    core = record()
+    pin = None
+    try:
+        pin = core() if core is not None else None
+        return 0 if pin is None else sys.getrefcount(pin)
+    finally:
+        core = pin = None
+
+
+def _unheld() -> int:
+    pin = Pin()
+    core = Core(pin)
+    return _references(Record(core)) - 1
+
+
+UNHELD = _unheld() if runtime.free_threaded else 0
+"""What `_references` says when nobody holds the pin but the one who asks."""
 
 
 def wait_for_end(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import attrs
 
 from lifecycle._core import runtime
+from lifecycle._core.budget import Budget
 from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import cell_of, stand_ins
 from lifecycle._core.idioms import OURS, clear_frames
@@ -55,29 +56,8 @@ def holders_of(pin: Pin) -> tuple[str, ...]:
         referrers.clear()
 
 
-class _Budget:
-    """How long looking through the heap may take on behalf of errors: a stock of seconds, and then a share of
-    the time that passes. A refusal in a tight loop costs no more than that."""
-
-    STOCK, SHARE = 0.5, 0.05
-
-    def __init__(self) -> None:
-        self._left = self.STOCK
-        self._at = runtime.monotonic()
-
-    def allows(self) -> bool:
-        """Whether there is something left."""
-        now = runtime.monotonic()
-        self._left = min(self.STOCK, self._left + (now - self._at) * self.SHARE)
-        self._at = now
-        return self._left > 0.0
-
-    def spend(self, since: float) -> None:
-        """Take off what was begun at `since` (monotonic)."""
-        self._left -= runtime.monotonic() - since
-
-
-budget = _Budget()
+budget = Budget()
+"""For looking through the heap on behalf of errors."""
 
 
 def in_words(pin: Pin, *, kept: bool = False) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from lifecycle._core import runtime
-from lifecycle._core.ends import wait_for_end
+from lifecycle._core.ends import let_die, wait_for_end
 from lifecycle._core.fence import FenceMode
 from lifecycle._core.record import Record
 from lifecycle._core.release import NEST_LIMIT, forget, nesting, process
-from lifecycle._core.runtime import BRIEF_WAIT, STEPS, Tally, collecting, cramped, near_limit
+from lifecycle._core.runtime import BRIEF_WAIT, STEPS, Tally, collecting, cramped, free_threaded, near_limit
 from lifecycle._core.timelines import Timelines
 from lifecycle.states import ENDED, ORPHANED, RELEASED
 
@@ -187,11 +187,17 @@ class AnyThread(DequePlace):
         if phase in ENDED:
             return False
         if timeout is DEFAULT:
-            if record() is not None or record.id not in claims or nesting():
-                # Somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves.
-                return False
-            timeout = record.kind.registry.config.finalizer_timeout
+            return self._settle_quickly(record)
         return self._await(record, timeout, 0.001)
+
+    def _settle_quickly(self, record: Record) -> bool:
+        """As `settle`, by a close that waits for what has begun only."""
+        if free_threaded and record() is not None and let_die(record):
+            return self.settle(record, DEFAULT)
+        if record() is not None or record.id not in record.kind.registry.claims or nesting():
+            # Somebody holds it, it waits for its retry, or waiting here could be waiting for ourselves.
+            return False
+        return self._await(record, record.kind.registry.config.finalizer_timeout, 0.001)
 
     @staticmethod
     def _await(record: Record, timeout: float | WhenDue | None, step: float | None) -> bool:
