@@ -267,28 +267,26 @@ class NotBegunError(RuntimeError):
     """A thread was started and has not begun within `START_PATIENCE` seconds."""
 
 
-class _Begun(threading.Event):
-    def wait(self, timeout: float | None = None) -> bool:
-        return super().wait(START_PATIENCE)
-
-
-class _Thread(threading.Thread):
-    """One that is not waited for without end. An exception that another thread raises in it
-    (`PyThreadState_SetAsyncExc`, or one meant for a thread that has just ended and had its number) may end it
-    before it says that it runs, and ``start()`` would wait for that for ever."""
-
-    def start(self) -> None:
-        super().start()
-        if self.ident is None:
-            raise NotBegunError(f"thread {self.name!r} did not begin within {START_PATIENCE:g} s")
-
-
 def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
-    """A daemon thread, not started yet: note it down first, then ``start()``, so that an interrupt in there
-    leaves none unknown. ``start()`` raises `RuntimeError` where the interpreter no longer starts any."""
-    thread = _Thread(target=target, name=name, daemon=True)
-    thread._started = _Begun()  # type: ignore[attr-defined]  # what `Thread.start` waits for
+    """A daemon thread, not started yet: note it down first, then `begin` it, so that an interrupt in there
+    leaves none unknown.
+
+    It is not waited for without end. An exception that another thread raises in it
+    (`PyThreadState_SetAsyncExc`, or one meant for a thread that has just ended and had its number) may end it
+    before it says that it runs, and ``start()`` would wait for that for ever.
+    """
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    begun = thread._started  # type: ignore[attr-defined]  # what `Thread.start` waits for
+    begun.wait = functools.partial(begun.wait, START_PATIENCE)
     return thread
+
+
+def begin(thread: threading.Thread) -> None:
+    """Start a `new_thread`. Raises `RuntimeError` where the interpreter no longer starts any, or
+    `NotBegunError`."""
+    thread.start()
+    if thread.ident is None:
+        raise NotBegunError(f"thread {thread.name!r} did not begin within {START_PATIENCE:g} s")
 
 
 def thread_of(ident: int) -> threading.Thread | None:

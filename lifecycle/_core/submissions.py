@@ -285,7 +285,7 @@ class Timeline(Order):
         self._open.pop(uses.number, None)
         if self._waiter and self._thread is None:
             self._thread = runtime.new_thread(self._wait_apart, f"lifecycle-timeline-{self.name}")
-            self._thread.start()
+            runtime.begin(self._thread)
 
     # -- polling ---------------------------------------------------------------------------------------------
 

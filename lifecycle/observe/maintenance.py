@@ -107,7 +107,7 @@ class Keeper:
         self._thread = runtime.new_thread(
             ending_with(over, self._run), f"lifecycle-keeper-{self.registry.name}"
         )
-        self._thread.start()
+        runtime.begin(self._thread)
 
     @property
     def alive(self) -> bool:

@@ -98,7 +98,7 @@ class Observer:
             run = partial(self._run_after, self.last, self._over)
             thread = runtime.new_thread(ending_with(over, run), f"lifecycle-observer-{self.name}")
             try:
-                thread.start()
+                runtime.begin(thread)
             except (
                 RuntimeError
             ):  # 3.12 starts none in an exit pass, and what failed there must be told all the same

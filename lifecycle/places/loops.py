@@ -72,7 +72,7 @@ class Bell:
                 return
             self._thread = runtime.new_thread(self._listen, self._thread.name)
         try:
-            self._thread.start()
+            runtime.begin(self._thread)
         except RuntimeError as error:
             self.problem = text_of(error)
 

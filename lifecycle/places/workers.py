@@ -400,7 +400,7 @@ class Workers(Place):
         )
         try:
             self.healthy.append(worker)
-            worker.thread.start()
+            runtime.begin(worker.thread)
         except runtime.NotBegunError:  # should it begin after all, it enters itself again
             _take_out(worker, self.healthy)
             return False
