@@ -177,7 +177,14 @@ def write(stage: Stage) -> None:
     assert frame.closed
 
 
-@scene("Frame.writable", "WritableFrame.over", "WritableFrame.take", "WritableFrame.close", world=frames)
+@scene(
+    "Frame.writable",
+    "WritableFrame.over",
+    "WritableFrame.take",
+    "WritableFrame.close",
+    world=frames,
+    walks=True,
+)
 def write_what_was_read(stage: Stage) -> None:
     """A copy, since the world has the sample; and the buffer itself."""
     with stage.keep(stage.world.adapter.frame(stage.world.picture).writable()) as copy:
@@ -222,9 +229,14 @@ def lend(stage: Stage) -> None:
     repr(pool)
 
 
-@scene("PoolAdapter.acquire", "PoolAdapter.holders", world=pool, few="looks through the whole heap")
+def pool_of_one(stage: Stage) -> None:
+    made = stage.world.pool = stage.furnish(stage.gst.PoolAdapter(stage.manager, I420, most=1))
+    stage.counts["out of the pool"] = lambda: made.outstanding
+
+
+@scene("PoolAdapter.acquire", "PoolAdapter.holders", world=pool_of_one, walks=True)
 def lend_the_last(stage: Stage) -> None:
-    for _ in range(5):
+    for _ in range(2):
         with contextlib.suppress(LifecycleError):
             stage.keep(stage.world.pool.acquire(timeout=0))
     stage.world.pool.holders()

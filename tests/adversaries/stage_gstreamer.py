@@ -48,6 +48,8 @@ class Scene:
     world: Callable[[Stage], object] | None
     few: str
     """Why only a few points are tried, empty where as many are as elsewhere."""
+    walks: bool
+    """It goes through every object of the process, where nothing is tried."""
     no_interrupts: str
     """Why no interrupt is raised in it, empty where one is."""
     lets_go: str
@@ -68,6 +70,7 @@ class Table(dict[str, Scene]):
         *operations: str,
         world: Callable[[Stage], object] | None = None,
         few: str = "",
+        walks: bool = False,
         no_interrupts: str = "",
         lets_go: str = "",
         panics: bool = False,
@@ -78,7 +81,7 @@ class Table(dict[str, Scene]):
         def enter(play: Callable[[Stage], object]) -> Callable[[Stage], object]:
             assert play.__name__ not in self, f"two scenes are called {play.__name__}"
             self[play.__name__] = Scene(
-                play.__name__, operations, play, world, few, no_interrupts, lets_go, panics, needs
+                play.__name__, operations, play, world, few, walks, no_interrupts, lets_go, panics, needs
             )
             return play
 

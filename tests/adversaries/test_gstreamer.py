@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from lifecycle import LifecycleError
+from lifecycle._core.runtime import snapshot
 from lifecycle.testing import Interrupt, Struck, each_interrupt, every_line, every_point, run_interrupted
 from tests.adversaries import scenes_loops
 from tests.adversaries.scenes_gstreamer import MODULES, TABLE
@@ -80,15 +82,22 @@ def number(scene: Scene, many: int, few: int) -> int:
     return few if scene.few else many
 
 
+def places(scene: Scene) -> Callable[[types.CodeType], bool]:
+    """The code in which something may happen in the middle of a scene."""
+    return beside_the_heap if scene.walks else ours
+
+
+def beside_the_heap(code: types.CodeType) -> bool:
+    """The library's code, but for that which goes through every object of the process: a hundred thousand lines of the same few, in
+    which interrupts and collections are tests/core/test_interrupts.py's."""
+    return ours(code) and not code.co_filename.endswith("referrers.py") and code is not snapshot.__code__
+
+
 @pytest.fixture(autouse=True)
-def collector_stands(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is there already is not looked through at each collection. An interrupt in a ``__del__`` is CPython's to print; pytest
-    would keep it with all its frames."""
+def nothing_is_kept_of_what_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt in a ``__del__`` is CPython's to print; pytest would keep it with all its frames."""
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
@@ -165,11 +174,11 @@ def integrations_of() -> str:
 @pytest.mark.parametrize("scene", played(lambda scene: not scene.no_interrupts))
 def test_an_interrupt_at_any_point(scene: Scene, raised_again: list[int]) -> None:
     stage = Stage(scene)
-    with every_point(int, of=ours) as all_points:
+    with every_point(int, of=places(scene)) as all_points:
         stage.play()
     stage.settle("nothing", calm=True)
     for point in some(number(scene, POINTS, FEW_POINTS), all_points.passed, scene):
-        struck = run_interrupted(stage.play, point, of=ours)
+        struck = run_interrupted(stage.play, point, of=places(scene))
         where = f"interrupted at point {point} of {all_points.passed}, {struck.place or 'none'}"
         assert struck.error is None or isinstance(struck.error, (Interrupt, LifecycleError)), (
             where,
@@ -271,7 +280,7 @@ class Meddler:
 def test_the_collector_at_any_line(scene: Scene) -> None:
     stage = Stage(scene)
     meddler = Meddler(stage)
-    with every_line(int, of=ours) as lines:
+    with every_line(int, of=places(scene)) as lines:
         stage.play()
     stage.settle("nothing", calm=True)
     chosen = set(some(number(scene, COLLECTIONS, FEW_COLLECTIONS), lines.passed, scene))
@@ -281,7 +290,7 @@ def test_the_collector_at_any_line(scene: Scene) -> None:
         if next(passed) in chosen:
             meddler.garbage(next(done))
 
-    with every_line(collect, of=ours):
+    with every_line(collect, of=places(scene)):
         try:
             stage.play()
         except LifecycleError:
@@ -307,10 +316,10 @@ def test_another_call_at_any_line(scene: Scene, how: str) -> None:
     stage = Stage(scene)
     meddler = Meddler(stage)
     adversary = every_point if here else every_line
-    with adversary(int, of=ours) as places:
+    with adversary(int, of=places(scene)) as passes:
         stage.play()
     stage.settle("nothing", calm=True)
-    choices = list(itertools.product(range(1, places.passed + 1), Meddler.ALL))
+    choices = list(itertools.product(range(1, passes.passed + 1), Meddler.ALL))
     for choice in some(number(scene, MEETINGS, FEW_MEETINGS), len(choices), scene, how):
         at, deed = choices[choice - 1]
         passed = itertools.count(1)
@@ -323,12 +332,12 @@ def test_another_call_at_any_line(scene: Scene, how: str) -> None:
                 else:
                     threads.append(on_another_thread(lambda: meddler.do(deed)))
 
-        with adversary(meddle, of=ours):
+        with adversary(meddle, of=places(scene)):
             try:
                 stage.play()
             except LifecycleError:
                 pass
-        what = f"{deed.__name__} {how} at {'point' if here else 'line'} {at} of {places.passed}"
+        what = f"{deed.__name__} {how} at {'point' if here else 'line'} {at} of {passes.passed}"
         for thread in threads:
             thread.join(PATIENCE)
             assert not thread.is_alive(), f"{what}: it does not come back"
@@ -341,7 +350,7 @@ def test_another_call_at_any_line(scene: Scene, how: str) -> None:
 def test_the_manager_closes_at_any_line(scene: Scene) -> None:
     """On another thread: everything ends, once, and the scene is told so by an error of ours."""
     stage = Stage(scene)
-    with every_line(int, of=ours) as lines:
+    with every_line(int, of=places(scene)) as lines:
         stage.play()
     stage.settle("nothing", calm=True)
     stage.end()
@@ -354,7 +363,7 @@ def test_the_manager_closes_at_any_line(scene: Scene) -> None:
             if next(passed) == at:
                 threads.append(on_another_thread(stage.manager.close))
 
-        with every_line(meddle, of=ours):
+        with every_line(meddle, of=places(scene)):
             try:
                 stage.play()
             except LifecycleError:
@@ -390,6 +399,9 @@ def under_the_tracer() -> None:
         LeaksTracer.enable()
     tracer = LeaksTracer()
     kept: list[Any] = []
+    gc.collect()
+    # The tracer collects before it answers.
+    gc.freeze()
 
     def watch() -> None:
         tracer.start()

@@ -62,7 +62,7 @@ def test_dropped_it_is_freed_and_reported(g: Any, gst: Any, manager: SafetyManag
     gone = [weakref.ref(MAKERS[kind](g, gst, manager)) for _ in range(5)]
     gc.collect()
     assert [ref() for ref in gone] == [None] * 5
-    assert manager.stats().types[kind].leaks == 5
+    eventually(lambda: manager.stats().types[kind].leaks == 5)
     eventually(lambda: manager.stats().types[kind].ended["released"] == 5)
     assert len(manager.stopping._callbacks) == callbacks
 
