@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -78,19 +78,16 @@ def nothing_is_kept_of_what_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def collector_stands() -> Iterator[None]:
-    """What is there already is not looked through at each collection."""
+def collected_before() -> None:
+    """What other tests have left is not found by this one's collections."""
     gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 # -- interrupts ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("scene", "place"), played(lambda scene: scene.interrupts))
-def test_an_interrupt_at_any_point(scene: Scene, place: str, collector_stands: None) -> None:
+def test_an_interrupt_at_any_point(scene: Scene, place: str, collected_before: None) -> None:
     stage = Stage(scene, place)
     stage.renew()
     with every_point(int, of=ours) as all_points:
@@ -346,7 +343,7 @@ class Asker(Reader):
 @pytest.mark.parametrize("kept", ["by garbage", "by others too"])
 @pytest.mark.parametrize("place", PLACES)
 def test_garbage_that_asks_and_closes_is_told_one_thing(
-    place: str, kept: str, collector_stands: None
+    place: str, kept: str, collected_before: None
 ) -> None:
     stage = Stage(SCENES["facts"], place)
     meddler = Meddler(stage)
@@ -364,7 +361,7 @@ def test_garbage_that_asks_and_closes_is_told_one_thing(
 
 
 @pytest.mark.parametrize(("scene", "place"), played(lambda scene: scene.lines))
-def test_the_collector_at_any_line(scene: Scene, place: str, collector_stands: None) -> None:
+def test_the_collector_at_any_line(scene: Scene, place: str, collected_before: None) -> None:
     """Garbage is collected whose last deeds are calls of the library."""
     stage = Stage(scene, place)
     meddler = Meddler(stage)
@@ -397,7 +394,7 @@ def test_the_collector_at_any_line(scene: Scene, place: str, collector_stands: N
 
 @pytest.mark.parametrize(("scene", "place"), played(lambda scene: scene.lines))
 def test_whoever_looks_at_any_point_is_told_one_thing(
-    scene: Scene, place: str, collector_stands: None
+    scene: Scene, place: str, collected_before: None
 ) -> None:
     """State, validity and what a lease would be granted agree at every point, and states follow each other as
     the table says."""
@@ -430,7 +427,7 @@ def on_another_thread(deed: Callable[[], None]) -> threading.Thread:
 
 @pytest.mark.parametrize("how", ["here", "on another thread"])
 @pytest.mark.parametrize(("scene", "place"), played(lambda scene: scene.lines and scene.meddle))
-def test_another_call_at_any_line(scene: Scene, place: str, how: str, collector_stands: None) -> None:
+def test_another_call_at_any_line(scene: Scene, place: str, how: str, collected_before: None) -> None:
     """As by a signal handler or a ``__del__``, at the points where one may come; and as by another thread, at
     any line."""
     here = how == "here"
@@ -478,7 +475,7 @@ def test_another_call_at_any_line(scene: Scene, place: str, how: str, collector_
     "name",
     ["register_limited", "registrar", "safe_access", "with_handle", "close", "objects_by_id_with_rules"],
 )
-def test_rules_that_change_at_each_line(name: str, deed: Any, collector_stands: None) -> None:
+def test_rules_that_change_at_each_line(name: str, deed: Any, collected_before: None) -> None:
     """On another thread policies are set and taken away, or a profiler comes and goes, at one line after the
     other."""
     stage = Stage(SCENES[name])
