@@ -28,6 +28,7 @@ name                   contract                                                 
 `forgets`              a kept exception keeps no object alive: K3                               I2
 `refuse_near_limit`    `RecursionError` before anything is taken that could not be given back   I3
 `is_control_flow`      an exception that is not to be contained: Ctrl-C, exit, cancellation
+`refuses`              whether the answer of a validator or check is a no, whatever its type
 `is_dead`              whether a weak reference is dead, asked without holding its object       I3
 `next_id`              a number that no object of the process has or will have
 `Tally`                a count that any context raises by one                                   I7
@@ -61,7 +62,7 @@ name                   contract                                                 
 The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 """
 
-from lifecycle._core.checks import check_callback, check_facts, check_timeout
+from lifecycle._core.checks import check_callback, check_facts, check_timeout, is_control_flow, refuses
 from lifecycle._core.counters import BUCKETS, HistogramCount
 from lifecycle._core.facts import (
     Facts,
@@ -101,7 +102,6 @@ from lifecycle._core.runtime import (
 )
 from lifecycle._core.runtime import at_fork_in_child as after_fork
 from lifecycle._core.waiting import Flag, Inbox, Line, Reply, WaitList, poll
-from lifecycle.manager.access import is_control_flow
 from lifecycle.manager.recipes import Recipe, recipe, releasing, tend, type_name_of
 from lifecycle.places.queues import PlaceLike
 
@@ -151,6 +151,7 @@ __all__ = [
     "raw",
     "recipe",
     "refuse_near_limit",
+    "refuses",
     "releasing",
     "run_apart",
     "snapshot",

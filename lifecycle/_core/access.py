@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from lifecycle._core.checks import is_control_flow, refuses
 from lifecycle._core.describe import state_of
 from lifecycle._core.doors import cell_of, is_open
 from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
@@ -40,8 +41,11 @@ def checked(pin: Pin) -> Pin:
         if validate is None or not record.kind.registry.config.enable_state_checking:
             return pin
         try:
-            reason = "" if validate(record.obj) is not False else "its validator refused it"
-        except Exception as error:
+            reason = "its validator refused it" if refuses(validate(record.obj)) else ""
+        except BaseException as error:
+            # An extension's own panic too. What is not about the object goes on to the caller.
+            if is_control_flow(error):
+                raise
             reason = f"its validator raised {type(error).__name__}: {error}"
         if not reason:
             return pin

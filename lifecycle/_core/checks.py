@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
 from typing import Any, NoReturn
 
@@ -55,6 +56,23 @@ def _code_of(fn: Any) -> CodeType | None:
     except Exception:
         return None
     return code if isinstance(code, CodeType) else None
+
+
+def refuses(answer: Any) -> bool:
+    """Whether the `answer` of a validator, a ``check=`` or a ``reset=`` is a no: what is false, of whatever
+    type, and not None, which is no answer. NumPy's False is one. Raises what asking for its truth raises."""
+    return answer is not None and not answer
+
+
+def is_control_flow(error: BaseException) -> bool:
+    """Whether `error` is not about the object at all: an interrupt, an exit, a cancellation."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return True
+    for module, name in (("asyncio", "CancelledError"), ("trio", "Cancelled")):
+        cancelled = getattr(sys.modules.get(module), name, None)
+        if isinstance(cancelled, type) and isinstance(error, cancelled):
+            return True
+    return False
 
 
 NO_BYTES = 0

@@ -9,13 +9,12 @@ Control flow (Ctrl-C, `sys.exit`, a generator's end, task cancellation) passes. 
 
 from __future__ import annotations
 
-import sys
 from types import FunctionType, TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle._core import runtime
 from lifecycle._core.access import invalidate_record
-from lifecycle._core.checks import deferred_error
+from lifecycle._core.checks import deferred_error, is_control_flow
 from lifecycle._core.describe import about, describe
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.record import Pin, Record
@@ -47,17 +46,6 @@ def refuse_late(result: object, record: Record, fn: object) -> NoReturn:
     )
     result = None  # a kept error keeps nothing alive
     raise about(record, error)
-
-
-def is_control_flow(error: BaseException) -> bool:
-    """Whether `error` is not about the object at all: an interrupt, an exit, a cancellation."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-        return True
-    for module, name in (("asyncio", "CancelledError"), ("trio", "Cancelled")):
-        cancelled = getattr(sys.modules.get(module), name, None)
-        if isinstance(cancelled, type) and isinstance(error, cancelled):
-            return True
-    return False
 
 
 def declared(kind: Kind, errors: Any) -> tuple[type[BaseException], ...]:

@@ -693,8 +693,8 @@ class SafetyManager(Uncopied):
             Objects, and bytes as registered with ``size=``, that may be unreleased at a time; more are
             refused (`LimitError`).
         validate:
-            Called with the object before each access; False or an exception invalidates the object and
-            refuses the access.
+            Called with the object before each access; False (whatever is false but None, NumPy's too) or an
+            exception invalidates the object and refuses the access.
 
         Raises `RegistrationError` for a rule that makes no sense, and changes nothing then.
         """

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from lifecycle._core.access import invalidate_record, refuse
+from lifecycle._core.checks import is_control_flow
 from lifecycle._core.describe import about, describe
 from lifecycle._core.exclusive import ExclusiveLease
 from lifecycle._core.handle import Handle, set_observed_handle
@@ -65,7 +66,9 @@ def _look(record: Record) -> tuple[Any, str | None]:
             try:
                 if not ref.alive(obj):
                     return obj, "its owner has ended it"
-            except Exception as error:
+            except BaseException as error:
+                if is_control_flow(error):
+                    raise
                 return obj, f"asking whether it is alive raised {text_of(error)}"
         return obj, ""
     finally:

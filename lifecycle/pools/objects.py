@@ -27,7 +27,17 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from lifecycle.errors import AccessRefusedError, ConfigError
-from lifecycle.lowlevel import Facts, PlaceLike, caller, check_callback, monotonic, pin, raw, snapshot
+from lifecycle.lowlevel import (
+    Facts,
+    PlaceLike,
+    caller,
+    check_callback,
+    monotonic,
+    pin,
+    raw,
+    refuses,
+    snapshot,
+)
 from lifecycle.manager import BACKGROUND, Handle, ReleaseQueue, SafetyManager
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
@@ -65,9 +75,10 @@ class ObjectPool(Pool, Generic[T]):
     size:
         How many items there are at most. They are made when first needed.
     reset:
-        Called with an item that came back; False or an exception destroys it.
+        Called with an item that came back; False (whatever is false but None) or an exception destroys it.
     check:
-        Called with an item before it is lent again; False or an exception destroys it, and a new one is made.
+        Called with an item before it is lent again; False, as with `reset`, or an exception destroys it, and
+        a new one is made.
     destroy:
         Called with each item once, when it is no longer needed, at the place `release_on`. None: nothing is
         called.
@@ -303,7 +314,7 @@ class ObjectPool(Pool, Generic[T]):
         if fn is None:
             return True
         try:
-            return fn(item) is not False
+            return not refuses(fn(item))
         except BaseException as error:
             self._contained(what, error)
             return False

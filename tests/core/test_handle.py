@@ -549,6 +549,79 @@ def test_a_fence_that_raises_orphans_the_object(manager: SafetyManager) -> None:
 # -- what it takes to be refused -----------------------------------------------------------------------------
 
 
+class No:
+    """False, but not ``False``: as NumPy's."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class Ambiguous:
+    """As an array of several elements."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth of several values is ambiguous")
+
+
+class Panic(BaseException):
+    """As PyO3's PanicException: no `Exception`."""
+
+
+def raises_a_panic(native: Native) -> bool:
+    raise Panic("bounds")
+
+
+@pytest.mark.parametrize(
+    ("answer", "granted"),
+    [(None, True), (True, True), (1, True), (False, False), (No(), False), (0, False), ("", False)],
+)
+def test_a_validator_says_no_with_what_is_false_of_whatever_type(
+    manager: SafetyManager, answer: object, granted: bool
+) -> None:
+    manager.policy("native", validate=lambda native: answer)
+    handle = registered(manager, Native())
+    if granted:
+        handle.lease().close()
+        assert handle.valid
+        handle.close()
+    else:
+        with pytest.raises(AccessRefusedError, match="its validator refused it"):
+            handle.lease()
+        assert not handle.valid
+
+
+@pytest.mark.parametrize(
+    ("validate", "reason"), [(lambda native: Ambiguous(), "ambiguous"), (raises_a_panic, "Panic: bounds")]
+)
+def test_a_validator_that_raises_refuses_whatever_it_raises(
+    manager: SafetyManager, validate: Callable[[Native], object], reason: str
+) -> None:
+    manager.policy("native", validate=validate)
+    handle = registered(manager, Native())
+    with pytest.raises(AccessRefusedError, match=reason):
+        handle.lease()
+    assert not handle.valid
+
+
+def test_control_flow_in_a_validator_passes_and_refuses_nothing(manager: SafetyManager) -> None:
+    def leave(native: Native) -> bool:
+        raise SystemExit
+
+    manager.policy("native", validate=leave)
+    handle = registered(manager, Native())
+    with pytest.raises(SystemExit):
+        handle.lease()
+    assert handle.valid
+    handle.close()
+
+
+def test_asking_whether_an_observed_object_is_alive_may_raise_a_panic(manager: SafetyManager) -> None:
+    owner = Native()
+    handle = manager.observe(owner, "native", alive=raises_a_panic)
+    with pytest.raises(AccessRefusedError, match="Panic: bounds"):
+        handle.lease()
+
+
 def test_errors_do_not_keep_the_object(manager: SafetyManager) -> None:
     """I2 the other way round: a kept traceback is no holder."""
     manager.policy("checked", validate=lambda native: native.label != "bad")

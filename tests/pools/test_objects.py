@@ -55,6 +55,27 @@ def free(native: Native) -> None:
     native.free()
 
 
+class No:
+    """False, but not ``False``: as NumPy's."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("hook", ["check", "reset"])
+@pytest.mark.parametrize("answer", [False, No(), 0, "", None, True, 1])
+def test_an_item_is_refused_by_what_is_false_of_whatever_type(
+    manager: SafetyManager, make: Maker, hook: str, answer: object
+) -> None:
+    hooks: dict[str, Any] = {hook: lambda item: answer}
+    with ObjectPool(manager, make, size=1, destroy=free, **hooks) as pool:
+        for _ in range(2):
+            pool.get().close()
+        fit = answer is None or bool(answer)
+        assert len(make.made) == (1 if fit else 2)
+        assert pool.stats().losses[hook] == (0 if fit else 1 if hook == "check" else 2)
+
+
 def start(*functions: Callable[[], object]) -> list[threading.Thread]:
     threads = [threading.Thread(target=function, daemon=True) for function in functions]
     for thread in threads:
