@@ -14,6 +14,7 @@ name                   contract                                                 
 `view`                 native memory that holds the pin                                         I2
 `view_of`, `array_of`  the memory of a buffer or ndarray, likewise                              I2
 `facts`, `Facts`       what is known of an object, of now and after its end; keeps nothing      I9
+`apart`                a consumer's share: a panic through it closes it, and no other            I6
 `describe`             its name in messages                                                     I9
 `about`                an error of yours with the facts of the object that it is about          I9
 `holders`              who keeps it from its release. Walks the heap                            I9
@@ -67,6 +68,7 @@ from lifecycle._core.counters import BUCKETS, HistogramCount
 from lifecycle._core.facts import (
     Facts,
     about,
+    apart,
     array_of,
     describe,
     facts,
@@ -126,6 +128,7 @@ __all__ = [
     "WhenDue",
     "about",
     "after_fork",
+    "apart",
     "array_of",
     "caller",
     "check_callback",

@@ -14,6 +14,7 @@ from lifecycle._core.exclusive import pin_or_refuse
 from lifecycle._core.handle import Handle
 from lifecycle._core.holders import Holder, all_holders
 from lifecycle._core.record import SHUT_CELL, Pin, Record
+from lifecycle._core.shares import set_apart
 from lifecycle._core.targets import record_of
 from lifecycle._core.views import make_array, make_buffer_view, make_view
 from lifecycle.errors import LifecycleError, shown
@@ -23,6 +24,7 @@ from lifecycle.stats import ObjectInfo
 __all__ = [
     "Facts",
     "about",
+    "apart",
     "array_of",
     "describe",
     "facts",
@@ -245,6 +247,15 @@ def held_pin(target: Handle[Any] | Pin | Facts) -> Pin | None:
 def is_closed(handle: Handle[Any]) -> bool:
     """Return True once this very handle was closed: a share of its own, whatever became of the object."""
     return handle._cell is SHUT_CELL
+
+
+def apart(share: Handle[Any]) -> None:
+    """Set a share apart, that was just made and that nobody else has seen yet, for one of several consumers.
+
+    A panic in `safe_access` through it, or through a share made of it, closes that share, and does not
+    invalidate the object while others hold theirs: a consumer's bug says nothing about what it consumes.
+    """
+    set_apart(share._record, share._token)
 
 
 def raw(pin: Pin) -> Any:

@@ -10,6 +10,9 @@ A handle that is dropped leaves its token behind, since nothing runs for it. Onl
 refer to that number, so `_sweep` can tell, also of a handle in a garbage cycle, which may be saved yet. The
 oldest such token stays: an object of which a share was dropped is not shut by the last `close`, but goes with
 its cell, as a leak.
+
+A share may be set apart, for a consumer of what others consume too: a panic in `safe_access` through it
+closes it, and does not invalidate the object. That is its token's value, which the shares made of it inherit.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from sys import getrefcount
+from typing import Any
 
 from lifecycle._core import runtime
 from lifecycle._core.record import Cell, Record, raw_pin, shut
@@ -31,7 +35,11 @@ SWEEP_FROM = 64
 """Tokens of one object, from which on those of dropped handles are looked for."""
 
 
-class Tokens(dict[int, None]):
+APART = True
+"""What the token of a share that is set apart says."""
+
+
+class Tokens(dict[int, Any]):
     """The tokens of one object."""
 
     __slots__ = ("sweep_at",)
@@ -105,7 +113,7 @@ def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> boo
     try:
         tokens[-token] = None
         if parent in tokens if parent is not None else _any_open(tokens):
-            tokens[token] = None
+            tokens[token] = tokens.get(parent)
             tokens.pop(-token, None)
             if len(tokens) > tokens.sweep_at:
                 _sweep(tokens)
@@ -125,8 +133,21 @@ def drop_share(record: Record, cell: Cell, token: int) -> None:
         return
     try:
         ours = tokens.pop(-token, 0) is None
-        ours = tokens.pop(token, 0) is None or ours
+        ours = tokens.pop(token, 0) != 0 or ours
         if ours and not tokens:
             shut(record, cell, BY_CLOSE, None)  # the closer saw our announcement and left the door to us
     finally:
         cell = None  # type: ignore[assignment]
+
+
+def set_apart(record: Record, token: int) -> None:
+    """Set a share apart. For one that nobody else has seen yet."""
+    tokens = record.kind.registry.shared.get(record.id)
+    if tokens is not None and token in tokens:
+        tokens[token] = APART
+
+
+def is_apart(record: Record, token: int) -> bool:
+    """Whether a share is set apart, and is not the last that is open."""
+    tokens = record.kind.registry.shared.get(record.id)
+    return tokens is not None and tokens.get(token) is APART and len(tokens) > 1

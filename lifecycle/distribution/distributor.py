@@ -107,18 +107,10 @@ class FrameDistributor(Uncopied, Generic[T]):
         if start == "oldest":
             at = max(0, newest + 1 - ring.capacity)
         elif start == "keyframe":
-            at, awaits_key = self._newest_key(newest)
+            at, awaits_key = ring.newest_key()
         elif start != "now":
             raise LifecycleError(f"subscribe(start=) takes 'now', 'keyframe' or 'oldest', not {start!r}")
         return subscribe(ring, name, group, chosen, at, awaits_key)
-
-    def _newest_key(self, newest: int) -> tuple[int, bool]:
-        ring = self._ring
-        for seq in range(newest, max(-1, newest - ring.capacity), -1):
-            slot = ring.table.get(seq)
-            if slot is not None and slot.key and not slot.gone:
-                return seq, False
-        return newest + 1, True
 
     # -- facts -----------------------------------------------------------------------------------------------
 

@@ -19,10 +19,10 @@ from typing import Any, Generic, NoReturn, TypeVar
 from lifecycle.distribution.policies import EvictAfter, KeepKeyFrames, LatestOnly
 from lifecycle.distribution.ring import Ring
 from lifecycle.distribution.seats import EVICTED, Seat, SeatRef, Standing, standing
-from lifecycle.distribution.sharing import give_back, is_shareable
+from lifecycle.distribution.sharing import give_back, is_shareable, share_of
 from lifecycle.distribution.slots import GONE, Slot
 from lifecycle.errors import ClosedError, Empty, EvictedError, Lagged
-from lifecycle.lowlevel import Uncopied, check_timeout, monotonic, snapshot
+from lifecycle.lowlevel import Uncopied, check_timeout, is_control_flow, monotonic
 from lifecycle.stats import ReceiverStats
 
 T = TypeVar("T")
@@ -35,6 +35,18 @@ class _Nothing:
 
 NOTHING: Any = _Nothing()
 """No frame yet."""
+
+
+class Shut:
+    """Instead of a share: the frame can be had by nobody any more, since sharing it raised `error`."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error: BaseException = error
+
+
+SHUT_BY_OWNER = "the first of them was shut by its owner, or could not be shared, before it was received"
 NOTHING_YET, LOOK_AGAIN = -1, -2
 
 
@@ -126,17 +138,22 @@ class FrameReceiver(Generic[T]):
                     if at == NOTHING_YET:
                         return NOTHING
                     continue
-                item = self._share_of(slot, now, at)
-                if item is GONE:
+                item = self._share_of(slot, at)
+                newest = at
+                while type(item) is Shut:
+                    slot, at = self._past_shut(now, at, newest, item.error)
+                    item = GONE if slot is None else self._share_of(slot, at)
+                if item is GONE or slot is None:
                     continue
                 new = standing(at + 1, now.received + 1, now.missed + at - now.cursor, now.lags)
                 if seat.advance(now, new):
                     return item
-                self._close(slot, item)  # another thread took that one
+                if slot.shared:
+                    ring.close_share(item)  # another thread took that one
                 item = NOTHING
         except BaseException:
-            if item is not NOTHING and item is not GONE and slot is not None:
-                self._close(slot, item)
+            if item is not NOTHING and item is not GONE and type(item) is not Shut and slot.shared:  # type: ignore[union-attr]
+                ring.close_share(item)
             if new is not None and now is not None and now.get(None) is new:
                 self._never_came()
             raise
@@ -145,6 +162,8 @@ class FrameReceiver(Generic[T]):
                 # It has moved on, perhaps.
                 if ring.room.hung:
                     ring.room.wake()
+                if ring.tail.end:
+                    ring.discard_if_read()
             finally:
                 item = slot = now = new = None  # K3
 
@@ -162,44 +181,30 @@ class FrameReceiver(Generic[T]):
         if slot is not None:
             if not now.awaits_key or slot.key:
                 return slot, cursor
-            self._move(now, *self._next_key(cursor + 1))
+            self._move(now, *ring.key_from(cursor + 1))
             return None, LOOK_AGAIN
         newest = ring.newest()
         if now.cursor > newest.seq:
             if newest.end:
-                ring.discard_if_read()
                 raise self._at_end()
             return None, NOTHING_YET
         if ring.discarded:
             self._lag(now, newest.seq + 1, False)
         elif cursor <= newest.seq - ring.capacity and type(policy) is not LatestOnly:
             if type(policy) is KeepKeyFrames:
-                self._lag(now, *self._next_key(cursor))
+                self._lag(now, *ring.key_from(cursor))
             else:
                 self._lag(now, newest.seq - ring.capacity + 1, now.awaits_key)
         return None, LOOK_AGAIN
-
-    def _next_key(self, seq: int) -> tuple[int, bool]:
-        """The first key frame from `seq` on that is still there; else what comes next, of which only a key
-        frame will do."""
-        ring = self._ring
-        newest = ring.newest()
-        kept = [number for number in snapshot(ring.kept) if number >= seq]
-        if kept:
-            return min(kept), False
-        for number in range(max(seq, newest.seq - ring.capacity + 1), newest.seq + 1):
-            slot = ring.table.get(number)
-            if slot is not None and slot.key and not slot.gone:
-                return number, False
-        return newest.seq + 1, True
 
     def _move(self, now: Standing, to: int, awaits_key: bool) -> None:
         """Go on at `to`, without having fallen behind: what lies between is missed."""
         missed = now.missed + to - now.cursor
         self._seat.advance(now, standing(to, now.received, missed, now.lags, awaits_key))
 
-    def _lag(self, now: Standing, to: int, awaits_key: bool) -> None:
-        """Go on at `to` and say so, unless another thread moved this receiver meanwhile."""
+    def _lag(self, now: Standing, to: int, awaits_key: bool, error: BaseException | None = None) -> None:
+        """Go on at `to` and say so, unless another thread moved this receiver meanwhile. `error`: why the
+        frame could not be shared, where that and not falling behind is the reason."""
         seat = self._seat
         missed = to - now.cursor
         lags = now.lags + 1
@@ -207,30 +212,42 @@ class FrameReceiver(Generic[T]):
             self._ring.retire(seat, EVICTED)
             return
         if seat.advance(now, standing(to, now.received, now.missed + missed, lags, awaits_key)):
-            raise self._lagged(missed)
+            raise self._lagged(missed, SHUT_BY_OWNER if error is not None else "") from error
 
-    def _share_of(self, slot: Slot, now: Standing, at: int) -> Any:
-        """A share of the slot's frame for the receiver; `GONE` when it was overwritten meanwhile. A frame
-        that its owner has shut can be had by nobody any more: it is missed, and that is raised."""
+    def _share_of(self, slot: Slot, at: int) -> Any:
+        """A share of the slot's frame for the receiver; `GONE` when it was overwritten meanwhile, and a
+        `Shut` when it can be had by nobody any more: its owner has shut it, or it cannot be shared. Control
+        flow passes."""
         item = slot.item
         try:
             if item is GONE or not slot.shared:
                 return item
-            return item.share()
-        except Exception as error:
-            if slot.gone and slot is not self._ring.kept.get(at):
-                return GONE
-            missed = at + 1 - now.cursor
-            if self._seat.advance(now, standing(at + 1, now.received, now.missed + missed, now.lags + 1)):
-                raise self._lagged(missed) from error
-            return GONE
+            return share_of(item)
+        except BaseException as error:
+            if is_control_flow(error):
+                raise
+            return GONE if slot.gone and slot is not self._ring.kept.get(at) else Shut(error)
         finally:
             item = slot = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
-    @staticmethod
-    def _close(slot: Slot, item: Any) -> None:
-        if slot.shared:
-            give_back(item)
+    def _past_shut(
+        self, now: Standing, at: int, newest: int, error: BaseException
+    ) -> tuple[Slot | None, int]:
+        """Frame `at` can be had by nobody: go on as the policy says. With `LatestOnly` that is the next older
+        one, which is returned with its number, or what comes after `newest`, which was tried first; otherwise
+        `Lagged` is raised, or everything is to be looked at again."""
+        ring, policy = self._ring, self._seat.policy
+        if type(policy) is LatestOnly:
+            for older in range(at - 1, now.cursor - 1, -1):
+                slot = ring.table.get(older)
+                if slot is not None and not slot.gone:
+                    return slot, older
+            self._move(now, newest + 1, False)
+        elif type(policy) is KeepKeyFrames:
+            self._lag(now, *ring.key_from(at + 1), error)
+        else:
+            self._lag(now, at + 1, now.awaits_key, error)
+        return None, LOOK_AGAIN
 
     def _never_came(self) -> None:
         """An interrupt fell between the deciding step and the caller: what counts as received was not."""
@@ -244,7 +261,13 @@ class FrameReceiver(Generic[T]):
 
     # -- what can go wrong -----------------------------------------------------------------------------------
 
-    def _lagged(self, missed: int) -> Lagged:
+    def _lagged(self, missed: int, shut: str = "") -> Lagged:
+        if shut:
+            return Lagged(
+                f"{self!r} missed {missed} frame(s): {shut}; the next recv() goes on with what is still "
+                "there",
+                missed,
+            )
         return Lagged(
             f"{self!r} fell behind and missed {missed} frame(s); the next recv() goes on with what is still "
             f"there: receive faster, give the distributor more than {self._ring.capacity} slots, or choose "
@@ -389,8 +412,17 @@ class FrameLoop(Uncopied, Generic[T]):
 
     def _let_go(self) -> None:
         frame = self._frame
-        if frame is not NOTHING and is_shareable(frame):
-            give_back(frame)
+        try:
+            if frame is not NOTHING and is_shareable(frame):
+                give_back(frame)
+        except BaseException as error:
+            # What its close raised is told once, and the loop goes on behind it. An interrupted one is closed
+            # again.
+            if not is_control_flow(error):
+                self._frame = NOTHING
+            raise
+        finally:
+            frame = None  # K3
         self._frame = NOTHING
 
     def __next__(self) -> T:

@@ -21,21 +21,32 @@ table. A slot that was entered after it had been overwritten already takes itsel
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lifecycle.distribution.chain import Register
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter
 from lifecycle.distribution.seats import EVICTED, Roster, Seat, SeatRef, standing
-from lifecycle.distribution.sharing import give_back, is_shareable
+from lifecycle.distribution.sharing import give_back, is_shareable, is_valid
 from lifecycle.distribution.slots import GONE, Slot, empty_slot
 from lifecycle.errors import ClosedError
-from lifecycle.lowlevel import WaitList, is_dead, monotonic, must_not_wait, snapshot
+from lifecycle.lowlevel import (
+    Tally,
+    WaitList,
+    is_control_flow,
+    is_dead,
+    monotonic,
+    must_not_wait,
+    snapshot,
+)
 from lifecycle.stats import DistributorStats, GroupStats
 
 T = TypeVar("T")
 
 LOOK = 0.25
 """Seconds between two looks of a publisher that is blocked for receivers that were dropped."""
+STRIKES = 3
+"""How often giving a share back is broken off by control flow until it is not tried again. Of a share that is
+not a handle: those of handles are given back by then."""
 
 
 class Ring(Generic[T]):
@@ -54,14 +65,15 @@ class Ring(Generic[T]):
         self.room: WaitList = WaitList()
         self.dropped: deque[SeatRef] = deque()
         self.discarded: bool = False
-        self.close_failures: deque[str] = deque()
+        self.close_failures: Tally = Tally()
 
     # -- publishing ------------------------------------------------------------------------------------------
 
     def publish(self, item: T, key: bool) -> int:
         """See `FrameDistributor.publish`."""
         slot = empty_slot(0)
-        slot.key = key
+        # Asked here and once: what is no truth is the publisher's affair, and no receiver's.
+        slot.key = bool(key)
         tail = after = None
         began = None
         try:
@@ -154,16 +166,58 @@ class Ring(Generic[T]):
                 self.kept.pop(seq, None)
 
     def _give_back(self, slot: Slot) -> None:
-        """Close the ring's share of a slot. What its owner's ``close`` raises concerns nobody else."""
+        """Close the ring's share of a slot. What its owner's ``close`` raises concerns nobody else; control
+        flow passes, and the share is closed again by whoever comes by next."""
         item = slot.item
         try:
             if item is not GONE and slot.shared:
-                give_back(item)
-        except Exception as error:
-            self.close_failures.append(f"{type(error).__name__}: {error}")
+                self.close_share(item)
+        except BaseException:
+            slot.struck += 1
+            if slot.struck >= STRIKES:
+                slot.item = GONE
+            raise
         finally:
             item = None
         slot.item = GONE
+
+    def close_share(self, share: Any) -> None:
+        """Close a share that nobody has; an exception is counted, whatever it is, but for control flow."""
+        try:
+            give_back(share)
+        except BaseException as error:
+            if is_control_flow(error):
+                raise
+            self.close_failures.add()
+        finally:
+            share = None  # K3
+
+    def key_from(self, seq: int) -> tuple[int, bool]:
+        """The first key frame from `seq` on that is still there; else the number of what comes next, of which
+        only a key frame will do."""
+        newest = self.newest()
+        kept = sorted(number for number in snapshot(self.kept) if number >= seq)
+        for number in (*kept, *range(max(seq, newest.seq - self.capacity + 1), newest.seq + 1)):
+            if self.has_key(number):
+                return number, False
+        return newest.seq + 1, True
+
+    def newest_key(self) -> tuple[int, bool]:
+        """The newest key frame that is still there; else as `key_from`."""
+        newest = self.newest().seq
+        for number in range(newest, max(-1, newest - self.capacity), -1):
+            if self.has_key(number):
+                return number, True
+        return newest + 1, True
+
+    def has_key(self, seq: int) -> bool:
+        """Whether frame `seq` is a key frame that can be had."""
+        slot = self.kept.get(seq)
+        if slot is None:
+            slot = self.table.get(seq)
+            if slot is None or slot.gone:
+                return False
+        return slot.key and slot.item is not GONE and is_valid(slot.item)
 
     def newest(self) -> Slot:
         """The last slot, or the end; everything before it is in the table."""
@@ -292,6 +346,8 @@ class Ring(Generic[T]):
 
     def discard_if_read(self) -> None:
         """Once closed, and read by everyone who still can, the frames are given back."""
+        if self.dropped:
+            self.bury()
         newest = self.newest()
         if newest.end and all(seat.now().cursor > newest.seq for seat in self.roster.value.seats):
             self.discard()
@@ -336,7 +392,7 @@ class Ring(Generic[T]):
             held=len(self.table) + len(self.kept),
             receivers=len(roster.seats),
             closed=newest.end,
-            close_failures=len(self.close_failures),
+            close_failures=int(self.close_failures),
             groups={group: GroupStats(group, *numbers) for group, numbers in figures.items()},
         )
 

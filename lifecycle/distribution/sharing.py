@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+from lifecycle.lowlevel import apart
 from lifecycle.manager import Handle
 
 
@@ -28,6 +29,26 @@ def is_shareable(item: object) -> bool:
     if kind is Handle:
         return True
     return callable(getattr(kind, "share", None)) and callable(getattr(kind, "close", None))
+
+
+def share_of(item: Any) -> Any:
+    """A share for a consumer: a panic in `safe_access` on it takes the frame from nobody else."""
+    share = item.share()
+    try:
+        handle = share if isinstance(share, Handle) else getattr(share, "handle", None)
+        if isinstance(handle, Handle):
+            apart(handle)
+        return share
+    except BaseException:
+        give_back(share)
+        raise
+    finally:
+        item = share = handle = None  # K3
+
+
+def is_valid(item: Any) -> bool:
+    """False for a frame that its owner has shut, where that can be told without taking it."""
+    return not isinstance(item, Handle) or item.valid
 
 
 def give_back(item: Any) -> None:

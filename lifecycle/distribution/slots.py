@@ -19,7 +19,7 @@ GONE: Any = _Gone()
 class Slot(Link):
     """One published frame, or the end of the stream."""
 
-    __slots__ = ("end", "gone", "indexed", "item", "key", "seq", "shared")
+    __slots__ = ("end", "gone", "indexed", "item", "key", "seq", "shared", "struck")
     seq: int
     """Its number, from 0. Of the end: the last frame's."""
     item: Any
@@ -30,6 +30,8 @@ class Slot(Link):
     gone: bool
     """It was overwritten."""
     indexed: bool
+    struck: int
+    """How often giving its share back was broken off."""
 
 
 def empty_slot(seq: int, *, end: bool = False) -> Slot:
@@ -40,4 +42,5 @@ def empty_slot(seq: int, *, end: bool = False) -> Slot:
     slot.shared = slot.key = False
     slot.end = end
     slot.gone = slot.indexed = True
+    slot.struck = 0
     return slot

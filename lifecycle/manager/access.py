@@ -16,8 +16,10 @@ from lifecycle._core import runtime
 from lifecycle._core.access import invalidate_record
 from lifecycle._core.checks import deferred_error, is_control_flow
 from lifecycle._core.describe import about, describe
+from lifecycle._core.handle import Handle
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.record import Pin, Record
+from lifecycle._core.shares import is_apart
 from lifecycle._core.tables import Kind, Registry
 from lifecycle._core.targets import pin_of
 from lifecycle.config import exception_types
@@ -55,27 +57,35 @@ def declared(kind: Kind, errors: Any) -> tuple[type[BaseException], ...]:
     return kind.errors or kind.registry.config.errors
 
 
-def escaped(record: Record, error: BaseException, errors: Any, fn: object = None) -> None:
+def escaped(
+    record: Record, error: BaseException, errors: Any, fn: object = None, target: object = None
+) -> None:
     """Decide about an exception that left an access: return to let it pass, or raise `AccessPanicError`.
 
-    `fn` is the function that was to be called, where the exception did not come out of a line of it. The
-    caller's own reference to the pin is gone by now, so a poisoned object that nobody else holds is released
-    in here. Close to the recursion limit the exception passes, and the keeper decides about the object.
+    `fn` is the function that was to be called, where the exception did not come out of a line of it; `target`
+    the handle, where the access was through one. The caller's own reference to the pin is gone by now, so a
+    poisoned object that nobody else holds is released in here. Close to the recursion limit the exception
+    passes, and the keeper decides about the object.
     """
     registry = record.kind.registry
     if runtime.near_limit():
-        registry.later[0:0] = [(judge, (record, error, errors, fn))]
+        registry.later[0:0] = [(judge, (record, error, errors, fn, target))]
         return
-    panic = judge(record, error, errors, fn)
-    if panic is not None:
-        if registry.config.enable_state_checking:
-            record.place.settle(record, 0)
-        raise panic from error
+    try:
+        panic = judge(record, error, errors, fn, target)
+        if panic is not None:
+            if record.cause is not None and registry.config.enable_state_checking:
+                record.place.settle(record, 0)
+            raise panic from error
+    finally:
+        target = None  # K3
 
 
-def judge(record: Record, error: BaseException, errors: Any, fn: object) -> AccessPanicError | None:
+def judge(
+    record: Record, error: BaseException, errors: Any, fn: object, target: object = None
+) -> AccessPanicError | None:
     """Count an exception that left an access, as `escaped`. The object is invalid after a panic, which is
-    returned."""
+    returned; where the access was through a share that was set apart, that alone is closed."""
     kind = record.kind
     registry = kind.registry
     if is_control_flow(error):
@@ -92,7 +102,15 @@ def judge(record: Record, error: BaseException, errors: Any, fn: object) -> Acce
     at = raised_at(error)
     registry.events.append(("panic", kind, record, reason, trace))
     fate = "state checking is off, so it stays open"
-    if registry.config.enable_state_checking:
+    if not registry.config.enable_state_checking:
+        pass
+    elif isinstance(target, Handle) and is_apart(record, target._token):
+        try:
+            target.close(timeout=0)
+        finally:
+            target = None  # K3
+        fate = "this share of it is closed, and nobody else's"
+    else:
         record.more().panic = type(error).__name__
         invalidate_record(record, Cause.PANIC, f"panic: {reason}{at}", None)
         fate = "it is invalid now and will be released"
@@ -156,4 +174,4 @@ class AccessBlock(Uncopied, Generic[T]):
         finally:
             pin = None
         if record is not None:
-            escaped(record, error, self._errors)
+            escaped(record, error, self._errors, None, self._target)

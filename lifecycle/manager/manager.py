@@ -618,10 +618,10 @@ class SafetyManager(Uncopied):
                 try:
                     if not callable(fn):
                         check_callback(fn, "safe_access(fn)")
-                    escaped(record, error, errors, unentered)
+                    escaped(record, error, errors, unentered, target)
                 except RecursionError:
                     # No call may be possible here, so it is left to the keeper without one.
-                    self._registry.later[0:0] = [(judge, (record, error, errors, unentered))]
+                    self._registry.later[0:0] = [(judge, (record, error, errors, unentered, target))]
                 raise
             if result is not None and type(result) in DEFERRED:
                 refuse_late(result, record, fn)

@@ -147,7 +147,7 @@ def test_a_frame_overwritten_while_it_is_being_received(manager: SafetyManager) 
     natives = [Native("one"), Native("two")]
     with frame(manager, natives[0]) as handle:
         distributor.publish(handle)
-    with Standing(lambda: receiver.recv(timeout=0), Receiver._share_of, "return item.share()") as one:
+    with Standing(lambda: receiver.recv(timeout=0), Receiver._share_of, "return share_of(item)") as one:
         with frame(manager, natives[1]) as handle:
             distributor.publish(handle)
         with pytest.raises(Lagged) as lagged:
