@@ -4,7 +4,9 @@ tests.docs.document PATH``.
 A document is a Markdown file or a module with docstrings. Its examples are the ``python`` code blocks and the
 doctests. A ``text`` block that follows a Python block at once is what that block prints, compared as doctest
 compares with ELLIPSIS and NORMALIZE_WHITESPACE. ``<!-- skip: next -->`` before a block leaves it out (a
-fragment, or one that needs hardware).
+fragment, or one that needs hardware). ``<!-- program -->`` before a block runs it as a program of its own,
+with nothing of the blocks before: its output is what a terminal would show, with the name of the signal that
+ended it, as a shell prints it. Without a ``text`` block behind it a program must end with 0.
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from __future__ import annotations
 import contextlib
 import doctest
 import io
+import os
+import re
+import resource
+import signal
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from sybil import Document, Example, Sybil
@@ -23,6 +31,30 @@ from sybil.parsers import markdown, rest
 from sybil.typing import Parser
 
 DOCTEST = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+PROGRAM = "<!-- program -->"
+OUTPUT_FOLLOWS = re.compile(r"[\s`]*```text\n")
+
+
+def output_of(program: str) -> tuple[int, str]:
+    """The exit status of a program, and what a terminal would show of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "program.py"
+        path.write_text(program, encoding="utf-8")
+        # Whoever tries the program at home has no fault handler on.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
+        done = subprocess.run(
+            [sys.executable, str(path)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    killed = f"{signal.strsignal(-done.returncode)}\n" if done.returncode < 0 else ""
+    return done.returncode, done.stdout + killed
 
 
 class _Runner:
@@ -33,10 +65,20 @@ class _Runner:
         self.printed = ""
         self.ended = -1
 
-    def run(self, example: Example) -> None:
+    def run(self, example: Example) -> str | None:
+        if example.document.text[: example.start].rstrip().endswith(PROGRAM):
+            return self.run_program(example)
         with contextlib.redirect_stdout(io.StringIO()) as captured:
             self.python(example)
         self.printed, self.ended = captured.getvalue(), example.end
+        return None
+
+    def run_program(self, example: Example) -> str | None:
+        status, self.printed = output_of(str(example.parsed))
+        self.ended = example.end
+        if status and not OUTPUT_FOLLOWS.match(example.document.text, example.end):
+            return f"The program ended with {status}:\n{self.printed}"
+        return None
 
     def compare(self, example: Example) -> str | None:
         if self.ended < 0 or example.document.text[self.ended : example.start].strip(" \n`"):
@@ -60,6 +102,8 @@ def parse(path: Path) -> Document:
 
 def main(path: str) -> int:
     """Run the document; prints what failed, and returns the exit status."""
+    # A program that dies on purpose leaves no file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     count = 0
     for example in parse(Path(path)).examples():
         try:

@@ -16,9 +16,13 @@ from tests.support import ROOT
 EXAMPLE = re.compile(r"^\s*(```python|>>> )", re.MULTILINE)
 # What a document needs, by what it names.
 NEEDS = {
-    "gstreamer": re.compile(r"integrations\.gstreamer|gi\.repository"),
+    "gstreamer": re.compile(
+        r"^\W*(from|import) (lifecycle\.integrations\.gstreamer|gi\.repository)", re.MULTILINE
+    ),
     "gl": re.compile(r"import.* OpenGL|from OpenGL|gpu\.offscreen"),
     "wgpu": re.compile(r"^import wgpu$", re.MULTILINE),
+    "numpy": re.compile(r"^import numpy", re.MULTILINE),
+    "prometheus_client": re.compile(r"^from prometheus_client", re.MULTILINE),
 }
 
 
@@ -77,6 +81,11 @@ WRONG = {
     "prints-otherwise": ("```python\nprint('one')\n```\n\n```text\ntwo\n```\n", "Expected:\ntwo"),
     "doctest": ("```python\nx = 1\n```\n\n>>> x\n2\n", "Expected:\n    2"),
     "not-python": ("```python\nreturn\n```\n", "SyntaxError"),
+    "program-fails": ("<!-- program -->\n```python\nraise SystemExit('planted')\n```\n", "ended with 1"),
+    "program-lives": (
+        "<!-- program -->\n```python\nprint(1)\n```\n\n```text\nSegmentation fault\n```\n",
+        "Expected:\nSegmentation fault",
+    ),
 }
 
 
@@ -95,4 +104,13 @@ def test_right_examples_pass(tmp_path: Path) -> None:
         "<!-- skip: next -->\n\n```python\nraise AssertionError('skipped')\n```\n\n>>> x\n1\n"
     )
     done = run_document(tmp_path / "right.md", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_program_runs_alone_and_shows_how_it_ended(tmp_path: Path) -> None:
+    (tmp_path / "program.md").write_text(
+        "```python\nx = 1\n```\n\n<!-- program -->\n```python\nimport os\nprint('x' in globals(), flush=True)\n"
+        "os.abort()\n```\n\n```text\nFalse\nAborted\n```\n\n>>> x\n1\n"
+    )
+    done = run_document(tmp_path / "program.md", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
