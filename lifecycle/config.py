@@ -116,7 +116,9 @@ class SafetyConfig:
     enable_finalizer_safety: bool = attrs.field(default=True, validator=_flag)
     """False runs releases meant for the timed workers inline and without a deadline."""
     log_state_changes: bool = attrs.field(default=False, validator=_flag)
+    """True logs registrations, closes, declared errors, retries and the like, and not only warnings."""
     log_finalizers: bool = attrs.field(default=False, validator=_flag)
+    """True logs each release and retry."""
     shutdown_timeout: float = attrs.field(default=10.0, validator=_positive)
     """Budget of `SafetyManager.close()` and of the exit pass, over all objects together."""
     max_stuck_finalizers: int = attrs.field(default=4, validator=_count)

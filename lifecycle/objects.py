@@ -58,7 +58,9 @@ class Family:
     """An object and its children, oldest first."""
 
     info: ObjectInfo
+    """What is known of the object."""
     children: tuple[Family, ...]
+    """Its children's families, oldest first."""
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, ObjectInfo]]:
         """Every member with its depth, parents before their children."""

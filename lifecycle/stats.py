@@ -35,6 +35,7 @@ class Histogram:
     counts: tuple[int, ...]
     """One more than `bounds`: per bucket, not cumulative; the last holds what is above every bound."""
     sum: float
+    """All durations together, in seconds."""
 
     @property
     def count(self) -> int:
@@ -47,13 +48,19 @@ class TypeStats:
     """One type's figures. Every mapping has all its keys from the start, at 0."""
 
     type_name: str
+    """The type's name, as registered."""
     registered: int
+    """Objects registered, ever."""
     live: int
+    """Objects that have not ended."""
     states: Mapping[str, int]
     """Objects not ended, by ``valid``, ``invalid``, ``closing`` and ``releasing``."""
     bytes: int
+    """Native bytes of the live objects, as given with ``size=``."""
     bytes_limit: int | None
+    """The type's ``policy(max_bytes=)``, None without one."""
     objects_limit: int | None
+    """The type's ``policy(max_live=)``, None without one."""
     oldest: float
     """Unix time at which the oldest live object was registered, 0.0 when there is none."""
     ended: Mapping[str, int]
@@ -64,13 +71,21 @@ class TypeStats:
     refused: Mapping[str, int]
     """Accesses refused, by the state that refused; ``valid`` for those beside an exclusive access."""
     panics: int
+    """Undeclared exceptions that were contained."""
     errors: int
+    """Declared errors that passed the panic boundary."""
     leaks: int
+    """Objects whose last handle was garbage-collected unclosed."""
     held_too_long: int
+    """Live objects that are older than the type's ``policy(max_age=)``."""
     release_duration: Histogram
+    """How long the release functions took."""
     release_wait: Histogram
+    """From the close to the beginning of the release: other holders, and the queue of its place."""
     release_failures: Mapping[str, int]
+    """Releases that failed, by reason."""
     retries: int
+    """Calls of release functions beyond the first."""
 
 
 @attrs.frozen
@@ -78,12 +93,17 @@ class QueueStats:
     """One place that releases wait at."""
 
     queue: str
+    """Its name."""
     entries: int
+    """Tickets that wait."""
     oldest: float
     """Unix time at which the oldest waiting ticket was shut, 0.0 when none waits."""
     last_drain: float
+    """Unix time of the last drain, 0.0 before the first."""
     orphaned: int
+    """Objects that were given up because the queue or their fence was lost."""
     fences_pending: int
+    """Tickets that wait for a fence."""
     run: int
     """Releases of a `ReleaseQueue` that ran at once, since they were closed where they belong."""
     handed: int
@@ -102,30 +122,51 @@ class SafetyStats:
     stuck + detached + orphaned``, and the same for each type."""
 
     manager: str
+    """The manager's name."""
     total_objects: int
+    """Objects registered, ever."""
     active_objects: int
+    """Objects that have not ended."""
     released: int
+    """Objects whose release has returned."""
     failed: int
+    """Objects whose release raised."""
     stuck: int
     """Objects whose release passed its deadline. One that came back later stays counted here, and in `late`.
     """
     detached: int
+    """Objects whose ownership was given away by `Handle.detach`."""
     orphaned: int
+    """Objects that are never released: their queue or fence was lost, or they belong to the parent of a
+    fork."""
     late: int
+    """Releases that came back after their deadline."""
     panics: int
+    """Undeclared exceptions that were contained."""
     errors: int
+    """Declared errors that passed the panic boundary."""
     leaks: int
+    """Objects whose last handle was garbage-collected unclosed."""
     refused: int
+    """Accesses that were refused."""
     finalizer_failures: int
     """Releases that failed or got stuck, and safe finalizers and cleanups that raised."""
     types: Mapping[str, TypeStats]
+    """The figures of each type, by its name."""
     queues: tuple[QueueStats, ...]
+    """The figures of each place where releases of this manager wait."""
     stuck_workers: int
+    """Workers that were written off and have not come back."""
     stuck_workers_limit: int
+    """``max_stuck_finalizers`` of the configuration."""
     quarantined: int
+    """Timed releases that are not begun because that limit is reached."""
     keeper_last_run: float
+    """Unix time of the keeper's last pass, 0.0 before the first."""
     events_pending: int
+    """Events that are not counted or delivered yet."""
     observer_events_dropped: int
+    """Events that were dropped because an observer or the log was slow."""
 
 
 @attrs.frozen
@@ -134,17 +175,25 @@ class Health:
     that is stuck."""
 
     ok: bool
+    """True if there are no `problems`."""
     closed: bool
+    """Whether the manager is closed."""
     keeper_alive: bool
+    """Whether the keeper's thread runs. It starts with the first object."""
     keeper_last_run: float
     """Unix time of the keeper's last pass, 0.0 before the first."""
     events_pending: int
+    """Events that are not counted or delivered yet."""
     stuck_workers: int
+    """Workers that were written off and have not come back."""
     stuck_workers_limit: int
+    """``max_stuck_finalizers`` of the configuration."""
     quarantined: int
+    """Timed releases that are not begun because that limit is reached."""
     backlog: Mapping[str, int]
     """Waiting tickets by queue."""
     observer_events_dropped: int
+    """Events that were dropped because an observer or the log was slow."""
     problems: tuple[str, ...]
     """What is wrong, in words."""
 
@@ -158,14 +207,21 @@ class ObjectInfo:
     """What is known of one object at one moment."""
 
     id: int
+    """The object's id, unique in the process."""
     type_name: str
+    """The type's name, as registered."""
     name: str | None
+    """The object's own name, None without one."""
     native: Any
+    """The native name given with ``native=``, None without one."""
     state: ObjectState
+    """Where it is in its life."""
     cause: str
     """What shut the door, empty while it is open."""
     reason: str
+    """Why it failed, is stuck or waits, empty otherwise."""
     size: int
+    """Native bytes, as given with ``size=``."""
     parents: tuple[int, ...]
     """The ids of what must not be released before it."""
     registered_at: float
@@ -246,6 +302,7 @@ class PoolStats:
     """A pool's figures at one moment."""
 
     name: str
+    """The pool's name."""
     items: Mapping[str, int]
     """``idle`` and ``in_use``; what was lent from outside the pool (fallbacks) is in use as well."""
     items_limit: int
@@ -281,6 +338,7 @@ class PoolReport:
     """What closing a pool achieved."""
 
     name: str
+    """The pool's name."""
     missing: tuple[Loan, ...]
     """What never came back, longest first. It goes when its last holder lets go, and to nobody else."""
 
@@ -299,13 +357,19 @@ class MemoryTypeStats:
     """The figures of one type, or of all together."""
 
     bytes: int
+    """Native bytes now."""
     objects: int
+    """Objects now."""
     peak_bytes: int
+    """The most bytes there were at one moment."""
     peak_objects: int
+    """The most objects there were at one moment."""
     total_objects: int
     """Tracked since the beginning."""
     bytes_limit: int | None
+    """The budget in bytes, None without one."""
     objects_limit: int | None
+    """The budget in objects, None without one."""
 
 
 @attrs.frozen
@@ -313,11 +377,15 @@ class MemoryStats:
     """The figures of a `MemoryManager` at one moment, exact for what is tracked through it."""
 
     name: str
+    """The manager's name."""
     all: MemoryTypeStats
+    """The figures of all types together."""
     types: Mapping[str, MemoryTypeStats]
+    """The figures of each type, by its name."""
     waiting: int
     """Callers that wait for room now."""
     refused: int
+    """Objects that were refused because there was no room."""
     reported: int
     """Objects taken over budget, by ``over="report"``."""
     pressure_runs: int
@@ -335,10 +403,13 @@ class ReceiverStats:
     """
 
     name: str
+    """The receiver's name, empty without one."""
     group: str
+    """The group that it subscribed in."""
     published: int
     """Frames published since it subscribed (until it closed)."""
     received: int
+    """Frames that it got."""
     missed: int
     """Frames it will never get: overwritten, skipped, shut by their owner before it came to them, or unread
     when it closed."""
@@ -355,14 +426,19 @@ class GroupStats:
     """The figures of all receivers of one group, those that are gone included."""
 
     group: str
+    """The group's name."""
     receivers: int
     """Open receivers now."""
     published: int
+    """Frames published to its receivers, summed."""
     received: int
+    """Frames received, summed."""
     missed: int
+    """Frames missed, summed."""
     lag: int
     """The largest lag in the group now."""
     evictions: int
+    """Receivers that were thrown out by `EvictAfter`."""
 
 
 @attrs.frozen
@@ -370,17 +446,22 @@ class DistributorStats:
     """A distributor's figures at one moment."""
 
     name: str
+    """The distributor's name."""
     capacity: int
+    """The slots of its ring."""
     published: int
     """Frames published."""
     held: int
     """Frames that it keeps now: at most `capacity`, and the overwritten key frames that `KeepKeyFrames` asks
     for."""
     receivers: int
+    """Open receivers now."""
     closed: bool
+    """Whether it is closed."""
     close_failures: int
     """Shares whose ``close()`` raised."""
     groups: Mapping[str, GroupStats]
+    """The figures of each group, by its name."""
 
 
 @attrs.frozen
@@ -398,6 +479,7 @@ class TypeProfile:
     """Where the time of one type's objects went, while the profiler ran. All durations in seconds."""
 
     type_name: str
+    """The type's name, as registered."""
     life: Histogram
     """From registration to the end, of objects that have ended."""
     held: Histogram

@@ -46,6 +46,7 @@ class KeepKeyFrames(Policy):
     has caught up, beyond the capacity."""
 
     keep: int = attrs.field(default=4, validator=_above_zero(whole=True))
+    """How many overwritten key frames stay."""
 
 
 @attrs.frozen
@@ -54,6 +55,7 @@ class BlockPublisher(Policy):
     the receiver lags. A thread that must not wait (`never_wait`, a garbage collection) does not."""
 
     deadline: float = attrs.field(default=0.1, validator=_above_zero(whole=False))
+    """Seconds that one `publish` waits for this receiver at most."""
 
 
 @attrs.frozen
@@ -62,6 +64,7 @@ class EvictAfter(Policy):
     time the whole ring passes it by, so a dead one is thrown out too."""
 
     lags: int = attrs.field(default=3, validator=_above_zero(whole=True))
+    """The lag that throws the receiver out."""
 
 
 POLICIES: dict[str, Policy] = {

@@ -55,8 +55,11 @@ class Child:
     """
 
     release: Callable[[Any], object] | str | None
+    """None, a method's name, or a callable; see above."""
     ends: tuple[str, ...] = attrs.field(default=(), converter=_ends_of_a_child)
+    """Names of methods after which the child is over."""
     children: Mapping[type | str, ChildRule] = attrs.field(factory=dict)
+    """Rules for what the child gives out."""
 
     def __attrs_post_init__(self) -> None:
         check_release(self.release, "Child(release=)")

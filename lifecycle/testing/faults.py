@@ -20,6 +20,7 @@ class Fault:
     """One way to go wrong. Made by `fails`, `takes` and `hangs`."""
 
     name: str
+    """How a plan shows it."""
     before: BaseException | type[BaseException] | None = None
     """Raised instead of the call."""
     after: BaseException | type[BaseException] | None = None

@@ -40,7 +40,9 @@ class Outcome:
     """How one operation ended."""
 
     result: object = None
+    """What it returned, None if it raised."""
     error: BaseException | None = None
+    """What it raised, None if it returned."""
 
 
 @attrs.frozen
@@ -54,7 +56,9 @@ class Interleaving:
     switches: tuple[tuple[int, int, str], ...]
     """The step before which the baton was handed on, to which operation, and where that was in the code."""
     steps: int
+    """How many lines, or bytecodes, the run had."""
     outcomes: tuple[Outcome, ...]
+    """How each operation ended, in the order in which they were given."""
 
     def __str__(self) -> str:
         switches = ", ".join(f"{to} at step {step} ({place})" for step, to, place in self.switches)

@@ -101,6 +101,7 @@ class Struck(Generic[T]):
     place: str
     """Where the interrupt struck, empty in the last run, which went through."""
     result: T | None
+    """What the call returned, None if it raised."""
     error: BaseException | None
     """The `Interrupt`, or whatever else came out."""
     on_entry: bool = False

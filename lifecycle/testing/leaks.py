@@ -47,6 +47,7 @@ class Leftovers:
     tickets: tuple[str, ...] = ()
     """Shut, held by nobody, and waiting for a place that does not run them."""
     leases: tuple[str, ...] = ()
+    """Blocks that have not ended, and where they began."""
     threads: tuple[str, ...] = ()
     """Still running; those of a manager that was made in the block, and not closed, under its name."""
     dropped: tuple[str, ...] = ()

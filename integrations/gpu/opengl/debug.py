@@ -37,10 +37,15 @@ class DebugMessage:
     """One message of the driver."""
 
     source: str
+    """Which part of the system speaks, such as ``api``."""
     type: str
+    """What kind of message it is, such as ``error``."""
     id: int
+    """The driver's number of the message."""
     severity: str
+    """From ``notification`` to ``high``."""
     text: str
+    """The message."""
 
 
 def _message(source: int, kind: int, number: int, severity: int, text: str) -> DebugMessage:

@@ -324,11 +324,15 @@ class DomainStats:
     """The figures of a domain at one moment."""
 
     domain: str
+    """The domain's name."""
     in_flight: int
+    """Submissions whose fence has not signalled."""
     oldest: float
     """Unix time at which the oldest submission in flight was begun, 0.0 when there is none."""
     signalled: int
+    """Submissions whose fence has signalled, ever."""
     lost: int
+    """Submissions whose fence was lost, ever."""
     shared_backlog: int
     """Releases that wait for any context of the share group."""
     context_backlog: int

@@ -20,11 +20,15 @@ class CacheStats:
     """The figures of a cache at one moment."""
 
     cache: str
+    """The cache's name."""
     entries: int
+    """Textures that it holds."""
     bytes: int
     """Native bytes, as given with ``size=`` to `Domain.own`."""
     hits: int
+    """Requests that found their texture."""
     misses: int
+    """Requests that had to make it."""
     rebuilds: int
     """Changes of context, after each of which every texture is made anew."""
 

@@ -70,6 +70,7 @@ class CaptureStats:
     """A capture's figures at one moment."""
 
     name: str
+    """The capture's name."""
     results: dict[str, int]
     """Frames by what became of them: ``ok``, ``error`` (declared, or no frame could be made), ``panic``,
     ``dropped`` (pulled when nobody was to have it any more)."""

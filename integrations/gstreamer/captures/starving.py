@@ -43,6 +43,7 @@ class Stall:
     """A capture to which nothing has come for a while."""
 
     capture: str
+    """The capture's name."""
     seconds: float
     """For how long."""
     starved: bool

@@ -76,6 +76,7 @@ class FeederStats:
     """A feeder's figures at one moment."""
 
     name: str
+    """The feeder's name."""
     pushed: int
     """Buffers given to the appsrc."""
     copied: int

@@ -105,6 +105,7 @@ class BranchStats:
     """A branch's figures at one moment."""
 
     name: str
+    """The branch's name."""
     passed: int
     """Buffers (or lists of buffers) that it has taken."""
     dropped: int

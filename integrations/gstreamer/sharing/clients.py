@@ -61,6 +61,7 @@ class ClientStats:
     """A client's figures at one moment."""
 
     name: str
+    """The client's name."""
     sent: int
     """Frames given to its appsrc."""
     dropped: int
