@@ -52,7 +52,9 @@ __all__ = [
     "RegistrationError",
     "ReturnedTwiceError",
     "StaleUseError",
+    "SubmittedError",
     "UnknownObjectError",
+    "WrongContextError",
     "WrongThreadError",
 ]
 
