@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 3
 SOAK_SECONDS ?= $(or $(S),3600)
 
-.PHONY: help demo test test-gpu test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint clean
+.PHONY: help demo test test-gpu test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint docs dist clean
 
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
@@ -22,6 +22,8 @@ help:
 	@echo "make soak S=3600       both of them"
 	@echo "make lag               draws how far sixteen receivers of a 1080p pipeline lag, to out/lag.png"
 	@echo "make lint              ruff, mypy --strict, import-linter"
+	@echo "make docs              the documentation, warnings as errors, to out/docs (LINKS=1 asks the web for its links)"
+	@echo "make dist              wheel and sdist, built twice and compared, checked, and tried in clean environments"
 	@echo "make clean             removes .venv, caches and results"
 
 demo:
@@ -69,6 +71,15 @@ lint:
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs:
+	@tools/environment.sh docs
+	@$(PYTHON) -m tools.pages --check
+	@$(PYTHON) -m tools.docs $(if $(LINKS),--links)
+
+dist:
+	@tools/environment.sh dist
+	@tools/ci/dist.sh
 
 clean:
 	rm -rf .venv .venvs out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

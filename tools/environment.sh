@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv fit for one of the Makefile's targets; does nothing when it already is.
-# usage: tools/environment.sh demo|test|bench|lint
+# usage: tools/environment.sh demo|test|bench|lint|docs|dist
 #
 # GStreamer's Python bindings come from the distribution, so the environment is made with --system-site-packages from an
 # interpreter that sees them: Debian's own /usr/bin/python3 where there is one. LIFECYCLE_PYTHON names another.
@@ -8,11 +8,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv
 
-case ${1:?usage: tools/environment.sh demo|test|bench|lint} in
-  demo) extras=demo parts=(python gstreamer) ;;
-  test) extras=dev parts=(python gstreamer gstreamer-tests gpu) ;;
-  bench) extras=dev parts=(python gstreamer gstreamer-tests gpu) ;;
-  lint) extras=dev parts=(python) ;;
+case ${1:?usage: tools/environment.sh demo|test|bench|lint|docs|dist} in
+  demo) group=demo parts=(python gstreamer) ;;
+  test) group=dev parts=(python gstreamer gstreamer-tests gpu) ;;
+  bench) group=dev parts=(python gstreamer gstreamer-tests gpu) ;;
+  lint) group=dev parts=(python) ;;
+  docs) group=docs parts=(python gstreamer) ;;
+  dist) group=dist parts=(python) ;;
   *) echo "environment: no target named '$1'" >&2; exit 2 ;;
 esac
 
@@ -25,17 +27,21 @@ for candidate in ${LIFECYCLE_PYTHON:-} /usr/bin/python3 python3 python3.14 pytho
 done
 [ -n "$python" ] || { echo "environment: no CPython 3.10 or newer with the venv module was found" >&2; exit 1; }
 
-# One stamp per set of extras; what it hashes is what the environment depends on: interpreter, dependencies, place.
+# One stamp per group of dependencies; what it hashes is what the environment depends on: interpreter, dependencies, place.
 key=$({ "$python" -c 'import sys; print(sys.version, sys.executable)'; sed '/^\[tool\./q' pyproject.toml; cat tools/environment.sh; pwd; } | cksum | tr ' ' -)
-stamp=$venv/stamp-$extras-$key
-if [ ! -e "$stamp" ] && [ ! -e "$venv/stamp-dev-$key" ]; then  # dev holds everything
+stamp=$venv/stamp-$group-$key
+held=no  # by dev, which holds what the demo needs
+[ "$group" != demo ] || [ ! -e "$venv/stamp-dev-$key" ] || held=yes
+if [ ! -e "$stamp" ] && [ $held = no ]; then
   if ! ls $venv/stamp-*-"$key" >/dev/null 2>&1; then
     echo "environment: making $venv from $python" >&2
     rm -rf $venv
     "$python" -m venv --system-site-packages $venv
+    # Groups of dependencies are known to pip from 25.1 on; Debian 12 has 23.0.
+    $venv/bin/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1" </dev/null >&2
   fi
-  echo "environment: installing native-lifecycle[$extras]" >&2
-  $venv/bin/python -m pip install -qq --disable-pip-version-check --editable ".[$extras]" </dev/null >&2
+  echo "environment: installing native-lifecycle and the group $group" >&2
+  $venv/bin/python -m pip install -qq --disable-pip-version-check --editable . --group "$group" </dev/null >&2
   : > "$stamp"
 fi
 

@@ -35,7 +35,8 @@ for python in ${PYTHONS:-$(candidates)}; do
     rm -rf "$venv"
     # Newer versions of these have no wheel for CPython 3.13 without the GIL, and building them takes long.
     also=; [ "$version" != 3.13t ] || also="hypothesis<6.140 numpy<2.4"
-    { "$python" -m venv "$venv" && "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable ".[test]" $also; } </dev/null >&2 \
+    { "$python" -m venv "$venv" && "$venv/bin/python" -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1" \
+      && "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable . --group test $also; } </dev/null >&2 \
       || { failed+=("$version (environment)"); continue; }
     # PyGObject turns the GIL on again, and what is wanted there is a run without it.
     if [ -n "$pygobject" ] && [[ $version != *t ]] && ! "$venv/bin/python" -m pip install -qq --disable-pip-version-check "$pygobject" </dev/null >&2; then

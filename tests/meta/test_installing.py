@@ -45,16 +45,18 @@ def test_what_the_wheel_requires(tmp_path: Path) -> None:
     """Read in the wheel: hatchling resolves requirements on our own extras, and drops their markers on the
     way."""
     lines = requirements(tmp_path)
-    for extra in ("test", "dev"):
-        for package in ("pyside6", "uvloop"):
-            (found,) = {line for line in of_extra(lines, extra) if line.lower().startswith(package)}
-            assert "python_version" in found, found
-            assert "3.11" in found, found
+    assert [line for line in lines if "extra ==" not in line] == ["attrs>=22.2", "structlog>=22.3"]
+    assert {extra for line in lines for extra in re.findall(r"extra == '(\w+)'", line)} == {
+        *("all", "gl", "gstreamer", "memory", "prometheus", "qt", "uvloop", "wgpu")
+    }, "what a checkout alone needs is a group of dependencies, and is not published"
+    for extra, packages in {"all": ("prometheus-client", "psutil", "wgpu"), "qt": ("pyside6",)}.items():
+        for package in packages:
+            assert [line for line in of_extra(lines, extra) if line.lower().startswith(package)], package
     assert not [line for line in lines if line.lower().startswith(("pygobject", "pycairo"))], (
         "it has no wheel for Linux"
     )
     assert all("!=6.12.0" in line for line in lines if line.lower().startswith("pyside6"))
-    assert not [line for line in of_extra(lines, "demo") if line.lower().startswith(("pyside6", "pytest"))]
+    assert not [line for line in of_extra(lines, "all") if line.lower().startswith(("pyside6", "pytest"))]
 
 
 def test_a_printed_line_brings_the_package_lists_first() -> None:
@@ -72,7 +74,7 @@ def test_a_printed_line_brings_the_package_lists_first() -> None:
 def test_the_demo_installs_no_more_than_it_uses() -> None:
     """What WebRTC needs is half a gigabyte."""
     script = (ROOT / "tools" / "environment.sh").read_text(encoding="utf-8")
-    assert re.search(r"^  demo\) extras=demo parts=\(python gstreamer\) ;;$", script, re.MULTILINE)
+    assert re.search(r"^  demo\) group=demo parts=\(python gstreamer\) ;;$", script, re.MULTILINE)
     parts = (ROOT / "tools" / "system-packages.sh").read_text(encoding="utf-8")
     (small,) = re.findall(r"^    gstreamer\).*?;;", parts, re.MULTILINE | re.DOTALL)
     assert "gstreamer1.0-plugins-base" in small
