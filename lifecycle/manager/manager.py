@@ -67,7 +67,7 @@ from lifecycle.manager.kinds import Kinds
 from lifecycle.manager.machinery import Machinery
 from lifecycle.manager.observed import enter_observed, follow, observed
 from lifecycle.manager.policies import set_policy
-from lifecycle.manager.rare import ANY_OBJECT, plan_release, rare_facts
+from lifecycle.manager.rare import ANY_OBJECT, NOTHING, plan_release, rare_facts
 from lifecycle.manager.stopping import StopToken
 from lifecycle.observe.observers import enlist
 from lifecycle.places.queues import PlaceLike
@@ -176,7 +176,7 @@ class SafetyManager(Uncopied):
         native: Any = None,
         parent: Any = None,
         size: int = 0,
-        keep_alive: Any = (),
+        keep_alive: Any = NOTHING,
         retry_on: Any = (),
         retry_for: float | None = None,
         keep: bool = False,
@@ -237,7 +237,8 @@ class SafetyManager(Uncopied):
                 release = plan_release(release, obj)
             if name is not None or size is not NO_BYTES:
                 check_facts(name, size)
-            if retry_on or keep_alive or retry_for is not None:
+            # By identity: an array has no truth value, and an empty buffer is false.
+            if retry_on or keep_alive is not NOTHING or retry_for is not None:
                 extra = rare_facts(retry_on, retry_for, keep_alive)
             if parent is not None:
                 extra = extra or Extra()

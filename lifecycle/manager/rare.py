@@ -21,6 +21,8 @@ from lifecycle.errors import RegistrationError, shown
 
 ANY_OBJECT = object()
 """In place of the object, where releases are checked before there is one."""
+NOTHING: Any = ()
+"""The default of ``register(keep_alive=)``, known by its identity."""
 
 
 def plan_release(release: Any, obj: Any) -> Callable[[Any], object]:

@@ -231,6 +231,29 @@ def test_one_object_alone_needs_no_tuple(manager: SafetyManager) -> None:
     assert gone() is None
 
 
+class Odd(Kept):
+    """As an array, of which it cannot be asked whether it is true; or as an empty buffer, which is not."""
+
+    def __init__(self, answer: bool | None) -> None:
+        self.answer = answer
+
+    def __bool__(self) -> bool:
+        if self.answer is None:
+            raise ValueError("The truth value of an array with more than one element is ambiguous")
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [None, False])
+def test_what_is_kept_is_not_asked_whether_it_is_true(manager: SafetyManager, answer: bool | None) -> None:
+    kept_one = Odd(answer)
+    gone = weakref.ref(kept_one)
+    handle = manager.register(Device(), release="close", release_on=ANY_THREAD, keep_alive=kept_one)
+    del kept_one
+    assert gone() is not None
+    handle.close()
+    assert gone() is None
+
+
 @pytest.mark.parametrize("end", ["failed", "stuck", "orphaned", "detached"])
 def test_kept_for_ever_where_the_native_may_still_call(end: str) -> None:
     manager = SafetyManager(SafetyConfig(finalizer_timeout=0.1), name="for ever")
