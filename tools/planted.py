@@ -1016,8 +1016,8 @@ MUTANTS = (
         (
             (
                 "_core/access.py",
-                '            reason = "" if validate(record.obj) is not False',
-                '            reason = "" if record.kind.validate(record.obj) is not False',
+                "if refuses(validate(record.obj)) else",
+                "if refuses(record.kind.validate(record.obj)) else",
             ),
         ),
         anywhere("test_rules_that_change_at_each_line[safe_access-policies]"),
