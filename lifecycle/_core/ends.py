@@ -18,7 +18,7 @@ from lifecycle._core.describe import about, describe
 from lifecycle._core.record import Core, Pin, Record
 from lifecycle._core.release import releases_here
 from lifecycle._core.timelines import busy, poll_busy
-from lifecycle._core.waiting import WaitList
+from lifecycle._core.waiting import WaitList, poll
 from lifecycle.errors import CircularCloseError
 from lifecycle.states import ENDED, RELEASED
 
@@ -58,18 +58,12 @@ def let_die(record: Record) -> bool:
     A reference that another thread has let go counts until then, so one that is held once looks the same."""
     if _references(record) > UNHELD + 1 or runtime.must_not_wait():
         return False
-    until = runtime.monotonic() + MOMENT
-    while not runtime.is_dead(record):
+    dead = partial(runtime.is_dead, record)
+    if not poll(dead, MOMENT, first=MOMENT / 10) and _collections.allows():
         began = runtime.monotonic()
-        if began < until:
-            runtime.sleep(MOMENT / 10)
-        elif _collections.allows():
-            runtime.collect(0)
-            _collections.spend(began)
-            return runtime.is_dead(record)
-        else:
-            return False
-    return True
+        runtime.collect(0)
+        _collections.spend(began)
+    return dead()
 
 
 def _references(record: Record) -> int:
