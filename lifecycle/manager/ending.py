@@ -191,7 +191,7 @@ class Ending:
         }
         events.append(("told", "shutdown", facts))
         keeper = self._machinery.keeper
-        keeper.ask()  # the threads would go on, but the process does not: what there is to tell is told now
+        keeper.tell_all()  # the threads would go on, but the process does not
         keeper.observer.stop(1.0)
 
     def after_fork(self) -> None:

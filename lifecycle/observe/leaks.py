@@ -16,8 +16,8 @@ An access is noted by the way that validators take, so at the lower levels it co
 accesses here.
 
 **Reports** are limited to one per site and second; what was held back is told with the next one, or at the
-latest a second later, with its count. An alarm about an object held too long is withdrawn by a ``returned``
-event when it ends.
+latest a second later or when the manager's threads end, with its count. An alarm about an object held too
+long is withdrawn by a ``returned`` event when it ends.
 
 Everything here but `note_access` and `warn_of_leak` is called by the one who counts (`ledger.py`).
 """
@@ -112,11 +112,7 @@ class LeakReports:
         """Look for what is held too long, and tell what was held back."""
         now = runtime.monotonic()
         if self._held_back:
-            for key, (record, count) in list(self._held_back.items()):
-                if now - self._told[key] >= REPORT_EVERY:
-                    del self._held_back[key]
-                    self._told[key] = now
-                    self._tell(key[0], record, count)
+            self.tell_held_back(now - REPORT_EVERY)
         if now < self._next_look:
             return
         ages = []
@@ -135,6 +131,20 @@ class LeakReports:
                     self._alarmed[record.id] = None
                     self._report("held_too_long", record)
         self._next_look = now + min(max(min(ages, default=1.0) / 4, LOOK_EVERY[0]), LOOK_EVERY[1])
+
+    def tell_held_back(self, before: float = float("inf")) -> None:
+        """Tell what was held back at the sites last reported `before` then (monotonic): all by default, for
+        there may be no later."""
+        now = runtime.monotonic()
+        for key, (record, count) in list(self._held_back.items()):
+            if self._told[key] <= before:
+                del self._held_back[key]
+                self._told[key] = now
+                self._tell(key[0], record, count)
+
+    def after_fork(self) -> None:
+        """In the child: what was held back is the parent's to tell."""
+        self._held_back.clear()
 
     def _report(self, kind: str, record: Record) -> None:
         key = (kind, record.site or record.kind.type_name)

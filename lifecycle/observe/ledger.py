@@ -433,6 +433,7 @@ class Ledger:
     def after_fork(self) -> None:
         """In the child: what failed before is the parent's."""
         self.failed.clear()
+        self.leaks.after_fork()
         self._began = runtime.monotonic()
 
     # -- retention -------------------------------------------------------------------------------------------

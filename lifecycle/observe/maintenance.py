@@ -184,12 +184,27 @@ class Keeper:
         thread = self._thread
         if thread is not None and thread.ident not in (None, runtime.get_ident()):
             await_thread(thread, self._over, timeout)
+        self.tell_all(timeout)
         self.observer.stop(timeout)
 
+    def tell_all(self, timeout: float = ROLE_WAIT) -> None:
+        """Count what has happened, and have observers told what was held back: the end may be near. Waits up
+        to `timeout` seconds for another thread that counts. Callable on any thread but inside a
+        collection."""
+        if not self._counts.get(runtime.get_ident()):
+            self._count(self._tell_all, timeout)
+
+    def _tell_all(self) -> None:
+        self.ledger.count_all()
+        self.ledger.leaks.tell_held_back()
+
     def linger(self) -> None:
-        """End the threads when the last object that is still held has ended."""
+        """End the threads when the last object that is still held has ended. What there is to tell is told
+        now: the process may end before that."""
         self._lingering = True
         self.wake()
+        self.tell_all(1.0)
+        self.observer.stop(1.0)
 
     def before_fork(self) -> None:
         """Have the counting stand still, so that the child inherits no half-counted batch. For a bounded
@@ -283,6 +298,7 @@ class Keeper:
             if self._lingering and not self._live():
                 self._stop = True
                 self.workers.stop(0)
+                self.tell_all()
                 self.observer.stop(0)
         if self._thread is me or self._stop:
             self._pass()

@@ -283,3 +283,43 @@ def test_history_is_noted_from_any_thread_and_in_the_collector(make: Callable[..
         thread.join()
     assert len(handle._record.more().accesses or ()) == 5
     handle.close()
+
+
+HELD_BACK = """
+import sys, time, warnings
+warnings.simplefilter("ignore")
+from lifecycle import ANY_THREAD, SafetyManager
+manager = SafetyManager(name="held-back")
+held = manager.register([0], "kept", release=list.clear, release_on=ANY_THREAD).lease() if "held" in sys.argv else None
+manager.add_leak_hook(lambda event: print("told", event.fields["count"], flush=True))
+def make():
+    manager.register([1], "frame", release=list.clear, release_on=ANY_THREAD)
+for _ in range(10):
+    make()
+manager.stats()
+if "close" in sys.argv:
+    manager.close()
+if held is not None:
+    held.close()
+"""
+
+
+@pytest.mark.parametrize("how", [[], ["close"], ["close", "held"]])
+def test_what_was_held_back_is_told_before_the_end(how: list[str]) -> None:
+    done = run_python(HELD_BACK, argv=tuple(how))
+    told = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("told")]
+    assert sum(told) == 10 + ("held" in how)
+    assert len(told) <= 3
+
+
+def test_a_forked_child_does_not_tell_what_its_parent_held_back() -> None:
+    fork = """
+import os
+manager.stats()
+if os.fork() == 0:
+    manager.close()
+    os._exit(0)
+os.wait()
+"""
+    done = run_python(HELD_BACK.replace("manager.stats()\n", fork))
+    assert sum(int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("told")) == 10
