@@ -24,7 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
-from lifecycle.lowlevel import Facts, Uncopied, snapshot
+from lifecycle.lowlevel import Facts, Uncopied, WhenDue, snapshot
 from lifecycle.manager import Handle, SafetyManager
 from lifecycle.pools.figures import loan_of
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
@@ -245,8 +245,9 @@ class BufferPool(Pool):
         what the last user left.
 
         Raises `ConfigError` for a size that is none, `OutOfMemoryError`, `PoolTimeoutError` or
-        `PoolExhaustedError` (with ``exhausted="refuse"``), `BudgetError` (with `memory`), and `ClosedError`
-        when the manager is closed.
+        `PoolExhaustedError` (with ``exhausted="refuse"``), `BudgetError` (with `memory`: at once where the
+        budget is smaller than the block, else after `timeout`, where one is given here, or the memory
+        manager's own), and `ClosedError` when the manager is closed.
         """
         want = self._class
         plain = ""
@@ -296,7 +297,7 @@ class BufferPool(Pool):
         larger = [key for key in keys if key > request.want]
         return any(shelf.take(key, request) for key in (*larger, *keys))
 
-    def _fit(self, slot: Slot, want: int) -> str:
+    def _fit(self, slot: Slot, want: int, patience: float | WhenDue | None) -> str:
         block: Block | None = slot.item
         if block is not None and (block.nbytes < want or (block.nbytes != want and not self._evicts)):
             self._empty(slot, "evicted")
@@ -306,16 +307,16 @@ class BufferPool(Pool):
         slot.dirty = False
         if block is not None:
             return "reused"
-        slot.item = block = self._allocate(want)
+        slot.item = block = self._allocate(want, patience)
         slot.native = block.address
         slot.key = want
         return "created"
 
-    def _allocate(self, nbytes: int) -> Block:
+    def _allocate(self, nbytes: int, patience: float | WhenDue | None) -> Block:
         reservation = None
         try:
             if self._memory is not None:
-                reservation = self._memory.reserve(nbytes, self._type_name)
+                reservation = self._memory.reserve(nbytes, self._type_name, timeout=patience)
             try:
                 return Block(nbytes, reservation)
             except OutOfMemoryError:

@@ -12,10 +12,22 @@ from lifecycle.stats import Histogram, Loan
 RESULTS = ("reused", "created", "fallback", "timeout", "refused", "closed")
 """What a `get` ends in: an item that had been used before, a new one, a plain one outside the pool, an error
 after waiting, an error without, and being closed (a buffer pool then still gives a plain buffer)."""
-LOSSES = ("aged", "reset", "check", "panic", "trimmed", "evicted", "stale", "retired")
+LOSSES = (
+    "aged",
+    "reset",
+    "check",
+    "panic",
+    "trimmed",
+    "evicted",
+    "stale",
+    "retired",
+    "orphaned",
+    "detached",
+)
 """Why an item left the pool: too old, `reset` refused it, `check` refused it, it was invalidated while it was
 lent, `trim`, it made room for one of another size or thread, it was written to after its return, the pool was
-closed or made smaller."""
+closed or made smaller, the fence of its loan was lost, so that somebody may use it for ever, or `detach` of
+its loan gave it away."""
 
 
 def loan_of(known: Facts, thread: int) -> Loan:

@@ -26,10 +26,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from lifecycle.errors import AccessRefusedError, ConfigError
+from lifecycle.errors import AccessRefusedError, ConfigError, HeldError, LifecycleError
 from lifecycle.lowlevel import (
     Facts,
     PlaceLike,
+    WhenDue,
     caller,
     check_callback,
     monotonic,
@@ -50,6 +51,14 @@ ANYONE = 1
 
 _getframe = sys._getframe
 _next_key = itertools.count(ANYONE + 1).__next__
+
+
+class LostWithLoan:
+    """The fence of an item whose loan has lost its own."""
+
+    def signalled(self) -> bool:
+        """Say that nobody knows."""
+        raise LifecycleError("the fence of its last loan was lost, so it may be in use for ever")
 
 
 class Home:
@@ -249,7 +258,7 @@ class ObjectPool(Pool, Generic[T]):
         self._bury()
         return shelf.take(EMPTY, request) or shelf.take_any(request)  # another thread's makes room
 
-    def _fit(self, slot: Slot, want: int) -> str:
+    def _fit(self, slot: Slot, want: int, patience: float | WhenDue | None) -> str:
         if slot.key not in (EMPTY, want):
             self._empty(slot, "evicted")
         if slot.key != EMPTY:
@@ -337,6 +346,25 @@ class ObjectPool(Pool, Generic[T]):
                     handle.close(timeout=0)
             finally:
                 handle = None  # K3
+
+    def give_away(self, slot: Slot, why: str) -> bool:
+        """As `Pool.give_away`."""
+        handle = slot.handle
+        try:
+            if handle is not None and handle.valid:
+                if why == "detached":
+                    # Its borrower owns it: nothing is called for it any more.
+                    handle.detach(timeout=0)
+                else:
+                    # Somebody may use it for ever: it is not destroyed, and kept.
+                    handle.close(timeout=0, after=LostWithLoan())
+        except (HeldError, AccessRefusedError):
+            if handle.valid:
+                return False  # without the GIL its loan may hold it for a moment longer
+        finally:
+            handle = None  # K3
+        self._empty(slot, why)
+        return True
 
     def _instead(self, answer: Sign) -> str:
         return "" if answer is CLOSED or self._exhausted == "refuse" else "fallback"

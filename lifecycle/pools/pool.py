@@ -32,9 +32,11 @@ from lifecycle.errors import (
     ReturnedTwiceError,
 )
 from lifecycle.lowlevel import (
+    DEFAULT,
     CollectorNudge,
     Facts,
     Uncopied,
+    WhenDue,
     about,
     after_fork,
     check_facts,
@@ -165,8 +167,9 @@ class Pool(Uncopied):
         """Take an idle slot for ``request.want`` from the shelf, the best first."""
         raise NotImplementedError
 
-    def _fit(self, slot: Slot, want: int) -> str:
-        """See that there is an item in `slot` that serves `want` and is fit; ``reused`` or ``created``."""
+    def _fit(self, slot: Slot, want: int, patience: float | WhenDue | None) -> str:
+        """See that there is an item in `slot` that serves `want` and is fit; ``reused`` or ``created``.
+        `patience`: seconds that are left of the timeout that `get` was given, `DEFAULT` where it was not."""
         raise NotImplementedError
 
     def _clean(self, slot: Slot, known: Facts) -> None:
@@ -226,7 +229,7 @@ class Pool(Uncopied):
             if slot.dirty or self._careful or slot.key != want or (parent is None and handle is not None):
                 handle = parent = None
                 began = began or monotonic()
-                fitted = self._fit(slot, want)
+                fitted = self._fit(slot, want, _left_of(timeout, began))
                 result = result or fitted
                 handle = slot.handle
                 if handle is not None:
@@ -375,6 +378,12 @@ class Pool(Uncopied):
         finally:
             handle = None  # type: ignore[assignment]  # K3
 
+    def give_away(self, slot: Slot, why: str) -> bool:
+        """The item of `slot` is somebody else's for good: empty the slot and release nothing. False: that
+        cannot be done yet."""
+        self._empty(slot, why)
+        return True
+
     def _contained(self, what: str, error: BaseException) -> None:
         """What a function of the user's raised is counted and reported, and goes no further, but for control
         flow."""
@@ -514,3 +523,11 @@ class Pool(Uncopied):
         self.shelf = Shelf(self, old.limit, self._empty, self._gone)
         if old.closed:
             self.shelf.shut()
+
+
+def _left_of(timeout: float | Own | None, began: float) -> float | WhenDue | None:
+    """Seconds that are left of the timeout that `get` was given; `DEFAULT` where it was not."""
+    if isinstance(timeout, Own):
+        return DEFAULT
+    check_timeout(timeout)
+    return None if timeout is None else max(0.0, timeout - (monotonic() - began))

@@ -19,6 +19,10 @@ up are the same ``box.setdefault``, so one of them decides and both know it. A w
 looks at the shelf after; a slot is put on the shelf first and its giver looks for waiters after: one of the
 two always sees the other.
 
+**What is not to be lent again.** A loan may end without its release: the fence that it waited for is lost,
+and whoever used the item then may use it for ever; or its borrower has detached it, and owns it. The slot
+comes back then, and not the item: `Shelf.find_lost` sees by the loan's end what became of it.
+
 **What an interrupt loses is found.** A slot that nobody has is referred to by the table of slots alone, so
 its reference count says so: `Shelf.find_lost` puts it back. It is asked where somebody starves, and by
 `stats`. Without the GIL a count is exact only when nothing moves, so a slot must be found lost twice,
@@ -33,13 +37,16 @@ from sys import getrefcount
 from typing import Any
 
 from lifecycle.lowlevel import Facts, WaitList, free_threaded, monotonic, snapshot
-from lifecycle.states import BY_CLOSE
+from lifecycle.states import BY_CLOSE, ObjectState
 
 EMPTY = 0
 """The key of slots without an item. Others are the pool's: sizes, threads."""
 
 EXTRA = "extra"
 """Why a slot is emptied that never was the shelf's."""
+
+GIVEN_AWAY = {ObjectState.ORPHANED: "orphaned", ObjectState.DETACHED: "detached"}
+"""The ends of loans whose items do not come back, and why a slot is emptied then."""
 
 SLICE = 0.1
 """Seconds for which a waiter sleeps at most before it looks around: for what an interrupt lost, for releases
@@ -167,6 +174,7 @@ class Shelf:
         self.waiters: dict[Request, None] = {}
         self.extras: dict[Slot, None] = {}  # lent, and none of `slots`: they end when they come back
         self.stray: dict[Slot, None] = {}  # whose way back was interrupted
+        self.clearing: dict[int, object] = {}  # by loan: who empties the slot of one that was given away
         self._empty = empty
         self._gone = gone
         self.row(EMPTY)
@@ -354,10 +362,13 @@ class Shelf:
                 break
             found += 1
             self.put(slot)
+        found += self._clear_given_away()
         for slot in [*snapshot(self.slots), *snapshot(self.extras)]:
             if getrefcount(slot) > _LOST:
                 slot.missed = 0.0
                 continue
+            if slot.loan is not None and slot.loan.state in GIVEN_AWAY:
+                continue  # it has just ended so, or cannot be emptied yet
             if free_threaded and not 0 < slot.missed < monotonic() - SURE_AFTER:
                 slot.missed = slot.missed or monotonic()
                 continue
@@ -365,6 +376,30 @@ class Shelf:
             slot.loan = None
             found += 1
             self.put(slot)
+        return found
+
+    def _clear_given_away(self) -> int:
+        """Empty the slots whose items do not come back, and put them back; how many."""
+        found = 0
+        me = object()
+        known = None
+        for slot in [*snapshot(self.slots), *snapshot(self.extras)]:
+            known = slot.loan
+            if known is None or not known.has_ended or known.state not in GIVEN_AWAY:
+                continue
+            try:
+                # K1. The loan is looked at again: another may have been through in the meantime.
+                if self.clearing.setdefault(known.id, me) is not me or slot.loan is not known:
+                    continue
+                if not self.pool.give_away(slot, GIVEN_AWAY[known.state]):
+                    continue
+                found += 1
+                slot.loan = None
+                self.put(slot)
+            finally:
+                if self.clearing.get(known.id) is me:
+                    self.clearing.pop(known.id, None)
+                slot = known = None  # type: ignore[assignment]  # K3
         return found
 
 
