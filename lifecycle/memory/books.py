@@ -44,6 +44,10 @@ class Account:
             return f"max_live={self.max_live}"
         return ""
 
+    def never(self, nbytes: int) -> str:
+        """The limit that so much would pass by itself, in words: it can never be served."""
+        return f"max_bytes={self.max_bytes}" if self.max_bytes is not None and nbytes > self.max_bytes else ""
+
     def stats(self) -> MemoryTypeStats:
         """Its figures now."""
         return MemoryTypeStats(
@@ -119,6 +123,10 @@ class Books:
     def over(self, entry: Entry) -> str:
         """The limit that `entry` would pass, in words; empty when none."""
         return entry.account.over(entry.size, entry.objects) or self.all.over(entry.size, entry.objects)
+
+    def never(self, entry: Entry) -> str:
+        """The limit that is smaller than `entry` alone, in words; empty when none."""
+        return entry.account.never(entry.size) or self.all.never(entry.size)
 
     def reservation(
         self, account: Account, size: int, leave: Callable[[int], object]

@@ -125,7 +125,8 @@ class MemoryManager(Facade):
         `SafetyManager.register`; `parent` may also be an id that was given here.
 
         Raises `BudgetError` when it does not fit, with ``over="block"`` after `timeout` seconds
-        (`MemoryConfig.block_timeout` unless given; None for ever), `ClosedError` when this or the manager is
+        (`MemoryConfig.block_timeout` unless given; None for ever), and at once where the budget is smaller
+        than `size`; `ClosedError` when this or the manager is
         closed, also while it waits, and what `register` raises. In all these cases but one the object is
         still yours: what came too late for a `close` has been released.
         """
@@ -293,6 +294,8 @@ class MemoryManager(Facade):
         relieved = False
         while True:
             self._refuse_closed()
+            if self._config.over != "report" and (never := self._books.never(entry)):
+                raise self._refusal(entry, f"{never} is less than that, so it can never be served")
             problem, pressed = self._try(entry, take_anyhow=relieved and self._config.over == "report")
             if entry.counted:
                 break
@@ -305,9 +308,13 @@ class MemoryManager(Facade):
                 patience: float | None = RELIEF_WAIT
                 if self._config.over == "block":
                     patience = self._config.block_timeout if isinstance(timeout, WhenDue) else timeout
+                elif not isinstance(timeout, WhenDue) and timeout is not None:
+                    patience = min(RELIEF_WAIT, timeout)
                 answer = self._await_room(entry, patience)
                 if isinstance(answer, str):
-                    raise self._refusal(entry, f"{answer}, and {patience:g} s have passed")
+                    if not self._books.never(entry):
+                        raise self._refusal(entry, f"{answer}, and {patience or 0:g} s have passed")
+                    continue
                 pressed = answer
                 break
         if problem and self._config.over == "report":
@@ -347,7 +354,7 @@ class MemoryManager(Facade):
 
         def counted() -> bool:
             nonlocal problem, pressed
-            if self.closed:
+            if self.closed or self._books.never(entry):
                 return True
             problem, pressed = self._try(entry, first=True)
             return entry.counted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lifecycle.lowlevel import must_not_wait, next_id, run_apart, snapshot
+from lifecycle.lowlevel import is_control_flow, must_not_wait, next_id, run_apart, snapshot
 
 
 class Pressure:
@@ -55,7 +55,10 @@ class Pressure:
                     break
                 try:
                     step()
-                except Exception as error:
+                except BaseException as error:
+                    # An extension's own panic too: it stops neither the others nor who asks for room.
+                    if is_control_flow(error):
+                        raise
                     self._failed(error)
         finally:
             if self._relieving.get(None) is mine:
