@@ -37,7 +37,7 @@ def pooled(memory: MemoryManager) -> BufferPool:
 def test_more_than_the_whole_budget_is_refused_at_once(
     manager: SafetyManager, ask: str, over: str, of_type: bool
 ) -> None:
-    limit = {} if of_type else {"max_bytes": 8192}
+    limit: dict[str, Any] = {} if of_type else {"max_bytes": 8192}
     memory = MemoryManager(manager, MemoryConfig(over=over, block_timeout=None, **limit), name="cards")
     if of_type:
         memory.set_budget("frame", max_bytes=8192)

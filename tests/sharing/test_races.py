@@ -267,7 +267,7 @@ def test_the_collector_at_every_line(manager: SafetyManager) -> None:
         def __del__(self) -> None:
             nonlocal strikes
             strikes += 1
-            if strikes % 23 == 0:
+            if strikes % 97 == 0:
                 distributor.publish(strikes)
             if strikes % 211 == 11:
                 distributor.subscribe().close()
