@@ -12,6 +12,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `proxies`: existing code, each call a lease
 - `memory`: native bytes counted and limited
 - `objects`: objects by their ids, with names, histories and families
+- `recorder`: what is done, in a file that outlives the process
 - `profiling`: how long accesses take
 - `facades`: what `memory` and `objects` have in common
 - `lowlevel`: the public layer under pools, distribution, managers and every integration
@@ -26,6 +27,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 
 import functools as _functools
 from importlib import import_module as _import_module
+from os import environ as _environ
 from typing import TYPE_CHECKING
 
 from lifecycle._core.exclusive import ExclusiveLease
@@ -80,7 +82,7 @@ _LATER = {
     "ObjectPool": "pools.objects",
     "Profiler": "profiling",
 }
-_MODULES = frozenset({"distribution", "memory", "objects", "pools", "profiling", "proxies"})
+_MODULES = frozenset({"distribution", "memory", "objects", "pools", "profiling", "proxies", "recorder"})
 _set_proxies(_functools.cache(_functools.partial(_import_module, "lifecycle.proxies.making")))
 
 if not TYPE_CHECKING:  # a checker would take every name for one of these
@@ -150,3 +152,6 @@ __all__ = [
     "__version__",
     "never_wait",
 ]
+
+if _environ.get("LIFECYCLE_RECORDER"):
+    _import_module("lifecycle.recorder.recorder").start_from_environment()

@@ -509,6 +509,9 @@ _next_hook: Callable[[], int] = itertools.count(
 ).__next__  # not `next_id`: a program's first object is number 1
 _fork_hooks: dict[int, _Hook] = {}
 _process_locks: list[Any] = []
+first_in_child: list[Callable[[], None]] = []
+"""Called in a forked child ahead of all other hooks: by what must not have the child write where the parent
+does."""
 
 
 _sweep_at = {"child": 64, "around": 64}
@@ -597,6 +600,8 @@ def _behind_fork_again() -> None:
 
 def _after_fork_in_child() -> None:
     global _armed
+    for hook in first_in_child:
+        hook()
     # The collecting thread may be one that the child does not have, and would never tell the end.
     collecting.clear()
     _forked.clear()

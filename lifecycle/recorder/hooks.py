@@ -1,0 +1,448 @@
+"""What the core does, written down: functions and slots that are exchanged while a recorder runs.
+
+**The idea.** The core knows of no recorder and asks for none, so off it costs nothing at all. `install` puts
+properties in the place of four slots, of which each is stored exactly where something is to be written:
+
+============================  ==========================================================================
+stored                        is written as
+============================  ==========================================================================
+``Handle._token``, the first  register: the object is in the tables, and its handle not given out yet
+``Record.shut``               shut: the cause stands on the record
+``Record.begun``              release begins: before ``phase = RELEASING``, so before the act (R2)
+``Record.ended``              release ends: the outcome is there, and the native has been let go
+============================  ==========================================================================
+
+An interrupt in one of them strikes where the core has just called something (a clock, a constructor), which
+it is made for. The record is written before the store, and the store is the last that is done.
+
+Leases, accesses and views are functions and classes of the same names that write as well.
+
+**Guaranteed.** An `Exception` in here is dropped (R1): the program goes on as it would without a recorder. A
+frame in here keeps no handle and no pin (K3).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from lifecycle._core import exclusive, facts, handle, release, runtime
+from lifecycle._core.access import checked
+from lifecycle._core.exclusive import ExclusiveLease, pin_or_refuse
+from lifecycle._core.handle import Handle
+from lifecycle._core.leases import Lease
+from lifecycle._core.record import Pin, Record
+from lifecycle._core.shares import FIRST_SHARE
+from lifecycle._core.views import _address_of as address_of
+from lifecycle.manager.access import AccessBlock
+from lifecycle.manager.manager import SafetyManager
+from lifecycle.recorder import format
+from lifecycle.recorder.writer import HALF, WORD, Writer
+from lifecycle.states import Cause, ObjectState
+
+get_ident = runtime.get_ident
+monotonic = runtime.monotonic
+_getframe = sys._getframe
+
+CAUSES = {cause: format.CAUSES.index(str(cause)) for cause in Cause}
+OUTCOMES = {ObjectState(name): format.OUTCOMES.index(name) for name in format.OUTCOMES if name}
+STUCK = format.OUTCOMES.index("stuck")
+
+Exchange = tuple[Any, str, Any]
+"""Of what, which attribute, and what it is while a recorder runs."""
+
+
+def exchanges(writer: Writer, *, leases: bool) -> list[Exchange]:
+    """What `install` exchanges."""
+    found = [*_of_records(writer), *_of_views(writer)]
+    return [*found, *_of_leases(writer)] if leases else found
+
+
+def install(found: list[Exchange]) -> list[Exchange]:
+    """Exchange everything; returns what `install` puts back."""
+    before = []
+    for owner, name, new in found:
+        before.append((owner, name, vars(owner)[name]))
+        setattr(owner, name, new)
+    return before
+
+
+# -- records -------------------------------------------------------------------------------------------------
+
+
+def _of_records(writer: Writer) -> list[Exchange]:
+    write, text, site = writer.write, writer.text, writer.site
+    texts = writer._texts
+    ours, users = runtime.OURS, runtime.users_files
+    token_slot, shut_slot, begun_slot, ended_slot = (
+        Handle.__dict__["_token"],
+        Record.__dict__["shut"],
+        Record.__dict__["begun"],
+        Record.__dict__["ended"],
+    )
+    store_token, store_shut = token_slot.__set__, shut_slot.__set__
+    store_begun, store_ended = begun_slot.__set__, ended_slot.__set__
+    again = release._retry_later
+
+    def register(made: Any, token: int) -> None:
+        record: Any = None
+        frame: FrameType | None = None
+        try:
+            store_token(made, token)
+            if token is not FIRST_SHARE or type(made) is not Handle:
+                return
+            record = made._record
+            try:
+                frame = _getframe(2)
+                while (
+                    frame is not None
+                    and frame.f_code.co_filename not in users
+                    and frame.f_code.co_filename.startswith(ours)
+                ):
+                    frame = frame.f_back
+                kind = record.kind.type_name
+                native, size, extra, name = record.native, record.size, record.extra, record.name
+                write(
+                    record.born,
+                    record.id,
+                    texts.get(kind) or text(kind),
+                    format.REGISTER,
+                    record.owning,
+                    native & WORD if type(native) is int else 0,
+                    size & WORD if type(size) is int else 0,
+                    0 if name is None else text(name, True),
+                    0 if frame is None else site(frame.f_code, frame.f_lasti),
+                    0 if extra is None else extra.parent_id & HALF,
+                )
+            except Exception:
+                writer.dropped += 1
+        finally:  # K3
+            made = record = frame = None
+
+    def shut(record: Record, when: float) -> None:
+        if when:
+            try:
+                write(
+                    when,
+                    record.id,
+                    text(record.kind.type_name),
+                    format.SHUT,
+                    CAUSES.get(record.cause, 0),  # type: ignore[arg-type]
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                )
+            except Exception:
+                writer.dropped += 1
+        store_shut(record, when)
+
+    def begun(record: Record, when: float) -> None:
+        if when:
+            try:
+                code = record.shut_code
+                write(
+                    when,
+                    record.id,
+                    text(record.kind.type_name),
+                    format.BEGINS,
+                    CAUSES.get(record.cause, 0),  # type: ignore[arg-type]
+                    0,
+                    0,
+                    0,
+                    0 if code is None else site(code, record.shut_at),
+                    0,
+                )
+            except Exception:
+                writer.dropped += 1
+        store_begun(record, when)
+
+    def ended(record: Record, when: float) -> None:
+        if when:
+            try:
+                outcome = record.outcome
+                # A release that is declared stuck has no outcome yet.
+                flag = STUCK if outcome is None else OUTCOMES.get(outcome, 0)
+                code, extra = record.shut_code, record.extra
+                write(
+                    when,
+                    record.id,
+                    text(record.kind.type_name),
+                    format.ENDS,
+                    flag,
+                    0,
+                    0,
+                    0,
+                    0 if code is None else site(code, record.shut_at),
+                    0 if extra is None or not extra.reason else text(extra.reason[:200], True),
+                )
+            except Exception:
+                writer.dropped += 1
+        store_ended(record, when)
+
+    def retry_later(record: Record) -> None:
+        try:
+            write(monotonic(), record.id, text(record.kind.type_name), format.AGAIN, 0, 0, 0, 0, 0, 0)
+        except Exception:
+            writer.dropped += 1
+        again(record)
+
+    return [
+        (Handle, "_token", property(token_slot.__get__, register)),
+        (Record, "shut", property(shut_slot.__get__, shut)),
+        (Record, "begun", property(begun_slot.__get__, begun)),
+        (Record, "ended", property(ended_slot.__get__, ended)),
+        (release, "_retry_later", retry_later),
+    ]
+
+
+# -- uses ----------------------------------------------------------------------------------------------------
+
+
+def _of_leases(writer: Writer) -> list[Exchange]:
+    target, free, local, text = writer.map, writer.free, writer.local, writer.text
+    pack, end_at = format.USE.pack_into, format.USE_ENDED_AT
+    texts = writer._texts
+    inner_access = SafetyManager.safe_access
+
+    def begin(record: Record, kind: int) -> int:
+        """Note that the calling thread uses the object from now on. Returns where that stands, 0 where there
+        is no room."""
+        try:
+            native = local.native
+            now = monotonic()
+            use = free.popleft()
+            name = record.kind.type_name
+            pack(target, use, now, record.id, native, texts.get(name) or text(name), kind, 0, now)
+            return use
+        except IndexError:
+            writer.lost_use()
+        except Exception:
+            writer.dropped += 1
+        return 0
+
+    class RecordedLease(Lease[Any]):
+        """A lease whose begin and end are written down. Drops that come without an end write it too."""
+
+        __slots__ = ("_use",)
+        _use: int
+
+        def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
+            self._pin = None
+            use = self._use
+            if use:
+                self._use = 0
+                target[use + end_at] = 1
+                free.append(use)
+
+        def close(self) -> None:
+            """End the lease early. Ending twice is ending once."""
+            self.__exit__()
+
+        def __del__(self) -> None:
+            try:
+                if self._use:
+                    self.__exit__()
+            except AttributeError:  # an interrupt while it was made
+                return
+
+    RecordedLease.__name__ = RecordedLease.__qualname__ = "Lease"
+    RecordedLease.__module__ = Lease.__module__
+
+    def lease(self: Any, *, timeout: float | None = 0) -> Any:
+        pin: Any = None
+        made: Any = None
+        try:
+            pin = self._cell.pin
+            if pin is None:
+                pin = pin_or_refuse(self._record, self._cell, self, timeout)
+            record = pin.record
+            if record.cause is not None or record.kind.validate is not None:
+                if record.cause is not None:
+                    pin = None
+                    pin = pin_or_refuse(record, self._cell, self, timeout)
+                checked(pin)
+                timer = record.kind.timer
+                if timer is not None:
+                    return timer.lease(pin)
+            made = RecordedLease()
+            made._use = 0
+            made._thread = get_ident()
+            made._record = record
+            # Written before the pin is in the lease: an interrupt up to here leaves a use, and no holder.
+            made._use = begin(record, 0)
+            made._pin = pin
+            return made
+        except BaseException:
+            __tracebackhide__ = True
+            self = made = None
+            raise
+        finally:  # K3
+            pin = made = None
+
+    lease.__doc__ = Handle.lease.__doc__
+    lease.__qualname__, lease.__module__ = Handle.lease.__qualname__, Handle.lease.__module__
+
+    class RecordedBlock(AccessBlock[Any]):
+        """A block of `safe_access` that is written down."""
+
+        __slots__ = ("_use",)
+        _use: int
+
+        def __init__(self, registry: Any, given: Any, errors: Any) -> None:
+            try:
+                self._use = 0
+                super().__init__(registry, given, errors)
+                self._use = begin(self._record, 1)
+            finally:
+                self = given = None  # type: ignore[assignment]  # K3
+
+        def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+            use = self._use
+            try:
+                super().__exit__(kind, error, trace)
+            finally:
+                if use:
+                    self._use = 0
+                    target[use + end_at] = 1
+                    free.append(use)
+                self = kind = error = trace = None  # type: ignore[assignment]  # K3
+
+        def __del__(self) -> None:
+            use, self._use = self._use, 0
+            if use:
+                target[use + end_at] = 1
+                free.append(use)
+
+    RecordedBlock.__name__ = RecordedBlock.__qualname__ = "AccessBlock"
+    RecordedBlock.__module__ = AccessBlock.__module__
+
+    def safe_access(self: Any, given: Any, fn: Any = None, /, *args: Any, errors: Any = ()) -> Any:
+        if fn is None:
+            return RecordedBlock(self._registry, given, errors)
+        use = 0
+        try:
+            record = self._registry.records.get(given) if type(given) is int else given._record
+            if record is not None:
+                use = begin(record, 1)
+        except Exception:
+            # What is no handle is refused below, with its own message.
+            use = 0
+        try:
+            return inner_access(self, given, fn, *args, errors=errors)
+        finally:
+            __tracebackhide__ = True
+            if use:
+                target[use + end_at] = 1
+                free.append(use)
+            self = given = fn = args = None  # type: ignore[assignment]  # K3
+
+    safe_access.__doc__ = inner_access.__doc__
+    safe_access.__qualname__, safe_access.__module__ = inner_access.__qualname__, inner_access.__module__
+
+    class RecordedExclusive(ExclusiveLease[Any]):
+        """An exclusive access that is written down, from the moment it begins to wait."""
+
+        __slots__ = ("_use",)
+        _use: int
+
+        def __enter__(self) -> Any:
+            self._use = begin(self._record, 2)
+            try:
+                return super().__enter__()
+            except BaseException:
+                self._ended()
+                self = None  # type: ignore[assignment]  # K3
+                raise
+
+        def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
+            super().__exit__()
+            self._ended()
+
+        def _ended(self) -> None:
+            use = getattr(self, "_use", 0)
+            if use:
+                self._use = 0
+                target[use + end_at] = 1
+                free.append(use)
+
+        def __del__(self) -> None:
+            self._ended()
+
+    RecordedExclusive.__name__ = RecordedExclusive.__qualname__ = "ExclusiveLease"
+    RecordedExclusive.__module__ = ExclusiveLease.__module__
+
+    return [
+        (Handle, "lease", lease),
+        (SafetyManager, "safe_access", safe_access),
+        (handle, "ExclusiveLease", RecordedExclusive),
+        (exclusive, "ExclusiveLease", RecordedExclusive),
+    ]
+
+
+# -- views ---------------------------------------------------------------------------------------------------
+
+
+def _of_views(writer: Writer) -> list[Exchange]:
+    write, text, site = writer.write, writer.text, writer.site
+    ours = runtime.OURS
+
+    def note(pin: Pin, address: int, size: int, writable: bool) -> None:
+        try:
+            record = pin.record
+            frame: FrameType | None = _getframe(3)
+            while frame is not None and frame.f_code.co_filename.startswith(ours):
+                frame = frame.f_back
+            write(
+                monotonic(),
+                record.id,
+                text(record.kind.type_name),
+                format.VIEW,
+                int(writable),
+                address & WORD,
+                size & WORD,
+                0,
+                0 if frame is None else site(frame.f_code, frame.f_lasti),
+                0,
+            )
+        except Exception:
+            writer.dropped += 1
+        finally:  # K3
+            pin = frame = None  # type: ignore[assignment]
+
+    def recorded(inner: Callable[..., Any], where: Callable[[Any], tuple[int, int, bool]]) -> Any:
+        def make(pin: Any, *args: Any) -> Any:
+            made = None
+            try:
+                made = inner(pin, *args)
+                try:
+                    place = where(made)
+                except Exception:
+                    # An array whose memory has no address that can be told.
+                    place = (0, 0, False)
+                if place[0]:
+                    note(pin, *place)
+                return made
+            finally:  # K3
+                pin = args = made = None  # type: ignore[assignment]
+
+        return make
+
+    exchanged: list[Exchange] = []
+    for owner in (handle, facts):
+        exchanged.append((owner, "make_view", recorded(owner.make_view, _memory)))
+        exchanged.append((owner, "make_buffer_view", recorded(owner.make_buffer_view, _memory)))
+        exchanged.append((owner, "make_array", recorded(owner.make_array, _array)))
+    return exchanged
+
+
+def _memory(view: memoryview) -> tuple[int, int, bool]:
+    return address_of(view), view.nbytes, not view.readonly
+
+
+def _array(array: Any) -> tuple[int, int, bool]:
+    address, readonly = array.__array_interface__["data"]
+    return address, array.nbytes, not readonly

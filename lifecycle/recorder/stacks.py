@@ -1,0 +1,107 @@
+"""Alternate signal stacks that lie in the file, so that the kernel itself writes the last entry.
+
+**The problem.** faulthandler writes which line crashed, and no address. It raises the signal again, so not
+even a core dump has it: that says «sent by raise».
+
+**The idea.** Before any handler runs the kernel pushes the fault address and the registers onto the thread's
+alternate signal stack. That may be any memory, also a shared mapping of a file. `Stacks.give` puts one of the
+file's there for the calling thread. It needs a handler that runs on it, which faulthandler's does.
+
+**Guaranteed.** Another party's alternate stack is left in its place, but for faulthandler's own, which the
+recorder has just had made. A stack is given to another thread only when its thread is gone.
+
+Linux on x86-64 and aarch64; elsewhere `available` is False.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from lifecycle.recorder.format import STACK_SIZE, STACKS
+
+MACHINES = frozenset({"x86_64", "aarch64"})
+"""The machines whose frames the reader knows (`recorder/frames.py`)."""
+
+_DISABLED = 2
+"""``SS_DISABLE``."""
+LOOK_AGAIN = 1.0
+"""Seconds between two searches for threads that have ended."""
+
+
+class _Stack(ctypes.Structure):
+    """``stack_t``."""
+
+    _fields_ = (("ss_sp", ctypes.c_void_p), ("ss_flags", ctypes.c_int), ("ss_size", ctypes.c_size_t))
+
+
+def _library() -> Any:
+    """The C library, None where it has no alternate stacks that the reader knows."""
+    if not sys.platform.startswith("linux") or platform.machine() not in MACHINES or sys.maxsize < 2**32:
+        return None
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        library.sigaltstack.argtypes = (ctypes.POINTER(_Stack), ctypes.POINTER(_Stack))
+        library.sigaltstack.restype = ctypes.c_int
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+_c = _library()
+available = _c is not None
+"""Whether this platform's frames are known."""
+
+
+class Stacks:
+    """The stacks of one file. `base` is the address of the first."""
+
+    def __init__(self, base: int) -> None:
+        self._base = base
+        self._free: deque[int] = deque(range(STACKS))
+        self._taken: dict[int, int] = {}  # stack by native thread
+        self._looked = 0.0
+
+    def give(self, native: int, replace: bool = False) -> int:
+        """Give the calling thread, which is `native`, a stack of the file. Returns its number + 1, and 0
+        where there is none or the thread has one from elsewhere. `replace`: take the place of that one."""
+        if _c is None:
+            return 0
+        before = _Stack()
+        if _c.sigaltstack(None, ctypes.byref(before)) != 0:
+            return 0
+        if not before.ss_flags & _DISABLED:
+            number, rest = divmod((before.ss_sp or 0) - self._base, STACK_SIZE)
+            if not rest and 0 <= number < STACKS:
+                return number + 1
+            if not replace:
+                return 0
+        if not self._free:
+            self._take_back()
+        try:
+            number = self._free.popleft()
+        except IndexError:
+            return 0
+        ours = _Stack(self._base + number * STACK_SIZE, 0, STACK_SIZE)
+        if _c.sigaltstack(ctypes.byref(ours), None) != 0:
+            self._free.append(number)
+            return 0
+        self._taken[native] = number
+        return number + 1
+
+    def _take_back(self) -> None:
+        """Take the stacks of threads that the system no longer has."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_AGAIN:
+            return
+        self._looked = now
+        for native in list(self._taken):
+            if not os.path.exists(f"/proc/self/task/{native}"):
+                number = self._taken.pop(native, None)
+                if number is not None:
+                    self._free.append(number)
