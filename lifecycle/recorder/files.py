@@ -1,4 +1,4 @@
-"""Where a recorder's files are: made so that nobody is overwritten or followed, found again, and cleared away.
+"""Where a recorder's files are: made so that nothing is overwritten or followed, found again, cleared away.
 
 `{pid}` in a path is the process's id. Files are made with ``O_EXCL`` and ``O_NOFOLLOW``, mode 0600, and
 allocated before they are mapped: a sparse file on a full disk kills the program with SIGBUS at the first new
@@ -18,7 +18,7 @@ from struct import error as StructError
 
 import attrs
 
-from lifecycle.recorder import format
+from lifecycle.recorder import layout
 from lifecycle.recorder.errors import RecorderError, RecordingError
 
 TRIES = 100
@@ -219,18 +219,18 @@ def _look(path: str, descriptor: int) -> _Seen | None:
     about = os.fstat(descriptor)
     if hasattr(os, "getuid") and about.st_uid != os.getuid():
         return None
-    head = os.pread(descriptor, format.HEADER_SIZE, 0)
-    magic, version, flags, *regions = format.REGIONS.unpack_from(head)
-    if magic != format.MAGIC or version != format.VERSION:
+    head = os.pread(descriptor, layout.HEADER_SIZE, 0)
+    magic, version, flags, *regions = layout.REGIONS.unpack_from(head)
+    if magic != layout.MAGIC or version != layout.VERSION:
         return None
-    pid, _, ticks, wall, _, _, _, _, boot, *_ = format.FACTS.unpack_from(head, format.FACTS_AT)
-    (state,) = format.STATE.unpack_from(head, format.STATE_AT)
+    pid, _, ticks, wall, _, _, _, _, boot, *_ = layout.FACTS.unpack_from(head, layout.FACTS_AT)
+    (state,) = layout.STATE.unpack_from(head, layout.STATE_AT)
     end = regions[-3] + regions[-2] * regions[-1]
     text = os.pread(descriptor, 200, end) if end < about.st_size else b""
     crash = text.decode("utf-8", "replace").split("\n", 1)[0] if text.startswith(b"Fatal") else ""
     live = lives(pid, ticks, boot.rstrip(b"\0").decode("ascii", "replace"))
-    clean = state == format.CLEAN and not crash
-    return _Seen(path, pid, wall, about.st_mtime, crash, clean, bool(flags & format.CHILD), live)
+    clean = state == layout.CLEAN and not crash
+    return _Seen(path, pid, wall, about.st_mtime, crash, clean, bool(flags & layout.CHILD), live)
 
 
 def previous_runs(pattern: str) -> tuple[PreviousRun, ...]:

@@ -38,7 +38,7 @@ from lifecycle._core.shares import FIRST_SHARE
 from lifecycle._core.views import _address_of as address_of
 from lifecycle.manager.access import AccessBlock
 from lifecycle.manager.manager import SafetyManager
-from lifecycle.recorder import format
+from lifecycle.recorder import layout
 from lifecycle.recorder.writer import HALF, WORD, Writer
 from lifecycle.states import Cause, ObjectState
 
@@ -46,9 +46,9 @@ get_ident = runtime.get_ident
 monotonic = runtime.monotonic
 _getframe = sys._getframe
 
-CAUSES = {cause: format.CAUSES.index(str(cause)) for cause in Cause}
-OUTCOMES = {ObjectState(name): format.OUTCOMES.index(name) for name in format.OUTCOMES if name}
-STUCK = format.OUTCOMES.index("stuck")
+CAUSES = {cause: layout.CAUSES.index(str(cause)) for cause in Cause}
+OUTCOMES = {ObjectState(name): layout.OUTCOMES.index(name) for name in layout.OUTCOMES if name}
+STUCK = layout.OUTCOMES.index("stuck")
 
 Exchange = tuple[Any, str, Any]
 """Of what, which attribute, and what it is while a recorder runs."""
@@ -72,9 +72,11 @@ def install(found: list[Exchange]) -> list[Exchange]:
 # -- records -------------------------------------------------------------------------------------------------
 
 
-def _of_records(writer: Writer) -> list[Exchange]:
+def _of_records(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inner functions
     write, text, site = writer.write, writer.text, writer.site
-    texts = writer._texts
+    texts: Any = writer.texts
+    causes: Any = CAUSES
+    outcomes: Any = OUTCOMES
     ours, users = runtime.OURS, runtime.users_files
     token_slot, shut_slot, begun_slot, ended_slot = (
         Handle.__dict__["_token"],
@@ -85,6 +87,13 @@ def _of_records(writer: Writer) -> list[Exchange]:
     store_token, store_shut = token_slot.__set__, shut_slot.__set__
     store_begun, store_ended = begun_slot.__set__, ended_slot.__set__
     again = release._retry_later
+
+    claim, target, ring, mask, local = writer.claim, writer.map, writer.ring, writer.slots - 1, writer.local
+    pack_shut, pack_begun, pack_ended = (
+        layout.SHUT_RECORD.pack_into,
+        layout.BEGINS_RECORD.pack_into,
+        layout.ENDS_RECORD.pack_into,
+    )
 
     def register(made: Any, token: int) -> None:
         record: Any = None
@@ -108,7 +117,7 @@ def _of_records(writer: Writer) -> list[Exchange]:
                     record.born,
                     record.id,
                     texts.get(kind) or text(kind),
-                    format.REGISTER,
+                    layout.REGISTER,
                     record.owning,
                     native & WORD if type(native) is int else 0,
                     size & WORD if type(size) is int else 0,
@@ -121,21 +130,17 @@ def _of_records(writer: Writer) -> list[Exchange]:
         finally:  # K3
             made = record = frame = None
 
+    # The next three are `write` once more, each with what it needs: a call and some zeros less.
+
     def shut(record: Record, when: float) -> None:
         if when:
             try:
-                write(
-                    when,
-                    record.id,
-                    text(record.kind.type_name),
-                    format.SHUT,
-                    CAUSES.get(record.cause, 0),  # type: ignore[arg-type]
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                )
+                name = record.kind.type_name
+                type_ = texts.get(name) or text(name)
+                native, n = local.native, claim()
+                at = ring + ((n - 1 & mask) << 6)
+                cause = causes.get(record.cause, 0)
+                pack_shut(target, at, n, when, record.id, native, type_, layout.SHUT, cause, n & HALF)
             except Exception:
                 writer.dropped += 1
         store_shut(record, when)
@@ -143,18 +148,15 @@ def _of_records(writer: Writer) -> list[Exchange]:
     def begun(record: Record, when: float) -> None:
         if when:
             try:
+                name = record.kind.type_name
+                type_ = texts.get(name) or text(name)
                 code = record.shut_code
-                write(
-                    when,
-                    record.id,
-                    text(record.kind.type_name),
-                    format.BEGINS,
-                    CAUSES.get(record.cause, 0),  # type: ignore[arg-type]
-                    0,
-                    0,
-                    0,
-                    0 if code is None else site(code, record.shut_at),
-                    0,
+                place = 0 if code is None else site(code, record.shut_at)
+                native, n = local.native, claim()
+                at = ring + ((n - 1 & mask) << 6)
+                cause = causes.get(record.cause, 0)
+                pack_begun(
+                    target, at, n, when, record.id, native, type_, layout.BEGINS, cause, place, n & HALF
                 )
             except Exception:
                 writer.dropped += 1
@@ -163,29 +165,22 @@ def _of_records(writer: Writer) -> list[Exchange]:
     def ended(record: Record, when: float) -> None:
         if when:
             try:
-                outcome = record.outcome
+                name = record.kind.type_name
+                type_ = texts.get(name) or text(name)
+                outcome, extra = record.outcome, record.extra
                 # A release that is declared stuck has no outcome yet.
-                flag = STUCK if outcome is None else OUTCOMES.get(outcome, 0)
-                code, extra = record.shut_code, record.extra
-                write(
-                    when,
-                    record.id,
-                    text(record.kind.type_name),
-                    format.ENDS,
-                    flag,
-                    0,
-                    0,
-                    0,
-                    0 if code is None else site(code, record.shut_at),
-                    0 if extra is None or not extra.reason else text(extra.reason[:200], True),
-                )
+                flag = STUCK if outcome is None else outcomes.get(outcome, 0)
+                why = 0 if extra is None or not extra.reason else text(extra.reason[:200], True)
+                native, n = local.native, claim()
+                at = ring + ((n - 1 & mask) << 6)
+                pack_ended(target, at, n, when, record.id, native, type_, layout.ENDS, flag, why, n & HALF)
             except Exception:
                 writer.dropped += 1
         store_ended(record, when)
 
     def retry_later(record: Record) -> None:
         try:
-            write(monotonic(), record.id, text(record.kind.type_name), format.AGAIN, 0, 0, 0, 0, 0, 0)
+            write(monotonic(), record.id, text(record.kind.type_name), layout.AGAIN, 0, 0, 0, 0, 0, 0)
         except Exception:
             writer.dropped += 1
         again(record)
@@ -202,10 +197,10 @@ def _of_records(writer: Writer) -> list[Exchange]:
 # -- uses ----------------------------------------------------------------------------------------------------
 
 
-def _of_leases(writer: Writer) -> list[Exchange]:
+def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inner functions and classes
     target, free, local, text = writer.map, writer.free, writer.local, writer.text
-    pack, end_at = format.USE.pack_into, format.USE_ENDED_AT
-    texts = writer._texts
+    pack, end_at = layout.USE.pack_into, layout.USE_ENDED_AT
+    texts = writer.texts
     inner_access = SafetyManager.safe_access
 
     def begin(record: Record, kind: int) -> int:
@@ -400,7 +395,7 @@ def _of_views(writer: Writer) -> list[Exchange]:
                 monotonic(),
                 record.id,
                 text(record.kind.type_name),
-                format.VIEW,
+                layout.VIEW,
                 int(writable),
                 address & WORD,
                 size & WORD,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from lifecycle.recorder import files, format
+from lifecycle.recorder import files, layout
 from lifecycle.recorder.errors import RecordingError
 from lifecycle.recorder.frames import Fault, find
 
@@ -43,6 +43,7 @@ class Entry:
     a: int
     b: int
     name: str
+    """The object's name; of an end the reason, of a note its text."""
     site: str
     c: int
 
@@ -164,39 +165,41 @@ def read(path: str | os.PathLike[str]) -> Recording:
 def parse(path: str, data: bytes) -> Recording:
     """`read`, of a file's bytes."""
     name = plain(path)
-    if len(data) < format.REGIONS.size or not data.startswith(format.MAGIC):
-        if data[: format.REGIONS.size].strip(b"\0"):
+    if len(data) < layout.REGIONS.size or not data.startswith(layout.MAGIC):
+        if data[: layout.REGIONS.size].strip(b"\0"):
             raise RecordingError(f"{name} is no recording of lifecycle's recorder")
-        raise RecordingError(f"{name} is empty: its process ended, or has got no further, before the first word")
-    _, version, flags, *facts = format.REGIONS.unpack_from(data)
-    if version != format.VERSION:
+        raise RecordingError(f"{name} is empty: its process got no further, or ended, before the first word")
+    _, version, flags, *facts = layout.REGIONS.unpack_from(data)
+    if version != layout.VERSION:
         raise RecordingError(
-            f"{name} has version {version} of the format, and this is lifecycle of version {format.VERSION}: "
+            f"{name} has version {version} of the format, and this is lifecycle of version {layout.VERSION}: "
             "read it with the version of the library that wrote it"
         )
-    if len(data) < format.HEADER_SIZE:
+    if len(data) < layout.HEADER_SIZE:
         raise RecordingError(f"{name} is cut short: {len(data):,} bytes, not even its header")
     problems: list[str] = []
     regions = [tuple(facts[at : at + 3]) for at in range(0, 15, 3)]
     names = ("ring", "uses", "threads", "texts", "stacks")
-    most = (format.MOST_RECORDS, format.MOST_USES, format.THREADS, format.TEXTS, format.STACKS)
-    expected = format.HEADER_SIZE
-    for what, (offset, item, count), right, limit in zip(names, regions, format.ITEMS, most, strict=True):
+    most = (layout.MOST_RECORDS, layout.MOST_USES, layout.THREADS, layout.TEXTS, layout.STACKS)
+    expected = layout.HEADER_SIZE
+    for what, (offset, item, count), right, limit in zip(names, regions, layout.ITEMS, most, strict=True):
         expected += -expected % 4096
         if item != right or offset != expected or not 0 < count <= limit:
-            raise RecordingError(f"{name} is spoilt: its header describes no table «{what}» as version 1 has it")
+            raise RecordingError(
+                f"{name} is spoilt: its header describes no table «{what}» as version 1 has it"
+            )
         expected += item * count
         if expected > len(data):
             there = max(0, len(data) - offset) // item
             problems.append(f"the file is cut short: {there:,} of {count:,} items of the table «{what}»")
     if regions[0][2] & (regions[0][2] - 1):
         raise RecordingError(f"{name} is spoilt: its ring has {regions[0][2]:,} items, no power of two")
-    pid, parent, ticks, wall, zero, base, uid, _, *texts = format.FACTS.unpack_from(data, format.FACTS_AT)
+    pid, parent, ticks, wall, zero, base, uid, _, *texts = layout.FACTS.unpack_from(data, layout.FACTS_AT)
     boot, python, library, platform, machine, program = (
         plain(text.rstrip(b"\0").decode("utf-8", "replace")) for text in texts
     )
-    (state,) = format.STATE.unpack_from(data, format.STATE_AT)
-    left_uses, left_texts = format.LEFT_OUT.unpack_from(data, format.LEFT_OUT_AT)
+    (state,) = layout.STATE.unpack_from(data, layout.STATE_AT)
+    left_uses, left_texts = layout.LEFT_OUT.unpack_from(data, layout.LEFT_OUT_AT)
     if not _time(zero) or not _time(wall):
         problems.append("the header's clocks are spoilt")
         zero, wall = 0.0, 0.0
@@ -207,13 +210,13 @@ def parse(path: str, data: bytes) -> Recording:
     fault_text = data[expected : expected + LONGEST_FAULT_TEXT].decode("utf-8", "replace")
     fault_text = "\n".join(plain(line) for line in fault_text.split("\n"))
     fault = None
-    if not flags & format.NO_STACKS:
+    if not flags & layout.NO_STACKS:
         fault = _fault(data, regions[4], base, machine, threads, fault_text)
     return Recording(
         path=path,
         pid=pid,
         parent=parent,
-        child=bool(flags & format.CHILD),
+        child=bool(flags & layout.CHILD),
         program=program,
         python=python,
         library=library,
@@ -222,7 +225,7 @@ def parse(path: str, data: bytes) -> Recording:
         uid=uid,
         started=wall,
         zero=zero,
-        clean=state == format.CLEAN and not fault_text.startswith("Fatal"),
+        clean=state == layout.CLEAN and not fault_text.startswith("Fatal"),
         live=files.lives(pid, ticks, boot),
         entries=entries,
         uses=_uses(data, regions[1], table),
@@ -235,8 +238,8 @@ def parse(path: str, data: bytes) -> Recording:
         left_out_texts=left_texts,
         fault=fault,
         fault_text=fault_text,
-        text_elsewhere=bool(flags & format.TEXT_IS_THE_PROGRAMS),
-        no_stacks=bool(flags & format.NO_STACKS),
+        text_elsewhere=bool(flags & layout.TEXT_IS_THE_PROGRAMS),
+        no_stacks=bool(flags & layout.NO_STACKS),
         problems=tuple(problems),
     )
 
@@ -267,11 +270,11 @@ class _Texts:
 
     def _decode(self, number: int) -> str:
         pieces = []
-        for _ in range(format.LONGEST_TEXT // format.TEXT_BYTES):
+        for _ in range(layout.LONGEST_TEXT // layout.TEXT_BYTES):
             if not 0 < number < self._count:
                 break
-            piece, length, number = format.TEXT.unpack_from(self._bytes, number * format.TEXT.size)
-            pieces.append(piece[: min(length, format.TEXT_BYTES)])
+            piece, length, number = layout.TEXT.unpack_from(self._bytes, number * layout.TEXT.size)
+            pieces.append(piece[: min(length, layout.TEXT_BYTES)])
         return plain(b"".join(pieces).decode("utf-8", "replace"))
 
 
@@ -283,23 +286,22 @@ def _entries(
     count = region[2]
     found = []
     torn = 0
-    for slot, fields in enumerate(format.RECORD.iter_unpack(view)):
-        number, time, object, thread, type, operation, flag, a, b, name, site, c, low = fields
+    for slot, fields in enumerate(layout.RECORD.iter_unpack(view)):
+        number, time, id, thread, kind, operation, flag, a, b, name, site, c, low = fields
         if not number:
             torn += bool(low or time)
             continue
         if (
             number & 0xFFFF_FFFF != low
             or (number - 1) % count != slot
-            or operation not in format.OPERATIONS
+            or operation not in layout.OPERATIONS
             or not _time(time)
         ):
             torn += 1
             continue
+        told = texts[c if operation == layout.ENDS else name]
         found.append(
-            Entry(
-                number, time, object, thread, texts[type], operation, flag, a, b, texts[name], texts[site], c
-            )
+            Entry(number, time, id, thread, texts[kind], operation, flag, a, b, told, texts[site], c)
         )
     found.sort(key=lambda entry: entry.number)
     if not found:
@@ -317,9 +319,9 @@ def _entries(
 def _uses(data: bytes, region: tuple[int, int, int], texts: _Texts) -> tuple[Use, ...]:
     view, _ = _items(data, region)
     found = []
-    for since, object, thread, type, kind, ended, again in format.USE.iter_unpack(view):
-        if since and since == again and _time(since) and kind < len(format.KINDS):
-            found.append(Use(since, object, thread, texts[type], format.KINDS[kind], bool(ended)))
+    for since, id, thread, name, kind, ended, again in layout.USE.iter_unpack(view):
+        if since and since == again and _time(since) and kind < len(layout.KINDS):
+            found.append(Use(since, id, thread, texts[name], layout.KINDS[kind], bool(ended)))
     found.sort(key=lambda use: use.since)
     return tuple(found)
 
@@ -327,7 +329,7 @@ def _uses(data: bytes, region: tuple[int, int, int], texts: _Texts) -> tuple[Use
 def _threads(data: bytes, region: tuple[int, int, int]) -> tuple[Thread, ...]:
     view, _ = _items(data, region)
     found = []
-    for native, stack, ident, first, name in format.THREAD.iter_unpack(view):
+    for native, stack, ident, first, name in layout.THREAD.iter_unpack(view):
         if native and _time(first):
             text = plain(name.rstrip(b"\0").decode("utf-8", "replace"))
             found.append(Thread(native, ident, text, first, stack))
@@ -399,5 +401,3 @@ def _block(lines: list[str]) -> Iterator[str]:
             return
         if inside:
             yield line
-
-

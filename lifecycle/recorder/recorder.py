@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -18,7 +19,7 @@ import attrs
 from lifecycle._core import runtime
 from lifecycle._core.streams import sparing
 from lifecycle.observe.observers import logger
-from lifecycle.recorder import files, format, hooks
+from lifecycle.recorder import files, hooks, layout
 from lifecycle.recorder.errors import RecorderError
 from lifecycle.recorder.writer import Writer
 
@@ -72,7 +73,7 @@ class Recorder:
         try:
             site = 0 if frame is None else writer.site(frame.f_code, frame.f_lasti)
             writer.write(
-                runtime.monotonic(), 0, 0, format.NOTE, 0, 0, 0, writer.text(str(text), True), site, 0
+                runtime.monotonic(), 0, 0, layout.NOTE, 0, 0, 0, writer.text(str(text), True), site, 0
             )
         except Exception:
             writer.dropped += 1
@@ -80,9 +81,7 @@ class Recorder:
     def stats(self) -> RecorderStats:
         """Return what was written so far."""
         writer = self._writer
-        return RecorderStats(
-            writer.written, writer.left_uses, writer.left_names, writer.dropped, writer.size
-        )
+        return RecorderStats(writer.written, writer.left_uses, writer.left_names, writer.dropped, writer.size)
 
     def stop(self) -> None:
         """End the recording: the file says that it ended well. Stopping twice is stopping once."""
@@ -116,7 +115,7 @@ class Recorder:
         """Have faulthandler write behind the tables, and its stack for this thread be one of the file's."""
         writer = self._writer
         if faulthandler.is_enabled():
-            writer.flag(format.TEXT_IS_THE_PROGRAMS)
+            writer.flag(layout.TEXT_IS_THE_PROGRAMS)
             return
         flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         # Kept open: faulthandler knows the descriptor's number only.
@@ -202,8 +201,9 @@ def start(
     fault:
         Have faulthandler write into the file, unless it is enabled already, and the fault's address be kept.
     keep:
-        Files of the same path (with any process's id) that ended without a clean end and are kept: the newest.
-        Older ones, and those of runs that ended well, are removed now. Of this user's files alone.
+        How many files of earlier runs without a clean end are kept: the newest with the same path, whatever
+        the process's id. Older ones, and those of runs that ended well, are removed now. Of this user's files
+        alone.
 
     Raises `RecorderError` where no such file can be made, or another recorder runs. An unclean end of an
     earlier run is logged, once, as ``lifecycle.previous_run``.
@@ -211,10 +211,10 @@ def start(
     pattern = os.fspath(path) if path is not None else os.environ.get(VARIABLE, "")
     if not pattern or not isinstance(pattern, str):
         raise RecorderError(f"no recorder without a path: give one, or set {VARIABLE}=camera-{{pid}}.rec")
-    _check("slots", slots, 1024, format.MOST_RECORDS)
+    _check("slots", slots, 1024, layout.MOST_RECORDS)
     if slots & (slots - 1):
         raise RecorderError(f"slots={slots} is no power of two: {1 << slots.bit_length()} is the next")
-    _check("uses", uses, 1, format.MOST_USES)
+    _check("uses", uses, 1, layout.MOST_USES)
     _check("keep", keep, 0, 10_000)
     with _one:
         if _active is not None:
@@ -247,7 +247,7 @@ def _announce(run: files.PreviousRun) -> None:
 def start_from_environment() -> None:
     """`start` as `LIFECYCLE_RECORDER` asks for. It is set by whoever runs the program, perhaps for all
     programs, so what is wrong with it is logged and not raised."""
-    if _active is not None:
+    if _active is not None or _is_command_line():
         return
     try:
         start()
@@ -256,8 +256,13 @@ def start_from_environment() -> None:
             logger().error("lifecycle.recorder", error=str(error))
 
 
+def _is_command_line() -> bool:
+    """Return True in a process of ``lifecycle`` or ``python -m lifecycle``, which reads recordings."""
+    words = sys.orig_argv[1:]
+    named = bool(words) and os.path.basename(words[0]) in ("lifecycle", "lifecycle.exe")
+    return named or any(words[at : at + 2] == ["-m", "lifecycle"] for at in range(len(words)))
+
+
 def active() -> Recorder | None:
     """Return the recorder that runs, None if there is none."""
     return _active
-
-

@@ -23,7 +23,7 @@ import time
 from collections import deque
 from typing import Any
 
-from lifecycle.recorder.format import STACK_SIZE, STACKS
+from lifecycle.recorder.layout import STACK_SIZE, STACKS
 
 MACHINES = frozenset({"x86_64", "aarch64"})
 """The machines whose frames the reader knows (`recorder/frames.py`)."""

@@ -29,7 +29,7 @@ from types import CodeType
 from typing import Any
 
 from lifecycle._core import runtime
-from lifecycle.recorder import files, format
+from lifecycle.recorder import files, layout
 from lifecycle.recorder.stacks import Stacks, available
 
 WORD = 0xFFFF_FFFF_FFFF_FFFF
@@ -59,10 +59,10 @@ class Writer:
     """One file. All methods may be called on any thread; none raises an `Exception` once it is made."""
 
     def __init__(self, pattern: str, slots: int, uses: int, *, child: bool = False) -> None:
-        counts = (slots, uses, format.THREADS, format.TEXTS, format.STACKS)
+        counts = (slots, uses, layout.THREADS, layout.TEXTS, layout.STACKS)
         offsets = []
-        size = format.HEADER_SIZE
-        for item, count in zip(format.ITEMS, counts, strict=True):
+        size = layout.HEADER_SIZE
+        for item, count in zip(layout.ITEMS, counts, strict=True):
             size += -size % 4096
             offsets.append(size)
             size += item * count
@@ -76,17 +76,18 @@ class Writer:
         # An exported buffer, kept: the mapping cannot be closed while it lives (R7).
         self._anchor = ctypes.c_char.from_buffer(self.map)
         self.base = ctypes.addressof(self._anchor)
-        self._ring, self._uses, self._threads, self._texts_at, self._stacks_at = offsets
+        self.ring, self._uses, self._threads, self._texts_at, self._stacks_at = offsets
         self.left_names = 0
         self.left_uses = 0
         self.dropped = 0
-        self._claim = itertools.count(1)
+        self._count = itertools.count(1)
+        self.claim = self._count.__next__
         self._seats = itertools.count()
         self._cells = itertools.count(1)
-        self._texts: dict[str, int] = {"": 0}
+        self.texts: dict[str, int] = {"": 0}
         self._sites: dict[tuple[int, int], tuple[int, CodeType]] = {}
         self._natives: dict[int, int] = {}
-        self.free: deque[int] = deque(self._uses + n * format.USE.size for n in range(uses))
+        self.free: deque[int] = deque(self._uses + n * layout.USE.size for n in range(uses))
         self.stacks = Stacks(self.base + self._stacks_at)
         self._head(counts, offsets, child)
         self.local = Local(self)
@@ -96,14 +97,12 @@ class Writer:
         import lifecycle
 
         pid = os.getpid()
-        flags = (format.CHILD if child else 0) | (0 if available else format.NO_STACKS)
-        regions = [
-            fact for region in zip(offsets, format.ITEMS, counts, strict=True) for fact in region
-        ]
+        flags = (layout.CHILD if child else 0) | (0 if available else layout.NO_STACKS)
+        regions = [fact for region in zip(offsets, layout.ITEMS, counts, strict=True) for fact in region]
         program = sys.argv[0] if getattr(sys, "argv", None) else ""
-        format.FACTS.pack_into(
+        layout.FACTS.pack_into(
             self.map,
-            format.FACTS_AT,
+            layout.FACTS_AT,
             pid,
             os.getppid(),
             files.start_ticks(pid),
@@ -119,80 +118,80 @@ class Writer:
             _bytes(platform.machine(), 16),
             _bytes(os.path.basename(program), 256),
         )
-        format.STATE.pack_into(self.map, format.STATE_AT, format.RUNNING)
+        layout.STATE.pack_into(self.map, layout.STATE_AT, layout.RUNNING)
         # Last: a file without it is none.
-        format.REGIONS.pack_into(self.map, 0, format.MAGIC, format.VERSION, flags, *regions)
+        layout.REGIONS.pack_into(self.map, 0, layout.MAGIC, layout.VERSION, flags, *regions)
 
     def flag(self, flag: int) -> None:
         """Set a flag of the header."""
-        at = len(format.MAGIC) + 4
-        (flags,) = format.STATE.unpack_from(self.map, at)
-        format.STATE.pack_into(self.map, at, flags | flag)
+        at = len(layout.MAGIC) + 4
+        (flags,) = layout.STATE.unpack_from(self.map, at)
+        layout.STATE.pack_into(self.map, at, flags | flag)
 
     def end(self) -> None:
         """Note that the process ended well."""
-        format.ENDED.pack_into(self.map, format.ENDED_AT, runtime.wall_time())
-        format.STATE.pack_into(self.map, format.STATE_AT, format.CLEAN)
+        layout.ENDED.pack_into(self.map, layout.ENDED_AT, runtime.wall_time())
+        layout.STATE.pack_into(self.map, layout.STATE_AT, layout.CLEAN)
 
     # -- records ---------------------------------------------------------------------------------------------
 
     def _make_write(self) -> Write:
         """A function, not a method: what it needs are its own variables."""
-        claim = self._claim.__next__
-        pack = format.RECORD.pack_into
-        target, ring, mask, local = self.map, self._ring, self.slots - 1, self.local
+        claim = self.claim
+        pack = layout.RECORD.pack_into
+        target, ring, mask, local = self.map, self.ring, self.slots - 1, self.local
 
         def write(
-            time: float, id: int, type: int, op: int, flag: int, a: int, b: int, name: int, site: int, c: int
+            time: float, id: int, kind: int, op: int, flag: int, a: int, b: int, name: int, site: int, c: int
         ) -> None:
             native = local.native
             n = claim()
             at = ring + ((n - 1 & mask) << 6)
-            pack(target, at, n, time, id, native, type, op, flag, a, b, name, site, c, n & HALF)
+            pack(target, at, n, time, id, native, kind, op, flag, a, b, name, site, c, n & HALF)
 
         return write
 
     @property
     def written(self) -> int:
         """How many records were claimed."""
-        return int(repr(self._claim)[6:-1]) - 1
+        return int(repr(self._count)[6:-1]) - 1
 
     def lost_use(self) -> None:
         """An access found no free item."""
         self.left_uses += 1
-        format.LEFT_OUT.pack_into(self.map, format.LEFT_OUT_AT, self.left_uses, self.left_names)
+        layout.LEFT_OUT.pack_into(self.map, layout.LEFT_OUT_AT, self.left_uses, self.left_names)
 
     # -- texts -----------------------------------------------------------------------------------------------
 
     def text(self, text: str, name: bool = False) -> int:
         """The number of `text` in the table, 0 where there is no room. `name`: of an object."""
-        number = self._texts.get(text)
+        number = self.texts.get(text)
         return self._enter_text(text, name) if number is None else number
 
     def _enter_text(self, text: str, name: bool) -> int:
         data = text.encode("utf-8", "replace")
-        if len(data) > format.LONGEST_TEXT:
+        if len(data) > layout.LONGEST_TEXT:
             # The end of a path says more than its beginning.
-            head = "" if not name else data[: format.LONGEST_TEXT - 3].decode("utf-8", "ignore") + "…"
-            data = head.encode() or ("…".encode() + data[-(format.LONGEST_TEXT - 3) :])
-        pieces = [data[at : at + format.TEXT_BYTES] for at in range(0, len(data), format.TEXT_BYTES)]
-        most = format.TEXTS
+            head = "" if not name else data[: layout.LONGEST_TEXT - 3].decode("utf-8", "ignore") + "…"
+            data = head.encode() or ("…".encode() + data[-(layout.LONGEST_TEXT - 3) :])
+        pieces = [data[at : at + layout.TEXT_BYTES] for at in range(0, len(data), layout.TEXT_BYTES)]
+        most = layout.TEXTS
         if name:
             most = most * NAMES_SHARE[0] // NAMES_SHARE[1]
         if not data or int(repr(self._cells)[6:-1]) + len(pieces) > most:
             if data:
                 self.left_names += 1
-                format.LEFT_OUT.pack_into(self.map, format.LEFT_OUT_AT, self.left_uses, self.left_names)
+                layout.LEFT_OUT.pack_into(self.map, layout.LEFT_OUT_AT, self.left_uses, self.left_names)
             return 0
         following = 0
         for piece in reversed(pieces):
             number = next(self._cells)
-            if number >= format.TEXTS:
+            if number >= layout.TEXTS:
                 return 0
-            at = self._texts_at + number * format.TEXT.size
-            format.TEXT.pack_into(self.map, at, piece, len(piece), following)
+            at = self._texts_at + number * layout.TEXT.size
+            layout.TEXT.pack_into(self.map, at, piece, len(piece), following)
             following = number
-        return self._texts.setdefault(text, following)
+        return self.texts.setdefault(text, following)
 
     def site(self, code: CodeType | None, at: int) -> int:
         """The number of a place in the program."""
@@ -203,7 +202,7 @@ class Writer:
         if known is not None:
             return known[0]
         number = self.text(f"{code.co_filename}:{runtime.line_of((code, at))}")
-        if len(self._sites) < format.TEXTS * 4:
+        if len(self._sites) < layout.TEXTS * 4:
             # With the code, whose identity stays its own while it lives.
             self._sites[key] = (number, code)
         return number
@@ -227,8 +226,8 @@ class Writer:
         ident = runtime.get_ident()
         thread = threading._active.get(ident)  # type: ignore[attr-defined]  # no dummy is made of a foreign one
         name = thread.name if thread is not None else ""
-        at = self._threads + next(self._seats) % format.THREADS * format.THREAD.size
-        format.THREAD.pack_into(
+        at = self._threads + next(self._seats) % layout.THREADS * layout.THREAD.size
+        layout.THREAD.pack_into(
             self.map, at, native, stack, ident & WORD, runtime.monotonic(), _bytes(name, 40)
         )
 

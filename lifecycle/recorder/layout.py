@@ -55,6 +55,10 @@ NO_STACKS: Final = 4
 
 RECORD: Final = Struct("<QdQIHBBQQIIII")
 """Number, time, object, thread, type, operation, flag, a, b, name, site, c, low half of the number."""
+SHUT_RECORD: Final = Struct("<QdQIHBB28xI")
+BEGINS_RECORD: Final = Struct("<QdQIHBB20xI4xI")
+ENDS_RECORD: Final = Struct("<QdQIHBB24xII")
+"""`RECORD` without what is 0 there: of a begin with the site, of an end with the reason as c."""
 USE: Final = Struct("<dQIHBBd")
 """Time, object, thread, type, kind, ended, time again."""
 USE_ENDED_AT: Final = 23

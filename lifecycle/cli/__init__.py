@@ -1,0 +1,4 @@
+"""The command line: ``lifecycle`` and ``python -m lifecycle``.
+
+- `main`: the commands, their arguments and exit statuses
+"""
