@@ -247,7 +247,9 @@ def tidy(pattern: str, keep: int) -> tuple[PreviousRun, ...]:
     """Remove the files of runs that ended well, and all but the newest `keep` of those that did not. Returns
     those that no run before this one can have announced."""
     there = list(seen(pattern))
-    gone = sorted((one for one in there if not one.live), key=lambda one: one.started)
+    me = os.getpid()
+    gone = [one for one in there if not one.live or (one.clean and one.pid == me)]
+    gone.sort(key=lambda one: one.started)
     unclean = [one for one in gone if not one.clean]
     # A run that began after the file was changed last has announced it.
     announced = max((one.started for one in there if not one.child), default=0.0)

@@ -1,28 +1,31 @@
-"""What the core does, written down: functions and slots that are exchanged while a recorder runs.
+"""What the core does, written down: functions, and the class of records, exchanged while a recorder runs.
 
-**The idea.** The core knows of no recorder and asks for none, so off it costs nothing at all. `install` puts
-properties in the place of four slots, of which each is stored exactly where something is to be written:
+**The idea.** The core knows of no recorder and asks for none, so off it costs nothing at all. `exchanges`
+puts a property in the place of ``Handle._token``, which a registration stores when the object is in the
+tables and its handle is not given out yet. There the object is written down, and its record gets another
+class, whose slots are stored exactly where something is to be written:
 
-============================  ==========================================================================
-stored                        is written as
-============================  ==========================================================================
-``Handle._token``, the first  register: the object is in the tables, and its handle not given out yet
-``Record.shut``               shut: the cause stands on the record
-``Record.begun``              release begins: before ``phase = RELEASING``, so before the act (R2)
-``Record.ended``              release ends: the outcome is there, and the native has been let go
-============================  ==========================================================================
+================  ==================================================================================
+stored            is written as
+================  ==================================================================================
+``Record.shut``   shut: the cause stands on the record
+``Record.begun``  release begins: before ``phase = RELEASING``, so before the act (R2)
+``Record.ended``  release ends: the outcome is there, and the native has been let go
+================  ==================================================================================
 
-An interrupt in one of them strikes where the core has just called something (a clock, a constructor), which
-it is made for. The record is written before the store, and the store is the last that is done.
+An interrupt in one of them strikes where the core has just called something (a clock), which it is made for.
+(Not in `Record` itself: a registration fills a record in, and nothing may be called there, K4.) It is written
+before the store, and the store is the last that is done.
 
 Leases, accesses and views are functions and classes of the same names that write as well.
 
-**Guaranteed.** An `Exception` in here is dropped (R1): the program goes on as it would without a recorder. A
-frame in here keeps no handle and no pin (K3).
+**Guaranteed.** An `Exception` in here is dropped, and counted (R1): the program goes on as it would without a
+recorder. A frame in here keeps no handle and no pin (K3).
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -54,10 +57,15 @@ Exchange = tuple[Any, str, Any]
 """Of what, which attribute, and what it is while a recorder runs."""
 
 
-def exchanges(writer: Writer, *, leases: bool) -> list[Exchange]:
-    """What `install` exchanges."""
-    found = [*_of_records(writer), *_of_views(writer)]
-    return [*found, *_of_leases(writer)] if leases else found
+Turns = tuple[Callable[[], None], Callable[[], None]]
+"""What is to be called behind `install` at the start, for what is registered already, and at the end."""
+
+
+def exchanges(writer: Writer, *, leases: bool) -> tuple[list[Exchange], Turns]:
+    """What `install` exchanges, and what is called behind it."""
+    found, turns = _of_records(writer)
+    found += _of_views(writer)
+    return found + (_of_leases(writer) if leases else []), turns
 
 
 def install(found: list[Exchange]) -> list[Exchange]:
@@ -72,7 +80,7 @@ def install(found: list[Exchange]) -> list[Exchange]:
 # -- records -------------------------------------------------------------------------------------------------
 
 
-def _of_records(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inner functions
+def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 - it is its inner functions
     write, text, site = writer.write, writer.text, writer.site
     texts: Any = writer.texts
     causes: Any = CAUSES
@@ -84,7 +92,7 @@ def _of_records(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inn
         Record.__dict__["begun"],
         Record.__dict__["ended"],
     )
-    store_token, store_shut = token_slot.__set__, shut_slot.__set__
+    store_token, store_shut, load_shut = token_slot.__set__, shut_slot.__set__, shut_slot.__get__
     store_begun, store_ended = begun_slot.__set__, ended_slot.__set__
     again = release._retry_later
 
@@ -118,13 +126,14 @@ def _of_records(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inn
                     record.id,
                     texts.get(kind) or text(kind),
                     layout.REGISTER,
-                    record.owning,
+                    record.owning & 0xFF,
                     native & WORD if type(native) is int else 0,
                     size & WORD if type(size) is int else 0,
                     0 if name is None else text(name, True),
                     0 if frame is None else site(frame.f_code, frame.f_lasti),
                     0 if extra is None else extra.parent_id & HALF,
                 )
+                record.__class__ = watched
             except Exception:
                 writer.dropped += 1
         finally:  # K3
@@ -133,7 +142,8 @@ def _of_records(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inn
     # The next three are `write` once more, each with what it needs: a call and some zeros less.
 
     def shut(record: Record, when: float) -> None:
-        if when:
+        # Where stores may meet, the core stores it twice.
+        if when and not load_shut(record):
             try:
                 name = record.kind.type_name
                 type_ = texts.get(name) or text(name)
@@ -178,6 +188,18 @@ def _of_records(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inn
                 writer.dropped += 1
         store_ended(record, when)
 
+    class WatchedRecord(Record):
+        """A record whose changes are written down."""
+
+        __slots__ = ()
+
+    WatchedRecord.__name__ = WatchedRecord.__qualname__ = "Record"
+    WatchedRecord.__module__ = Record.__module__
+    watched: Any = WatchedRecord
+    watched.shut = property(load_shut, shut)
+    watched.begun = property(begun_slot.__get__, begun)
+    watched.ended = property(ended_slot.__get__, ended)
+
     def retry_later(record: Record) -> None:
         try:
             write(monotonic(), record.id, text(record.kind.type_name), layout.AGAIN, 0, 0, 0, 0, 0, 0)
@@ -185,13 +207,43 @@ def _of_records(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inn
             writer.dropped += 1
         again(record)
 
+    def carry() -> None:
+        """Write down what is registered already."""
+        for record in gc.get_objects():
+            if type(record) is not Record:
+                continue
+            try:
+                # One that is being filled in has no door yet.
+                if record.door is None or record.ended:
+                    continue
+                native, size, extra = record.native, record.size, record.extra
+                place = record.site
+                write(
+                    record.born,
+                    record.id,
+                    text(record.kind.type_name),
+                    layout.REGISTER,
+                    record.owning & 0xFF,
+                    native & WORD if type(native) is int else 0,
+                    size & WORD if type(size) is int else 0,
+                    text(record.name or "", True),
+                    0 if place is None else site(*place),
+                    0 if extra is None else extra.parent_id & HALF,
+                )
+                record.__class__ = watched
+            except Exception:
+                writer.dropped += 1
+
+    def let_go() -> None:
+        """Give all records the class back that they had."""
+        for record in gc.get_objects():
+            if type(record) is WatchedRecord:
+                record.__class__ = Record
+
     return [
         (Handle, "_token", property(token_slot.__get__, register)),
-        (Record, "shut", property(shut_slot.__get__, shut)),
-        (Record, "begun", property(begun_slot.__get__, begun)),
-        (Record, "ended", property(ended_slot.__get__, ended)),
         (release, "_retry_later", retry_later),
-    ]
+    ], (carry, let_go)
 
 
 # -- uses ----------------------------------------------------------------------------------------------------

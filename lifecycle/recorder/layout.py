@@ -120,7 +120,7 @@ CAUSES: Final = (
 """What the flag of a shut is."""
 OUTCOMES: Final = ("", "released", "failed", "stuck", "detached", "orphaned")
 """What the flag of an end is."""
-OWNING: Final = ("borrowed", "owned", "observed")
-"""What the flag of a registration is."""
+OBSERVED: Final = 255
+"""The flag of a registration of what is owned elsewhere; 0 borrowed, 1 or 2 owned."""
 KINDS: Final = ("lease", "access", "exclusive")
 """What the kind of a use is."""

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -50,6 +51,7 @@ class Recorder:
         self._pattern, self._leases, self._fault, self._keep = pattern, leases, fault, keep
         self._pid = os.getpid()
         self._before: list[hooks.Exchange] = []
+        self._let_go: Callable[[], None] = list
         self._writer: Writer = Writer(pattern, slots, uses)
         self._text_to: Any = None
 
@@ -90,6 +92,7 @@ class Recorder:
             if _active is not self:
                 return
             hooks.install(self._before)
+            self._let_go()
             _active = None
             if self._text_to is not None:
                 faulthandler.disable()
@@ -107,7 +110,9 @@ class Recorder:
         global _active
         if self._fault:
             self._watch_faults()
-        self._before = hooks.install(hooks.exchanges(self._writer, leases=self._leases))
+        found, (carry, self._let_go) = hooks.exchanges(self._writer, leases=self._leases)
+        self._before = hooks.install(found)
+        carry()
         _active = self
         runtime.at_exit(self._at_exit)
 
