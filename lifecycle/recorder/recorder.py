@@ -51,7 +51,7 @@ class Recorder:
         self._pattern, self._leases, self._fault, self._keep = pattern, leases, fault, keep
         self._pid = os.getpid()
         self._before: list[hooks.Exchange] = []
-        self._let_go: Callable[[], None] = list
+        self._let_go: Callable[[], object] = list
         self._writer: Writer = Writer(pattern, slots, uses)
         self._text_to: Any = None
 

@@ -115,7 +115,8 @@ def test_what_a_killed_process_leaves_is_true(tmp_path: Path, how: str) -> None:
         finally:
             process.kill()
             process.wait()
-            process.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
         recording = read(path)
         check(recording)
         found = analyse(recording)

@@ -45,9 +45,9 @@ def look(recorder: Recorder) -> Report:
     return analyse(read(recorder.path))
 
 
-def told(recorder: Recorder, object: int) -> list[tuple[int, int]]:
+def told(recorder: Recorder, id: int) -> list[tuple[int, int]]:
     """Operations and flags of an object."""
-    return [(entry.operation, entry.flag) for entry in read(recorder.path).entries if entry.object == object]
+    return [(entry.operation, entry.flag) for entry in read(recorder.path).entries if entry.object == id]
 
 
 def test_off_nothing_is_imported_and_nothing_exchanged() -> None:
@@ -129,6 +129,7 @@ def test_a_begin_is_written_before_the_act_and_an_end_after_it(
     assert [operation for operation, _ in during[0]] == [layout.REGISTER, layout.SHUT, layout.BEGINS]
 
 
+@pytest.mark.filterwarnings("ignore:thing .* was dropped:ResourceWarning")
 @pytest.mark.parametrize(
     "how", ["background", "registrar", "factory", "dropped", "shared", "invalid", "detached"]
 )
@@ -141,7 +142,7 @@ def test_every_way_of_life_is_told(manager: SafetyManager, recorder: Recorder, h
         made = manager.registrar("thing", release=Native.free, release_on=ANY_THREAD)(Native())
         made.close()
     elif how == "factory":
-        made = manager.factory(Native, "thing", release=Native.free, release_on=ANY_THREAD)()
+        made = manager.factory(lambda: Native(), "thing", release=Native.free, release_on=ANY_THREAD)()
         made.close()
     elif how == "dropped":
         number = manager.register(Native(), "thing", release=Native.free).id
