@@ -27,6 +27,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 """
 
 import functools as _functools
+import os as _os
 from importlib import import_module as _import_module
 from os import environ as _environ
 from typing import TYPE_CHECKING
@@ -71,6 +72,16 @@ if TYPE_CHECKING:
     from lifecycle.pools.buffers import BufferPool
     from lifecycle.pools.objects import ObjectPool
     from lifecycle.profiling import Profiler
+
+if _os.path.exists(_os.path.join(_os.path.dirname(__file__), "lifecycle.py")):
+    # Of the distribution `lifecycle` (0.6, of 2015), which installs into this very folder. Where it was
+    # installed last instead, its `__init__` stands here, and cannot be imported on Python 3.
+    raise ImportError(
+        "the distributions lifecycle and native-lifecycle are both installed, and each has overwritten files "
+        "of the other. Remove both and install this one: pip uninstall --yes lifecycle native-lifecycle && "
+        "pip install native-lifecycle",
+        name=__name__,
+    )
 
 # Loaded when first asked for: half of the import is theirs, and few programs use all of them.
 _LATER = {
