@@ -183,10 +183,12 @@ class assert_no_leaks(contextlib.ContextDecorator):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        __tracebackhide__ = True
         self.leave(check=error is None)
 
     def leave(self, *, check: bool = True) -> None:
         """The end of the block, for who cannot use `with`; without `check`, nothing is looked at."""
+        __tracebackhide__ = True
         try:
             until = time.monotonic() + self._timeout
             while check and (left := self.left()):

@@ -69,6 +69,8 @@ def no_leaks(request: pytest.FixtureRequest) -> Generator[assert_no_leaks, None,
     try:
         yield block
     finally:
+        # What was left behind is shown, and not how it was found.
+        __tracebackhide__ = True
         failed = request.node.stash.get(_failed, False)
         block.leave(check=not failed)
 
