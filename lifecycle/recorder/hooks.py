@@ -236,10 +236,9 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
 
     def let_go() -> None:
         """Give all records the class back that they had."""
-        record: Any
-        for record in gc.get_objects():
-            if type(record) is WatchedRecord:
-                record.__class__ = Record
+        for watched in gc.get_objects():
+            if type(watched) is WatchedRecord:
+                watched.__class__ = Record  # type: ignore[assignment]
 
     return [
         (Handle, "_token", property(token_slot.__get__, register)),

@@ -139,7 +139,7 @@ def test_every_way_of_life_is_told(manager: SafetyManager, recorder: Recorder, h
         made = manager.register(Native(), "thing", release=Native.free)
         made.close()
     elif how == "registrar":
-        made = manager.registrar("thing", release=Native.free, release_on=ANY_THREAD)(Native())
+        made = manager.registrar("thing", release=Native.free, release_on=ANY_THREAD)(Native())  # type: ignore[call-arg]
         made.close()
     elif how == "factory":
         made = manager.factory(lambda: Native(), "thing", release=Native.free, release_on=ANY_THREAD)()
