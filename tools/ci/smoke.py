@@ -151,7 +151,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             python = attempt(wheel, extra, Path(folder) / "venv", asked.lowest)
             if asked.sbom and not extra:
-                run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "pip"])
+                run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools", "pip"])
                 asked.sbom.parent.mkdir(parents=True, exist_ok=True)
                 beside = Path(sys.executable).with_name("cyclonedx-py")
                 run(
