@@ -14,6 +14,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.ext.autodoc.mock import _MockObject
 from sphinx.ext.napoleon import Config, NumpyDocstring
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +61,10 @@ autodoc_mock_imports = [
     for name in ("gi", "numpy", "OpenGL", "moderngl", "wgpu", "PySide6", "prometheus_client", "uvloop")
     if importlib.util.find_spec(name) is None
 ]
+# Flags of a mocked framework are put together, and made numbers, as modules are imported.
+for operation in ("__or__", "__ror__", "__and__", "__lshift__"):
+    setattr(_MockObject, operation, lambda self, other: self)
+_MockObject.__int__ = _MockObject.__index__ = lambda self: 0
 
 NUMPY = Config(napoleon_numpy_docstring=True, napoleon_use_rtype=False)
 PARAMETER = re.compile(r"\*{0,2}\w+(, \*{0,2}\w+)*:?$")

@@ -163,7 +163,9 @@ class PreviousRun:
     """A file beside ours whose process is gone and did not say that it ended."""
 
     path: str
+    """The file."""
     pid: int
+    """The process's id."""
     started: float
     """Unix time in seconds."""
     changed: float

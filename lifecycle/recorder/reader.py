@@ -85,39 +85,59 @@ class Recording:
     """What a file says. Times are monotonic seconds of the recorded process."""
 
     path: str
+    """The file."""
     pid: int
+    """The process's id."""
     parent: int
+    """The id of its parent process."""
     child: bool
+    """Whether it was forked from a process with a recorder."""
     program: str
+    """The command line."""
     python: str
+    """The version of Python."""
     library: str
+    """The version of native-lifecycle."""
     platform: str
+    """The system."""
     machine: str
+    """The processor's kind."""
     uid: int
+    """The user's number."""
     started: float
     """Unix time in seconds."""
     zero: float
     """The monotonic time of the start."""
     clean: bool
+    """Whether the process ended in order."""
     live: bool
     """The process still runs."""
     entries: tuple[Entry, ...]
     """The records, by their numbers."""
     uses: tuple[Use, ...]
+    """Leases and other accesses that were written down last."""
     threads: tuple[Thread, ...]
+    """The threads that wrote, in the order in which they began."""
     written: int
     """The highest number."""
     torn: int
+    """Records that are not whole, and are left out."""
     missing: tuple[int, ...]
     """Numbers that the ring should have and has not."""
     overwritten: int
+    """Records that the ring no longer has."""
     left_out_uses: int
+    """Uses that were not written down, since there were too many at a time."""
     left_out_texts: int
+    """Names and sites that were not written down, since there was no room."""
     fault: Fault | None
+    """The signal and its address, None where the kernel left none."""
     fault_text: str
+    """What faulthandler wrote, empty where it wrote nothing."""
     text_elsewhere: bool
     """The program had enabled faulthandler itself."""
     no_stacks: bool
+    """Whether the platform has no alternate signal stacks, so that the fault's address is unknown."""
     problems: tuple[str, ...]
     """What of the file could not be read, in sentences."""
 

@@ -98,6 +98,7 @@ def test_a_part_that_says_nothing_is_found() -> None:
 
 ERRORS = [
     ("errors.md", "lifecycle.errors"),
+    ("errors.md", "lifecycle.recorder.errors"),
     ("errors.md", "lifecycle.integrations.gstreamer.errors"),
     ("errors.md", "lifecycle.integrations.gpu.errors"),
 ]
