@@ -148,7 +148,7 @@ def built(kind: str, folder: Path, source: Path = ROOT) -> Path:
 def test_the_wheel_holds_one_package_with_the_integrations_in_it(tmp_path: Path) -> None:
     names = zipfile.ZipFile(built("wheel", tmp_path / "wheel")).namelist()
     assert "lifecycle/py.typed" in names
-    assert "lifecycle/integrations/prometheus.py" in names
+    assert "lifecycle/integrations/prometheus/__init__.py" in names
     assert "lifecycle/integrations/gstreamer/__init__.py" in names
     assert len(names) == len(set(names))
     tops = {name.split("/")[0] for name in names}

@@ -1,0 +1,165 @@
+"""Families: one row each, one table for each kind of thing. A new kind is a new table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from math import inf
+from typing import Any
+
+import attrs
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from lifecycle.stats import Histogram
+
+Sources = list[tuple[tuple[str, ...], Any]]
+"""Label values, and the figures that stand under them."""
+
+
+@attrs.frozen
+class Row:
+    """One family: how a reading of it is got from the figures of one type, queue, manager, capture or
+    pool."""
+
+    make: Callable[..., Any]
+    """The family's class: gauge, counter or histogram."""
+    name: str
+    help: str
+    field: str
+    """The attribute of the figures that has the reading: a value, None (a limit that is not set), a
+    distribution, or values by one more label."""
+    label: str = ""
+    """That label."""
+
+    def family(self, labels: tuple[str, ...], sources: Sources) -> Any:
+        """The family, with what `sources` (label values, figures) have to say about it. Raises for figures
+        that are none."""
+        family = self.make(
+            f"lifecycle_{self.name}", self.help, labels=labels + ((self.label,) if self.label else ())
+        )
+        for names, figures in sources:
+            values = tuple(map(_label, names))
+            reading = getattr(figures, self.field)
+            if isinstance(reading, Histogram):
+                family.add_metric(values, list(_cumulative(reading)), reading.sum)
+            elif isinstance(reading, Mapping):
+                for key, value in reading.items():
+                    family.add_metric((*values, _label(key)), value)
+            elif reading is not None:
+                family.add_metric(values, reading)
+        return family
+
+
+def _label(value: str) -> str:
+    """A label's value as it can be sent: a lone surrogate in one name would cost the whole answer."""
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+
+
+def _cumulative(histogram: Histogram) -> Iterator[tuple[str, float]]:
+    total = 0
+    for bound, count in zip((*histogram.bounds, inf), histogram.counts, strict=True):
+        total += count
+        yield "+Inf" if bound == inf else repr(float(bound)), total
+
+
+gauge, counter, histogram = GaugeMetricFamily, CounterMetricFamily, HistogramMetricFamily
+
+PER_TYPE: tuple[Row, ...] = (
+    Row(gauge, "objects", "Objects not ended, by state.", "states", "state"),
+    Row(gauge, "object_bytes", "Native bytes registered with size= and not ended.", "bytes"),
+    Row(gauge, "object_bytes_limit", "Budget of native bytes, where one is set.", "bytes_limit"),
+    Row(gauge, "objects_limit", "Most live objects allowed, where a limit is set.", "objects_limit"),
+    Row(
+        gauge,
+        "oldest_object_timestamp_seconds",
+        "Unix time at which the oldest live object was registered, 0 when there is none.",
+        "oldest",
+    ),
+    Row(counter, "registered", "Registrations.", "registered"),
+    Row(counter, "ended", "Ends of objects.", "ended", "end"),
+    Row(counter, "closed", "What shut the door of objects.", "closed", "cause"),
+    Row(counter, "refused", "Accesses refused, by the state that refused.", "refused", "state"),
+    Row(counter, "panics", "Panics contained by safe_access and callbacks.", "panics"),
+    Row(counter, "errors", "Declared errors that passed the boundary.", "errors"),
+    Row(counter, "leaks", "Handles collected unclosed.", "leaks"),
+    Row(gauge, "held_too_long", "Objects held longer than max_age now.", "held_too_long"),
+    Row(histogram, "release_duration_seconds", "The release call alone.", "release_duration"),
+    Row(
+        histogram,
+        "release_wait_seconds",
+        "From the door shut until the release began: holders and queue.",
+        "release_wait",
+    ),
+    Row(counter, "release_failures", "Releases that failed.", "release_failures", "reason"),
+    Row(counter, "release_retries", "Retries after NotReleased or retry_on.", "retries"),
+)
+
+PER_QUEUE: tuple[Row, ...] = (
+    Row(gauge, "release_queue_entries", "Tickets that wait for their place.", "entries"),
+    Row(
+        gauge,
+        "release_queue_oldest_timestamp_seconds",
+        "Unix time of the oldest waiting ticket, 0 when the queue is empty.",
+        "oldest",
+    ),
+    Row(gauge, "release_queue_last_drain_timestamp_seconds", "Unix time of the last drain.", "last_drain"),
+    Row(counter, "release_queue_orphaned", "Entries forgotten because their context was lost.", "orphaned"),
+    Row(gauge, "fences_pending", "Entries that wait for a fence.", "fences_pending"),
+    Row(
+        counter,
+        "release_queue_outcomes",
+        "Releases that ran where they were closed, were handed to the queue's owner, or were orphaned.",
+        "outcomes",
+        "result",
+    ),
+)
+
+PER_MANAGER: tuple[Row, ...] = (
+    Row(gauge, "stuck_workers", "Workers written off.", "stuck_workers"),
+    Row(
+        gauge,
+        "stuck_workers_limit",
+        "How many workers may be written off (max_stuck_finalizers).",
+        "stuck_workers_limit",
+    ),
+    Row(gauge, "quarantined_releases", "Releases not started because that limit is reached.", "quarantined"),
+    Row(
+        gauge, "keeper_last_run_timestamp_seconds", "Unix time of the keeper's last pass.", "keeper_last_run"
+    ),
+    Row(gauge, "events_pending", "Length of the keeper's mailbox.", "events_pending"),
+    Row(
+        counter,
+        "observer_events_dropped",
+        "Log and hook events dropped because an observer was slow.",
+        "observer_events_dropped",
+    ),
+)
+
+PER_CAPTURE: tuple[Row, ...] = (
+    Row(counter, "capture_frames", "Frames, by what became of them.", "results", "result"),
+    Row(
+        gauge,
+        "capture_last_frame_timestamp_seconds",
+        "Unix time of the last frame, 0 before the first.",
+        "last_frame",
+    ),
+    Row(histogram, "capture_callback_duration_seconds", "The user's callback.", "callback_duration"),
+    Row(gauge, "capture_frames_held", "Frames alive beyond their callback.", "frames_held"),
+)
+
+PER_POOL: tuple[Row, ...] = (
+    Row(gauge, "pool_items", "Items, idle and in use.", "items", "state"),
+    Row(gauge, "pool_items_limit", "How many items the pool keeps at most.", "items_limit"),
+    Row(gauge, "pool_waiters", "Callers waiting now.", "waiters"),
+    Row(histogram, "pool_get_wait_seconds", "The time to get an item.", "get_wait"),
+    Row(counter, "pool_gets", "Calls of get, by what they ended in.", "results", "result"),
+)
+
+PER_DISTRIBUTOR: tuple[Row, ...] = (Row(counter, "distributor_published", "Frames published.", "published"),)
+
+PER_GROUP: tuple[Row, ...] = (
+    Row(gauge, "distributor_receivers", "Receivers now.", "receivers"),
+    Row(counter, "receiver_received", "Frames received, summed over the group.", "received"),
+    Row(counter, "receiver_missed", "Frames missed, summed over the group.", "missed"),
+    Row(gauge, "receiver_lag_frames", "Largest lag in the group.", "lag"),
+    Row(counter, "receiver_evictions", "Receivers evicted.", "evictions"),
+)
