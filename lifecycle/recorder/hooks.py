@@ -27,6 +27,8 @@ from __future__ import annotations
 
 import gc
 import sys
+import weakref
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -35,6 +37,7 @@ from lifecycle._core import exclusive, facts, handle, release, runtime
 from lifecycle._core.access import checked
 from lifecycle._core.exclusive import ExclusiveLease, pin_or_refuse
 from lifecycle._core.handle import Handle
+from lifecycle._core.idioms import taking
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.shares import FIRST_SHARE
@@ -196,6 +199,7 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     WatchedRecord.__name__ = WatchedRecord.__qualname__ = "Record"
     WatchedRecord.__module__ = Record.__module__
     watched: Any = WatchedRecord
+    plain: Any = Record
     watched.shut = property(load_shut, shut)
     watched.begun = property(begun_slot.__get__, begun)
     watched.ended = property(ended_slot.__get__, ended)
@@ -236,9 +240,9 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
 
     def let_go() -> None:
         """Give all records the class back that they had."""
-        for watched in gc.get_objects():
-            if type(watched) is WatchedRecord:
-                watched.__class__ = Record  # type: ignore[assignment]
+        for record in gc.get_objects():
+            if type(record) is WatchedRecord:
+                record.__class__ = plain
 
     return [
         (Handle, "_token", property(token_slot.__get__, register)),
@@ -249,32 +253,66 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
 # -- uses ----------------------------------------------------------------------------------------------------
 
 
+class Drop(weakref.ref[Any]):
+    """What tells of a lease or block that is dropped without an end."""
+
+    __slots__ = ("use",)
+    use: int
+
+
 def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inner functions and classes
     target, free, local, text = writer.map, writer.free, writer.local, writer.text
     pack, end_at = layout.USE.pack_into, layout.USE_ENDED_AT
     texts = writer.texts
     inner_access = SafetyManager.safe_access
 
-    def begin(record: Record, kind: int) -> int:
+    refs: dict[int, Drop] = {}
+    dropped: deque[Drop] = deque()
+    tell_drop, pop = dropped.append, refs.pop
+
+    def begin(record: Record, kind: int, owner: Any = None) -> int:
         """Note that the calling thread uses the object from now on. Returns where that stands, 0 where there
-        is no room."""
+        is no room. `owner`: what ends the use when it is dropped."""
         try:
+            if dropped:
+                clear()
             native = local.native
             now = monotonic()
             use = free.popleft()
             name = record.kind.type_name
             pack(target, use, now, record.id, native, texts.get(name) or text(name), kind, 0, now)
+            if owner is not None:
+                # K5: a drop is told without a bytecode, and is noted by the next use.
+                drop = Drop(owner, tell_drop)
+                drop.use = use
+                refs[use] = drop
             return use
         except IndexError:
             writer.lost_use()
         except Exception:
             writer.dropped += 1
+        finally:  # K3
+            owner = None
         return 0
 
-    class RecordedLease(Lease[Any]):
-        """A lease whose begin and end are written down. Drops that come without an end write it too."""
+    def end(use: int) -> None:
+        """Note the end of a use."""
+        target[use + end_at] = 1
+        if refs.pop(use, None) is not None:
+            free.append(use)
 
-        __slots__ = ("_use",)
+    def clear() -> None:
+        """Note the ends of what was dropped."""
+        try:
+            for drop in taking(dropped.popleft):
+                end(drop.use)
+        except IndexError:
+            return
+
+    class RecordedLease(Lease[Any]):
+        """A lease whose begin and end are written down."""
+
+        __slots__ = ("__weakref__", "_use")
         _use: int
 
         def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
@@ -283,18 +321,12 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
             if use:
                 self._use = 0
                 target[use + end_at] = 1
-                free.append(use)
+                if pop(use, None) is not None:
+                    free.append(use)
 
         def close(self) -> None:
             """End the lease early. Ending twice is ending once."""
             self.__exit__()
-
-        def __del__(self) -> None:
-            try:
-                if self._use:
-                    self.__exit__()
-            except AttributeError:  # an interrupt while it was made
-                return
 
     RecordedLease.__name__ = RecordedLease.__qualname__ = "Lease"
     RecordedLease.__module__ = Lease.__module__
@@ -320,7 +352,7 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
             made._thread = get_ident()
             made._record = record
             # Written before the pin is in the lease: an interrupt up to here leaves a use, and no holder.
-            made._use = begin(record, 0)
+            made._use = begin(record, 0, made)
             made._pin = pin
             return made
         except BaseException:
@@ -336,33 +368,25 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
     class RecordedBlock(AccessBlock[Any]):
         """A block of `safe_access` that is written down."""
 
-        __slots__ = ("_use",)
+        __slots__ = ("__weakref__", "_use")
         _use: int
 
         def __init__(self, registry: Any, given: Any, errors: Any) -> None:
             try:
                 self._use = 0
                 super().__init__(registry, given, errors)
-                self._use = begin(self._record, 1)
+                self._use = begin(self._record, 1, self)
             finally:
                 self = given = None  # type: ignore[assignment]  # K3
 
         def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-            use = self._use
             try:
                 super().__exit__(kind, error, trace)
             finally:
+                use, self._use = self._use, 0
                 if use:
-                    self._use = 0
-                    target[use + end_at] = 1
-                    free.append(use)
+                    end(use)
                 self = kind = error = trace = None  # type: ignore[assignment]  # K3
-
-        def __del__(self) -> None:
-            use, self._use = self._use, 0
-            if use:
-                target[use + end_at] = 1
-                free.append(use)
 
     RecordedBlock.__name__ = RecordedBlock.__qualname__ = "AccessBlock"
     RecordedBlock.__module__ = AccessBlock.__module__
@@ -393,31 +417,25 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
     class RecordedExclusive(ExclusiveLease[Any]):
         """An exclusive access that is written down, from the moment it begins to wait."""
 
-        __slots__ = ("_use",)
+        __slots__ = ("__weakref__", "_use")
         _use: int
 
         def __enter__(self) -> Any:
-            self._use = begin(self._record, 2)
+            self._use = begin(self._record, 2, self)
             try:
                 return super().__enter__()
             except BaseException:
-                self._ended()
+                if self._use:
+                    end(self._use)
                 self = None  # type: ignore[assignment]  # K3
                 raise
 
         def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
             super().__exit__()
-            self._ended()
-
-        def _ended(self) -> None:
             use = getattr(self, "_use", 0)
             if use:
                 self._use = 0
-                target[use + end_at] = 1
-                free.append(use)
-
-        def __del__(self) -> None:
-            self._ended()
+                end(use)
 
     RecordedExclusive.__name__ = RecordedExclusive.__qualname__ = "ExclusiveLease"
     RecordedExclusive.__module__ = ExclusiveLease.__module__

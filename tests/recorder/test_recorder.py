@@ -139,7 +139,7 @@ def test_every_way_of_life_is_told(manager: SafetyManager, recorder: Recorder, h
         made = manager.register(Native(), "thing", release=Native.free)
         made.close()
     elif how == "registrar":
-        made = manager.registrar("thing", release=Native.free, release_on=ANY_THREAD)(Native())  # type: ignore[call-arg]
+        made = manager.registrar("thing", release=Native.free, release_on=ANY_THREAD)(Native(), None, 0)
         made.close()
     elif how == "factory":
         made = manager.factory(lambda: Native(), "thing", release=Native.free, release_on=ANY_THREAD)()
@@ -234,6 +234,9 @@ def test_leases_and_accesses_are_in_use_from_begin_to_end(manager: SafetyManager
     assert used() == ["lease"]
     del dropped
     gc.collect()
+    # A drop is noted by the next use: nothing of Python runs at the drop itself.
+    with made.lease():
+        assert used() == ["lease"]
     assert used() == []
     lease = made.lease()
     lease.close()
