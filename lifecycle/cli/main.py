@@ -7,11 +7,13 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from lifecycle.errors import LifecycleError
 from lifecycle.recorder.postmortem import analyse
 from lifecycle.recorder.reader import plain, read
+from lifecycle.recorder.summary import look
 
 CLEAN, CRASHED, UNREADABLE = 0, 1, 2
 """Exit statuses: the process ended well or runs still; it has no clean end; there is nothing to read."""
@@ -35,7 +37,46 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("file", help="the file that LIFECYCLE_RECORDER named")
     one.add_argument("--json", action="store_true", help="as JSON (docs/postmortem.md describes it)")
     one.set_defaults(run=postmortem)
+    one = commands.add_parser(
+        "inspect",
+        help="show what a running process has, from its recorder's file",
+        description="Show what is live in a process, by type, from the file of its flight recorder. The "
+        "process is not asked, so this works for one that hangs. Exit status: 0, 1 when the process has no "
+        "clean end, 2 when there is nothing to read.",
+    )
+    one.add_argument("target", metavar="PID", help="a process of yours, or the path of a recorder's file")
+    one.add_argument("--once", action="store_true", help="print once, and do not go on until Ctrl-C")
+    one.add_argument("--json", action="store_true", help="as JSON, one document a look")
+    one.add_argument("--every", type=_pause, default=1.0, metavar="SECONDS", help="how often; 1 unless given")
+    one.set_defaults(run=inspect)
     return found
+
+
+def _pause(text: str) -> float:
+    value = float(text)
+    if not 0.05 <= value <= 3600:
+        raise ValueError
+    return value
+
+
+_pause.__name__ = "number of seconds from 0.05 to 3600"
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """``lifecycle inspect PID``."""
+    while True:
+        summary = look(arguments.target)
+        if arguments.json:
+            say(json.dumps(summary.as_dict(), allow_nan=False))
+        else:
+            again = not arguments.once and sys.stdout.isatty()
+            say(("\x1b[H\x1b[2J" if again else "") + str(summary))
+        recording = summary.report.recording
+        if not recording.live:
+            return CLEAN if recording.clean else CRASHED
+        if arguments.once:
+            return CLEAN
+        time.sleep(arguments.every)
 
 
 def postmortem(arguments: argparse.Namespace) -> int:
