@@ -44,6 +44,9 @@ HISTORY = {"off": 0, "simple": 0, "detailed": 4, "paranoid": 32}
 """By level: how many of an object's last accesses are kept."""
 REPORT_EVERY = 1.0
 """Seconds between two reports about the same site."""
+SITES_KEPT = 1000
+"""Of so many sites it is known when they were last reported, before those that may be reported again are
+forgotten."""
 LOOK_EVERY = (0.05, 5.0)
 """Seconds between two looks for what is held too long: a quarter of the shortest ``max_age``, within these.
 """
@@ -154,6 +157,12 @@ class LeakReports:
             self._held_back[key] = (record, count + 1)
             return
         _, count = self._held_back.pop(key, (record, 0))
+        if len(self._told) >= SITES_KEPT:  # code that is made as the program runs has ever new sites
+            self._told = {
+                site: when
+                for site, when in self._told.items()
+                if now - when < REPORT_EVERY or site in self._held_back
+            }
         self._told[key] = now
         self._tell(kind, record, count + 1)
 

@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 import time
+import warnings
 import weakref
 from typing import Any
 
@@ -23,6 +24,7 @@ from lifecycle._core.counters import COMPACT_AT
 from lifecycle._core.handle import Handle
 from lifecycle._core.record import Record
 from lifecycle._core.tables import owners
+from lifecycle.observe import leaks
 from lifecycle.places.queues import losses
 from tests.support import eventually
 
@@ -264,3 +266,23 @@ def test_a_parent_that_somebody_holds_is_not_taken_for_let_go(manager: SafetyMan
     held = None
     parent.close(timeout=20)
     assert released == ["child", "parent"]
+
+
+def test_sites_of_code_that_is_made_as_the_program_runs_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each report stands at a site of its own; when each was told last is known for a moment only."""
+    monkeypatch.setattr(leaks, "SITES_KEPT", 20)
+    monkeypatch.setattr(leaks, "REPORT_EVERY", 0.01)
+    with SafetyManager(SafetyConfig(leak_level="detailed")) as manager:
+        reports = manager._machinery.keeper.ledger.leaks
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            for number in range(200):
+                source = "made = manager.register(object(), 'thing', release=repr)\ndel made"
+                exec(compile(source, f"made-{number}.py", "exec"), {"manager": manager})
+                if number % 10 == 9:
+                    manager.stats()
+                    time.sleep(0.02)
+            eventually(lambda: manager.stats().leaks == 200)
+        assert len(reports._told) < 60
