@@ -61,7 +61,9 @@ def _cumulative(histogram: Histogram) -> Iterator[tuple[str, float]]:
         yield "+Inf" if bound == inf else repr(float(bound)), total
 
 
-gauge, counter, histogram = GaugeMetricFamily, CounterMetricFamily, HistogramMetricFamily
+gauge: type[GaugeMetricFamily] = GaugeMetricFamily
+counter: type[CounterMetricFamily] = CounterMetricFamily
+histogram: type[HistogramMetricFamily] = HistogramMetricFamily
 
 PER_TYPE: tuple[Row, ...] = (
     Row(gauge, "objects", "Objects not ended, by state.", "states", "state"),

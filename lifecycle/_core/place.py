@@ -38,8 +38,8 @@ class Place:
     the place."""
 
     name: str
-    inline = True  # whoever closes may run the release; False: `will_shut` is called before
-    at_once = False  # True: whoever closes as the last runs the release, on any thread (`Handle.close`)
+    inline: bool = True  # whoever closes may run the release; False: `will_shut` is called before
+    at_once: bool = False  # True: whoever closes as the last runs the release, on any thread (`Handle.close`)
     lost_reason: str | None = None
     put: Callable[[Record], None]
     requeue: Callable[[Record], None]
@@ -86,16 +86,17 @@ class DequePlace(Place):
         # Every close asks for these three, which CPython finds in the instance several times quicker than in
         # the class.
         self.at_once: bool = type(self).at_once
-        self.inline = True
-        self.lost_reason = None
+        self.inline: bool = True
+        self.lost_reason: str | None = None
         self.last_drain: float = 0.0
-        self.orphaned = 0
+        self.orphaned: int = 0
         self._make_mailbox()
 
     def _make_mailbox(self) -> None:
         self.mailbox: deque[Record | None] = deque()
-        self.put = self.requeue = self.mailbox.append
-        self.timelines = Timelines()
+        self.put: Callable[[Record], None] = self.mailbox.append
+        self.requeue: Callable[[Record], None] = self.mailbox.append
+        self.timelines: Timelines = Timelines()
         # Taking and storing is one FOR_ITER step.
         self.takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from threading import Thread
 
     from lifecycle._core.handle import Handle
-    from lifecycle.places.queues import ReleaseQueue
+    from lifecycle.places.queues import Generation, ReleaseQueue
 
 T = TypeVar("T")
 
@@ -228,8 +228,8 @@ class Timeline(Order):
                 f"timeline {name!r} has a queue, so its fences may be asked there only: waiter=True is for "
                 "fences that may be asked anywhere"
             )
-        self.name = name
-        self.generation = None if queue is None else queue.generation
+        self.name: str = name
+        self.generation: Generation | None = None if queue is None else queue.generation
         self.ended: Tally = Tally()
         self.lost_count: Tally = Tally()
         self._fence = fence

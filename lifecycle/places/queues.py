@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter, is_
 from threading import Thread
 from typing import Any
@@ -41,22 +41,28 @@ class Generation(DequePlace):
     """One life of a `ReleaseQueue`: from its start, or its last loss, to its next. Records refer to the
     generation, so a native name of a lost one can never reach an object of the next."""
 
+    orphaned: int
+
     def __init__(
         self, name: str, thread: int | None, owner: Thread | None, queue: ReleaseQueue, bell: Bell | None
     ) -> None:
         super().__init__(name)
-        self.thread = thread
-        self.owner = owner  # an identity is given again once its thread has ended: this one is not
-        self.queue = queue  # lives as long as a record refers to this: somebody must be able to drain it
-        self.bell = bell
+        self.thread: int | None = thread
+        self.owner: Thread | None = (
+            owner  # an identity is given again once its thread has ended: this one is not
+        )
+        self.queue: ReleaseQueue = (
+            queue  # lives as long as a record refers to this: somebody must be able to drain it
+        )
+        self.bell: Bell | None = bell
         if bell is not None:
-            self.mailbox = bell.mailbox
-            self.put = bell.put
-            self.requeue = bell.mailbox.append
-            self.takes = iter(self.mailbox.popleft, self)
+            self.mailbox: deque[Record | None] = bell.mailbox
+            self.put: Callable[[Record], None] = bell.put
+            self.requeue: Callable[[Record], None] = bell.mailbox.append
+            self.takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)
         self.here: Callable[[], bool] | None = queue.here
-        self.fence_mode = queue.fences
-        self.handed = queue.handed
+        self.fence_mode: FenceMode = queue.fences
+        self.handed: Tally | None = queue.handed
         self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
         self.swept: bool = False
         self.held: list[

@@ -371,8 +371,9 @@ class Workers(Place):
 
     def _reset(self) -> None:
         self.mailbox: runtime.SimpleQueue[Record | Batch | Errand | None] = runtime.SimpleQueue()
-        self.put = self.requeue = self.mailbox.put
-        self.timelines = Timelines()
+        self.put: Callable[[Record], None] = self.mailbox.put
+        self.requeue: Callable[[Record], None] = self.mailbox.put
+        self.timelines: Timelines = Timelines()
         self.running: dict[int, Worker] = {}
         self.by_ident: dict[int, Worker] = {}
         self.healthy: list[Worker] = []

@@ -372,7 +372,7 @@ def _getattr(self: Any, name: str) -> Any:
 
 
 _A_METHOD = type("AMethod", (), {})
-ROUTINES = frozenset(
+ROUTINES: frozenset[type[Any]] = frozenset(
     {
         FunctionType,
         type(len),

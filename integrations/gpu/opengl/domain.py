@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -66,7 +66,7 @@ class _ContextTimeline(Timeline):
 
     __slots__ = ("places",)
     places: tuple[Any, Any]
-    submission_type = DomainSubmission
+    submission_type: ClassVar[type[Submission]] = DomainSubmission
 
 
 class Domain:

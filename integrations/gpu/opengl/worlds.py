@@ -124,7 +124,8 @@ class Facts:
                 "no OpenGL context is current on this thread: make one current first (makeCurrent(), "
                 "switch_to(), eglMakeCurrent) and adopt it there"
             )
-        self.current, self.pointer = who
+        self.current: Callable[[], int | None] = who[0]
+        self.pointer: int = who[1]
         said = function("glGetString")(0x1F02)
         self.text: str = (said or b"").decode(errors="replace")
         if self.text.startswith("OpenGL ES"):

@@ -43,7 +43,7 @@ class DeviceState:
 
     def __init__(self, label: str) -> None:
         self.label: str = label
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock()
         self.dead: bool = False
 
     def check(self, what: str) -> None:

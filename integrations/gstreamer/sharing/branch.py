@@ -126,7 +126,7 @@ class BranchCore(PadHolder):
         self.eos = eos
         self.captures: list[Opened] = []
         self.forget: Callable[[], object] | None = None
-        self.flushing = threading.Lock()
+        self.flushing: threading.Lock = threading.Lock()
         self.fuse: Fuse | None = None
         self.door: Door | None = None
         self.leave_scope: Callable[[], object] = int
