@@ -10,10 +10,11 @@ types, and turns the answer into families by the tables below: one row per famil
 Guaranteed: no user code runs in a scrape but the ``stats()`` of components. One of these that fails, or gives
 figures that are none, costs the others nothing: it is left out, and its manager reports it as a panic of the
 type that is the component's kind (``lifecycle_panics_total`` and the event ``panic``, once for each scrape).
+Counters never go down while the process lives, whatever comes and goes (`retained`).
 A scrape takes no lock of ours: it may happen on any thread at any moment; every family is given once, however
 many managers there are; counters stand at 0 for every known type (the snapshots have every key from the
 start); a closed manager is still scraped and shows its final figures. Labels are never ids, objects' names or
-sites. Past `MAX_TYPES` types of one manager, the rest share the label ``_other_``.
+sites. Past `MAX_TYPES` types (pools, groups, …) of one manager, the rest share the label ``_other_``.
 
 Relied on: a manager's types keep their order and never vanish, so that the same ones keep labels of their
 own.
@@ -24,6 +25,7 @@ there.
 - `collector`: what a registry asks
 - `scrape`: every snapshot, sorted by what it is about
 - `components`: whose figures are other people's code
+- `retained`: what is gone, and who has a label of its own
 - `merging`: several figures under one label
 - `families`: the tables
 """

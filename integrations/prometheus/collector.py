@@ -1,9 +1,15 @@
-"""`LifecycleCollector`: what a registry asks."""
+"""`LifecycleCollector`: what a registry asks.
+
+**Several in one registry.** A family may be given once in an exposition. So of the collectors that were made
+with one ``registry=`` the first that is still registered gives the families, with the managers of all, and
+the others give nothing. Each is registered and unregistered by itself; who comes next is seen at the scrape.
+"""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
@@ -11,7 +17,7 @@ from prometheus_client.registry import Collector
 from lifecycle import RegistrationError, SafetyManager
 from lifecycle.integrations.prometheus.merging import MAX_TYPES
 from lifecycle.integrations.prometheus.scrape import Scrape, families, scrape
-from lifecycle.lowlevel import Uncopied
+from lifecycle.lowlevel import Uncopied, snapshot
 
 
 class LifecycleCollector(Uncopied, Collector):
@@ -34,31 +40,34 @@ class LifecycleCollector(Uncopied, Collector):
         _refuse_duplicates({}, managers)
         self._managers: dict[str, SafetyManager] = {}
         self._announced: dict[str, object] = {}
+        self._group: Group | None = None
+        self._gives = True
+        """Whether the registry knows the families as this one's."""
         if registry is not None:
             self._join(registry, managers)
         self._managers.update((manager.name, manager) for manager in managers)
 
     def _join(self, registry: CollectorRegistry, managers: Sequence[SafetyManager]) -> None:
-        """Register this collector, or share the managers of the one that is registered already."""
+        """Register this collector. The families are its own, or those of one that is registered already."""
+        group = _groups.get(registry) or _groups.setdefault(registry, Group(registry))
+        members = group.members()
+        _refuse_duplicates({name: None for each in members for name in each._managers}, managers)
+        self._gives = not members
         try:
             registry.register(self)
         except ValueError as error:
-            present = _managers_of.get(registry)
-            if present is None:
-                raise RegistrationError(
-                    "this registry has families of these names already; if they are of a LifecycleCollector "
-                    "that it was given by hand, make that one with registry=, or give it this manager with "
-                    "its add()"
-                ) from error
-            _refuse_duplicates(present, managers)
-            self._managers = present
-        else:
-            _managers_of[registry] = self._managers
+            raise RegistrationError(
+                "this registry has families of these names already; if they are of a LifecycleCollector "
+                "that it was given by hand, make that one with registry=, or give it this manager with "
+                "its add()"
+            ) from error
+        self._group = group
+        group.joined[self] = None
 
     def add(self, manager: SafetyManager) -> None:
         """Collect `manager` too, from the next scrape on. Raises `RegistrationError` when its name is
         taken."""
-        _refuse_duplicates(self._managers, (manager,))
+        _refuse_duplicates({name: None for each in self._members() for name in each._managers}, (manager,))
         self._managers[manager.name] = manager
 
     def remove(self, manager: SafetyManager) -> None:
@@ -68,30 +77,74 @@ class LifecycleCollector(Uncopied, Collector):
             del self._managers[manager.name]
 
     def describe(self) -> Iterable[Metric]:
-        """Every family, without samples. Asks no manager."""
-        return families(Scrape())
+        """Every family, without samples. Asks no manager. Nothing where another collector of the same
+        registry gives them."""
+        return families(Scrape()) if self._gives else []
 
     def collect(self) -> Iterable[Metric]:
-        """Every family with the figures of now, from one exact snapshot of each manager."""
-        now = scrape(list(self._managers.values()))
+        """Every family with the figures of now, from one exact snapshot of each manager, those of the other
+        collectors of the same registry included. Nothing where another one gives them."""
+        members = self._members()
+        if members[0] is not self:
+            return []
+        if not self._gives and self._group is not None:
+            self._group.hand_over(self)
+        now = scrape([manager for each in members for manager in snapshot(each._managers.values())])
         for manager in now.capped:
             self._announce(manager)
         return families(now)
 
+    def _members(self) -> list[LifecycleCollector]:
+        """The collectors of its registry, the one that gives the families first; itself alone where it is in
+        none."""
+        members = [] if self._group is None else self._group.members()
+        return members if self in members else [self]
+
     def _announce(self, manager: SafetyManager) -> None:
-        """Say once that types of `manager` share a label."""
+        """Say once that types, pools or groups of `manager` share a label."""
         mine = object()
         if self._announced.setdefault(manager.name, mine) is mine:
             manager.report("types_capped", limit=MAX_TYPES)
 
 
-_managers_of: weakref.WeakKeyDictionary[CollectorRegistry, dict[str, SafetyManager]] = (
-    weakref.WeakKeyDictionary()
-)
-"""Whom each registry's own collector collects, for those that join it."""
+class Group:
+    """The collectors that joined one registry. Does not keep it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = weakref.ref(registry)
+        self.joined: dict[LifecycleCollector, None] = {}
+
+    def members(self) -> list[LifecycleCollector]:
+        """Those that are still registered, in the order in which they came."""
+        registry = self._registry()
+        for each in snapshot(self.joined):
+            if registry is None or each not in _registered(registry):
+                self.joined.pop(each, None)
+        return snapshot(self.joined)
+
+    def hand_over(self, collector: LifecycleCollector) -> None:
+        """The one that gave the families was unregistered: they are `collector`'s from now on."""
+        registry = self._registry()
+        if registry is None:
+            return
+        collector._gives = True
+        try:
+            registry.unregister(collector)
+            registry.register(collector)
+        except (KeyError, ValueError):
+            # Another thread did it, or unregistered it in the meantime.
+            collector._gives = collector in _registered(registry)
 
 
-def _refuse_duplicates(present: Mapping[str, SafetyManager], managers: Sequence[SafetyManager]) -> None:
+def _registered(registry: CollectorRegistry) -> Mapping[Any, object]:
+    """What is registered. prometheus_client has no public way to ask."""
+    return registry._collector_to_names
+
+
+_groups: weakref.WeakKeyDictionary[CollectorRegistry, Group] = weakref.WeakKeyDictionary()
+
+
+def _refuse_duplicates(present: Mapping[str, object], managers: Sequence[SafetyManager]) -> None:
     names = set(present)
     for manager in managers:
         if manager.name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -15,85 +16,98 @@ from lifecycle.integrations.prometheus.families import (
     PER_POOL,
     Row,
 )
-from lifecycle.integrations.prometheus.merging import together
-
-
-@attrs.frozen(eq=False)
-class Read:
-    """What a component has said of itself."""
-
-    manager: SafetyManager
-    kind: str
-    labels: tuple[str, ...]
-    figures: Any
-    rows: tuple[Row, ...]
-
-    def with_figures(self, figures: Any, *more: str) -> Read:
-        """Of the same component, but other figures, under more labels."""
-        rows = PER_GROUP if more else self.rows
-        return attrs.evolve(self, figures=figures, labels=(*self.labels, *more), rows=rows)
-
-    def check(self) -> None:
-        """See that families can be made of it. Raises what they would."""
-        if not all(isinstance(label, str) for label in self.labels):
-            raise TypeError(f"its name is to be a text, and is {self.labels[0]!r}")
-        for row in self.rows:
-            for sample in row.family(
-                tuple("abcd"[: len(self.labels)]), [(self.labels, self.figures)]
-            ).samples:
-                float(sample.value)
-
+from lifecycle.integrations.prometheus.merging import merged
+from lifecycle.integrations.prometheus.retained import Known, Reading
 
 _ROWS: Mapping[str, tuple[Row, ...]] = {
     "capture": PER_CAPTURE,
     "pool": PER_POOL,
     "distributor": PER_DISTRIBUTOR,
-    "memory": (),
 }
 """The kinds of components that families are made of."""
+GROUP = "group"
+"""The kind of a distributor's groups of receivers."""
+
+
+@attrs.frozen
+class Read:
+    """What the components of a manager have said."""
+
+    of_components: list[tuple[Any, tuple[Reading, ...]]] = attrs.field(factory=list)
+    """Each with its readings."""
+    of_memories: list[Any] = attrs.field(factory=list)
+    """The figures of its memory managers."""
 
 
 def read_all(managers: Sequence[SafetyManager]) -> list[Read]:
-    """What the components of `managers` say, each once. One that fails is reported by its manager, and left
-    out."""
+    """What the components of each of `managers` say, each component once. One that fails is reported by its
+    manager, and left out."""
     found: list[Read] = []
     seen: set[int] = set()
     for manager in managers:
+        read = Read()
+        found.append(read)
         for component in manager.components():
             if id(component) in seen:
                 continue
             seen.add(id(component))
             try:
-                read = _read(manager, component)
+                if component.kind == "memory":
+                    read.of_memories.append(_limits(component.stats()))
+                else:
+                    readings = _read(manager, component)
+                    read.of_components.append((component, readings))
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 _report(manager, _text(component, "kind"), _text(component, "name"), error)
-            else:
-                found += read
     return found
 
 
-def _read(manager: SafetyManager, component: Any) -> list[Read]:
+def _read(manager: SafetyManager, component: Any) -> tuple[Reading, ...]:
     """What a component says, checked; nothing where no family is made of its kind."""
     kind = component.kind
     if not isinstance(kind, str):
         raise TypeError(f"its kind is to be a text, and is {kind!r}")
     rows = _ROWS.get(kind)
     if rows is None:
-        return []
+        return ()
     figures = component.stats()
-    read = Read(manager, kind, (component.name,), figures, rows)
-    read.check()
+    labels = (manager.name, component.name)
+    readings = [_reading(kind, labels, rows, figures)]
     if kind == "distributor":
         for group, of_group in figures.groups.items():
-            read.with_figures(of_group, group).check()
-        attrs.evolve(figures, groups={})
-    elif kind == "memory":
-        for budget in figures.types.values():
-            for limit in (budget.bytes_limit, budget.objects_limit):
-                float(lower(limit, 0) or 0)
-    return [read]
+            readings.append(_reading(GROUP, (*labels, group), PER_GROUP, of_group))
+    return tuple(readings)
+
+
+def _reading(kind: str, labels: tuple[str, ...], rows: tuple[Row, ...], figures: Any) -> Reading:
+    """`figures`, after it was seen that families can be made of them. Raises what those would."""
+    for label in labels:
+        if not isinstance(label, str):
+            raise TypeError(f"its name is to be a text, and is {label!r}")
+    reading = Reading(
+        kind, labels, rows, SimpleNamespace(**{row.field: getattr(figures, row.field) for row in rows})
+    )
+    check(reading)
+    return reading
+
+
+def check(reading: Reading) -> None:
+    """See that families can be made of `reading`. Raises what they would."""
+    for row in reading.rows:
+        for sample in row.family(
+            tuple("abcd"[: len(reading.labels)]), [(reading.labels, reading.figures)]
+        ).samples:
+            float(sample.value)
+
+
+def _limits(figures: Any) -> Any:
+    """The figures of a memory manager, after it was seen that its limits are some."""
+    for budget in (*figures.types.values(), getattr(figures, "all", NO_LIMITS)):
+        for limit in (budget.bytes_limit, budget.objects_limit):
+            float(lower(limit, 0) or 0)
+    return figures
 
 
 def _text(component: Any, attribute: str) -> str:
@@ -110,41 +124,40 @@ def _text(component: Any, attribute: str) -> str:
 
 def _report(manager: SafetyManager, kind: str, name: str, error: BaseException) -> None:
     """Have the manager count and tell that a component's figures are missing."""
-    kind = kind if kind in _ROWS else "component"
+    kind = kind if kind in (*_ROWS, "memory") else "component"
     manager.report_panic(f"figures of {kind}{f' {name!r}' if name else ''}", error, type_name=kind)
 
 
-def of(components: Sequence[Read], kind: str) -> list[Read]:
-    """Those of one kind."""
-    return [one for one in components if one.kind == kind]
-
-
-def distinct(reads: Sequence[Read]) -> list[Read]:
-    """One for each set of label values, with the figures of all that have them: a series is given once.
+def shown(manager: SafetyManager, known: Known, read: Read) -> list[Reading]:
+    """One reading for each set of labels, with the figures of all that have it: a series is given once.
     Figures that cannot be put together are those of the first, and the others are reported."""
-    groups: dict[tuple[str, ...], list[Read]] = {}
-    for one in reads:
-        groups.setdefault(one.labels, []).append(one)
+    groups: dict[tuple[str, tuple[str, ...]], list[Reading]] = {}
+    for reading in (
+        *(one for _, readings in read.of_components for one in readings),
+        *known.retained(read.of_components),
+    ):
+        groups.setdefault((reading.kind, known.label(reading)), []).append(reading)
     found = []
-    for group in groups.values():
+    for (_, labels), group in groups.items():
         first = group[0]
         try:
-            whole = first.with_figures(together([one.figures for one in group]))
-            whole = attrs.evolve(whole, rows=first.rows)
-            whole.check()
+            whole = attrs.evolve(
+                first, labels=labels, figures=merged(first.rows, [one.figures for one in group])
+            )
+            check(whole)
         except Exception as error:
-            whole = first
+            whole = attrs.evolve(first, labels=labels)
             for other in group[1:]:
-                _report(other.manager, other.kind, other.labels[0], error)
+                _report(manager, other.kind, other.labels[1], error)
         found.append(whole)
     return found
 
 
-def with_budgets(types: Mapping[str, TypeStats], memories: Sequence[Read]) -> Mapping[str, TypeStats]:
+def with_budgets(types: Mapping[str, TypeStats], memories: Sequence[Any]) -> Mapping[str, TypeStats]:
     """`types` with the limits that memory managers set for them; the lowest of several."""
     limited = dict(types)
     for memory in memories:
-        for name, budget in memory.figures.types.items():
+        for name, budget in memory.types.items():
             known = limited.get(name)
             if known is not None:
                 limited[name] = attrs.evolve(
@@ -153,6 +166,21 @@ def with_budgets(types: Mapping[str, TypeStats], memories: Sequence[Read]) -> Ma
                     objects_limit=lower(known.objects_limit, budget.objects_limit),
                 )
     return limited
+
+
+NO_LIMITS = SimpleNamespace(bytes_limit=None, objects_limit=None)
+
+
+def budget_of_all(memories: Sequence[Any]) -> SimpleNamespace:
+    """The limits that memory managers set for all types together; the lowest of several."""
+    limits = NO_LIMITS
+    for memory in memories:
+        everything = getattr(memory, "all", NO_LIMITS)
+        limits = SimpleNamespace(
+            bytes_limit=lower(limits.bytes_limit, everything.bytes_limit),
+            objects_limit=lower(limits.objects_limit, everything.objects_limit),
+        )
+    return limits
 
 
 def lower(one: int | None, other: int | None) -> int | None:

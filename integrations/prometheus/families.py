@@ -49,6 +49,11 @@ class Row:
         return family
 
 
+def is_gauge(row: Row) -> bool:
+    """Whether what the row reads ends with the thing that it is of."""
+    return row.make is gauge
+
+
 def _label(value: str) -> str:
     """A label's value as it can be sent: a lone surrogate in one name would cost the whole answer."""
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()

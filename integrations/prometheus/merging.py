@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import attrs
 
 from lifecycle import TypeStats
-from lifecycle.stats import Histogram
+from lifecycle.integrations.prometheus.families import Row
+from lifecycle.stats import Histogram, QueueStats
 
 MAX_TYPES = 200
 """How many types of one manager have a label of their own."""
@@ -32,19 +34,12 @@ def capped(types: Mapping[str, TypeStats]) -> dict[str, TypeStats]:
     return own
 
 
-def by_name(named: Iterable[tuple[str, Figures]]) -> list[tuple[tuple[str, ...], Figures]]:
-    """Each name once, with the figures of all that have it."""
-    return _by_labels(((name,), figures) for name, figures in named)
-
-
-def _by_labels(
-    labelled: Iterable[tuple[tuple[str, ...], Figures]],
-) -> list[tuple[tuple[str, ...], Figures]]:
-    """Each set of label values once, with the figures of all that have them."""
-    groups: dict[tuple[str, ...], list[Figures]] = {}
-    for labels, figures in labelled:
-        groups.setdefault(labels, []).append(figures)
-    return [(labels, together(group)) for labels, group in groups.items()]
+def by_name(queues: Sequence[QueueStats]) -> list[QueueStats]:
+    """Each name once, with the figures of all queues that have it."""
+    groups: dict[str, list[QueueStats]] = {}
+    for queue in queues:
+        groups.setdefault(queue.queue, []).append(queue)
+    return [together(group) for group in groups.values()]
 
 
 def together(group: Sequence[Figures]) -> Figures:
@@ -59,8 +54,20 @@ def together(group: Sequence[Figures]) -> Figures:
     return type(first)(**changes)
 
 
+def merged(rows: Sequence[Row], group: Sequence[SimpleNamespace]) -> SimpleNamespace:
+    """The figures of several components, of which `rows` says the fields, as one."""
+    if len(group) == 1:
+        return group[0]
+    return SimpleNamespace(
+        **{row.field: combine(row.field, [getattr(one, row.field) for one in group]) for row in rows}
+    )
+
+
 def combine(name: str, values: Sequence[Any]) -> Any:
     """The readings of several things that share a label, as one."""
+    values = [value for value in values if value is not None]
+    if len(values) < 2:
+        return values[0] if values else None
     first = values[0]
     if isinstance(first, str):
         return first
@@ -76,7 +83,7 @@ def combine(name: str, values: Sequence[Any]) -> Any:
     if name.startswith("last_") or name == "lag":
         return max(values)
     if name == "longest":
-        return max(filter(None, values), key=attrgetter("seconds"), default=None)
+        return max(values, key=attrgetter("seconds"))
     if name.endswith("_limit"):
         return None  # each has its own; a sum would be nobody's
     return sum(values)

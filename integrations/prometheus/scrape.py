@@ -11,7 +11,13 @@ from prometheus_client import Metric
 from prometheus_client.core import InfoMetricFamily
 
 from lifecycle import SafetyManager, __version__
-from lifecycle.integrations.prometheus.components import distinct, of, read_all, with_budgets
+from lifecycle.integrations.prometheus.components import (
+    GROUP,
+    budget_of_all,
+    read_all,
+    shown,
+    with_budgets,
+)
 from lifecycle.integrations.prometheus.families import (
     PER_CAPTURE,
     PER_DISTRIBUTOR,
@@ -23,6 +29,10 @@ from lifecycle.integrations.prometheus.families import (
     Sources,
 )
 from lifecycle.integrations.prometheus.merging import MAX_TYPES, by_name, capped
+from lifecycle.integrations.prometheus.retained import retain
+
+ALL = "_all_"
+"""The type label of a budget for all types together."""
 
 
 @attrs.frozen
@@ -32,62 +42,58 @@ class Scrape:
     builds: frozenset[str] = frozenset()
     """The leak levels in use."""
     capped: Sequence[SafetyManager] = ()
-    """The managers some of whose types share a label."""
+    """The managers of which some types, pools or groups share a label."""
     types: Sources = attrs.field(factory=list)
+    budgets: Sources = attrs.field(factory=list)
+    """Limits of all types together."""
     queues: Sources = attrs.field(factory=list)
     managers: Sources = attrs.field(factory=list)
-    captures: Sources = attrs.field(factory=list)
-    pools: Sources = attrs.field(factory=list)
-    distributors: Sources = attrs.field(factory=list)
-    groups: Sources = attrs.field(factory=list)
+    components: dict[str, Sources] = attrs.field(factory=dict)
+    """By kind."""
 
 
 def scrape(managers: Sequence[SafetyManager]) -> Scrape:
     """Ask each manager, and each of its components, once."""
-    components = read_all(managers)  # first, so that the snapshots count what fails here
-    captures, pools, memories = (of(components, kind) for kind in ("capture", "pool", "memory"))
-    distributors = of(components, "distributor")
-    captures, pools = distinct(captures), distinct(pools)
-    published = distinct([one.with_figures(attrs.evolve(one.figures, groups={})) for one in distributors])
-    groups = distinct(
-        [
-            one.with_figures(figures, group)
-            for one in distributors
-            for group, figures in one.figures.groups.items()
-        ]
-    )
-    snapshots = [manager.stats() for manager in managers]
-    return Scrape(
+    now = Scrape(
         builds=frozenset(manager.config.leak_level for manager in managers),
-        capped=[m for m, stats in zip(managers, snapshots, strict=True) if len(stats.types) > MAX_TYPES],
-        types=[
-            ((stats.manager, label), figures)
-            for manager, stats in zip(managers, snapshots, strict=True)
-            for label, figures in capped(
-                with_budgets(stats.types, [one for one in memories if one.manager is manager])
-            ).items()
-        ],
-        queues=by_name([(queue.queue, queue) for stats in snapshots for queue in stats.queues]),
-        managers=[((stats.manager,), stats) for stats in snapshots],
-        captures=[(one.labels, one.figures) for one in captures],
-        pools=[(one.labels, one.figures) for one in pools],
-        distributors=[(one.labels, one.figures) for one in published],
-        groups=[(one.labels, one.figures) for one in groups],
+        capped=[],
     )
+    reads = read_all(managers)  # first, so that the snapshots count what fails here
+    capped_managers = []
+    for manager, read in zip(managers, reads, strict=True):
+        stats = manager.stats()
+        known = retain(manager, read.of_components, by_name(stats.queues))
+        for reading in shown(manager, known, read):
+            now.components.setdefault(reading.kind, []).append((reading.labels, reading.figures))
+        limited = with_budgets(stats.types, read.of_memories)
+        now.types.extend(((stats.manager, label), figures) for label, figures in capped(limited).items())
+        now.budgets.append(((stats.manager, ALL), budget_of_all(read.of_memories)))
+        now.queues.extend(((stats.manager, queue.queue), queue) for queue in known.queue_stats())
+        now.managers.append(((stats.manager,), stats))
+        if len(stats.types) > MAX_TYPES or known.capped:
+            capped_managers.append(manager)
+    return attrs.evolve(now, capped=capped_managers)
 
 
 def families(scrape: Scrape) -> list[Metric]:
     """Every family."""
+    of = scrape.components
     return [
         _build_info(scrape.builds),
-        *(row.family(("manager", "type"), scrape.types) for row in PER_TYPE),
-        *(row.family(("queue",), scrape.queues) for row in PER_QUEUE),
+        *(
+            row.family(("manager", "type"), scrape.types + (scrape.budgets if row in LIMITS else []))
+            for row in PER_TYPE
+        ),
+        *(row.family(("manager", "queue"), scrape.queues) for row in PER_QUEUE),
         *(row.family(("manager",), scrape.managers) for row in PER_MANAGER),
-        *(row.family(("capture",), scrape.captures) for row in PER_CAPTURE),
-        *(row.family(("pool",), scrape.pools) for row in PER_POOL),
-        *(row.family(("distributor",), scrape.distributors) for row in PER_DISTRIBUTOR),
-        *(row.family(("distributor", "group"), scrape.groups) for row in PER_GROUP),
+        *(row.family(("manager", "capture"), of.get("capture", [])) for row in PER_CAPTURE),
+        *(row.family(("manager", "pool"), of.get("pool", [])) for row in PER_POOL),
+        *(row.family(("manager", "distributor"), of.get("distributor", [])) for row in PER_DISTRIBUTOR),
+        *(row.family(("manager", "distributor", "group"), of.get(GROUP, [])) for row in PER_GROUP),
     ]
+
+
+LIMITS = tuple(row for row in PER_TYPE if row.field in ("bytes_limit", "objects_limit"))
 
 
 def _build_info(leak_levels: Iterable[str]) -> Metric:

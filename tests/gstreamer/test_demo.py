@@ -39,7 +39,7 @@ def test_the_demo_ends_well(tmp_path: Path, source: tuple[str, ...]) -> None:
         "leaks: 0",
         "everything is released",
         "1: Panic",
-        'lifecycle_capture_frames_total{capture="camera",result="ok"}',
+        'lifecycle_capture_frames_total{capture="camera",manager="demo",result="ok"}',
         "nothing is alive" if not source else "times munmap",
     ):
         assert words in done.stdout, done.stdout

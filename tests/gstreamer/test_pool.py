@@ -319,5 +319,7 @@ def test_a_pool_shows_in_the_metrics(manager: SafetyManager, pool: Any) -> None:
     registry = CollectorRegistry()
     registry.register(LifecycleCollector(manager))
     with pool.acquire():
-        value = registry.get_sample_value("lifecycle_pool_items", {"pool": "pictures", "state": "in_use"})
+        value = registry.get_sample_value(
+            "lifecycle_pool_items", {"manager": manager.name, "pool": "pictures", "state": "in_use"}
+        )
     assert value == 1

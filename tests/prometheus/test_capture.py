@@ -52,16 +52,16 @@ with SafetyManager(name="app") as manager:
         pipeline.set_state(Gst.State.NULL)
         figures = scrape()
         for result, count in {"ok": 32, "error": 4, "panic": 4, "dropped": 0}.items():
-            assert figures[f'lifecycle_capture_frames_total{{capture="front",result="{result}"}}'] == f"{count}.0", figures
-        assert figures['lifecycle_capture_callback_duration_seconds_count{capture="front"}'] == "40.0", figures
-        assert figures['lifecycle_capture_frames_held{capture="front"}'] == "2.0", figures
-        assert started <= float(figures['lifecycle_capture_last_frame_timestamp_seconds{capture="front"}']) <= time.time()
+            assert figures[f'lifecycle_capture_frames_total{{capture="front",manager="app",result="{result}"}}'] == f"{count}.0", figures
+        assert figures['lifecycle_capture_callback_duration_seconds_count{capture="front",manager="app"}'] == "40.0", figures
+        assert figures['lifecycle_capture_frames_held{capture="front",manager="app"}'] == "2.0", figures
+        assert started <= float(figures['lifecycle_capture_last_frame_timestamp_seconds{capture="front",manager="app"}']) <= time.time()
         # What is not mapped is not registered.
         assert figures['lifecycle_registered_total{manager="app",type="gst.Sample"}'] == "2.0", figures
         assert figures['lifecycle_panics_total{manager="app",type="gst.Sample"}'] == "4.0", figures
         kept.clear()
         until = time.monotonic() + 10
-        while scrape()['lifecycle_capture_frames_held{capture="front"}'] != "0.0":
+        while scrape()['lifecycle_capture_frames_held{capture="front",manager="app"}'] != "0.0":
             assert time.monotonic() < until, "frames that nobody has are held"
 final = scrape()
 assert final['lifecycle_ended_total{end="released",manager="app",type="gst.Sample"}'] == "2.0", final

@@ -46,33 +46,33 @@ FAMILIES = {
     "lifecycle_release_wait_seconds": ("histogram", ("manager", "type")),
     "lifecycle_release_failures": ("counter", ("manager", "type", "reason")),
     "lifecycle_release_retries": ("counter", ("manager", "type")),
-    "lifecycle_release_queue_entries": ("gauge", ("queue",)),
-    "lifecycle_release_queue_oldest_timestamp_seconds": ("gauge", ("queue",)),
-    "lifecycle_release_queue_last_drain_timestamp_seconds": ("gauge", ("queue",)),
-    "lifecycle_release_queue_orphaned": ("counter", ("queue",)),
-    "lifecycle_fences_pending": ("gauge", ("queue",)),
-    "lifecycle_release_queue_outcomes": ("counter", ("queue", "result")),
+    "lifecycle_release_queue_entries": ("gauge", ("manager", "queue")),
+    "lifecycle_release_queue_oldest_timestamp_seconds": ("gauge", ("manager", "queue")),
+    "lifecycle_release_queue_last_drain_timestamp_seconds": ("gauge", ("manager", "queue")),
+    "lifecycle_release_queue_orphaned": ("counter", ("manager", "queue")),
+    "lifecycle_fences_pending": ("gauge", ("manager", "queue")),
+    "lifecycle_release_queue_outcomes": ("counter", ("manager", "queue", "result")),
     "lifecycle_stuck_workers": ("gauge", ("manager",)),
     "lifecycle_stuck_workers_limit": ("gauge", ("manager",)),
     "lifecycle_quarantined_releases": ("gauge", ("manager",)),
     "lifecycle_keeper_last_run_timestamp_seconds": ("gauge", ("manager",)),
     "lifecycle_events_pending": ("gauge", ("manager",)),
     "lifecycle_observer_events_dropped": ("counter", ("manager",)),
-    "lifecycle_capture_frames": ("counter", ("capture", "result")),
-    "lifecycle_capture_last_frame_timestamp_seconds": ("gauge", ("capture",)),
-    "lifecycle_capture_callback_duration_seconds": ("histogram", ("capture",)),
-    "lifecycle_capture_frames_held": ("gauge", ("capture",)),
-    "lifecycle_pool_items": ("gauge", ("pool", "state")),
-    "lifecycle_pool_items_limit": ("gauge", ("pool",)),
-    "lifecycle_pool_waiters": ("gauge", ("pool",)),
-    "lifecycle_pool_get_wait_seconds": ("histogram", ("pool",)),
-    "lifecycle_pool_gets": ("counter", ("pool", "result")),
-    "lifecycle_distributor_published": ("counter", ("distributor",)),
-    "lifecycle_distributor_receivers": ("gauge", ("distributor", "group")),
-    "lifecycle_receiver_received": ("counter", ("distributor", "group")),
-    "lifecycle_receiver_missed": ("counter", ("distributor", "group")),
-    "lifecycle_receiver_lag_frames": ("gauge", ("distributor", "group")),
-    "lifecycle_receiver_evictions": ("counter", ("distributor", "group")),
+    "lifecycle_capture_frames": ("counter", ("manager", "capture", "result")),
+    "lifecycle_capture_last_frame_timestamp_seconds": ("gauge", ("manager", "capture")),
+    "lifecycle_capture_callback_duration_seconds": ("histogram", ("manager", "capture")),
+    "lifecycle_capture_frames_held": ("gauge", ("manager", "capture")),
+    "lifecycle_pool_items": ("gauge", ("manager", "pool", "state")),
+    "lifecycle_pool_items_limit": ("gauge", ("manager", "pool")),
+    "lifecycle_pool_waiters": ("gauge", ("manager", "pool")),
+    "lifecycle_pool_get_wait_seconds": ("histogram", ("manager", "pool")),
+    "lifecycle_pool_gets": ("counter", ("manager", "pool", "result")),
+    "lifecycle_distributor_published": ("counter", ("manager", "distributor")),
+    "lifecycle_distributor_receivers": ("gauge", ("manager", "distributor", "group")),
+    "lifecycle_receiver_received": ("counter", ("manager", "distributor", "group")),
+    "lifecycle_receiver_missed": ("counter", ("manager", "distributor", "group")),
+    "lifecycle_receiver_lag_frames": ("gauge", ("manager", "distributor", "group")),
+    "lifecycle_receiver_evictions": ("counter", ("manager", "distributor", "group")),
 }
 """Name and labels of every family, as they are promised."""
 
@@ -290,14 +290,23 @@ def test_captures(manager: SafetyManager) -> None:
 
 def test_what_shares_a_label_is_given_once_and_added_up() -> None:
     with SafetyManager(name="a") as a, SafetyManager(name="b") as b:
-        cameras = Camera("front", 3), Camera("front", 4, bounds=(0.001, 1.0, 5.0))
+        cameras = Camera("front", 3), Camera("front", 4, bounds=(0.001, 1.0, 5.0)), Camera("front", 9)
         a.add_component(cameras[0])
-        b.add_component(cameras[1])
+        a.add_component(cameras[1])
+        b.add_component(cameras[2])
         metrics = list(LifecycleCollector(a, b).collect())
-        assert value(metrics, "lifecycle_capture_frames_total", capture="front", result="ok") == 7
-        assert value(metrics, "lifecycle_capture_last_frame_timestamp_seconds", capture="front") == 1004
+        of_a = {"capture": "front", "manager": "a"}
+        assert value(metrics, "lifecycle_capture_frames_total", result="ok", **of_a) == 7
+        assert (
+            value(metrics, "lifecycle_capture_frames_total", capture="front", manager="b", result="ok") == 9
+        )
+        assert value(metrics, "lifecycle_capture_last_frame_timestamp_seconds", **of_a) == 1004
         durations = family(metrics, "lifecycle_capture_callback_duration_seconds").samples
-        buckets = {s.labels["le"]: s.value for s in durations if s.name.endswith("_bucket")}
+        buckets = {
+            s.labels["le"]: s.value
+            for s in durations
+            if s.name.endswith("_bucket") and s.labels["manager"] == "a"
+        }
         assert buckets == {"0.001": 0, "5.0": 7, "+Inf": 7}  # exact at the bounds that both have
         seen = [(s.name, tuple(sorted(s.labels.items()))) for metric in metrics for s in metric.samples]
         assert len(seen) == len(set(seen))

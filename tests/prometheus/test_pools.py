@@ -40,14 +40,17 @@ def test_what_pools_say(manager: SafetyManager) -> None:
     natives.close()
 
 
-def test_pools_of_one_name_are_added_up(manager: SafetyManager, promtool: str) -> None:
+def test_pools_of_one_name_are_told_apart_by_their_managers(manager: SafetyManager, promtool: str) -> None:
     with SafetyManager(name="other") as other:
         pools = [BufferPool(owner, 4096, 2, name="frames") for owner in (manager, other)]
         held = [pool.get() for pool in pools]
         registry = CollectorRegistry()
         registry.register(LifecycleCollector(manager, other))
         metrics = list(registry.collect())
-        assert value(metrics, "lifecycle_pool_items", pool="frames", state="in_use") == 2
+        for owner in (manager, other):
+            assert (
+                value(metrics, "lifecycle_pool_items", manager=owner.name, pool="frames", state="in_use") == 1
+            )
         check_metrics(promtool, generate_latest(registry))
         for buffer in held:
             buffer.close()
