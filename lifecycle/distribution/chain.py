@@ -13,7 +13,8 @@ Michael and Scott (PODC 1996), with the collector to free what nobody can reach 
 Where a chain is entered (`Register`, `Ring.tail`) is a hint: it may be older than the last, since the step
 and the store of the hint are two, and then is walked forward.
 
-Relied on: `dict.setdefault` and `dict.get` on None as the key are indivisible, with and without the GIL.
+Relied on: `dict.setdefault`, ``None in link`` and ``link[None]`` are indivisible, with and without the GIL.
+Readers use the last two: `dict.get` takes the dictionary's lock in 3.13 without the GIL.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Register(Generic[T]):
 
     def _last(self) -> Version[T]:
         last = self._hint
-        while (after := last.get(None)) is not None:
-            last = after
+        while None in last:
+            last = last[None]
         return last
 
     @property

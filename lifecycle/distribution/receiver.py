@@ -175,7 +175,12 @@ class FrameReceiver(Generic[T]):
         if type(policy) is LatestOnly:
             newest = ring.newest()
             cursor = max(cursor, newest.seq)
-        slot = ring.table.get(cursor)
+        slot: Slot | None = ring.places[cursor % len(ring.places)]
+        if slot.seq != cursor:  # type: ignore[union-attr]
+            try:
+                slot = ring.table[cursor]
+            except KeyError:
+                slot = None
         if slot is None or slot.gone:
             slot = ring.kept.get(cursor) if ring.kept and type(policy) is KeepKeyFrames else None
         if slot is not None:

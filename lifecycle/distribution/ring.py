@@ -44,6 +44,11 @@ T = TypeVar("T")
 
 LOOK = 0.25
 """Seconds between two looks of a publisher that is blocked for receivers that were dropped."""
+TAKE_UP, ENOUGH = 8, 16
+"""After how many steps a walk along the slots takes up the tail again, and from how many on it may end
+there."""
+PLACES = 1024
+"""At most so many slots are found without the table."""
 STRIKES = 3
 """How often giving a share back is broken off by control flow until it is not tried again. Of a share that is
 not a handle: those of handles are given back by then."""
@@ -58,6 +63,9 @@ class Ring(Generic[T]):
         self.name = name
         self.tail: Slot = empty_slot(-1)
         self.table: dict[int, Slot] = {}
+        # The latest slots by their number modulo its length: to be looked at before the table, whose reading
+        # takes a lock where there is no GIL. A slot of another number may stand there, or an old one.
+        self.places: list[Slot] = [empty_slot(-1)] * min(capacity, PLACES)
         self.kept: dict[int, Slot] = {}  # overwritten key frames
         self.roster: Register[Roster] = Register(Roster())
         # Who waits for something to receive, and for a receiver that blocks the publisher to move on.
@@ -114,7 +122,9 @@ class Ring(Generic[T]):
     def _published(self, slot: Slot) -> int:
         """What follows from a publication. Each step may be repeated."""
         self._index(slot)
-        self.tail = slot
+        if slot.seq > self.tail.seq:
+            # Not where a publisher was held up before this, and others have gone on: the tail would go back.
+            self.tail = slot
         if self.heard.hung:
             self.heard.wake()
         seq = slot.seq
@@ -137,6 +147,7 @@ class Ring(Generic[T]):
     def _index(self, slot: Slot) -> None:
         if not slot.indexed:
             self.table[slot.seq] = slot
+            self.places[slot.seq % len(self.places)] = slot
             slot.indexed = True
             if slot.gone or self.discarded:
                 self.table.pop(slot.seq, None)
@@ -207,7 +218,7 @@ class Ring(Generic[T]):
         newest = self.newest().seq
         for number in range(newest, max(-1, newest - self.capacity), -1):
             if self.has_key(number):
-                return number, True
+                return number, False
         return newest + 1, True
 
     def has_key(self, seq: int) -> bool:
@@ -220,13 +231,27 @@ class Ring(Generic[T]):
         return slot.key and slot.item is not GONE and is_valid(slot.item)
 
     def newest(self) -> Slot:
-        """The last slot, or the end; everything before it is in the table."""
-        tail = self.tail
-        while (after := tail.get(None)) is not None:
-            if not after.indexed:
-                self._index(after)
-            tail = after
-        return tail
+        """The slot that was the last when this began, or a later one, or the end; everything before it is in
+        the table.
+
+        A publisher without pause may make slots as fast as they are walked past, above all without the GIL.
+        So the walk takes up the tail again now and then, and ends where that has overtaken it: what it stops
+        at came after the call began, and what comes later rings its bell.
+        """
+        slot = self.tail
+        steps = 0
+        while None in slot:
+            slot = slot[None]
+            if not slot.indexed:
+                self._index(slot)
+            steps += 1
+            if not steps % TAKE_UP:
+                tail = self.tail
+                if tail.seq > slot.seq:
+                    slot = tail
+                    if steps >= ENOUGH:
+                        break
+        return slot
 
     # -- receivers that concern the publisher ----------------------------------------------------------------
 
@@ -397,4 +422,6 @@ class Ring(Generic[T]):
         )
 
     def __del__(self) -> None:
+        if snapshot is None:
+            return  # type: ignore[unreachable]  # the interpreter is ending, and has taken our module apart
         self.discard()

@@ -68,8 +68,9 @@ class Seat:
     def now(self) -> Standing:
         """Where it stands."""
         now = self.standing
-        while (after := now.get(None)) is not None:
-            now = after
+        # `get` takes the dictionary's lock without the GIL, also to read; these do not.
+        while None in now:
+            now = now[None]
         return now
 
     def advance(self, seen: Standing, new: Standing) -> bool:

@@ -280,8 +280,8 @@ def test_a_frame_that_its_owner_shut_is_passed_by_as_the_policy_says(
 def test_a_receiver_that_begins_with_a_key_frame_waits_for_the_next_when_that_is_shut(
     manager: SafetyManager,
 ) -> None:
-    assert after_shutting(manager, "drop-oldest", "AbCdE", "E", start="keyframe") == [1]
-    assert after_shutting(manager, "drop-oldest", "AbCde", "C", start="keyframe") == [1]
+    assert after_shutting(manager, "keep-key-frames", "AbCdE", "E", start="keyframe") == [1]
+    assert after_shutting(manager, "keep-key-frames", "AbCde", "C", start="keyframe") == [3]
 
 
 def test_a_new_receiver_does_not_begin_with_a_key_frame_that_is_shut(manager: SafetyManager) -> None:

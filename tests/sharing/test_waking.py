@@ -16,7 +16,7 @@ from lifecycle.distribution import BlockPublisher
 from lifecycle.distribution.receiver import FrameReceiver as Receiver
 from lifecycle.distribution.ring import Ring
 from lifecycle.testing import code_of, each_interrupt
-from tests.sharing.sources import adds_up
+from tests.sharing.sources import adds_up, read
 from tests.support import eventually
 
 LOST = 20.0
@@ -176,3 +176,55 @@ def test_a_blocked_publisher_goes_on_when_the_receiver_is_dropped() -> None:
     thread.join(LOST)
     assert not thread.is_alive()
     assert distributor.published == 2
+
+
+def test_who_looks_for_the_newest_does_not_run_after_a_publisher_without_pause() -> None:
+    """Each step of the walk is met by another frame, as a publisher without pause may do it."""
+    distributor: FrameDistributor[int] = FrameDistributor(8)
+    ring = distributor._ring
+    old = ring.tail
+    for number in range(4):
+        distributor.publish(number)
+    ring.tail = old  # a publisher that was held up before it stored the tail
+    steps = 0
+
+    class Racing(type(old)):  # type: ignore[misc]
+        __slots__ = ()
+
+        def __contains__(self, key: object) -> bool:
+            nonlocal steps
+            steps += 1
+            if steps > 1000:
+                raise AssertionError("the walk has no end")
+            distributor.publish(steps)
+            return bool(super().__contains__(key))
+
+    first = old[None]
+    while None in first:
+        first = first[None]
+    for slot in [*ring.table.values()]:
+        slot.__class__ = Racing
+    before = distributor._ring.tail.seq
+    newest = ring.newest()
+    assert newest.seq >= before
+    assert steps < 100
+    distributor.close()
+
+
+def test_a_publisher_that_was_held_up_does_not_set_the_tail_back() -> None:
+    distributor: FrameDistributor[int] = FrameDistributor(8)
+    ring = distributor._ring
+    distributor.publish(0)
+    late = ring.tail
+    for number in range(1, 6):
+        distributor.publish(number)
+    ring._published(late)
+    assert ring.tail.seq == 5
+
+
+def test_more_slots_than_places_are_all_received() -> None:
+    distributor: FrameDistributor[int] = FrameDistributor(3000)
+    receiver = distributor.subscribe()
+    for number in range(3000):
+        distributor.publish(number)
+    assert read(receiver) == ([*range(3000)], 0)
