@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.holders import all_holders
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.release import nesting
 from lifecycle._core.tables import Registry, open_records
@@ -35,6 +36,10 @@ from lifecycle.stats import ShutdownReport
 TOLD_AT_EXIT = 20
 """Objects, and then types, that are reported one by one when the interpreter exits with objects unreleased.
 """
+
+EXPLAINED_AT_EXIT = 3
+"""Of how many objects that are left at exit the holders are looked for, at the cost of a walk through the
+heap each."""
 
 
 class Ending:
@@ -174,8 +179,9 @@ class Ending:
     def tell_of(self, report: ShutdownReport) -> None:
         """Report what the exit pass could not release, and say how it went, before the process is gone."""
         events = self._registry.events
-        for info in report.leaked[:TOLD_AT_EXIT]:
-            events.append(("told", "leak", {"reason": f"not released at exit: {info}"}))
+        for number, info in enumerate(report.leaked[:TOLD_AT_EXIT]):
+            keepers = self._keepers(info.id) if number < EXPLAINED_AT_EXIT else ""
+            events.append(("told", "leak", {"reason": f"not released at exit: {info}{keepers}"}))
         if len(report.leaked) > TOLD_AT_EXIT:
             types = Counter(info.type_name for info in report.leaked[TOLD_AT_EXIT:])
             rest = ", ".join(f"{number} of type {name}" for name, number in types.most_common(TOLD_AT_EXIT))
@@ -193,6 +199,14 @@ class Ending:
         keeper = self._machinery.keeper
         keeper.tell_all()  # the threads would go on, but the process does not
         keeper.observer.stop(1.0)
+
+    def _keepers(self, id: int) -> str:
+        """Who holds an object that is left, in words: the variables and attributes that keep its handles and
+        views. Walks the heap."""
+        record = self._registry.records.get(id)
+        if record is None or runtime.must_not_wait():
+            return ""
+        return "".join(f"; held by {holder}" for holder in all_holders(record, None))
 
     def after_fork(self) -> None:
         """In the child: what was inherited is the parent's; what is registered from here on is the child's

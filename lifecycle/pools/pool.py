@@ -54,6 +54,7 @@ from lifecycle.lowlevel import (
     snapshot,
     tend,
 )
+from lifecycle.lowlevel import holders as holders_of
 from lifecycle.manager import ANY_THREAD, Handle, SafetyManager
 from lifecycle.pools.figures import Counts, loan_of
 from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, Request, Shelf, Sign, Slot
@@ -313,7 +314,7 @@ class Pool(Uncopied):
             raise ClosedError(f"{who} is closed: pool {self.name!r} lends nothing any more; make a new one")
         self._counts.got("timeout" if waited else "refused", waited, waited)
         holders = tuple(str(loan) for loan in self.loans())
-        told = "; ".join(holders[:NAMED_HOLDERS])
+        told = "; ".join(self._kept() if waited else holders[:NAMED_HOLDERS])
         if len(holders) > NAMED_HOLDERS:
             told += f"; and {len(holders) - NAMED_HOLDERS} more"
         time = f"nothing came back within {waited:.3g} s" if waited else "it was not to wait"
@@ -324,6 +325,19 @@ class Pool(Uncopied):
             "larger (resize)",
             holders,
         )
+
+    def _kept(self) -> list[str]:
+        """The longest loans in words, with who keeps each: the variables and attributes that refer to its
+        handle. Walks the heap, so it is for whoever has waited in vain."""
+        slots = [*snapshot(self.shelf.slots), *snapshot(self.shelf.extras)]
+        known = sorted((slot.loan for slot in slots if slot.loan is not None), key=lambda loan: loan.born)
+        borrowers = {slot.loan: slot.borrower for slot in slots if slot.loan is not None}
+        told = []
+        for loan in known[:NAMED_HOLDERS]:
+            text = str(loan_of(loan, borrowers.get(loan, 0)))
+            keepers = () if must_not_wait() else holders_of(loan)
+            told.append(f"{text}, held by {' and '.join(map(str, keepers))}" if keepers else text)
+        return told
 
     # -- giving back -----------------------------------------------------------------------------------------
 
