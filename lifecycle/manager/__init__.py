@@ -11,6 +11,7 @@
 - `callbacks`: functions that C calls, which can do it no harm
 - `rare`: what few registrations ask for: releases that are no plain functions, retries
 - `finalizers`: an action at the end of any Python object
+- `signals`: managers that are closed when a signal ends the process
 - `stopping`: how producers learn of the end
 """
 

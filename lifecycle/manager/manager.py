@@ -68,6 +68,7 @@ from lifecycle.manager.machinery import Machinery
 from lifecycle.manager.observed import enter_observed, follow, observed
 from lifecycle.manager.policies import set_policy
 from lifecycle.manager.rare import ANY_OBJECT, NOTHING, plan_release, rare_facts
+from lifecycle.manager.signals import close_on
 from lifecycle.manager.stopping import StopToken
 from lifecycle.observe.observers import enlist
 from lifecycle.places.queues import PlaceLike
@@ -734,6 +735,23 @@ class SafetyManager(Uncopied):
         there. Called at once on a closed manager. The latest added is called first. Returns a function that
         takes it back."""
         return self._stopping.on_stop(fn)
+
+    def close_on(self, *signals: int) -> Callable[[], None]:
+        """Close the manager when one of these signals comes (`signal.SIGTERM`, ``SIGINT``), then let the
+        signal do what it would have done: end the process, or what handled it before. To be called on the
+        main thread.
+
+        A thread closes, so it begins at once, whatever the main thread does, and has ``shutdown_timeout``. A
+        second signal cuts it short and says what is left. A forked child has its own handlers again. Returns
+        a function that takes it back. Raises `LifecycleError` for what is no signal, for one that cannot be
+        handled, and on another thread."""
+        return close_on(self, signals)
+
+    def add_check(self, fn: Callable[[], str]) -> Callable[[], None]:
+        """Have `health` ask ``fn()`` what is wrong: a text, empty while all is well. It must be quick, wait
+        for nothing and may be called on any thread. Returns a function that takes it back."""
+        check_callback(fn, "check")
+        return enlist(self._keeper.checks, fn)
 
     def add_observer(self, fn: Callable[[Event], object]) -> Callable[[], None]:
         """Have ``fn(event)`` called, on the observer thread, for every event. A slow observer loses events,

@@ -58,6 +58,13 @@ figures."""
 _EMPTY = object()
 
 
+def _ask(check: Callable[[], str]) -> str:
+    try:
+        return check()
+    except Exception as error:
+        return f"a check failed: {text_of(error)}"
+
+
 class Keeper:
     """Counts for one manager. What stands under «from any thread» is called there; the rest runs on the
     keeper's thread."""
@@ -69,6 +76,8 @@ class Keeper:
         self.observer: Observer = Observer(registry.name, registry.config)
         self.ledger: Ledger = Ledger(registry, self.observer)
         self.queues: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
+        self.checks: dict[int, Callable[[], str]] = {}
+        """What `health` asks besides."""
         self.lost: LostTickets = LostTickets(registry, workers)
         self.sweeps: list[Callable[[], None]] = []
         self.last_run: float = 0.0
@@ -428,6 +437,7 @@ class Keeper:
                 f"{workers.quarantined} release(s) are quarantined: every worker that may exist is stuck"
             )
         problems += [queue.problem for queue in runtime.snapshot(self.queues) if queue.problem]
+        problems += [said for said in map(_ask, runtime.snapshot(self.checks.values())) if said]
         if busy:
             after = self.registry.config.finalizer_timeout
             for timeline in runtime.snapshot(busy.values()):

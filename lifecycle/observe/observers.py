@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -38,13 +38,14 @@ def logger() -> Any:
     return structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
 
 
+F = TypeVar("F", bound=Callable[..., object])
 Hooks = dict[int, Callable[[Event], object]]
 """In the order in which they were added, each under a number of its own: one function may be added by
 several."""
 
 
-def enlist(hooks: Hooks, fn: Callable[[Event], object]) -> Callable[[], None]:
-    """Add `fn` to an observer's hooks; returns a function that takes this very entry back, once."""
+def enlist(hooks: dict[int, F], fn: F) -> Callable[[], None]:
+    """Add `fn` to hooks; returns a function that takes this very entry back, once."""
     key = _next_hook()
     hooks[key] = fn
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -285,6 +286,19 @@ def hooks(stage: Stage) -> None:
     manager.report("pressure", bytes=1)
     manager.report_error("stage", ZeroDivisionError(), errors=ZeroDivisionError)
     manager.report_panic("stage", ZeroDivisionError())
+
+
+@scene("SafetyManager.add_check", "SafetyManager.health")
+def what_health_asks(stage: Stage) -> None:
+    stage.keep(stage.manager.add_check(lambda: "it burns"))
+    assert stage.manager.health().problems in (("it burns",), ())
+
+
+@scene("SafetyManager.close_on")
+def at_a_signal(stage: Stage) -> None:
+    stage.keep(stage.manager.close_on(signal.SIGTERM))
+    with contextlib.suppress(LifecycleError):
+        stage.manager.close_on()
 
 
 @scene("SafetyManager.add_observer", "SafetyManager.add_leak_hook")
