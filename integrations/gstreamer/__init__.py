@@ -50,6 +50,7 @@ from lifecycle.integrations.gstreamer.frames.frame import Frame
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle.integrations.gstreamer.pipelines.bus import BusWatch
 from lifecycle.integrations.gstreamer.pipelines.elements import ElementGuard
+from lifecycle.integrations.gstreamer.pipelines.news import BusMessage
 from lifecycle.integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard, ProbeInfo
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
@@ -63,6 +64,7 @@ __all__ = [
     "BranchEnd",
     "BranchStats",
     "BufferFence",
+    "BusMessage",
     "BusWatch",
     "Capture",
     "CaptureError",

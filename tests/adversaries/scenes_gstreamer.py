@@ -466,6 +466,7 @@ GUARD = ("Guard.handle", "Guard.closed", "Guard.__enter__", "Guard.__exit__", "G
     "PipelineGuard.wait",
     "PipelineGuard.check",
     "PipelineGuard.ended",
+    "PipelineGuard.messages",
     "PipelineGuard.close",
     *GUARD,
     few=STREAMS,
@@ -481,12 +482,49 @@ def pipeline(stage: Stage) -> None:
         guard.check()
         assert guard.ended in (True, False)
         assert not guard.errors
+        guard.messages()
         assert guard.streaming_threads >= 0
         assert guard.state in ("playing", "paused")
         guard.ready()
         repr(guard)
         assert guard.handle.valid in (True, False)
     assert guard.closed
+
+
+@scene("PipelineGuard.seek", few=STREAMS)
+def pipeline_that_seeks(stage: Stage) -> None:
+    made = stage.launch("videotestsrc num-buffers=4 ! fakesink sync=false")
+    with stage.keep(stage.gst.PipelineGuard(stage.manager, made)) as guard:
+        guard.pause()
+        guard.seek(20_000_000)
+        guard.seek(0, stop=80_000_000, rate=2.0, accurate=True, segment=True)
+        with contextlib.suppress(LifecycleError):
+            guard.seek(-1)
+
+
+@scene(
+    "PipelineGuard.play_async",
+    "PipelineGuard.pause_async",
+    "PipelineGuard.ready_async",
+    "PipelineGuard.seek_async",
+    "PipelineGuard.wait_async",
+    "PipelineGuard.close_async",
+    no_interrupts=ASYNCIO,
+    few=STREAMS,
+)
+def pipeline_in_a_coroutine(stage: Stage) -> None:
+    made = stage.launch("videotestsrc num-buffers=2 ! fakesink sync=false")
+
+    async def main() -> None:
+        guard = stage.keep(stage.gst.PipelineGuard(stage.manager, made))
+        await guard.pause_async()
+        await guard.seek_async(0)
+        await guard.play_async()
+        await guard.wait_async(5)
+        await guard.ready_async()
+        await guard.close_async()
+
+    asyncio.run(main())
 
 
 @scene("PipelineGuard.play", "PipelineGuard.close", few=STREAMS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifecycle import SafetyManager
+from lifecycle import SafetyConfig, SafetyManager
 from tests.support import eventually, run_python
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ import gi
 gi.require_version("Gst", "1.0")
 from gi.repository import Gst
 from lifecycle.integrations.gstreamer import PipelineGuard, Tee
-from lifecycle import SafetyManager
+from lifecycle import SafetyConfig, SafetyManager
 Gst.init(None)
 how, folder = sys.argv[1:]
 manager = SafetyManager()
@@ -294,3 +294,93 @@ def test_a_file_that_is_not_finished_in_time_is_told(
     branch.close()
     eventually(lambda: manager.stats().types["gst.Branch"].panics)
     assert manager.stats().types["gst.Branch"].panics == 1
+
+
+# -- what a branch has no say in, and what it is asked ---------------------------------------------------------
+
+
+def test_no_branch_takes_the_video_meta_from_the_others(g: Any, gst: Any, manager: SafetyManager) -> None:
+    """A source is told the video meta, though a branch (a fakesink) would refuse to say anything."""
+    source = "videotestsrc is-live=true ! video/x-raw,format=I420,width=64,height=48 ! tee name=t"
+    with g.PipelineGuard(manager, source) as pipeline:
+        tee = g.Tee(manager, pipeline, "t")
+        with tee.attach("fakesink"), tee.attach("appsink", negotiates=True):
+            pipeline.play()
+            pad = pipeline["t"].get_static_pad("sink")
+            eventually(lambda: pad.get_current_caps() is not None)
+            query = gst.Gst.Query.new_allocation(pad.get_current_caps(), True)
+            assert pad.query(query)
+            assert (query.get_n_allocation_metas(), query.get_n_allocation_pools()) == (1, 0)
+
+
+def test_a_branch_that_ends_in_a_splitmuxsink(
+    g: Any, gst: Any, manager: SafetyManager, tmp_path: Path
+) -> None:
+    """Its muxer links by a pad of its own, which is no pad of the branch."""
+    source = (
+        "videotestsrc is-live=true ! video/x-raw,format=I420,width=64,height=48,framerate=30/1 ! tee name=t"
+    )
+    with g.PipelineGuard(manager, source) as pipeline:
+        tee = g.Tee(manager, pipeline, "t")
+        pipeline.play()
+        branch = tee.attach(
+            f"jpegenc ! splitmuxsink muxer=qtmux location={tmp_path}/part%02d.mov max-size-time=300000000",
+            eos=5.0,
+            queue=gst.Gst.ElementFactory.make("queue"),
+        )
+        eventually(lambda: len(list(tmp_path.iterdir())) > 1)
+        assert branch.close()
+    parts = sorted(tmp_path.iterdir())
+    assert len(parts) > 1
+    assert all(b"moov" in part.read_bytes() for part in parts)
+
+
+def test_a_branch_that_holds_up_its_tee_is_named_by_health(g: Any, gst: Any, manager: SafetyManager) -> None:
+    queue = gst.Gst.ElementFactory.make("queue")
+    queue.set_property("max-size-buffers", 2)
+    source = (
+        "videotestsrc is-live=true ! video/x-raw,format=I420,width=64,height=48,framerate=30/1 ! tee name=t"
+    )
+    with g.PipelineGuard(manager, source) as pipeline:
+        tee = g.Tee(manager, pipeline, "t")
+        branch = tee.attach("appsink max-buffers=1 sync=false", name="stands", queue=queue)
+        other = tee.attach("fakesink sync=false")
+        pipeline.play()
+        eventually(lambda: any("stands" in said for said in manager.health().problems), timeout=20)
+        assert branch.stats().blocked > 0.9
+        before = other.stats().passed
+        assert branch.close()
+        assert manager.health().ok
+        eventually(lambda: other.stats().passed > before + 5)
+
+
+@pytest.mark.leaves_live
+def test_all_that_is_recorded_is_finished_on_one_deadline_and_the_report_names_the_rest(
+    g: Any, gst: Any, tmp_path: Path
+) -> None:
+    """Pipelines and branches, of which some never come to their end."""
+    manager = SafetyManager(SafetyConfig(finalizer_timeout=30.0, shutdown_timeout=60.0))
+    slow = "identity name=slow sleep-time=300000 ! "
+    source = "videotestsrc is-live=true ! video/x-raw,format=I420,width=64,height=48,framerate=30/1"
+    kept = []
+    for number in range(3):
+        pipeline = g.PipelineGuard(manager, f"{source} ! tee name=t")
+        tee = g.Tee(manager, pipeline, "t")
+        pipeline.play()
+        branch = tee.attach(
+            f"queue max-size-buffers=200 ! {slow} jpegenc ! filesink location={tmp_path}/{number}.jpg",
+            eos=1.5,
+            queue=gst.Gst.ElementFactory.make("queue"),
+        )
+        kept.append((pipeline, branch))
+    whole = g.PipelineGuard(manager, f"{source} ! queue max-size-buffers=200 ! {slow} fakesink", eos=1.5)
+    whole.play()
+    eventually(lambda: all(branch.stats().passed > 10 for _, branch in kept), timeout=20)
+    began = time.monotonic()
+    report = manager.close()
+    assert time.monotonic() - began < 4.5, "their times do not add up"
+    assert not report
+    assert not report.stuck
+    told = "; ".join(report.errors)
+    assert all(f"{tmp_path}/{number}.jpg" in told for number in range(3)), report.errors
+    assert whole.name in told

@@ -7,5 +7,6 @@
 - `scopes`: in which branch something has happened
 - `callbacks`: the boundary around functions that GStreamer calls
 - `threads`: streaming threads, and calls that may hang
+- `finishing`: what is to see the end of its stream before anything goes to NULL
 - `ear`, `drain`: the errors of a pipeline, for whoever waits; buses that nobody reads
 """

@@ -8,14 +8,12 @@ one bus; handlers run on its thread, one at a time, so they may stop the pipelin
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar, Final, TypeVar
 
 from lifecycle import SafetyManager
-from lifecycle._core.runtime import TimedQueue
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError, PipelineError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, Kept
@@ -29,6 +27,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     pointer_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
+from lifecycle.lowlevel import Flag, Reply
 
 __all__ = ["BusWatch"]
 
@@ -46,16 +45,16 @@ class _BusCore(Core):
     def __init__(self, bus: Any, name: str) -> None:
         self.bus = bus
         self.handlers: list[tuple[frozenset[str], Callback]] = []
-        self.waiting: dict[int, tuple[frozenset[str], TimedQueue[Any]]] = {}
+        self.waiting: dict[int, tuple[frozenset[str], Reply[Any]]] = {}
         self.errors: deque[PipelineError] = deque(maxlen=KEPT_ERRORS)
         self.messages = 0
-        self.stopped = threading.Event()
+        self.stopped = Flag()
         self.thread = threading.Thread(target=self.run, name=f"gst-bus-{name}", daemon=True)
 
     def run(self) -> None:
         """The thread."""
         wait = int(SLICE * 1e9)
-        while not self.stopped.is_set():
+        while not self.stopped:
             message = self.bus.timed_pop(wait)
             if message is not None:
                 self.messages += 1
@@ -68,12 +67,12 @@ class _BusCore(Core):
             self.errors.append(error_of(message))
         kind = Gst.MessageType.get_name(message.type)
         for kinds, callback in list(self.handlers):
-            if (not kinds or kind in kinds) and not self.stopped.is_set():
+            if (not kinds or kind in kinds) and not self.stopped:
                 callback(message)
-        for key, (kinds, queue) in list(self.waiting.items()):
+        for key, (kinds, reply) in list(self.waiting.items()):
             if not kinds or kind in kinds:
                 self.waiting.pop(key, None)
-                queue.put(message)
+                reply.offer(message)
 
     def release(self) -> None:
         """No further message; the thread ends (unless it is the one that closes)."""
@@ -87,6 +86,8 @@ class _BusCore(Core):
     def stop(self) -> None:
         """Call no handler from here on. Waits for nothing."""
         self.stopped.set()
+        for _, reply in list(self.waiting.values()):
+            reply.offer(None)
         for _, callback in list(self.handlers):
             callback.end()
 
@@ -154,8 +155,7 @@ class BusWatch(Guard[_BusCore]):
         What came before it is asked is not for it: for errors and the end of a stream that plays already use
         `PipelineGuard.wait`, which has heard of them."""
         check_seconds(timeout, f"bus watch {self.name!r}: wait(timeout=)")
-        queue: TimedQueue[Any] = TimedQueue()
-        until = time.monotonic() + timeout
+        reply: Reply[Any] = Reply()
         with self._handle.lease() as core:
             if core.thread.ident == threading.get_ident():
                 raise GuardError(
@@ -163,19 +163,19 @@ class BusWatch(Guard[_BusCore]):
                     "thread that reads the bus"
                 )
             waiting = core.waiting
-            waiting[id(queue)] = (_kinds(kinds), queue)
+            waiting[id(reply)] = (_kinds(kinds), reply)
+            if core.stopped:  # it may not have seen this one
+                reply.offer(None)
         try:
-            while True:
-                left = until - time.monotonic()
-                try:
-                    return queue.get(timeout=max(0.001, min(SLICE, left)))
-                except Empty:
-                    if left <= 0:
-                        return None
-                    if self.closed:
-                        self._handle.lease()
+            message = reply.get(timeout)
+            if message is None:
+                self._handle.lease()
+            return message
+        except Empty:
+            return None
         finally:
-            waiting.pop(id(queue), None)
+            waiting.pop(id(reply), None)
+            message = None
 
     def close(self) -> bool:
         """Call no handler any more, and leave the bus to others; True when that is done and no handler runs.

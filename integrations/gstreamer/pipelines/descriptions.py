@@ -6,6 +6,7 @@ from typing import Any
 
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import DescriptionError
+from lifecycle.integrations.gstreamer.pipelines.guard import children_of, pads_of
 
 __all__ = ["parse", "parse_bin"]
 
@@ -22,10 +23,19 @@ def parse(description: str) -> Any:
 
 
 def parse_bin(description: str) -> Any:
-    """The bin of a description, with ghost pads for what is not linked in it. Raises like `parse`."""
-    return _parsed(
-        description, lambda text, *rest: Gst.parse_bin_from_description_full(text, True, *rest), "branch"
+    """The bin of a description, with ghost pads for the sink pads that are not linked in it. Raises like
+    `parse`.
+
+    Of its elements alone: GStreamer itself looks into bins that are elements too, and takes from a
+    splitmuxsink the pad by which it links its muxer later."""
+    made = _parsed(
+        description, lambda text, *rest: Gst.parse_bin_from_description_full(text, False, *rest), "branch"
     )
+    for element in children_of(made):
+        for pad in pads_of(element, Gst.PadDirection.SINK):
+            if not pad.is_linked():
+                made.add_pad(Gst.GhostPad.new(None if made.get_static_pad("sink") else "sink", pad))
+    return made
 
 
 def _parsed(description: str, parser: Any, what: str) -> Any:

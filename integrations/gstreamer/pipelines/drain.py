@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from lifecycle.integrations.gstreamer._native import Gst
@@ -35,6 +36,10 @@ AWAITED: Final = (
     | Gst.MessageType.APPLICATION
     | Gst.MessageType.REQUEST_STATE
 )
+HEARD: Final = (
+    Gst.MessageType.ERROR | Gst.MessageType.WARNING | Gst.MessageType.EOS | Gst.MessageType.SEGMENT_DONE
+)
+"""What the journal has had already."""
 MOST: Final = 100_000
 """How many messages are taken at a time: of a bus on which more arrive than can be taken."""
 
@@ -42,8 +47,9 @@ MOST: Final = 100_000
 class _Bus:
     """One bus: what was first in line, and since when."""
 
-    def __init__(self, bus: Any) -> None:
+    def __init__(self, bus: Any, note: Callable[[Any], object]) -> None:
         self.bus = bus
+        self.note = note
         self.first: Any = None  # held, so that its address is nobody else's
         self.since = 0.0
         self.unread = False  # known from the last look
@@ -70,6 +76,8 @@ class _Bus:
             if taken is None or hash(taken) != hash(first):
                 self.unread = False
                 break
+            if not taken.type & HEARD:
+                self.note(taken)
             first = self.bus.peek()
         if first is None or self.first is None or hash(first) != hash(self.first):
             self.first, self.since = first, now
@@ -79,10 +87,10 @@ _buses: dict[int, _Bus] = {}
 _thread: list[threading.Thread] = []
 
 
-def watch_bus(bus: Any) -> int:
-    """Look after a bus; returns what `leave_bus` takes."""
+def watch_bus(bus: Any, note: Callable[[Any], object]) -> int:
+    """Look after a bus; returns what `leave_bus` takes. ``note(message)`` is called with what is dropped."""
     key = id(bus)
-    _buses[key] = _Bus(bus)
+    _buses[key] = _Bus(bus, note)
     if not (_thread and _thread[0].is_alive()):
         thread = threading.Thread(target=_run, name="gst-bus-drain", daemon=True)
         _thread[:] = [thread]

@@ -15,6 +15,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_manager,
     make_element,
     or_nothing,
+    pads_of,
     path_of,
     pointer_of,
 )
@@ -73,22 +74,6 @@ def leave(element: Any, parent: Any) -> None:
             pad.unlink(peer)
     if parent is not None and element.get_parent() is parent:
         parent.remove(element)
-
-
-def pads_of(element: Any, direction: Any) -> list[Any]:
-    """Its pads of that direction."""
-    while True:
-        iterator = element.iterate_pads()
-        found = []
-        while True:
-            result, pad = iterator.next()
-            if result == Gst.IteratorResult.OK:
-                if pad.get_direction() == direction:
-                    found.append(pad)
-            elif result == Gst.IteratorResult.RESYNC:
-                break
-            else:
-                return found
 
 
 class ElementGuard(Guard[_ElementCore]):

@@ -30,11 +30,13 @@ __all__ = [
     "add_to",
     "check_manager",
     "check_seconds",
+    "children_of",
     "elements_of",
     "end_opened",
     "make_element",
     "name_of",
     "or_nothing",
+    "pads_of",
     "path_of",
     "pointer_of",
     "state_name",
@@ -113,13 +115,28 @@ def state_name(element: Any) -> str:
 
 def elements_of(parent: Any) -> list[Any]:
     """Every element in the bin `parent`, those of the bins in it too, sinks first."""
+    return _all_of(parent.iterate_recurse)
+
+
+def children_of(parent: Any) -> list[Any]:
+    """Every element in the bin `parent` itself."""
+    return _all_of(parent.iterate_elements)
+
+
+def pads_of(element: Any, direction: Any) -> list[Any]:
+    """Its pads of that direction."""
+    return [pad for pad in _all_of(element.iterate_pads) if pad.get_direction() == direction]
+
+
+def _all_of(iterate: Callable[[], Any]) -> list[Any]:
+    """What an iterator of GStreamer gives, begun anew where something came or went meanwhile."""
     while True:
-        iterator = parent.iterate_recurse()
+        iterator = iterate()
         found = []
         while True:
-            result, element = iterator.next()
+            result, item = iterator.next()
             if result == Gst.IteratorResult.OK:
-                found.append(element)
+                found.append(item)
             elif result == Gst.IteratorResult.RESYNC:
                 break
             else:

@@ -8,30 +8,50 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final
 
-from lifecycle._core.runtime import TimedQueue
+import attrs
+
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import PipelineError
 from lifecycle.integrations.gstreamer.pipelines.drain import sweep
-from lifecycle.integrations.gstreamer.pipelines.ear import Errors, error_of
-from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
+from lifecycle.integrations.gstreamer.pipelines.ear import KEPT_ERRORS, Errors, error_of
+from lifecycle.integrations.gstreamer.pipelines.finishing import Part
+from lifecycle.integrations.gstreamer.pipelines.guard import path_of, pointer_of
+from lifecycle.integrations.gstreamer.pipelines.scopes import scope_name
 from lifecycle.integrations.gstreamer.pipelines.threads import StreamingThreads, contained
+from lifecycle.lowlevel import WaitList, snapshot, wall_time
 
-__all__ = ["News"]
+__all__ = ["BusMessage", "News"]
 
 
-class Part(Protocol):
-    """A branch that is to be finished."""
+KEPT: Final = 256
+"""How many of the other messages are kept: the last ones."""
+KEPT_ENDS: Final = 16
+SHOWN: Final = 400
+"""Characters of a message that are kept."""
 
-    eos: float | None
 
-    def begin_finish(self) -> Callable[[float], object]:
-        """Send the end of the stream into it; what waits for that, until a moment of `monotonic`."""
+@attrs.frozen
+class BusMessage:
+    """One message of a pipeline, as it was heard."""
+
+    kind: str
+    """``"error"``, ``"warning"``, ``"eos"``, ``"segment-done"``, … as GStreamer calls it."""
+    source: str
+    """Who posted it: ``pipeline0/branch1/queue``."""
+    text: str
+    """What it says, in words or as GStreamer writes its structure."""
+    scope: str
+    """The branch of a tee in which it happened; empty where it is the pipeline's own."""
+    run: int
+    """In which run of the pipeline: 0 before the first, one more each time that it leaves READY or NULL."""
+    time: float
+    """Unix time in seconds."""
 
 
 class News:
-    """What was heard of one pipeline."""
+    """What was heard of one pipeline: its journal."""
 
     def __init__(self) -> None:
         self.errors: Errors = Errors()
@@ -40,10 +60,62 @@ class News:
         """Its branches that are to see the end of the stream before NULL."""
         self.warnings: deque[str] = deque(maxlen=4)
         self.ended: bool = False
+        self.ends = 0
+        """How often the end has come, also where a seek has undone it since."""
+        self.waiters: WaitList = WaitList()
         self.bus = 0  # what `drain.py` calls it
         self.threads: StreamingThreads = StreamingThreads()
-        self._waiting: dict[int, TimedQueue[bool]] = {}
+        self._undone = 0  # ends whose number is below are of before the last seek
+        self._run = 0
+        self._kept: tuple[deque[BusMessage], ...] = (
+            deque(maxlen=KEPT_ERRORS),
+            deque(maxlen=KEPT_ENDS),
+            deque(maxlen=KEPT),
+        )
         self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
+
+    def messages(self) -> tuple[BusMessage, ...]:
+        """All that is kept, oldest first."""
+        kept = [message for messages in self._kept for message in snapshot(messages)]
+        return tuple(sorted(kept, key=lambda message: message.time))
+
+    def note(self, message: Any) -> None:
+        """Keep what it says, without keeping the message or who posted it."""
+        kind = str(Gst.MessageType.get_name(message.type))
+        source = message.src
+        if message.type in (Gst.MessageType.ERROR, Gst.MessageType.WARNING, Gst.MessageType.INFO):
+            error, debug = getattr(message, f"parse_{kind}")()
+            text = f"{error.message} ({debug})" if debug else error.message
+        else:
+            structure = message.get_structure()
+            text = "" if structure is None else structure.to_string()
+        where = 0 if message.type == Gst.MessageType.ERROR else 1 if kind in ("eos", "segment-done") else 2
+        self._kept[where].append(
+            BusMessage(
+                kind,
+                "" if source is None else path_of(source),
+                text[:SHOWN],
+                "" if source is None else scope_name(source),
+                self._run,
+                wall_time(),
+            )
+        )
+
+    def seek_begins(self, number: int) -> Callable[[], None]:
+        """A seek of this number (`GstEvent`'s seqnum) is about to flush the pipeline: what has ended so far
+        goes on, and an end that was on its way is told too late. Returns what takes that back."""
+        before = self._undone, self.ended
+        self._undone, self.ended = number, False
+
+        def back() -> None:
+            self._undone, self.ended = before
+
+        return back
+
+    def run_begins(self) -> None:
+        """From here on it has neither errors nor an end."""
+        self.errors.clear()
+        self.ended = False
 
     def delegate(self, part: Any, failed: Callable[[PipelineError], bool]) -> Callable[[], object]:
         """Have what fails in the bin `part` told by ``failed(error)``, on the failing thread, and not as the
@@ -58,19 +130,11 @@ class News:
 
         return back
 
-    def listening(self) -> _Listening:
-        """For a block: a queue that gets an entry with each piece of news: whether it is the end of
-        the stream."""
-        return _Listening(self._waiting)
-
-    def _tell(self, ended: bool = False) -> None:
-        for queue in list(self._waiting.values()):
-            queue.put(ended)
-
     @contained()
     def on_error(self, bus: Any, message: Any) -> None:
         """An element failed."""
         error = error_of(message)
+        self.note(message)
         part = message.src
         while part is not None and self._delegates:
             failed = self._delegates.get(pointer_of(part))
@@ -78,19 +142,26 @@ class News:
                 return
             part = part.get_parent()
         self.errors.add(error)
-        self._tell()
+        self.waiters.wake()
 
     @contained()
     def on_warning(self, bus: Any, message: Any) -> None:
         """An element warns."""
         error = message.parse_warning()[0]
         self.warnings.append(f"{message.src.get_name()}: {error.message}")
+        self.note(message)
 
     @contained()
     def on_eos(self, bus: Any, message: Any) -> None:
-        """Every sink has seen the end."""
+        """Every sink has seen the end, or, after a seek to a segment, every source has come to its."""
+        self.note(message)
+        if self._undone and _is_before(message.get_seqnum(), self._undone):
+            # Of before the seek: told only now, since what waited in a sink had to go first.
+            return
         self.ended = True
-        self._tell(True)  # who waits is told it, whatever undoes it meanwhile
+        # Who waits is told it, whatever undoes it meanwhile.
+        self.ends += 1
+        self.waiters.wake()
 
     @contained()
     def on_reset_time(self, bus: Any, message: Any) -> None:
@@ -103,6 +174,7 @@ class News:
         """An element has changed its state; a new run of the pipeline has neither errors nor an end."""
         before, state, _ = message.parse_state_changed()
         if self.errors.changed(before, state, pointer_of(message.src) == self.pipeline):
+            self._run += 1
             self.ended = False
 
     @contained()
@@ -115,14 +187,6 @@ class News:
             self.threads.leave()
 
 
-class _Listening:
-    def __init__(self, waiting: dict[int, TimedQueue[bool]]) -> None:
-        self._waiting = waiting
-        self._queue: TimedQueue[bool] = TimedQueue()
-
-    def __enter__(self) -> TimedQueue[bool]:
-        self._waiting[id(self)] = self._queue
-        return self._queue
-
-    def __exit__(self, *_: object) -> None:
-        self._waiting.pop(id(self), None)
+def _is_before(one: int, other: int) -> bool:
+    """Whether a number of GStreamer's was given before another; they begin again after 32 bits."""
+    return 0 < (other - one) & 0xFFFFFFFF < 0x80000000

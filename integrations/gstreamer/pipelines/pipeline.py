@@ -21,12 +21,10 @@ order, since a file is complete only after its end-of-stream, and nothing tells 
 
 from __future__ import annotations
 
-import functools
-import threading
 import time
 import weakref
 from collections.abc import Callable
-from queue import Empty
+from functools import partial
 from typing import Any, ClassVar, Final, NoReturn
 
 from lifecycle import Handle, ObjectState, SafetyManager
@@ -36,8 +34,16 @@ from lifecycle.integrations.gstreamer.errors import (
     PipelineError,
     StateTimeout,
 )
+from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
 from lifecycle.integrations.gstreamer.pipelines.descriptions import parse
 from lifecycle.integrations.gstreamer.pipelines.drain import leave_bus, watch_bus
+from lifecycle.integrations.gstreamer.pipelines.finishing import (
+    AtClose,
+    call_it,
+    enter_part,
+    files_of,
+    finish,
+)
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     Core,
     Guard,
@@ -48,15 +54,16 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
     pointer_of,
 )
-from lifecycle.integrations.gstreamer.pipelines.news import News
+from lifecycle.integrations.gstreamer.pipelines.news import BusMessage, News
 from lifecycle.integrations.gstreamer.pipelines.threads import (
     TookTooLong,
+    awaited,
     in_the_background,
     may_wait,
     on_streaming_thread,
     with_deadline,
 )
-from lifecycle.lowlevel import snapshot
+from lifecycle.lowlevel import Claim, Flag, snapshot
 
 __all__ = ["START_TIMEOUT", "PipelineGuard", "bin_of"]
 
@@ -110,19 +117,20 @@ class PipelineGuard(Guard["_PipelineCore"]):
                 f"PipelineGuard takes a Gst.Pipeline or a description, not {pipeline!r}; guard an element of "
                 "a pipeline with ElementGuard, a part that comes and goes with Tee.attach"
             )
-        self._eos = eos
-        self._eos_claim = [None]
-        self._eos_over = threading.Event()
         self._news = news = News()
         self._pipeline = weakref.ref(pipeline)
-        self._register(
-            manager, _PipelineCore(pipeline, news), name or pipeline.get_name(), pointer_of(pipeline)
-        )
+        name = name or pipeline.get_name()
+        self._stream: _Stream | None = None
+        if eos is not None:
+            self._stream = _Stream(pipeline, news, eos, name, partial(_unfinished, manager))
+        self._register(manager, _PipelineCore(pipeline, news), name, pointer_of(pipeline))
         with self._handle.lease() as core:
             core.listen()
-        self._leave_manager = manager.on_close(_weak_close(self))
         with self._handle.lease() as core:
-            core.leave_manager = self._leave_manager
+            core.leaving.append(manager.on_close(_weak_close(self)))
+            if self._stream is not None:
+                core.leaving.append(enter_part(manager, self._stream))
+                core.leaving.append(manager.on_close(AtClose(manager)))
 
     # -- the pipeline ----------------------------------------------------------------------------------------
 
@@ -153,6 +161,12 @@ class PipelineGuard(Guard["_PipelineCore"]):
     def errors(self) -> tuple[PipelineError, ...]:
         """The last errors of its elements, oldest first (the last 16)."""
         return self._news.errors.now()
+
+    def messages(self) -> tuple[BusMessage, ...]:
+        """What was heard of it, oldest first: the last 16 errors (those of its branches, too), the last 16
+        ends, and 256 other messages. Of these it knows warnings, and what it has dropped from a bus that
+        nobody reads. Takes nothing off the bus."""
+        return self._news.messages()
 
     @property
     def streaming_threads(self) -> int:
@@ -185,10 +199,9 @@ class PipelineGuard(Guard["_PipelineCore"]):
         with self._handle.lease() as core:
             pipeline, news = core.pipeline, self._news
         if pipeline.get_state(0)[1] <= Gst.State.READY:
-            news.errors.clear()
-            news.ended = False
+            news.run_begins()
 
-        change: Any = functools.partial(_go, pipeline, target, weakref.ref(self))
+        change: Any = partial(_go, pipeline, target, weakref.ref(self))
         if timeout == 0:
             in_the_background(change, f"gst-{self.name}")
             return
@@ -224,9 +237,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
             result = pipeline.get_state(int(min(SLICE, left) * 1e9))[0]
 
     def _failed(self, target: Any) -> NoReturn:
-        until = time.monotonic() + SLICE
-        while not self._news.errors and time.monotonic() < until:
-            time.sleep(0.001)  # the message may be on its way, on another thread
+        # The message may be on its way, on another thread.
+        self._news.waiters.wait(lambda: bool(self._news.errors), SLICE)
         self.check()
         raise PipelineError(
             f"pipeline {self.name!r} cannot go to {target.value_nick.upper()}: an element refused and said "
@@ -254,24 +266,31 @@ class PipelineGuard(Guard["_PipelineCore"]):
         Raises `PipelineError` as soon as an element reports an error, `AccessRefusedError` when the guard is
         closed meanwhile.
         """
+        self._check_timeout(timeout)
+        return self._news.waiters.wait(self._has_ended(), timeout, look=_look)
+
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """`wait` in a coroutine of asyncio or trio."""
+        self._check_timeout(timeout)
+        return await self._news.waiters.wait_async(self._has_ended(), timeout, look=_look)
+
+    def _check_timeout(self, timeout: float | None) -> None:
         if timeout is not None:
             check_seconds(timeout, f"pipeline {self.name!r}: timeout=")
-        until = None if timeout is None else time.monotonic() + timeout
-        with self._news.listening() as arrived:
-            while True:
-                self.check()
-                if self._news.ended:
-                    return True
-                left = SLICE if until is None else min(SLICE, until - time.monotonic())
-                if left <= 0:
-                    return False
-                try:
-                    if arrived.get(timeout=left):
-                        self.check()
-                        return True
-                except Empty:
-                    if not self._handle.valid:
-                        self._handle.lease()
+
+    def _has_ended(self) -> Callable[[], bool]:
+        """Asks whether it has ended, from here on; raises what there is to be said of it."""
+        news, ends = self._news, self._news.ends
+
+        def ended() -> bool:
+            self.check()
+            if news.ended or news.ends > ends:
+                return True
+            if not self._handle.valid:
+                self._handle.lease()
+            return False
+
+        return ended
 
     def check(self) -> None:
         """Raise the first `PipelineError` that an element has reported since the last change of state, if
@@ -284,6 +303,104 @@ class PipelineGuard(Guard["_PipelineCore"]):
         """Whether the end of the stream has reached every sink."""
         return self._news.ended
 
+    # -- seeking ---------------------------------------------------------------------------------------------
+
+    def seek(
+        self,
+        position: int,
+        *,
+        stop: int | None = None,
+        rate: float = 1.0,
+        accurate: bool = False,
+        segment: bool = False,
+        timeout: float = START_TIMEOUT,
+    ) -> None:
+        """Go on from `position`, and be there when this returns. An end that has come, or is on its way, is
+        undone: `wait` may be called right behind it.
+
+        Parameters
+        ----------
+        position, stop:
+            Nanoseconds from the beginning of the stream. It ends at `stop`, or at its own end where None.
+        rate:
+            1.0 as recorded, 2.0 twice as fast, below 0 backwards (from `stop`).
+        accurate:
+            To this very frame, instead of to the key frame before it, which is quicker.
+        segment:
+            The end at `stop` is no end of the stream: `wait` and loops end, and nothing has to be flushed for
+            the next seek.
+        timeout:
+            Seconds for the first frame to be there.
+
+        Raises `GuardError` for times and rates that are none, and on a streaming thread; `PipelineError`
+        where the pipeline cannot seek or an element fails; `StateTimeout`; `AccessRefusedError` when the
+        guard is closed."""
+        for what, value in (("position", position), ("stop", stop)):
+            if not (value is None and what == "stop") and not (type(value) is int and 0 <= value < 1 << 63):
+                raise GuardError(
+                    f"pipeline {self.name!r}: seek({what}=) takes nanoseconds, 0 or more, not {value!r}"
+                )
+        if stop is not None and stop <= position:
+            raise GuardError(f"pipeline {self.name!r}: seek to {position} stops before that, at {stop}")
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate or not -1e6 < rate < 1e6:
+            raise GuardError(f"pipeline {self.name!r}: seek(rate=) takes a number other than 0, not {rate!r}")
+        check_seconds(timeout, f"pipeline {self.name!r}: timeout=")
+        if on_streaming_thread():
+            raise GuardError(
+                f"pipeline {self.name!r} was asked to seek from one of its streaming threads, which the "
+                "flush would wait for; hand it to another thread"
+            )
+        flags = Gst.SeekFlags.FLUSH | (Gst.SeekFlags.ACCURATE if accurate else Gst.SeekFlags.KEY_UNIT)
+        if segment:
+            flags |= Gst.SeekFlags.SEGMENT
+        start, end = Gst.SeekType.SET, Gst.SeekType.NONE if stop is None else Gst.SeekType.SET
+        last = -1 if stop is None else stop
+        event = Gst.Event.new_seek(rate, Gst.Format.TIME, flags, start, position, end, last)
+        with self._handle.lease() as core:
+            pipeline = core.pipeline
+        until = time.monotonic() + timeout
+        # Where it was sent: a flush takes its sinks back to PAUSED for a while.
+        target = pipeline.target_state
+        back = self._news.seek_begins(event.get_seqnum())
+        try:
+            taken = with_deadline(partial(pipeline.send_event, event), timeout, f"gst-{self.name}")
+            if not taken:
+                back()
+                self.check()
+                raise PipelineError(
+                    f"pipeline {self.name!r}, which is {self.state.upper()}, cannot seek to {position}: no "
+                    "element of it can, or none can yet (it has to be PAUSED or PLAYING); live sources never "
+                    "can"
+                )
+            self._await_state(pipeline, target, pipeline.get_state(0)[0], until)
+        except TookTooLong:
+            self._too_late(pipeline, target, timeout)
+        finally:
+            pipeline = event = back = None  # type: ignore[assignment]  # a kept traceback keeps no pipeline
+
+    # -- in coroutines ---------------------------------------------------------------------------------------
+
+    async def play_async(self, timeout: float = START_TIMEOUT) -> None:
+        """`play` in a coroutine of asyncio or trio. A task that is cancelled leaves the change under way, as
+        all of these."""
+        await awaited(partial(self.play, timeout), f"gst-{self.name}")
+
+    async def pause_async(self, timeout: float = START_TIMEOUT) -> None:
+        """`pause` in a coroutine."""
+        await awaited(partial(self.pause, timeout), f"gst-{self.name}")
+
+    async def ready_async(self, timeout: float = START_TIMEOUT) -> None:
+        """`ready` in a coroutine."""
+        await awaited(partial(self.ready, timeout), f"gst-{self.name}")
+
+    async def seek_async(self, position: int, **options: Any) -> None:
+        """`seek` in a coroutine; options as there."""
+        await awaited(partial(self.seek, position, **options), f"gst-{self.name}")
+
+    async def close_async(self) -> bool:
+        """`close` in a coroutine: the end of the stream and NULL are awaited."""
+        return await awaited(self.close, f"gst-{self.name}")
+
     # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self) -> bool:
@@ -294,61 +411,26 @@ class PipelineGuard(Guard["_PipelineCore"]):
         NULL took longer than the manager's ``finalizer_timeout``: the pipeline is then `STUCK`, the error
         names what holds it up, and if that ends NULL is finished late.
         """
-        if (
-            self._eos is not None
-            and self._handle.valid
-            and not self._eos_over.is_set()
-            and not self._end_first(self._eos)
-        ):
-            return False
+        stream = self._stream
+        if stream is not None and self._handle.valid and not stream.over:
+            if may_wait():
+                finish([stream])
+            elif on_streaming_thread():
+                in_the_background(self._end_and_close, f"gst-{self.name}")
+                return False
+            # Inside a collection nobody can be asked to wait: it goes without.
         return self._close_now()
 
-    def _end_first(self, timeout: float) -> bool:
-        """See that the stream has ended, as far as it may be waited for here; False: somebody else does, and
-        closes then."""
-        try:
-            self._eos_claim.pop()
-        except IndexError:  # another thread ends it, and to close now would cut it short
-            return may_wait() and (self._eos_over.wait(timeout + SLICE) or True)
-        if may_wait():
-            self._end_stream(timeout)
-        elif on_streaming_thread():
-            in_the_background(self._end_and_close, f"gst-{self.name}")
-            return False
-        return True  # inside a collection nobody can be asked to wait: it goes without
-
     def _end_and_close(self) -> None:
-        self._end_stream(self._eos or 0.0)
+        if self._stream is not None:
+            finish([self._stream])
         try:
             self._close_now()
         except StateTimeout as error:
             self.manager.report_panic(f"closing {self!r}", error, type_name=self.type_name)
 
     def _close_now(self) -> bool:
-        self._leave_manager()
         return super().close()
-
-    def _end_stream(self, timeout: float) -> None:
-        """Send end-of-stream and wait for it at the sinks; what goes wrong is no reason not to stop."""
-        pipeline = self._pipeline()
-        try:
-            if pipeline is None or self._news.ended or Gst.State.PLAYING not in pipeline.get_state(0)[1:]:
-                return
-            until = time.monotonic() + timeout
-            send = functools.partial(pipeline.send_event, Gst.Event.new_eos())
-            with self._news.listening() as arrived:
-                with_deadline(send, timeout, f"gst-{self.name}")
-                while not (self._news.ended or self._news.errors) and time.monotonic() < until:
-                    try:
-                        if arrived.get(timeout=max(0.001, min(SLICE, until - time.monotonic()))):
-                            break
-                    except Empty:
-                        continue
-        except TookTooLong:
-            return
-        finally:
-            pipeline = send = None  # type: ignore[assignment]
-            self._eos_over.set()
 
     def _stuck(self) -> NoReturn:
         pipeline = self._pipeline()
@@ -385,6 +467,65 @@ def _weak_close(guard: PipelineGuard) -> Any:
     return close
 
 
+class _Stream:
+    """The stream of a pipeline with ``eos=``, to be finished."""
+
+    def __init__(
+        self, pipeline: Any, news: News, eos: float, name: str, told: Callable[[str], object]
+    ) -> None:
+        self._pipeline = weakref.ref(pipeline)
+        self._news = news
+        self.eos: float | None = eos
+        self._name = name
+        self._told = told
+        self._claim: Claim[object] = Claim()
+        self.over: Flag = Flag()
+
+    def begin_finish(self) -> Callable[[float], str]:
+        """As `Part` says."""
+        if not self._claim.take(object()):
+            return self._await_other
+        pipeline = self._pipeline()
+        try:
+            if pipeline is None or self._news.ended or Gst.State.PLAYING not in pipeline.get_state(0)[1:]:
+                self.over.set()
+                return self._await_other
+            in_the_background(partial(pipeline.send_event, Gst.Event.new_eos()), f"gst-{self._name}")
+            return self._finish
+        finally:
+            pipeline = None
+
+    def _await_other(self, until: float) -> str:
+        self.over.wait(max(0.0, until - time.monotonic()))
+        return ""
+
+    def _finish(self, until: float) -> str:
+        news = self._news
+        pipeline = self._pipeline()
+        try:
+            news.waiters.wait(lambda: news.ended or bool(news.errors), max(0.0, until - time.monotonic()))
+            # What failed is told elsewhere, and is no reason not to stop.
+            if news.ended or news.errors or pipeline is None:
+                return ""
+            said = (
+                f"pipeline {self._name!r} was closed before the end of the stream had reached its sinks "
+                f"within {self.eos:g} s: {files_of(pipeline) or 'what they write'} may be incomplete"
+            )
+            self._told(said)
+            return said
+        finally:
+            pipeline = None
+            self.over.set()
+
+
+def _unfinished(manager: SafetyManager, text: str) -> None:
+    manager.report_panic("closing a pipeline", StateTimeout(text), type_name=PipelineGuard.type_name)
+
+
+def _look() -> None:
+    """Who waits looks around now and then: a guard that was closed wakes nobody before its end."""
+
+
 class _PipelineCore(Core):
     """The pipeline and who listens to it."""
 
@@ -393,7 +534,7 @@ class _PipelineCore(Core):
         self.news = news
         self.heard: Any = None
         self.signals: list[int] = []
-        self.leave_manager: Callable[[], object] = int
+        self.leaving: list[Callable[[], object]] = []
 
     def listen(self) -> None:
         """Hear of what happens, from the first state change on."""
@@ -406,12 +547,13 @@ class _PipelineCore(Core):
             "sync-message::error": self.news.on_error,
             "sync-message::warning": self.news.on_warning,
             "sync-message::eos": self.news.on_eos,
+            "sync-message::segment-done": self.news.on_eos,
             "sync-message::reset-time": self.news.on_reset_time,
             "sync-message::state-changed": self.news.on_state_changed,
         }
         # Connected and known in one call into C: no interrupt falls between.
         self.signals.extend(map(bus.connect, handlers, handlers.values()))
-        self.news.bus = watch_bus(bus)
+        self.news.bus = watch_bus(bus, self.news.note)
 
     def release(self) -> None:
         """What is being recorded is finished, NULL, the bus emptied, nobody listening."""
@@ -427,14 +569,12 @@ class _PipelineCore(Core):
         if self.heard is not None:
             bus.disable_sync_message_emission()
         self.news.threads.clear()
-        self.leave_manager()  # of a guard that was dropped
+        self.news.waiters.wake()
+        once_each(call_it, self.leaving)
 
     def finish_parts(self) -> None:
         """Have the branches that want it see the end of the stream, all of them at once."""
-        parts = snapshot(self.news.parts.values())
-        until = time.monotonic() + max((part.eos or 0.0 for part in parts), default=0.0)
-        for wait in [part.begin_finish() for part in parts]:
-            wait(until)
+        finish(snapshot(self.news.parts.values()))
 
 
 def _stragglers(pipeline: Any, target: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
 
-__all__ = ["concerns", "enter_scope", "scope_of"]
+__all__ = ["concerns", "enter_scope", "scope_name", "scope_of"]
 
 _scopes: dict[int, None] = {}
 """The addresses of the bins. Whoever has entered one keeps it alive."""
@@ -34,6 +34,15 @@ def scope_of(element: Any) -> int:
             return key
         element = element.get_parent()
     return 0
+
+
+def scope_name(element: Any) -> str:
+    """The name of the innermost branch that `element` is, or lies in; empty where it lies in none."""
+    while element is not None:
+        if pointer_of(element) in _scopes:
+            return str(element.get_name())
+        element = element.get_parent()
+    return ""
 
 
 def concerns(source: Any, element: Any) -> bool:

@@ -23,19 +23,18 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from queue import Empty
 from types import FrameType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import lifecycle
-from lifecycle._core.runtime import TimedQueue
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import ForkedError, GuardError
-from lifecycle.lowlevel import complain, must_not_wait, no_wait_threads
+from lifecycle.lowlevel import Flag, complain, must_not_wait, no_wait_threads
 
 __all__ = [
     "StreamingThreads",
     "TookTooLong",
+    "awaited",
     "contained",
     "has_forked",
     "in_the_background",
@@ -206,22 +205,53 @@ class TookTooLong(Exception):
 def with_deadline(function: Callable[[], T], timeout: float, name: str) -> T:
     """The result of ``function()``, run on a thread of its own. Raises what it raises, and `TookTooLong`
     after `timeout` seconds; it then goes on, and what comes of it is dropped."""
-    answer: TimedQueue[tuple[bool, Any]] = TimedQueue()
-
-    def run() -> None:
-        try:
-            answer.put((True, function()))
-        except BaseException as error:
-            answer.put((False, error))
-
-    in_the_background(run, name)
+    call = _Call(function)
+    in_the_background(call.run, name)
     try:
-        fine, result = answer.get(timeout=min(max(0.001, timeout), threading.TIMEOUT_MAX))
-    except Empty:
-        raise TookTooLong from None
-    if not fine:
-        raise result
-    return result  # type: ignore[no-any-return]
+        if not call.over.wait(min(max(0.001, timeout), threading.TIMEOUT_MAX)):
+            raise TookTooLong
+        return call.result()
+    finally:
+        call = None  # type: ignore[assignment]
+
+
+async def awaited(function: Callable[[], T], name: str) -> T:
+    """The result of ``function()``, run on a thread of its own, in a coroutine of asyncio or trio. Raises
+    what it raises. Cancelled, it goes on, and what comes of it is dropped."""
+    call = _Call(function)
+    in_the_background(call.run, name)
+    try:
+        await call.over.wait_async()
+        return call.result()
+    finally:
+        call = None  # type: ignore[assignment]
+
+
+class _Call(Generic[T]):
+    """A call on another thread, and what came of it."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._answer: list[T] = []
+        self._error: BaseException | None = None
+        self.over: Flag = Flag()
+
+    def run(self) -> None:
+        try:
+            self._answer.append(self._function())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.over.set()
+
+    def result(self) -> T:
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._answer[0]
+        finally:
+            error = None
 
 
 def in_the_background(function: Callable[[], object], name: str) -> None:

@@ -28,7 +28,8 @@ from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.captures.capture import Capture
 from lifecycle.integrations.gstreamer.captures.runs import Opened
 from lifecycle.integrations.gstreamer.errors import GuardError, PipelineError, StateTimeout
-from lifecycle.integrations.gstreamer.pipelines.elements import pads_of
+from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
+from lifecycle.integrations.gstreamer.pipelines.finishing import call_it, files_of, sinks_of
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     Guard,
     add_to,
@@ -36,6 +37,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     elements_of,
     make_element,
     or_nothing,
+    pads_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.pads import (
     UNLINK_TIMEOUT,
@@ -47,7 +49,7 @@ from lifecycle.integrations.gstreamer.pipelines.pads import (
 from lifecycle.integrations.gstreamer.pipelines.scopes import enter_scope
 from lifecycle.integrations.gstreamer.pipelines.threads import in_the_background, may_wait
 from lifecycle.integrations.gstreamer.sharing.fuse import Door, Fuse
-from lifecycle.lowlevel import Claim, Flag, check_timeout, poll, weakly
+from lifecycle.lowlevel import Claim, Flag, check_timeout, monotonic, poll, weakly
 
 __all__ = [
     "FLUSH_TIMEOUT",
@@ -57,7 +59,6 @@ __all__ = [
     "BranchStats",
     "low_latency_queue",
     "shortened",
-    "sinks_of",
 ]
 
 LEAKY_DOWNSTREAM: Final = 2
@@ -68,6 +69,8 @@ ISOLATE_TIMEOUT: Final = 1.0
 """
 MESSAGE_WAIT: Final = 0.2
 """Seconds for which the end of a failing branch waits for the message that says why."""
+HOLDS_UP: Final = 1.0
+"""Seconds for which a branch with a full queue may stand before that is told."""
 CAPTURE_WAIT: Final = 1.0
 """Seconds for which closing a branch waits for a callback of its capture."""
 
@@ -112,6 +115,8 @@ class BranchStats:
     """Those that came after its end."""
     refused: int
     """Those that came while it was being flushed, or set to NULL."""
+    blocked: float = 0.0
+    """Seconds for which it has not taken the buffer that it was given last; 0.0 while it flows."""
 
 
 class BranchCore(PadHolder):
@@ -125,7 +130,8 @@ class BranchCore(PadHolder):
         self.queue = queue
         self.eos = eos
         self.captures: list[Opened] = []
-        self.forget: Callable[[], object] | None = None
+        self.leaving: list[Callable[[], object]] = []
+        """What is called once it is out of its pipeline. Each may be called again."""
         self.flushing: threading.Lock = threading.Lock()
         self.fuse: Fuse | None = None
         self.door: Door | None = None
@@ -157,19 +163,35 @@ class BranchCore(PadHolder):
         self.door.add()
         self.leave_scope = enter_scope(self.bin)
 
+    def blocked(self) -> float:
+        """Seconds for which it has not taken a buffer; 0.0 while it flows."""
+        since = 0.0 if self.fuse is None else self.fuse.since
+        return max(0.0, monotonic() - since) if since else 0.0
+
+    def problem(self) -> str:
+        """For `SafetyManager.health`: that it holds up the tee, since it stands and its queue is full."""
+        seconds = self.blocked()
+        if seconds < HOLDS_UP or self.over or not is_full(self.queue):
+            return ""
+        return (
+            f"branch {self.bin.get_name()!r} holds up its tee: it took no buffer for {seconds:.1f} s, "
+            "and its queue is full and does not leak; close it, or attach it with a queue that leaks"
+        )
+
     def open_queue(self) -> None:
         """Have a push of the tee that waits in the queue return: it takes any number from here on."""
         for limit in ("max-size-buffers", "max-size-bytes", "max-size-time"):
             if self.queue.find_property(limit) is not None:
                 self.queue.set_property(limit, 0)
 
-    def begin_finish(self) -> Callable[[float], object]:
+    def begin_finish(self) -> Callable[[float], str]:
         """Take it off the tee and send the end of the stream into it, where it is to be finished. Returns
-        what waits, until a moment of `monotonic`, for that to have reached its sinks."""
+        what waits, until a moment of `monotonic`, for that to have reached its sinks, and says what has
+        not."""
         if self.eos is None or (self.fuse is not None and self.fuse.tripped not in ("", "eos")):
             return _no_wait
         if not self._finishing.take(object()):
-            return lambda until: self._finished.wait(max(0.0, until - time.monotonic()))
+            return self._await_other
         playing = self.bin.get_state(0)[1] == Gst.State.PLAYING
         if not playing:
             self._finished.set()
@@ -181,18 +203,21 @@ class BranchCore(PadHolder):
             self.bin.get_static_pad("sink").send_event(Gst.Event.new_eos())
         return self._finish
 
-    def _finish(self, until: float) -> None:
+    def _await_other(self, until: float) -> str:
+        """Another thread waits for the end, and tells what has not come to it."""
+        self._finished.wait(max(0.0, until - monotonic()))
+        return ""
+
+    def _finish(self, until: float) -> str:
         try:
-            if not reached_end(self.bin, until):
-                where = [
-                    f"{element.get_name()} ({element.get_property('location')})"
-                    for element in sinks_of(self.bin)
-                    if element.find_property("location") is not None
-                ]
-                self.told(
-                    f"branch {self.bin.get_name()!r} was closed before the end of the stream had reached its "
-                    f"sinks within {self.eos:g} s: {', '.join(where) or 'its sinks'} may be incomplete"
-                )
+            if reached_end(self.bin, until):
+                return ""
+            said = (
+                f"branch {self.bin.get_name()!r} was closed before the end of the stream had reached its "
+                f"sinks within {self.eos:g} s: {files_of(self.bin) or 'its sinks'} may be incomplete"
+            )
+            self.told(said)
+            return said
         finally:
             self._finished.set()
 
@@ -245,8 +270,7 @@ class BranchCore(PadHolder):
         for opened in captures:
             opened.end()  # it takes no further frame; its thread wakes when the appsink is at NULL
         if self.eos is not None:
-            until = time.monotonic() + self.eos
-            self.begin_finish()(until)
+            self.begin_finish()(monotonic() + self.eos)
         pad, tee = self.pad, self.tee
         if pad is not None:
             self.open_queue()
@@ -263,12 +287,12 @@ class BranchCore(PadHolder):
                 probe.remove()
         self.leave_scope()
         self.over.set()
-        if self.forget is not None:
-            self.forget()
+        once_each(call_it, self.leaving)
 
 
-def _no_wait(until: float) -> None:
+def _no_wait(until: float) -> str:
     """There is nothing to wait for."""
+    return ""
 
 
 def reached_end(branch: Any, until: float) -> bool:
@@ -277,26 +301,23 @@ def reached_end(branch: Any, until: float) -> bool:
     pads = [pad for sink in sinks_of(branch) for pad in pads_of(sink, Gst.PadDirection.SINK)]
     return poll(
         lambda: all(pad.get_sticky_event(Gst.EventType.EOS, 0) for pad in pads),
-        max(0.0, until - time.monotonic()),
+        max(0.0, until - monotonic()),
+    )
+
+
+def is_full(queue: Any) -> bool:
+    """Whether whoever pushes into a queue waits."""
+    if queue.find_property("leaky") is None or int(queue.get_property("leaky")) != 0:
+        return False
+    return any(
+        0 < queue.get_property(f"max-size-{what}") <= queue.get_property(f"current-level-{what}")
+        for what in ("buffers", "bytes", "time")
     )
 
 
 def shortened(text: str, most: int = 160) -> str:
     """Caps, for messages."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def sinks_of(parent: Any) -> list[Any]:
-    """The sinks in a bin, and in the bins in it."""
-    return [element for element in elements_of(parent) if _is_sink(element)]
-
-
-def _is_sink(element: Any) -> bool:
-    return (
-        not isinstance(element, Gst.Bin)
-        and not pads_of(element, Gst.PadDirection.SRC)
-        and bool(pads_of(element, Gst.PadDirection.SINK))
-    )
 
 
 class Branch(Guard[BranchCore]):
@@ -350,7 +371,7 @@ class Branch(Guard[BranchCore]):
             fuse = core.fuse
             if fuse is None:
                 return BranchStats(self.name, 0, 0, 0)
-            return BranchStats(self.name, fuse.passed, fuse.dropped, fuse.refused)
+            return BranchStats(self.name, fuse.passed, fuse.dropped, fuse.refused, core.blocked())
 
     @property
     def bin(self) -> Any:

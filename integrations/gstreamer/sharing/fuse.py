@@ -11,7 +11,8 @@ before any buffer. It runs on the branch's own thread, so that waiting for Pytho
 
 At the *door*, the queue's sink pad, a second probe answers questions of the source: a branch has no say in
 what is sent (unless it is asked to negotiate), and none in allocation, which a queue would answer in its turn
-and so wait for a branch that stands still.
+and so wait for a branch that stands still. Allocation is *answered*, with the video meta and nothing else: a
+tee whose branch refuses it refuses it for all, and the source would copy every picture.
 
 **What is relied on.** There is one C function for all fuses, which never goes; what it is given is a number
 in a table. A number that is not there any more lets everything pass.
@@ -27,13 +28,14 @@ from typing import Any, Final
 from lifecycle.integrations.gstreamer._native import Gst, MiniObject, _function, _open
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
 from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
-from lifecycle.lowlevel import complain
+from lifecycle.lowlevel import complain, monotonic
 
 __all__ = ["Door", "Fuse"]
 
 _p = ctypes.c_void_p
 _quick = _open(ctypes.PyDLL, "gstreamer")
 _slow = _open(ctypes.CDLL, "gstreamer")
+_video = _open(ctypes.PyDLL, "gstvideo")
 
 
 class _Info(ctypes.Structure):
@@ -63,6 +65,8 @@ _mini_unref = _function(_quick, "gst_mini_object_unref", None, _p)
 _any = _function(_quick, "gst_caps_new_any", _p)
 _parse_caps = _function(_quick, "gst_query_parse_caps", None, _p, ctypes.POINTER(_p))
 _caps_result = _function(_quick, "gst_query_set_caps_result", None, _p, _p)
+_add_meta = _function(_quick, "gst_query_add_allocation_meta", None, _p, ctypes.c_size_t, _p)
+_video_meta_type = _function(_video, "gst_video_meta_api_get_type", ctypes.c_size_t)
 _accept_result = _function(_quick, "gst_query_set_accept_caps_result", None, _p, ctypes.c_int)
 
 DROP, OK, HANDLED = 0, 1, 4
@@ -139,6 +143,9 @@ class Fuse(_Probe):
         self.passed: int = 0
         self.dropped: int = 0
         self.refused: int = 0
+        self.since: float = 0.0
+        """Since when a buffer is in the branch that it has not taken yet, by `monotonic`; 0.0 where none
+        is."""
         self._on_trip = on_trip
         self._stale = False
 
@@ -164,6 +171,7 @@ class Fuse(_Probe):
         try:
             if self._stale:
                 self._tell_again(pad, peer)
+            self.since = monotonic()
             flow = (_chain if info.type & BUFFER else _chain_list)(peer, data)
             if flow >= 0:
                 self.passed += 1
@@ -175,6 +183,7 @@ class Fuse(_Probe):
         except BaseException:
             complain()  # C is to know that the buffer is gone
         finally:
+            self.since = 0.0
             _unref(peer)
         return HANDLED
 
@@ -241,7 +250,9 @@ class Door(_Probe):
             return OK
         kind = _Typed.from_address(query).type
         if kind == ASK_ALLOCATION:
-            return DROP  # each element allocates for itself
+            # Each element allocates for itself.
+            _add_meta(query, _video_meta_type(), None)
+            return HANDLED
         if self._asked or kind not in (ASK_CAPS, ASK_ACCEPT):
             return OK
         if kind == ASK_ACCEPT:

@@ -7,7 +7,8 @@ that failed the tee has to be given with its `PipelineGuard`.
 
 **A branch that stands still** does not stop the others, as it does in plain GStreamer as soon as a client
 joins: the allocation query that follows is answered by each branch's own thread, in its turn. So it is
-refused at the branch's door, and one that is closed while its queue is full has the queue opened first.
+answered at the branch's door, and one that is closed while its queue is full has the queue opened first. One
+that holds up the tee, since its queue is full and does not leak, is named by `SafetyManager.health`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lifecycle import SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, PipelineError
 from lifecycle.integrations.gstreamer.pipelines.descriptions import parse_bin
-from lifecycle.integrations.gstreamer.pipelines.elements import pads_of
-from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, name_of
+from lifecycle.integrations.gstreamer.pipelines.finishing import AtClose, enter_part, sinks_of
+from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, name_of, pads_of
 from lifecycle.integrations.gstreamer.pipelines.pads import link_pads
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.sharing.branch import (
@@ -32,9 +34,8 @@ from lifecycle.integrations.gstreamer.sharing.branch import (
     BranchEnd,
     low_latency_queue,
     shortened,
-    sinks_of,
 )
-from lifecycle.lowlevel import Uncopied
+from lifecycle.lowlevel import Uncopied, weakly
 
 __all__ = ["Tee"]
 
@@ -148,6 +149,7 @@ class Tee(Uncopied):
             try:
                 with made.handle.lease() as core:
                     core.guard(negotiates)
+                self._enter(made)
                 if self._guard is not None:
                     self._isolate(made, wrapped)
                 with made.handle.lease() as core:
@@ -165,6 +167,14 @@ class Tee(Uncopied):
             if lease is not None:
                 lease.close()
 
+    def _enter(self, branch: Branch) -> None:
+        """Have it finished when the manager ends, and named when it holds up the tee."""
+        with branch.handle.lease() as core:
+            core.leaving.append(self.manager.add_check(weakly(core.problem, "")))
+            if core.eos is not None:
+                core.leaving.append(enter_part(self.manager, core))
+                core.leaving.append(self.manager.on_close(AtClose(self.manager)))
+
     def _isolate(self, branch: Branch, wrapped: Any) -> None:
         """Have what fails in `wrapped` told to the branch, as long as it lives."""
         assert self._guard is not None
@@ -179,14 +189,9 @@ class Tee(Uncopied):
 
         news = self._guard._news
         with branch.handle.lease() as core:
-            back = news.delegate(wrapped, failed)
             key = id(core)
-
-            def forget() -> None:
-                news.parts.pop(key, None)
-                back()
-
-            core.forget = forget
+            core.leaving.append(news.delegate(wrapped, failed))
+            core.leaving.append(partial(news.parts.pop, key, None))
             if core.eos is not None:
                 news.parts[key] = core
 

@@ -1,0 +1,184 @@
+"""The journal of a pipeline: what was heard of it, and ends that a seek undoes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from lifecycle import AccessRefusedError, SafetyManager
+from tests.support import eventually
+
+pytestmark = pytest.mark.needs("gstreamer", "numpy")
+
+CLIP = "videotestsrc num-buffers=30 ! video/x-raw,format=RGB,width=64,height=48,framerate=30/1"
+ENDLESS = CLIP.replace(" num-buffers=30", "")
+"""A count of the source's own goes on over a seek: seeks have a stop."""
+SECOND = 1_000_000_000
+TENTH = 100_000_000
+
+
+@pytest.fixture
+def g(gst: Any) -> Any:
+    import lifecycle.integrations.gstreamer
+
+    return lifecycle.integrations.gstreamer
+
+
+@pytest.mark.parametrize("sink", ["fakesink sync=false", "appsink name=sink sync=false max-buffers=4"])
+def test_wait_right_behind_a_seek_is_for_the_second_end(g: Any, manager: SafetyManager, sink: str) -> None:
+    with g.PipelineGuard(manager, f"{ENDLESS} ! {sink}") as guard:
+        guard.pause()
+        guard.seek(0, stop=SECOND)
+        guard.play(0)
+        capture = g.Capture(manager, guard["sink"]) if "appsink" in sink else None
+        for _ in range(3):
+            if capture is not None:
+                assert sum(1 for _ in capture.frames(timeout=20)) > 0
+            assert guard.wait(20)
+            assert guard.ended
+            guard.seek(5 * TENTH, stop=SECOND)
+            if capture is not None:
+                # What waits keeps the second end back.
+                assert not guard.ended
+                assert not guard.wait(0)
+        if capture is not None:
+            assert sum(1 for _ in capture.frames(timeout=20)) > 0
+            capture.close()
+        assert guard.wait(20)
+
+
+def test_an_end_that_is_told_after_a_seek_is_of_before(g: Any, gst: Any, manager: SafetyManager) -> None:
+    """What waits in an appsink keeps the message back until the flush: it is told behind the seek."""
+    with g.PipelineGuard(manager, f"{ENDLESS} ! appsink name=sink sync=false") as guard:
+        seen: list[Any] = []
+        pad = guard["sink"].get_static_pad("sink")
+        pad.add_probe(gst.Gst.PadProbeType.EVENT_DOWNSTREAM, lambda _, info: note(info.get_event()))
+
+        def note(event: Any) -> Any:
+            if event.type == gst.Gst.EventType.EOS:
+                seen.append(event.get_seqnum())
+            return gst.Gst.PadProbeReturn.OK
+
+        guard.pause()
+        guard.seek(0, stop=SECOND)
+        guard.play()
+        eventually(lambda: seen)
+        assert not guard.ended
+        for _ in range(5):
+            guard.seek(0, stop=SECOND)
+            assert not guard.ended
+        ends = [message for message in guard.messages() if message.kind == "eos"]
+        assert not guard.wait(0), ends
+
+
+def test_a_segment_ends_without_an_end_of_the_stream(g: Any, manager: SafetyManager) -> None:
+    with g.PipelineGuard(manager, f"{ENDLESS} ! fakesink sync=false") as guard:
+        guard.pause()
+        guard.seek(0, stop=5 * TENTH, segment=True)
+        guard.play()
+        assert guard.wait(20)
+        assert [message.kind for message in guard.messages()][-1] == "segment-done"
+        guard.seek(0, stop=5 * TENTH, segment=True)
+        assert guard.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("position", "options"),
+    [
+        (-1, {}),
+        (float("nan"), {}),
+        (0.5, {}),
+        (True, {}),
+        (None, {}),
+        (1 << 64, {}),
+        (0, {"stop": -1}),
+        (5, {"stop": 5}),
+        (0, {"rate": 0}),
+        (0, {"rate": float("nan")}),
+        (0, {"rate": float("inf")}),
+        (0, {"timeout": -1}),
+        (0, {"timeout": float("nan")}),
+    ],
+)
+def test_times_that_are_none_are_refused(
+    g: Any, manager: SafetyManager, position: Any, options: dict[str, Any]
+) -> None:
+    with g.PipelineGuard(manager, f"{CLIP} ! fakesink") as guard:
+        guard.pause()
+        with pytest.raises(g.GuardError, match=r"seek|timeout="):
+            guard.seek(position, **options)
+        assert guard.state == "paused"
+
+
+def test_what_cannot_seek_says_so(g: Any, manager: SafetyManager) -> None:
+    with g.PipelineGuard(manager, f"{CLIP} ! fakesink sync=false") as guard:
+        with pytest.raises(g.PipelineError, match="NULL, cannot seek"):
+            guard.seek(0)
+        guard.play()
+        assert guard.wait(20)
+    with pytest.raises(AccessRefusedError):
+        guard.seek(0)
+
+
+def test_what_was_heard_is_kept_though_nobody_reads_the_bus(g: Any, gst: Any, manager: SafetyManager) -> None:
+    with g.PipelineGuard(manager, f"{CLIP} ! tee name=t ! queue ! fakesink sync=false") as guard:
+        branch = g.Tee(manager, guard, "t").attach(
+            "identity error-after=3 ! fakesink sync=false", name="broken"
+        )
+        guard.play()
+        assert guard.wait(20)
+        bus = guard.pipeline.get_bus()
+        source = guard.pipeline
+        source.post_message(gst.Gst.Message.new_application(source, gst.Gst.Structure.new_empty("mark")))
+        del source
+        heard = guard.messages()
+        assert [message.scope for message in heard if message.kind == "error"][:1] == ["broken"]
+        assert [message.kind for message in heard if message.scope == ""][-1] == "eos"
+        assert {message.run for message in heard} == {1}
+        eventually(
+            lambda: any(m.kind == "application" and "mark" in m.text for m in guard.messages()), timeout=20
+        )
+        assert bus.peek() is None or bus.peek().type
+        assert list(guard.messages()) == sorted(guard.messages(), key=lambda message: message.time)
+        branch.close()
+
+
+def test_states_are_awaited_in_a_coroutine(g: Any, manager: SafetyManager) -> None:
+    async def main() -> list[float]:
+        beats: list[float] = []
+
+        async def beat() -> None:
+            while True:
+                beats.append(time.monotonic())
+                await asyncio.sleep(0.005)
+
+        task = asyncio.create_task(beat())
+        guard = g.PipelineGuard(manager, f"{ENDLESS} ! fakesink sync=true", eos=5.0)
+        await guard.play_async()
+        assert guard.state == "playing"
+        assert not await guard.wait_async(0.05)
+        await guard.seek_async(9 * TENTH, stop=SECOND)
+        assert await guard.wait_async(20)
+        await guard.pause_async()
+        await guard.ready_async()
+        assert guard.state == "ready"
+        assert await guard.close_async()
+        with pytest.raises(AccessRefusedError):
+            await guard.play_async()
+        task.cancel()
+        return beats
+
+    assert len(asyncio.run(main())) > 5
+
+
+def test_waits_in_a_coroutine_raise_what_failed(g: Any, manager: SafetyManager) -> None:
+    async def main() -> None:
+        with g.PipelineGuard(manager, f"{CLIP} ! identity error-after=3 ! fakesink") as guard:
+            guard.play(0)
+            with pytest.raises(g.PipelineError, match="identity"):
+                await guard.wait_async(20)
+
+    asyncio.run(main())
