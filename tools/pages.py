@@ -45,6 +45,9 @@ REFERENCE: dict[str, str] = {
 }
 """The public modules, each a page, with what its page says first."""
 
+WITH_THEORY = frozenset({"lifecycle.fences", "lifecycle.lowlevel", "lifecycle.testing"})
+"""The modules whose docstring is written for users: it stands at the top of the page."""
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "The manager": ("SafetyManager", "SafetyConfig", "StopToken", "SafeFinalizer", "ShutdownReport"),
     "Handles": ("Handle", "WeakHandle", "Lease", "ExclusiveLease", "Holder"),
@@ -169,6 +172,8 @@ def module_page(module: str) -> str:
         parts.append("These can be imported from here as well:\n")
         parts.append("\n".join(f"- `lifecycle.errors.{name}`" for name in names if name in elsewhere) + "\n")
     else:
+        if module in WITH_THEORY:
+            parts.append(f".. automodule:: {module}\n   :no-members:\n   :no-index:\n")
         parts += [f".. {directive(module, name)}:: {module}.{name}\n" for name in names]
     return "\n".join(parts)
 
