@@ -145,7 +145,7 @@ def main() -> None:
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"lifecycle"}, tops
-    assert "lifecycle/integrations/prometheus.py" in names
+    assert "lifecycle/integrations/prometheus/__init__.py" in names
     extras = list(MORE) if asked.extras is None else ["", *asked.extras.split()]
     for extra in extras:
         with tempfile.TemporaryDirectory() as folder:
