@@ -1254,7 +1254,7 @@ MUTANTS = (
         "I6",
         (
             (
-                "../integrations/prometheus.py",
+                "../integrations/prometheus/components.py",
                 '                _report(manager, _text(component, "kind"), _text(component, "name"), error)\n',
                 "                raise\n",
             ),
