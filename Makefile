@@ -7,12 +7,13 @@ PYTEST_ARGS ?=
 WORKERS ?= 3
 SOAK_SECONDS ?= $(or $(S),3600)
 
-.PHONY: help demo test test-gpu test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint docs dist clean
+.PHONY: help demo test test-gpu test-recipes test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint docs dist clean
 
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
 	@echo "make test              the whole suite        (PYTEST_ARGS='-k name -x' is passed on)"
 	@echo "make test-gpu          real OpenGL and wgpu, by Mesa's software renderers: minutes"
+	@echo "make test-recipes      each program of docs/recipes against its real library: 400 MB of wheels, and minutes"
 	@echo "tools/version-cell.sh  the suite with one CPython and this machine's GStreamer, as a row of docs/versions.md"
 	@echo "make test-all-pythons  the suite on every CPython 3.10-3.14 found here"
 	@echo "make mutants           bugs planted in the core, one at a time: the tests must find each"
@@ -37,6 +38,10 @@ test:
 test-gpu:
 	@tools/environment.sh test
 	@LIFECYCLE_GPU=1 $(PYTHON) -m pytest tests/gpu $(PYTEST_ARGS)
+
+test-recipes:
+	@tools/environment.sh recipes
+	@LIFECYCLE_RECIPES=1 .venv-recipes/bin/python -m pytest tests/recipes $(PYTEST_ARGS)
 
 test-all-pythons:
 	@tools/environment.sh test
@@ -82,5 +87,5 @@ dist:
 	@tools/ci/dist.sh
 
 clean:
-	rm -rf .venv .venvs out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-recipes .venvs out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv fit for one of the Makefile's targets; does nothing when it already is.
-# usage: tools/environment.sh demo|test|bench|lint|docs|dist
+# usage: tools/environment.sh demo|test|bench|lint|docs|dist|recipes
+#
+# What docs/recipes is about is big, and brings versions of its own: it has an environment beside, .venv-recipes.
 #
 # GStreamer's Python bindings come from the distribution, so the environment is made with --system-site-packages from an
 # interpreter that sees them: Debian's own /usr/bin/python3 where there is one. LIFECYCLE_PYTHON names another.
@@ -8,13 +10,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv
 
-case ${1:?usage: tools/environment.sh demo|test|bench|lint|docs|dist} in
+case ${1:?usage: tools/environment.sh demo|test|bench|lint|docs|dist|recipes} in
   demo) group=demo parts=(python gstreamer) ;;
   test) group=dev parts=(python gstreamer gstreamer-tests gpu) ;;
   bench) group=dev parts=(python gstreamer gstreamer-tests gpu) ;;
   lint) group=dev parts=(python) ;;
   docs) group=docs parts=(python gstreamer) ;;
   dist) group=dist parts=(python) ;;
+  recipes) group=recipes parts=(python recipes) venv=.venv-recipes ;;
   *) echo "environment: no target named '$1'" >&2; exit 2 ;;
 esac
 

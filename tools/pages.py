@@ -1,5 +1,5 @@
-"""Writes what of the documentation is drawn from the code: the tables of events and metrics, and the pages of
-the reference. ``python -m tools.pages``; with ``--check`` it writes nothing, and fails where a page is stale.
+"""Writes what of the documentation is drawn from the code: the tables of events and metrics, the pages of the
+reference, and the programs that pages show (`tools.programs`). ``python -m tools.pages``; with ``--check`` it writes nothing, and fails where a page is stale.
 
 The pages of the reference are drawn from the source alone, so no framework of an integration need be
 installed; Sphinx fills them from the docstrings.
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from lifecycle.events import CLASSES, own_fields
+from tools.programs import pages_with_programs, with_programs
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ("debug", "info", "warning", "error")
@@ -216,6 +217,7 @@ def check() -> list[str]:
         for page, table in tables.items()
         if table not in (ROOT / "docs" / page).read_text("utf-8")
     ]
+    stale += [page for page in pages_with_programs() if page.read_text("utf-8") != with_programs(page)]
     return [str(path.relative_to(ROOT)) for path in stale]
 
 
@@ -228,6 +230,8 @@ def main(arguments: list[str]) -> int:
         return 1 if stale else 0
     put("events.md", "event", events_table())
     put("statistics.md", "metric", metrics_table())
+    for page in pages_with_programs():
+        page.write_text(with_programs(page), encoding="utf-8")
     folder = ROOT / "docs" / "reference"
     folder.mkdir(exist_ok=True)
     pages = reference_pages()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a part of the project needs, only those that are missing.
-# usage: tools/system-packages.sh PART...     parts: python, gstreamer, gstreamer-tests, gstreamer-build, gpu
+# usage: tools/system-packages.sh PART...     parts: python, gstreamer, gstreamer-tests, gstreamer-build, gpu, recipes
 # Without root, or without apt, it installs nothing: it prints the line to run and ends with 0, so that what can run does.
 set -euo pipefail
 
@@ -15,6 +15,8 @@ for part in "$@"; do
         gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad gstreamer1.0-nice) ;;
     gpu) # OpenGL without a window system and Vulkan, both by Mesa's software renderers
       wanted+=(libegl1 libgl1 libopengl0 libgl1-mesa-dri libvulkan1 mesa-vulkan-drivers) ;;
+    recipes) # libraries of docs/recipes that have no wheels, and what others' wheels need
+      wanted+=(python3-gdal python3-cairo libportaudio2 libgl1) ;;
     gstreamer-build) # PyGObject for an interpreter that is not Debian's own
       wanted+=(libcairo2-dev pkg-config gcc)
       if apt-cache show libgirepository-2.0-dev >/dev/null 2>&1; then

@@ -1,0 +1,17 @@
+"""An array over Pixmap.samples_mv is kept, the pixmap is not.
+
+pip install pymupdf numpy
+"""
+
+import numpy as np
+import pymupdf
+
+
+def render():
+    with pymupdf.open() as document:
+        pixmap = document.new_page(width=1000, height=1000).get_pixmap()
+        return np.frombuffer(pixmap.samples_mv, np.uint8)
+
+
+pages = [render() for _ in range(4)]
+print([int((page == 255).sum()) for page in pages], "white bytes of", pages[0].size, "each")

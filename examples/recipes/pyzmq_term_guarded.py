@@ -1,0 +1,26 @@
+"""Guarded: the context is terminated while a socket is still referenced somewhere.
+
+pip install pyzmq
+"""
+
+import faulthandler
+
+import zmq
+
+from lifecycle import SafetyManager
+
+manager = SafetyManager()
+
+faulthandler.dump_traceback_later(8, exit=True)
+
+
+class Client:
+    def __init__(self, context):
+        self.socket = context.socket(zmq.PUSH)
+        self.socket.connect("inproc://nobody")
+
+
+context = manager.proxy(zmq.Context(), release="term", children={zmq.Socket: "close"})
+client = Client(context)
+context.term()
+print("ended")

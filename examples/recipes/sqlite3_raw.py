@@ -1,0 +1,25 @@
+"""A connection is closed while another thread is inside a query."""
+
+import sqlite3
+import threading
+import time
+
+
+def query(connection):
+    try:
+        while True:
+            connection.execute("select a.x, b.x from t a, t b limit 3000").fetchall()
+    except sqlite3.Error:  # closed between two queries
+        pass
+
+
+for _ in range(100):
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.execute("create table t(x)")
+    connection.executemany("insert into t values(?)", [(number,) for number in range(3000)])
+    thread = threading.Thread(target=query, args=(connection,))
+    thread.start()
+    time.sleep(0.002)
+    connection.close()
+    thread.join()
+print("survived")

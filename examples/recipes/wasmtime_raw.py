@@ -1,0 +1,16 @@
+"""An array over a WebAssembly memory is kept, its store is not.
+
+pip install wasmtime numpy
+"""
+
+import numpy as np
+import wasmtime
+
+
+def memory():
+    store = wasmtime.Store()
+    memory = wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(1, None)))
+    return np.ctypeslib.as_array(memory.data_ptr(store), (65536,))
+
+
+print(memory()[1000])
