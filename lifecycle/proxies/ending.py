@@ -7,6 +7,7 @@ without its release. One that raises has not ended the object.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from typing import Any
@@ -23,16 +24,27 @@ from lifecycle._core.calls import (
     unwrapped,
 )
 from lifecycle._core.proxied import is_light, is_shut, put_out, without_release
-from lifecycle.errors import HeldError
+from lifecycle.errors import AccessError, HeldError
 from lifecycle.lowlevel import about, describe, facts, forgets
 
 
 def closes(name: str) -> Any:
-    """A method that is the release."""
+    """A method that is the release.
 
-    def close(self: Any, /, *_: Any, **__: Any) -> Any:
-        released = self._lifecycle_handle.close()
-        return None if name == "__exit__" else released
+    Where that is ``__exit__`` and its block has raised, the exception decides what it does: it may roll back
+    where it would commit. So it is called as an end, with the exception. Where it cannot be called now, since
+    there are views, the object is closed as ever.
+    """
+
+    def close(self: Any, /, *args: Any, **_: Any) -> Any:
+        try:
+            if name == "__exit__" and args and args[0] is not None and not is_shut(self):
+                with contextlib.suppress(AccessError, HeldError):
+                    return _end(self, name, args, {})
+            released = self._lifecycle_handle.close()
+            return None if name == "__exit__" else released
+        finally:
+            args = ()  # K3
 
     close.__name__ = name
     return close

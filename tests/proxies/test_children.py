@@ -358,6 +358,51 @@ def test_a_block_is_no_end_unless_named(open_store: Open, raw: Store) -> None:
     assert raw.log == ["exit", "close"]
 
 
+class Session:
+    """What leaving its block does is up to the exception: commit, or roll back."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.memory = bytearray(b"seen")
+
+    def see(self) -> memoryview:
+        return memoryview(self.memory)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> bool:
+        self.log.append("commit" if kind is None else f"roll back: {kind.__name__}")
+        return kind is KeyError
+
+
+def test_a_block_that_raises_tells_its_end_of_the_exception(manager: SafetyManager) -> None:
+    raw = Session()
+    session = manager.proxy(raw, release="__exit__")
+    with pytest.raises(ZeroDivisionError), session:
+        1 / 0
+    assert raw.log == ["roll back: ZeroDivisionError"]
+    assert handle_of(session).state == "released"
+    with manager.proxy(raw, release="__exit__"):
+        raise KeyError  # which is what it swallows
+    with manager.proxy(raw, release="__exit__"):
+        pass
+    assert raw.log[1:] == ["roll back: KeyError", "commit"]
+
+
+def test_a_block_that_raises_under_a_view_is_closed_when_that_goes(manager: SafetyManager) -> None:
+    raw = Session()
+    session = manager.proxy(raw, release="__exit__")
+    with pytest.raises(ZeroDivisionError), session:
+        seen = session.see()
+        1 / 0
+    assert bytes(seen) == b"seen"
+    assert raw.log == []
+    del seen
+    assert handle_of(session).close(timeout=5)
+    assert raw.log == ["commit"]
+
+
 def test_the_end_of_a_registered_child(open_store: Open, raw: Store) -> None:
     store = open_store(children={Part: Child("free", ends=("commit",))})
     part = store.part("a")
