@@ -13,7 +13,7 @@ help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
 	@echo "make test              the whole suite        (PYTEST_ARGS='-k name -x' is passed on)"
 	@echo "make test-gpu          real OpenGL and wgpu, by Mesa's software renderers: minutes"
-	@echo "make test-recipes      each program of docs/recipes against its real library: 400 MB of wheels, and minutes"
+	@echo "make test-recipes      each program of docs/recipes against its real library: 2 GB of them, and minutes"
 	@echo "tools/version-cell.sh  the suite with one CPython and this machine's GStreamer, as a row of docs/versions.md"
 	@echo "make test-all-pythons  the suite on every CPython 3.10-3.14 found here"
 	@echo "make mutants           bugs planted in the core, one at a time: the tests must find each"
