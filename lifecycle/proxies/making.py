@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import itertools
 from collections.abc import Callable, Mapping
@@ -98,6 +99,14 @@ class Plan:
             if not hasattr(kind, one):
                 raise RegistrationError(
                     f"{kind.__name__} has no method {one!r}, which ends= or exclusive= names"
+                )
+        for one in node.names:
+            # Of a type whose objects have a `__dict__`, or answer for what they have not, it cannot be known.
+            if not (hasattr(kind, one) or kind.__dictoffset__ or hasattr(kind, "__getattr__")):
+                near = difflib.get_close_matches(one, dir(kind), 1)
+                raise RegistrationError(
+                    f"{kind.__name__} has nothing named {one!r}, which children= names: its rule "
+                    f"would guard nothing{f'; perhaps {near[0]!r}' if near else ''}"
                 )
         if node.closes is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import copy
 import functools
 import gc
@@ -422,6 +423,11 @@ BAD: dict[str, tuple[Callable[[SafetyManager], object], type[Exception], str]] =
         RegistrationError,
         "maps types",
     ),
+    "a child that is nowhere": (
+        lambda m: m.proxy(array.array("B"), release=None, children={"to_bites": None}),
+        RegistrationError,
+        "would guard nothing; perhaps 'tobytes'",
+    ),
     "children of data": (
         lambda m: m.proxy(Store(), release=None, children={int: None}),
         RegistrationError,
@@ -533,3 +539,14 @@ def test_validators_and_profilers_see_the_calls(manager: SafetyManager, raw: Sto
     with pytest.raises(AccessRefusedError, match="validator"):
         part.read()
     proxy.close()
+
+
+def test_a_child_that_only_its_object_knows_of_may_come_later(manager: SafetyManager) -> None:
+    class Late:
+        def load(self) -> None:
+            self.part = Part(Store(), "late")
+
+    late: Any = manager.proxy(Late(), release=None, children={"part": None})
+    late.load()
+    assert type(late.part) is not Part
+    assert isinstance(late.part, Part)

@@ -208,7 +208,7 @@ def test_the_release_finds_no_export(manager: SafetyManager) -> None:
     import mmap
 
     raw = mmap.mmap(-1, 4096)
-    memory = manager.proxy(raw, release="close", children={"whole": VIEW})
+    memory = manager.proxy(raw, release="close")
     holder = manager.proxy(Holder(raw), release=lambda one: one.memory.close(), children={"memory": VIEW})
     memory_view = holder.memory
     assert not handle_of(holder).close()
