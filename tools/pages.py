@@ -1,5 +1,6 @@
 """Writes what of the documentation is drawn from the code: the tables of events and metrics, the pages of the
-reference, and the programs that pages show (`tools.programs`). ``python -m tools.pages``; with ``--check`` it writes nothing, and fails where a page is stale.
+reference, and the programs that pages show (`tools.programs`). ``python -m tools.pages``; with ``--check`` it
+writes nothing, and fails where a page is stale.
 
 The pages of the reference are drawn from the source alone, so no framework of an integration need be
 installed; Sphinx fills them from the docstrings.
@@ -217,7 +218,7 @@ def check() -> list[str]:
         for page, table in tables.items()
         if table not in (ROOT / "docs" / page).read_text("utf-8")
     ]
-    stale += [page for page in pages_with_programs() if page.read_text("utf-8") != with_programs(page)]
+    stale += [path for path in pages_with_programs() if path.read_text("utf-8") != with_programs(path)]
     return [str(path.relative_to(ROOT)) for path in stale]
 
 
@@ -230,8 +231,8 @@ def main(arguments: list[str]) -> int:
         return 1 if stale else 0
     put("events.md", "event", events_table())
     put("statistics.md", "metric", metrics_table())
-    for page in pages_with_programs():
-        page.write_text(with_programs(page), encoding="utf-8")
+    for shown in pages_with_programs():
+        shown.write_text(with_programs(shown), encoding="utf-8")
     folder = ROOT / "docs" / "reference"
     folder.mkdir(exist_ok=True)
     pages = reference_pages()

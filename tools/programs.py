@@ -4,9 +4,10 @@ names one between two comments::
     <!-- program: sqlite3_raw.py | ends: SIGSEGV -->
     <!-- end of program -->
 
-`tools.pages` writes what stands between them. `tests/recipes` runs each program and holds it to its ``ends``, and
-to the ``text`` block that may follow. A program ends ``well``, ``wrong`` (with 0, and with wrong data), with the
-name of a signal (or of several, with `or` between them), or it ``hangs``.
+`tools.pages` writes what stands between them. `tests/recipes` runs each program and holds it to its ``ends``,
+and to the ``text`` block that may follow. A program ends ``well``, ``wrong`` (with 0, and with wrong data),
+with the name of a signal or with ``exit status 1`` (or one of several, with `or` between them), or it
+``hangs``.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def programs() -> Iterator[Program]:
 
 def with_programs(page: Path) -> str:
     """The text of a page, with its programs as they are now."""
+
     def shown(found: re.Match[str]) -> str:
         name, ends = found["name"], found["ends"]
         source = (PROGRAMS / name).read_text(encoding="utf-8").rstrip("\n")

@@ -16,7 +16,7 @@ for part in "$@"; do
     gpu) # OpenGL without a window system and Vulkan, both by Mesa's software renderers
       wanted+=(libegl1 libgl1 libopengl0 libgl1-mesa-dri libvulkan1 mesa-vulkan-drivers) ;;
     recipes) # libraries of docs/recipes that have no wheels, and what others' wheels need
-      wanted+=(python3-gdal python3-cairo libportaudio2 libgl1) ;;
+      wanted+=(python3-gdal python3-cairo libportaudio2 libegl1 libgl1) ;;
     gstreamer-build) # PyGObject for an interpreter that is not Debian's own
       wanted+=(libcairo2-dev pkg-config gcc)
       if apt-cache show libgirepository-2.0-dev >/dev/null 2>&1; then
