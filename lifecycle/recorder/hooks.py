@@ -30,6 +30,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
+from ctypes import addressof
 from types import FrameType
 from typing import Any
 
@@ -41,7 +42,6 @@ from lifecycle._core.idioms import taking
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.shares import FIRST_SHARE
-from lifecycle._core.views import _address_of as address_of
 from lifecycle.manager.access import AccessBlock
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.recorder import layout
@@ -505,7 +505,11 @@ def _of_views(writer: Writer) -> list[Exchange]:
 
 
 def _memory(view: memoryview) -> tuple[int, int, bool]:
-    return address_of(view), view.nbytes, not view.readonly
+    if not view.nbytes:
+        return 0, 0, False
+    # Of the ctypes array that every view is made of: to ask the view itself takes an export of it, which an
+    # interrupt would leave behind.
+    return addressof(view.obj), view.nbytes, not view.readonly  # type: ignore[arg-type]
 
 
 def _array(array: Any) -> tuple[int, int, bool]:

@@ -412,10 +412,11 @@ def frames_of(text: str) -> tuple[str, int, tuple[Frame, ...]]:
 
 
 def _block(lines: list[str]) -> Iterator[str]:
-    """The lines of the thread that crashed: from «Current thread» to the next empty one."""
+    """The lines of the thread that crashed: from «Current thread», or from «Stack» where no other thread is
+    written, to the next empty one."""
     inside = False
     for line in lines:
-        if line.startswith("Current thread"):
+        if line.startswith(("Current thread", "Stack (")):
             inside = True
         elif inside and not line.strip():
             return

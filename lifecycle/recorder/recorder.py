@@ -106,13 +106,15 @@ class Recorder:
 
     # -- from start to end -----------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _begin(self, child: bool = False) -> None:
         global _active
         if self._fault:
             self._watch_faults()
         found, (carry, self._let_go) = hooks.exchanges(self._writer, leases=self._leases)
         self._before = hooks.install(found)
-        carry()
+        # What a child inherits is its parent's to release.
+        if not child:
+            carry()
         _active = self
         runtime.at_exit(self._at_exit)
 
@@ -172,7 +174,7 @@ def _after_fork() -> None:
         child._pattern, child._leases, child._fault = before._pattern, before._leases, before._fault
         child._keep, child._pid, child._before, child._text_to = before._keep, os.getpid(), [], None
         child._writer = Writer(before._pattern, parent.slots, parent.uses, child=True)
-        child._begin()
+        child._begin(child=True)
     except (RecorderError, OSError):
         # A child without a file is a child all the same (R1).
         _active = None

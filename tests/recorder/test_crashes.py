@@ -52,11 +52,11 @@ def test_memory_used_after_its_release_names_the_object(tmp_path: Path, where: s
         READ_LATE
         + f"""
 right = take("right")
-left = take("left")
-overlay = take("overlay")
-address = left.native
 
 def blend():
+    # Made here: without the GIL an object is released by the thread that made it.
+    left, overlay = take("left"), take("overlay")
+    address = left.native
     with overlay.lease():
         left.close()  # closed here
         {touch}  # crashes here
