@@ -6,7 +6,7 @@ anything still uses it.
 Where what is, from what stands on the others to what they stand on (each folder lists its modules):
 
 - `integrations`: adapters for GStreamer, event loops, GPUs and Prometheus (a link to the folder at the top)
-- `cli`: the command line (``python -m lifecycle``)
+- `__main__`, `cli`: ``python -m lifecycle``; the command line
 - `testing`: leak checks, the pytest plugin, and adversaries, for tests
 - `distribution`: one source shared by many, without a copy
 - `pools`: lending again instead of releasing

@@ -50,6 +50,7 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
         2,
         "no wait: an entry of a timeline takes its place in the line",
     ),
+    ("lifecycle/cli/main.py", "sleep"): (1, "a command's own process, between two looks at a file"),
     ("lifecycle/fences.py", "select"): (2, "a descriptor of the system, which alone can tell"),
     ("lifecycle/manager/ending.py", "join"): (1, "no wait of its own: `StopToken.join` polls"),
     # -- untimed, in C from end to end, and a put that a weak reference calls: no slice, and no step lost
