@@ -13,6 +13,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 - `proxies`: existing code, each call a lease
 - `memory`: native bytes counted and limited
 - `objects`: objects by their ids, with names, histories and families
+- `inspection`: questions to a running process
 - `recorder`: what is done, in a file that outlives the process
 - `profiling`: how long accesses take
 - `facades`: what `memory` and `objects` have in common
@@ -94,7 +95,9 @@ _LATER = {
     "ObjectPool": "pools.objects",
     "Profiler": "profiling",
 }
-_MODULES = frozenset({"distribution", "memory", "objects", "pools", "profiling", "proxies", "recorder"})
+_MODULES = frozenset(
+    {"distribution", "inspection", "memory", "objects", "pools", "profiling", "proxies", "recorder"}
+)
 _set_proxies(_functools.cache(_functools.partial(_import_module, "lifecycle.proxies.making")))
 
 if not TYPE_CHECKING:  # a checker would take every name for one of these
@@ -167,3 +170,5 @@ __all__ = [
 
 if _environ.get("LIFECYCLE_RECORDER"):
     _import_module("lifecycle.recorder.recorder").start_from_environment()
+if _environ.get("LIFECYCLE_INSPECT"):
+    _import_module("lifecycle.inspection.server").serve_from_environment()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -171,3 +172,11 @@ def _parse(variable: str, text: str, kind: type) -> Any:
     except (KeyError, ValueError):
         wanted = {bool: "yes or no", int: "a whole number", float: "a number of seconds"}.get(kind, "text")
         raise ConfigError(f"{variable}={text!r} cannot be read: it takes {wanted}") from None
+
+
+def is_command_line() -> bool:
+    """Return True in a process of ``lifecycle`` or ``python -m lifecycle``, which looks at others
+    and is not to be recorded or asked itself."""
+    words = sys.orig_argv[1:]
+    named = bool(words) and os.path.basename(words[0]) in ("lifecycle", "lifecycle.exe")
+    return named or any(words[at : at + 2] == ["-m", "lifecycle"] for at in range(len(words)))

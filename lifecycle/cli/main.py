@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from lifecycle.errors import LifecycleError
+from lifecycle.inspection.client import ask, socket_of
 from lifecycle.recorder.postmortem import analyse
 from lifecycle.recorder.reader import plain, read
 from lifecycle.recorder.summary import look
@@ -45,6 +46,16 @@ def parser() -> argparse.ArgumentParser:
         "clean end, 2 when there is nothing to read.",
     )
     one.add_argument("target", metavar="PID", help="a process of yours, or the path of a recorder's file")
+    one.add_argument(
+        "question",
+        nargs="?",
+        choices=("managers", "old", "holders"),
+        help="ask the process itself, through its socket (LIFECYCLE_INSPECT)",
+    )
+    one.add_argument("id", nargs="?", type=int, help="of the object whose holders are asked for")
+    one.add_argument(
+        "--yes", action="store_true", help="the process may stop while its heap is looked through"
+    )
     one.add_argument("--once", action="store_true", help="print once, and do not go on until Ctrl-C")
     one.add_argument("--json", action="store_true", help="as JSON, one document a look")
     one.add_argument("--every", type=_pause, default=1.0, metavar="SECONDS", help="how often; 1 unless given")
@@ -63,7 +74,9 @@ _pause.__name__ = "number of seconds from 0.05 to 3600"
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    """``lifecycle inspect PID``."""
+    """``lifecycle inspect PID``, and with a question to the process itself."""
+    if arguments.question is not None:
+        return question(arguments)
     while True:
         summary = look(arguments.target)
         if arguments.json:
@@ -77,6 +90,37 @@ def inspect(arguments: argparse.Namespace) -> int:
         if arguments.once:
             return CLEAN
         time.sleep(arguments.every)
+
+
+def question(arguments: argparse.Namespace) -> int:
+    """``lifecycle inspect PID QUESTION``."""
+    target = arguments.target
+    path = socket_of(int(target)) if target.isascii() and target.isdigit() else target
+    more = {"id": arguments.id, "yes": arguments.yes} if arguments.question == "holders" else {}
+    told = ask(path, arguments.question, **more)
+    if arguments.json:
+        say(json.dumps(told))
+        return CLEAN
+    for manager in told.get("managers", ()):
+        state = "well" if manager["healthy"] else "; ".join(manager["problems"])
+        say(plain(f"{manager['manager']}: {manager['live']} live of {manager['registered']}, {state}"))
+        for queue, waiting in manager["backlog"].items():
+            say(plain(f"  queue {queue}: {waiting} waiting"))
+    for group in told.get("groups", ()):
+        site = group["site"] or "an unknown line"
+        say(
+            plain(
+                f"{group['live']:>8,} {group['type']}, {group['bytes']:,} bytes, the oldest (object "
+                f"{group['first']}) for {group['oldest']:.1f} s, registered at {site}"
+            )
+        )
+    for holder in told.get("holders", ()):
+        say(plain(holder))
+    if told.get("holders") == []:
+        say("nothing holds it")
+    if told.get("more"):
+        say(f"and {told['more']} more")
+    return CLEAN
 
 
 def postmortem(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ import attrs
 
 from lifecycle._core import runtime
 from lifecycle._core.streams import sparing
+from lifecycle.config import is_command_line
 from lifecycle.observe.observers import logger
 from lifecycle.recorder import files, hooks, layout
 from lifecycle.recorder.errors import RecorderError
@@ -254,20 +254,13 @@ def _announce(run: files.PreviousRun) -> None:
 def start_from_environment() -> None:
     """`start` as `LIFECYCLE_RECORDER` asks for. It is set by whoever runs the program, perhaps for all
     programs, so what is wrong with it is logged and not raised."""
-    if _active is not None or _is_command_line():
+    if _active is not None or is_command_line():
         return
     try:
         start()
     except RecorderError as error:
         with sparing():
             logger().error("lifecycle.recorder", error=str(error))
-
-
-def _is_command_line() -> bool:
-    """Return True in a process of ``lifecycle`` or ``python -m lifecycle``, which reads recordings."""
-    words = sys.orig_argv[1:]
-    named = bool(words) and os.path.basename(words[0]) in ("lifecycle", "lifecycle.exe")
-    return named or any(words[at : at + 2] == ["-m", "lifecycle"] for at in range(len(words)))
 
 
 def active() -> Recorder | None:
