@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import deque
 from typing import Any
@@ -18,6 +19,7 @@ from lifecycle.lowlevel import (
     Uncopied,
     about,
     after_fork,
+    apart,
     caller,
     check_callback,
     check_facts,
@@ -36,6 +38,7 @@ from lifecycle.lowlevel import (
     raw,
     recipe,
     refuse_near_limit,
+    refuses,
     releasing,
     run_apart,
     snapshot,
@@ -78,6 +81,16 @@ def recipe_registers_with_a_release_of_its_own(stage: Stage) -> None:
     stage.keep(
         stage.props.parts.register(stage.native(), release=lambda native: native.free(), site=caller())
     )
+
+
+@scene("apart", "refuses", lets_go=True)
+def one_consumers_share(stage: Stage) -> None:
+    share = stage.keep(stage.handle.share())
+    apart(share)
+    with contextlib.suppress(LifecycleError):
+        stage.manager.safe_access(share, lambda native: native.nothing)
+    assert refuses(share.valid) in (True, False)
+    assert not refuses(None)
 
 
 @scene("recipe", "Recipe.__init__")

@@ -141,6 +141,26 @@ def object_pool(stage: Stage) -> None:
     assert not pool.closed
 
 
+@scene("ObjectPool.give_away", prepare=objects, lets_go=True)
+def object_pool_of_which_one_is_taken(stage: Stage) -> None:
+    pool = stage.props.pool
+    native = pool.get().detach()
+    try:
+        native.use()
+        assert pool.size in (2, 3)
+    finally:
+        native.free()
+    stage.keep(pool.get()).close()
+    stage.keep(pool.get()).close()
+
+
+@scene("Pool.give_away", prepare=buffers)
+def buffer_pool_of_which_one_is_taken(stage: Stage) -> None:
+    stage.keep(stage.props.pool.get()).detach(timeout=0)
+    stage.keep(stage.props.pool.get()).close()
+    stage.keep(stage.props.pool.get()).close()
+
+
 @scene("ObjectPool.trim", "ObjectPool.resize", prepare=objects)
 def object_pool_resized(stage: Stage) -> None:
     pool = stage.props.pool
