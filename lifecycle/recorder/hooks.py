@@ -14,7 +14,8 @@ stored            is written as
 ================  ==================================================================================
 
 An interrupt in one of them strikes where the core has just called something (a clock), which it is made for.
-(Not in `Record` itself: a registration fills a record in, and nothing may be called there, K4.) It is written
+(Not in `Record` itself: a registration fills a record in, and nothing may be called there, K4. Without the
+GIL a change of class stops the world: there another class is made from the beginning.) It is written
 before the store, and the store is the last that is done.
 
 Leases, accesses and views are functions and classes of the same names that write as well.
@@ -35,6 +36,7 @@ from types import FrameType
 from typing import Any
 
 from lifecycle._core import exclusive, facts, handle, release, runtime
+from lifecycle._core import register as register_module
 from lifecycle._core.access import checked
 from lifecycle._core.exclusive import ExclusiveLease, pin_or_refuse
 from lifecycle._core.handle import Handle
@@ -42,6 +44,7 @@ from lifecycle._core.idioms import taking
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.shares import FIRST_SHARE
+from lifecycle.manager import manager as manager_module
 from lifecycle.manager.access import AccessBlock
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.recorder import layout
@@ -136,7 +139,8 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
                     0 if frame is None else site(frame.f_code, frame.f_lasti),
                     0 if extra is None else extra.parent_id & HALF,
                 )
-                record.__class__ = watched
+                if type(record) is Record and not runtime.free_threaded:
+                    record.__class__ = watched
             except Exception:
                 writer.dropped += 1
         finally:  # K3
@@ -244,10 +248,26 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
             if type(record) is WatchedRecord:
                 record.__class__ = plain
 
-    return [
+    def make(core: Any, put: Any) -> Any:
+        made = None
+        try:
+            made = WatchedRecord(core, put)
+            # What is stored behind the slots that are watched: an interrupt in there finds them filled.
+            made.site = made.name = made.native = made.extra = None
+            made.size = made.counted = 0
+            made.owning = 1
+            return made
+        finally:  # K3
+            core = made = None
+
+    found: list[Exchange] = [
         (Handle, "_token", property(token_slot.__get__, register)),
         (release, "_retry_later", retry_later),
-    ], (carry, let_go)
+    ]
+    if runtime.free_threaded:
+        # There a change of class stops the world, and a child forked meanwhile would wait for ever.
+        found += [(register_module, "Record", make), (manager_module, "Record", make)]
+    return found, (carry, let_go)
 
 
 # -- uses ----------------------------------------------------------------------------------------------------
