@@ -163,7 +163,9 @@ class BufferHead(ctypes.Structure):
     pool: int | None
     mini_object: MiniObject
     pts: int
+    dts: int
     duration: int
+    offset: int
 
 
 class VideoMeta(ctypes.Structure):

@@ -78,6 +78,12 @@ def adapter(stage: Stage) -> None:
     "FrameFacts.format",
     "FrameFacts.pts",
     "FrameFacts.duration",
+    "FrameFacts.dts",
+    "FrameFacts.offset",
+    "FrameFacts.flags",
+    "FrameFacts.segment",
+    "FrameFacts.running_time",
+    "FrameFacts.memory",
     world=frames,
 )
 def read(stage: Stage) -> None:
@@ -87,6 +93,9 @@ def read(stage: Stage) -> None:
         assert frame.caps.is_fixed()
         assert frame.pts is None
         assert frame.duration is None
+        assert (frame.dts, frame.offset, frame.running_time, frame.memory) == (None, None, None, "system")
+        assert frame.flags is not None
+        assert frame.segment is not frame.caps
         assert frame.closed in (True, False)
         assert frame.array().shape == frame.copy().shape == stage.np.asarray(frame).shape
         frame.copy(frame.copy())

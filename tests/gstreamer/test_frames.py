@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from lifecycle import AccessPanicError, AccessRefusedError, ClosedError, ObjectState, SafetyManager
+from lifecycle import (
+    AccessPanicError,
+    AccessRefusedError,
+    ClosedError,
+    LifecycleError,
+    ObjectState,
+    SafetyManager,
+)
 from lifecycle.errors import CallbackError
 from tests.support import eventually
 
@@ -417,3 +424,36 @@ def test_a_buffer_exchanged_behind_the_frames_back(gst: ModuleType, adapter: Any
     assert (MiniObject.from_address(address).lockstate >> 8) & 0xFF == 0
     with adapter.frame(sample) as frame:
         assert int(frame.array()[0, 0, 0]) == 2
+
+
+# -- what a buffer says of itself ------------------------------------------------------------------------------
+
+
+def test_times_flags_and_memory(gst: Any, adapter: Any) -> None:
+    Gst = gst.Gst
+    buffer = Gst.Buffer.new_allocate(None, 64 * 48 * 3, None)
+    caps = Gst.Caps.from_string(gst.SMALL)
+    segment = Gst.Segment.new()
+    segment.init(Gst.Format.TIME)
+    segment.start, segment.base = 2_000, 10_000
+    with adapter.frame(Gst.Sample.new(buffer, caps, segment, None)) as frame:
+        assert (frame.pts, frame.dts, frame.offset, frame.running_time) == (None, None, None, None)
+        assert frame.flags == frozenset()
+        assert frame.memory == "system"
+    buffer.pts, buffer.dts, buffer.offset = 5_000, 4_000, 7
+    buffer.set_flags(Gst.BufferFlags.DISCONT | Gst.BufferFlags.DELTA_UNIT | Gst.BufferFlags.NON_DROPPABLE)
+    with adapter.frame(Gst.Sample.new(buffer, caps, segment, None)) as frame:
+        assert (frame.pts, frame.dts, frame.offset) == (5_000, 4_000, 7)
+        assert frame.running_time == 13_000
+        assert frame.segment.start == 2_000
+        assert frame.flags == {"discont", "delta-unit", "non-droppable"}
+    buffer.pts = 1_000
+    with adapter.frame(Gst.Sample.new(buffer, caps, segment, None)) as frame:
+        assert frame.running_time is None, "outside its segment"
+    on_gpu = Gst.Caps.from_string("video/x-raw(memory:GLMemory),format=RGBA,width=4,height=4,framerate=30/1")
+    with adapter.frame(Gst.Sample.new(buffer, on_gpu, None, None)) as frame:
+        assert frame.memory == "GLMemory"
+        assert frame.running_time == 1_000
+    for name in ("dts", "offset", "flags", "segment", "running_time"):
+        with pytest.raises(LifecycleError):
+            getattr(frame, name)

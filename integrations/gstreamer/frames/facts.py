@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
-from lifecycle.integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, sample_buffer
+from lifecycle.integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, Gst, sample_buffer
 from lifecycle.integrations.gstreamer.errors import FormatError, FrameClosedError, SampleError
 from lifecycle.integrations.gstreamer.frames.formats import Layout
 from lifecycle.lowlevel import Uncopied, about
 
 __all__ = ["FrameFacts"]
+
+FLAGS: Final = {
+    1 << (4 + place): name
+    for place, name in enumerate(
+        (
+            "live",
+            "decode-only",
+            "discont",
+            "resync",
+            "corrupted",
+            "marker",
+            "header",
+            "gap",
+            "droppable",
+            "delta-unit",
+            "tag-memory",
+            "sync-after",
+            "non-droppable",
+        )
+    )
+}
+"""`GstBufferFlags`, in their order; the four bits before them are every mini object's."""
 
 
 class FrameFacts(Uncopied):
@@ -67,6 +89,55 @@ class FrameFacts(Uncopied):
         sample = self._sample_now()
         duration = BufferHead.from_address(self._buffer_of(sample)).duration
         return None if duration == CLOCK_TIME_NONE else duration
+
+    @property
+    def dts(self) -> int | None:
+        """Decoding time in nanoseconds, None when the buffer has none."""
+        sample = self._sample_now()
+        dts = BufferHead.from_address(self._buffer_of(sample)).dts
+        return None if dts == CLOCK_TIME_NONE else dts
+
+    @property
+    def offset(self) -> int | None:
+        """What the element that made it counts: bytes of a file, frames of a source; None when it has
+        none."""
+        sample = self._sample_now()
+        offset = BufferHead.from_address(self._buffer_of(sample)).offset
+        return None if offset == CLOCK_TIME_NONE else offset
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """The buffer's flags, as GStreamer calls them: ``"discont"``, ``"delta-unit"``, ``"gap"``,
+        ``"corrupted"``, ``"marker"``, …"""
+        sample = self._sample_now()
+        flags = BufferHead.from_address(self._buffer_of(sample)).mini_object.flags
+        return frozenset(name for bit, name in FLAGS.items() if flags & bit)
+
+    @property
+    def segment(self) -> Any:
+        """The `Gst.Segment` of the stream that its times are counted in; None where the sample has none."""
+        segment = self._sample_now().get_segment()
+        return None if segment is None or segment.format != Gst.Format.TIME else segment
+
+    @property
+    def running_time(self) -> int | None:
+        """When it is to be shown, in nanoseconds of playing; None where it has no pts or lies outside its
+        segment. What two branches, or two streams of a pipeline, are compared by."""
+        segment, pts = self.segment, self.pts
+        if segment is None or pts is None:
+            return None
+        time = segment.to_running_time(Gst.Format.TIME, pts)
+        return None if time in (-1, CLOCK_TIME_NONE) else int(time)
+
+    @property
+    def memory(self) -> str:
+        """Where the bytes lie: ``"system"``, or what the caps say, such as ``"GLMemory"`` or ``"DMABuf"``."""
+        features = self._layout.caps.get_features(0)
+        for index in range(0 if features is None else features.get_size()):
+            kind, _, name = features.get_nth(index).partition(":")
+            if kind == "memory" and name != "SystemMemory":
+                return str(name)
+        return "system"
 
     # -- inside ----------------------------------------------------------------------------------------------
 
