@@ -55,9 +55,9 @@ class _TimedLease(Lease[Any]):
 
     def __exit__(self, *_: object) -> None:
         """End the lease. Ending twice is ending once."""
-        pin, self._pin = self._pin, None
-        if pin is not None:
-            pin = None  # before anything is called: a kept traceback must keep nothing alive
+        ends = self._pin is not None
+        Lease.__exit__(self)
+        if ends:
             self._profiler.note(self._kind, self._since)
 
     close = __exit__

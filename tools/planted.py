@@ -194,8 +194,8 @@ MUTANTS = (
         (
             (
                 "_core/leases.py",
-                "trace: object = None) -> None:\n        self._pin = None\n",
-                "trace: object = None) -> None:\n        pass\n",
+                "            self._leave()\n        else:\n            self._pin = None\n",
+                "            self._leave()\n        else:\n            pass\n",
             ),
         ),
         core("leases_and_views"),
@@ -389,14 +389,9 @@ MUTANTS = (
         "I3",
         (
             (
-                "_core/register.py",
-                "            if native is not None and owners.setdefault(native_key(record), record) is not record:\n",
-                "            if native is not None and owners.setdefault(native_key(record), record) is None:\n",
-            ),
-            (
-                "manager/manager.py",
-                "                if native is not None and owners.setdefault(native_key(record), record) is not record:\n",
-                "                if native is not None and owners.setdefault(native_key(record), record) is None:\n",
+                "_core/owning.py",
+                "        if owners.setdefault(key, record) is not record:\n",
+                "        if owners.setdefault(key, record) is None:\n",
             ),
         ),
         core("manager", "bad_input"),
@@ -437,8 +432,8 @@ MUTANTS = (
         (
             (
                 "_core/place.py",
-                '        """As `Place.settle`."""\n        if collecting and runtime.in_collector():\n            return False\n        claims',
-                '        """As `Place.settle`."""\n        claims',
+                "        if collecting and runtime.in_collector():\n            return False\n        claims",
+                "        claims",
             ),
             (
                 "_core/handle.py",
@@ -1296,12 +1291,12 @@ MUTANTS = (
         "I9",
         (
             (
-                "_core/register.py",
+                "_core/owning.py",
                 "    return phase is RELEASING or (phase in ENDED and phase is not STUCK)\n",
                 "    return phase in ENDED and phase is not STUCK\n",
             ),
             (
-                "_core/register.py",
+                "_core/owning.py",
                 "        wait_for_end(first, monotonic() + HANDED_ON_WITHIN, None, insist=False)\n",
                 "        pass\n",
             ),
@@ -1312,8 +1307,68 @@ MUTANTS = (
         "who ends takes another's entry",
         "the successor's native is left without an owner, and a second one is not refused",
         "I3",
-        (("_core/release.py", "    owners.setdefault(key, owner)\n", "    pass\n"),),
+        (("_core/release.py", "        if owners[key] is record:\n", "        if owners[key]:\n"),),
         core("owners"),
+    ),
+    Mutant(
+        "an address is one of its type",
+        "the same address under another type, at another place or in another manager is not refused",
+        "I3",
+        (
+            (
+                "_core/tables.py",
+                "            keys.append(~number)\n",
+                "            keys.append((id(record.place), record.kind.type_name, number))\n",
+            ),
+        ),
+        core("owners"),
+    ),
+    Mutant(
+        "a number is one of its type everywhere",
+        "texture 7 of one queue is refused beside texture 7 of another",
+        "I9",
+        (("places/queues.py", "        self.world = id(self)\n", ""),),
+        core("owners"),
+    ),
+    Mutant(
+        "no bell with a view",
+        "an array that outlives its handle is followed by the release a quarter of a second later",
+        "I5",
+        (
+            (
+                "_core/views.py",
+                "            arm(pin.record)\n        return view[:nbytes]",
+                "            pass\n        return view[:nbytes]",
+            ),
+        ),
+        core("at_once"),
+    ),
+    Mutant(
+        "no bell for who outlives a close",
+        "what a lease on another thread, a child or a block held is released a quarter of a second later",
+        "I5",
+        (("_core/place.py", " and not arm(record):\n", " and record() is None:\n"),),
+        core("at_once"),
+    ),
+    Mutant(
+        "each close wakes a worker",
+        "the bell of a view rings although its closer releases the object",
+        "I5",
+        (
+            (
+                "_core/handle.py",
+                "                    registry.bells.pop(id, None)\n",
+                "                    pass\n",
+            ),
+        ),
+        core("at_once"),
+    ),
+    Mutant(
+        "who lets go leaves it to the worker",
+        "a native that is bound to its thread is released on another",
+        "I4",
+        (("_core/leases.py", "        leave(record)\n", ""),),
+        core("at_once"),
     ),
     Mutant(
         "detached without a word in the table",

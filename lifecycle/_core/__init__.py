@@ -8,6 +8,7 @@ module here imports from lower lines of this list only:
 - `proxied`: what proxies are made of, and their handles
 - `register`, `targets`: entering an object; what a handle or id given to a call stands for
 - `handle`: one share of ownership, and what can be done with it
+- `owning`: one native, one owner
 - `detach`, `exclusive`, `room`, `submissions`: taking an object out of the manager; using it alone; making
   room below a limit; what a device was given to use
 - `place`: what every release place is, and the one whose releases run on any thread

@@ -23,7 +23,7 @@ from lifecycle._core.access import refuse
 from lifecycle._core.describe import about, describe
 from lifecycle._core.idioms import OURS, clear_frames
 from lifecycle._core.proxied import GONE, Proxy, ProxyType
-from lifecycle._core.record import Record
+from lifecycle._core.record import Record, arm, silence
 from lifecycle._core.register import insist
 from lifecycle._core.runtime import complain
 from lifecycle.errors import ExclusiveError
@@ -100,11 +100,14 @@ def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         forget(error)
         raise
     finally:
+        if others or record.cause is not None:
+            others = [*(others or ()), record]
+            try:
+                silence_all(others)
+            finally:
+                pin = raw = result = first = args = kwargs = held = None  # type: ignore[assignment]
+                leave_all(others)
         pin = raw = result = first = args = kwargs = held = None  # type: ignore[assignment]  # K3
-        if others:
-            leave_all(others)
-        if record.cause is not None:
-            leave(record)
 
 
 def bare_method(self: Any, /) -> Any:
@@ -127,9 +130,13 @@ def bare_method(self: Any, /) -> Any:
         forget(error)
         raise
     finally:
-        pin = raw = result = None  # K3
         if record.cause is not None:
-            leave(record)
+            try:
+                silence(record)
+            finally:
+                pin = raw = result = None
+                leave(record)
+        pin = raw = result = None  # K3
 
 
 def getter(self: Any) -> Any:
@@ -154,9 +161,13 @@ def getter(self: Any) -> Any:
         forget(error)
         raise
     finally:
-        pin = raw = result = None  # K3
         if record.cause is not None:
-            leave(record)
+            try:
+                silence(record)
+            finally:
+                pin = raw = result = None
+                leave(record)
+        pin = raw = result = None  # K3
 
 
 def unary(operation: Callable[[Any], Any]) -> Any:
@@ -181,9 +192,13 @@ def unary(operation: Callable[[Any], Any]) -> Any:
             forget(error)
             raise
         finally:
-            pin = raw = result = None  # K3
             if record.cause is not None:
-                leave(record)
+                try:
+                    silence(record)
+                finally:
+                    pin = raw = result = None
+                    leave(record)
+            pin = raw = result = None  # K3
 
     return operate
 
@@ -215,9 +230,13 @@ def binary(operation: Callable[[Any, Any], Any]) -> Any:
             forget(error)
             raise
         finally:
-            pin = raw = result = other = None  # K3
             if record.cause is not None:
-                leave(record)
+                try:
+                    silence(record)
+                finally:
+                    pin = raw = result = other = None
+                    leave(record)
+            pin = raw = result = other = None  # K3
 
     return operate
 
@@ -282,13 +301,14 @@ def general(
         raise
     finally:
         # K3. A lease ends when it dies.
-        pin = raw = bound = args = kwargs = on = lease = held = box = None  # type: ignore[assignment]
-        if turn:
-            lock.release()
-        if others:
+        try:
+            others.append(record)
+            silence_all(others)
+        finally:
+            pin = raw = bound = args = kwargs = on = lease = held = box = None  # type: ignore[assignment]
+            if turn:
+                lock.release()
             leave_all(others)
-        if record.cause is not None:
-            leave(record)
 
 
 def _owning(
@@ -436,7 +456,7 @@ def _leased(proxy: Any, held: Held, others: list[Record]) -> Any:
 def leave(record: Record) -> None:
     """The door was shut while the call was inside: if nobody else holds the object, have it released now,
     here if its place allows it."""
-    if record.phase is None and record() is None and not (runtime.collecting and runtime.in_collector()):
+    if record.phase is None and (record() is None or (record.place.anywhere and not arm(record))):
         record.place.settle(record, 0)
 
 
@@ -445,6 +465,13 @@ def leave_all(records: list[Record]) -> None:
     for record in records:
         if record.cause is not None:
             leave(record)
+
+
+def silence_all(records: list[Record]) -> None:
+    """As `silence`, ahead of `leave_all`: who lets go of them looks after them himself."""
+    for record in records:
+        if record.cause is not None:
+            silence(record)
 
 
 def forget(error: BaseException) -> None:

@@ -33,8 +33,9 @@ from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import stand_ins
 from lifecycle._core.holders import SOLE_REFERENCES, held, held_error, holders_of, lease_of_thread
 from lifecycle._core.keeping import Uncopied
+from lifecycle._core.leases import leave
 from lifecycle._core.place import DEFAULT, WhenDue
-from lifecycle._core.record import SHUT_CELL, Cell, Extra, Pin, Record, raw_pin, set_raw_pin
+from lifecycle._core.record import SHUT_CELL, Cell, Extra, Pin, Record, raw_pin, set_raw_pin, silence
 from lifecycle._core.timelines import busy, poll_busy
 from lifecycle._core.waiting import Line, poll
 from lifecycle.errors import ExclusiveError, LeaseEndedError
@@ -143,6 +144,9 @@ class ExclusiveLease(Uncopied, Generic[T]):
             raise
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
+        if self._record.cause is not None:
+            self._leave()
+            return
         self._pin = None
         extra: Extra = self._record.extra  # type: ignore[assignment]
         turns = extra.turns
@@ -153,6 +157,14 @@ class ExclusiveLease(Uncopied, Generic[T]):
                 extra.turn_line.wake()
         except KeyError:
             turns = None  # type: ignore[assignment]  # it was ended early
+
+    def _leave(self) -> None:
+        """As `Lease._leave`."""
+        try:
+            silence(self._record)
+        finally:
+            self._end()
+        leave(self._record)
 
     def _end(self) -> None:
         self._pin = None

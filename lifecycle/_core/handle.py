@@ -25,7 +25,7 @@ from lifecycle._core.leases import Lease
 from lifecycle._core.parents import give_parents
 from lifecycle._core.place import DEFAULT, DRAIN_STEPS, WhenDue
 from lifecycle._core.record import PLAIN, SHUT_CELL, Cell, Pin, Pins, Record, raw_pin, shut
-from lifecycle._core.release import also_release, disown, failed, finish, forget, let_parent_go, take_back
+from lifecycle._core.release import also_release, disown, failed, finish, forget, let_parent_go
 from lifecycle._core.runtime import BRIEF_WAIT, STEPS, collecting, cramped, near_limit
 from lifecycle._core.shares import SHUT, add_share, drop_share, give_back, next_share
 from lifecycle._core.tables import owners
@@ -373,6 +373,9 @@ class Handle(Generic[T]):
                 claims = registry.claims
                 shared = registry.shared
                 id = record.id
+                if registry.bells:
+                    # Else each close would wake a worker. Who still holds the object gets another one.
+                    registry.bells.pop(id, None)
                 now = monotonic()
                 if (
                     frame is None
@@ -422,13 +425,16 @@ class Handle(Generic[T]):
                                     release = None
                                 else:
                                     release = None
-                                    if record.owning == 2:
+                                    if record.owning >= 2:
                                         if record.native is None:
                                             key = identity(record.obj)
                                             record.owning = 1  # K4
-                                            owner = owners.pop(key, record)
-                                            if owner is not record:
-                                                take_back(key, owner)
+                                            try:
+                                                # As `leave_owners`.
+                                                if owners[key] is record:
+                                                    del owners[key]
+                                            except KeyError:
+                                                key = 0
                                         else:
                                             disown(record)
                                     record.release = record.obj = None

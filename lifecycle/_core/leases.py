@@ -12,10 +12,18 @@ from typing import Any, Generic, TypeVar
 
 from lifecycle._core.describe import about, describe
 from lifecycle._core.keeping import Uncopied
-from lifecycle._core.record import Pin, Record
+from lifecycle._core.record import Pin, Record, arm, silence
 from lifecycle.errors import LeaseEndedError
 
 T = TypeVar("T")
+
+
+def leave(record: Record) -> None:
+    """Called by who has just let go of an object whose door is shut, after `silence`: if it was the last, it
+    is released now, here if it may be released on any thread."""
+    place = record.place
+    if place.anywhere and record.phase is None and not arm(record):
+        place.settle(record, 0)
 
 
 class Lease(Uncopied, Generic[T]):
@@ -45,11 +53,25 @@ class Lease(Uncopied, Generic[T]):
         )
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
-        self._pin = None
+        if self._record.cause is not None:
+            self._leave()
+        else:
+            self._pin = None
 
     def close(self) -> None:
         """End the lease early. Ending twice is ending once."""
-        self._pin = None
+        self.__exit__()
+
+    def _leave(self) -> None:
+        """The door was shut meanwhile: whoever is the last releases the object here and now, on the thread
+        that used it, if any thread may."""
+        record = self._record
+        try:
+            if self._pin is not None:
+                silence(record)
+        finally:
+            self._pin = None
+        leave(record)
 
     def take_times(self) -> tuple[Callable[[Any, float], None], Any, float] | None:
         """Of a lease that is timed: end it, and leave it to the caller to say so, as ``note(kind,

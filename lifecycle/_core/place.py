@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from lifecycle._core import runtime
 from lifecycle._core.ends import let_die, wait_for_end
 from lifecycle._core.fence import FenceMode
-from lifecycle._core.record import Record
+from lifecycle._core.record import Record, arm
 from lifecycle._core.release import NEST_LIMIT, forget, nesting, process
 from lifecycle._core.runtime import BRIEF_WAIT, STEPS, Tally, collecting, cramped, free_threaded, near_limit
 from lifecycle._core.timelines import Timelines
@@ -40,7 +40,9 @@ class Place:
     name: str
     inline: bool = True  # whoever closes may run the release; False: `will_shut` is called before
     at_once: bool = False  # True: whoever closes as the last runs the release, on any thread (`Handle.close`)
+    anywhere: bool = False  # True: whoever lets go as the last runs the release, a worker where that is C
     lost_reason: str | None = None
+    world: int = 0  # where a native name that is no address is one native: 0 is the process
     put: Callable[[Record], None]
     requeue: Callable[[Record], None]
     """As `put`, by whoever is running tickets here."""
@@ -152,9 +154,16 @@ class AnyThread(DequePlace):
     or close."""
 
     at_once = True
+    anywhere = True
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
-        """As `Place.settle`."""
+        """As `Place.settle`. What is not released here a worker releases as soon as nobody holds it."""
+        released = self._settle(record, timeout)
+        if not released and record.cause is not None and record.phase is None and not arm(record):
+            record.kind.registry.ring(record)
+        return released
+
+    def _settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         if collecting and runtime.in_collector():
             return False
         claims = record.kind.registry.claims

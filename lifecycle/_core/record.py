@@ -116,6 +116,38 @@ SHUT_CELL = Cell()
 SHUT_CELL.pin = None
 
 
+class Bell(weakref.ref[Core]):
+    """Tells a worker of the death of an object that any thread may release: its callback is the `put` of the
+    workers' queue, a method of C that wakes a thread.
+
+    It is for promptness alone. The ticket is in its place's mailbox with or without it, a moment later
+    perhaps without the GIL: so it names the object by its id, and does not keep the record.
+    """
+
+    __slots__ = ("id",)
+    id: int
+
+
+def silence(record: Record) -> None:
+    """Take the bell of `record` off: whoever lets go of its object now looks himself."""
+    record.kind.registry.bells.pop(record.id, None)
+
+
+def arm(record: Record) -> bool:
+    """Have a worker woken as soon as nobody holds the object of `record` any more. False: nobody does.
+    Callable on any thread, inside a collection too."""
+    registry = record.kind.registry
+    core = record()
+    try:
+        if core is not None and record.id not in registry.bells:
+            bell = Bell(core, registry.ring)
+            bell.id = record.id
+            registry.bells[record.id] = bell
+    finally:
+        core = None  # K3; if it dies here, both callbacks are called
+    return record() is not None
+
+
 class Extra:
     """The facts that few objects need."""
 
@@ -235,7 +267,7 @@ class Record(weakref.ref[Core]):
     phase: ObjectState | None  # what was decided; None while the core and the door decide
     outcome: Any  # how the release itself came out, before anything is tidied: a state, or what it raised
     # -1 observed, 0 borrowed, 1 it has (or had) a release, so to forget it leaks, 2 it is in `owners` as
-    # well.
+    # well, 3 (`tables.BY_NUMBER`) and is an int without another native name.
     owning: int
     born: float
     shut: float

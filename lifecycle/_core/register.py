@@ -19,16 +19,15 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle._core import runtime
-from lifecycle._core.ends import wait_for_end
 from lifecycle._core.handle import Handle
+from lifecycle._core.owning import own, supersede
 from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Pins, Record
-from lifecycle._core.release import releases_here
+from lifecycle._core.release import leave_owners
 from lifecycle._core.runtime import caller, monotonic, next_id, site_of
-from lifecycle._core.sentences import duplicate
 from lifecycle._core.shares import FIRST_SHARE
-from lifecycle._core.tables import HIGH_WATER, NO_IDENTITY, NOT_COUNTING, Kind, native_key, owners
+from lifecycle._core.tables import HIGH_WATER, NO_IDENTITY, NOT_COUNTING, Kind, keys_of, owners
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, shown
-from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASING, STUCK
+from lifecycle.states import BY_CLOSE, DETACHED
 
 RESCUES = range(32)
 """How often an interrupted registration tries to save its object, should the attempts be interrupted too."""
@@ -94,10 +93,10 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
             record.owning = 0
         elif unique:
             record.owning = 2
-            if type(obj) not in NO_IDENTITY and owners.setdefault(_identity(obj), record) is not record:
+            if native is not None or type(obj) in NO_IDENTITY:
+                own(record)
+            elif owners.setdefault(_identity(obj), record) is not record:
                 supersede(_identity(obj), record)
-            if native is not None and owners.setdefault(native_key(record), record) is not record:
-                supersede(native_key(record), record)
         else:
             record.owning = 1
         registry.records[id] = record
@@ -160,69 +159,14 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
 _identity = id
 
 
-def supersede(key: object, record: Record) -> None:
-    """Somebody is in `owners` under `key`: let go one that can be let go here, wait for one whose release has
-    begun, take the place of one that has let go, refuse otherwise.
-
-    A number (a descriptor, an address) is free, and given out again, *inside* the release, and its owner's
-    entry goes after that.
-    """
-    first = owners.get(key)
-    if first is not None and first is not record:
-        _make_way(first)
-    with _ownership:
-        first = owners.get(key)
-        if first is None or _has_let_go(first):
-            # In one step: an entry that is not its own its predecessor leaves alone.
-            owners[key] = first = record
-    if first is record:
-        return
-    raise duplicate(record, first)
-
-
-HANDED_ON_WITHIN = 0.05
-"""Seconds for which a newcomer waits for the release of its predecessor, which has begun. Then it takes over
-all the same."""
-
-
-def _has_let_go(first: Record) -> bool:
-    """Whether an owner no longer has its native: its release was called. (A stuck one keeps it: nobody knows
-    what it holds.)"""
-    phase = first.phase
-    return phase is RELEASING or (phase in ENDED and phase is not STUCK)
-
-
-def _make_way(first: Record) -> None:
-    """Have an owner end that is about to: here if it may be released here, otherwise by waiting for who does
-    it. Nobody waits for himself, in the collector, or where waiting is not allowed."""
-    if first.phase in ENDED or (first.cause is None and first() is not None):
-        return
-    if runtime.collecting and runtime.in_collector():
-        return
-    if first.phase is not RELEASING:
-        # Waits for a collection on another thread where `close` does not: otherwise the owner would be
-        # refused.
-        runtime.await_collection()
-        first.place.serve(first)
-    begun = first.phase is RELEASING or first.id in first.kind.registry.claims
-    if begun and not runtime.must_not_wait() and not any(first is one for one in releases_here()):
-        wait_for_end(first, monotonic() + HANDED_ON_WITHIN, None, insist=False)
-
-
-_ownership = runtime.process_lock()
-
-
 def withdraw(record: Record) -> None:
     """Make a record that was not entered mean nothing: not to its place, not in `owners`, not to whoever
     keeps the traceback."""
     record.phase = DETACHED
-    keys: list[object] = [_identity(record.obj)]
-    if record.native is not None and _hashable(record.native):
-        keys.append(native_key(record))
-    with _ownership:  # whoever finds it ended may be putting another owner in its place
-        for key in keys:
-            if owners.get(key) is record:
-                owners.pop(key, None)
+    # Without `owning` it had not come so far: it is over a limit.
+    if getattr(record, "owning", 0) >= 2 and (record.native is None or _hashable(record.native)):
+        for key in keys_of(record):
+            leave_owners(key, record)
     if record.kind.alive is not None:
         record.kind.gone.append(record.id)
     record.obj = record.release = record.parent = None

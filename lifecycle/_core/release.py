@@ -25,7 +25,7 @@ from lifecycle._core.fence import PENDING, SIGNALLED, ask
 from lifecycle._core.kept import let_go
 from lifecycle._core.record import ENDED_TOO, Extra, Pin, Pins, Record, shut
 from lifecycle._core.runtime import collecting, free_threaded, monotonic
-from lifecycle._core.tables import NO_IDENTITY, Registry, native_key, owners
+from lifecycle._core.tables import NO_IDENTITY, Lives, Registry, keys_of, owners, owners_under
 from lifecycle._core.timelines import last_user, users
 from lifecycle._core.waiting import poll
 from lifecycle.errors import (
@@ -37,7 +37,6 @@ from lifecycle.errors import (
 from lifecycle.states import ENDED, FAILED, ORPHANED, RELEASED, RELEASING, STUCK, Cause, ObjectState
 
 getrefcount = sys.getrefcount
-_identity = id
 
 RETRY_FIRST, RETRY_LAST = 0.01, 1.0
 """Seconds before the first retry of a release that said `NotReleased`; doubled each time, up to the
@@ -229,12 +228,24 @@ def _call_failed(record: Record) -> bool:
         record.outcome = None
         return False
     extra.failure = "not_released" if is_of(error, (NotReleased,)) else "error"
+    extra.reason += _on_which_thread(record, extra.reason)
     extra.trace = trace_of(error)
     record.outcome = FAILED
     if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
         finish(record)
         raise error  # Ctrl-C, or a handler of the user's: it struck here, but it was not meant for us
     return True
+
+
+def _on_which_thread(record: Record, reason: str) -> str:
+    """What to say of the thread that a release failed on, where that may be the cause."""
+    thread = runtime.thread_name(runtime.get_ident())
+    if not (record.place.anywhere and thread.startswith('"lifecycle-')) and "thread" not in reason.lower():
+        return ""
+    return (
+        f" (released on thread {thread}: what is bound to the thread that made it belongs to "
+        'release_on=ReleaseQueue(name, thread="current"))'
+    )
 
 
 def _may_retry(record: Record, extra: Extra) -> bool:
@@ -332,7 +343,7 @@ def finish(record: Record) -> None:
     kind = record.kind
     registry = kind.registry
     id = record.id
-    if record.owning == 2:
+    if record.owning >= 2:
         disown(record)  # before the object may go and its identity be used again
     record.release = None
     if record.outcome is ORPHANED:
@@ -419,21 +430,34 @@ def _post_parent(record: Record) -> None:
 
 def disown(record: Record) -> None:
     """Take a record out of `owners`. May be repeated until `Record.owning` says that it is done."""
-    identity = _identity(record.obj)
-    if record.native is not None:
-        key = native_key(record)
-        owner = owners.pop(key, record)
-        if owner is not record:
-            take_back(key, owner)
-    record.owning = 1  # K4: nothing is called between this and the call that makes it true
-    owner = owners.pop(identity, record)
-    if owner is not record:
-        take_back(identity, owner)
+    for key in keys_of(record):
+        leave_owners(key, record)
+    record.owning = 1
 
 
-def take_back(key: object, owner: Record) -> None:
-    """The native was handed on while its release ran: its new owner's entry goes back."""
-    owners.setdefault(key, owner)
+ownership = runtime.process_lock()
+"""Held by whoever takes over an entry of `owners`, or changes one of `Lives`."""
+
+
+def leave_owners(key: object, record: Record) -> None:
+    """Take `record` out of `owners` under `key`, if that entry is its own: the native may have been handed on
+    while its release ran. May be repeated."""
+    try:
+        # One step with the GIL, since nothing is called. It has never to be put back.
+        if owners[key] is record:
+            del owners[key]
+            return
+    except KeyError:
+        return
+    if any(record is one for one in owners_under(key)):
+        with ownership:
+            left = [one for one in owners_under(key) if one is not record]
+            if len(left) > 1:
+                owners[key] = Lives(left)
+            elif left:
+                owners[key] = left[0]
+            elif owners.get(key) is not None:
+                owners.pop(key, None)
 
 
 def forget(registry: Registry, record: Record) -> None:

@@ -45,7 +45,7 @@ def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) ->
         if ended:
             return True
         ours = releases_here()
-        waited_for = [record for record in due if _comes_by_itself(record) and record not in ours]
+        waited_for = [record for record in due if comes_by_itself(record) and record not in ours]
         left = until - runtime.monotonic()
         if not waited_for or left <= 0.0 or runtime.must_not_wait():
             return False
@@ -53,7 +53,7 @@ def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) ->
         ended = any(record.phase in ENDED for record in due)
 
 
-def _comes_by_itself(record: Record) -> bool:
+def comes_by_itself(record: Record) -> bool:
     """Whether another thread runs the release of what is due, or will soon: not what waits for its queue's
     owner, a fence or a retry."""
     extra = record.extra

@@ -211,7 +211,7 @@ def duplicate(record: Record, first: Record) -> DuplicateError:
         text += f"It was closed{_at(first)}, and {_reason(first)}. What it holds is not known."
     else:
         text += (
-            "Released twice it would be freed twice. The same owner: share() on its handle. Part of it: "
-            "register without release= and with parent=its handle."
+            "Released twice it would be freed twice. Same owner: share() on its handle. Part of it: "
+            "parent=its handle. Counts references, or is no native: unique=False."
         )
     return about(first, DuplicateError(text), holders)

@@ -6,13 +6,14 @@ Data only: what acts on it stands in the layers above.
 from __future__ import annotations
 
 import itertools
+import operator
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lifecycle._core import runtime
-from lifecycle._core.record import Pin, Record
+from lifecycle._core.record import Bell, Pin, Record
 from lifecycle._core.waiting import WaitTable
 from lifecycle.errors import LimitError
 from lifecycle.states import ENDED
@@ -218,6 +219,9 @@ class Registry:
         # Retries and unsignalled fences, put back by the keeper.
         self.delayed: deque[tuple[float, Record]] = deque()
         self.waiting: deque[Record | None] = deque()  # tickets that any thread may run
+        # By id, of objects that any thread may release: what tells a worker of their death (`record.Bell`).
+        self.bells: dict[int, Bell] = {}
+        self.ring: Callable[[Any], None] = _nothing  # the `put` of the workers' queue
         # What the recursion limit left no call for, as function and arguments: the keeper calls it. Entered
         # by assigning to ``later[0:0]``, which is no call.
         self.later: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
@@ -263,18 +267,80 @@ cache. A power of two."""
 NOT_COUNTING = COUNT_EVERY - 1
 """``sampled & NOT_COUNTING`` is 0 for that one."""
 
-owners: dict[object, Record] = {}
-"""Who owns a native object, in this process: by identity of the Python object, and by (place, type, native
-name)."""
+
+class Lives(tuple[Record, ...]):
+    """Several owners of one native that may live side by side. Never changed but replaced."""
+
+    __slots__ = ()
+
+
+owners: dict[object, Any] = {}
+"""Who owns a native object, in this process: a record, or `Lives`. Under which keys says `keys_of`."""
 
 NO_IDENTITY = frozenset({int, str, bytes, float, bool, complex, type(None), tuple, frozenset, range})
 """Types whose equal values may be one object: being the same object says nothing about being the same native.
 """
 
 
-def native_key(record: Record) -> tuple[int, str, Any]:
-    """Under what, beside the Python object's identity, a record with a native name owns it in `owners`."""
-    return (id(record.place), record.kind.type_name, record.native)
+BY_NUMBER = 3
+"""`Record.owning` of an int that was registered without a native name: it is one itself."""
+FIRST_ADDRESS, LAST_ADDRESS = 1 << 32, (1 << 48) - 1
+"""Numbers between them are addresses: names of 32 bits lie below, times in micro- and nanoseconds above."""
+_NAMES = frozenset({int, str, bytes, float, bool, complex, tuple, frozenset})
+
+
+def keys_of(record: Record) -> list[object]:
+    """Under what a record is in `owners`, as long as it has its object.
+
+    An object with an identity is its own key, ``id(obj)``. An address is the same native in the whole
+    process, whatever its type, place and manager; its key is its complement, which is no ``id``. Any other
+    native name is one in the world of its place, and of a type. An int without a native name is one in that
+    world, and of a release: two that are given back by the same function are the same. 0 and negative
+    numbers say that there is none.
+    """
+    if record.owning == BY_NUMBER:
+        number = record.native
+        if number <= 0:
+            return []
+        if FIRST_ADDRESS <= number <= LAST_ADDRESS:
+            return [~number]
+        return [(record.place.world, _of_release(record.release), number)]
+    keys: list[object] = []
+    if type(record.obj) not in NO_IDENTITY:
+        keys.append(id(record.obj))
+    if record.native is not None:
+        number = record.native
+        if type(number) not in _NAMES:
+            number = as_number(number)
+        if type(number) is not int:
+            keys.append((record.place.world, record.kind.type_name, number))
+        elif FIRST_ADDRESS <= number <= LAST_ADDRESS:
+            keys.append(~number)
+        elif number > 0:
+            keys.append((record.place.world, record.kind.type_name, number))
+    return keys
+
+
+def _of_release(release: Any) -> object:
+    try:
+        hash(release)
+    except TypeError:
+        return id(release)
+    return release
+
+
+def as_number(native: Any) -> Any:
+    """The int that a native name is, of NumPy or an enumeration; what has none comes back as it is."""
+    try:
+        return operator.index(native)
+    except TypeError:
+        return native
+
+
+def owners_under(key: object) -> tuple[Record, ...]:
+    """Who is in `owners` under `key`."""
+    there = owners.get(key)
+    return () if there is None else there if type(there) is Lives else (there,)
 
 
 def open_records(registry: Registry) -> list[Record]:

@@ -1,4 +1,8 @@
-"""Views: native memory as a `memoryview` that keeps its object alive."""
+"""Views: native memory as a `memoryview` that keeps its object alive.
+
+A view dies in C, where nobody is who could release the object: one that any thread may release gets a bell
+with its first view (`record.Bell`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from lifecycle._core.describe import about, describe
-from lifecycle._core.record import Held, Pin
+from lifecycle._core.record import Held, Pin, arm
 from lifecycle._core.runtime import OURS, Site, caller, site_of
 from lifecycle.errors import LifecycleError, shown
 
@@ -70,6 +74,8 @@ def make_view(pin: Pin, address: int, nbytes: int | None, readonly: bool) -> mem
         view = memoryview(array)
         if readonly:
             view = view.toreadonly()
+        if pin.record.place.anywhere:
+            arm(pin.record)
         return view[:nbytes].cast("B")
     except BaseException:
         array = pin = view = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
@@ -145,6 +151,8 @@ def make_buffer_view(pin: Pin, memory: Any, nbytes: object, readonly: bool | Non
             array_type = _array_types.setdefault(bits, _array_type(1 << bits))
         array = array_type.from_address(_address_of(export))
         array.pin = Held((pin, _site(), export))
+        if pin.record.place.anywhere:
+            arm(pin.record)
         view = memoryview(array)
         if readonly:
             view = view.toreadonly()
@@ -187,6 +195,8 @@ def make_array(pin: Pin, array: Any) -> Any:
         owner = ArrayOwner()
         owner.__array_interface__ = array.__array_interface__
         owner._lifecycle_held = Held((pin, _site(), array))
+        if pin.record.place.anywhere:
+            arm(pin.record)
         made = numpy.asarray(owner)
         if made.dtype != array.dtype:  # names, titles and offsets, which the interface does not tell in full
             made = made.view(array.dtype)

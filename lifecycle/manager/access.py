@@ -18,7 +18,8 @@ from lifecycle._core.checks import deferred_error, is_control_flow
 from lifecycle._core.describe import about, describe
 from lifecycle._core.handle import Handle
 from lifecycle._core.keeping import Uncopied
-from lifecycle._core.record import Pin, Record
+from lifecycle._core.leases import leave
+from lifecycle._core.record import Pin, Record, silence
 from lifecycle._core.shares import is_apart
 from lifecycle._core.tables import Kind, Registry
 from lifecycle._core.targets import pin_of
@@ -164,7 +165,14 @@ class AccessBlock(Uncopied, Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._pin = self._obj = None
+            shut = self._record.cause is not None and self._pin is not None
+            try:
+                if shut:
+                    silence(self._record)
+            finally:
+                self._pin = self._obj = None
+            if shut:
+                leave(self._record)
             return
         pin = self._pin
         # 3.10 looks for signals at every jump: none is taken while the pin is in a local that nothing clears.

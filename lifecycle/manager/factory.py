@@ -60,6 +60,7 @@ def build_factory(  # noqa: C901 - it is its inner functions
     release: Callable[[T], object] | None,
     release_on: PlaceLike,
     limit: int | None,
+    unique: bool,
 ) -> Callable[..., Handle[T]]:
     """What `SafetyManager.factory` returns. Its arguments have been checked."""
     places = Places(limit or 0)
@@ -114,7 +115,7 @@ def build_factory(  # noqa: C901 - it is its inner functions
             planned = release
             if type(release) is not FunctionType and release is not None:
                 planned = plan_release(release, box[0])
-            return enter(kind, place, box[0], planned, None, None, 0, None, extra, True, begun)
+            return enter(kind, place, box[0], planned, None, None, 0, None, extra, unique, begun)
         except BaseException as error:
             struck = error
 

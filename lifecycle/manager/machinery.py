@@ -34,6 +34,7 @@ class Machinery:
         self._starters: dict[None, object] = {}  # who starts the threads
         self._over: bool = False  # the manager has been closed
         registry.waiting = self.any_thread.mailbox
+        registry.ring = self.workers.put
         registry.tend = self.tend
         registry.count_here = self.keeper.count_here
         registry.refuse_closed = self.refuse_closed
@@ -137,5 +138,7 @@ class Machinery:
         self.any_thread.after_fork()
         registry.waiting = self.any_thread.mailbox
         self.workers.after_fork()
+        registry.bells = {}
+        registry.ring = self.workers.put
         self.keeper.after_fork()
         registry.started = False

@@ -22,9 +22,11 @@ from lifecycle._core.exclusive import pin_or_refuse
 from lifecycle._core.handle import Handle, new_share
 from lifecycle._core.holders import Holder, all_holders
 from lifecycle._core.keeping import Uncopied
+from lifecycle._core.leases import leave
+from lifecycle._core.owning import own, supersede
 from lifecycle._core.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
-from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record
-from lifecycle._core.register import abandon, enter, insist, supersede, unhashable, withdraw
+from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record, silence
+from lifecycle._core.register import abandon, enter, insist, unhashable, withdraw
 from lifecycle._core.room import limit_holders, make_room_for
 from lifecycle._core.runtime import monotonic, next_id
 from lifecycle._core.shares import FIRST_SHARE
@@ -33,7 +35,6 @@ from lifecycle._core.tables import (
     NO_IDENTITY,
     NOT_COUNTING,
     Registry,
-    native_key,
     open_records,
     owners,
 )
@@ -180,6 +181,7 @@ class SafetyManager(Uncopied):
         keep_alive: Any = NOTHING,
         retry_on: Any = (),
         retry_for: float | None = None,
+        unique: bool = True,
         keep: bool = False,
     ) -> Handle[T]:
         """Take ownership of `obj`; the handle returned is the first share of it.
@@ -201,8 +203,11 @@ class SafetyManager(Uncopied):
             `BACKGROUND` (timed workers), `ANY_THREAD` (inline), or a `ReleaseQueue`.
         native:
             The native name (address, GL name, file descriptor), hashable. Shown in messages; a second live
-            owner of the same (place, type, native) is refused. One whose release has begun is waited for, at
-            most 50 ms, and then is no owner any more.
+            owner of the same native is refused. An address, a number from 2**32 to 2**48, is one native in
+            the whole process; any other name is one of its type, in the process or on its queue; 0 and
+            negative numbers are none. An int that is registered without `native` is one itself, of its
+            release. An owner whose release has begun is waited for, at most 50 ms, and then is no owner any
+            more.
         parent:
             A handle whose object must not be released before this one, or a tuple of several.
         size:
@@ -215,6 +220,9 @@ class SafetyManager(Uncopied):
             Exception types of an idempotent `release` that mean «call again», like `NotReleased`.
         retry_for:
             Seconds for which a release that released nothing is called again; None: as long as there is time.
+        unique:
+            False for natives that count references (``unref``, ``Release``), and for ints that are no
+            natives: each registration gives back its own, and second owners are not looked for.
         keep:
             The manager keeps the handle until `unregister`, so that the id alone is enough.
 
@@ -281,12 +289,14 @@ class SafetyManager(Uncopied):
                 kind.reserve(id, size)
             if release is None:
                 record.owning = 0
-            else:
+            elif unique:
                 record.owning = 2
-                if type(obj) not in NO_IDENTITY and owners.setdefault(identity(obj), record) is not record:
+                if native is not None or type(obj) in NO_IDENTITY:
+                    own(record)
+                elif owners.setdefault(identity(obj), record) is not record:
                     supersede(identity(obj), record)
-                if native is not None and owners.setdefault(native_key(record), record) is not record:
-                    supersede(native_key(record), record)
+            else:
+                record.owning = 1
             registry.records[id] = record
             pin.core = core
             pin.record = record
@@ -467,13 +477,14 @@ class SafetyManager(Uncopied):
         release: Callable[[T], object] | str | None,
         release_on: PlaceLike = BACKGROUND,
         limit: int | None = None,
+        unique: bool = True,
     ) -> Callable[..., Handle[T]]:
         """A function that calls ``make(*args, **kwargs)`` and registers what it returns, with no moment in
         between at which an interrupt could lose it. For constructors and for helpers that return something
         the caller owns.
 
         With `limit`, more than so many unreleased objects at a time are refused with `LimitError`, before
-        `make` is called.
+        `make` is called. `unique` is that of `register`.
         """
         check_callback(make, "make")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -491,6 +502,7 @@ class SafetyManager(Uncopied):
             release,
             release_on,
             limit,
+            unique,
         )
 
     def proxy(
@@ -627,6 +639,10 @@ class SafetyManager(Uncopied):
                 raise
             if result is not None and type(result) in DEFERRED:
                 refuse_late(result, record, fn)
+            if record.cause is not None:
+                silence(record)
+                pin = obj = None
+                leave(record)
             return result
         except BaseException:
             __tracebackhide__ = True

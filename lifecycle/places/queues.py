@@ -48,12 +48,11 @@ class Generation(DequePlace):
     ) -> None:
         super().__init__(name)
         self.thread: int | None = thread
-        self.owner: Thread | None = (
-            owner  # an identity is given again once its thread has ended: this one is not
-        )
-        self.queue: ReleaseQueue = (
-            queue  # lives as long as a record refers to this: somebody must be able to drain it
-        )
+        # An identity is given again once its thread has ended: this one is not.
+        self.owner: Thread | None = owner
+        # Lives as long as a record refers to this: somebody must be able to drain it.
+        self.queue: ReleaseQueue = queue
+        self.world: int = id(self)
         self.bell: Bell | None = bell
         if bell is not None:
             self.mailbox: deque[Record | None] = bell.mailbox

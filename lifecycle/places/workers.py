@@ -29,7 +29,7 @@ from typing import Any
 from lifecycle._core import runtime
 from lifecycle._core.ends import wait_for_end
 from lifecycle._core.place import Place, WhenDue
-from lifecycle._core.record import Record
+from lifecycle._core.record import Bell, Record
 from lifecycle._core.release import NEST_LIMIT, Timed, notify, process
 from lifecycle._core.tables import Registry
 from lifecycle._core.timelines import Timelines
@@ -203,6 +203,8 @@ class Worker(Timed):
                     self._run_batch(ticket)
                 elif isinstance(ticket, Errand):
                     ticket.run(self)
+                elif type(ticket) is Bell:
+                    self._answer(ticket)
                 elif self._left_to_another(ticket):
                     ticket = None
                 elif workers.hold_back:
@@ -267,9 +269,23 @@ class Worker(Timed):
                 left.append(record)
             raise
 
+    def _answer(self, bell: Bell) -> None:
+        """Nobody holds an object any more that any thread may release: do so, unless who let it go does."""
+        workers = self.workers
+        registry = workers.registry
+        registry.bells.pop(bell.id, None)
+        record = registry.records.get(bell.id)
+        if workers.hold_back:
+            if record is not None:
+                workers.held_back.append(record)
+            return
+        if record is not None and (record.phase is None or record.phase not in ENDED):
+            process(record, self)
+        self._go_on_with_any()  # its ticket is there, or will be in a moment
+
     def _go_on_with_any(self) -> None:
-        """The keeper handed over a ticket that any thread may run. Its release may have freed a whole family,
-        one by one."""
+        """A ticket that any thread may run was handed over. Its release may have freed a whole family, one by
+        one."""
         waiting = self.workers.registry.waiting
         record = None
         try:

@@ -337,11 +337,11 @@ def test_forks_while_a_lock_of_the_whole_process_is_held() -> None:
         CHILD
         + """
 from lifecycle import profiling
-from lifecycle._core import register as registration
+from lifecycle._core import release as releases
 manager = SafetyManager()
 held, go_on = threading.Event(), threading.Event()
 def hold():
-    with registration._ownership:
+    with releases.ownership:
         held.set()
         go_on.wait(20)
 holder = threading.Thread(target=hold)

@@ -54,6 +54,7 @@ from lifecycle.places import (
 )
 from lifecycle.testing import Interleaving, code_of, interleavings
 from tests.core.adversary import STORM
+from tests.support import eventually
 
 CONFIG = SafetyConfig(leak_level="off", max_retained=10, finalizer_timeout=60.0)
 CORE = code_of(
@@ -284,7 +285,7 @@ class Scene:
             "drop" not in names and "close" in names
         ):  # who closed shut the door, and left that to nobody's death
             assert record.cause in (Cause.CLOSE, Cause.UNREGISTER, Cause.INVALIDATE, Cause.PANIC), str(run)
-        assert not registry.claims, str(run)
+        eventually(lambda: not registry.claims)  # a worker may have been the last
         assert not registry.shared, str(run)
         assert not registry.waiters, str(run)
         with pytest.raises(LifecycleError):

@@ -18,6 +18,7 @@ from lifecycle import (
     AccessRefusedError,
     ClosedError,
     Event,
+    Handle,
     LifecycleError,
     ReleaseQueue,
     SafetyConfig,
@@ -180,7 +181,10 @@ def test_a_second_owner_of_the_same_native_is_refused(manager: SafetyManager) ->
     free(manager).close()
     assert refused.released == 0
     other_type = manager.register(Native(), "buffer", native=17, release=Native.free, release_on=ANY_THREAD)
-    other_place = manager.register(Native(), "texture", native=17, release=Native.free, release_on=BACKGROUND)
+    with pytest.raises(DuplicateError):  # one process
+        manager.register(refused, "texture", native=17, release=Native.free, release_on=BACKGROUND)
+    queue = ReleaseQueue("gl", thread="current")  # another world
+    other_place = manager.register(Native(), "texture", native=17, release=Native.free, release_on=queue)
     borrowed = manager.register(Native(), "texture", native=17)
     for handle in (first, other_type, other_place, borrowed):
         assert handle.close()
@@ -199,12 +203,15 @@ def test_an_owner_in_another_manager_counts_too(manager: SafetyManager) -> None:
 
 def test_equal_values_are_not_one_object(manager: SafetyManager) -> None:
     released: list[object] = []
-    handles = [
-        manager.register(value, release=released.append) for value in (5, 5, "a", "a", b"x", b"x", (), ())
+    handles: list[Handle[Any]] = [
+        manager.register(value, release=released.append) for value in (5, 0, 0, "a", "a", b"x", b"x", (), ())
     ]
+    with pytest.raises(DuplicateError):  # but an int is a native, of its release
+        manager.register(5, release=released.append)
+    handles.append(manager.register(5, release=released.append, unique=False))
     for handle in handles:
         assert handle.close()
-    assert len(released) == 8
+    assert len(released) == 10
 
 
 def test_an_owner_may_follow_one_that_has_ended_or_failed(manager: SafetyManager) -> None:

@@ -1,0 +1,148 @@
+"""One native, one owner, in this process: who may own what is registered, and who comes after whom.
+
+An owner is in `tables.owners` from its registration until its release has run. Whoever registers the same
+native meanwhile is refused: released twice it would be freed twice. But what looks the same may not be the
+same, and a false alarm is as bad as a second free: so what is compared is chosen with care (`keys_of`), and
+who comes while the first is being released waits for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from lifecycle._core import runtime
+from lifecycle._core.ends import wait_for_end
+from lifecycle._core.parents import pins_of
+from lifecycle._core.record import Record
+from lifecycle._core.release import ownership, releases_here
+from lifecycle._core.room import comes_by_itself
+from lifecycle._core.runtime import monotonic
+from lifecycle._core.sentences import duplicate
+from lifecycle._core.tables import BY_NUMBER, Lives, keys_of, owners, owners_under
+from lifecycle.states import ENDED, RELEASING, STUCK
+
+
+def own(record: Record) -> None:
+    """Become the owner of an object with a native name, or of an int, which is one itself. Raises
+    `DuplicateError`."""
+    native = record.native
+    if native is None:
+        if type(record.obj) is not int:
+            record.owning = 1  # texts and the like say nothing of any native
+            return
+        # K4: from here on it is found under its number.
+        record.native = record.obj
+        record.owning = BY_NUMBER
+    elif isinstance(native, _C_DATA):
+        record.native = _address_in(native)  # it may point elsewhere later
+    for key in keys_of(record):
+        if owners.setdefault(key, record) is not record:
+            supersede(key, record)
+
+
+_C_DATA = (ctypes._SimpleCData, ctypes._Pointer)
+
+
+def _address_in(pointer: Any) -> Any:
+    """What a pointer of ctypes points to, 0 for NULL."""
+    value = pointer.value if isinstance(pointer, ctypes._SimpleCData) else ctypes.cast(pointer, _VOID_P).value
+    return 0 if value is None else value
+
+
+_VOID_P = ctypes.c_void_p
+
+
+def supersede(key: object, record: Record) -> None:
+    """Somebody is in `owners` under `key`: let go one that can be let go here, wait for one whose release has
+    begun, take the place of one that has let go, live beside one whose native is another, refuse otherwise.
+
+    A number (a descriptor, an address) is free, and given out again, *inside* the release, and its owner's
+    entry goes after that.
+    """
+    for one in owners_under(key):
+        if one is not record and not _side_by_side(one, record):
+            _make_way(one)
+    with ownership:
+        first = _enter_beside(key, record)
+    if first is not None:
+        raise duplicate(record, first)
+
+
+def _enter_beside(key: object, record: Record) -> Record | None:
+    """Enter `record` under `key`; or return who is there and may not own the native beside it."""
+    while True:
+        there = owners.setdefault(key, record)
+        if there is record:
+            return None
+        living = [one for one in owners_under(key) if one is not record and not _has_let_go(one)]
+        for one in living:
+            if not _side_by_side(one, record):
+                return one
+        new = Lives((*living, record)) if living else record
+        try:
+            # One step with the GIL: an entry that is not its own its predecessor leaves alone.
+            if owners[key] is there:
+                owners[key] = new
+                return None
+        except KeyError:
+            continue
+
+
+def _side_by_side(first: Record, record: Record) -> bool:
+    """Whether both may own the object: `record` lives within `first`, its parent, as a mapping does within
+    its buffer; or both said what they own of it, and it is not the same."""
+    if (
+        first.obj is record.obj
+        and first.owning == record.owning == 2
+        and first.native is not None
+        and record.native is not None
+        and keys_of(first)[-1:] != keys_of(record)[-1:]
+    ):
+        return True
+    above = list(pins_of(record.parent))
+    seen: set[int] = set()
+    try:
+        while above:
+            parent = above.pop().record
+            if parent is first:
+                return True
+            if parent.id not in seen:
+                seen.add(parent.id)
+                above += pins_of(parent.parent)
+        return False
+    finally:
+        above.clear()  # K3
+
+
+HANDED_ON_WITHIN = 0.05
+"""Seconds for which a newcomer waits for the release of its predecessor, which has begun. Then it takes over
+all the same."""
+
+
+def _has_let_go(first: Record) -> bool:
+    """Whether an owner no longer has its native: its release was called. (A stuck one keeps it: nobody knows
+    what it holds.)"""
+    phase = first.phase
+    return phase is RELEASING or (phase in ENDED and phase is not STUCK)
+
+
+def _make_way(first: Record) -> None:
+    """Have an owner end that is about to: here if it may be released here, otherwise by waiting for who does
+    it. Nobody waits for himself, in the collector, or where waiting is not allowed."""
+    if first.phase in ENDED or (first.cause is None and first() is not None):
+        return
+    if runtime.collecting and runtime.in_collector():
+        return
+    if first.phase is not RELEASING:
+        # Waits for a collection on another thread where `close` does not: otherwise the owner would be
+        # refused.
+        runtime.await_collection()
+        first.place.serve(first)
+    begun = (
+        first.phase is RELEASING
+        or first.id in first.kind.registry.claims
+        or (first() is None and comes_by_itself(first))
+    )
+    if begun and not runtime.must_not_wait() and not any(first is one for one in releases_here()):
+        wait_for_end(first, monotonic() + HANDED_ON_WITHIN, None, insist=False)
