@@ -14,7 +14,7 @@ from typing import Any
 from lifecycle._core import runtime
 from lifecycle._core.ends import wait_for_end
 from lifecycle._core.parents import pins_of
-from lifecycle._core.record import Record
+from lifecycle._core.record import Pin, Record
 from lifecycle._core.release import ownership, releases_here
 from lifecycle._core.room import comes_by_itself
 from lifecycle._core.runtime import monotonic
@@ -100,9 +100,10 @@ def _side_by_side(first: Record, record: Record) -> bool:
         and keys_of(first)[-1:] != keys_of(record)[-1:]
     ):
         return True
-    above = list(pins_of(record.parent))
+    above: list[Pin] = []
     seen: set[int] = set()
     try:
+        above += pins_of(record.parent)
         while above:
             parent = above.pop().record
             if parent is first:

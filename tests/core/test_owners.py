@@ -469,9 +469,12 @@ def test_an_interrupt_at_each_point_leaves_no_entry(scene: str) -> None:
                 manager.register(other, "b", release=release, release_on=ANY_THREAD).close()
                 taken.pop().close()
         finally:
-            for handle in (inner, whole):
-                if handle is not None:
-                    handle.close()
+            try:
+                if inner is not None:
+                    inner.close()
+            finally:
+                if whole is not None:
+                    whole.close()
 
     points = 0
     for struck in each_interrupt(run, of=code_of(owning, tables.keys_of, leave_owners, withdraw)):
