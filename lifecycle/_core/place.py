@@ -158,6 +158,8 @@ class AnyThread(DequePlace):
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """As `Place.settle`. What is not released here a worker releases as soon as nobody holds it."""
+        if timeout is DEFAULT and record.cause is not None and not self.mailbox and arm(record):
+            return False  # somebody holds it, and nothing waits
         released = self._settle(record, timeout)
         if not released and record.cause is not None and record.phase is None and not arm(record):
             record.kind.registry.ring(record)
