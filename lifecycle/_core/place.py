@@ -158,11 +158,23 @@ class AnyThread(DequePlace):
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
         """As `Place.settle`. What is not released here a worker releases as soon as nobody holds it."""
-        if timeout is DEFAULT and record.cause is not None and not self.mailbox and arm(record):
-            return False  # somebody holds it, and nothing waits
+        try:
+            if (
+                timeout is DEFAULT
+                and record.cause is not None
+                and not self.mailbox
+                and not free_threaded
+                and arm(record)
+            ):
+                return False  # somebody holds it, and nothing waits
+        except RecursionError:
+            return self._settle(record, timeout)
         released = self._settle(record, timeout)
-        if not released and record.cause is not None and record.phase is None and not arm(record):
-            record.kind.registry.ring(record)
+        try:
+            if not released and record.cause is not None and record.phase is None and not arm(record):
+                record.kind.registry.ring(record)
+        except RecursionError:
+            return released  # its ticket waits in the mailbox
         return released
 
     def _settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
