@@ -51,6 +51,13 @@ def with_the_rest(index: str) -> str:
     for pattern in (line for line in named if line.endswith("/*")):
         if not list(SOURCE.glob(f"{pattern}.md")):
             index = index.replace(f"\n{pattern}\n", "\n")
+    for page in sorted(SOURCE.glob("*.md")):
+        # The pages of a folder stand under the page of its name, unless the index names them itself.
+        below = [f"{page.stem}/{one.stem}" for one in sorted((SOURCE / page.stem).glob("*.md"))]
+        if below and not named.intersection((*below, f"{page.stem}/*")):
+            table = "\n```{toctree}\n:hidden:\n\n" + "\n".join(below) + "\n```\n"
+            page.write_text(page.read_text(encoding="utf-8") + table, encoding="utf-8")
+            named.update(below)
     of_their_own = [folder.parent for folder in SOURCE.rglob("index.*") if folder.parent != SOURCE]
     rest = [
         str(page.relative_to(SOURCE).with_suffix(""))
