@@ -63,16 +63,21 @@ def chosen() -> list[Any]:
 
 def run(program: Program, folder: Path) -> Finished:
     """Run a program as a reader would, in a folder of its own."""
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", str(PROGRAMS / program.name)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    raw = program.name.endswith("_raw.py")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-X", "faulthandler", str(PROGRAMS / program.name)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20 if raw else 100,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        # What has corrupted its memory may hang as well.
+        return Finished(124, "", "still running")
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
