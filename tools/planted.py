@@ -1327,7 +1327,7 @@ MUTANTS = (
         "a number is one of its type everywhere",
         "texture 7 of one queue is refused beside texture 7 of another",
         "I9",
-        (("places/queues.py", "        self.world = id(self)\n", ""),),
+        (("places/queues.py", "        self.world: int = id(self)\n", ""),),
         core("owners"),
     ),
     Mutant(

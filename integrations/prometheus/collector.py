@@ -111,12 +111,12 @@ class Group:
     """The collectors that joined one registry. Does not keep it."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = weakref.ref(registry)
+        self._prometheus = weakref.ref(registry)
         self.joined: dict[LifecycleCollector, None] = {}
 
     def members(self) -> list[LifecycleCollector]:
         """Those that are still registered, in the order in which they came."""
-        registry = self._registry()
+        registry = self._prometheus()
         for each in snapshot(self.joined):
             if registry is None or each not in _registered(registry):
                 self.joined.pop(each, None)
@@ -124,7 +124,7 @@ class Group:
 
     def hand_over(self, collector: LifecycleCollector) -> None:
         """The one that gave the families was unregistered: they are `collector`'s from now on."""
-        registry = self._registry()
+        registry = self._prometheus()
         if registry is None:
             return
         collector._gives = True

@@ -91,8 +91,8 @@ LEFT_TO_CURE = 7
 IMPORTS_LEFT_TO_CURE = 12
 
 PRIVATE = re.compile(r"\._(registry|record|cell|kinds|machinery|keeper|any_thread)\b")
-CORE_ROOMS = ("_core", "manager", "observe", "places", "testing", "recorder")
-"""Those that are the core, and two that watch it: its calls are wrapped while they are at work."""
+CORE_ROOMS = ("_core", "manager", "observe", "places", "testing", "recorder", "inspection")
+"""Those that are the core, and those that watch it."""
 
 
 def test_what_is_built_on_the_manager_touches_fewer_private_attributes_each_time() -> None:

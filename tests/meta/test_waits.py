@@ -51,6 +51,10 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
         "no wait: an entry of a timeline takes its place in the line",
     ),
     ("lifecycle/cli/main.py", "sleep"): (1, "a command's own process, between two looks at a file"),
+    ("lifecycle/inspection/questions.py", "sleep"): (
+        1,
+        "no wait: others may run between two shares of a long list",
+    ),
     ("lifecycle/fences.py", "select"): (2, "a descriptor of the system, which alone can tell"),
     ("lifecycle/manager/ending.py", "join"): (1, "no wait of its own: `StopToken.join` polls"),
     # -- untimed, in C from end to end, and a put that a weak reference calls: no slice, and no step lost
