@@ -188,6 +188,28 @@ def test_an_array_is_lent_without_a_copy_and_kept_alive(line: Any, adapter: Any,
     assert one.feeder.stats().outstanding == 0
 
 
+def test_a_liar_of_lend_is_found(line: Any, adapter: Any, manager: SafetyManager) -> None:
+    """Who has an older view of the memory can write to it; nothing can keep him from it."""
+    import numpy as np
+
+    for lies in (False, True):
+        one = line(check_lent=True)
+        picture = np.zeros((48, 64, 3), np.uint8)
+        older: Any = memoryview(picture)  # type: ignore[arg-type]
+        one.feeder.push(picture, pts=0, lend=True, timeout=20)
+        if lies:
+            older[0, 0, 0] = older[47, 63, 2] = 7
+        with adapter.frame(one.gst.pull(one.sink)) as frame:
+            assert frame.array().any() == lies
+        del frame, picture, older
+        one.stop()
+        one.pipeline = one.sink = None  # an appsink keeps its last sample as long as it lives
+        feeder = one.feeder
+        eventually(lambda feeder=feeder: feeder.stats().outstanding == 0, timeout=20)  # type: ignore[misc]
+        expected = int(lies)
+        eventually(lambda expected=expected: manager.stats().panics == expected)  # type: ignore[misc]
+
+
 def test_a_lent_array_cannot_be_written_any_more(line: Any) -> None:
     import numpy as np
 

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -39,6 +41,7 @@ from lifecycle.integrations.gstreamer._native import BufferHead, Gst, np
 from lifecycle.integrations.gstreamer.errors import FeederError, FeederFull, FormatError
 from lifecycle.integrations.gstreamer.feeding.fitting import fitting, fitting_planes
 from lifecycle.integrations.gstreamer.feeding.lent import (
+    Checked,
     Memory,
     MemoryStore,
     address_of,
@@ -128,6 +131,10 @@ class Feeder(Uncopied):
         Say where the rows lie of pictures that lie otherwise than GStreamer's own layout, instead of copying
         them into it. Right for elements that heed it (converters, encoders and sinks for raw video do; those
         that take any bytes do not).
+    check_lent:
+        Compare some 4096 bytes of each array that is lent by ``push(…, lend=True)`` with what they were, once
+        GStreamer has let go of it, and report the push after which somebody wrote to it. For tests: it finds
+        what is written through an older view, which nothing can keep from being written.
 
     All methods may be called on any thread.
     """
@@ -147,6 +154,7 @@ class Feeder(Uncopied):
         name: str | None = None,
         max_buffers: int = 4,
         video_meta: bool = False,
+        check_lent: bool = False,
     ) -> None:
         check_manager(manager, "Feeder(manager, appsrc)")
         if manager.closed:
@@ -168,6 +176,7 @@ class Feeder(Uncopied):
         self._pointer = pointer_of(appsrc)
         self._adapter = SampleAdapter(manager, name=self.name)
         self._video_meta = video_meta
+        self._check_lent = check_lent
         self._layout: Layout | None = None
         self._follows = False
         self._loans = Loans()
@@ -374,7 +383,12 @@ class Feeder(Uncopied):
         address = address_of(array)
         owned = nothing_owned()
         try:
-            self._loans.lend(array, owned, READONLY, address, size, self.name)
+            if self._check_lent:
+                kept = Checked(array, size, self._pushed + 1)
+                back = partial(_compare, weakref.ref(self))
+                self._loans.lend(kept, owned, READONLY, address, size, self.name, back)
+            else:
+                self._loans.lend(array, owned, READONLY, address, size, self.name)
             return owned
         finally:
             owned = None  # type: ignore[assignment]  # a kept traceback must keep no buffer
@@ -475,6 +489,21 @@ class Feeder(Uncopied):
         state = "closed" if self.closed else "open"
         what = self._layout or "what its frames are"
         return f"<Feeder {self.name!r} of {what}: {state}, {self._pushed} pushed>"
+
+
+def _compare(feeder: weakref.ref[Feeder], kept: Checked) -> None:
+    """What was lent is back."""
+    living = feeder()
+    if living is None or kept.is_as_it_was():
+        return
+    living.manager.report_panic(
+        f"feeder {living.name}",
+        FeederError(
+            f"feeder {living.name!r}: the array of push {kept.number} was written to while GStreamer had it, "
+            "through a view that is older than its push(lend=True): push it without lend=, or write to a copy"
+        ),
+        type_name="gst.Feeder",
+    )
 
 
 class FeederFrame(Uncopied):

@@ -17,9 +17,11 @@ from lifecycle.integrations.gstreamer.frames.held import Held
 from lifecycle.integrations.gstreamer.frames.planes import Plane
 from lifecycle.lowlevel import Pin, raw
 
-__all__ = ["Memory", "MemoryStore", "address_of", "can_be_sealed", "in_a_row", "is_fixed"]
+__all__ = ["Checked", "Memory", "MemoryStore", "address_of", "can_be_sealed", "in_a_row", "is_fixed"]
 
 ALIGNMENT: Final = 64
+SAMPLED: Final = 4096
+"""How many bytes of an array are compared, at equal steps."""
 
 
 class Memory:
@@ -54,6 +56,25 @@ class Memory:
         for array in arrays:
             array.flags.writeable = False
         self._raw.flags.writeable = False
+
+
+class Checked:
+    """An array that is lent, and some of the bytes that it had then."""
+
+    __slots__ = ("_array", "_before", "_bytes", "number")
+
+    def __init__(self, array: np.ndarray[Any, Any], size: int, number: int) -> None:
+        self.number = number
+        self._array = array
+        self._bytes = memoryview((ctypes.c_ubyte * size).from_address(address_of(array))).cast("B")
+        self._before = self._now()
+
+    def _now(self) -> bytes:
+        return bytes(self._bytes[:: max(1, len(self._bytes) // SAMPLED)])
+
+    def is_as_it_was(self) -> bool:
+        """Whether these bytes are what they were."""
+        return self._before == self._now()
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
