@@ -1347,7 +1347,14 @@ MUTANTS = (
         "no bell for who outlives a close",
         "what a lease on another thread, a child or a block held is released a quarter of a second later",
         "I5",
-        (("_core/place.py", " and not arm(record):\n", " and record() is None:\n"),),
+        (
+            ("_core/place.py", " and not arm(record):\n", " and record() is None:\n"),
+            (
+                "_core/place.py",
+                "                and arm(record)\n",
+                "                and record() is not None\n",
+            ),
+        ),
         core("at_once"),
     ),
     Mutant(
