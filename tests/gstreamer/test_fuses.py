@@ -384,3 +384,18 @@ def test_all_that_is_recorded_is_finished_on_one_deadline_and_the_report_names_t
     told = "; ".join(report.errors)
     assert all(f"{tmp_path}/{number}.jpg" in told for number in range(3)), report.errors
     assert whole.name in told
+
+
+def test_a_branch_that_fails_as_the_pipeline_starts_does_not_keep_it_from_playing(
+    g: Any, manager: SafetyManager
+) -> None:
+    """Its error takes the bin that it stands in out of the change of state, about every other time."""
+    clip = "videotestsrc num-buffers=5 ! video/x-raw,format=RGB,width=64,height=48,framerate=30/1"
+    for number in range(8):
+        with g.PipelineGuard(
+            manager, f"{clip} ! tee name=t ! queue ! fakesink sync=false", name=f"starts-{number}"
+        ) as guard:
+            branch = g.Tee(manager, guard, "t").attach("identity error-after=1 ! fakesink sync=false")
+            guard.play()
+            assert guard.wait(20)
+            assert branch.close()

@@ -62,6 +62,8 @@ class News:
         self.ended: bool = False
         self.ends = 0
         """How often the end has come, also where a seek has undone it since."""
+        self.delegated: int = 0
+        """How many errors were told to the part that they belong to, and are not the pipeline's own."""
         self.waiters: WaitList = WaitList()
         self.bus = 0  # what `drain.py` calls it
         self.threads: StreamingThreads = StreamingThreads()
@@ -139,6 +141,8 @@ class News:
         while part is not None and self._delegates:
             failed = self._delegates.get(pointer_of(part))
             if failed is not None and failed(error):
+                self.delegated += 1
+                self.waiters.wake()
                 return
             part = part.get_parent()
         self.errors.add(error)

@@ -202,6 +202,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
             news.run_begins()
 
         change: Any = partial(_go, pipeline, target, weakref.ref(self))
+        delegated = news.delegated
         if timeout == 0:
             in_the_background(change, f"gst-{self.name}")
             return
@@ -212,23 +213,30 @@ class PipelineGuard(Guard["_PipelineCore"]):
             )
         until = time.monotonic() + timeout
         try:
-            result = with_deadline(change, timeout, f"gst-{self.name}")
-            self._await_state(pipeline, target, result, until)
+            while True:
+                result = with_deadline(change, max(0.001, until - time.monotonic()), f"gst-{self.name}")
+                if self._await_state(pipeline, target, result, until, delegated):
+                    return
+                # A branch failed on the way, and the bin that it stands in with it: without it, once more.
+                delegated = news.delegated
         except TookTooLong:
             self._too_late(pipeline, target, timeout)
         finally:
             pipeline = change = None  # a kept traceback keeps no pipeline
 
-    def _await_state(self, pipeline: Any, target: Any, result: Any, until: float) -> None:
-        """Wait until the pipeline is where it was sent; raises like `play`, and `TookTooLong`."""
+    def _await_state(
+        self, pipeline: Any, target: Any, result: Any, until: float, delegated: int | None = None
+    ) -> bool:
+        """Wait until the pipeline is where it was sent: True. Raises like `play`, and `TookTooLong`. False if
+        it cannot go there, and of its branches more have failed than those `delegated` before."""
         while True:
-            if result == Gst.StateChangeReturn.FAILURE:
-                self._failed(target)
+            if result == Gst.StateChangeReturn.FAILURE and self._failed(target, delegated):
+                return False
             self.check()
             if result == Gst.StateChangeReturn.NO_PREROLL or (
                 result == Gst.StateChangeReturn.SUCCESS and pipeline.get_state(0)[1] == target
             ):
-                return
+                return True
             if not self._handle.valid:
                 self._handle.lease()  # raises: closed meanwhile
             left = until - time.monotonic()
@@ -236,10 +244,16 @@ class PipelineGuard(Guard["_PipelineCore"]):
                 raise TookTooLong
             result = pipeline.get_state(int(min(SLICE, left) * 1e9))[0]
 
-    def _failed(self, target: Any) -> NoReturn:
+    def _failed(self, target: Any, delegated: int | None) -> bool:
+        """Raise what made it fail; True if that was a branch alone."""
+        news = self._news
         # The message may be on its way, on another thread.
-        self._news.waiters.wait(lambda: bool(self._news.errors), SLICE)
+        news.waiters.wait(
+            lambda: bool(news.errors) or (delegated is not None and news.delegated > delegated), SLICE
+        )
         self.check()
+        if delegated is not None and news.delegated > delegated:
+            return True
         raise PipelineError(
             f"pipeline {self.name!r} cannot go to {target.value_nick.upper()}: an element refused and said "
             "nothing on the bus; run with GST_DEBUG=3 to see which"
