@@ -59,10 +59,12 @@ class _Signals:
         key = _next()
         self.listen()
         for number in numbers:
+            now = signal.getsignal(number)
+            if number not in self.before or (now != self.handle and not self.living(number)):
+                # The second: what was taken back on another thread stayed, and has been replaced since.
+                self.before[number] = now
             self.managers.setdefault(number, {})[key] = weakref.ref(manager)
             self.passed_on.pop(number, None)
-            if number not in self.before:
-                self.before[number] = signal.getsignal(number)
             try:
                 signal.signal(number, self.handle)
             except (OSError, ValueError) as error:

@@ -9,6 +9,8 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -150,17 +152,44 @@ def test_all_managers_are_closed_the_latest_first() -> None:
     assert killed(code, signal.SIGTERM)[:2] == (-signal.SIGTERM, "20")
 
 
+def nothing(number: int, frame: Any) -> None:
+    """A handler of the program's."""
+
+
+@pytest.fixture
+def own_handler() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, nothing)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("own_handler")
 def test_what_is_taken_back_is_as_it_was() -> None:
-    before = signal.getsignal(signal.SIGTERM)
     with SafetyManager() as manager, SafetyManager() as other:
         first = manager.close_on(signal.SIGTERM)
         second = other.close_on(signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) != before
+        assert signal.getsignal(signal.SIGTERM) != nothing
         first()
         first()
-        assert signal.getsignal(signal.SIGTERM) != before
+        assert signal.getsignal(signal.SIGTERM) != nothing
         second()
-        assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(signal.SIGTERM) == nothing
+
+
+def test_a_handler_that_came_between_is_the_one_that_was_there(manager: SafetyManager) -> None:
+    """What is taken back on another thread stays, since Python lets the main thread alone change it."""
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=manager.close_on(signal.SIGTERM))
+    thread.start()
+    thread.join()
+    try:
+        signal.signal(signal.SIGTERM, nothing)
+        back = manager.close_on(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) != nothing
+        back()
+        assert signal.getsignal(signal.SIGTERM) == nothing
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("numbers", [(), (0,), ("SIGTERM",), (signal.SIGKILL,), (10_000,)])
