@@ -307,8 +307,8 @@ def test_duplicate(manager: SafetyManager) -> None:
         buffer(manager, native=0x7F00)
     assert str(caught.value) == (
         f'native 0x7f00 is owned by buffer "left" (object {first.id}, native 0x7f00), valid, from {at}. Released '
-        "twice it would be freed twice. The same owner: share() on its handle. Part of it: register without release= "
-        "and with parent=its handle."
+        "twice it would be freed twice. Same owner: share() on its handle. Part of it: parent=its handle. Counts "
+        "references, or is no native: unique=False."
     )
     assert caught.value.id == first.id
     view = first.view(MEMORY[1], 8)
