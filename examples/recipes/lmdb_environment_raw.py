@@ -12,6 +12,6 @@ with env.begin(write=True) as txn:
     txn.put(b"picture", b"\7" * 100_000)
 with env.begin(buffers=True) as txn:
     picture = txn.get(b"picture")
-print(picture[0])
+print(picture[0], flush=True)
 env.close()
 print(picture[0])
