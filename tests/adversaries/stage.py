@@ -17,6 +17,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -53,12 +54,14 @@ class Native:
 
     def __init__(self) -> None:
         self.released = 0
+        self.released_on: int | None = None  # the thread, as `threading.get_ident` names it
         self.in_collector = False
         self.memory = bytearray(64)
 
     def free(self) -> None:
         """The release."""
         self.released += 1
+        self.released_on = threading.get_ident()
         self.in_collector = self.in_collector or runtime.in_collector()
 
     def use(self) -> int:
@@ -438,8 +441,7 @@ class Watch:
     """Looks at an object again and again: what can be asked about it must agree, and its states follow the
     table."""
 
-    def __init__(self, manager: SafetyManager, handle: Handle[Any], *, all_seen: bool = True) -> None:
-        self.following = TRANSITIONS if all_seen else REACHABLE
+    def __init__(self, manager: SafetyManager, handle: Handle[Any]) -> None:
         self.manager = manager
         self.handle = handle
         self.id = handle.id
@@ -450,13 +452,21 @@ class Watch:
         """Once. Callable on one thread at a time, at any moment."""
         state = self.handle.state
         if state is not self.trail[-1]:
-            if state not in self.following[self.trail[-1]]:
-                self.wrong.append(f"{self.trail[-1]} -> {state} is not in the table of states")
             self.trail.append(state)
         answers = self.answers()
         # Nothing runs in between on this thread: whatever is said twice is said of one moment.
         if len(set(answers.values())) != 1 and self.answers() == answers:
             self.wrong.append(f"answers that do not agree: {answers}, {state}")
+
+    def astray(self, released_on: int | None) -> list[str]:
+        """The steps that the table of states does not allow. Who looks on the thread that released the object
+        sees each of them; where another thread did, it may have made several between two looks."""
+        following = TRANSITIONS if released_on in (None, threading.get_ident()) else REACHABLE
+        return [
+            f"{one} -> {two} is not in the table of states"
+            for one, two in pairwise(self.trail)
+            if two not in following[one]
+        ]
 
     def answers(self) -> dict[str, bool]:
         """Whether the object can be used, in every way in which that can be asked."""
