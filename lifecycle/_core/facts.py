@@ -12,7 +12,7 @@ from lifecycle._core.describe import fate as fate_of
 from lifecycle._core.describe import info_of, state_of
 from lifecycle._core.exclusive import pin_or_refuse
 from lifecycle._core.handle import Handle
-from lifecycle._core.holders import Holder, all_holders
+from lifecycle._core.holders import Holder, all_holders, walks
 from lifecycle._core.record import SHUT_CELL, Pin, Record
 from lifecycle._core.shares import set_apart
 from lifecycle._core.targets import record_of
@@ -208,10 +208,23 @@ def about(target: Handle[Any] | Pin | Facts, error: E, holders: Iterable[str] = 
         target = None  # type: ignore[assignment]  # K3
 
 
-def holders(target: Handle[Any] | Pin | Facts) -> tuple[Holder, ...]:
+def holders(target: Handle[Any] | Pin | Facts, *, within_budget: bool = False) -> tuple[Holder, ...]:
     """Return who keeps the object from its release, also after `close`. Walks the heap: for messages and
-    diagnosis, not per frame."""
-    return all_holders(_record_of(target), target)
+    diagnosis, not per frame.
+
+    `within_budget` is for errors that a program may raise, and survive, in a tight loop: all such walks of
+    the process together take half a second and then a twentieth of the time. Empty where that is spent, and
+    where a pause is out of place (inside a collection, on threads marked with `never_wait`).
+    """
+    if not within_budget:
+        return all_holders(_record_of(target), target)
+    if runtime.collecting or runtime.must_not_wait() or not walks.allows():
+        return ()
+    began = runtime.monotonic()
+    try:
+        return all_holders(_record_of(target), target)
+    finally:
+        walks.spend(began)
 
 
 def pin(handle: Handle[Any]) -> Pin:

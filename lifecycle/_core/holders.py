@@ -59,6 +59,10 @@ def holders_of(pin: Pin) -> tuple[str, ...]:
 budget = Budget()
 """For looking through the heap on behalf of errors."""
 
+walks = Budget()
+"""For those that say in full who holds what, and walk the heap several times for each holder: they take no
+names from the others."""
+
 
 def in_words(pin: Pin, *, kept: bool = False) -> tuple[str, ...]:
     """As `holders_of`; empty where the budget is spent, and where a pause is out of place (inside a

@@ -328,14 +328,15 @@ class Pool(Uncopied):
 
     def _kept(self) -> list[str]:
         """The longest loans in words, with who keeps each: the variables and attributes that refer to its
-        handle. Walks the heap, so it is for whoever has waited in vain."""
+        handle, as far as the budget for that goes. Walks the heap, so it is for whoever has waited in
+        vain."""
         slots = [*snapshot(self.shelf.slots), *snapshot(self.shelf.extras)]
         known = sorted((slot.loan for slot in slots if slot.loan is not None), key=lambda loan: loan.born)
         borrowers = {slot.loan: slot.borrower for slot in slots if slot.loan is not None}
         told = []
         for loan in known[:NAMED_HOLDERS]:
             text = str(loan_of(loan, borrowers.get(loan, 0)))
-            keepers = () if must_not_wait() else holders_of(loan)
+            keepers = holders_of(loan, within_budget=True)
             told.append(f"{text}, held by {' and '.join(map(str, keepers))}" if keepers else text)
         return told
 
