@@ -10,6 +10,7 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import attrgetter, is_
 from threading import Thread
 from typing import Any
@@ -25,6 +26,7 @@ from lifecycle._core.release import NEST_LIMIT, end_without_release, nesting, pr
 from lifecycle._core.runtime import BRIEF_WAIT, Tally, near_limit
 from lifecycle._core.tables import Registry
 from lifecycle._core.timelines import busy, poll_busy
+from lifecycle._core.waiting import poll
 from lifecycle.errors import (
     LifecycleError,
     RegistrationError,
@@ -35,6 +37,14 @@ from lifecycle.places.loops import Bell
 from lifecycle.states import ENDED, ORPHANED, RELEASED, Cause
 
 _place_of = attrgetter("place")
+
+
+HANDS_FULL = 0.05
+"""Seconds that the loss of a queue waits for those of its objects that another thread has just claimed."""
+
+
+def _all_let_go(registry: Registry, records: list[Record]) -> bool:
+    return all(record.phase in ENDED or record.id not in registry.claims for record in records)
 
 
 class Generation(DequePlace):
@@ -148,6 +158,10 @@ class Generation(DequePlace):
                     record, ORPHANED, Cause.INVALIDATE, f"queue {self.name!r} was lost: {self.lost_reason}"
                 ):
                     count += 1
+            # The keeper sweeps as well, and may have one of them in its hand.
+            unfinished = [record for record in ours if record.phase not in ENDED]
+            if unfinished:
+                poll(partial(_all_let_go, registry, unfinished), HANDS_FULL)
             self.held += [record for record in ours if record.parent is not None]
         self.orphaned += count
         self.swept = True
