@@ -110,10 +110,14 @@ _release_buffer = ctypes.PYFUNCTYPE(None, ctypes.POINTER(_PyBuffer))(("PyBuffer_
 def _address_of(export: memoryview) -> int:
     """Where the memory of a contiguous buffer begins; Python itself tells it of what may be written only."""
     buffer = _PyBuffer()
-    _get_buffer(export, ctypes.byref(buffer), 0)
-    address: int = buffer.buf or 0
-    _release_buffer(ctypes.byref(buffer))
-    return address
+    at = ctypes.byref(buffer)
+    try:
+        _get_buffer(export, at, 0)
+        address: int = buffer.buf or 0
+        return address
+    finally:
+        # The first call in here, so an interrupt leaves no export. Where none was taken it does nothing.
+        _release_buffer(at)
 
 
 NATIVE_FORMATS = frozenset("cbB?hHiIlLqQnNfdP")

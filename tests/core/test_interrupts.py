@@ -32,8 +32,9 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
-from lifecycle._core import holders, runtime
+from lifecycle._core import holders, runtime, views
 from lifecycle._core.place import AnyThread
+from lifecycle.testing import code_of
 from tests.core.adversary import (
     STORM,
     Interrupt,
@@ -788,3 +789,17 @@ def test_rain_while_threads_change_all_the_time() -> None:
 
 def test_nothing_of_this_leaves_a_trace_function_behind() -> None:
     assert sys.gettrace() is None or "coverage" in repr(sys.gettrace())
+
+
+def test_asking_where_a_buffer_lies_leaves_no_export() -> None:
+    """One would keep the buffer from being resized or closed for good."""
+    buffer = bytearray(b"hello")
+    struck = 0
+    for strike in each_interrupt(
+        lambda: views._address_of(memoryview(buffer)), of=code_of(views._address_of)
+    ):
+        if strike.error is not None:
+            struck += 1
+            strike.error.with_traceback(None)
+        buffer.append(0)  # refused while there is one
+    assert struck > 2
