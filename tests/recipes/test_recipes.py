@@ -68,7 +68,11 @@ def run(program: Program, folder: Path) -> Finished:
         done = subprocess.run(
             [sys.executable, "-X", "faulthandler", str(PROGRAMS / program.name)],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))},
+            env={
+                # What is not flushed is lost in a crash, as it is for the reader who writes it to a file.
+                **{name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+                "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
