@@ -25,7 +25,6 @@ from lifecycle.integrations.gstreamer._native import (
     _open,
     map_foreign,
     ready,
-    unmap,
     unmap_foreign,
 )
 
@@ -80,8 +79,8 @@ class Owned(_p):
     __del__: Callable[[], object]
 
     def drop(self) -> None:
-        """Give the reference up, once: C empties this in the same step."""
-        _replace(_byref(self), None)
+        """Give the reference up, once: C empties this in the same step, and no call comes before it."""
+        self.__del__()
 
 
 def nothing_owned() -> Owned:
@@ -102,7 +101,7 @@ def _owned(make: Callable[..., Any], *arguments: Any) -> Owned:
         _fill(owned, make, *arguments)
         return owned
     except BaseException:
-        _replace(_byref(owned), None)
+        owned.__del__()
         raise
 
 
@@ -236,11 +235,15 @@ def map_own(own: Own) -> bool:
 
 
 def end_own(own: Own) -> None:
-    """The release function of every `Own`: unmap, and give the buffer up. Calling twice is calling once."""
+    """The release function of every `Own`: unmap, and give the buffer up. Calling twice is calling once.
+
+    Each is one call of C with nothing called before it, so an interrupt strikes before both or after one,
+    and then the other follows."""
     try:
-        unmap(own)
+        if own.memory is not None:
+            own.__del__()
     finally:
-        _replace(_byref(own.owned), None)
+        own.owned.__del__()
 
 
 def wrapper_of(owned: Owned) -> Any:

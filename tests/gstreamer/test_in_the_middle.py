@@ -124,3 +124,25 @@ def test_a_guard_whose_making_is_interrupted_ends_though_the_traceback_is_kept(
         made.pop().close()
         eventually(lambda: manager.stats().active_objects == 0)
         assert len(errors) * STEP > 10
+
+
+def test_a_writable_frame_whose_end_is_interrupted_goes_back_though_the_traceback_is_kept(
+    gst: Any, manager: SafetyManager
+) -> None:
+    from lifecycle.integrations.gstreamer import PoolAdapter
+    from lifecycle.integrations.gstreamer._buffers import end_own
+
+    made: list[Any] = []
+    kept: list[Any] = []
+    with PoolAdapter(manager, "video/x-raw,format=I420,width=8,height=4", most=1) as pool:
+        made.append(pool.acquire(timeout=5))
+        for struck in each_interrupt(lambda: made[0].close(), of=code_of(end_own)):
+            made.pop()
+            assert struck.error is not None
+            if struck.on_entry:  # there the frame of the release keeps what it was given
+                struck.error.with_traceback(None)
+            kept.append(struck.error)
+            eventually(lambda: pool.outstanding == 0)
+            made.append(pool.acquire(timeout=5))
+        assert len(kept) > 2
+        made.pop()
