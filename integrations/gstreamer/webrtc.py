@@ -17,11 +17,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from lifecycle import SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GStreamerError, GuardError, MissingGStreamerError
+from lifecycle.integrations.gstreamer.pipelines.callbacks import close_each
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, or_nothing
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
@@ -111,8 +113,7 @@ class WebRTCPeer(Uncopied):
 
     def _abandon(self) -> None:
         """Its making has failed: no handler stays."""
-        for signal in vars(self).get("_signals", ()):
-            signal.close(0)
+        close_each(partial(signal.close, 0) for signal in vars(self).get("_signals", ()))
 
     def _ice(self, element: Any, mline: int, candidate: str) -> None:
         if self._on_ice is not None:
@@ -246,10 +247,7 @@ class WebRTCPeer(Uncopied):
     def close(self) -> bool:
         """Take its handlers away; True when none runs any more. Its pipeline is closed by whoever owns it."""
         self._element = None
-        done = True
-        for signal in self._signals:
-            done = signal.close() and done
-        return done
+        return close_each(signal.close for signal in self._signals)
 
     def __enter__(self) -> WebRTCPeer:
         self._now()

@@ -146,3 +146,60 @@ def test_a_writable_frame_whose_end_is_interrupted_goes_back_though_the_tracebac
             made.append(pool.acquire(timeout=5))
         assert len(kept) > 2
         made.pop()
+
+
+def test_what_a_guard_has_connected_goes_though_its_release_is_interrupted(
+    gst: Any, manager: SafetyManager
+) -> None:
+    """At any point but on entry to the release itself, which nobody calls again."""
+    from lifecycle.integrations.gstreamer import SignalGuard
+    from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackCore
+    from lifecycle.integrations.gstreamer.pipelines.signals import _SignalCore
+
+    source = gst.Gst.ElementFactory.make("identity", "i")
+    made: list[Any] = []
+    numbers: list[int] = []
+
+    def connect() -> None:
+        made[:] = [SignalGuard(manager, source, "notify::silent", lambda *_: None)]
+        with made[0].handle.lease() as core:
+            numbers.append(core.id[0])
+
+    connect()
+    passed = 0
+    of = code_of(CallbackCore.release, _SignalCore.leave, Callback.end)
+    for struck in each_interrupt(lambda: made[0].close(0), of=of):
+        passed += 1
+        assert struck.error is not None
+        if not (struck.on_entry and " release " in struck.place):
+            assert not source.handler_is_connected(numbers[-1]), struck.place
+        connect()
+    assert passed > 5
+    assert not source.handler_is_connected(numbers[-1])
+
+
+@pytest.mark.needs("webrtc")
+def test_one_handler_of_a_peer_that_fails_to_close_keeps_no_other(gst: Any, manager: SafetyManager) -> None:
+    from lifecycle.integrations.gstreamer import GuardError, PipelineGuard
+    from lifecycle.integrations.gstreamer.pipelines.signals import _SignalCore
+    from lifecycle.integrations.gstreamer.webrtc import WebRTCPeer
+
+    def work() -> None:
+        with PipelineGuard(manager, "webrtcbin name=w") as pipeline:
+            peer = WebRTCPeer(manager, pipeline, "w")
+            try:
+                peer.close()
+            finally:
+                assert all(signal.closed for signal in peer._signals)
+
+    for struck in each_interrupt(work, of=code_of(_SignalCore.leave), step=STEP):
+        assert isinstance(struck.error, KeyboardInterrupt), struck
+    with PipelineGuard(manager, "webrtcbin name=w") as pipeline:
+        peer = WebRTCPeer(manager, pipeline, "w")
+        with peer._signals[0].handle.lease() as core:
+            core.id.append("no number")  # type: ignore[arg-type]  # its release fails
+        with pytest.raises(GuardError, match="could not be closed"):
+            peer.close()
+        assert all(signal.closed for signal in peer._signals)
+        with pytest.raises(GuardError, match="could not be closed"):
+            peer.close()

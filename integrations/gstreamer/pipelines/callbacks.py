@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from lifecycle import ClosedError, SafetyManager
@@ -35,9 +35,11 @@ from lifecycle.lowlevel import check_callback, check_timeout, no_wait_threads
 __all__ = [
     "CALLBACK_WAIT",
     "Callback",
+    "CallbackCore",
     "CallbackGuard",
     "Kept",
     "check_function",
+    "close_each",
     "forget_frames",
     "is_foreign_thread",
     "once_each",
@@ -180,6 +182,27 @@ class Callback:
         return tuple(self._running.values())
 
 
+class CallbackCore(Core):
+    """Base of the cores that have a callback called: what they do at their end may be done twice."""
+
+    callback: Callback
+
+    def leave(self) -> None:
+        """Have GStreamer call it no more. May be done twice, and goes on where it was interrupted."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """No further call; then GStreamer is left, whatever interrupts."""
+        try:
+            self.callback.end()
+            self.leave()
+        except BaseException:
+            # K6: nobody calls a release again.
+            self.callback.end()
+            self.leave()
+            raise
+
+
 class CallbackGuard(Guard[C]):
     """Base of the guards that have a callback called."""
 
@@ -202,9 +225,11 @@ class CallbackGuard(Guard[C]):
         seconds for one that runs on another thread (not on a streaming thread), which GStreamer's own
         functions do not, and raises `StateTimeout`, which says where that call stands, when it is over."""
         check_timeout(timeout)
-        done = super().close()
         callback = self._callback
-        self._kept = None
+        try:
+            done = super().close()
+        finally:
+            self._kept = None
         if timeout == 0 or not may_wait() or callback.wait(timeout):
             return done and not callback.where
         blocked = tuple(filter(None, map(stands_at, callback.where)))
@@ -227,6 +252,24 @@ def once_each(call: Callable[[Any], object], ids: list[Any]) -> None:
             pass
     except IndexError:  # how `pop` says that this was all
         return
+
+
+def close_each(closes: Iterable[Callable[[], bool]]) -> bool:
+    """Call each of `closes`, whatever another raises and whatever interrupts; whether all are done. What was
+    raised first comes out when all have been called."""
+    done = True
+    failed: BaseException | None = None
+    try:
+        for close in closes:
+            try:
+                done = close() and done
+            except BaseException as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+    finally:
+        failed = None  # it would keep this frame, and this frame it
+    return done
 
 
 def check_function(function: Any, what: str) -> None:

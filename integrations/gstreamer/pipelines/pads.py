@@ -21,7 +21,12 @@ from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle._core.runtime import TimedQueue
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
-from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
+from lifecycle.integrations.gstreamer.pipelines.callbacks import (
+    Callback,
+    CallbackCore,
+    CallbackGuard,
+    once_each,
+)
 from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, name_of, or_nothing
 from lifecycle.integrations.gstreamer.pipelines.threads import contained
 from lifecycle.lowlevel import Uncopied
@@ -285,7 +290,7 @@ def _ask(info: ProbeInfo, name: str, *arguments: Any) -> Any:
     return getattr(info._now(), name)(*arguments)
 
 
-class _ProbeCore(Core):
+class _ProbeCore(CallbackCore):
     def __init__(self, pad: Any, callback: Callback, mask: Any) -> None:
         self.pad = pad
         self.callback = callback
@@ -299,18 +304,11 @@ class _ProbeCore(Core):
         # and went, in here.
         self.id.extend(filter(None, map(self.pad.add_probe, (self.mask,), (probe,))))
         if probe.over:
-            self.remove()
+            self.leave()
 
-    def remove(self) -> None:
-        """Take it out, once."""
+    def leave(self) -> None:
+        """The probe goes, once."""
         once_each(self.pad.remove_probe, self.id)
-
-    def release(self) -> None:
-        """No further call; then the probe goes, whatever interrupts."""
-        try:
-            self.callback.end()
-        finally:
-            self.remove()
 
 
 class _Probe:
@@ -318,7 +316,7 @@ class _Probe:
 
     def __init__(self, core: _ProbeCore) -> None:
         self._callback = core.callback
-        self._remove = core.remove
+        self._remove = core.leave
         self._known = core.id
         self.over = False
         self._passing = core.callback.fallback

@@ -11,28 +11,24 @@ from gi.repository import GObject
 from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError
-from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackGuard, once_each
-from lifecycle.integrations.gstreamer.pipelines.guard import Core, check_manager, name_of, or_nothing
+from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackCore, CallbackGuard
+from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, name_of, or_nothing
 
 __all__ = ["SignalGuard"]
 
 
-class _SignalCore(Core):
+class _SignalCore(CallbackCore):
     def __init__(self, source: Any, callback: Callback) -> None:
         self.source = source
         self.callback = callback
         self.id: list[int] = []
 
-    def release(self) -> None:
-        """No further call; then the handler goes, whatever interrupts."""
-        try:
-            self.callback.end()
-        finally:
-            once_each(self._disconnect, self.id)
-
-    def _disconnect(self, signal: int) -> None:
-        if self.source.handler_is_connected(signal):  # the program may have disconnected it
-            self.source.disconnect(signal)
+    def leave(self) -> None:
+        """The handler goes. GObject uses no id twice, so it is asked for again after an interrupt."""
+        for signal in self.id:
+            if self.source.handler_is_connected(signal):  # the program may have disconnected it
+                self.source.disconnect(signal)
+        self.id.clear()
 
 
 class SignalGuard(CallbackGuard[_SignalCore]):

@@ -34,6 +34,7 @@ from lifecycle.integrations.gstreamer.captures.runs import an_appsink
 from lifecycle.integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError, StateTimeout
 from lifecycle.integrations.gstreamer.feeding.feeder import Feeder
 from lifecycle.integrations.gstreamer.frames.frame import Frame
+from lifecycle.integrations.gstreamer.pipelines.callbacks import close_each
 from lifecycle.integrations.gstreamer.pipelines.guard import Core, Guard, check_manager, or_nothing
 from lifecycle.integrations.gstreamer.pipelines.pads import ProbeGuard
 from lifecycle.integrations.gstreamer.pipelines.pipeline import START_TIMEOUT, PipelineGuard
@@ -339,10 +340,7 @@ class Fanout(Uncopied):
         """Close every client, take no further frame and no further client; True when all are closed. The
         source flows on."""
         self._closed = True
-        done = self._capture.close()
-        for client in self.clients:
-            done = client.close() and done
-        return done
+        return close_each((self._capture.close, *(client.close for client in self.clients)))
 
     def __enter__(self) -> Fanout:
         self._refuse_closed()

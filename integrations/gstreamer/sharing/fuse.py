@@ -23,6 +23,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from lifecycle.integrations.gstreamer._native import Gst, MiniObject, _function, _open
@@ -116,7 +117,7 @@ class _Probe:
 
     def remove(self) -> None:
         """It is called no more. Again: nothing."""
-        once_each(lambda number: _remove_probe(self._pointer, number), self._ids)
+        once_each(partial(_remove_probe, self._pointer), self._ids)  # C: no interrupt falls before the call
         _probes.pop(self._number, None)
 
     def _handle(self, pad: int, info: _Info) -> int:
