@@ -17,7 +17,7 @@ name                   contract                                                 
 `apart`                a consumer's share: a panic through it closes it, and no other            I6
 `describe`             its name in messages                                                     I9
 `about`                an error of yours with the facts of the object that it is about          I9
-`holders`              who keeps it from its release. Walks the heap, within a budget if asked   I9
+`holders`              who keeps it from its release. Walks the heap; a budget if wished        I9
 `is_closed`            whether this very handle was closed
 `held_pin`             the pin of an object that somebody still holds, also after `close`       I2
 `Leaving`              a table whose entries go by the step that ends their objects             I3

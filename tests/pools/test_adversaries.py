@@ -189,7 +189,7 @@ def test_interrupted_anywhere_no_slot_is_lost_or_doubled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The walk through the heap that a time-out makes has thousands of places, and is tried in tests/sharing.
-    monkeypatch.setattr(lifecycle.pools.pool, "holders_of", lambda loan: ())
+    monkeypatch.setattr(lifecycle.pools.pool, "holders_of", lambda loan, **_: ())
     pool = make(manager)
     struck = 0
     for run_ in each_interrupt(lambda: run(pool), step=STEP):
