@@ -503,10 +503,14 @@ def refuse_inside(proxy: Proxy) -> None:
     inside = False
     while frame is not None:
         if frame.f_code.co_filename == __file__ and "pin" in frame.f_code.co_varnames:
+            stays = runtime.copy_stays(frame, above)
             known = frame.f_locals
-            inside = inside or (known.get("record") is record and known.get("pin") is not None)
-            runtime.empty_copy(frame, known, above)
-            known = None  # type: ignore[assignment]
+            try:
+                inside = inside or (known.get("record") is record and known.get("pin") is not None)
+            finally:
+                if not stays:
+                    known.clear()
+                known = None  # type: ignore[assignment]
         above, frame = frame, frame.f_back
     if inside:
         raise about(

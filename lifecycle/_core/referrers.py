@@ -90,6 +90,7 @@ def _running(target: object) -> Iterator[str]:
 
 
 def _locals_that_are(frame: FrameType, above: FrameType | None, target: object) -> list[str]:
+    stays = runtime.copy_stays(frame, above)
     values = frame.f_locals
     try:
         found = [f"local {name!r}" for name, value in list(values.items()) if value is target]
@@ -98,7 +99,8 @@ def _locals_that_are(frame: FrameType, above: FrameType | None, target: object) 
                 found.append(f"local {name!r}")
         return found
     finally:
-        runtime.empty_copy(frame, values, above)
+        if not stays:
+            values.clear()
         values = value = target = None  # type: ignore[assignment]
 
 

@@ -402,20 +402,20 @@ def line_of(site: Site) -> int:
     return code.co_firstlineno
 
 
-def empty_copy(frame: FrameType, values: dict[str, object], above: FrameType | None) -> None:
-    """Empty `values`, which ``frame.f_locals`` gave. Up to CPython 3.12 that is a copy, which stays in the
-    frame and keeps all of its variables alive.
+def copy_stays(frame: FrameType, above: FrameType | None) -> bool:
+    """Whether what ``frame.f_locals`` gives is to be left as it is. Up to CPython 3.12 it is a copy, which
+    stays in the frame and keeps all of its variables alive: whoever asked empties it. To be called before it
+    is asked for, so that nothing is called in between (an interrupt would leave it).
 
     `above` is the frame that `frame` has called. Where that is the call of a trace or profile function, the
     copy stays: CPython writes it back into the variables when that function returns, so an empty one would
     unbind them. At the frame's next event CPython makes the copy anew.
     """
-    if sys.version_info < (3, 13) and (above is None or not _traces(above.f_code, frame)):
-        values.clear()
-
-
-def _traces(code: CodeType, frame: FrameType) -> bool:
-    """Whether `code` may be that of a trace or profile function that `frame` calls."""
+    if sys.version_info >= (3, 13):
+        return True
+    if above is None:
+        return False
+    code = above.f_code
     for function in (
         frame.f_trace,
         sys.gettrace(),
