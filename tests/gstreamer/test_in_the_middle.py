@@ -144,7 +144,7 @@ def test_a_writable_frame_whose_end_is_interrupted_goes_back_though_the_tracebac
             kept.append(struck.error)
             eventually(lambda: pool.outstanding == 0)
             made.append(pool.acquire(timeout=5))
-        assert len(kept) > 2
+        assert len(kept) >= 2
         made.pop()
 
 
