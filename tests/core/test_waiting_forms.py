@@ -727,6 +727,8 @@ def test_tasks_of_trio() -> None:
             lambda: len(looks) > 2, NEVER, look=lambda: looks.append(1), every=0.01
         )
 
+    # Trio warns of who is there before it; a test of signals may be.
+    signal.set_wakeup_fd(-1)
     trio.run(main)
     state = State()
 
