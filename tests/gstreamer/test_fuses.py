@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -399,3 +400,30 @@ def test_a_branch_that_fails_as_the_pipeline_starts_does_not_keep_it_from_playin
             guard.play()
             assert guard.wait(20)
             assert branch.close()
+
+
+def test_a_flush_while_the_caps_are_on_their_way_is_no_failure(g: Any, gst: Any, tee: Tee) -> None:
+    """The branch did not take them since it was flushed: it is told them again, and flows."""
+    Gst = gst.Gst
+    flushes: list[threading.Thread] = []
+    came = threading.Event()
+
+    def at_the_caps(pad: Any, info: Any) -> Any:
+        if info.get_event().type == Gst.EventType.CAPS and not flushes:
+            came.wait(20)
+            flushes.append(threading.Thread(target=lambda: branch.flush(20)))
+            flushes[0].start()
+            eventually(lambda: pad.flags & Gst.PadFlags.FLUSHING, timeout=20)
+        return Gst.PadProbeReturn.OK
+
+    inner = Gst.parse_bin_from_description("identity name=i ! appsink name=s sync=false", True)
+    inner.get_by_name("s").get_static_pad("sink").add_probe(Gst.PadProbeType.EVENT_DOWNSTREAM, at_the_caps)
+    with tee.attach(inner) as branch:
+        capture = branch.capture()
+        came.set()
+        frames = capture.frames(timeout=20)
+        next(frames).close()
+        flushes[0].join(20)
+        assert not flushes[0].is_alive()
+        next(frames).close()
+        assert branch.stats().dropped == 0

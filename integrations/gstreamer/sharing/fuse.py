@@ -5,9 +5,10 @@ or cannot take the stream's new size ends the source for everybody.
 
 **The idea.** A probe on the first pad behind the branch's queue passes each buffer on itself, sees what comes
 back, and answers HANDLED, which is OK upstream. After an end or a failure it has *tripped*: it drops what
-comes, and says so once. A pad that is flushing (an element that was set to NULL by hand) trips nothing: when
-it comes back it is told again what streams. New caps are passed on likewise, since a refusal would come
-before any buffer. It runs on the branch's own thread, so that waiting for Python holds up nobody else.
+comes, and says so once. A pad that is flushing (by a flush, or in an element that was set to NULL by hand)
+trips nothing: when it comes back it is told again what streams. New caps are passed on likewise, since a
+refusal would come before any buffer. It runs on the branch's own thread, so that waiting for Python holds up
+nobody else.
 
 At the *door*, the queue's sink pad, a second probe answers questions of the source: a branch has no say in
 what is sent (unless it is asked to negotiate), and none in allocation, which a queue would answer in its turn
@@ -74,6 +75,7 @@ DROP, OK, HANDLED = 0, 1, 4
 BUFFER: Final = int(Gst.PadProbeType.BUFFER)
 LIST: Final = int(Gst.PadProbeType.BUFFER_LIST)
 EVENT: Final = int(Gst.PadProbeType.EVENT_DOWNSTREAM)
+FLUSH: Final = int(Gst.PadProbeType.EVENT_FLUSH)
 QUERY: Final = int(Gst.PadProbeType.QUERY_DOWNSTREAM)
 CAPS, STREAM_START, SEGMENT = (
     int(kind) for kind in (Gst.EventType.CAPS, Gst.EventType.STREAM_START, Gst.EventType.SEGMENT)
@@ -136,7 +138,7 @@ class Fuse(_Probe):
         ``"not-negotiated"``. It must be quick and not fail.
     """
 
-    mask = BUFFER | LIST | EVENT
+    mask = BUFFER | LIST | EVENT | FLUSH
 
     def __init__(self, pad: Any, on_trip: Callable[[str], object]) -> None:
         super().__init__(pad)
@@ -149,6 +151,8 @@ class Fuse(_Probe):
         is."""
         self._on_trip = on_trip
         self._stale = False
+        self._flushes = 0
+        """How often a flush has begun or ended; odd while one is under way."""
 
     def trip(self, reason: str) -> None:
         """Let nothing pass any more. The first reason counts."""
@@ -157,6 +161,9 @@ class Fuse(_Probe):
             self._on_trip(reason)
 
     def _handle(self, pad: int, info: _Info) -> int:
+        if info.type & FLUSH:
+            self._flushes += 1
+            return OK
         if self.tripped:
             if not info.type & EVENT:
                 self.dropped += 1
@@ -201,27 +208,36 @@ class Fuse(_Probe):
         if not peer:
             self._stale = True
             return DROP
+        before = self._flushes
         try:
             if not _send_event(peer, event):
-                if _is_active(peer):
-                    self.trip("not-negotiated")
-                else:
+                # A flush, on another thread, may have begun or ended while the caps were on their way.
+                if before % 2 or before != self._flushes or not _is_active(peer):
                     self._stale = True
+                else:
+                    self.trip("not-negotiated")
         finally:
             _unref(peer)
         return HANDLED
 
     def _tell_again(self, pad: int, peer: int) -> None:
-        """What was set to NULL has forgotten what streams."""
+        """What was set to NULL has forgotten what streams, and what was flushed may have missed it."""
         self._stale = False
-        known = _sticky(peer, SEGMENT, 0)
-        if known:
-            _mini_unref(known)
+        if all(_knows(peer, pad, kind) for kind in (CAPS, SEGMENT)):
             return
         for kind in (STREAM_START, CAPS, SEGMENT):
             event = _sticky(pad, kind, 0)
             if event:
                 _send_event(peer, event)
+
+
+def _knows(peer: int, pad: int, kind: int) -> bool:
+    """Whether `peer` has been told the sticky event that `pad` has."""
+    told, known = _sticky(pad, kind, 0), _sticky(peer, kind, 0)
+    for event in (told, known):
+        if event:
+            _mini_unref(event)
+    return bool(known) and (kind == SEGMENT or known == told)
 
 
 class Door(_Probe):
