@@ -3,26 +3,17 @@ runs."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.heap import collections_are_of_the_tests_own as collections_are_of_the_tests_own
+
 if TYPE_CHECKING:
     from lifecycle import SafetyManager
     from lifecycle.integrations.gstreamer import SampleAdapter
-
-
-@pytest.fixture(scope="module", autouse=True)
-def collections_are_of_the_tests_own() -> Iterator[None]:
-    """Half a million objects of pytest, of libraries and of the tests themselves are there by now: no collection
-    of this module's tests looks through them."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import inspect
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from lifecycle._core import exclusive, facts, handle, release, runtime
 from lifecycle._core import register as register_module
 from lifecycle._core.record import Record
 from lifecycle.manager import manager as manager_module
-from lifecycle.recorder import Recorder, RecorderError, files, layout
+from lifecycle.recorder import Recorder, RecorderError, files, hooks, layout
 from lifecycle.recorder.postmortem import Report, analyse
 from lifecycle.recorder.reader import Entry, read
 from tests.core.natives import Native
@@ -530,3 +531,16 @@ def test_interrupts_at_random_moments_leave_nothing(tmp_path: Path) -> None:
     done = run_python(code, env={"LIFECYCLE_RECORDER": str(tmp_path / "rain.rec")})
     assert done.check() == "True 0\n"
     assert read(tmp_path / "rain.rec").clean
+
+
+def test_the_recorders_lease_is_taken_as_the_cores_is() -> None:
+    """Recorded leases have their own class and way in, so that nothing is called where none is recorded. Up to
+    the lease itself the two ways are the same lines."""
+
+    def way_in(function: Any) -> list[str]:
+        lines = [line.split("  #")[0].strip() for line in inspect.getsource(function).splitlines()]
+        return lines[lines.index("pin = self._cell.pin") : lines.index("return timer.lease(pin)") + 1]
+
+    theirs = way_in(Handle.lease)
+    assert len(theirs) > 8
+    assert way_in(hooks._of_leases) == theirs
