@@ -1331,6 +1331,39 @@ MUTANTS = (
         core("owners"),
     ),
     Mutant(
+        "threads that start end under the one who closes",
+        "close() sleeps out its budget when another thread makes the first registration",
+        "I5",
+        (
+            (
+                "manager/machinery.py",
+                "        if self._over:\n            self.wind_down",
+                "        if self._registry.closed:\n            self.wind_down",
+            ),
+        ),
+        core("shutdown::test_threads_that_were_being_started_serve_the_one_who_closes"),
+    ),
+    Mutant(
+        "a thread that never begins is waited for",
+        "a worker that is struck on its first line holds its starter for ever",
+        "I5",
+        (("_core/runtime.py", "functools.partial(begun.wait, START_PATIENCE)", "begun.wait"),),
+        core("late_exceptions::test_a_thread_that_is_ended_before_it_begins_is_not_waited_for"),
+    ),
+    Mutant(
+        "a flush is taken for a refusal of caps",
+        "a branch that is flushed as new caps come ends for good",
+        "I9",
+        (
+            (
+                "../integrations/gstreamer/sharing/fuse.py",
+                "if before % 2 or before != self._flushes or not _is_active(peer):",
+                "if not _is_active(peer):",
+            ),
+        ),
+        ("tests/gstreamer/test_fuses.py::test_a_flush_while_the_caps_are_on_their_way_is_no_failure",),
+    ),
+    Mutant(
         "no bell with a view",
         "an array that outlives its handle is followed by the release a quarter of a second later",
         "I5",
