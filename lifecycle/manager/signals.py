@@ -49,6 +49,8 @@ class _Signals:
         """What handled a signal before us. Only the main thread writes it."""
         self.passed_on: dict[int, None] = {}
         """What has been closed for: who handled it before has it, now and from here on."""
+        self.come: dict[int, None] = {}
+        """What has come, and is to be passed on to who handled it before."""
         self.ears: tuple[socket.socket, socket.socket] | None = None
         self.thread: threading.Thread | None = None
         runtime.at_fork_in_child(self.after_fork)
@@ -60,11 +62,12 @@ class _Signals:
         self.listen()
         for number in numbers:
             now = signal.getsignal(number)
-            if number not in self.before or (now != self.handle and not self.living(number)):
+            if number not in self.before or (now != self.handle and not self.wanted(number)):
                 # The second: what was taken back on another thread stayed, and has been replaced since.
                 self.before[number] = now
             self.managers.setdefault(number, {})[key] = weakref.ref(manager)
             self.passed_on.pop(number, None)
+            self.come.pop(number, None)
             try:
                 signal.signal(number, self.handle)
             except (OSError, ValueError) as error:
@@ -82,9 +85,8 @@ class _Signals:
     def remove(self, key: int, numbers: tuple[int, ...]) -> None:
         """Off the main thread the handler stays, and passes the signal on."""
         for number in numbers:
-            managers = self.managers.get(number, {})
-            managers.pop(key, None)
-            if not managers and number in self.before and runtime.on_main_thread():
+            self.managers.get(number, {}).pop(key, None)
+            if number in self.before and not self.wanted(number) and runtime.on_main_thread():
                 if signal.getsignal(number) == self.handle:
                     signal.signal(number, _restorable(self.before[number]))
                 self.before.pop(number, None)
@@ -93,6 +95,10 @@ class _Signals:
             theirs = signal.set_wakeup_fd(-1)
             if theirs not in (-1, self.ears[1].fileno()):
                 signal.set_wakeup_fd(theirs)
+
+    def wanted(self, number: int) -> bool:
+        """Whether an open manager is to be closed at this signal, or is being closed because of it."""
+        return number in self.come or any(not manager.closed for manager in self.living(number))
 
     def listen(self) -> None:
         """Have a thread that reads what the signals write."""
@@ -141,6 +147,7 @@ class _Signals:
                 if now > came:
                     came = now
                     if came == 1:
+                        self.come[number] = None
                         work = threading.Thread(
                             target=self.close, args=(number,), name="lifecycle-signal", daemon=True
                         )
@@ -203,7 +210,7 @@ class _Signals:
         for number, before in list(self.before.items()):
             if signal.getsignal(number) == self.handle:
                 signal.signal(number, _restorable(before))
-        self.managers, self.before, self.passed_on = {}, {}, {}
+        self.managers, self.before, self.passed_on, self.come = {}, {}, {}, {}
         ears, self.ears, self.thread = self.ears, None, None
         for ear in ears:
             ear.close()

@@ -176,6 +176,21 @@ def test_what_is_taken_back_is_as_it_was() -> None:
         assert signal.getsignal(signal.SIGTERM) == nothing
 
 
+@pytest.mark.usefixtures("own_handler")
+def test_managers_that_are_closed_or_gone_keep_no_handler() -> None:
+    closed = SafetyManager()
+    closed.close_on(signal.SIGTERM)
+    closed.close()
+    gone = SafetyManager()
+    gone.close_on(signal.SIGTERM)
+    gone.close()
+    del gone
+    with SafetyManager() as manager:
+        back = manager.close_on(signal.SIGTERM)
+        back()
+    assert signal.getsignal(signal.SIGTERM) == nothing
+
+
 def test_a_handler_that_came_between_is_the_one_that_was_there(manager: SafetyManager) -> None:
     """What is taken back on another thread stays, since Python lets the main thread alone change it."""
     before = signal.getsignal(signal.SIGTERM)
