@@ -150,8 +150,8 @@ class DequePlace(Place):
 
 
 class AnyThread(DequePlace):
-    """`ANY_THREAD`: quick releases that are safe anywhere run inline, by the closer or by the next register
-    or close."""
+    """`ANY_THREAD`: quick releases that are safe anywhere. They run inline, by the closer or by whoever lets
+    go as the last, and on a worker where that was an array or a view."""
 
     at_once = True
     anywhere = True
@@ -260,4 +260,5 @@ class NamedPlace:
 BACKGROUND = NamedPlace("BACKGROUND")
 """The default place: worker threads of the manager, each release with a deadline."""
 ANY_THREAD = NamedPlace("ANY_THREAD")
-"""For quick releases that are safe on every thread, such as an unmap: they run inline."""
+"""For quick releases that are safe on every thread, such as an unmap: they run at once, where the last user
+lets go, or on a worker where that was an array or a view."""
