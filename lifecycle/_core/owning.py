@@ -60,23 +60,36 @@ def supersede(key: object, record: Record) -> None:
     A number (a descriptor, an address) is free, and given out again, *inside* the release, and its owner's
     entry goes after that.
     """
-    for one in owners_under(key):
-        if one is not record and not _side_by_side(one, record):
-            _make_way(one)
-    with ownership:
-        first = _enter_beside(key, record)
-    if first is not None:
-        raise duplicate(record, first)
+    waited: list[Record] = []
+    while True:
+        for one in owners_under(key):
+            if one is not record and not _side_by_side(one, record) and _make_way(one):
+                waited.append(one)
+        with ownership:
+            first = _enter_beside(key, record, waited)
+        if first is None:
+            return
+        if not _has_let_go(first):
+            raise duplicate(record, first)
+        # Its release has begun since it was looked at: it is waited for as well.
 
 
-def _enter_beside(key: object, record: Record) -> Record | None:
-    """Enter `record` under `key`; or return who is there and may not own the native beside it."""
+def _enter_beside(key: object, record: Record, waited: list[Record]) -> Record | None:
+    """Enter `record` under `key`; or return who is there and may not own the native beside it, or whose
+    release runs and is not among those that were `waited` for."""
     while True:
         there = owners.setdefault(key, record)
         if there is record:
             return None
-        living = [one for one in owners_under(key) if one is not record and not _has_let_go(one)]
-        for one in living:
+        living: list[Record] = []
+        for one in owners_under(key):
+            if one is record:
+                continue
+            let_go = _has_let_go(one)
+            if not let_go:
+                living.append(one)
+            elif one.phase is not RELEASING or any(one is other for other in waited):
+                continue
             if not _side_by_side(one, record):
                 return one
         new = Lives((*living, record)) if living else record
@@ -128,13 +141,16 @@ def _has_let_go(first: Record) -> bool:
     return phase is RELEASING or (phase in ENDED and phase is not STUCK)
 
 
-def _make_way(first: Record) -> None:
+def _make_way(first: Record) -> bool:
     """Have an owner end that is about to: here if it may be released here, otherwise by waiting for who does
-    it. Nobody waits for himself, in the collector, or where waiting is not allowed."""
-    if first.phase in ENDED or (first.cause is None and first() is not None):
-        return
+    it. Nobody waits for himself, in the collector, or where waiting is not allowed. Returns whether its
+    release has begun, so that nothing is left to wait for."""
+    if first.phase in ENDED:
+        return True
+    if first.phase is not RELEASING and first.cause is None and first() is not None:
+        return False
     if runtime.collecting and runtime.in_collector():
-        return
+        return True
     if first.phase is not RELEASING:
         # Waits for a collection on another thread where `close` does not: otherwise the owner would be
         # refused.
@@ -147,3 +163,4 @@ def _make_way(first: Record) -> None:
     )
     if begun and not runtime.must_not_wait() and not any(first is one for one in releases_here()):
         wait_for_end(first, monotonic() + HANDED_ON_WITHIN, None, insist=False)
+    return begun or first.phase in ENDED

@@ -17,6 +17,7 @@ from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
     Handle,
+    LifecycleError,
     NotReleased,
     ReleaseQueue,
     SafetyConfig,
@@ -61,6 +62,57 @@ def test_who_comes_while_the_release_runs_waits_for_it(manager: SafetyManager, h
     second.close()
     assert order == ["first is over", "second"]
     assert not [record for record in owners.values() if record.kind.registry is manager._registry]
+
+
+def test_who_looked_before_the_release_began_waits_for_it_all_the_same(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    inside, go_on = threading.Event(), threading.Event()
+
+    def release(_: object) -> None:
+        inside.set()
+        go_on.wait(20)
+        order.append("released")
+
+    first = manager.register(7, "fd", release=release, release_on=ANY_THREAD)
+    closing = threading.Thread(target=first.close)
+    letting = threading.Timer(0.01, go_on.set)
+    looked = owning._make_way
+
+    def look(record: Any) -> bool:
+        answer = looked(record)
+        if closing.ident is None:
+            assert not answer
+            closing.start()
+            assert inside.wait(20)
+            letting.start()
+        return answer
+
+    monkeypatch.setattr(owning, "_make_way", look)
+    second = manager.register(7, "fd", release=release, release_on=ANY_THREAD)
+    order.append("second is there")
+    closing.join()
+    second.close()
+    assert order == ["released", "second is there", "released"]
+
+
+def test_a_part_takes_the_number_of_a_whole_that_is_being_released(manager: SafetyManager) -> None:
+    """Its parent lives beside it, so nobody waits for the parent's end: it would not come."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def release(_: object) -> None:
+        inside.set()
+        assert go_on.wait(20)
+
+    whole = manager.register([7], "whole", native=7, release=release, release_on=ANY_THREAD)
+    closing = threading.Thread(target=whole.close)
+    closing.start()
+    assert inside.wait(20)
+    with pytest.raises(LifecycleError):
+        manager.register([8], "part", native=7, release=print, release_on=ANY_THREAD, parent=whole)
+    go_on.set()
+    closing.join()
 
 
 @pytest.mark.parametrize("how", ["inside the release", "never_wait", "in the collector"])

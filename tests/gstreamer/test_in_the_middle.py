@@ -178,6 +178,25 @@ def test_what_a_guard_has_connected_goes_though_its_release_is_interrupted(
     assert not source.handler_is_connected(numbers[-1])
 
 
+def test_who_waits_for_an_idle_pad_is_answered_though_what_it_does_is_interrupted(gst: Any) -> None:
+    from lifecycle.integrations.gstreamer.pipelines.pads import when_idle
+
+    element = gst.Gst.ElementFactory.make("identity")
+    pad = element.get_static_pad("src")
+    done: list[int] = []
+    passed = 0
+    # Called on this thread, within `add_probe`.
+    inside = [code for code in when_idle.__code__.co_consts if getattr(code, "co_name", "") == "idle"]
+    for struck in each_interrupt(lambda: when_idle(pad, lambda: done.append(1), 0.2), of=inside.__contains__):
+        passed += 1
+        assert struck.error is not None, struck.place
+        assert len(done) <= 1
+        done.clear()
+    assert passed > 3
+    assert when_idle(pad, lambda: done.append(1), 5)
+    assert done
+
+
 @pytest.mark.needs("webrtc")
 def test_one_handler_of_a_peer_that_fails_to_close_keeps_no_other(gst: Any, manager: SafetyManager) -> None:
     from lifecycle.integrations.gstreamer import GuardError, PipelineGuard

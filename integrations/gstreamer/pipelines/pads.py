@@ -54,19 +54,25 @@ def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> 
     turn = [action]
     done: TimedQueue[BaseException | None] = TimedQueue()
 
-    @contained(lambda: Gst.PadProbeReturn.PASS)
+    @contained(lambda: Gst.PadProbeReturn.PASS if turn else Gst.PadProbeReturn.REMOVE)
     def idle(pad: Any, info: Any) -> Any:
-        try:
-            chosen = turn.pop()  # whoever has it acts, so it happens once however often this is called
-        except IndexError:
-            return Gst.PadProbeReturn.PASS  # given up: whoever did removes the probe
         failed: BaseException | None = None
         try:
-            if chosen is not None:
-                chosen()
+            try:
+                chosen = turn.pop()  # whoever has it acts, so it happens once however often this is called
+            except IndexError:
+                return Gst.PadProbeReturn.PASS  # given up: whoever did removes the probe
+            try:
+                if chosen is not None:
+                    chosen()
+            except BaseException as error:
+                failed = error
+            done.put(failed)
         except BaseException as error:
-            failed = error
-        done.put(failed)
+            # An interrupt, on any line of this. Whoever waits on another thread is told of it: nobody calls
+            # this again.
+            done.put(error)
+            raise
         return Gst.PadProbeReturn.REMOVE
 
     probe = pad.add_probe(Gst.PadProbeType.IDLE, idle)
@@ -76,13 +82,23 @@ def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> 
         try:
             turn.pop()
         except IndexError:
-            failed = done.get()  # it has begun at the last moment
+            failed = _ended(done, pad)  # it has begun at the last moment
         else:
             pad.remove_probe(probe)
             return False
     if failed is not None:
         raise failed
     return True
+
+
+def _ended(done: TimedQueue[BaseException | None], pad: Any) -> BaseException | None:
+    try:
+        return done.get(timeout=UNLINK_TIMEOUT)
+    except Empty:
+        return GuardError(
+            f"pad {name_of(pad)} was idle, and what was to be done meanwhile has not ended within "
+            f"{UNLINK_TIMEOUT:g} s; it blocks, on a lock or on another push: lifecycle stacks shows where"
+        )
 
 
 def unlinked_when_idle(source: Any, timeout: float) -> bool:

@@ -20,6 +20,7 @@ import _thread
 import ctypes
 import functools
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -93,8 +94,8 @@ def contained(
     fallback: Callable[[], Any] = lambda: None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a function of ours that GStreamer calls. An interrupt that strikes it on the main thread
-    is raised again there, anything else is printed, and C is given ``fallback()``: PyGObject would print it,
-    keep its frames, and give C zero, which drops a buffer."""
+    is raised again there once C has returned, anything else is printed, and C is given ``fallback()``:
+    PyGObject would print it, keep its frames, and give C zero, which drops a buffer."""
 
     def of(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -103,11 +104,15 @@ def contained(
                 return function(*arguments)
             except BaseException as error:
                 main = threading.current_thread() is threading.main_thread()
+                answer = fallback()
                 if main and isinstance(error, KeyboardInterrupt):
-                    _thread.interrupt_main()
+                    # Called from C, and nothing behind it looks for signals: called here it would be raised
+                    # here, on its way to C.
+                    for _ in map(_thread.interrupt_main, (signal.SIGINT,)):
+                        break
                 else:
                     complain()
-                return fallback()
+                return answer
             finally:
                 arguments = ()
 
