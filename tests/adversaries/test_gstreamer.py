@@ -300,19 +300,11 @@ def test_the_collector_at_any_line(scene: Scene) -> None:
     stage.end()
 
 
-NOT_MENDED = {
-    "read_in_parts": "asked about itself while its planes are made, a frame of several memories looks for one that is not there",
-}
-"""Scenes in which another call has found what is not mended yet."""
-
-
 @pytest.mark.parametrize("how", ["here", "on another thread"])
 @pytest.mark.parametrize("scene", played())
 def test_another_call_at_any_line(scene: Scene, how: str) -> None:
     """As by a signal handler or a ``__del__``, at the points where one may come; and as by another thread, at any line."""
     here = how == "here"
-    if here and scene.name in NOT_MENDED:
-        pytest.xfail(NOT_MENDED[scene.name])
     stage = Stage(scene)
     meddler = Meddler(stage)
     adversary = every_point if here else every_line
