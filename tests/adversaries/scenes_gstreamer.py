@@ -745,7 +745,6 @@ def tee_refuses(stage: Stage) -> None:
     "Branch.close",
     world=live,
     few=STREAMS,
-    no_interrupts="one in the fuse of a branch that fails can keep its pipeline for ever: known, not mended yet",
 )
 def branch_that_fails(stage: Stage) -> None:
     told = threading.Event()

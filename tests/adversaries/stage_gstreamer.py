@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import sys
 import threading
 import time
 import types
@@ -178,6 +179,10 @@ class Stage:
     def settle(self, what: str, struck: Struck[Any] | None = None, *, calm: bool = False) -> None:
         """End the run, and see that the world is as it was. `what` is what had been done to it; `calm`: nothing that could have
         made a call fail."""
+        if struck is not None:
+            # What struck a callback before its first line was printed by PyGObject, and `sys` keeps it.
+            for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+                vars(sys).pop(name, None)
         if struck is not None and struck.error is not None and self.scene.lets_go:
             struck.error.with_traceback(None)
         _clear_our_frames(struck)
