@@ -193,6 +193,15 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return _no_missing_part_on_ci((yield))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collections_are_of_the_tests_own() -> None:
+    """Tests collect all the time, and half a million objects of pytest, of libraries and of the tests
+    themselves are there by now: no collection of this module's tests looks through them, nor of the next
+    ones'."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def transitions() -> Iterator[check_transitions]:
     """Every change of an object's state in the whole run is looked up in the table."""

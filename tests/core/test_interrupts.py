@@ -178,7 +178,7 @@ def test_the_first_registration_of_a_manager_which_starts_the_threads() -> None:
         managers.append(SafetyManager(QUIET, name="fresh"))
 
     fresh()
-    for struck in each_interrupt(first, step=1 if STORM >= 10 else 3):
+    for struck in each_interrupt(first, step=1 if STORM >= 10 else 7):
         manager = managers[-1]
         managers[-1].register(Thing(), "second", release=released.append).close()
         eventually(lambda: released and released[-1] is not None)
@@ -508,7 +508,7 @@ def test_closing_a_manager_can_be_done_again() -> None:
 
     handles: list[Handle[Thing]] = []
     manager = fresh()
-    for struck in each_interrupt(lambda: manager.close(), step=5 if STORM >= 10 else 17):
+    for struck in each_interrupt(lambda: manager.close(), step=5 if STORM >= 10 else 31):
         manager.close()
         eventually(lambda: len(released) >= 6)
         assert len(released) == len({id(thing) for thing in released}) == 6, struck.place

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.heap import collections_are_of_the_tests_own as collections_are_of_the_tests_own
-
 if TYPE_CHECKING:
     from lifecycle import SafetyManager
     from lifecycle.integrations.gstreamer import SampleAdapter
