@@ -46,6 +46,7 @@ name                   contract                                                 
 `no_wait_threads`      the identities of threads that may not block: add and discard            I5
 `complain`             report on stderr what nobody can be given, at any moment                 I9
 `after_fork`           called in each forked child while its object lives
+`keep_for_ever`        an object that is never destroyed, at exit neither: for forked children
 `run_apart`            a call on a thread of its own, for what a collection may not do          I4, I5
 `snapshot`             a list of a container that other threads change
 `caller`               the frame outside this library, for ``site=``
@@ -81,7 +82,7 @@ from lifecycle._core.facts import (
     view_of,
 )
 from lifecycle._core.idioms import Claim, forgets, taking
-from lifecycle._core.keeping import Uncopied, weakly
+from lifecycle._core.keeping import Uncopied, keep_for_ever, weakly
 from lifecycle._core.leaving import Leaving
 from lifecycle._core.nudge import CollectorNudge
 from lifecycle._core.place import DEFAULT, WhenDue
@@ -145,6 +146,7 @@ __all__ = [
     "is_closed",
     "is_control_flow",
     "is_dead",
+    "keep_for_ever",
     "monotonic",
     "must_not_wait",
     "next_id",

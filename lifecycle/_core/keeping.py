@@ -12,6 +12,7 @@ unreported. `weakly` makes such a callback of a bound method.
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
@@ -37,6 +38,17 @@ def _shown(one: object) -> str:
         return repr(one)
     except Exception:  # it was refused when it was made, and is half filled in
         return f"a {type(one).__name__}"
+
+
+# A prototype of our own: those of `ctypes.pythonapi` are shared with whoever else sets their types.
+_add_reference = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
+
+
+def keep_for_ever(obj: object) -> None:
+    """Have `obj` never be destroyed, not at the end of the process either: one reference to it is never given
+    back. For a forked child, where the destructors of wrappers that it has inherited would end what is the
+    parent's. Callable on any thread."""
+    _add_reference(obj)
 
 
 def weakly(method: Callable[..., Any], otherwise: Any = None) -> Callable[..., Any]:

@@ -37,6 +37,7 @@ class Kind:
         "count",
         "errors",
         "first_sites",
+        "forked",
         "gone",
         "held",
         "max_age",
@@ -65,6 +66,7 @@ class Kind:
         self.validate: Callable[[Any], object] | None = None
         self.note: Callable[[Record], None] | None = None  # told of accesses, where `validate` is not None
         self.timer: Any = None  # profiling.Profiler
+        self.forked: bool = False  # its objects are kept for ever in a forked child
         self.max_age: float | None = None
         self.max_live: int | None = None
         self.max_bytes: int | None = None

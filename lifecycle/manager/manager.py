@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, TracebackType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from lifecycle._core import runtime
 from lifecycle._core.access import checked, invalidate_record
@@ -27,6 +27,7 @@ from lifecycle._core.owning import own, supersede
 from lifecycle._core.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
 from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record, silence
 from lifecycle._core.register import abandon, enter, insist, unhashable, withdraw
+from lifecycle._core.release import nesting
 from lifecycle._core.room import limit_holders, make_room_for
 from lifecycle._core.runtime import monotonic, next_id
 from lifecycle._core.shares import FIRST_SHARE
@@ -698,6 +699,7 @@ class SafetyManager(Uncopied):
         max_live: int | Unset | None = UNSET,
         max_bytes: int | Unset | None = UNSET,
         validate: Callable[[Any], object] | Unset | None = UNSET,
+        fork: Literal["forget", "keep"] | Unset = UNSET,
     ) -> None:
         """Set rules for a type; what is not given stays as it was, None takes a rule away.
 
@@ -713,6 +715,10 @@ class SafetyManager(Uncopied):
         validate:
             Called with the object before each access; False (whatever is false but None, NumPy's too) or an
             exception invalidates the object and refuses the access.
+        fork:
+            What becomes of the Python objects that a forked child inherits, whose releases it never calls.
+            ``"forget"``, as without a rule: they live as long as its interpreter does. ``"keep"``: they are
+            never destroyed, for objects whose own destructor ends what is the parent's.
 
         Raises `RegistrationError` for a rule that makes no sense, and changes nothing then.
         """
@@ -723,7 +729,19 @@ class SafetyManager(Uncopied):
             max_live=max_live,
             max_bytes=max_bytes,
             validate=validate,
+            fork=fork,
         )
+
+    def run_due(self) -> int:
+        """Run on this thread the releases that are due and that any thread may run, and return how many ran.
+
+        The last array over an `ANY_THREAD` object posts its release, which a thread of the manager runs soon.
+        Whoever has been refused because something is not back yet calls this and asks once more. It waits for
+        nobody. Nothing runs inside a release, in a collection or near the recursion limit: the answer is 0.
+        """
+        if nesting() or runtime.near_limit() or (runtime.collecting and runtime.in_collector()):
+            return 0
+        return self._any_thread.run_some(None)
 
     def add_cleanup(self, target: Any, fn: Callable[..., object], *args: Any) -> None:
         """Have ``fn(*args)`` called at the object's place before its release; the last added runs first. One

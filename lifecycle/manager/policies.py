@@ -8,7 +8,7 @@ from typing import Any
 from lifecycle._core.checks import check_callback
 from lifecycle._core.tables import Kind, open_records
 from lifecycle.config import Unset, exception_types
-from lifecycle.errors import RegistrationError
+from lifecycle.errors import RegistrationError, shown
 
 
 def set_policy(
@@ -19,6 +19,7 @@ def set_policy(
     max_live: int | Unset | None,
     max_bytes: int | Unset | None,
     validate: Callable[[Any], object] | Unset | None,
+    fork: str | Unset,
 ) -> None:
     """Set the rules that are given. Raises `RegistrationError` for one that makes no sense, and changes
     nothing then."""
@@ -39,12 +40,17 @@ def set_policy(
             )
     if validate is not None and not isinstance(validate, Unset):
         check_callback(validate, "validate")
+    if not isinstance(fork, Unset) and fork not in ("forget", "keep"):
+        raise RegistrationError(
+            f"policy(fork=) of type {type_name!r} takes 'forget' or 'keep', not {shown(fork)}"
+        )
     rules: tuple[tuple[str, Any], ...] = (
         ("errors", errors),
         ("max_age", max_age),
         ("max_live", max_live),
         ("max_bytes", max_bytes),
         ("validator", validate),
+        ("forked", fork if isinstance(fork, Unset) else fork == "keep"),
     )
     with kind.budget:
         for rule, value in rules:

@@ -14,6 +14,7 @@ from lifecycle._core import runtime
 from lifecycle._core.describe import info_of
 from lifecycle._core.doors import cell_of, is_open
 from lifecycle._core.ends import wait_for_end
+from lifecycle._core.keeping import keep_for_ever
 from lifecycle._core.record import Record, shut
 from lifecycle._core.release import end_without_release, nesting, process
 from lifecycle._core.tables import Registry, open_records, owners
@@ -214,6 +215,8 @@ def orphan_inherited(registry: Registry) -> None:
         kind.budget = runtime.RLock()
     for record in open_records(registry):
         record.phase = None
+        if record.kind.forked:
+            keep_for_ever(record.obj)
         end_without_release(record, ORPHANED, Cause.FORK, "it belongs to the parent process")
     owners.clear()
     for kind in registry.kinds.values():

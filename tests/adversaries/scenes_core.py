@@ -179,13 +179,22 @@ def declared_error(stage: Stage) -> None:
     stage.manager.policy("native", errors=None)
 
 
+@scene("SafetyManager.run_due", places=PLACES)
+def run_due(stage: Stage) -> None:
+    assert stage.manager.run_due() in range(1000)
+    stage.handle.close(timeout=0)
+    assert stage.manager.run_due() in range(1000)
+
+
 @scene("SafetyManager.policy")
 def policy(stage: Stage) -> None:
-    stage.manager.policy("native", max_live=100, max_bytes=10_000, max_age=1000, validate=Native.use)
+    stage.manager.policy(
+        "native", max_live=100, max_bytes=10_000, max_age=1000, validate=Native.use, fork="keep"
+    )
     stage.keep(stage.register(size=10))
     with stage.things[-1].lease() as native:
         native.use()
-    stage.manager.policy("native", max_live=None, max_bytes=None, max_age=None, validate=None)
+    stage.manager.policy("native", max_live=None, max_bytes=None, max_age=None, validate=None, fork="forget")
 
 
 @scene("SafetyManager.unregister", places=PLACES)

@@ -33,6 +33,7 @@ from lifecycle.lowlevel import (
     is_closed,
     is_control_flow,
     is_dead,
+    keep_for_ever,
     must_not_wait,
     pin,
     raw,
@@ -220,12 +221,13 @@ def forgetting(stage: Stage) -> None:
         stage.handle.close()
 
 
-@scene("tend", "releasing", "type_name_of", "is_dead", lets_go=True)
+@scene("tend", "releasing", "type_name_of", "is_dead", "keep_for_ever", lets_go=True)
 def what_waits_is_run(stage: Stage) -> None:
     releasing(stage.manager)
     assert type_name_of(stage.manager, []) == "list"
     gone = weakref.ref(Kept())
     is_dead(gone)
+    keep_for_ever(None)
     stage.handle.close()
     tend(stage.manager, everything=True)
 

@@ -509,3 +509,42 @@ def test_ctrl_c_that_is_pending_as_a_program_forks_is_raised_in_it() -> None:
     )
     said = done.check().splitlines()
     assert said == ["interrupts True", "the keeper counts 1", "released open"], done
+
+
+@FORK
+def test_a_policy_has_a_forked_child_keep_for_ever_what_it_inherits() -> None:
+    """I4: the wrapper of such an object is destroyed at no moment of the child's end: one reference to it is never
+    given back. In the parent nothing changes."""
+    done = forking(
+        """
+    manager = SafetyManager()
+    manager.policy("kept", fork="keep")
+    natives = Native("kept"), Native("plain")
+    def more():
+        "How many more references the first has than the second."
+        return sys.getrefcount(natives[0]) - sys.getrefcount(natives[1])
+    handles = tuple(map(lambda native: manager.register(
+        native, native.label, release=Native.free, release_on=ANY_THREAD), natives))
+    pid = os.fork()
+    if not pid:
+        import lifecycle._core.release as release
+        release.orphans.clear()     # which end with the interpreter, or before
+        say("child", more())
+        sys.exit(0)
+    os.waitpid(pid, 0)
+    say(*(handle.close(timeout=1) for handle in handles))
+    say("parent", more())
+    try:
+        manager.policy("kept", fork="spoon")
+    except RegistrationError as error:
+        say(str(error))
+    """
+    )
+    assert done.check().splitlines() == [
+        "child 1",
+        "released kept",
+        "released plain",
+        "True True",
+        "parent 0",
+        "policy(fork=) of type 'kept' takes 'forget' or 'keep', not 'spoon'",
+    ], done

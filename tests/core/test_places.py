@@ -941,3 +941,27 @@ def test_a_queue_given_by_thread_object_or_identity_knows_that_its_owner_ended(
     for queue in queues:
         with pytest.raises(WrongThreadError, match="has ended"):
             queue.drain()
+
+
+def test_what_is_due_is_run_by_whoever_asks(manager: SafetyManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5, I3: `run_due` runs the releases that any thread may run, here and once, and none inside a release."""
+    # Nobody else is quicker: no bell wakes a worker, and the keeper does not come by.
+    monkeypatch.setattr(manager._registry, "ring", lambda record: None)
+    manager._keeper.stop(5.0)
+    memory, released, inside = bytearray(16), [], []
+
+    def release(obj: object) -> None:
+        released.append(obj)
+        inside.append(manager.run_due())
+
+    views = []
+    for n in range(3):
+        handle = manager.register(f"frame {n}", release=release, release_on=ANY_THREAD)
+        views.append(handle.view(memory))
+        handle.close(timeout=0)
+    assert manager.run_due() == 0
+    views.clear()
+    assert manager.run_due() == 3
+    assert sorted(map(str, released)) == ["frame 0", "frame 1", "frame 2"]
+    assert inside == [0, 0, 0]
+    assert manager.run_due() == 0
