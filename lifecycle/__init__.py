@@ -7,6 +7,7 @@ Where what is, from what stands on the others to what they stand on (each folder
 
 - `integrations`: adapters for GStreamer, event loops, GPUs and Prometheus (a link to the folder at the top)
 - `__main__`, `cli`: ``python -m lifecycle``; the command line
+- `watch`: classes of other libraries, in any program
 - `testing`: leak checks, the pytest plugin, and adversaries, for tests
 - `distribution`: one source shared by many, without a copy
 - `pools`: lending again instead of releasing
@@ -96,7 +97,7 @@ _LATER = {
     "Profiler": "profiling",
 }
 _MODULES = frozenset(
-    {"distribution", "inspection", "memory", "objects", "pools", "profiling", "proxies", "recorder"}
+    {"distribution", "inspection", "memory", "objects", "pools", "profiling", "proxies", "recorder", "watch"}
 )
 _set_proxies(_functools.cache(_functools.partial(_import_module, "lifecycle.proxies.making")))
 

@@ -34,6 +34,7 @@ REFERENCE: dict[str, str] = {
     "lifecycle.proxies": "Existing objects, each call a lease. More: :doc:`/proxies`.",
     "lifecycle.recorder": "What a process did, after its crash. More: :doc:`/postmortem`.",
     "lifecycle.inspection": "Questions to a running process. More: :doc:`/postmortem`.",
+    "lifecycle.watch": "Classes of other libraries, in any program. More: :doc:`/run`.",
     "lifecycle.lowlevel": "The layer on which integrations are built. More: :doc:`/integrations`.",
     "lifecycle.testing": "For tests: leaks, interrupts, orders, faults. More: :doc:`/testing`.",
     "lifecycle.integrations.event_loops.asyncio": "asyncio and uvloop. More: :doc:`/event-loops`.",

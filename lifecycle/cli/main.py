@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from lifecycle.cli import running
 from lifecycle.errors import LifecycleError
 from lifecycle.inspection.client import ask, socket_of
 from lifecycle.recorder.postmortem import analyse
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="as JSON, one document a look")
     one.add_argument("--every", type=_pause, default=1.0, metavar="SECONDS", help="how often; 1 unless given")
     one.set_defaults(run=inspect)
+    running.add_parser(commands)
     return found
 
 
@@ -140,8 +142,12 @@ def say(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     # This process reads recordings. What it would write itself is of no interest.
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    words, program = running.divided(words)
+    arguments = parser().parse_args(words)
     try:
+        if program is not None:
+            return running.run(arguments, program)
         status: int = arguments.run(arguments)
         return status
     except LifecycleError as error:

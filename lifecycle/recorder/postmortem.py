@@ -5,7 +5,8 @@ strongest first:
 
 1. ``address``: the fault's address lies in the memory of the object, as registered (``native=`` and
    ``size=``) or as seen through a view. Of several objects that had that memory it is the latest.
-2. ``misuse``: something certain was done wrong with it on the thread that crashed.
+2. ``misuse``: something certain was done wrong with it on the thread that crashed, or something doubtful was
+   the last that this thread did.
 3. ``releasing``: its release was running on the thread that crashed.
 4. ``beside``: the address is less than a page from its memory.
 5. ``running``: its release was running on another thread.
@@ -47,6 +48,7 @@ class Life:
     ended: Entry | None = None
     again: Entry | None = None
     misuse: Entry | None = None
+    risk: Entry | None = None
     ranges: list[tuple[int, int, Entry]] = attrs.field(factory=list)
     """Address, bytes, and the record that says so."""
     accessible: Entry | None = None
@@ -180,6 +182,8 @@ def _note(life: Life, entry: Entry) -> None:
         life.again = entry
     elif operation == layout.MISUSE:
         life.misuse = entry
+    elif operation == layout.RISK:
+        life.risk = entry
     elif operation == layout.ACCESSIBLE:
         life.accessible = entry
     elif operation == layout.GUARDED:
@@ -250,6 +254,12 @@ def _suspects(
         assert life.misuse is not None
         why = f"{life.misuse.name or 'misused'} on the thread that crashed"
         found.append(_suspect(recording, life, "misuse", why, life.misuse))
+    last = next((one for one in reversed(recording.entries) if one.thread == thread), None)
+    for life in lives.values():
+        # Written before a call that then came back with nothing to say, or did not come back.
+        if last is not None and life.risk is last:
+            why = f"{last.name} was the last that is known of the thread that crashed"
+            found.append(_suspect(recording, life, "misuse", why, last))
     for life in running:
         assert life.begun is not None
         here = thread != 0 and life.begun.thread == thread

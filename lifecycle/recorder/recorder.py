@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -77,6 +78,37 @@ class Recorder:
             writer.write(
                 runtime.monotonic(), 0, 0, layout.NOTE, 0, 0, 0, writer.text(str(text), True), site, 0
             )
+        except Exception:
+            writer.dropped += 1
+
+    def enter_thread(self) -> None:
+        """Write the calling thread into the file and give it a signal stack there before its first record, so
+        that the address of a crash on it is known. Raises nothing."""
+        if _active is self:
+            try:
+                self._writer.enter_thread()
+            except Exception:
+                self._writer.dropped += 1
+
+    def write(
+        self,
+        operation: int,
+        id: int,
+        kind: str,
+        *,
+        flag: int = 0,
+        text: str = "",
+        frame: FrameType | None = None,
+    ) -> None:
+        """Write a record of an object that no manager has: one that is under `lifecycle.watch`. Raises
+        nothing."""
+        if _active is not self:
+            return
+        writer = self._writer
+        try:
+            site = 0 if frame is None else writer.site(frame.f_code, frame.f_lasti)
+            name = writer.text(text, True) if text else 0
+            writer.write(runtime.monotonic(), id, writer.text(kind), operation, flag, 0, 0, name, site, 0)
         except Exception:
             writer.dropped += 1
 

@@ -1,0 +1,272 @@
+"""What is known of each object that is watched, and what is told of it.
+
+A *mistake* is certain: a call behind the close that raised, or an object that is gone, or there at the end,
+and was never closed. A *risk* may be harmless: closing twice, closing on another thread, an object whose
+close cannot have been seen. Mistakes are written at once, risks with `verbose` alone, each line with one
+`os.write`: what is told when the program ends may come too late.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import attrs
+
+from lifecycle.watch import sites
+
+MOST = 1000
+"""Reports that are written. Beyond that they are counted: a loop that does one thing wrong fills no disk."""
+LOWEST_DESCRIPTOR = 700
+"""Where the copy of standard error lies, so that the program's own descriptors keep their numbers."""
+
+
+@attrs.frozen
+class Told:
+    """How much was told so far."""
+
+    mistakes: int
+    risks: int
+    watched: int
+    """Objects that were seen."""
+
+
+class Seen:
+    """One object."""
+
+    __slots__ = (
+        "by_del",
+        "certain",
+        "closed",
+        "first",
+        "name",
+        "number",
+        "ref",
+        "said",
+        "site",
+        "thread",
+        "told",
+    )
+
+    ref: Any
+    """A weak reference to it, whose callback tells of it when it goes."""
+
+    def __init__(self, name: str, site: sites.Site, first: bool, number: int) -> None:
+        self.name = name
+        self.site, self.first = site, first
+        self.closed: sites.Site | None = None
+        """Where it was closed."""
+        self.by_del = False
+        """Closed by its own `__del__`, so by nobody."""
+        self.certain = True
+        """Return True if each close of it would have been seen."""
+        self.thread = threading.get_ident()
+        self.number = number
+        self.said: tuple[sites.Site, ...] = ()
+        """Where it was used behind its close, as far as that was told."""
+        self.told = False
+
+    @property
+    def made(self) -> str:
+        """Where it comes from."""
+        return f"{'first seen' if self.first else 'made'} at {sites.text(self.site)}"
+
+
+class Journal:
+    """Everything that is watched in this process. All methods may be called on any thread, in the collector
+    and in signal handlers; none raises an `Exception`, but for a full disk."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, Seen] = {}
+        self.verbose = False
+        self.mistakes = self.risks = self.count = 0
+        self._to = -1
+        self._prefix = "lifecycle: "
+        self.watched: dict[str, Callable[[], str]] = {}
+        """What is watched, and how that stands."""
+        self._started = self._ended = False
+        self._pid = os.getpid()
+        self.recorded: Any = None
+        """The journal's way into the flight recorder, None without one."""
+
+    def start(self, verbose: bool, to: str) -> None:
+        """Begin to write: to the file `to`, standard error where it is empty. Once."""
+        self.verbose = self.verbose or verbose
+        if self._started:
+            return
+        self._started = True
+        if to:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+            self._to = os.open(to, flags, 0o600)
+        atexit.register(self._end)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._in_child)
+
+    def _in_child(self) -> None:
+        # What is there is the parent's to close, and was counted there.
+        self.seen = {}
+        self.mistakes = self.risks = self.count = 0
+        self._prefix = f"lifecycle ({os.getpid()}): "
+
+    # -- objects ---------------------------------------------------------------------------------------------
+
+    def enter(self, made: Any, name: str, frame: FrameType | None, first: bool) -> Seen | None:
+        """Note an object down, None where it takes no weak reference."""
+        number = 0
+        site = sites.site(frame)
+        if self.recorded is not None:
+            number = self.recorded.registered(name, frame)
+        seen = Seen(name, site, first, number)
+        key = id(made)
+        table = self.seen
+
+        def gone(_: object) -> None:
+            table.pop(key, None)
+            if table is self.seen:
+                self.never_closed(seen, "")
+
+        try:
+            seen.ref = weakref.ref(made, gone)
+        except TypeError:
+            return None
+        self.count += 1
+        table[key] = seen
+        return seen
+
+    def of(self, what: Any) -> Seen | None:
+        """What is known of an object."""
+        return self.seen.get(id(what))
+
+    def close(self, seen: Seen, site: sites.Site, frame: FrameType | None) -> None:
+        """Note a close that is over."""
+        here = threading.get_ident()
+        if in_del(frame):
+            seen.by_del = seen.closed is None
+            return
+        if seen.closed:
+            where = f"at {sites.text(site)}; closed at {sites.text(seen.closed)}"
+            self.risk(seen, f"closed twice: {seen.name} {seen.made}: {where}")
+            return
+        seen.closed = site
+        seen.by_del = False
+        if self.recorded is not None:
+            self.recorded.closed(seen, frame)
+        if here != seen.thread:
+            self.risk(seen, f"closed on another thread: {seen.name} {seen.made}: at {sites.text(site)}")
+
+    def about_to(self, seen: Seen, method: str, frame: FrameType | None) -> None:
+        """A method is called behind the close: nobody knows whether it comes back."""
+        if self.recorded is not None:
+            self.recorded.risk(seen, f"{method}() behind its close", frame)
+
+    def used_after(self, seen: Seen, method: str, site: sites.Site, what: str) -> None:
+        """A call behind the close has raised."""
+        if site in seen.said:
+            return
+        seen.said += (site,)
+        self.mistake(
+            seen,
+            f"used after close: {seen.name} {seen.made}: {method}() at {sites.text(site)} raised {what}; "
+            f"closed at {sites.text(seen.closed or ('', 0))}",
+        )
+
+    def never_closed(self, seen: Seen, when: str) -> None:
+        """An object is gone, or there at the end."""
+        if seen.closed or seen.told or self._ended:
+            return
+        seen.told = True
+        text = f"never closed{when}: {seen.name} {seen.made}"
+        if seen.certain:
+            self.mistake(seen, text)
+        else:
+            self.risk(seen, f"{text}, as far as was seen (a block that ended in an exception closes unseen)")
+
+    # -- reports ---------------------------------------------------------------------------------------------
+
+    def mistake(self, seen: Seen, text: str) -> None:
+        """Tell what is certain."""
+        self.mistakes += 1
+        if self.recorded is not None:
+            self.recorded.misuse(seen, text.partition(":")[0])
+        if self.mistakes <= MOST:
+            self.say(text)
+        elif self.mistakes == MOST + 1:
+            self.say(f"more than {MOST} mistakes: the others are counted alone")
+
+    def risk(self, seen: Seen, text: str) -> None:
+        """Tell what may be harmless."""
+        self.risks += 1
+        if self.verbose and self.risks <= MOST:
+            self.say(f"risk: {text}")
+
+    def say(self, text: str) -> None:
+        """Write one line."""
+        line = "".join(one if one.isprintable() else "?" for one in f"{self._prefix}{text}") + "\n"
+        try:
+            os.write(self._descriptor(), line.encode("utf-8", "backslashreplace"))
+        except OSError:
+            # Standard error is closed, or the disk is full: the program's own affair.
+            return
+
+    def _descriptor(self) -> int:
+        if self._to < 0:
+            self._to = 2
+            try:
+                import fcntl
+
+                self._to = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, LOWEST_DESCRIPTOR)
+            except (ImportError, AttributeError, OSError, ValueError):
+                # No such call here, or no room up there: standard error itself.
+                self._to = 2
+        return self._to
+
+    def _end(self) -> None:
+        """Tell of what is there still. Registered before the program's own exit functions, so it runs behind
+        them; what goes after it goes with the interpreter."""
+        for seen in list(self.seen.values()):
+            if seen.ref() is not None:
+                self.never_closed(seen, " before the end")
+        main = os.getpid() == self._pid
+        unwatched = 0
+        for name, how in self.watched.items():
+            if how().startswith("not "):
+                unwatched += 1
+                if main or self.verbose:
+                    self.say(f"not watched: {name}: {how().removeprefix('not ')}")
+        if self.mistakes or self.verbose:
+            told = [f"{name} ({how()})" for name, how in self.watched.items() if how()[:4] != "not "]
+            counts = f"{_some(self.mistakes, 'mistake')}, {_some(self.risks, 'risk')}"
+            self.say(f"{counts}; watched: {', '.join(told) or 'nothing'}")
+        self._ended = True
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def in_del(frame: FrameType | None) -> bool:
+    """Return True in an object's own `__del__`."""
+    for _ in range(8):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+journal = Journal()
+
+
+def frame_here(depth: int) -> FrameType | None:
+    """The frame `depth` above the caller's, None above the outermost."""
+    try:
+        return sys._getframe(depth + 1)
+    except ValueError:
+        return None

@@ -1,0 +1,198 @@
+"""`watch`: what is to be watched, by name, and the classes of modules that are not imported yet.
+
+A module that is not there yet is waited for by a finder at the front of ``sys.meta_path``. The finder lets
+the others find the module, watches the class when the module has been executed, gives the module its own
+loader back, and goes when nothing is waited for.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import attrs
+
+from lifecycle.watch import sites
+from lifecycle.watch.errors import WatchError
+from lifecycle.watch.factories import served
+from lifecycle.watch.journal import Told, journal
+from lifecycle.watch.methods import Watching, exchange
+from lifecycle.watch.monitoring import watch_calls
+
+_FORM = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)\.([^\W\d]\w*)")
+
+NOT_YET = "its module was never imported"
+
+
+@attrs.define
+class Watched:
+    """One class that is watched, or not."""
+
+    module: str
+    cls: str
+    closer: str
+    """Its closing method."""
+    how: str = "not"
+    """``methods``, ``factory``, ``calls``, or ``not``."""
+    why: str = NOT_YET
+    """Why not."""
+
+    @property
+    def name(self) -> str:
+        """``module.Class``."""
+        return f"{self.module}.{self.cls}"
+
+    def _state(self) -> str:
+        return self.how if self.how != "not" else f"not {self.why}"
+
+
+def parse(target: str) -> Watched:
+    """``module:Class.close`` taken apart. Raises `WatchError` for anything else."""
+    match = _FORM.fullmatch(target) if isinstance(target, str) else None
+    if match is None:
+        raise WatchError(
+            f"{target!r} names no class and closing method: write module:Class.close, as in h5py:File.close"
+        )
+    return Watched(match[1], match[2], match[3])
+
+
+def watch(*targets: str, verbose: bool = False, to: str = "") -> tuple[Watched, ...]:
+    """Watch classes from now on: objects that are used after their close, and objects that are never closed.
+
+    Parameters
+    ----------
+    targets:
+        Each ``module:Class.close``; the last name is the method that closes. A module that is not imported
+        yet is watched when it is.
+    verbose:
+        Write what may be harmless as well, and a summary at the end.
+    to:
+        A file for what is told; standard error where it is empty.
+
+    Returns what was asked for, each with how it is watched (``how``), or why not (``why``). Raises
+    `WatchError` for what has another form. A watch lasts as long as the process. Give all closing methods of
+    one class at the same time. May be called on any thread.
+    """
+    asked = [parse(target) for target in targets]
+    journal.start(verbose, to)
+    for one in asked:
+        known = _classes.setdefault((one.module, one.cls), [])
+        known.append(one)
+        journal.watched[f"{one.name}"] = one._state
+    for name in dict.fromkeys(one.module for one in asked):
+        module = sys.modules.get(name)
+        if module is None or getattr(getattr(module, "__spec__", None), "_initializing", False):
+            _finder.wait_for(name)
+        else:
+            _now(module, name)
+    return tuple(asked)
+
+
+def told() -> Told:
+    """Return how much was told so far."""
+    return Told(journal.mistakes, journal.risks, journal.count)
+
+
+_classes: dict[tuple[str, str], list[Watched]] = {}
+
+
+def _now(module: ModuleType, name: str) -> None:
+    for (of, path), asked in list(_classes.items()):
+        waiting = [one for one in asked if one.how == "not" and one.why == NOT_YET]
+        if of != name or not waiting:
+            continue
+        how, why = _watch_class(module, path, [one.closer for one in waiting], waiting[0].name)
+        for one in waiting:
+            one.how, one.why = how, why
+
+
+def _watch_class(module: ModuleType, path: str, closers: list[str], name: str) -> tuple[str, str]:
+    found: Any = module
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            return "not", f"{module.__name__} has no {path}"
+    if not isinstance(found, type):
+        return "not", f"{name} is no class"
+    for closer in closers:
+        if not callable(getattr(found, closer, None)):
+            return "not", f"{name} has no method {closer}"
+    own = sys.modules.get(found.__module__, module)
+    watching = Watching(found, name, set(closers), sites.package_of(own))
+    if served(module, watching):
+        return "factory", ""
+    why = exchange(watching)
+    if not why:
+        return "methods", ""
+    if why == "it is immutable":
+        why = watch_calls(watching)
+        if not why:
+            return "calls", ""
+    return "not", why
+
+
+class _Finder:
+    """Waits for modules."""
+
+    def __init__(self) -> None:
+        self.waited: set[str] = set()
+
+    def wait_for(self, name: str) -> None:
+        self.waited.add(name)
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name not in self.waited:
+            return None
+        for finder in sys.meta_path:
+            if finder is self:
+                continue
+            find = getattr(finder, "find_spec", None)
+            spec = None if find is None else find(name, path, target)
+            if spec is not None:
+                self.waited.discard(name)
+                if hasattr(spec.loader, "exec_module"):
+                    spec.loader = _Executes(spec.loader)
+                else:
+                    for (of, _), asked in _classes.items():
+                        for one in asked if of == name else ():
+                            one.why = "its loader is of an old kind, without exec_module"
+                if not self.waited and threading.active_count() == 1:
+                    # Of other threads one may be walking through the list.
+                    sys.meta_path.remove(self)
+                return spec  # type: ignore[no-any-return]
+        return None
+
+
+class _Executes(Loader):
+    """The loader of one module, for its execution."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)  # type: ignore[no-any-return]
+
+    def exec_module(self, module: ModuleType) -> None:
+        loader = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = loader
+        module.__loader__ = loader
+        loader.exec_module(module)
+        try:
+            _now(sys.modules.get(module.__name__, module), module.__name__)
+        except Exception as error:
+            journal.say(f"{module.__name__} is not watched: {type(error).__name__}")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+_finder = _Finder()

@@ -1,0 +1,411 @@
+"""``lifecycle run``: the program's output, exceptions and status stay its own, and what it does wrong is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from lifecycle.cli.main import main
+from lifecycle.recorder.postmortem import analyse
+from lifecycle.recorder.reader import read
+from tests.recorder.scenes import QUIET
+from tests.support import ROOT, Finished
+
+posix = pytest.mark.skipif(os.name != "posix", reason="the program takes this process's place with exec")
+WATCH = [
+    word
+    for target in ("socket:socket.close", "zipfile:ZipFile.close", "pump:Pump.close")
+    for word in ("--watch", target)
+]
+
+PUMP = """
+class Pump:
+    '''A class of a library.'''
+
+    def __init__(self, fails=False):
+        self.open = True
+        if fails:
+            raise OSError("no pump")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        self.open = False
+
+    def push(self):
+        if not self.open:
+            raise ValueError("closed")
+        return "pushed"
+
+    def is_open(self):
+        return self.open
+
+class Loud(Pump):
+    def close(self):
+        print("closing")
+        super().close()
+
+class Own(Pump):
+    def close(self):
+        self.open = None
+
+class Slim:
+    __slots__ = ("x",)
+    def close(self):
+        pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pump.py").write_text(PUMP, encoding="utf-8")
+    return tmp_path
+
+
+def start(folder: Path, *words: str, env: dict[str, str] | None = None) -> Finished:
+    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), **(env or {})}
+    done = subprocess.run(
+        [sys.executable, *words],
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def write(folder: Path, code: str) -> None:
+    (folder / "app.py").write_text(textwrap.dedent(code), encoding="utf-8")
+
+
+def run(folder: Path, code: str, *targets: str, verbose: bool = False) -> Finished:
+    """Run `code` as ``lifecycle run`` starts it, without the start of another interpreter for that."""
+    write(folder, code)
+    order = {"watch": targets, "verbose": verbose, "to": "", "pid": 0}
+    site = ROOT / "lifecycle" / "watch" / "site"
+    # The id of the main process is not known before: what it alone says is asked for by `verbose`.
+    return start(folder, "app.py", env={"LIFECYCLE_RUN": json.dumps(order), "PYTHONPATH": str(site)})
+
+
+def told(folder: Path, code: str, *targets: str, verbose: bool = False) -> list[str]:
+    done = run(folder, code, *(targets or ("pump:Pump.close",)), verbose=verbose)
+    done.check()
+    return done.stderr.splitlines()
+
+
+# -- its own -------------------------------------------------------------------------------------------------
+
+PROGRAMS = {
+    "exception": """
+        import pump, zipfile
+        print(type(zipfile.__loader__), zipfile.__spec__.loader is zipfile.__loader__)
+        try:
+            pump.Pump(fails=True)
+        except OSError:
+            with pump.Loud() as tap:
+                tap.push(1, 2)
+    """,
+    "killed": """
+        import os, signal
+        print("up", flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+    """,
+    "identities": """
+        import atexit, pickle, pump, inspect, socket, sys
+        atexit.register(print, "exit hook")
+        print(__name__, sys.argv, "sitecustomize" in sys.modules)
+        tap = pump.Pump()
+        print(type(tap.push), tap.push.__func__ is pump.Pump.push, type(pump.Pump.push), tap.push())
+        print(tap.close.__name__, tap.close == tap.close, inspect.signature(tap.close),
+        inspect.ismethod(tap.close)) print(type(tap) is pump.Pump, repr(type(tap)), sys.meta_path, [p for p in
+        sys.path if "lifecycle" in p]) tap.close()
+        pickle.loads(pickle.dumps(tap)).close()
+        left, right = socket.socketpair()
+        left.close(), right.close()
+        sys.exit(7)
+    """,
+    "spawned": """
+        import multiprocessing, os
+        def child():
+            import pump
+            with pump.Pump() as tap:
+                print("child", tap.push(), flush=True)
+        if __name__ == "__main__":
+            for how in ("spawn", "fork"):
+                process = multiprocessing.get_context(how).Process(target=child)
+                process.start()
+                process.join()
+                print(process.exitcode, flush=True)
+    """,
+}
+
+
+@posix
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_output_and_status_are_the_programs_own(folder: Path, name: str) -> None:
+    if name == "spawned" and sys.platform != "linux":
+        pytest.skip("fork and spawn")
+    write(folder, PROGRAMS[name])
+    words = ("app.py", "-x", "--to", "y")
+    plain = start(folder, *words)
+    watched = start(folder, "-m", "lifecycle", "run", *WATCH, "--to", "told", *words)
+    assert (watched.rc, watched.stdout, watched.stderr) == (plain.rc, plain.stdout, plain.stderr)
+    # Nothing wrong was done but for what the program itself was stopped by.
+    lines = (folder / "told").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if "was never imported" not in line] == []
+
+
+@posix
+def test_ctrl_c_is_the_programs_own(folder: Path) -> None:
+    write(folder, "import signal, time\nprint('up', flush=True)\nsignal.pause()\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lifecycle", "run", *WATCH, "--to", "told", "app.py"],
+        env={**os.environ, **QUIET, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert err.endswith("KeyboardInterrupt\n")
+    assert re.findall(r'File "(.*)"', err) == [f"{folder}/app.py"]
+
+
+# -- told ----------------------------------------------------------------------------------------------------
+
+
+def test_uses_behind_the_close_and_what_is_never_closed(folder: Path) -> None:
+    lines = told(
+        folder,
+        """
+        import sqlite3
+        from pump import Loud, Own, Pump
+        tap = Pump()
+        tap.close()
+        tap.is_open()
+        try:
+            tap.push()
+        except ValueError:
+            pass
+        Pump()
+        last = Pump()
+        with Loud():
+            pass
+        Own().close()
+        try:
+            Pump(fails=True)
+        except OSError:
+            pass
+        kept = sqlite3.connect(":memory:")
+        with kept:
+            kept.execute("select 1")
+        kept.close()
+        try:
+            kept.execute("select 2")
+        except sqlite3.ProgrammingError:
+            pass
+        """,
+        "pump:Pump.close",
+        "sqlite3:Connection.close",
+    )
+    assert lines == [
+        "lifecycle: used after close: pump.Pump made at app.py:4: push() at app.py:8 raised ValueError; closed "
+        "at app.py:5",
+        "lifecycle: never closed: pump.Pump made at app.py:11",
+        "lifecycle: used after close: sqlite3.Connection made at app.py:20: execute() at app.py:25 raised "
+        "ProgrammingError; closed at app.py:23",
+        "lifecycle: never closed before the end: pump.Pump made at app.py:12",
+        "lifecycle: 4 mistakes, 0 risks; watched: pump.Pump (methods), sqlite3.Connection (factory)",
+    ]
+
+
+def test_risks_are_told_when_asked_for(folder: Path) -> None:
+    code = """
+        import threading
+        from pump import Pump
+        tap = Pump()
+        thread = threading.Thread(target=lambda: tap.close())
+        thread.start(), thread.join()
+        tap.close()
+    """
+    assert told(folder, code) == []
+    assert told(folder, code, verbose=True) == [
+        "lifecycle: risk: closed on another thread: pump.Pump made at app.py:4: at app.py:5",
+        "lifecycle: risk: closed twice: pump.Pump made at app.py:4: at app.py:7; closed at app.py:5",
+        "lifecycle: 0 mistakes, 2 risks; watched: pump.Pump (methods)",
+    ]
+
+
+def test_a_child_that_was_forked_answers_for_its_own_objects(folder: Path) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("fork")
+    lines = told(
+        folder,
+        """
+        import os
+        from pump import Pump
+        tap = Pump()
+        if not os.fork():
+            Pump()
+            os._exit(0)
+        os.wait()
+        tap.close()
+        """,
+    )
+    # `os._exit` has no summary.
+    assert len(lines) == 1
+    assert re.fullmatch(r"lifecycle \(\d+\): never closed: pump\.Pump made at app\.py:6", lines[0])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring")
+def test_an_immutable_class_is_watched_by_its_calls(folder: Path) -> None:
+    done = run(
+        folder,
+        """
+        import mmap
+        kept = mmap.mmap(-1, 4096)
+        kept.write(b"x")
+        kept.close()
+        try:
+            kept.read()
+        except ValueError:
+            pass
+        """,
+        "mmap:mmap.close",
+    )
+    done.check()
+    assert done.stderr.splitlines() == [
+        "lifecycle: used after close: mmap.mmap first seen at app.py:4: read() at app.py:7 raised an exception; "
+        "closed at app.py:5",
+        "lifecycle: 1 mistake, 0 risks; watched: mmap.mmap (calls)",
+    ]
+
+
+def test_what_cannot_be_watched_is_named(folder: Path) -> None:
+    targets = (
+        "pump:Slim.close",
+        "pump:Nothing.close",
+        "pump:Pump.shut",
+        "pump:PUMP.close",
+        "nowhere:A.close",
+    )
+    options = [word for target in targets for word in ("--watch", target)]
+    write(folder, "import pump\npump.Slim().close()")
+    done = start(folder, "-m", "lifecycle", "run", *options, "app.py")
+    done.check()
+    assert done.stderr.splitlines() == [
+        "lifecycle: not watched: pump.Slim: its objects take no weak references",
+        "lifecycle: not watched: pump.Nothing: pump has no Nothing",
+        "lifecycle: not watched: pump.Pump: pump.Pump has no method shut",
+        "lifecycle: not watched: pump.PUMP: pump has no PUMP",
+        "lifecycle: not watched: nowhere.A: its module was never imported",
+    ]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fault's address is known on Linux")
+def test_a_crash_behind_the_close_names_object_and_line(folder: Path) -> None:
+    (folder / "sensor.py").write_text(
+        "import ctypes\n"
+        "class Sensor:\n"
+        "    def __init__(self): self.at = ctypes.c_int(3)\n"
+        "    def close(self): self.at = None\n"
+        "    def read(self): return ctypes.string_at(ctypes.addressof(self.at) if self.at else 64, 1)\n",
+        encoding="utf-8",
+    )
+    write(
+        folder,
+        """
+        import sensor, threading
+        eye = sensor.Sensor()
+        eye.read()
+        eye.close()
+        thread = threading.Thread(target=lambda: eye.read(), name="reader")
+        thread.start()
+        thread.join()
+        """,
+    )
+    words = ("--recorder", "app-{pid}.rec", "--watch", "sensor:Sensor.close", "app.py")
+    done = start(folder, "-m", "lifecycle", "run", *words)
+    assert done.rc == -signal.SIGSEGV
+    (path,) = folder.glob("*.rec")
+    report = analyse(read(path))
+    suspect = report.suspects[0]
+    assert str(suspect.life) == "sensor.Sensor 1"
+    assert suspect.why == "read() behind its close was the last that is known of the thread that crashed"
+    assert suspect.site.endswith("app.py:6")
+    assert report.recording.thread(suspect.thread).startswith("reader ")
+    assert report.recording.fault is not None
+    assert report.recording.fault.address == 64
+
+
+# -- bad input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "run what?"),
+        (("-m",), "-m names a module"),
+        (("nowhere.py",), "the script nowhere.py cannot be read: No such file"),
+        ((".",), ". is a folder without a __main__.py"),
+        (("--watch", "h5py.File", "app.py"), "'h5py.File' names no class and closing method"),
+        (("--to", "no/such/folder", "app.py"), "nothing can be written to"),
+        (("--recorder", "no/such/a.rec", "app.py"), "no recorder at 'no/such/a.rec': there is no folder"),
+        (("a\0b",), "cannot be read"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(
+    words: tuple[str, ...],
+    says: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(folder, "")
+    monkeypatch.chdir(folder)
+    assert main(["run", *words]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_a_leak_level_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--leaks", "much", "app.py"])
+    assert ended.value.code == 2
+    assert "invalid choice: 'much'" in capsys.readouterr().err
+
+
+def test_a_leak_level_reaches_the_programs_managers(folder: Path) -> None:
+    write(folder, "import lifecycle\nprint(lifecycle.SafetyConfig().leak_level)")
+    done = start(folder, "-m", "lifecycle", "run", "--leaks", "paranoid", "app.py")
+    assert done.check() == "paranoid\n"
+
+
+def test_a_spoilt_order_stops_nothing(folder: Path) -> None:
+    write(folder, "print('up')")
+    site = ROOT / "lifecycle" / "watch" / "site"
+    for order in ("{", json.dumps({"watch": ["x"], "verbose": False, "to": "", "pid": 1})):
+        done = start(folder, "app.py", env={"LIFECYCLE_RUN": order, "PYTHONPATH": str(site)})
+        assert done.check() == "up\n"
+        assert done.stderr.startswith("lifecycle: nothing is watched: ")
+        assert done.stderr.count("\n") == 1
