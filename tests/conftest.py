@@ -88,6 +88,30 @@ def _webrtc() -> bool:
     return all(Gst.ElementFactory.find(name) is not None for name in ("webrtcbin", "nicesrc", "vp8enc"))
 
 
+def _gst_gl() -> bool:
+    """Whether GStreamer can draw here: with no window system from 1.24 on, before that on a display."""
+    if not _gstreamer():
+        return False
+    import gi
+
+    try:
+        gi.require_version("GstGL", "1.0")
+    except ValueError:
+        return False
+    from gi.repository import Gst
+
+    Gst.init(None)
+    os.environ.setdefault("GST_GL_PLATFORM", "egl")
+    os.environ.setdefault("GST_GL_WINDOW", "surfaceless" if Gst.version() >= (1, 24) else "x11")
+    if Gst.ElementFactory.find("gltestsrc") is None:
+        return False
+    source = Gst.parse_launch("gltestsrc ! fakesink")
+    drawing = source.set_state(Gst.State.PAUSED) != Gst.StateChangeReturn.FAILURE
+    drawing = drawing and source.get_state(5 * Gst.SECOND)[0] == Gst.StateChangeReturn.SUCCESS
+    source.set_state(Gst.State.NULL)
+    return drawing
+
+
 def _gl() -> bool:
     if not _module("OpenGL") or not _module("numpy"):
         return False
@@ -114,6 +138,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "gstreamer": (_gstreamer, SYSTEM_PACKAGES),
     "gst-overrides": (_gst_overrides, SYSTEM_PACKAGES),
     "webrtc": (_webrtc, SYSTEM_PACKAGES),
+    "gst-gl": (_gst_gl, "gstreamer1.0-gl, and before GStreamer 1.24 a display, such as Xvfb's"),
     "numpy": (lambda: _module("numpy"), MAKE),
     "prometheus_client": (lambda: _module("prometheus_client"), MAKE),
     "uvloop": (lambda: _module("uvloop"), MAKE),
@@ -132,7 +157,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
 }
 
 
-BIG = frozenset({"av", "cv2", "h5py"})
+BIG = frozenset({"av", "cv2", "h5py", "gst-gl"})
 """Parts that nothing installs: tests of programs with them are run by hand, on CI as elsewhere."""
 ON_ONE_PYTHON = dict.fromkeys(("lmdb", "moderngl", "pyside6", "trio", "uvloop", "wgpu"), (3, 11))
 """Parts that `make test` installs for one version of CPython alone (pyproject.toml): elsewhere their absence

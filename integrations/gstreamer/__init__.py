@@ -47,6 +47,8 @@ from lifecycle.integrations.gstreamer.feeding.fence import BufferFence
 from lifecycle.integrations.gstreamer.feeding.pool import PoolAdapter
 from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
 from lifecycle.integrations.gstreamer.frames.frame import Frame
+from lifecycle.integrations.gstreamer.frames.gl import FrameTexture
+from lifecycle.integrations.gstreamer.frames.metas import Area, MemoryFacts, Region, VideoPlanes
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle.integrations.gstreamer.pipelines.bus import BusWatch
 from lifecycle.integrations.gstreamer.pipelines.elements import ElementGuard
@@ -60,6 +62,7 @@ from lifecycle.integrations.gstreamer.sharing.tee import Tee
 from lifecycle.integrations.gstreamer.tracer import LeaksTracer
 
 __all__ = [
+    "Area",
     "Branch",
     "BranchEnd",
     "BranchStats",
@@ -82,11 +85,13 @@ __all__ = [
     "FormatError",
     "Frame",
     "FrameClosedError",
+    "FrameTexture",
     "GStreamerError",
     "GuardError",
     "LeaksTracer",
     "LinkError",
     "MapError",
+    "MemoryFacts",
     "MissingGStreamerError",
     "NoFrames",
     "PadGuard",
@@ -95,6 +100,7 @@ __all__ = [
     "PoolAdapter",
     "ProbeGuard",
     "ProbeInfo",
+    "Region",
     "SampleAdapter",
     "SampleError",
     "ShortMemoryError",
@@ -103,6 +109,7 @@ __all__ = [
     "Starved",
     "StateTimeout",
     "Tee",
+    "VideoPlanes",
     "WritableFrame",
     "low_latency_queue",
     "request_key_frame",

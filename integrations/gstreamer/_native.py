@@ -71,6 +71,7 @@ __all__ = [
     "VideoMeta",
     "audio_meta",
     "buffer_size",
+    "fd_of",
     "find_memory",
     "int_field",
     "is_fd_memory",
@@ -80,8 +81,10 @@ __all__ = [
     "media_type",
     "memory_count",
     "memory_of",
+    "memory_place",
     "memory_size",
     "np",
+    "pointer_of",
     "ready",
     "sample_buffer",
     "sample_caps",
@@ -270,7 +273,7 @@ _structure = _function(_getters, "gst_caps_get_structure", _p, _p, ctypes.c_uint
 _structure_name = _function(_getters, "gst_structure_get_name", ctypes.c_char_p, _p)
 _structure_text = _function(_getters, "gst_structure_get_string", ctypes.c_char_p, _p, ctypes.c_char_p)
 _memory_sizes = _function(_getters, "gst_memory_get_sizes", ctypes.c_size_t, _p, _p, _p)
-_fd_of = _function(_allocators, "gst_fd_memory_get_fd", ctypes.c_int, _p)
+fd_of: Callable[[int], int] = _function(_allocators, "gst_fd_memory_get_fd", ctypes.c_int, _p)
 video_meta: Callable[[int], int | None] = _function(_video, "gst_buffer_get_video_meta", _p, _p)
 _meta_of = _function(_getters, "gst_buffer_get_meta", _p, _p, ctypes.c_size_t)
 _audio_meta_type = _function(_audio, "gst_audio_meta_api_get_type", ctypes.c_size_t)
@@ -306,6 +309,17 @@ _map_range = _function(
 )
 _new_buffer: Callable[[], int] = _function(_getters, "gst_buffer_new", _p)
 _byref = ctypes.byref
+
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype = ctypes.c_void_p
+_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+
+def pointer_of(obj: Any) -> int:
+    """The address of a GObject."""
+    address: int = _pointer(obj.__gpointer__, None)
+    return address
 
 
 def media_type(caps: Any) -> str:
@@ -386,6 +400,13 @@ def memory_size(memory: int) -> int:
     return size
 
 
+def memory_place(memory: int) -> tuple[int, int]:
+    """Where in its memory (or its file) the bytes begin, and how many there are."""
+    offset = ctypes.c_size_t()
+    size: int = _memory_sizes(memory, _byref(offset), None)
+    return offset.value, size
+
+
 def short_fd_memory(memory: int) -> tuple[int, int, int] | None:
     """``(fd, bytes needed, bytes there)`` when the file behind an fd memory is too short to be read whole,
     else None.
@@ -394,7 +415,7 @@ def short_fd_memory(memory: int) -> tuple[int, int, int] | None:
     """
     offset = ctypes.c_size_t()
     size = _memory_sizes(memory, _byref(offset), None)
-    fd = _fd_of(memory)
+    fd = fd_of(memory)
     try:
         status = os.fstat(fd)
     except OSError:

@@ -10,11 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from lifecycle.integrations.gstreamer._native import Gst, GstApp
+from lifecycle.integrations.gstreamer._native import Gst, GstApp, pointer_of
 from lifecycle.integrations.gstreamer.captures.queue import bound, let_flow, live, take_back
 from lifecycle.integrations.gstreamer.errors import CaptureError, SampleError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
-from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
 from lifecycle.integrations.gstreamer.pipelines.threads import contained, has_forked
 from lifecycle.lowlevel import Claim, weakly
 

@@ -37,7 +37,7 @@ from lifecycle.integrations.gstreamer._buffers import (
     push_to,
     shallow_copy,
 )
-from lifecycle.integrations.gstreamer._native import BufferHead, Gst, np
+from lifecycle.integrations.gstreamer._native import BufferHead, Gst, np, pointer_of
 from lifecycle.integrations.gstreamer.errors import FeederError, FeederFull, FormatError
 from lifecycle.integrations.gstreamer.feeding.fitting import fitting, fitting_planes
 from lifecycle.integrations.gstreamer.feeding.lent import (
@@ -60,7 +60,6 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_seconds,
     end_opened,
     or_nothing,
-    pointer_of,
     state_name,
 )
 from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked

@@ -32,7 +32,7 @@ from lifecycle.integrations.gstreamer._buffers import (
     limits_of_pool,
     nothing_owned,
 )
-from lifecycle.integrations.gstreamer._native import Gst, GstVideo
+from lifecycle.integrations.gstreamer._native import Gst, GstVideo, pointer_of
 from lifecycle.integrations.gstreamer.errors import FormatError
 from lifecycle.integrations.gstreamer.feeding.loans import Loans, sweep
 from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
@@ -44,7 +44,6 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_seconds,
     end_opened,
     or_nothing,
-    pointer_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked
 from lifecycle.lowlevel import CollectorNudge, Facts, Uncopied, facts, tend, weakly

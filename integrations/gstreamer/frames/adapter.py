@@ -50,7 +50,7 @@ class SampleAdapter(Uncopied):
         self._name = name
         self._register = manager.registrar(TYPE_NAME, release=end_held, release_on=ANY_THREAD)
         self._live = _tables.setdefault(manager, {})
-        self._layouts = LayoutCache()
+        self._layouts = LayoutCache(whose=name or "")
         if Gst.is_initialized():
             ready()
         self._known = self._layouts.known
@@ -72,8 +72,8 @@ class SampleAdapter(Uncopied):
             layout = self._learn(sample)
         if sample_buffer(pointer) is None:
             raise SampleError(
-                f"the sample at {pointer:#x} ({layout}) has no buffer; skip it, it carries caps or a buffer "
-                "list only"
+                f"{self._whose()}the sample at {pointer:#x} ({layout}) has no buffer; skip it, it "
+                "carries caps or a buffer list only"
             )
         return Frame(self, sample, layout)
 
@@ -125,10 +125,13 @@ class SampleAdapter(Uncopied):
         caps = sample.get_caps()
         if caps is None:
             raise SampleError(
-                f"the sample at {hash(sample):#x} has no caps, so nobody can say what its bytes are; pull it "
-                "from a running appsink, or give Gst.Sample.new its caps"
+                f"{self._whose()}the sample at {hash(sample):#x} has no caps, so nobody can say what its "
+                "bytes are; pull it from a running appsink, or give Gst.Sample.new its caps"
             )
         return self._layouts.add(caps)
+
+    def _whose(self) -> str:
+        return f"frame of {self._name!r}: " if self._name else ""
 
     def __repr__(self) -> str:
         name = self._name or TYPE_NAME

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from typing import Any, Final, NoReturn
 
-from lifecycle.integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, Gst, sample_buffer
+from lifecycle.integrations.gstreamer._native import (
+    CLOCK_TIME_NONE,
+    BufferHead,
+    Gst,
+    buffer_size,
+    np,
+    sample_buffer,
+)
 from lifecycle.integrations.gstreamer.errors import FormatError, FrameClosedError, SampleError
 from lifecycle.integrations.gstreamer.frames.formats import Layout
+from lifecycle.integrations.gstreamer.frames.metas import (
+    Area,
+    MemoryFacts,
+    Region,
+    VideoPlanes,
+    crop_of,
+    custom_of,
+    memories_of,
+    names_of_metas,
+    regions_of,
+    video_planes_of,
+)
 from lifecycle.lowlevel import Uncopied, about
 
 __all__ = ["FrameFacts"]
@@ -32,6 +51,21 @@ FLAGS: Final = {
     )
 }
 """`GstBufferFlags`, in their order; the four bits before them are every mini object's."""
+
+VIDEO_FLAGS: Final = {
+    1 << (20 + place): name
+    for place, name in enumerate(
+        (
+            "interlaced",
+            "top-field-first",
+            "repeat-first-field",
+            "one-field",
+            "multiple-view",
+            "first-in-bundle",
+        )
+    )
+}
+"""`GstVideoBufferFlags`, which raw video has beside the others."""
 
 
 class FrameFacts(Uncopied):
@@ -108,10 +142,14 @@ class FrameFacts(Uncopied):
     @property
     def flags(self) -> frozenset[str]:
         """The buffer's flags, as GStreamer calls them: ``"discont"``, ``"delta-unit"``, ``"gap"``,
-        ``"corrupted"``, ``"marker"``, …"""
+        ``"corrupted"``, ``"marker"``, …; of raw video also ``"interlaced"``, ``"top-field-first"``,
+        ``"repeat-first-field"``, ``"one-field"``, ``"multiple-view"`` and ``"first-in-bundle"``."""
         sample = self._sample_now()
         flags = BufferHead.from_address(self._buffer_of(sample)).mini_object.flags
-        return frozenset(name for bit, name in FLAGS.items() if flags & bit)
+        found = {name for bit, name in FLAGS.items() if flags & bit}
+        if self._layout.width:
+            found.update(name for bit, name in VIDEO_FLAGS.items() if flags & bit)
+        return frozenset(found)
 
     @property
     def segment(self) -> Any:
@@ -130,6 +168,80 @@ class FrameFacts(Uncopied):
         return None if time in (-1, CLOCK_TIME_NONE) else int(time)
 
     @property
+    def stream_time(self) -> int | None:
+        """Where in its stream (a file, a recording) it is, in nanoseconds; None where it has no pts or lies
+        outside its segment. What a position bar shows."""
+        segment, pts = self.segment, self.pts
+        if segment is None or pts is None:
+            return None
+        time = segment.to_stream_time(Gst.Format.TIME, pts)
+        return None if time in (-1, CLOCK_TIME_NONE) else int(time)
+
+    # -- sound -----------------------------------------------------------------------------------------------
+
+    @property
+    def samples(self) -> int:
+        """How many frames of sound (one sample of each channel) there are. Raises `FormatError` where the
+        caps are not raw audio, or do not fit the buffer."""
+        self.rate  # noqa: B018 - says what is no sound
+        buffer = self._buffer_of(self._sample_now())
+        return self._layout.of_buffer(buffer, buffer_size(buffer)).image_plane().shape[0]
+
+    def times(self) -> np.ndarray[Any, Any]:
+        """When each frame of sound is to be heard: an ndarray of int64, in nanoseconds as `pts`, as long as
+        `Frame.array`.
+
+        Counted from the pts by the rate, so the times of two buffers differ by a nanosecond at most where the
+        stream has no gap; ``"discont" in frame.flags`` says where it has one. Raises `FormatError` where the
+        caps are not raw audio, or the buffer has no pts.
+        """
+        rate, pts, count = self.rate, self.pts, self.samples
+        if pts is None:
+            raise FormatError(
+                f"{self!r} has no pts, so nobody can say when its sound is to be heard; put «audiorate» "
+                "before the sink, or set do-timestamp=true at the source"
+            )
+        if rate < 1:
+            raise FormatError(f"{self._layout}: its caps have no rate, so its frames have no times")
+        return pts + np.arange(count, dtype=np.int64) * 1_000_000_000 // rate
+
+    # -- what was written beside it --------------------------------------------------------------------------
+
+    @property
+    def metas(self) -> tuple[str, ...]:
+        """The names of the metas that elements have attached, such as ``"GstVideoMeta"``."""
+        return names_of_metas(self._buffer_of(self._sample_now()))
+
+    @property
+    def crop(self) -> Area | None:
+        """The part of the picture that is to be shown, where a decoder or a camera says so; None: the whole
+        picture. `Frame.cropped` gives it."""
+        return crop_of(self._buffer_of(self._sample_now()))
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions of interest: what a detector has found, in the order in which it was written."""
+        return regions_of(self._buffer_of(self._sample_now()))
+
+    @property
+    def video_planes(self) -> VideoPlanes | None:
+        """Where the planes of this very buffer lie, where it has a video meta, which wins over its caps."""
+        return video_planes_of(self._buffer_of(self._sample_now()))
+
+    def custom(self, name: str) -> dict[str, Any] | None:
+        """The fields of the custom meta registered as `name` (`Gst.Meta.register_custom`); None where the
+        buffer has none."""
+        if not isinstance(name, str):
+            raise FormatError(f"a custom meta has the name it was registered under, a text, not {name!r}")
+        return custom_of(self._buffer_of(self._sample_now()), name)
+
+    @property
+    def memories(self) -> tuple[MemoryFacts, ...]:
+        """The memories that its bytes lie in: of which kind, how large, and in which file, where it is a
+        DMABuf or another fd memory."""
+        return memories_of(self._buffer_of(self._sample_now()))
+
+    @property
     def memory(self) -> str:
         """Where the bytes lie: ``"system"``, or what the caps say, such as ``"GLMemory"`` or ``"DMABuf"``."""
         features = self._layout.caps.get_features(0)
@@ -143,7 +255,9 @@ class FrameFacts(Uncopied):
 
     def _no_picture(self, what: str) -> NoReturn:
         layout = self._layout
-        raise FormatError(f"{layout} has no {what}: {layout.problem or f'its caps are {layout.media_type}'}")
+        whose = f"frame of {layout.whose!r}: " if layout.whose else ""
+        problem = layout.problem or f"its caps are {layout.media_type}"
+        raise FormatError(f"{whose}{layout} has no {what}: {problem}")
 
     def _sample_now(self) -> Any:
         sample = self._sample

@@ -37,7 +37,7 @@ from lifecycle.integrations.gstreamer.frames.planes import (
     why_no_planes,
 )
 
-__all__ = ["Layout", "LayoutCache", "Plane", "parse"]
+__all__ = ["Layout", "LayoutCache", "Plane", "parse", "plain_caps"]
 
 PLAIN: Final = "memory:SystemMemory"
 MAPPABLE_FEATURES: Final = frozenset({PLAIN, "memory:DMABuf"})
@@ -68,6 +68,8 @@ class Layout:
     plain: bool = True
     """Whether the caps promise system memory."""
     sound: Sound | None = None
+    whose: str = ""
+    """The name of the capture (or adapter) that the frames are of, for messages."""
     _info: Any = attrs.field(default=None, repr=False)
     _variants: dict[Any, Layout] = attrs.field(factory=dict, repr=False)
 
@@ -95,7 +97,9 @@ class Layout:
         return self.planes
 
     def _refuse(self, problem: str) -> NoReturn:
-        raise FormatError(f"{self}: {problem}")
+        raise FormatError(
+            f"frame of {self.whose!r}: {self}: {problem}" if self.whose else f"{self}: {problem}"
+        )
 
     def of_buffer(self, buffer: int, size: int) -> Layout:
         """This layout with what a buffer's own meta says; `size` is how many bytes the buffer has."""
@@ -124,6 +128,7 @@ class Layout:
             variant = self
         else:
             variant = _video_layout(self.caps, self.media_type, info, *key)
+            variant.whose = self.whose
         _bound(self._variants, META_VARIANTS)
         self._variants[video_meta_key(address)] = variant
         return variant
@@ -162,11 +167,18 @@ def _memory_feature(caps: Any) -> str:
     return PLAIN
 
 
+def plain_caps(caps: Any) -> Any:
+    """`caps`, but in system memory."""
+    plain = caps.copy()
+    plain.set_features_simple(None)
+    return plain
+
+
 def _no_access(memory: str) -> str:
     return (
-        f"it lies in {memory}, which is not this process's memory; download it before the sink "
-        "(glcolorconvert ! gldownload, cudadownload, nvvideoconvert, vapostproc, as the memory demands), or "
-        "use frame.data() for what a mapping of it gives"
+        f"it lies in {memory}, which is not this process's memory; take frame.download(), a copy that is, or "
+        "download it before the sink (glcolorconvert ! gldownload, cudadownload, nvvideoconvert, vapostproc, "
+        "as the memory demands), or use frame.data() for what a mapping of it gives"
     )
 
 
@@ -256,22 +268,31 @@ def parse(caps: Any) -> Layout:
         return unknown
     if info is None or not info.finfo.n_components:
         return unknown
-    return _video_layout(caps, kind, info, int(info.width), field_height(info), info.offset, info.stride)
+    width, height = int(info.width), int(info.height)
+    if width < 1 or height < 1:
+        return bytes_only(
+            f"its caps say {width}×{height} pixels, which is no picture; give the element that makes it a "
+            "size («video/x-raw,width=…,height=…» behind it), or use frame.data() for its bytes",
+            name,
+        )
+    return _video_layout(caps, kind, info, width, field_height(info), info.offset, info.stride)
 
 
 class LayoutCache:
     """Layouts by the pointer of their caps. Callable on any thread; a race costs one more parse."""
 
-    __slots__ = ("_limit", "known")
+    __slots__ = ("_limit", "_whose", "known")
 
-    def __init__(self, limit: int = 64) -> None:
+    def __init__(self, limit: int = 64, whose: str = "") -> None:
         self._limit = limit
+        self._whose = whose
         self.known: dict[int, Layout] = {}
         """The layouts known, by pointer: a frame looks here first."""
 
     def add(self, caps: Any) -> Layout:
         """The layout of `caps`, a wrapper, which is parsed and kept."""
         layout = parse(caps)
+        layout.whose = self._whose
         _bound(self.known, self._limit)
         self.known[hash(caps)] = layout
         return layout

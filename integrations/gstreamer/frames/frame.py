@@ -32,10 +32,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from lifecycle import ANY_THREAD, Handle
-from lifecycle.integrations.gstreamer._buffers import own_reference
+from lifecycle.integrations.gstreamer._buffers import new_buffer, own_reference
 from lifecycle.integrations.gstreamer._native import (
     ANY,
     MAP_READ,
+    Gst,
     buffer_size,
     find_memory,
     is_fd_memory,
@@ -51,7 +52,8 @@ from lifecycle.integrations.gstreamer._native import (
 )
 from lifecycle.integrations.gstreamer.errors import FormatError, MapError, ShortMemoryError
 from lifecycle.integrations.gstreamer.frames.facts import FrameFacts
-from lifecycle.integrations.gstreamer.frames.formats import Layout, Plane
+from lifecycle.integrations.gstreamer.frames.formats import Layout, Plane, plain_caps
+from lifecycle.integrations.gstreamer.frames.gl import FrameTexture, texture_of
 from lifecycle.integrations.gstreamer.frames.held import (
     Held,
     check_memories,
@@ -59,9 +61,12 @@ from lifecycle.integrations.gstreamer.frames.held import (
     no_mapping,
     open_memory,
 )
-from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
+from lifecycle.integrations.gstreamer.frames.pictures import to_pil
+from lifecycle.integrations.gstreamer.frames.writable import WritableFrame, copy_times
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
 
 __all__ = ["TYPE_NAME", "Frame"]
@@ -195,6 +200,100 @@ class Frame(FrameFacts):
         finally:
             del array
 
+    def cropped(self) -> np.ndarray[Any, Any]:
+        """`array`, but only the part that `crop` says is to be shown; the whole picture where nothing says
+        so. Raises what `array` raises, `FormatError` for a part that is not within the picture."""
+        array = self.array()
+        try:
+            area = self.crop
+            if area is None:
+                return array
+            right, lower = area.x + area.width, area.y + area.height
+            if not (area.width and area.height and right <= array.shape[1] and lower <= array.shape[0]):
+                raise FormatError(
+                    f"{self!r}: its crop meta says {area.width}×{area.height} pixels from ({area.x}, "
+                    f"{area.y}) on, which is no part of the picture; use array(), and see who wrote it"
+                )
+            return array[area.y : lower, area.x : right]
+        finally:
+            array = None  # type: ignore[assignment]  # a kept traceback must keep no memory
+
+    def to_pil(self) -> Image:
+        """The part that is to be shown (`cropped`) as a `PIL.Image.Image` of its own: mode ``RGB``,
+        ``RGBA``, ``L`` or ``I;16``.
+
+        Raises `MissingGStreamerError` without Pillow, `FormatError` for a format that Pillow has no mode for
+        (put «videoconvert ! video/x-raw,format=RGB» before the sink), and what `cropped` raises."""
+        return to_pil(self, self.cropped())
+
+    def download(self) -> Frame:
+        """A frame of the same picture in system memory, yours to close: a copy, whatever memory this one lies
+        in (a GLMemory is read back from the GPU, which takes its time).
+
+        Its pts, dts, duration, offset, segment and flags are this one's. Raises `MapError` where the memory
+        cannot be mapped, and what `data` raises.
+        """
+        view = writable = target = owned = other = None
+        try:
+            sample = self._sample_now()
+            # Not by the frame itself, whose mapping would stay as long as it does.
+            other = self.share() if self._view is not None else Frame(self._adapter, sample, self._layout)
+            view = other.data()
+            buffer = self._buffer_of(sample)
+            adapter = self._adapter
+            caps = plain_caps(self._layout.caps)
+            owned = new_buffer(max(1, len(view)))
+            if not owned.value:
+                raise MapError(f"{self!r}: there is no memory for a copy of {len(view)} bytes")
+            writable = WritableFrame(adapter.manager, owned, adapter.layout(caps), copied=True)
+            target = writable.data()
+            target[: len(view)] = view
+            target = None
+            copied = writable.take()
+            copy_times(copied, buffer)
+            segment = sample.get_segment()
+            return adapter.frame(Gst.Sample.new(copied, caps, segment, sample.get_info()))
+        finally:
+            view = target = sample = owned = None
+            if other is not None:
+                other.close()
+            if writable is not None:
+                writable.close()
+            writable = other = None
+
+    def texture(self, context: Any = None, *, plane: int = 0) -> FrameTexture:
+        """The picture as an OpenGL texture, where it lies (``video/x-raw(memory:GLMemory)``): ``with
+        frame.texture(context) as texture``.
+
+        Parameters
+        ----------
+        context:
+            A `GstGL.GLContext` that shares with GStreamer's: what is drawn in it from now on waits until the
+            picture is there. A wrapped one is current on this thread. None: this thread waits.
+        plane:
+            Which of several, for formats of several planes.
+
+        The frame may be closed meanwhile: the texture keeps the buffer. Raises `FormatError` for other
+        memories and planes, `MapError` where the context does not share, `GuardError` for a wrapped context
+        that is not current here, `FrameClosedError` after close.
+        """
+        sample = None
+        try:
+            sample = self._sample_now()
+            return texture_of(self, self._buffer_of(sample), context, plane, self._register_texture)
+        finally:
+            sample = None
+
+    def _register_texture(self, name: int) -> Handle[int]:
+        return self._adapter.manager.register(
+            name,
+            TYPE_NAME + ".texture",
+            parent=self._held_handle(),
+            release=None,
+            release_on=ANY_THREAD,
+            name=self._adapter._name,
+        )
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.array()
         try:
@@ -323,7 +422,8 @@ class Frame(FrameFacts):
     def __repr__(self) -> str:
         handles = self._handles
         state = str(handles[0].state) if handles else "closed" if self._closed else "not mapped"
-        return f"<Frame {self._layout}: {state}>"
+        whose = f" of {self._layout.whose!r}," if self._layout.whose else ""
+        return f"<Frame{whose} {self._layout}: {state}>"
 
     # -- inside ----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from lifecycle import ANY_THREAD, Handle, SafetyManager
 from lifecycle.integrations.gstreamer._buffers import (
     Own,
     Owned,
+    add_video_meta,
     deep_copy,
     end_own,
     map_own,
@@ -28,17 +29,28 @@ from lifecycle.integrations.gstreamer._buffers import (
     sole_owner,
     wrapper_of,
 )
-from lifecycle.integrations.gstreamer._native import CLOCK_TIME_NONE, BufferHead, memory_count, memory_of, np
+from lifecycle.integrations.gstreamer._native import (
+    CLOCK_TIME_NONE,
+    BufferHead,
+    VideoMeta,
+    memory_count,
+    memory_of,
+    np,
+    video_meta,
+)
 from lifecycle.integrations.gstreamer.errors import FormatError, FrameClosedError, MapError, ShortMemoryError
 from lifecycle.integrations.gstreamer.frames.formats import Layout
 from lifecycle.integrations.gstreamer.frames.held import check_memories, no_mapping
 from lifecycle.lowlevel import Uncopied, about
 
-__all__ = ["WritableFrame"]
+__all__ = ["WritableFrame", "copy_times"]
 
 BUFFER_TYPE: Final = "gst.Buffer"
 """The type under which writable frames are registered."""
 LATEST: Final = 2**63
+BUFFER_FLAGS: Final = 0xFFFFBFF0
+"""Flags that belong to what is in a buffer: not those of every mini object, nor that of its memory
+(``tag-memory``)."""
 
 
 _registrars: weakref.WeakKeyDictionary[SafetyManager, Callable[[Any, Any, int], Handle[Own]]] = (
@@ -267,6 +279,27 @@ class WritableFrame(Uncopied):
                 f"{self!r} was handed on or closed: make a new one for the next picture (frame.writable(), "
                 "feeder.frame() or a pool)"
             ),
+        )
+
+
+def copy_times(buffer: Any, source: int) -> None:
+    """Give `buffer` (a `Gst.Buffer` that nobody else holds) the times, the offsets, the flags and the video
+    meta of the buffer at `source`."""
+    mine, theirs = BufferHead.from_address(hash(buffer)), BufferHead.from_address(source)
+    for field in ("pts", "dts", "duration", "offset", "offset_end"):
+        setattr(mine, field, getattr(theirs, field))
+    mine.mini_object.flags |= theirs.mini_object.flags & BUFFER_FLAGS
+    address = video_meta(source)
+    if address is not None:
+        meta = VideoMeta.from_address(address)
+        count = min(meta.n_planes, 4)
+        add_video_meta(
+            hash(buffer),
+            meta.format,
+            meta.width,
+            meta.height,
+            list(meta.offset[:count]),
+            list(meta.stride[:count]),
         )
 
 

@@ -14,7 +14,7 @@ from queue import Empty
 from typing import Any, ClassVar, Final, TypeVar
 
 from lifecycle import SafetyManager
-from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer._native import Gst, pointer_of
 from lifecycle.integrations.gstreamer.errors import GuardError, PipelineError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, Kept
 from lifecycle.integrations.gstreamer.pipelines.ear import KEPT_ERRORS, error_of
@@ -24,7 +24,6 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_manager,
     check_seconds,
     or_nothing,
-    pointer_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.lowlevel import Flag, Reply

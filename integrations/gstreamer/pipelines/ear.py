@@ -15,10 +15,10 @@ from collections.abc import Callable
 from itertools import filterfalse
 from typing import Any, Final
 
-from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer._native import Gst, pointer_of
 from lifecycle.integrations.gstreamer.errors import PipelineError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
-from lifecycle.integrations.gstreamer.pipelines.guard import path_of, pointer_of
+from lifecycle.integrations.gstreamer.pipelines.guard import path_of
 from lifecycle.integrations.gstreamer.pipelines.scopes import concerns
 from lifecycle.integrations.gstreamer.pipelines.threads import contained
 from lifecycle.lowlevel import snapshot

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from lifecycle import SafetyManager
-from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer._native import Gst, pointer_of
 from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, StateTimeout
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     Core,
@@ -17,7 +17,6 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
     pads_of,
     path_of,
-    pointer_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.pads import (
     UNLINK_TIMEOUT,

@@ -13,7 +13,6 @@ whatever its pipeline does.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
@@ -38,7 +37,6 @@ __all__ = [
     "or_nothing",
     "pads_of",
     "path_of",
-    "pointer_of",
     "state_name",
 ]
 
@@ -79,16 +77,6 @@ class Core:
 
 
 C = TypeVar("C", bound=Core)
-
-_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_pointer.restype = ctypes.c_void_p
-_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
-
-
-def pointer_of(obj: Any) -> int:
-    """The address of a GObject."""
-    address: int = _pointer(obj.__gpointer__, None)
-    return address
 
 
 def name_of(obj: Any) -> str:

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import attrs
 
-from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer._native import Gst, pointer_of
 from lifecycle.integrations.gstreamer.errors import PipelineError
 from lifecycle.integrations.gstreamer.pipelines.drain import sweep
 from lifecycle.integrations.gstreamer.pipelines.ear import KEPT_ERRORS, Errors, error_of
 from lifecycle.integrations.gstreamer.pipelines.finishing import Part
-from lifecycle.integrations.gstreamer.pipelines.guard import path_of, pointer_of
+from lifecycle.integrations.gstreamer.pipelines.guard import path_of
 from lifecycle.integrations.gstreamer.pipelines.scopes import scope_name
 from lifecycle.integrations.gstreamer.pipelines.threads import StreamingThreads, contained
 from lifecycle.lowlevel import WaitList, snapshot, wall_time

@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, NoReturn
 
 from lifecycle import Handle, ObjectState, SafetyManager
-from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer._native import Gst, pointer_of
 from lifecycle.integrations.gstreamer.errors import (
     GuardError,
     PipelineError,
@@ -52,7 +52,6 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     elements_of,
     name_of,
     or_nothing,
-    pointer_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.news import BusMessage, News
 from lifecycle.integrations.gstreamer.pipelines.threads import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
+from lifecycle.integrations.gstreamer._native import pointer_of
 
 __all__ = ["concerns", "enter_scope", "scope_name", "scope_of"]
 

@@ -27,9 +27,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from lifecycle.integrations.gstreamer._native import Gst, MiniObject, _function, _open
+from lifecycle.integrations.gstreamer._native import Gst, MiniObject, _function, _open, pointer_of
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
-from lifecycle.integrations.gstreamer.pipelines.guard import pointer_of
 from lifecycle.lowlevel import complain, monotonic
 
 __all__ = ["Door", "Fuse"]
