@@ -73,8 +73,8 @@ async def run_leased(
         context = contextvars.copy_context()
         return await loop.run_in_executor(executor, context.run, call.run, fn, *args)  # type: ignore[arg-type]
     finally:
-        call.leave()
         handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+        call.leave()
 
 
 class _Call(Generic[T]):

@@ -105,8 +105,8 @@ def _search(record: Record) -> Cell | None:
                     cells.clear()
         return None
     finally:
+        pin = cell = None  # K3: before the call, behind which an interrupt may strike
         pins.clear()
-        pin = cell = None
 
 
 def _know_again(record: Record, cell: Cell) -> None:

@@ -311,8 +311,8 @@ def _shares(record: Record, asking: object, named: bool) -> list[Holder]:
             )
         return found
     finally:
+        handle = asking = None  # K3
         handles.clear()
-        handle = asking = None
 
 
 def _shown(fence: object) -> str:

@@ -14,12 +14,18 @@ _order = runtime.process_lock()
 
 def pins_of(held: Any) -> tuple[Pin, ...]:
     """The pins in `Record.parent`."""
-    return () if held is None else (held,) if type(held) is Pin else tuple(held)
+    try:
+        return () if held is None else (held,) if type(held) is Pin else tuple(held)
+    finally:
+        held = None  # K3
 
 
 def together(pins: tuple[Pin, ...]) -> Pin | Pins | None:
     """What `Record.parent` holds for these."""
-    return None if not pins else pins[0] if len(pins) == 1 else Pins(pins)
+    try:
+        return None if not pins else pins[0] if len(pins) == 1 else Pins(pins)
+    finally:
+        pins = ()  # K3
 
 
 def give_parents(record: Record, ids: tuple[int, ...], pins: Pin | Pins | None) -> None:
@@ -27,38 +33,34 @@ def give_parents(record: Record, ids: tuple[int, ...], pins: Pin | Pins | None) 
     `RegistrationError` where one of them is the object itself or a descendant of it; nothing has changed
     then."""
     before: list[Any] = []
-    pin = None
+    above: list[Pin] = []
     try:
         with _order:  # of two that would make each other a parent the second finds the first
-            for pin in pins_of(pins):
-                _refuse_descendant(record, pin)
+            above += pins_of(pins)
+            _refuse_descendant(record, above)
             extra = record.more()
             before.append(record.parent)
             record.parent = pins  # taken before the old ones are let go
             extra.parent_ids = ids
     finally:
-        pins = pin = None
-        before.clear()  # outside the lock: what is let go here may be released
+        pins = None  # K3
+        del above[:]  # no call: an interrupt behind one would leave the other
+        del before[:]  # outside the lock: what is let go here may be released
 
 
-def _refuse_descendant(record: Record, pin: Pin) -> None:
-    waiting = [pin]
+def _refuse_descendant(record: Record, above: list[Pin]) -> None:
+    """`above` is emptied; the caller empties it whatever happens here (K3)."""
     seen: set[int] = set()
-    try:
-        while waiting:
-            pin = waiting.pop()
-            above = pin.record
-            if above is record:
-                raise about(
-                    record,
-                    RegistrationError(
-                        f"{describe(record)} cannot have itself or one of its descendants as a parent: "
-                        "neither would ever be released."
-                    ),
-                )
-            if above.id not in seen:
-                seen.add(above.id)
-                waiting += pins_of(above.parent)
-    finally:
-        waiting.clear()
-        pin = None  # type: ignore[assignment]
+    while above:
+        one = above.pop().record
+        if one is record:
+            raise about(
+                record,
+                RegistrationError(
+                    f"{describe(record)} cannot have itself or one of its descendants as a parent: "
+                    "neither would ever be released."
+                ),
+            )
+        if one.id not in seen:
+            seen.add(one.id)
+            above += pins_of(one.parent)

@@ -171,9 +171,10 @@ class Submission(Uncopied):
             uses[pin] = None
             return pin.record.obj  # type: ignore[no-any-return]
         finally:
+            pin = None  # K3
             if lease is not None:
                 lease.close()
-            pin = lease = None
+            lease = None
 
     @property
     def done(self) -> bool:

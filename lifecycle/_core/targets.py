@@ -90,8 +90,8 @@ def parents_of(registry: Registry, parent: Any) -> tuple[tuple[int, ...], Pin | 
                 pins.append(pin)
         return tuple(ids), together(tuple(pins))
     finally:
+        pin = parent = one = None  # K3: before the call, behind which an interrupt may strike
         pins.clear()
-        pin = parent = one = None
 
 
 set_parents_named(parents_of)

@@ -482,7 +482,13 @@ def views_of_buffers(stage: Stage) -> None:
     stage.props.view = stage.props.array = None
 
 
-@scene("Handle.reparent", "SafetyManager.handle", "SafetyManager.holders", places=PLACES)
+@scene("SafetyManager.holders")
+def named_holders(stage: Stage) -> None:
+    """Looks through the heap: a scene of its own, at one place."""
+    stage.manager.holders(stage.handle.id)
+
+
+@scene("Handle.reparent", "SafetyManager.handle", places=PLACES)
 def other_parents(stage: Stage) -> None:
     """Each object of the stage gets another parent, or several, or none."""
     parent = stage.handle
@@ -492,7 +498,6 @@ def other_parents(stage: Stage) -> None:
     child.reparent((parent, other))
     with contextlib.suppress(LifecycleError):
         parent.reparent(child)
-    stage.manager.holders(parent.id)
     stage.keep(stage.manager.handle(child.id)).close()
     child.reparent(None)
     child.reparent(other)
