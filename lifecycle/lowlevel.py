@@ -17,6 +17,8 @@ name                   contract                                                 
 `apart`                a consumer's share: a panic through it closes it, and no other            I6
 `describe`             its name in messages                                                     I9
 `about`                an error of yours with the facts of the object that it is about          I9
+`Export`               a pin held by memory that foreign code was handed, until that says so     I2
+`sweep_exports`        end those that are over, and run a bounded share of what fell due          I2, I5
 `holders`              who keeps it from its release. Walks the heap; a budget if wished        I9
 `is_closed`            whether this very handle was closed
 `held_pin`             the pin of an object that somebody still holds, also after `close`       I2
@@ -66,6 +68,8 @@ The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 
 from lifecycle._core.checks import check_callback, check_facts, check_timeout, is_control_flow, refuses
 from lifecycle._core.counters import BUCKETS, HistogramCount
+from lifecycle._core.exports import Export
+from lifecycle._core.exports import sweep as sweep_exports
 from lifecycle._core.facts import (
     Facts,
     about,
@@ -113,6 +117,7 @@ __all__ = [
     "DEFAULT",
     "Claim",
     "CollectorNudge",
+    "Export",
     "Facts",
     "Flag",
     "HistogramCount",
@@ -160,6 +165,7 @@ __all__ = [
     "releasing",
     "run_apart",
     "snapshot",
+    "sweep_exports",
     "taking",
     "tend",
     "type_name_of",

@@ -9,6 +9,7 @@ from typing import Any
 from lifecycle._core.access import refuse
 from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import stand_ins
+from lifecycle._core.exports import exported, sweep_of
 from lifecycle._core.holders import held, held_error, holders_of, in_words
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
@@ -58,6 +59,8 @@ def refuse_if_held(record: Record, share: Any, otherwise: str) -> None:
     instead of ending that. Counted while the door is
     open, so nothing has to be undone. Of other shares those count that live: one that was dropped without
     being closed holds nothing."""
+    if exported:
+        sweep_of(record)
     tokens = record.kind.registry.shared.get(record.id)
     others = min(len(tokens) - 1, _references_to_door(share) - SOLE_SHARE) if tokens else 0
     if others <= 0 and not held(record, share._cell):

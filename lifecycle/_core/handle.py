@@ -19,6 +19,7 @@ from lifecycle._core.describe import about, describe, fate, state_of
 from lifecycle._core.detach import begin_detach, refuse_if_held, undo_detach
 from lifecycle._core.doors import cell_of
 from lifecycle._core.exclusive import ExclusiveCell, ExclusiveLease, make_exclusive, pin_or_refuse
+from lifecycle._core.exports import exported, sweep_of
 from lifecycle._core.holders import Holder, HolderKind, all_holders, expect
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import Lease
@@ -291,16 +292,18 @@ class Handle(Generic[T]):
         views: int = 0,
         fences: int = 0,
         submissions: int = 0,
+        exports: int = 0,
         shares: int | None = None,
         timeout: float = 0.0,
     ) -> None:
-        """Raise `HeldError`, naming them, unless exactly so many leases, views, fences and submissions hold
-        the object, and so many shares are open (None: any number), at the latest after `timeout` seconds. For
-        tests and assertions. Exact also without the GIL, where it asks for a collection. A view counts once,
-        whatever slices and arrays were made from it; use a `timeout` where other threads are letting go just
-        now."""
+        """Raise `HeldError`, naming them, unless exactly so many leases, views, fences, submissions and
+        exports hold the object, and so many shares are open (None: any number), at the latest after `timeout`
+        seconds. For tests and assertions. Exact also without the GIL, where it asks for a collection. A view
+        counts once, whatever slices and arrays were made from it; use a `timeout` where other threads are
+        letting go just now."""
         check_timeout(timeout)
         wanted = {"leases": leases, "views": views, "fences": fences, "submissions": submissions}
+        wanted["exports"] = exports
         if shares is not None:
             wanted["shares"] = shares
         for what, number in wanted.items():
@@ -311,6 +314,7 @@ class Handle(Generic[T]):
             "view": views,
             "fence": fences,
             "submission": submissions,
+            "export": exports,
         }
         if shares is not None:  # this handle is one of them, while it is open
             kinds["share"] = max(0, shares - (raw_pin(self._cell) is not None))
@@ -479,6 +483,8 @@ class Handle(Generic[T]):
             phase = record.phase
             if phase is not None and phase in ENDED:
                 return phase is RELEASED
+            if exported:  # not on the way of plain ends
+                sweep_of(record)
             released: bool = place.settle(record, timeout)
             if not released:
                 self._not_released(timeout, held)

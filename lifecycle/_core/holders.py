@@ -13,6 +13,7 @@ from lifecycle._core import runtime
 from lifecycle._core.budget import Budget
 from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import cell_of, stand_ins
+from lifecycle._core.exports import Export
 from lifecycle._core.idioms import OURS, clear_frames
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Cell, Core, Held, Pin, Pins, Record, raw_pin
@@ -130,7 +131,7 @@ def held(record: Record, cell: Cell) -> bool:
 
 # -- in full, for reports and tests --------------------------------------------------------------------------
 
-HolderKind = Literal["lease", "access", "view", "child", "fence", "submission", "share", "unknown"]
+HolderKind = Literal["lease", "access", "view", "child", "fence", "submission", "export", "share", "unknown"]
 
 
 @attrs.frozen
@@ -139,7 +140,8 @@ class Holder:
 
     kind: HolderKind
     """``lease``, ``access`` (a `safe_access` block or an exclusive access), ``view``, ``child``, ``fence``,
-    ``submission`` (work in flight on a `Timeline`), ``share`` (another open handle), or ``unknown``: a
+    ``submission`` (work in flight on a `Timeline`), ``export`` (foreign code was handed the memory, by DLPack
+    for one), ``share`` (another open handle), or ``unknown``: a
     reference that is none of these."""
     what: str
     """Who it is."""
@@ -188,6 +190,7 @@ KINDS: tuple[HolderKind, ...] = (
     "child",
     "fence",
     "submission",
+    "export",
     "share",
     "unknown",
 )
@@ -202,6 +205,8 @@ def _kind_of(referrer: Any, pin: Pin) -> HolderKind | None:
         return "child"
     if isinstance(referrer, Uses):
         return "submission"
+    if isinstance(referrer, Export):
+        return "export"
     if isinstance(referrer, (ctypes.Array, Held)) or (
         isinstance(referrer, dict) and referrer.get("pin") is pin
     ):
@@ -222,7 +227,7 @@ def _words(kind: HolderKind, referrer: Any) -> str:
         except AttributeError:
             # Another thread is filling the record in.
             return "a child that is being registered"
-    if kind == "submission":
+    if kind in ("submission", "export"):
         return str(referrer)
     if kind == "view":
         if type(referrer) is Held:
@@ -263,7 +268,7 @@ def _behind_view(held: Any) -> Any:
 def _holder(kind: HolderKind, referrer: Any, named: bool) -> Holder:
     """The holder, described."""
     what = _words(kind, referrer)
-    if kind in ("child", "submission"):
+    if kind in ("child", "submission", "export"):
         return Holder(kind, what)
     target = None
     try:
@@ -341,9 +346,10 @@ def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeou
         names = tuple(str(holder) for holder in all_holders(record, asking))
     finally:
         asking = None  # a kept error keeps nothing alive
-    if not there.get("submission") and not wanted.get("submission"):  # said only where there is a device
-        there.pop("submission", None)
-        wanted = {kind: number for kind, number in wanted.items() if kind != "submission"}
+    for rare in ("submission", "export"):  # said only where there is one
+        if not there.get(rare) and not wanted.get(rare):
+            there.pop(rare, None)
+            wanted = {kind: number for kind, number in wanted.items() if kind != rare}
     raise about(
         record,
         HeldError(
@@ -366,6 +372,7 @@ PLURALS: dict[HolderKind, str] = {
     "child": "children",
     "fence": "fences",
     "submission": "submissions",
+    "export": "exports",
     "share": "other handles",
     "unknown": "unknown references",
 }

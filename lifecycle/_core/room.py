@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from lifecycle._core import runtime
 from lifecycle._core.describe import state_of
 from lifecycle._core.ends import wait_for_end
+from lifecycle._core.exports import exported, sweep
 from lifecycle._core.record import Record
 from lifecycle._core.release import nesting, releases_here
 from lifecycle._core.sentences import who_holds
@@ -32,6 +33,8 @@ def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) ->
         return False
     if registry.waiting:
         registry.tend()
+    if exported:
+        sweep()
     until = runtime.monotonic() + ROOM_WITHIN
     ended = False
     while True:

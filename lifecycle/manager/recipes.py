@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lifecycle._core import runtime
 from lifecycle._core.checks import check_callback
+from lifecycle._core.exports import exported, sweep
 from lifecycle._core.handle import Handle
 from lifecycle._core.idioms import OURS, clear_frames
 from lifecycle._core.record import Extra, Pin
@@ -179,6 +180,8 @@ def recipe(
 def tend(manager: SafetyManager, *, everything: bool = False) -> None:
     """Run a bounded share of the releases that wait for any thread of `manager`, or `everything` that waits.
     Nothing in the collector, and not everything inside a release or near the recursion limit."""
+    if exported:
+        sweep()
     if everything and not nesting() and not (runtime.collecting and runtime.in_collector()):
         if not runtime.near_limit():
             manager._any_thread.run_some(None)

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from functools import partial
 
 from lifecycle._core import kept, runtime
+from lifecycle._core.exports import exported
+from lifecycle._core.exports import sweep as sweep_exports
 from lifecycle._core.place import AnyThread
 from lifecycle._core.record import Record
 from lifecycle._core.release import notify
@@ -321,6 +323,8 @@ class Keeper:
         runtime.watch_collections()
         self.lost.make_up()
         self.lost.look()
+        if exported:
+            sweep_exports()
         self._post_delayed()
         self._forget_waiters()
         self._hand_over()

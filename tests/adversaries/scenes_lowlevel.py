@@ -13,6 +13,7 @@ from lifecycle.lowlevel import (
     DEFAULT,
     Claim,
     CollectorNudge,
+    Export,
     HistogramCount,
     Leaving,
     Tally,
@@ -43,6 +44,7 @@ from lifecycle.lowlevel import (
     releasing,
     run_apart,
     snapshot,
+    sweep_exports,
     taking,
     tend,
     type_name_of,
@@ -115,6 +117,44 @@ def pinned(stage: Stage) -> None:
         assert held_pin(stage.handle) is held
     finally:
         held = shown = None
+    tend(stage.manager)
+
+
+class Given(Export):
+    """Foreign code that is done as soon as it is asked."""
+
+    __slots__ = ("closed",)
+
+    def over(self) -> bool:
+        return True
+
+    def ended(self) -> None:
+        Export.ended(self)
+
+
+@scene(
+    "Export.__init__",
+    "Export.hand_out",
+    "Export.ended",
+    "Export.over",
+    "Export.__str__",
+    "sweep_exports",
+    lets_go=True,
+)
+def exported(stage: Stage) -> None:
+    held: Any = None
+    given = None
+    try:
+        held = pin(stage.handle)
+        given = Given(held, "a test")
+        given.hand_out()
+        assert str(given).startswith("a test")
+        with contextlib.suppress(NotImplementedError):
+            Export.over(given)
+    finally:
+        held = given = None
+    stage.handle.close()
+    sweep_exports()
     tend(stage.manager)
 
 
