@@ -45,6 +45,8 @@ REFERENCE: dict[str, str] = {
     "lifecycle.integrations.gpu.opengl": "OpenGL. More: :doc:`/gpu`.",
     "lifecycle.integrations.gpu.moderngl": "moderngl. More: :doc:`/gpu`.",
     "lifecycle.integrations.gpu.wgpu": "wgpu. More: :doc:`/gpu`.",
+    "lifecycle.integrations.cuda": "CUDA. More: :doc:`/cuda`.",
+    "lifecycle.integrations.dlpack": "DLPack and the array interfaces. More: :doc:`/dlpack`.",
     "lifecycle.integrations.prometheus": "Metrics, by pull. More: :doc:`/statistics`.",
 }
 """The public modules, each a page, with what its page says first."""

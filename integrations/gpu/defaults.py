@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from lifecycle import SafetyManager
 
-_made: dict[None, SafetyManager] = {}
+_made: dict[str, SafetyManager] = {}
 
 
-def manager_or_default(manager: SafetyManager | None) -> SafetyManager:
-    """`manager`, or the one of this process for GPU objects, named ``gpu``."""
+def manager_or_default(manager: SafetyManager | None, name: str = "gpu") -> SafetyManager:
+    """`manager`, or the one of this process that has this name: ``gpu`` for GPU objects."""
     if manager is not None:
         return manager
-    made = _made.get(None)
+    made = _made.get(name)
     if made is None or made.closed:
         if made is not None:
-            _made.pop(None, None)
-        made = _made.setdefault(None, SafetyManager(name="gpu"))
+            _made.pop(name, None)
+        made = _made.setdefault(name, SafetyManager(name=name))
     return made

@@ -46,7 +46,7 @@ def test_no_public_module_is_left_out() -> None:
             if "__all__ = [" in path.read_text(encoding="utf-8"):
                 name = ".".join(part for part in parts if part != "__init__")
                 there.add(name if top == "lifecycle" else f"lifecycle.{name}")
-    packages = ("gstreamer", "gpu.opengl", "gpu.wgpu")
+    packages = ("gstreamer", "gpu.opengl", "gpu.wgpu", "cuda", "dlpack")
     inner = re.compile(
         rf"lifecycle\.(_core|manager|guards|pools|proxies|testing)\b.*|lifecycle\.integrations\.({'|'.join(packages)})\..*"
     )
@@ -101,6 +101,8 @@ ERRORS = [
     ("errors.md", "lifecycle.recorder.errors"),
     ("errors.md", "lifecycle.integrations.gstreamer.errors"),
     ("errors.md", "lifecycle.integrations.gpu.errors"),
+    ("errors.md", "lifecycle.integrations.cuda.errors"),
+    ("errors.md", "lifecycle.integrations.dlpack.errors"),
 ]
 
 

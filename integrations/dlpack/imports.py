@@ -1,0 +1,234 @@
+"""Imports: a tensor of another library as an object that is owned here, and given back once."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from lifecycle import ANY_THREAD, Handle, SafetyManager
+from lifecycle.errors import shown
+from lifecycle.integrations.dlpack import _native
+from lifecycle.integrations.dlpack.dtypes import from_dlpack as dtype_of
+from lifecycle.integrations.dlpack.dtypes import itemsize_of
+from lifecycle.integrations.dlpack.errors import DLPackError
+from lifecycle.integrations.dlpack.tensors import CPU, CUDA_HOST, CUDA_MANAGED, tensor
+from lifecycle.integrations.gpu.defaults import manager_or_default
+from lifecycle.lowlevel import PlaceLike, Uncopied, array_of, forgets, pin
+
+__all__ = ["Imported", "from_dlpack"]
+
+
+class Imported(Uncopied):
+    """A tensor that was taken from another library: what `from_dlpack` registers. Its memory is valid under
+    a lease."""
+
+    _remedy = "make another share of its handle"
+
+    __slots__ = (
+        "_capsule",
+        "_deleter",
+        "_versioned",
+        "address",
+        "device",
+        "dtype",
+        "nbytes",
+        "readonly",
+        "shape",
+        "strides",
+    )
+    _capsule: Any
+    _deleter: int
+    _versioned: bool
+    address: int
+    """Of the first element."""
+    device: tuple[int, int]
+    dtype: str
+    nbytes: int
+    """Bytes of its elements."""
+    readonly: bool
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In bytes."""
+
+    def array(self, handle: Handle[Any]) -> Any:
+        """An ndarray of the memory that holds the object; `handle` is the object's own. Raises `DLPackError`
+        where the host cannot touch the memory."""
+        import numpy
+
+        if self.device[0] not in (CPU, CUDA_HOST, CUDA_MANAGED):
+            raise DLPackError(f"{self!r} is memory of device {self.device}, which the host cannot read")
+        if any(stride < 0 for stride in self.strides):
+            held = None
+            try:
+                held = pin(handle)
+                # Only its description is used, and `array_of` holds the object for it.
+                bare = numpy.asarray(_Interface(self))
+                return array_of(held, bare)
+            finally:
+                held = handle = None  # type: ignore[assignment]  # K3
+        if self.dtype == "bfloat16":
+            kinds = importlib.import_module("ml_dtypes")
+            plain = tensor(
+                handle,
+                self.address,
+                shape=self.shape,
+                dtype="u2",
+                strides=self.strides,
+                readonly=self.readonly,
+            )
+            return numpy.asarray(plain).view(kinds.bfloat16)
+        plain = tensor(
+            handle,
+            self.address,
+            shape=self.shape,
+            dtype=self.dtype,
+            strides=self.strides,
+            readonly=self.readonly,
+        )
+        return numpy.asarray(plain)
+
+    def __repr__(self) -> str:
+        only = ", read-only" if self.readonly else ""
+        return f"<Imported {self.dtype}{list(self.shape)} on device {self.device}{only}>"
+
+
+class _Interface:
+    __slots__ = ("__array_interface__",)
+
+    def __init__(self, of: Imported) -> None:
+        self.__array_interface__ = {
+            "shape": of.shape,
+            "typestr": of.dtype if of.dtype != "bfloat16" else "<u2",
+            "data": (of.address, of.readonly),
+            "strides": of.strides,
+            "version": 3,
+        }
+
+
+def _give_back(it: Imported) -> None:
+    """The release: call the producer's deleter, if the tensor had become ours. Without that the capsule's own
+    destructor does it."""
+    capsule, it._capsule = it._capsule, None
+    used = _native.USED_VERSIONED if it._versioned else _native.USED
+    if it._deleter and _native.is_named(capsule, used):
+        _native.call_deleter(it._deleter, _native.struct_of(capsule, it._versioned, True))
+
+
+@forgets
+def from_dlpack(
+    producer: Any,
+    *,
+    manager: SafetyManager | None = None,
+    copy: bool | None = None,
+    writable: bool = False,
+    stream: int | None = None,
+    release_on: PlaceLike = ANY_THREAD,
+    parent: Any = None,
+) -> Handle[Imported]:
+    """Take a tensor from another library, without a copy; its handle owns it, and gives it back once.
+
+    Parameters
+    ----------
+    producer:
+        Anything with ``__dlpack__``, or a capsule.
+    copy:
+        Given to the producer: True asks for a copy, False forbids one.
+    writable:
+        A capsule without a version cannot say whether it is read-only, so it is taken as read-only. True: you
+        know that it may be written to.
+    stream:
+        With CUDA: the consumer's stream, which the producer makes wait. None: the legacy default stream.
+    release_on, parent, manager:
+        As for `SafetyManager.register`; the manager is one of the process's own, named ``dlpack``, unless
+        given.
+
+    Raises `DLPackError` for what cannot be taken, with nothing taken, and what `register` and the producer
+    raise.
+    """
+    capsule = made = handle = None
+    try:
+        capsule = _capsule_of(producer, copy, stream)
+        versioned = _native.is_named(capsule, _native.NAME_VERSIONED)
+        if not versioned and not _native.is_named(capsule, _native.NAME):
+            raise DLPackError(
+                f"{shown(capsule)} was used already: a capsule is for one consumer; ask for another"
+            )
+        made = _described(capsule, versioned, writable)
+        handle = manager_or_default(manager, "dlpack").register(
+            made,
+            "dlpack.Tensor",
+            name=type(producer).__module__.partition(".")[0],
+            release=_give_back,
+            release_on=release_on,
+            size=made.nbytes,
+            parent=parent,
+            unique=False,
+        )
+        # Owned before it is taken: from here on one of the two gives it back, whichever name it has.
+        _native.set_name(capsule, _native.USED_VERSIONED if versioned else _native.USED)
+        return handle
+    finally:
+        capsule = made = handle = producer = parent = None  # K3
+
+
+def _described(capsule: Any, versioned: bool, writable: bool) -> Imported:
+    said = _native.Described(capsule, versioned)
+    made = Imported()
+    made._capsule = capsule
+    made._versioned = versioned
+    made._deleter = said.deleter
+    made.device = said.device
+    made.dtype = dtype_of(said.code, said.bits, said.lanes)
+    size = itemsize_of(made.dtype)
+    made.shape = said.shape
+    if any(extent < 0 for extent in said.shape):
+        raise DLPackError(f"a tensor of shape {said.shape} cannot be taken")
+    if said.strides is None:
+        strides = []
+        step = size
+        for extent in reversed(said.shape):
+            strides.append(step)
+            step *= max(1, extent)
+        made.strides = tuple(reversed(strides))
+    else:
+        made.strides = tuple(stride * size for stride in said.strides)
+    made.address = said.address
+    count = 1
+    for extent in said.shape:
+        count *= extent
+    made.nbytes = count * size
+    if count and not said.address:
+        raise DLPackError(f"a tensor of {made.nbytes} bytes without an address cannot be taken")
+    if versioned:
+        made.readonly = bool(said.flags & _native.READ_ONLY)
+        if writable and made.readonly:
+            raise DLPackError(
+                "the tensor is read-only, as its producer says: take it without writable=True, or a copy"
+            )
+    else:
+        made.readonly = not writable
+    return made
+
+
+def _capsule_of(producer: Any, copy: bool | None, stream: int | None) -> Any:
+    """Ask for a capsule with a version, and where the producer knows none without."""
+    if type(producer).__name__ == "PyCapsule":
+        return producer
+    ask = getattr(producer, "__dlpack__", None)
+    if ask is None:
+        raise DLPackError(
+            f"from_dlpack() takes an object with __dlpack__, or a capsule, not {shown(producer)}"
+        )
+    wanted: dict[str, Any] = {}
+    where = getattr(producer, "__dlpack_device__", None)
+    if where is not None and where()[0] == 2:
+        wanted["stream"] = 1 if stream is None else stream
+    elif stream is not None:
+        raise DLPackError("stream= is for memory of CUDA")
+    if copy is not None:
+        wanted["copy"] = copy
+    try:
+        return ask(max_version=(_native.MAJOR, _native.MINOR), **wanted)
+    except TypeError:
+        # It is older than versions; whatever else is wrong it says again.
+        return ask(**wanted)
