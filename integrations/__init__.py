@@ -5,6 +5,9 @@
 - `cuda`: streams as timelines, memory of devices
 - `dlpack`: memory handed to other libraries and taken from them, without a copy
 - `event_loops`: release queues that asyncio, GLib and Qt drain
+- `iceoryx2`: frames between processes of one machine, by shared memory
+- `zenoh`: frames between machines
+- `across`: what these two have in common
 - `prometheus`: a collector for a scrape
 
 The folder lies at the top of the repository; `lifecycle/integrations` is a link to it, and the wheel has it

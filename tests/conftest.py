@@ -144,6 +144,8 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "uvloop": (lambda: _module("uvloop"), MAKE),
     "trio": (lambda: _module("trio"), MAKE),
     "lmdb": (lambda: _module("lmdb"), MAKE),
+    "iceoryx2": (lambda: _module("iceoryx2") and _module("numpy"), MAKE),
+    "zenoh": (lambda: _module("zenoh") and _module("numpy"), MAKE),
     "pillow": (lambda: _module("PIL.Image"), MAKE),
     "av": (lambda: _module("av"), BY_HAND),
     "cv2": (lambda: _module("cv2"), BY_HAND),
@@ -159,7 +161,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
 
 BIG = frozenset({"av", "cv2", "h5py", "gst-gl"})
 """Parts that nothing installs: tests of programs with them are run by hand, on CI as elsewhere."""
-ON_ONE_PYTHON = dict.fromkeys(("lmdb", "moderngl", "pyside6", "trio", "uvloop", "wgpu"), (3, 11))
+ON_ONE_PYTHON = dict.fromkeys(("iceoryx2", "lmdb", "moderngl", "pyside6", "trio", "uvloop", "wgpu", "zenoh"), (3, 11))
 """Parts that `make test` installs for one version of CPython alone (pyproject.toml): elsewhere their absence
 is no fault."""
 

@@ -1,0 +1,134 @@
+"""What stands in front of every frame, and which arrays can be frames."""
+
+from __future__ import annotations
+
+import operator
+import struct
+from math import prod
+from typing import Any, Final
+
+from lifecycle.errors import shown
+from lifecycle.integrations.across.errors import FrameFormatError, MissingTransportError
+
+try:
+    import numpy as np
+except ImportError as error:
+    raise MissingTransportError("frames between processes are NumPy arrays: pip install numpy") from error
+
+__all__ = ["MOST_DIMENSIONS", "SIZE", "Form", "Head", "form_of", "np", "pack", "pack_into", "read"]
+
+MOST_DIMENSIONS: Final = 8
+_LONGEST_DTYPE: Final = 16
+# number, epoch, time, bytes, key frame, dimensions, element type, shape
+_LAYOUT: Final = struct.Struct("<QQQQBB6x16s8Q")
+SIZE: Final = _LAYOUT.size
+"""Bytes of a header."""
+
+
+class Form:
+    """The shape, element type and bytes of a frame that another process can read."""
+
+    __slots__ = ("_coded", "_padded", "dtype", "nbytes", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape: tuple[int, ...] = shape
+        self.dtype: Any = dtype
+        self.nbytes: int = prod(shape) * dtype.itemsize
+        self._coded = dtype.str.encode()
+        self._padded = shape + (0,) * (MOST_DIMENSIONS - len(shape))
+
+
+class Head:
+    """What the header of a received frame says."""
+
+    __slots__ = ("dtype", "epoch", "key", "nbytes", "published_ns", "seq", "shape")
+    seq: int
+    epoch: int
+    published_ns: int
+    nbytes: int
+    key: bool
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def form_of(shape: Any, dtype: Any) -> Form:
+    """The form of arrays of `shape` and `dtype`. Raises `FrameFormatError`."""
+    try:
+        kind = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise FrameFormatError(f"{shown(dtype)} is no type of elements: {error}") from None
+    if kind.hasobject or kind.names is not None or kind.subdtype is not None or not kind.itemsize:
+        raise FrameFormatError(
+            f"frames of {kind!r} cannot go to another process: use numbers, or texts of a fixed length, and "
+            "encode anything else into bytes (dtype 'u1')"
+        )
+    if len(kind.str) > _LONGEST_DTYPE:
+        raise FrameFormatError(f"the type {kind.str!r} is longer than {_LONGEST_DTYPE} letters")
+    try:
+        sides = (
+            tuple(map(operator.index, shape))
+            if isinstance(shape, (tuple, list))
+            else (operator.index(shape),)
+        )
+    except TypeError:
+        raise FrameFormatError(f"a shape is one or several whole numbers, not {shown(shape)}") from None
+    if len(sides) > MOST_DIMENSIONS or any(side < 0 for side in sides):
+        raise FrameFormatError(
+            f"a frame has at most {MOST_DIMENSIONS} dimensions, each of 0 or more elements, not {sides!r}"
+        )
+    return Form(sides, kind)
+
+
+def pack_into(buffer: Any, form: Form, seq: int, epoch: int, published_ns: int, key: bool) -> None:
+    """Write the header of a frame."""
+    _LAYOUT.pack_into(
+        buffer,
+        0,
+        seq,
+        epoch,
+        published_ns,
+        form.nbytes,
+        key,
+        len(form.shape),
+        form._coded,
+        *form._padded,
+    )
+
+
+def pack(form: Form, seq: int, epoch: int, published_ns: int, key: bool) -> bytes:
+    """The header of a frame."""
+    buffer = bytearray(SIZE)
+    pack_into(buffer, form, seq, epoch, published_ns, key)
+    return bytes(buffer)
+
+
+_dtypes: dict[bytes, Any] = {}
+
+
+def read(header: Any, room: int) -> Head:
+    """What `header` says of a frame in `room` bytes. Raises `FrameFormatError` where that is no frame of
+    this library's."""
+    head = Head()
+    (head.seq, head.epoch, head.published_ns, head.nbytes, key, dimensions, coded, *padded) = (
+        _LAYOUT.unpack_from(header)
+    )
+    head.key = bool(key)
+    head.shape = tuple(padded[:dimensions])
+    dtype = _dtypes.get(coded)
+    if dtype is None:
+        try:
+            dtype = np.dtype(coded.rstrip(b"\0").decode())
+        except (TypeError, ValueError) as error:
+            raise FrameFormatError(
+                f"the header of frame {head.seq} names no type of elements: {error}"
+            ) from None
+        if dtype.hasobject:
+            raise FrameFormatError(f"the header of frame {head.seq} says that it has Python objects in it")
+        _dtypes[coded] = dtype
+    head.dtype = dtype
+    if dimensions > MOST_DIMENSIONS or prod(head.shape) * dtype.itemsize != head.nbytes or head.nbytes > room:
+        raise FrameFormatError(
+            f"the header of frame {head.seq} says {head.shape} of {dtype}, {head.nbytes} bytes, and there "
+            f"are {room}"
+        )
+    return head

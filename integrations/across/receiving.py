@@ -1,0 +1,501 @@
+"""The receiver of a topic: what it has got and missed, and what happens when it falls behind.
+
+**Counted exactly.** Each frame has its number within its publisher's life, so what was missed is a
+difference. Where a receiver stands (position, received, missed, the frame that waits behind a `Lagged`) is
+one tuple, replaced by one store; a lock has one thread at a time take a frame and count it. The lock is held
+for no wait and for no code of the user's. An interrupt between the frame and the count drops the frame, which
+is then missed by the next difference.
+
+**Lives.** A publisher that is made again begins a new life (`Frame.epoch`), whose frames begin at 0. Unread
+frames of an earlier life may still come behind those of a later one: they are counted where they belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+from lifecycle import FrameDistributor
+from lifecycle.distribution import DropOldest, KeepKeyFrames, LatestOnly, Policy
+from lifecycle.distribution.policies import policy_of
+from lifecycle.errors import ClosedError, Empty, Lagged, LifecycleError
+from lifecycle.integrations.across.bridges import Bridge
+from lifecycle.integrations.across.errors import SourceDiedError, TopicError
+from lifecycle.integrations.across.feeds import NOBODY, Feed, Source
+from lifecycle.integrations.across.frames import Frame
+from lifecycle.lowlevel import Uncopied, after_fork, check_timeout, monotonic, must_not_wait, weakly
+from lifecycle.manager import SafetyManager
+from lifecycle.stats import DistributorStats, GroupStats, ReceiverStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SLICE", "TopicReceiver", "check_name", "check_policy"]
+
+SLICE = 0.05
+"""Seconds that a wait in the engine lasts at most, so that a signal or a close is noticed."""
+FORKED = "of the parent process, which this one was forked from"
+
+R = TypeVar("R", bound="TopicReceiver")
+
+
+class Standing(NamedTuple):
+    """Where a receiver stands."""
+
+    epoch: int
+    """The life that it is in."""
+    cursor: int
+    """The number of the next frame of that life."""
+    received: int = 0
+    missed: int = 0
+    lags: int = 0
+    restarts: int = 0
+    begun: bool = False
+    """Whether it has got a frame."""
+    awaits_key: bool = False
+    waiting: Frame | None = None
+    """A frame that has come, behind a gap that was told; not received yet."""
+    older: tuple[tuple[int, int], ...] = ()
+    """Earlier lives, and how far they were read."""
+    ended: str = ""
+
+
+def check_name(name: object) -> str:
+    """The name of a topic. Raises `TopicError`."""
+    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isascii() or not name.isprintable():
+        raise TopicError(f"a topic's name is a text of 1 to 200 printable ASCII letters, not {name!r}")
+    return name
+
+
+def check_policy(policy: Policy | str) -> Policy:
+    """The policy that is meant. Raises `LifecycleError`."""
+    chosen = policy_of(policy)
+    if not isinstance(chosen, (DropOldest, LatestOnly, KeepKeyFrames)):
+        raise LifecycleError(
+            f"policy={policy!r} is not for receivers of other processes: a publisher waits for no other "
+            "process, which might be stopped or dead, and a seat is its owner's own. Use 'drop-oldest', "
+            "'latest-only' or 'keep-key-frames', and `into` a FrameDistributor, whose receivers may have any "
+            "policy"
+        )
+    return chosen
+
+
+class TopicReceiver(Uncopied):
+    """What the receivers of all transports have in common. All methods may be called on any thread; several
+    threads may receive from one receiver, each frame goes to one of them."""
+
+    _remedy = "make another receiver of the topic"
+    kind: ClassVar[str] = "topic"
+    transport: ClassVar[str] = ""
+
+    def __init__(self, manager: SafetyManager, name: str, policy: Policy, feed: Feed, turn: Any) -> None:
+        self._manager = manager
+        self._name = name
+        self._policy = policy
+        self._feed: Feed | None = feed
+        self._turn = turn
+        self._told = 0
+        # Asked once the topic knows of this receiver: what was published before then it need not get.
+        source = feed.source()
+        self._last = source
+        self._standing = Standing(source.epoch, source.published, awaits_key=type(policy) is KeepKeyFrames)
+        self._figures = TopicFigures(self)
+        self._leave_manager = manager.on_close(weakly(self.close))
+        self._leave = manager.add_component(self, end=feed.shut, type_name=f"{self.transport}.Receiver")
+        manager.add_component(self._figures)
+        after_fork(self._after_fork)
+        if manager.closed:
+            self.close()
+
+    # -- receiving -------------------------------------------------------------------------------------------
+
+    def recv(self, timeout: float | None = None) -> Frame:
+        """The next frame: a share that is yours to close.
+
+        Waits up to `timeout` seconds (None: for ever, 0: not at all); a thread that must not wait does not.
+        An interrupt in here loses no frame, or counts it as missed.
+
+        Raises `Empty` when nothing came, `Lagged` when frames were missed (the next call goes on),
+        `PoolExhaustedError` when this receiver keeps as many frames as its seat has, `ClosedError` when
+        everything was read and the publisher, or this receiver, is closed, and `SourceDiedError` when the
+        publisher's process ended without closing. Each of these two is raised at once the first time; later
+        calls wait for another publisher of the topic, and raise it again when the time is over.
+        """
+        if timeout is not None:
+            check_timeout(timeout)
+        if must_not_wait():
+            timeout = 0
+        until = None if timeout is None else monotonic() + timeout
+        while True:
+            frame = self._take()
+            if frame is not None:
+                return frame
+            left = SLICE if until is None else until - monotonic()
+            self._raise_if_over(left, timeout)
+            self._open_feed().wait(min(SLICE, left))
+
+    async def recv_async(self, timeout: float | None = None) -> Frame:
+        """`recv` for coroutines: the event loop goes on meanwhile, a thread of its executor waits. Cancelling
+        it loses no frame."""
+        import asyncio
+
+        if timeout is not None:
+            check_timeout(timeout)
+        until = None if timeout is None else monotonic() + timeout
+        while True:
+            frame = self._take()
+            if frame is not None:
+                return frame
+            left = SLICE if until is None else until - monotonic()
+            self._raise_if_over(left, timeout)
+            await asyncio.get_running_loop().run_in_executor(None, self._open_feed().wait, min(SLICE, left))
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames until the publisher closes. Each is closed when the next one is asked for. What was missed
+        is counted and not raised; `SourceDiedError` is raised."""
+        return FrameLoop(self)
+
+    def __aiter__(self) -> AsyncIterator[Frame]:
+        """As ``__iter__``, for coroutines."""
+        return FrameLoop(self)
+
+    def into(self, distributor: FrameDistributor[Any]) -> Bridge:
+        """Have a thread publish every frame to `distributor` of this process, without a copy, until this
+        receiver, the bridge or the distributor is closed; a publisher that is made again is waited for.
+
+        The distributor keeps up to ``capacity`` frames, and they count against this receiver's seat: raises
+        `TopicError` where that leaves none to work with.
+        """
+        if not isinstance(distributor, FrameDistributor):
+            raise LifecycleError(f"into() takes a FrameDistributor, not {distributor!r}")
+        self._check_room(distributor.capacity)
+        return Bridge(self._manager, self._name, self, distributor.publish, shares=True)
+
+    def _check_room(self, capacity: int) -> None:
+        """Raise `TopicError` where a distributor of `capacity` would keep the whole seat."""
+
+    # -- taking one ------------------------------------------------------------------------------------------
+
+    def _open_feed(self) -> Feed:
+        feed = self._feed
+        if feed is None:
+            ended = self._standing.ended or "closed"
+            raise ClosedError(f"{self!r} is {ended}: nothing can be received from it; make another receiver")
+        return feed
+
+    def _take(self) -> Frame | None:
+        """The next frame, counted, or None. Raises `Lagged`."""
+        frame: Frame | None = None
+        now = new = None
+        try:
+            with self._turn:
+                feed = self._open_feed()
+                while True:
+                    now = self._standing
+                    frame = now.waiting
+                    if frame is None:
+                        frame = feed.take()
+                        if frame is None:
+                            return None
+                        before = now
+                        self._standing = now = self._placed(now, frame)
+                        if now.lags > before.lags:
+                            raise self._lagged(now.missed - before.missed)
+                    received = self._wants(feed, now, frame)
+                    new = now._replace(
+                        received=now.received + received,
+                        missed=now.missed + (not received),
+                        cursor=now.cursor + (now.epoch == frame.epoch),
+                        awaits_key=now.awaits_key and not received,
+                        waiting=None,
+                    )
+                    self._standing = new
+                    if received:
+                        return frame
+                    new = None
+                    frame.close()
+        except BaseException:
+            if new is not None and self._standing is new:
+                # An interrupt fell between the count and the caller.
+                self._standing = new._replace(received=new.received - 1, missed=new.missed + 1)
+            raise
+        finally:
+            frame = now = new = before = feed = None  # type: ignore[assignment]  # K3
+
+    def _placed(self, now: Standing, frame: Frame) -> Standing:
+        """Where the receiver stands in front of `frame`, with what it has missed."""
+        seq, epoch = frame.seq, frame.epoch
+        gap = 0
+        if epoch == now.epoch:
+            if now.begun:
+                gap = seq - now.cursor
+            else:
+                gap = max(0, seq - now.cursor)
+            after = now._replace(cursor=seq)
+        elif epoch > now.epoch:
+            gap = seq if now.epoch else 0
+            after = now._replace(
+                epoch=epoch,
+                cursor=seq,
+                restarts=now.restarts + bool(now.epoch),
+                older=(*now.older[-7:], (now.epoch, now.cursor)),
+                awaits_key=type(self._policy) is KeepKeyFrames,
+            )
+        else:
+            read = dict(now.older)
+            gap = max(0, seq - read.get(epoch, seq))
+            read[epoch] = seq + 1
+            after = now._replace(older=tuple(read.items()))
+        told = gap > 0 and type(self._policy) is not LatestOnly
+        return after._replace(
+            begun=True,
+            missed=now.missed + gap,
+            lags=now.lags + told,
+            awaits_key=after.awaits_key or (told and type(self._policy) is KeepKeyFrames),
+            waiting=frame,
+        )
+
+    def _wants(self, feed: Feed, now: Standing, frame: Frame) -> bool:
+        """Whether the policy gives `frame` to the caller; otherwise it counts as missed."""
+        if type(self._policy) is LatestOnly:
+            return not feed.has_more()
+        return frame.key or not now.awaits_key
+
+    def _raise_if_over(self, left: float, timeout: float | None) -> None:
+        """Nothing is there: raise what that means, unless there is time to wait."""
+        feed = self._open_feed()
+        source = self._last = feed.source()
+        if source.state != "alive" and (self._told != source.epoch or left <= 0):
+            # Asked after the end was seen: what was sent before it has come by now.
+            if feed.has_more():
+                return
+            self._told = source.epoch
+            if source.state == "died":
+                raise SourceDiedError(
+                    f"{self!r} has read everything, and its publisher's process ended without closing the "
+                    "topic; the next recv() waits for another one. See why it ended"
+                )
+            raise ClosedError(
+                f"{self!r} has read everything, and its publisher is closed; the next recv() waits for "
+                "another one"
+            )
+        if left <= 0:
+            raise Empty(
+                f"{self!r}: no frame within {timeout or 0} s; wait longer, or see whether the publisher "
+                "still runs"
+            )
+
+    def _lagged(self, missed: int) -> Lagged:
+        return Lagged(
+            f"{self!r} fell behind and missed {missed} frame(s); the next recv() goes on with what is still "
+            "there: receive faster, have the topic made with more behind=, or choose another policy",
+            missed,
+        )
+
+    # -- facts -----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The topic."""
+        return self._name
+
+    @property
+    def received(self) -> int:
+        """Frames received, of all lives of the publisher."""
+        return self._standing.received
+
+    @property
+    def missed(self) -> int:
+        """Frames that this receiver will never get. For each life, once its publisher is at rest, ``published
+        == received + missed + lag`` from the first frame on that it could get."""
+        return self._standing.missed
+
+    @property
+    def lag(self) -> int:
+        """Frames published and neither received nor missed yet. While the publisher publishes it may be one
+        too small."""
+        feed = self._feed
+        if feed is None:
+            return 0
+        source = self._last = feed.source()
+        return self._lag(self._standing, source)
+
+    @staticmethod
+    def _lag(now: Standing, source: Source) -> int:
+        if source.epoch == now.epoch:
+            return max(0, source.published - now.cursor)
+        return source.published if source.epoch > now.epoch else 0
+
+    @property
+    def restarts(self) -> int:
+        """How many lives of the publisher were seen after the first."""
+        return self._standing.restarts
+
+    @property
+    def source(self) -> str:
+        """The publisher: ``"alive"``, ``"closed"``, or ``"died"`` where its process ended without closing."""
+        feed = self._feed
+        if feed is not None:
+            self._last = feed.source()
+        return self._last.state
+
+    @property
+    def closed(self) -> bool:
+        """Whether this receiver was closed."""
+        return self._feed is None
+
+    def stats(self) -> ReceiverStats:
+        """The figures, as a frozen snapshot."""
+        feed = self._feed
+        now = self._standing
+        source = NOBODY if feed is None else feed.source()
+        lag = 0 if feed is None else self._lag(now, source)
+        return ReceiverStats(
+            name=self._name,
+            group="",
+            published=now.received + now.missed + lag,
+            received=now.received,
+            missed=now.missed,
+            lags=now.lags,
+            lag=lag,
+            ended=now.ended,
+        )
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Receive nothing more, and give the seat back. What was not read counts as missed. Frames and arrays
+        that were received stay valid. Closing again changes nothing."""
+        feed = self._feed
+        waiting: Frame | None = None
+        try:
+            if feed is not None:
+                with self._turn:
+                    now = self._standing
+                    if not now.ended:
+                        try:
+                            lag = self._lag(now, feed.source())
+                        except LifecycleError:
+                            lag = 0
+                        waiting = now.waiting
+                        self._standing = now._replace(
+                            missed=now.missed + lag, cursor=now.cursor + lag, ended="closed", waiting=None
+                        )
+                    self._feed = None
+                if waiting is not None:
+                    waiting.close()
+                feed.shut()
+            self._leave_manager()
+            self._leave()
+        finally:
+            waiting = None  # K3
+
+    def _after_fork(self) -> None:
+        """In a forked child: all of it is the parent's."""
+        feed, self._feed = self._feed, None
+        self._standing = self._standing._replace(ended=FORKED, waiting=None)
+        if feed is not None:
+            feed.keep()
+
+    def __enter__(self: R) -> R:
+        self._open_feed()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        now = self._standing
+        state = now.ended or f"{now.received} received, {now.missed} missed"
+        return f"<{self.transport} receiver of {self._name!r}: {state}>"
+
+
+class TopicFigures:
+    """A receiver among the components whose figures are shown: those of a distributor that has one."""
+
+    kind = "distributor"
+
+    def __init__(self, receiver: TopicReceiver) -> None:
+        import weakref
+
+        self.name = receiver.name
+        self._receiver: Callable[[], TopicReceiver | None] = weakref.ref(receiver)
+
+    def stats(self) -> DistributorStats:
+        """What this process has received of the topic; it has published nothing."""
+        receiver = self._receiver()
+        group = GroupStats(group="", receivers=0, published=0, received=0, missed=0, lag=0, evictions=0)
+        if receiver is not None:
+            now = receiver.stats()
+            group = GroupStats(
+                group="",
+                receivers=int(not receiver.closed),
+                published=now.published,
+                received=now.received,
+                missed=now.missed,
+                lag=now.lag,
+                evictions=0,
+            )
+        return DistributorStats(
+            name=self.name,
+            capacity=0,
+            published=0,
+            held=0,
+            receivers=group.receivers,
+            closed=not group.receivers,
+            close_failures=0,
+            groups={"": group},
+        )
+
+
+class FrameLoop(Uncopied):
+    """A loop over a receiver's frames. Holds the one that the body works on, and closes it when the next is
+    asked for, and when the loop itself is dropped."""
+
+    _remedy = "begin another loop over the receiver"
+
+    __slots__ = ("_frame", "_receiver")
+
+    def __init__(self, receiver: TopicReceiver) -> None:
+        self._receiver = receiver
+        self._frame: Frame | None = None
+
+    def __iter__(self) -> FrameLoop:
+        return self
+
+    def __aiter__(self) -> FrameLoop:
+        return self
+
+    def _let_go(self) -> None:
+        if self._frame is not None:
+            self._frame.close()
+        self._frame = None
+
+    def __next__(self) -> Frame:
+        self._let_go()
+        while True:
+            try:
+                self._frame = self._receiver.recv()
+                return self._frame
+            except Lagged:
+                continue  # counted in `missed`
+            except SourceDiedError:
+                raise
+            except ClosedError:
+                raise StopIteration from None
+
+    async def __anext__(self) -> Frame:
+        self._let_go()
+        while True:
+            try:
+                self._frame = await self._receiver.recv_async()
+                return self._frame
+            except Lagged:
+                continue
+            except SourceDiedError:
+                raise
+            except ClosedError:
+                raise StopAsyncIteration from None
+
+    def __del__(self) -> None:
+        self._let_go()

@@ -1,0 +1,616 @@
+"""The publisher of a topic.
+
+**Sent or given back.** `publish` takes the loan out of the manager, and hands it to the engine. In between
+nobody has it but that call: interrupted there, it is dropped, and the engine has it back. What was sent is
+told by the step that stores the engine's answer, so a frame that went out counts as published whatever comes
+then.
+
+**Figures follow.** A frame's number is that of the last one that went out, plus one. The blackboard follows
+the send, and so does the event that wakes receivers; whoever comes next makes up for one that was cut short.
+
+**The watcher** is a thread that waits for receivers that ring (it gives them the frames of `history`) and for
+the death of their processes, whose seats it has freed at once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any, Final
+
+import attrs
+
+from lifecycle import ANY_THREAD, FrameReceiver, SafetyManager
+from lifecycle.errors import ClosedError, ForeignHandleError, LifecycleError, PoolExhaustedError
+from lifecycle.integrations.across.bridges import Bridge
+from lifecycle.integrations.across.errors import (
+    FrameFormatError,
+    FrameTooLargeError,
+    TopicError,
+    TransportError,
+)
+from lifecycle.integrations.across.header import form_of, np
+from lifecycle.integrations.across.receiving import check_name
+from lifecycle.integrations.iceoryx2 import _engine
+from lifecycle.integrations.iceoryx2._engine import Ends, Facts, Figures, Key, Watch, iox
+from lifecycle.integrations.iceoryx2.loans import Loan
+from lifecycle.integrations.iceoryx2.peers import Peer, Reaped
+from lifecycle.lowlevel import (
+    Uncopied,
+    after_fork,
+    check_timeout,
+    complain,
+    monotonic,
+    must_not_wait,
+    recipe,
+    taking,
+    weakly,
+)
+from lifecycle.stats import DistributorStats
+
+__all__ = ["LOAN", "Publisher"]
+
+LOAN: Final = "iceoryx2.Loan"
+"""The type under which loans are registered."""
+PAUSE: Final = 0.001
+"""Seconds between two looks for a loan that comes back."""
+SLICE: Final = 0.05
+REOPEN: Final = 2.0
+"""Seconds within which a topic of a publisher that has just ended must have become free."""
+
+
+class _Sending:
+    """One frame on its way. `told` is None until the engine has answered."""
+
+    __slots__ = ("seq", "told")
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.told: int | None = None
+
+    @property
+    def next(self) -> int:
+        """How many went out, this one included if it did."""
+        return self.seq + (self.told is not None)
+
+
+class _Ports(Ends):
+    """The publisher's ends. The watcher and calls in flight keep them."""
+
+    __slots__ = (
+        "entry",
+        "epoch",
+        "failed",
+        "freed",
+        "heard",
+        "name",
+        "nbytes",
+        "publisher",
+        "rings",
+        "sending",
+        "stopped",
+        "turn",
+        "waker",
+    )
+
+    def __init__(self, name: str, nbytes: int, figures: Figures, loans: int) -> None:
+        super().__init__(name)
+        self.name = name
+        self.nbytes = nbytes
+        self.turn = threading.RLock()
+        self.stopped = False
+        self.freed = self.failed = 0
+        self.sending = _Sending(0)
+        self.service = self.hold(self._service(name, figures))
+        self.publisher = self.hold(self._port(name, nbytes, loans))
+        try:
+            ports = figures.receivers + _engine.SPARE_NODES
+            self.heard = self.hold(_engine.event_service(self.node, name, ports).notifier_builder().create())
+            self.rings = self.hold(_engine.joins_service(self.node, name, ports).listener_builder().create())
+            self.entry = self.hold(self._entry(name, figures))
+        except _ENGINE as error:
+            raise _engine.refused(f"topic {name!r} cannot be opened", error) from None
+        self.waker = os.pipe()
+
+    def _service(self, name: str, figures: Figures) -> Any:
+        """The service with these figures, created, or opened where receivers of an earlier life keep it."""
+        until = monotonic() + REOPEN
+        while True:
+            try:
+                found = _engine.frames_service(self.node, name).open()
+            except iox.PublishSubscribeOpenError as error:
+                reason = _engine.text_of_reason(error)
+                if reason != "DoesNotExist" and (monotonic() > until or "Incompatible" in reason):
+                    raise _engine.refused(f"topic {name!r} cannot be opened", error) from None
+            else:
+                has = Figures.of(found.static_config)
+                if has != figures:
+                    raise TopicError(
+                        f"topic {name!r} is there with {has}, kept by its receivers or a publisher, and was "
+                        f"asked for with {figures}: use the same figures, or end those processes first"
+                    )
+                return found
+            try:
+                return (
+                    _engine.frames_service(self.node, name)
+                    .max_publishers(1)
+                    .max_subscribers(figures.receivers)
+                    .subscriber_max_borrowed_samples(figures.held)
+                    .subscriber_max_buffer_size(figures.behind)
+                    .history_size(figures.history)
+                    .enable_safe_overflow(True)
+                    .max_nodes(figures.receivers + _engine.SPARE_NODES)
+                    .create()
+                )
+            except iox.PublishSubscribeCreateError as error:
+                if monotonic() > until:
+                    raise _engine.refused(f"topic {name!r} cannot be made", error) from None
+                time.sleep(PAUSE)
+
+    def _port(self, name: str, nbytes: int, loans: int) -> Any:
+        """The port that sends; a dead predecessor is reaped for it."""
+        until = monotonic() + REOPEN
+        while True:
+            try:
+                return (
+                    self.service.publisher_builder()
+                    .initial_max_slice_len(_lines(nbytes))
+                    .max_loaned_samples(loans)
+                    .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
+                    .allocation_strategy(iox.AllocationStrategy.Static)
+                    .create()
+                )
+            except iox.PublisherCreateError as error:
+                if "ExceedsMaxSupportedPublishers" not in _engine.text_of_reason(error):
+                    raise _engine.refused(f"topic {name!r} cannot be published", error) from None
+                self.reap()
+                states = [state for _, _, state, _ in self.nodes()]
+                if monotonic() > until or (states and "dead" not in states):
+                    raise _engine.another_publisher(name, self) from None
+                time.sleep(PAUSE)
+
+    def _entry(self, name: str, figures: Figures) -> Any:
+        """The entry of this life's blackboard."""
+        self.epoch = max(time.time_ns(), *(life + 1 for life in (0, *_engine.lives(name))))
+        readers = figures.receivers + _engine.SPARE_NODES
+        board = self.hold(_engine.new_board(self.node, name, self.epoch, readers))
+        entry = self.hold(self.hold(board.writer_builder().create()).entry(Key(1), Facts))
+        entry.update_with_copy(Facts(self.epoch, 0, 0, os.getpid()))
+        return entry
+
+    # -- in use ----------------------------------------------------------------------------------------------
+
+    def send(self, loan: Loan, key: bool) -> int:
+        """Send a loan. See the module."""
+        raw = sample = None
+        with self.turn:
+            sending = _Sending(self.sending.next)
+            try:
+                if self.stopped:
+                    raise ClosedError(
+                        f"the publisher of topic {self.name!r} is closed, and the loan stays yours"
+                    )
+                loan._write_header(sending.seq, self.epoch, time.time_ns(), key)
+                raw = loan._handle.detach()
+                sample = raw.assume_init()
+                raw = None
+                self.sending = sending
+                try:
+                    for sending.told in taking(sample.send):
+                        break
+                except iox.SendError as error:
+                    # Some may have it, so its number is not used again: for the others it counts as missed.
+                    sending.told = 0
+                    raise TransportError(
+                        f"frame {sending.seq} of topic {self.name!r} was not delivered to all: iceoryx2 says "
+                        f"{_engine.text_of_reason(error)}"
+                    ) from None
+                return sending.told or 0
+            finally:
+                raw = sample = loan = None  # type: ignore[assignment]  # K3
+                if sending.told is not None:
+                    self.tell(0)
+
+    def tell(self, closed: int) -> None:
+        """Write the figures, and wake whoever waits. May be repeated."""
+        self.entry.update_with_copy(Facts(self.epoch, self.sending.next, closed, os.getpid()))
+        try:
+            self.heard.notify()
+        except iox.NotifierNotifyError:
+            # Receivers look by themselves a moment later; one that is stopped takes no more.
+            pass
+
+    def reap(self) -> Reaped:
+        """Free what the dead had."""
+        freed, failed = _engine.reap(self.service)
+        self.freed += freed
+        self.failed += failed
+        return Reaped(freed, failed)
+
+    def over(self) -> bool:
+        """Whether it was closed."""
+        return self.stopped
+
+    def watch(self) -> None:
+        """The watcher's work."""
+        watch = Watch()
+        watch.also(self.waker[0])
+        receivers = -1
+        try:
+            while not self.stopped:
+                died = watch.wait(SLICE)
+                if self.over():
+                    return
+                with self.turn:
+                    rung = bool(self.rings.try_wait())
+                    if rung:
+                        self.publisher.update_connections()
+                    now = self.service.dynamic_config.number_of_subscribers
+                    if died or now != receivers or rung:
+                        if died or any(state == "dead" for _, _, state, _ in self.nodes()):
+                            self.reap()
+                        receivers = self.service.dynamic_config.number_of_subscribers
+                        watch.follow(
+                            {
+                                pid
+                                for pid, _, state, _ in self.nodes()
+                                if state == "alive" and pid != os.getpid()
+                            }
+                        )
+        except Exception:
+            if not self.stopped:
+                complain()
+        finally:
+            watch.close()
+
+    def shut(self) -> None:
+        """Tell receivers that it is closed, and end the watcher. May be repeated."""
+        with self.turn:
+            if not self.stopped:
+                self.stopped = True
+                self.tell(1)
+        try:
+            os.write(self.waker[1], b"x")
+        except OSError:
+            pass
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "waker", ()):
+            os.close(descriptor)
+
+
+_ENGINE: Final = tuple(
+    error for error in vars(iox).values() if isinstance(error, type) and issubclass(error, Exception)
+)
+
+
+def _lines(nbytes: int) -> int:
+    return max(1, -(-nbytes // _engine.LINE))
+
+
+@attrs.frozen
+class PublisherStats(DistributorStats):
+    """A publisher's figures at one moment: those of a distributor, of which the other processes' receivers
+    are not known, and what is its own."""
+
+    freed: int = 0
+    """Dead processes whose seats were freed here."""
+    failed: int = 0
+    """Reapings of dead processes that failed."""
+    frames: int = 0
+    """Frames that its memory has room for."""
+
+
+class Publisher(Uncopied):
+    """Publishes frames to other processes of this machine, by shared memory.
+
+    Parameters
+    ----------
+    manager:
+        Whose objects the loans become. Closing it closes the publisher first.
+    name:
+        The topic: 1 to 200 printable ASCII letters. It has one publisher at a time.
+    nbytes:
+        The largest frame, in bytes.
+    receivers, held, behind, history:
+        The topic's figures, fixed by who creates it: how many receivers there may be, how many frames each
+        may keep, how many wait for it, and how many of the last ones a receiver that comes later is given.
+        Memory for ``receivers × (held + behind) + history + loans`` frames is taken at once.
+    loans:
+        How many frames may be written at a time.
+    reserve:
+        Have the pages reserved now, so that a lack of shared memory is a `SharedMemoryError` here. False:
+        pages are taken as they are first used, and where none is left the process is killed by SIGBUS.
+
+    It waits for no other process: a receiver that is slow, stopped or dead misses frames. A context manager
+    that closes itself. All methods may be called on any thread.
+
+    Raises `TopicError` for a name or figures that are none or differ from those of a topic that is there,
+    `SecondPublisherError`, `SharedMemoryError`, `TransportError`.
+    """
+
+    _remedy = "make another publisher, of another topic"
+    kind: Final = "distributor"
+
+    def __init__(
+        self,
+        manager: SafetyManager,
+        name: str,
+        nbytes: int,
+        *,
+        receivers: int = 4,
+        held: int = 4,
+        behind: int = 4,
+        history: int = 1,
+        loans: int = 2,
+        reserve: bool = True,
+    ) -> None:
+        if not isinstance(manager, SafetyManager):
+            raise LifecycleError(f"Publisher(manager, name, nbytes) takes a SafetyManager, not {manager!r}")
+        self._name = check_name(name)
+        for what, value, least in (
+            ("nbytes", nbytes, 1),
+            ("receivers", receivers, 1),
+            ("held", held, 1),
+            ("behind", behind, 1),
+            ("history", history, 0),
+            ("loans", loans, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 2**40:
+                raise TopicError(
+                    f"Publisher({what}=) of topic {name!r} takes a whole number from {least} on, not "
+                    f"{value!r}"
+                )
+        if history > behind:
+            raise TopicError(
+                f"topic {name!r}: history={history} is more than behind={behind}, and a receiver could not "
+                "be given it"
+            )
+        if manager.closed:
+            raise ClosedError(
+                f"manager {manager.name!r} is closed, so it takes no publisher; make a new manager"
+            )
+        self._manager = manager
+        self._figures = Figures(receivers, held, behind, history)
+        self._frames = receivers * (held + behind) + history + loans
+        self._nbytes = nbytes
+        self._loans = loans
+        self._forked = False
+        ports = _Ports(name, nbytes, self._figures, loans)
+        self._reserved = "not reserved"
+        if reserve:
+            self._reserved = _engine.reserve(ports.publisher, _lines(nbytes) * _engine.LINE, self._frames)
+        self._last: _Ports | _Past = ports
+        self._ports: _Ports | None = ports
+        self._recipe = recipe(manager, LOAN, release=iox.SampleMutUninit.delete, release_on=ANY_THREAD)
+        manager.policy(LOAN, fork="keep")
+        self._watcher = threading.Thread(target=ports.watch, name=f"lifecycle-topic-{name}", daemon=True)
+        self._leave_manager = manager.on_close(weakly(self.close))
+        self._leave = manager.add_component(self, end=ports.shut, type_name="iceoryx2.Publisher")
+        after_fork(self._after_fork)
+        self._watcher.start()
+        ports.tell(0)
+        if manager.stopping.is_set:
+            self.close()
+
+    # -- publishing ------------------------------------------------------------------------------------------
+
+    def _open(self) -> _Ports:
+        ports = self._ports
+        if ports is None:
+            raise ClosedError(f"{self!r}: nothing can be published any more; make another publisher")
+        return ports
+
+    def loan(self, shape: Any, dtype: Any = "u1", *, timeout: float | None = 0) -> Loan:
+        """A frame to be written in place, of this shape and type of elements; what it holds is not defined.
+
+        Where all loans are lent it waits up to `timeout` seconds for one (None: for ever; 0: not at all).
+        Raises `PoolExhaustedError` then, `FrameFormatError` for what another process could not read,
+        `FrameTooLargeError` for more than the topic's ``nbytes``, and `ClosedError`.
+        """
+        check_timeout(timeout)
+        form = form_of(shape, dtype)
+        ports = self._open()
+        if form.nbytes > self._nbytes:
+            raise FrameTooLargeError(
+                f"a frame of {form.shape} {form.dtype} has {form.nbytes} bytes, and topic {self._name!r} was "
+                f"made for {self._nbytes}: make its publisher with more nbytes="
+            )
+        raw = handle = None
+        until = None if timeout is None else monotonic() + timeout
+        tried = False
+        try:
+            while True:
+                try:
+                    raw = ports.publisher.loan_slice_uninit(_lines(form.nbytes))
+                    break
+                except iox.LoanError as error:
+                    reason = _engine.text_of_reason(error)
+                    if reason not in ("ExceedsMaxLoans", "OutOfMemory"):
+                        raise TransportError(
+                            f"topic {self._name!r} gives no frame: iceoryx2 says {reason}"
+                        ) from None
+                if self._manager.run_due() or not tried:
+                    tried = True
+                    continue
+                if (until is not None and monotonic() >= until) or must_not_wait():
+                    raise PoolExhaustedError(
+                        f"topic {self._name!r} has {self._loans} loan(s), and all are being written: publish "
+                        "or close them (and their arrays), or make its publisher with more loans="
+                    )
+                time.sleep(PAUSE)
+            address, header = raw.payload_ptr, raw.user_header_ptr
+            handle = self._recipe.register(raw, address, form.nbytes)
+            return Loan(handle, form, address, header, ports)
+        finally:
+            raw = handle = None  # K3
+
+    def publish(self, loan: Loan, *, key: bool = True) -> int:
+        """Send a loan to every receiver, and return how many there are. The loan is over then.
+
+        `key` tells frames that stand for themselves from those that need their predecessors (see
+        `KeepKeyFrames`). Raises `HeldError`, naming them, while arrays or views of the loan live, which could
+        write what others read; `AccessRefusedError` for a loan that is over, `ForeignHandleError` for another
+        publisher's, `ClosedError`; nothing has been sent then. Raises `TransportError` where the engine has
+        failed to deliver.
+        """
+        if not isinstance(loan, Loan):
+            raise LifecycleError(f"publish() takes a Loan, not {type(loan).__name__}; copy() takes arrays")
+        ports = self._open()
+        if loan._owner is not ports:
+            raise ForeignHandleError(f"{loan!r} is no loan of {self!r}: publish it where it was lent")
+        return ports.send(loan, bool(key))
+
+    def copy(self, array: Any, *, key: bool = True) -> int:
+        """Publish a copy of an array, of any strides, or of anything that NumPy makes one of. As `loan` and
+        `publish`; raises what they raise."""
+        try:
+            source = np.asarray(array)
+        except Exception as error:
+            raise FrameFormatError(f"NumPy makes no array of a {type(array).__name__}: {error}") from None
+        with self.loan(source.shape, source.dtype) as loan:
+            target = loan.array()
+            target[...] = source
+            del source, target  # K3: the frame is not published while an array of it lives
+            return self.publish(loan, key=key)
+
+    def pump(self, receiver: FrameReceiver[Any]) -> Bridge:
+        """Have a thread publish a copy of each frame of a local distributor: arrays, bytes, or frames with
+        ``array()``; until the receiver, the bridge or this publisher is closed."""
+        if not isinstance(receiver, FrameReceiver):
+            raise LifecycleError(
+                f"pump() takes a FrameReceiver, made by FrameDistributor.subscribe, not {receiver!r}"
+            )
+        self._open()
+        return Bridge(self._manager, self._name, receiver, self._copy_frame, shares=False)
+
+    def _copy_frame(self, frame: Any, *, key: bool) -> int:
+        made = getattr(frame, "array", None)
+        if callable(made) and not isinstance(frame, np.ndarray):
+            try:
+                return self.copy(made(), key=key)
+            finally:
+                frame = made = None
+        if isinstance(frame, (bytes, bytearray, memoryview)):
+            return self.copy(np.frombuffer(frame, "u1"), key=key)
+        return self.copy(frame, key=key)
+
+    # -- others ----------------------------------------------------------------------------------------------
+
+    def consumers(self) -> tuple[Peer, ...]:
+        """The processes at the topic, this publisher's own entry left out. A process that is stopped, or
+        hangs, is alive: it keeps its seat until it ends."""
+        ports = self._open()
+        with ports.turn:
+            return tuple(Peer(pid, executable, state) for pid, executable, state, _ in ports.nodes())  # type: ignore[arg-type]
+
+    def reap(self) -> Reaped:
+        """Free the seats and frames of processes that have died. The watcher does it by itself, and so does
+        whoever opens the topic."""
+        ports = self._open()
+        with ports.turn:
+            return ports.reap()
+
+    # -- facts -----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The topic."""
+        return self._name
+
+    @property
+    def published(self) -> int:
+        """Frames published in this life."""
+        return self._last.sending.next
+
+    @property
+    def epoch(self) -> int:
+        """Which life of the topic's publisher this is."""
+        return self._last.epoch
+
+    @property
+    def nbytes(self) -> int:
+        """The largest frame, in bytes."""
+        return self._nbytes
+
+    @property
+    def receivers(self) -> int:
+        """How many receivers there are now; dead ones until they are reaped."""
+        ports = self._ports
+        return 0 if ports is None else int(ports.service.dynamic_config.number_of_subscribers)
+
+    @property
+    def reserved(self) -> str:
+        """How its memory was reserved, in words."""
+        return self._reserved
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._ports is None
+
+    def stats(self) -> PublisherStats:
+        """The figures, as a frozen snapshot."""
+        return PublisherStats(
+            name=self._name,
+            capacity=self._figures.behind,
+            published=self.published,
+            held=0,
+            receivers=self.receivers,
+            closed=self.closed,
+            close_failures=0,
+            groups={},
+            freed=self._last.freed,
+            failed=self._last.failed,
+            frames=self._frames,
+        )
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Publish nothing more, and tell the receivers. Frames that they have stay valid, unread ones can be
+        received. Closing again changes nothing."""
+        self._ports = None
+        last = self._last
+        last.shut()
+        if self._watcher is not threading.current_thread() and self._watcher.ident is not None:
+            self._watcher.join(2.0)
+        if isinstance(last, _Ports):
+            self._last = _Past(last)
+        self._leave_manager()
+        self._leave()
+
+    def _after_fork(self) -> None:
+        """In a forked child: all of it is the parent's."""
+        self._ports = None
+        self._forked = True
+        last = self._last
+        if isinstance(last, _Ports):
+            last.keep()
+            last.stopped = True
+            self._last = _Past(last)
+
+    def __enter__(self) -> Publisher:
+        self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "of the parent process" if self._forked else "closed" if self.closed else "open"
+        return f"<iceoryx2 publisher of {self._name!r}: {state}, {self.published} published>"
+
+
+class _Past:
+    """What is known of ports that were let go."""
+
+    def __init__(self, ports: Any) -> None:
+        self.sending = ports.sending
+        self.epoch = ports.epoch
+        self.freed = ports.freed
+        self.failed = ports.failed
+
+    def shut(self) -> None:
+        """They are."""
