@@ -27,10 +27,25 @@ there.
 - `components`: whose figures are other people's code
 - `retained`: what is gone, and who has a label of its own
 - `merging`: several figures under one label
+- `process`: the flight recorder's figures
 - `families`: the tables
+- `apps`: WSGI and ASGI, with the managers' health
+- `shipped`: a dashboard and alert rules
 """
 
+from lifecycle.integrations.prometheus.apps import ManagersHealth, asgi_app, health, wsgi_app
 from lifecycle.integrations.prometheus.collector import LifecycleCollector
 from lifecycle.integrations.prometheus.merging import MAX_TYPES, OTHER
+from lifecycle.integrations.prometheus.shipped import dashboard_path, rules_path
 
-__all__ = ["MAX_TYPES", "OTHER", "LifecycleCollector"]
+__all__ = [
+    "MAX_TYPES",
+    "OTHER",
+    "LifecycleCollector",
+    "ManagersHealth",
+    "asgi_app",
+    "dashboard_path",
+    "health",
+    "rules_path",
+    "wsgi_app",
+]

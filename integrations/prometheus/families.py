@@ -170,3 +170,20 @@ PER_GROUP: tuple[Row, ...] = (
     Row(gauge, "receiver_lag_frames", "Largest lag in the group.", "lag"),
     Row(counter, "receiver_evictions", "Receivers evicted.", "evictions"),
 )
+
+PER_PROCESS: tuple[Row, ...] = (
+    Row(counter, "recorder_records", "Records written to the flight recorder.", "records"),
+    Row(
+        counter,
+        "recorder_left_out",
+        "Uses and names that found no room in the flight recorder's file.",
+        "left_out",
+        "reason",
+    ),
+    Row(
+        gauge,
+        "previous_run_crashed",
+        "1 if this start has found the file of an earlier run without a clean end.",
+        "previous_run_crashed",
+    ),
+)

@@ -24,11 +24,13 @@ from lifecycle.integrations.prometheus.families import (
     PER_GROUP,
     PER_MANAGER,
     PER_POOL,
+    PER_PROCESS,
     PER_QUEUE,
     PER_TYPE,
     Sources,
 )
 from lifecycle.integrations.prometheus.merging import MAX_TYPES, by_name, capped
+from lifecycle.integrations.prometheus.process import process_sources
 from lifecycle.integrations.prometheus.retained import retain
 
 ALL = "_all_"
@@ -50,6 +52,8 @@ class Scrape:
     managers: Sources = attrs.field(factory=list)
     components: dict[str, Sources] = attrs.field(factory=dict)
     """By kind."""
+    process: Sources = attrs.field(factory=list)
+    """Figures of the process, where a flight recorder runs."""
 
 
 def scrape(managers: Sequence[SafetyManager]) -> Scrape:
@@ -57,6 +61,7 @@ def scrape(managers: Sequence[SafetyManager]) -> Scrape:
     now = Scrape(
         builds=frozenset(manager.config.leak_level for manager in managers),
         capped=[],
+        process=process_sources(),
     )
     reads = read_all(managers)  # first, so that the snapshots count what fails here
     capped_managers = []
@@ -90,6 +95,7 @@ def families(scrape: Scrape) -> list[Metric]:
         *(row.family(("manager", "pool"), of.get("pool", [])) for row in PER_POOL),
         *(row.family(("manager", "distributor"), of.get("distributor", [])) for row in PER_DISTRIBUTOR),
         *(row.family(("manager", "distributor", "group"), of.get(GROUP, [])) for row in PER_GROUP),
+        *(row.family((), scrape.process) for row in PER_PROCESS),
     ]
 
 

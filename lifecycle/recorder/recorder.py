@@ -41,6 +41,8 @@ class RecorderStats:
     """Names, types and sites that found no room in the table of texts."""
     dropped: int
     """Records that could not be written, as near the recursion limit."""
+    previous_crashes: int
+    """Earlier runs without a clean end that this start has found and announced."""
     size: int
     """Bytes of the file, what faulthandler writes not included."""
 
@@ -51,6 +53,7 @@ class Recorder:
     def __init__(self, pattern: str, slots: int, uses: int, leases: bool, fault: bool, keep: int) -> None:
         self._pattern, self._leases, self._fault, self._keep = pattern, leases, fault, keep
         self._pid = os.getpid()
+        self._previous = 0
         self._before: list[hooks.Exchange] = []
         self._let_go: Callable[[], object] = list
         self._writer: Writer = Writer(pattern, slots, uses)
@@ -115,7 +118,14 @@ class Recorder:
     def stats(self) -> RecorderStats:
         """Return what was written so far."""
         writer = self._writer
-        return RecorderStats(writer.written, writer.left_uses, writer.left_names, writer.dropped, writer.size)
+        return RecorderStats(
+            writer.written,
+            writer.left_uses,
+            writer.left_names,
+            writer.dropped,
+            self._previous,
+            writer.size,
+        )
 
     def stop(self) -> None:
         """End the recording: the file says that it ended well. Stopping twice is stopping once."""
@@ -205,6 +215,7 @@ def _after_fork() -> None:
         child = Recorder.__new__(Recorder)
         child._pattern, child._leases, child._fault = before._pattern, before._leases, before._fault
         child._keep, child._pid, child._before, child._text_to = before._keep, os.getpid(), [], None
+        child._previous = 0
         child._writer = Writer(before._pattern, parent.slots, parent.uses, child=True)
         child._begin(child=True)
     except (RecorderError, OSError):
@@ -261,6 +272,7 @@ def start(
         pattern = os.path.abspath(pattern)
         fresh = files.tidy(pattern, keep)
         recorder = Recorder(pattern, slots, uses, leases, fault, keep)
+        recorder._previous = len(fresh)
         recorder._begin()
     for run in fresh:
         _announce(run)
