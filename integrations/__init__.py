@@ -9,6 +9,7 @@
 - `zenoh`: frames between machines
 - `across`: what these two have in common
 - `prometheus`: a collector for a scrape
+- `opentelemetry`: the same figures as observable instruments
 
 The folder lies at the top of the repository; `lifecycle/integrations` is a link to it, and the wheel has it
 there. With a checkout on ``sys.path`` it would be found as ``integrations`` as well, a name that belongs to

@@ -141,6 +141,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "gst-gl": (_gst_gl, "gstreamer1.0-gl, and before GStreamer 1.24 a display, such as Xvfb's"),
     "numpy": (lambda: _module("numpy"), MAKE),
     "prometheus_client": (lambda: _module("prometheus_client"), MAKE),
+    "opentelemetry": (lambda: _module("opentelemetry.sdk.metrics"), MAKE),
     "uvloop": (lambda: _module("uvloop"), MAKE),
     "trio": (lambda: _module("trio"), MAKE),
     "lmdb": (lambda: _module("lmdb"), MAKE),

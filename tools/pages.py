@@ -48,6 +48,7 @@ REFERENCE: dict[str, str] = {
     "lifecycle.integrations.cuda": "CUDA. More: :doc:`/cuda`.",
     "lifecycle.integrations.dlpack": "DLPack and the array interfaces. More: :doc:`/dlpack`.",
     "lifecycle.integrations.prometheus": "Metrics, by pull. More: :doc:`/statistics`.",
+    "lifecycle.integrations.opentelemetry": "The same as instruments. More: :doc:`/howto/serve-metrics`.",
 }
 """The public modules, each a page, with what its page says first."""
 

@@ -88,7 +88,7 @@ def test_every_public_class_and_function_has_a_docstring() -> None:
     assert bare == []
 
 
-FOREIGN = ("gi", "numpy", "prometheus_client", "OpenGL", "moderngl", "wgpu", "cupy", "torch")
+FOREIGN = ("gi", "numpy", "prometheus_client", "opentelemetry", "OpenGL", "moderngl", "wgpu", "cupy", "torch")
 
 
 def test_every_module_can_be_imported_first() -> None:

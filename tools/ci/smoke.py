@@ -81,6 +81,8 @@ except ImportError as error:
 MORE = {
     "": "import lifecycle.lowlevel, lifecycle.pools, lifecycle.distribution, lifecycle.proxies",
     "prometheus": PROMETHEUS,
+    "opentelemetry": "from lifecycle.integrations.opentelemetry import LifecycleInstruments\n"
+    "LifecycleInstruments(manager).close()",
     "memory": MEMORY,
     "uvloop": UVLOOP if sys.platform != "win32" else "",
     "gstreamer": GSTREAMER,
