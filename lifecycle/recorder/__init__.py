@@ -12,6 +12,7 @@ package is imported, and nothing costs anything.
 - `reader`: a file as data
 - `frames`: what the kernel left on a signal stack
 - `postmortem`, `report`: which objects a crash points at; that as text and JSON
+- `page`: a recording as one HTML page
 - `summary`: a process as its file shows it now
 - `layout`: the file's format, which writer and reader share
 - `errors`: what goes wrong with a file
