@@ -326,6 +326,13 @@ class PoolStats:
     as a leak."""
     longest: Loan | None
     """The loan that has lasted longest."""
+    guarded_bytes: int = 0
+    """Bytes that came back and are inaccessible for a while (``BufferPool(guard=)``)."""
+
+    @property
+    def guarded(self) -> int:
+        """How many buffers were made inaccessible as they came back."""
+        return self.losses.get("guarded", 0)
 
     @property
     def fallbacks(self) -> int:

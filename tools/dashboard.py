@@ -235,6 +235,15 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             "`created` all the time: the pool is too small, or nothing comes back.",
         ),
         (
+            "Guarded",
+            "bytes",
+            (
+                (f"lifecycle_guarded_bytes{{{OF_MANAGER}}}", "bytes of {{pool}}"),
+                (f"increase(lifecycle_guarded_releases_total{{{OF_MANAGER}}}[1h])", "{{pool}}, in an hour"),
+            ),
+            "Memory that came back and is inaccessible for a while.",
+        ),
+        (
             "Published, received, missed",
             "ops",
             (

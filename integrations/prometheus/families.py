@@ -159,6 +159,8 @@ PER_POOL: tuple[Row, ...] = (
     Row(gauge, "pool_waiters", "Callers waiting now.", "waiters"),
     Row(histogram, "pool_get_wait_seconds", "The time to get an item.", "get_wait"),
     Row(counter, "pool_gets", "Calls of get, by what they ended in.", "results", "result"),
+    Row(counter, "guarded_releases", "Buffers made inaccessible as they came back.", "guarded"),
+    Row(gauge, "guarded_bytes", "Bytes that are inaccessible now.", "guarded_bytes"),
 )
 
 PER_DISTRIBUTOR: tuple[Row, ...] = (Row(counter, "distributor_published", "Frames published.", "published"),)

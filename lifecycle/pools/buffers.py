@@ -23,13 +23,17 @@ import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
 from lifecycle.lowlevel import Facts, Uncopied, WhenDue, snapshot
 from lifecycle.manager import Handle, SafetyManager
 from lifecycle.pools.figures import loan_of
+from lifecycle.pools.guarding import Sampler, bytes_of, interval_of
+from lifecycle.pools.guarding import guard as guard_block
 from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
-from lifecycle.stats import Loan
+from lifecycle.stats import Loan, PoolStats
 
 if TYPE_CHECKING:
     from lifecycle.memory.manager import MemoryManager
@@ -160,6 +164,11 @@ class BufferPool(Pool):
         Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is
         lent (see `CollectorNudge` of `lifecycle.lowlevel`). A program that has disabled the collector is left
         alone.
+    guard:
+        Of so many buffers that come back one leaves the pool and is made inaccessible for a while: a raw
+        address that was kept faults at the line that uses it, and the post-mortem of the flight recorder
+        names the buffer. ``"paranoid"``: each one, for tests. None takes the environment's
+        `LIFECYCLE_GUARD`, without which none is. Needs `mprotect`; elsewhere the buffer is freed.
     memory:
         A `MemoryManager`. What the pool has allocated, idle or lent, counts there as bytes of `type_name`,
         and under pressure the pool gives back what is idle. `get` then also raises `BudgetError`, or waits,
@@ -184,6 +193,7 @@ class BufferPool(Pool):
         collect: bool = True,
         poison: int | None = None,
         memory: MemoryManager | None = None,
+        guard: int | str | None = None,
     ) -> None:
         if poison is not None and (
             isinstance(poison, bool) or not isinstance(poison, int) or not 0 <= poison < 256
@@ -207,7 +217,11 @@ class BufferPool(Pool):
             type_name=type_name,
             collect=collect,
         )
-        self._careful = self.looks_after = poison is not None
+        interval = interval_of(guard, name)
+        self._guard = Sampler(interval) if interval else None
+        self._guard_key = object()
+        self._careful = poison is not None
+        self.looks_after = poison is not None or self._guard is not None
         self._memory = memory
         if memory is not None:
             me = weakref.ref(self)
@@ -350,6 +364,10 @@ class BufferPool(Pool):
         block: Block = slot.item
         if block.nbytes > self._class or (block.nbytes != self._class and not self._evicts):
             self._empty(slot, "retired")
+        elif self._guard is not None and self._guard.chosen():
+            # First out of the pool: an interrupt may leave nothing inaccessible in it.
+            self._empty(slot, "guarded")
+            guard_block(self._guard_key, block, known)
         elif self._poison is not None:
             ctypes.memset(block.address, self._poison, block.nbytes)
             block.poisoned_by = loan_of(known, slot.borrower)
@@ -367,6 +385,10 @@ class BufferPool(Pool):
         if answer is CLOSED:
             return "" if self.manager.closed else "closed"
         return "" if self._exhausted == "refuse" else "fallback"
+
+    def stats(self) -> PoolStats:
+        """The figures of this moment. Costs what the pool's size is."""
+        return attrs.evolve(super().stats(), guarded_bytes=bytes_of(self._guard_key))
 
     def _bytes_of(self, slots: list[Slot]) -> int:
         return sum(slot.key for slot in slots)

@@ -23,11 +23,12 @@ LOSSES = (
     "retired",
     "orphaned",
     "detached",
+    "guarded",
 )
 """Why an item left the pool: too old, `reset` refused it, `check` refused it, it was invalidated while it was
 lent, `trim`, it made room for one of another size or thread, it was written to after its return, the pool was
-closed or made smaller, the fence of its loan was lost, so that somebody may use it for ever, or `detach` of
-its loan gave it away."""
+closed or made smaller, the fence of its loan was lost, so that somebody may use it for ever, `detach` of
+its loan gave it away, or it is inaccessible for a while (``guard=``)."""
 
 
 def loan_of(known: Facts, thread: int) -> Loan:

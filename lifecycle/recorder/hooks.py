@@ -47,6 +47,7 @@ from lifecycle._core.shares import FIRST_SHARE
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager.access import AccessBlock
 from lifecycle.manager.manager import SafetyManager
+from lifecycle.pools import guarding
 from lifecycle.recorder import layout
 from lifecycle.recorder.writer import HALF, WORD, Writer
 from lifecycle.states import Cause, ObjectState
@@ -71,6 +72,7 @@ def exchanges(writer: Writer, *, leases: bool) -> tuple[list[Exchange], Turns]:
     """What `install` exchanges, and what is called behind it."""
     found, turns = _of_records(writer)
     found += _of_views(writer)
+    found.append((guarding, "note", _of_guards(writer)))
     return found + (_of_leases(writer) if leases else []), turns
 
 
@@ -522,6 +524,19 @@ def _of_views(writer: Writer) -> list[Exchange]:
         exchanged.append((owner, "make_buffer_view", recorded(owner.make_buffer_view, _memory)))
         exchanged.append((owner, "make_array", recorded(owner.make_array, _array)))
     return exchanged
+
+
+def _of_guards(writer: Writer) -> guarding.Note:
+    operations = {"guarded": layout.GUARDED, "accessible": layout.ACCESSIBLE}
+
+    def note(what: str, type_name: str, id: int, address: int, size: int) -> None:
+        try:
+            kind = writer.text(type_name)
+            writer.write(monotonic(), id, kind, operations[what], 0, address & WORD, size & WORD, 0, 0, 0)
+        except Exception:
+            writer.dropped += 1
+
+    return note
 
 
 def _memory(view: memoryview) -> tuple[int, int, bool]:

@@ -67,6 +67,8 @@ FAMILIES = {
     "lifecycle_pool_waiters": ("gauge", ("manager", "pool")),
     "lifecycle_pool_get_wait_seconds": ("histogram", ("manager", "pool")),
     "lifecycle_pool_gets": ("counter", ("manager", "pool", "result")),
+    "lifecycle_guarded_releases": ("counter", ("manager", "pool")),
+    "lifecycle_guarded_bytes": ("gauge", ("manager", "pool")),
     "lifecycle_distributor_published": ("counter", ("manager", "distributor")),
     "lifecycle_distributor_receivers": ("gauge", ("manager", "distributor", "group")),
     "lifecycle_receiver_received": ("counter", ("manager", "distributor", "group")),
