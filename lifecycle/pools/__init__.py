@@ -2,6 +2,7 @@
 
 - `objects`, `buffers`: what users make: pools of any objects, and of plain memory by size
 - `pool`: lending and taking back, for both
+- `filling`: keeping items ready
 - `waiting`: slots, and who waits for one
 - `guarding`: memory that has come back, inaccessible for a while
 - `figures`: who has what, and how it went

@@ -31,7 +31,7 @@ from lifecycle.manager import Handle, SafetyManager
 from lifecycle.pools.figures import loan_of
 from lifecycle.pools.guarding import Sampler, bytes_of, interval_of
 from lifecycle.pools.guarding import guard as guard_block
-from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
+from lifecycle.pools.pool import OWN_TIMEOUT, Borrowing, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
 from lifecycle.stats import Loan, PoolStats
 
@@ -144,6 +144,9 @@ class BufferPool(Pool):
         Bytes of one buffer: the default of `get`, and the largest that comes from the pool.
     count:
         How many buffers the pool has at most. They are made when first needed.
+    min_idle:
+        How many buffers are kept ready, as far as `count` allows: they are allocated on a thread of the
+        pool's own, from the beginning on and whenever fewer are idle, and `trim` leaves them.
     timeout:
         Seconds to wait for one when all are in use; None: for ever. 0 (the default) does not wait.
     exhausted:
@@ -186,6 +189,7 @@ class BufferPool(Pool):
         size: int,
         count: int,
         *,
+        min_idle: int = 0,
         timeout: float | None = 0.0,
         exhausted: str = "fallback",
         name: str = "buffers",
@@ -216,6 +220,7 @@ class BufferPool(Pool):
             choices=("fallback", "refuse", "evict"),
             type_name=type_name,
             collect=collect,
+            min_idle=min_idle,
         )
         interval = interval_of(guard, name)
         self._guard = Sampler(interval) if interval else None
@@ -232,6 +237,7 @@ class BufferPool(Pool):
                     pool.trim()
 
             weakref.finalize(self, memory.add_pressure_callback(spare)).atexit = False
+        self._begin_to_fill()
 
     def _check_size(self, size: Any) -> int:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -268,12 +274,7 @@ class BufferPool(Pool):
         if size is None:
             size = self._size
         else:
-            self._check_size(size)
-            if size > self._size:
-                plain = "fallback"
-                want = _round_up(size)
-            elif self._evicts:
-                want = _class_of(size, want)
+            want, plain = self._what_serves(size)
         try:
             frame: FrameType | None = _getframe(1)
         except ValueError:
@@ -281,12 +282,29 @@ class BufferPool(Pool):
             frame = None
         return self._get(want, size, timeout, frame, plain)  # type: ignore[return-value]
 
+    def get_async(
+        self, size: int | None = None, *, timeout: float | Own | None = OWN_TIMEOUT
+    ) -> Borrowing[Buffer]:
+        """`get` for coroutines of asyncio or trio: ``async with pool.get_async() as buffer``, or ``buffer =
+        await pool.get_async()``. The event loop goes on while it waits for one that comes back; room in a
+        budget (`memory`) is not waited for. Cancelling it loses no buffer. Raises as `get`, when it is
+        awaited."""
+        want, plain = (self._class, "") if size is None else self._what_serves(size)
+        return self._borrow(want, self._size if size is None else size, timeout, plain)
+
+    def _what_serves(self, size: int) -> tuple[int, str]:
+        """The size class for `size` bytes, and how it is counted where no block of the pool serves."""
+        self._check_size(size)
+        if size > self._size:
+            return _round_up(size), "fallback"
+        return _class_of(size, self._class) if self._evicts else self._class, ""
+
     # -- size and memory -------------------------------------------------------------------------------------
 
     def trim(self, keep: int = 0, *, idle_for: float = 0.0) -> int:
         """Give the memory of idle buffers back to the system, the least recently used first, until `keep` are
         left; of those only that have been idle for `idle_for` seconds. Returns the bytes freed. What is lent
-        is not touched."""
+        is not touched, and `min_idle` stay in any case."""
         return self._trim(keep, idle_for, _bytes_of)
 
     def resize(self, size: int | None = None, count: int | None = None) -> None:
@@ -299,9 +317,16 @@ class BufferPool(Pool):
             self._size = size
             self._class = _round_up(size)
             self.looks_after: bool = True  # what is lent has the old size
-            self.trim()
+            kept, self._min_idle = self._min_idle, 0
+            try:
+                self.trim()
+            finally:
+                self._min_idle = kept
 
     # -- how a pool of memory works --------------------------------------------------------------------------
+
+    def _want(self) -> int:
+        return self._class
 
     def _find(self, request: Request) -> bool:
         shelf = self.shelf

@@ -40,7 +40,7 @@ from lifecycle.lowlevel import (
     snapshot,
 )
 from lifecycle.manager import BACKGROUND, Handle, ReleaseQueue, SafetyManager
-from lifecycle.pools.pool import OWN_TIMEOUT, Own, Pool
+from lifecycle.pools.pool import OWN_TIMEOUT, Borrowing, Own, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
 from lifecycle.states import POISONED
 
@@ -98,6 +98,10 @@ class ObjectPool(Pool, Generic[T]):
         holders; ``"fallback"``: one more is made, lent once and destroyed when it comes back.
     max_age:
         Seconds after which an item is not lent again.
+    min_idle:
+        How many items are kept ready, as far as `size` allows: they are made on a thread of the pool's own,
+        from the beginning on and whenever fewer are idle, and `trim` leaves them. What `create` raises there
+        is reported. Not with `affinity`: call `warm_up` on the thread that is to have them.
     affinity:
         Items belong to the thread that made them: see above. `release_on` is then the pool's own.
     release_on:
@@ -133,6 +137,7 @@ class ObjectPool(Pool, Generic[T]):
         name: str = "objects",
         type_name: str | None = None,
         collect: bool = True,
+        min_idle: int = 0,
     ) -> None:
         check_callback(create, f"pool {name!r}: create")
         for fn, what in ((reset, "reset"), (check, "check"), (destroy, "destroy")):
@@ -148,6 +153,11 @@ class ObjectPool(Pool, Generic[T]):
             raise ConfigError(
                 f"pool {name!r}: with affinity=True items are destroyed on their own threads; leave "
                 "release_on= out"
+            )
+        if affinity and min_idle:
+            raise ConfigError(
+                f"pool {name!r}: with affinity=True items are made on the threads that they belong to; leave "
+                "min_idle= out, and call warm_up() there"
             )
         self._create = create
         self._reset = reset
@@ -166,12 +176,14 @@ class ObjectPool(Pool, Generic[T]):
             choices=("refuse", "fallback"),
             type_name=type_name or name,
             collect=collect,
+            min_idle=min_idle,
         )
         self._careful = check is not None or max_age is not None
         self.looks_after: bool = reset is not None or max_age is not None
         self._make = manager.factory(
             create, f"{self._type_name}.item", release=destroy, release_on=release_on
         )
+        self._begin_to_fill()
 
     @property
     def size(self) -> int:
@@ -194,6 +206,12 @@ class ObjectPool(Pool, Generic[T]):
             frame = None
         return self._get(want, 0, timeout, frame)
 
+    def get_async(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Borrowing[Handle[T]]:
+        """`get` for coroutines of asyncio or trio: ``async with pool.get_async() as handle``, or ``handle =
+        await pool.get_async()``. The event loop goes on while it waits; `create`, `check` and `reset` run on
+        the loop's thread. Cancelling it loses no item. Raises as `get`, when it is awaited."""
+        return self._borrow(self._want(), 0, timeout)
+
     @contextmanager
     def item(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Iterator[T]:
         """An item for a block: ``with pool.item() as item``. Raises as `get`."""
@@ -206,7 +224,8 @@ class ObjectPool(Pool, Generic[T]):
 
     def trim(self, keep: int = 0, *, idle_for: float = 0.0) -> int:
         """Destroy idle items, the least recently used first, until `keep` are left; of those only that have
-        been idle for `idle_for` seconds. Returns how many. What is lent is not touched."""
+        been idle for `idle_for` seconds. Returns how many. What is lent is not touched, and `min_idle` stay
+        in any case."""
         return self._trim(keep, idle_for, _one)
 
     def resize(self, size: int) -> None:
@@ -248,6 +267,9 @@ class ObjectPool(Pool, Generic[T]):
                     self._queues.pop(key, None)
 
     # -- how a pool of objects works -------------------------------------------------------------------------
+
+    def _want(self) -> int:
+        return ANYONE if not self._affine else self._home().key
 
     def _find(self, request: Request) -> bool:
         shelf = self.shelf

@@ -16,10 +16,10 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from threading import RLock, get_ident
 from types import FrameType, TracebackType
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from lifecycle.errors import (
     AccessRefusedError,
@@ -57,11 +57,13 @@ from lifecycle.lowlevel import (
 from lifecycle.lowlevel import holders as holders_of
 from lifecycle.manager import ANY_THREAD, Handle, SafetyManager
 from lifecycle.pools.figures import Counts, loan_of
+from lifecycle.pools.filling import Filler
 from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, Request, Shelf, Sign, Slot
 from lifecycle.states import BY_DROP
 from lifecycle.stats import Loan, PoolReport, PoolStats
 
 Self = TypeVar("Self", bound="Pool")
+H = TypeVar("H", bound=Handle[Any])
 
 MOST_SLOTS = 1_000_000
 """A pool makes its slots at once, some 200 bytes each."""
@@ -81,6 +83,40 @@ class Own:
 
 OWN_TIMEOUT: Final = Own()
 """What `get` waits unless told otherwise: the pool's own `timeout`."""
+
+
+class Borrowing(Uncopied, Generic[H]):
+    """A loan that a coroutine of asyncio or trio waits for: ``handle = await pool.get_async()``, or ``async
+    with pool.get_async() as handle``, which closes it at the end of the block. For one use."""
+
+    _remedy = "ask the pool for another loan"
+
+    __slots__ = ("_handle", "_lend")
+
+    def __init__(self, lend: Callable[[], Coroutine[Any, Any, H]]) -> None:
+        self._lend = lend
+        self._handle: H | None = None
+
+    def __await__(self) -> Generator[Any, Any, H]:
+        return self._lend().__await__()
+
+    async def __aenter__(self) -> H:
+        handle = None
+        try:
+            self._handle = handle = await self._lend()
+            return handle
+        finally:
+            handle = None  # K3
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        handle, self._handle = self._handle, None
+        try:
+            if handle is not None:
+                handle.__exit__(kind, error, trace)
+        finally:
+            handle = None  # K3
 
 
 class LentBy(str):
@@ -113,6 +149,7 @@ class Pool(Uncopied):
         choices: tuple[str, ...],
         type_name: str,
         collect: bool,
+        min_idle: int = 0,
     ) -> None:
         what = type(self).__name__
         if not isinstance(manager, SafetyManager):
@@ -127,6 +164,8 @@ class Pool(Uncopied):
             raise ConfigError(f"pool {name!r}: collect= takes True or False, not {collect!r}")
         check_facts(name, 0)
         check_timeout(timeout)
+        if isinstance(min_idle, bool) or not isinstance(min_idle, int) or min_idle < 0:
+            raise ConfigError(f"pool {name!r}: min_idle= takes a whole number, 0 or more, not {min_idle!r}")
         if manager.closed:
             raise ClosedError(f"manager {manager.name!r} is closed, so it takes no pool; make a new manager")
         self.name = name
@@ -138,6 +177,8 @@ class Pool(Uncopied):
         self._label.pool = weakref.ref(self)
         self._counts = Counts()
         self._starving = CollectorNudge() if collect else None
+        self._min_idle = min_idle
+        self._filler: Filler | None = None
         self._careful = False  # an item has to be looked at before it is lent again
         self.looks_after = False  # and when it comes back
         self._loans = recipe(manager, type_name, release=None, release_on=ANY_THREAD)
@@ -149,6 +190,8 @@ class Pool(Uncopied):
             pool = me()
             if pool is not None:
                 pool.shelf.shut()
+                if pool._filler is not None:
+                    pool._filler.wake()
 
         self._leave_manager = manager.on_close(manager_closes)
         weakref.finalize(self, self._leave_manager).atexit = False
@@ -188,10 +231,17 @@ class Pool(Uncopied):
 
     # -- lending ---------------------------------------------------------------------------------------------
 
-    def _get(
-        self, want: int, nbytes: int, timeout: float | Own | None, frame: FrameType | None, plain: str = ""
+    def _get(  # noqa: C901  # in one piece: every loan comes through it
+        self,
+        want: int,
+        nbytes: int,
+        timeout: float | Own | None,
+        frame: FrameType | None,
+        plain: str = "",
+        given: Request | None = None,
     ) -> Handle[Any]:
-        """The loan of an item of `want`; with `plain`, of one from outside the pool, counted as that."""
+        """The loan of an item of `want`; with `plain`, of one from outside the pool, counted as that; with
+        `given`, of what that request was answered with."""
         # What was taken could not be given back.
         refuse_near_limit("get() of a pool")
         slot = request = answer = parent = handle = None
@@ -199,7 +249,7 @@ class Pool(Uncopied):
         result = plain
         begun = [False]
         try:
-            takes = self.shelf.takes.get(want)
+            takes = self.shelf.takes.get(want) if given is None else None
             if takes is not None and not plain:
                 try:
                     for slot, _ in takes:  # noqa: B007 - taken and stored in one step
@@ -209,8 +259,10 @@ class Pool(Uncopied):
             if slot is None:
                 began = monotonic()
                 if not plain:
-                    request = Request(want)
-                    waited = self._obtain(request, timeout)
+                    request = given or Request(want)
+                    if given is None:
+                        request.waited = self._obtain(request, timeout)
+                    waited = request.waited
                     answer = request.box[0]
                     if isinstance(answer, Slot):
                         slot = answer
@@ -253,13 +305,15 @@ class Pool(Uncopied):
                 self._counts.got(result or "reused", monotonic() - began, waited)
             else:
                 slot.at_once += 1
+            if self._filler is not None:
+                self._filler.wake()
             return handle
         except BaseException:
             if not begun[0]:
                 self._undo(slot, request)
             raise
         finally:
-            slot = request = answer = parent = handle = frame = None  # K3
+            slot = request = given = answer = parent = handle = frame = None  # K3
 
     def _undo(self, slot: Slot | None, request: Request | None) -> None:
         """Nothing was lent: the slot goes to the next."""
@@ -274,24 +328,66 @@ class Pool(Uncopied):
     def _obtain(self, request: Request, timeout: float | Own | None) -> float:
         """Have ``request.box`` filled: from the shelf, by whoever gives something back, or with what says
         that nobody did. For how long it waited, in seconds."""
-        shelf = self.shelf
         if not isinstance(timeout, Own):
             check_timeout(timeout)
-        for again in (self._tend, shelf.find_lost, self._ask_the_collector, None):
-            if self._find(request):
-                request.box[0], request.hand = request.hand, None  # type: ignore[assignment]
-                return 0.0
-            if again is not None:
-                again()
+        if self._found_at_once(request):
+            return 0.0
         if isinstance(timeout, Own):
             timeout = self._timeout
-        if shelf.closed or timeout == 0 or must_not_wait():
-            request.box.setdefault(0, CLOSED if shelf.closed else GAVE_UP)
+        if self.shelf.closed or timeout == 0 or must_not_wait():
+            request.box.setdefault(0, CLOSED if self.shelf.closed else GAVE_UP)
             return 0.0
         began = monotonic()
-        shelf.wait(request, timeout, self._find, self._look_around)
+        self.shelf.wait(request, timeout, self._find, self._look_around)
         request.answer()
         return max(monotonic() - began, 1e-9)
+
+    def _found_at_once(self, request: Request) -> bool:
+        """Have ``request.box`` filled from the shelf, or by what can be had without waiting; False where
+        there is nothing."""
+        for again in (self._tend, self.shelf.find_lost, self._ask_the_collector, None):
+            if self._find(request):
+                request.box[0], request.hand = request.hand, None  # type: ignore[assignment]
+                return True
+            if again is not None:
+                again()
+        return False
+
+    def _borrow(self, want: int, nbytes: int, timeout: float | Own | None, plain: str = "") -> Borrowing[Any]:
+        """`_get` for coroutines."""
+        if not isinstance(timeout, Own):
+            check_timeout(timeout)
+        return Borrowing(functools.partial(self._lend, want, nbytes, timeout, plain))
+
+    async def _lend(self, want: int, nbytes: int, timeout: float | Own | None, plain: str) -> Handle[Any]:
+        request = None
+        try:
+            if not plain:
+                request = Request(want)
+                try:
+                    await self._obtain_async(request, timeout)
+                except BaseException:
+                    # Cancelled, perhaps as it was handed something.
+                    request.take_back(self.shelf)
+                    raise
+            # Nothing is waited for from here on: that would block the event loop.
+            return self._get(want, nbytes, 0.0, _getframe(1), plain, request)
+        finally:
+            request = None  # K3
+
+    async def _obtain_async(self, request: Request, timeout: float | Own | None) -> None:
+        """`_obtain` in a coroutine."""
+        if self._found_at_once(request):
+            return
+        if isinstance(timeout, Own):
+            timeout = self._timeout
+        if self.shelf.closed or timeout == 0:
+            request.box.setdefault(0, CLOSED if self.shelf.closed else GAVE_UP)
+            return
+        began = monotonic()
+        await self.shelf.wait_async(request, timeout, self._find, self._look_around)
+        request.answer()
+        request.waited = max(monotonic() - began, 1e-9)
 
     def _look_around(self) -> None:
         """Have what may come back do so."""
@@ -423,6 +519,57 @@ class Pool(Uncopied):
         self.shelf.limit = limit
         self.shelf.adjust()
 
+    def warm_up(self, count: int | None = None) -> int:
+        """Make items now, on this thread, until `count` are there, idle or lent (None: `min_idle`, or all
+        where that is 0). Returns how many were made. So the first to borrow do not wait for `create`, or for
+        the memory's pages.
+
+        Raises what making one raises, and `PoolError` on a closed pool. Callable on any thread, but takes its
+        time.
+        """
+        if count is None:
+            count = self._min_idle or self.shelf.limit
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise PoolError(
+                f"pool {self.name!r}: warm_up(count=) takes a whole number, 0 or more, not {count!r}"
+            )
+        if self.closed:
+            raise PoolError(f"pool {self.name!r} is closed and makes nothing more; make a new one")
+        want, made = self._want(), 0
+        while self._there() < count and self._make_one(want):
+            made += 1
+        return made
+
+    def _there(self) -> int:
+        """How many slots have an item, idle or lent."""
+        return len(self.shelf.slots) - self.shelf.count_idle()[1]
+
+    def _want(self) -> int:
+        """The key of the items that `warm_up` makes."""
+        raise NotImplementedError
+
+    def _make_one(self, want: int) -> bool:
+        """Make one more item of `want`, idle; False where there is no empty slot, or the pool is closed."""
+        request = Request(want)
+        slot = None
+        try:
+            if self.shelf.closed or not self.shelf.take(EMPTY, request):
+                return False
+            slot, request.hand = request.hand, None
+            self._fit(slot, want, 0.0)  # type: ignore[arg-type]
+            return True
+        finally:
+            taken, request.hand = request.hand, None
+            try:
+                self.shelf.put(slot if slot is not None else taken)
+            finally:
+                slot = taken = None  # K3
+
+    def _begin_to_fill(self) -> None:
+        """Keep `min_idle` items ready from now on. The last step of making a pool."""
+        if self._min_idle:
+            self._filler = Filler(self)
+
     def _trim(self, keep: int, idle_for: float, freed: Callable[[Slot], int]) -> int:
         """Throw away idle items, the least recently used first, until `keep` are left; the sum of what
         `freed` says of each."""
@@ -434,6 +581,7 @@ class Pool(Uncopied):
         rows = [row for key, row in snapshot(shelf.idle.items()) if key != EMPTY]
         idle = [(slot.idle_since, number, slot) for row in rows for number, slot in enumerate(snapshot(row))]
         idle.sort(key=lambda entry: entry[:2])
+        keep = max(keep, self._min_idle)
         now = monotonic()
         total = 0
         slot = None
@@ -510,6 +658,8 @@ class Pool(Uncopied):
         check_timeout(timeout)
         handles = [slot.handle for slot in snapshot(self.shelf.slots) if slot.handle is not None]
         self.shelf.shut()
+        if self._filler is not None:
+            self._filler.wake()
         self._leave_manager()
         self.drain()
         if not must_not_wait():
@@ -534,6 +684,7 @@ class Pool(Uncopied):
         """In the child: what was made belongs to the parent, and other threads may have been anywhere. It
         begins with nothing."""
         old = self.shelf
+        self._filler = None
         self._counts.lock = RLock()
         self.shelf = Shelf(self, old.limit, self._empty, self._gone)
         if old.closed:

@@ -120,12 +120,13 @@ CLOSED = Sign("closed")
 
 class Request:
     """One caller that wants a slot. `hand` is where it takes one from the shelf into, `box` where one is
-    given to it, `bell` where it waits for that."""
+    given to it, `bell` where it waits for that; `waited`: for how long it has, in seconds."""
 
-    __slots__ = ("bell", "box", "hand", "want")
+    __slots__ = ("bell", "box", "hand", "waited", "want")
 
     def __init__(self, want: int = EMPTY) -> None:
         self.want: int = want
+        self.waited: float = 0.0
         self.hand: Slot | None = None
         self.box: dict[int, Slot | Sign] = {}
         self.bell: WaitList | None = None
@@ -333,6 +334,22 @@ class Shelf:
         try:
             self.waiters[request] = None
             request.bell.wait(partial(self._answered, request, find), timeout, look=look_around, every=SLICE)
+        finally:
+            self.waiters.pop(request, None)
+
+    async def wait_async(
+        self,
+        request: Request,
+        timeout: float | None,
+        find: Callable[[Request], bool],
+        look_around: Callable[[], None],
+    ) -> None:
+        """`wait` in a coroutine of asyncio or trio. One that is cancelled may have been given an answer."""
+        request.bell = WaitList()
+        try:
+            self.waiters[request] = None
+            ready = partial(self._answered, request, find)
+            await request.bell.wait_async(ready, timeout, look=look_around, every=SLICE)
         finally:
             self.waiters.pop(request, None)
 

@@ -103,6 +103,38 @@ def read(stage: Stage) -> None:
     assert frame.closed
 
 
+@scene(
+    "Frame.cropped",
+    "Frame.to_pil",
+    "FrameFacts.stream_time",
+    "FrameFacts.metas",
+    "FrameFacts.crop",
+    "FrameFacts.regions",
+    "FrameFacts.video_planes",
+    "FrameFacts.custom",
+    "FrameFacts.memories",
+    world=frames,
+    needs=("pillow",),
+)
+def read_what_is_beside_it(stage: Stage) -> None:
+    with stage.keep(stage.world.adapter.frame(stage.world.picture)) as frame:
+        assert frame.cropped().shape == (24, 32, 3)
+        assert frame.to_pil().size == (32, 24)
+        assert (frame.stream_time, frame.crop, frame.custom("nobody's")) == (None, None, None)
+        assert frame.metas == frame.regions == ()
+        assert frame.video_planes is None
+        assert frame.memories[0].size == 32 * 24 * 3
+
+
+@scene("Frame.download", "Frame.texture", world=frames, walks=True)
+def download(stage: Stage) -> None:
+    with stage.keep(stage.world.adapter.frame(stage.world.picture)) as frame:
+        with stage.keep(frame.download()) as mine:
+            assert mine.array().shape == (24, 32, 3)
+        with contextlib.suppress(LifecycleError):
+            frame.texture()
+
+
 @scene("Frame.planes", "Frame.close", world=frames)
 def read_in_parts(stage: Stage) -> None:
     frame = stage.keep(stage.world.adapter.frame(stage.world.in_parts))
@@ -112,11 +144,13 @@ def read_in_parts(stage: Stage) -> None:
         frame.planes()
 
 
-@scene("FrameFacts.rate", "FrameFacts.channels", world=frames)
+@scene("FrameFacts.rate", "FrameFacts.channels", "FrameFacts.samples", "FrameFacts.times", world=frames)
 def read_sound(stage: Stage) -> None:
     with stage.keep(stage.world.adapter.frame(stage.world.sound)) as frame:
         assert (frame.rate, frame.channels) == (48000, 2)
-        frame.array()
+        assert frame.samples == len(frame.array())
+        with contextlib.suppress(LifecycleError):
+            frame.times()
 
 
 @scene("Frame.handle", "Frame.native", "Frame.share", "Frame.close", world=frames)

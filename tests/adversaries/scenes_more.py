@@ -170,6 +170,36 @@ def object_pool_resized(stage: Stage) -> None:
     pool.resize(2)
 
 
+@scene("Pool.warm_up", prepare=objects)
+def object_pool_warmed_up(stage: Stage) -> None:
+    stage.props.pool.warm_up(1)
+    stage.keep(stage.props.pool.get()).close()
+
+
+def at_once(borrowing: Any) -> Any:
+    """What a coroutine gets that has not to wait."""
+    coroutine = borrowing.__await__()
+    try:
+        next(coroutine)
+    except StopIteration as got:
+        return got.value
+    finally:
+        coroutine.close()
+    raise AssertionError("it waits")
+
+
+@scene("ObjectPool.get_async", prepare=objects)
+def object_pool_in_a_coroutine(stage: Stage) -> None:
+    with stage.keep(at_once(stage.props.pool.get_async())) as handle, handle.lease() as native:
+        native.use()
+
+
+@scene("BufferPool.get_async", prepare=buffers)
+def buffer_pool_in_a_coroutine(stage: Stage) -> None:
+    with stage.keep(at_once(stage.props.pool.get_async(100))) as buffer:
+        assert buffer.nbytes == 100
+
+
 @scene("ObjectPool.__init__", "Pool.__enter__", "Pool.__exit__", "Pool.close")
 def object_pool_whole(stage: Stage) -> None:
     objects(stage)

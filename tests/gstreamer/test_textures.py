@@ -26,12 +26,18 @@ from tests.support import *
 manager = SafetyManager(name="textures")
 adapter = SampleAdapter(manager)
 
+# One for all: as a display goes, GStreamer ends EGL for whoever else has it.
+display = GstGL.GLDisplay.new()
+shared = Gst.Context.new("gst.gl.GLDisplay", True)
+GstGL.context_set_gl_display(shared, display)
+
 def on_gpu(format="RGBA", frames=-1):
     launched = Gst.parse_launch(
         f"videotestsrc pattern=red num-buffers={frames} ! video/x-raw,format={format},width=320,height=240"
         " ! glupload name=upload"
         f" ! video/x-raw(memory:GLMemory),format={format} ! appsink name=sink sync=false max-buffers=2"
     )
+    launched.set_context(shared)
     launched.set_state(Gst.State.PLAYING)
     return launched, appsink_of(launched)
 """
