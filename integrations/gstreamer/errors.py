@@ -117,7 +117,12 @@ class StateTimeout(GStreamerError, TimeoutError):
 
 
 class DescriptionError(GStreamerError, ValueError):
-    """A pipeline or branch description does not parse, or names elements that are not installed."""
+    """A pipeline or branch description does not parse, or names elements that are not installed. `position`
+    is the character of it where the mistake begins, None where that cannot be told."""
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class LinkError(GStreamerError, RuntimeError):

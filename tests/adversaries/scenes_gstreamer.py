@@ -500,6 +500,7 @@ GUARD = ("Guard.handle", "Guard.closed", "Guard.__enter__", "Guard.__exit__", "G
     "PipelineGuard.__init__",
     "PipelineGuard.pipeline",
     "PipelineGuard.__getitem__",
+    "PipelineGuard.set",
     "PipelineGuard.state",
     "PipelineGuard.errors",
     "PipelineGuard.streaming_threads",
@@ -518,6 +519,7 @@ def pipeline(stage: Stage) -> None:
     made = stage.launch("videotestsrc num-buffers=2 ! fakesink name=sink sync=false")
     with stage.keep(stage.gst.PipelineGuard(stage.manager, made)) as guard:
         assert guard["sink"] is not None
+        guard.set("sink", silent=True)
         assert guard.pipeline is made
         guard.pause()
         guard.play()
@@ -630,11 +632,21 @@ def post(Gst: Any, source: Any) -> None:
     source.post_message(Gst.Message.new_application(source, Gst.Structure.new_empty("done")))
 
 
-@scene("ElementGuard.__init__", "ElementGuard.element", "ElementGuard.start", "ElementGuard.link", world=live)
+@scene(
+    "ElementGuard.__init__",
+    "ElementGuard.element",
+    "ElementGuard.set",
+    "ElementGuard.start",
+    "ElementGuard.link",
+    world=live,
+)
 def element(stage: Stage) -> None:
     with stage.keep(stage.gst.ElementGuard(stage.manager, "identity", stage.world.guard)) as first:
         with stage.keep(stage.gst.ElementGuard(stage.manager, "fakesink", stage.world.guard)) as second:
             second.element.set_property("async", False)
+            second.set(sync=False, state_error="none")
+            with contextlib.suppress(LifecycleError):
+                second.set(nosuch=1)
             first.link(second)
             second.start()
             first.start()

@@ -401,6 +401,7 @@ class Capture(Uncopied):
         sink = self._sink
         text = (
             f"{begin}; the appsink is {state_name(sink) if sink is not None else 'gone'}"
+            f"{' and in no pipeline' if sink is not None and sink.get_parent() is None else ''}"
             f"{' and has seen no frame yet' if not self._last_frame else ''}: see that the pipeline is "
             "PLAYING and that what feeds it has something to give"
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import DescriptionError
@@ -51,12 +52,75 @@ def _parsed(description: str, parser: Any, what: str) -> Any:
         problem = getattr(error, "message", "") or str(error)
         made = None
     if made is None:
-        missing = context.get_missing_elements() or ()
+        # GStreamer counts an element among the missing whose property it could not set.
+        missing = [
+            name for name in context.get_missing_elements() or () if Gst.ElementFactory.find(name) is None
+        ]
         remedy = (
             f"not installed: {', '.join(sorted(set(missing)))} (on Debian: apt-file search, or "
             "gstreamer1.0-plugins-good, -bad, -ugly)"
             if missing
             else "try it with gst-launch-1.0"
         )
-        raise DescriptionError(f"the {what} description {description!r} cannot be used: {problem}; {remedy}")
+        start, end = place_of(description, problem)
+        raise DescriptionError(
+            f"the {what} description {description!r} cannot be used: {problem}; {remedy}"
+            f"{_shown(description, start, end)}",
+            position=start,
+        )
     return made
+
+
+def place_of(description: str, problem: str) -> tuple[int | None, int]:
+    """Where in the description the mistake is that GStreamer told of in `problem`, which says what is wrong
+    and not where: from which character up to which; None where that cannot be told."""
+    for said, patterns in _SAID:
+        found = said.search(problem)
+        if found is None:
+            continue
+        for pattern in patterns:
+            wanted = pattern.format(
+                *(re.escape(part.rstrip("0123456789") or part) for part in found.groups())
+            )
+            place = re.search(wanted, description)
+            if place is not None:
+                return place.span(place.lastindex or 0)
+    return _bad_syntax(description) if "syntax" in problem else (None, 0)
+
+
+_NAME: Final = r"(?<![\w-])({})(?![\w-])"
+_SAID: Final = (
+    (
+        re.compile(r'no property "([^"]+)" in element "([^"]+)"'),
+        (r"{1}\d*[^!]*?(?<![\w-])({0})\s*=", r"({0})\s*="),
+    ),
+    (
+        re.compile(r'could not set property "([^"]+)" in element "([^"]+)"'),
+        (r"{1}\d*[^!]*?(?<![\w-])({0}\s*=\s*\S*)", r"({0}\s*=\s*\S*)"),
+    ),
+    (re.compile(r'no element "([^"]+)"'), (_NAME,)),
+    (re.compile(r'could not parse caps "([^"]+)"'), ("({})",)),
+    (re.compile(r"could not link \S+ to (\w+?)\d*(?:,|$| )"), (_NAME,)),
+    (re.compile(r"could not link (\w+?)\d* to"), (_NAME,)),
+)
+"""What GStreamer says, and where that is."""
+
+
+def _bad_syntax(description: str) -> tuple[int | None, int]:
+    """Where a description goes wrong that is none: a link of nothing, or what was not closed."""
+    for wrong in (r"^\s*(!)", r"!\s*(!)", r"(!)\s*$", r"([(])[^()]*$"):
+        place = re.search(wrong, description)
+        if place is not None:
+            return place.span(1)
+    last = description.rstrip()
+    return last.rfind(" ") + 1, len(last)
+
+
+def _shown(description: str, start: int | None, end: int) -> str:
+    """The line of the mistake, with a mark below it."""
+    if start is None:
+        return ""
+    begin = description.rfind("\n", 0, start) + 1
+    line = description[begin:].partition("\n")[0]
+    mark = " " * (start - begin) + "^" * max(1, min(end, begin + len(line)) - start)
+    return f"\n    {line}\n    {mark}"

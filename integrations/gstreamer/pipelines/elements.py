@@ -17,6 +17,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
     pads_of,
     path_of,
+    set_properties,
 )
 from lifecycle.integrations.gstreamer.pipelines.pads import (
     UNLINK_TIMEOUT,
@@ -125,6 +126,13 @@ class ElementGuard(Guard[_ElementCore]):
         """The `Gst.Element`. Raises `AccessRefusedError` once the guard is closed."""
         with self._handle.lease() as core:
             return core.element
+
+    def set(self, **properties: Any) -> None:
+        """Set properties: ``guard.set(max_buffers=1, drop=True)``. A text is what ``gst-launch-1.0`` would
+        make of it. Raises `GuardError` naming the element, and what it has or takes instead, for a property
+        that it does not have, or cannot be given that value; none is set then."""
+        with self._handle.lease() as core:
+            set_properties(core.element, properties)
 
     def start(self) -> None:
         """Bring it to the state of its bin; link it first. Raises `GuardError` when it refuses."""

@@ -13,9 +13,13 @@ whatever its pipeline does.
 
 from __future__ import annotations
 
+import difflib
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+
+from gi.repository import GObject
 
 from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
@@ -37,6 +41,7 @@ __all__ = [
     "or_nothing",
     "pads_of",
     "path_of",
+    "set_properties",
     "state_name",
 ]
 
@@ -85,6 +90,75 @@ def name_of(obj: Any) -> str:
         parent = obj.get_parent()
         return f"{parent.get_name() if parent is not None else '?'}.{obj.get_name()}"
     return str(obj.get_name())
+
+
+def set_properties(element: Any, properties: Mapping[str, Any]) -> None:
+    """Set properties of an element; `_` stands for `-`, a text for what ``gst-launch-1.0`` would make of it.
+    Raises `GuardError` naming the element, and sets none, where it does not have one of them."""
+    wanted = {name.replace("_", "-"): value for name, value in properties.items()}
+    specs = {name: element.find_property(name) for name in wanted}
+    what = f"element {path_of(element)!r}"
+    for name, spec in specs.items():
+        if spec is None:
+            known = sorted(known.name for known in element.list_properties())
+            near = difflib.get_close_matches(name, known, 3)
+            said = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
+            raise GuardError(f"{what} ({type_of(element)}) has no property {name!r}; {said}")
+        if not spec.flags & GObject.ParamFlags.WRITABLE:
+            raise GuardError(f"{what}: its property {name!r} can only be read")
+    fitting = {name: _fitting(what, specs[name], value) for name, value in wanted.items()}
+    for name, value in fitting.items():
+        if isinstance(value, str) and specs[name].value_type != GObject.TYPE_STRING:
+            Gst.util_set_object_arg(element, name, value)
+            continue
+        try:
+            element.set_property(name, value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _misfit(what, specs[name], value) from error
+
+
+def type_of(element: Any) -> str:
+    """What kind of element it is, by its factory."""
+    factory = element.get_factory()
+    return "?" if factory is None else str(factory.get_name())
+
+
+def _fitting(what: str, spec: Any, value: Any) -> Any:
+    """`value` as the property takes it. Raises `GuardError` for what GStreamer would leave out, or cut to
+    fit."""
+    values = getattr(getattr(spec, "enum_class", None), "__enum_values__", None)
+    if values is not None:
+        for one in values.values():
+            if value in (one, int(one)) or value == one.value_nick:
+                return one
+        nicks = ", ".join(one.value_nick for one in values.values())
+        raise GuardError(f"{what}: its property {spec.name!r} takes one of {nicks}, not {value!r}")
+    least, most = getattr(spec, "minimum", None), getattr(spec, "maximum", None)
+    try:
+        if spec.value_type == GObject.TYPE_BOOLEAN and isinstance(value, str):
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+                value.lower()
+            ]
+        if least is not None and most is not None:
+            number = float(value) if isinstance(least, float) else operator.index(_number(value))
+            if not least <= number <= most:
+                raise ValueError(number)
+            return number
+    except (KeyError, TypeError, ValueError) as error:
+        raise _misfit(what, spec, value) from error
+    return value
+
+
+def _number(value: Any) -> Any:
+    return int(value, 0) if isinstance(value, str) else value
+
+
+def _misfit(what: str, spec: Any, value: Any) -> GuardError:
+    least, most = getattr(spec, "minimum", None), getattr(spec, "maximum", None)
+    limits = "" if least is None or most is None else f" from {least} to {most}"
+    return GuardError(
+        f"{what}: its property {spec.name!r} takes a {spec.value_type.name}{limits}, not {value!r}"
+    )
 
 
 def path_of(obj: Any) -> str:

@@ -52,6 +52,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     elements_of,
     name_of,
     or_nothing,
+    set_properties,
 )
 from lifecycle.integrations.gstreamer.pipelines.news import BusMessage, News
 from lifecycle.integrations.gstreamer.pipelines.threads import (
@@ -149,6 +150,11 @@ class PipelineGuard(Guard["_PipelineCore"]):
                     f"pipeline {self.name!r} has no element named {name!r}; it has {names or 'none'}"
                 )
             return element
+
+    def set(self, element: str, /, **properties: Any) -> None:
+        """Set properties of the element of that name: ``pipeline.set("camera", is_live=True)``. Raises as
+        ``pipeline[name]`` and `ElementGuard.set` do."""
+        set_properties(self[element], properties)
 
     @property
     def state(self) -> str:

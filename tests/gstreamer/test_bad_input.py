@@ -1,0 +1,217 @@
+"""What others' pipelines bring, row by row: each is a typed error that names the element, the pad or the
+place and the remedy, and nothing is lost."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lifecycle import LifecycleError, SafetyManager
+from lifecycle.errors import DuplicateError
+from tests.support import eventually
+
+pytestmark = pytest.mark.needs("gstreamer", "numpy")
+
+
+@pytest.fixture
+def g(gst: Any) -> Any:
+    """The integration, with GStreamer initialised."""
+    import lifecycle.integrations.gstreamer as package
+
+    return package
+
+
+@pytest.mark.parametrize(
+    ("description", "marked", "said"),
+    [
+        ("videotestsrc ! videoconvrt ! fakesink", "videoconvrt", "not installed: videoconvrt"),
+        ("videotestsrc ! fakesink nosuch=1", "nosuch", "no property"),
+        ("fakesrc name=nosuch ! fakesink nosuch=1", "nosuch=1", "no property"),
+        ("videotestsrc pattern=nosuch ! fakesink", "pattern=nosuch", "could not set property"),
+        ("videotestsrc ! ! fakesink", "! fakesink", "syntax error"),
+        ("! fakesink", "!", "syntax error"),
+        ("videotestsrc !", "!", "syntax error"),
+        ("bin.( videotestsrc", "(", "syntax error"),
+        ("audiotestsrc ! jpegenc ! fakesink", "jpegenc", "could not link"),
+        ("videotestsrc ! video/x-raw,width=a(( ! fakesink", "video/x-raw,width=a((", "parse caps"),
+        ("videotestsrc !\n  videoconvrt !\n  fakesink", "videoconvrt", "no element"),
+    ],
+)
+def test_the_place_of_a_mistake_is_shown(
+    g: Any, manager: SafetyManager, description: str, marked: str, said: str
+) -> None:
+    with pytest.raises(g.DescriptionError, match=said) as caught:
+        g.PipelineGuard(manager, description)
+    position = caught.value.position
+    assert position is not None
+    assert description[position:].startswith(marked)
+    line, mark = str(caught.value).split("\n")[-2:]
+    assert line[4:] in description.split("\n")
+    assert line[mark.index("^") :].startswith(marked)
+    for name in ("fakesink", "videotestsrc"):
+        assert f"not installed: {name}" not in str(caught.value)
+
+
+def test_a_mistake_without_a_place_is_told_without_one(g: Any, manager: SafetyManager) -> None:
+    from lifecycle.integrations.gstreamer.pipelines.descriptions import place_of
+
+    assert place_of("videotestsrc ! fakesink", "something that nobody has said before") == (None, 0)
+    with pytest.raises(g.DescriptionError, match="a text such as") as caught:
+        g.PipelineGuard(manager, " ")
+    assert caught.value.position is None
+
+
+def test_properties_that_an_element_does_not_have(g: Any, manager: SafetyManager) -> None:
+    with g.PipelineGuard(manager, "videotestsrc name=s ! fakesink name=f") as pipeline:
+        pipeline.set("s", num_buffers=7, pattern="ball", is_live="true")
+        source = pipeline["s"]
+        assert source.get_property("num-buffers") == 7
+        assert source.get_property("pattern").value_nick == "ball"
+        assert source.get_property("is-live") is True
+        pipeline.set("s", pattern=1, is_live=False, num_buffers="0x10", timestamp_offset=5)
+        assert source.get_property("pattern").value_nick == "snow"
+        assert source.get_property("num-buffers") == 16
+        wrong: tuple[tuple[dict[str, Any], str], ...] = (
+            (
+                {"num_bufers": 1},
+                r"'.*s' \(videotestsrc\) has no property 'num-bufers'; did you mean num-buffers",
+            ),
+            ({"pattern": "nosuch"}, "'pattern' takes one of smpte, snow"),
+            ({"pattern": 999}, "one of smpte"),
+            ({"num_buffers": "x"}, "'num-buffers' takes a gint from -1 to 2147483647, not 'x'"),
+            ({"num_buffers": 2**70}, "gint from -1"),
+            ({"num_buffers": 1.5}, "gint from -1"),
+            ({"num_buffers": None}, "gint from -1"),
+            ({"num_buffers": -2}, "gint from -1"),
+            ({"is_live": "maybe"}, "gboolean"),
+            ({"num_buffers": 3, "nosuch": 1}, "no property 'nosuch'"),
+        )
+        for properties, said in wrong:
+            with pytest.raises(g.GuardError, match=said):
+                pipeline.set("s", **properties)
+        assert source.get_property("num-buffers") == 16, "all or none"
+        with pytest.raises(g.GuardError, match="'stats' can only be read"):
+            pipeline.set("f", stats=1)
+        with pytest.raises(g.GuardError, match="no element named 'nosuch'; it has f, s"):
+            pipeline.set("nosuch", a=1)
+        with g.ElementGuard(manager, source, pipeline) as element:
+            element.set(num_buffers=1)
+            with pytest.raises(g.GuardError, match="did you mean"):
+                element.set(num_bufer=1)
+        with pytest.raises(LifecycleError):
+            element.set(num_buffers=1)
+
+
+def test_a_number_that_is_none_for_a_property(g: Any, manager: SafetyManager) -> None:
+    with g.PipelineGuard(manager, "audiotestsrc name=s ! fakesink") as pipeline:
+        pipeline.set("s", freq=300)
+        for wrong in (math.nan, -1.0, math.inf, "loud"):
+            with pytest.raises(g.GuardError, match="'freq' takes a gdouble from"):
+                pipeline.set("s", freq=wrong)
+        assert pipeline["s"].get_property("freq") == 300
+
+
+def test_an_appsink_that_belongs_to_no_pipeline(gst: Any, g: Any, manager: SafetyManager) -> None:
+    sink = gst.Gst.ElementFactory.make("appsink", "alone")
+    with g.Capture(manager, sink) as capture, pytest.raises(g.NoFrames, match=r"'alone'.*in no pipeline"):
+        next(capture.frames(timeout=0.05))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -1.0, "soon", True])
+def test_times_that_are_none(gst: Any, g: Any, manager: SafetyManager, wrong: Any) -> None:
+    pipeline, sink = gst.launch()
+    with g.PipelineGuard(manager, pipeline) as guard, g.Capture(manager, sink) as capture:
+        asks: dict[str, Callable[[], Any]] = {
+            "guard.play": lambda: guard.play(wrong),
+            "guard.wait": lambda: guard.wait(wrong),
+            "guard.seek": lambda: guard.seek(wrong),
+            "seek(stop=)": lambda: guard.seek(0, stop=wrong),
+            "seek(timeout=)": lambda: guard.seek(0, timeout=wrong),
+            "eos": lambda: g.PipelineGuard(manager, "fakesrc ! fakesink", eos=wrong),
+            "capture.wait": lambda: capture.wait(wrong),
+            "capture.stop": lambda: capture.stop(wrong),
+            "capture.close": lambda: capture.close(wrong),
+            "frames": lambda: capture.frames(timeout=wrong),
+        }
+        for name, ask in asks.items():
+            with pytest.raises(LifecycleError):
+                raise AssertionError(f"{name} took {wrong!r}: {ask()!r}")
+        assert not capture.closed
+        assert next(capture.frames(timeout=10)).width == 64, "nothing was lost"
+
+
+def test_a_bus_is_watched_once(g: Any, manager: SafetyManager) -> None:
+    with g.PipelineGuard(manager, "videotestsrc num-buffers=1 ! fakesink name=f") as pipeline:
+        with g.BusWatch(manager, pipeline):
+            for source in (pipeline, pipeline.pipeline, pipeline.pipeline.get_bus()):
+                with pytest.raises(DuplicateError, match=r"owned by gst\.BusWatch"):
+                    g.BusWatch(manager, source)
+        with g.BusWatch(manager, pipeline) as again:
+            seen = []
+            again.on("eos")(seen.append)
+            pipeline.play()
+            eventually(lambda: seen)
+
+
+@pytest.mark.parametrize("what", ["pipeline", "capture", "watch", "branch", "element"])
+def test_closed_twice_on_two_threads(gst: Any, g: Any, manager: SafetyManager, what: str) -> None:
+    for _ in range(5):
+        pipeline, sink = gst.launch(source="videotestsrc is-live=true", caps="tee name=t ! queue")
+        guard = g.PipelineGuard(manager, pipeline)
+        made: dict[str, Callable[[], Any]] = {
+            "pipeline": lambda: guard,
+            "capture": lambda: g.Capture(manager, sink),
+            "watch": lambda: g.BusWatch(manager, guard),
+            "branch": lambda: g.Tee(manager, guard, "t").attach("fakesink sync=false", name="b"),
+            "element": lambda: g.ElementGuard(manager, "identity", guard),
+        }
+        thing = made[what]()
+        barrier = threading.Barrier(3)
+        answers: list[Any] = []
+
+        def close() -> None:
+            barrier.wait()
+            try:
+                answers.append(thing.close())
+            except BaseException as error:
+                answers.append(error)
+
+        threads = [threading.Thread(target=close) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [True] * 3, answers
+        assert thing.close() is True
+        guard.close()
+    eventually(lambda: manager.stats().active_objects == 0)
+
+
+def test_caps_that_change_in_mid_stream(gst: Any, g: Any, manager: SafetyManager) -> None:
+    """Sizes, formats, and sound behind pictures: each frame by its own caps, and what cannot be an array is
+    said by the name of its capture."""
+    sink = gst.Gst.parse_launch("appsrc name=s format=time ! appsink name=sink sync=false")
+    source = sink.get_by_name("s")
+    with g.PipelineGuard(manager, sink) as pipeline, g.Capture(manager, pipeline["sink"]) as capture:
+        pipeline.play(timeout=0)
+        shapes: list[Any] = []
+        for caps, size in (
+            ("video/x-raw,format=RGB,width=5,height=3,framerate=30/1", 16 * 3),
+            ("video/x-raw,format=GRAY8,width=7,height=1,framerate=30/1", 8),
+            ("video/x-raw,format=I420,width=2,height=2,framerate=30/1", 8),
+            ("video/x-raw,format=RGB,width=0,height=3,framerate=30/1", 4),
+            ("audio/x-raw,format=F32LE,rate=8000,channels=1,layout=interleaved", 16),
+        ):
+            source.set_property("caps", gst.Gst.Caps.from_string(caps))
+            source.emit("push-buffer", gst.sample_of(bytes(size), caps).get_buffer())
+        source.emit("end-of-stream")
+        for frame in capture.frames(timeout=20):
+            try:
+                shapes.append(frame.array().shape)
+            except g.FormatError as error:
+                shapes.append(str(error).partition(": ")[0])
+    assert shapes == [(3, 5, 3), (1, 7), "frame of 'sink'", "frame of 'sink'", (4, 1)]
