@@ -34,6 +34,7 @@ from importlib import import_module as _import_module
 from os import environ as _environ
 from typing import TYPE_CHECKING
 
+from lifecycle._core.dropped import DROPPED
 from lifecycle._core.exclusive import ExclusiveLease
 from lifecycle._core.fence import Fence
 from lifecycle._core.handle import Handle, WeakHandle
@@ -122,6 +123,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ANY_THREAD",
     "BACKGROUND",
+    "DROPPED",
     "AccessError",
     "AccessPanicError",
     "AccessRefusedError",

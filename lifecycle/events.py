@@ -25,6 +25,7 @@ __all__ = [
     "Error",
     "Failed",
     "HeldTooLong",
+    "Kept",
     "Late",
     "Leak",
     "ObserverFailed",
@@ -222,11 +223,12 @@ class _LeakReport(Event):
 
 @attrs.frozen(kw_only=True)
 class Leak(_LeakReport):
-    """Its last handle was garbage-collected unclosed, or it was left at exit."""
+    """Its last handle was garbage-collected unclosed or never can be, since the object itself refers to it;
+    or it was left at exit."""
 
     kind: ClassVar[str] = "leak"
     reason: str | None = None
-    """What was left at exit, and why."""
+    """What was left at exit, or refers to its own handle, and why."""
 
 
 @attrs.frozen(kw_only=True)
@@ -247,6 +249,19 @@ class Returned(Event):
     leak: ClassVar[bool] = True
     held: float | None = None
     """Seconds for which it lived."""
+
+
+@attrs.frozen(kw_only=True)
+class Kept(Event):
+    """It is released by its own deallocation (`DROPPED`), was closed a second ago, and others still refer to
+    it."""
+
+    kind: ClassVar[str] = "kept"
+    level: ClassVar[str] = "warning"
+    site: str | None = None
+    """The line that registered it, as ``file.py:31``; empty where that was not noted."""
+    holders: tuple[str, ...] | None = None
+    """Who refers to it: variables, attributes, containers, as far as they can be found."""
 
 
 @attrs.frozen(kw_only=True)

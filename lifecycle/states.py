@@ -6,7 +6,7 @@ documentation draws its diagram from it.
 
 `VALID` objects may be used. A *shut* object may not, whatever happens to it next; it is `CLOSING` while
 somebody still holds it (`INVALID` when it was poisoned), `DUE` once nobody does, and then its place releases
-it.
+it. What is released by its own deallocation (`DROPPED`) is `KEPT` as long as somebody else refers to it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class ObjectState(str, enum.Enum):
     CLOSING = "closing"
     INVALID = "invalid"
     DUE = "due"
+    KEPT = "kept"
     RELEASING = "releasing"
     RELEASED = "released"
     FAILED = "failed"
@@ -60,6 +61,7 @@ VALID = ObjectState.VALID
 CLOSING = ObjectState.CLOSING
 INVALID = ObjectState.INVALID
 DUE = ObjectState.DUE
+KEPT = ObjectState.KEPT
 RELEASING = ObjectState.RELEASING
 RELEASED = ObjectState.RELEASED
 FAILED = ObjectState.FAILED
@@ -74,7 +76,9 @@ TRANSITIONS: MappingProxyType[ObjectState, frozenset[ObjectState]] = MappingProx
         VALID: frozenset({CLOSING, INVALID, DUE}),
         CLOSING: frozenset({DUE, DETACHED, ORPHANED}),
         INVALID: frozenset({DUE, ORPHANED}),
-        DUE: frozenset({RELEASING, STUCK, DETACHED, ORPHANED}),  # stuck in a cleanup, before the release
+        # Stuck in a cleanup, before the release.
+        DUE: frozenset({KEPT, RELEASING, STUCK, DETACHED, ORPHANED}),
+        KEPT: frozenset({RELEASING, RELEASED, STUCK, ORPHANED}),
         RELEASING: frozenset({DUE, RELEASED, FAILED, STUCK}),  # back to DUE: a retry
         STUCK: frozenset({RELEASED}),  # a release that came back after its deadline
         RELEASED: frozenset(),

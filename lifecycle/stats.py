@@ -54,7 +54,7 @@ class TypeStats:
     live: int
     """Objects that have not ended."""
     states: Mapping[str, int]
-    """Objects not ended, by ``valid``, ``invalid``, ``closing`` and ``releasing``."""
+    """Objects not ended, by ``valid``, ``invalid``, ``closing``, ``kept`` and ``releasing``."""
     bytes: int
     """Native bytes of the live objects, as given with ``size=``."""
     bytes_limit: int | None

@@ -162,7 +162,9 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
 
 BIG = frozenset({"av", "cv2", "h5py", "gst-gl"})
 """Parts that nothing installs: tests of programs with them are run by hand, on CI as elsewhere."""
-ON_ONE_PYTHON = dict.fromkeys(("iceoryx2", "lmdb", "moderngl", "pyside6", "trio", "uvloop", "wgpu", "zenoh"), (3, 11))
+ON_ONE_PYTHON = dict.fromkeys(
+    ("iceoryx2", "lmdb", "moderngl", "pyside6", "trio", "uvloop", "wgpu", "zenoh"), (3, 11)
+)
 """Parts that `make test` installs for one version of CPython alone (pyproject.toml): elsewhere their absence
 is no fault."""
 

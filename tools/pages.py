@@ -58,7 +58,7 @@ WITH_THEORY = frozenset({"lifecycle.fences", "lifecycle.lowlevel", "lifecycle.te
 GROUPS: dict[str, tuple[str, ...]] = {
     "The manager": ("SafetyManager", "SafetyConfig", "StopToken", "SafeFinalizer", "ShutdownReport"),
     "Handles": ("Handle", "WeakHandle", "Lease", "ExclusiveLease", "Holder"),
-    "Places": ("BACKGROUND", "ANY_THREAD", "ReleaseQueue", "never_wait"),
+    "Places": ("BACKGROUND", "ANY_THREAD", "DROPPED", "ReleaseQueue", "never_wait"),
     "Devices": ("Fence", "EventFence", "FutureFence", "Timeline", "Submission"),
     "Guards": ("CleanupGuard", "SharedCleanupGuard", "CleanupStack"),
     "Pools and distribution": ("BufferPool", "ObjectPool", "FrameDistributor", "FrameReceiver"),

@@ -16,6 +16,7 @@ module here imports from lower lines of this list only:
 - `sentences`: what errors say of an object: its state, and what to do
 - `holders`, `release`: who keeps an object; running one release, in steps that can be taken up again
 - `exports`: memory that foreign code was handed, and how it is known to be done
+- `dropped`, `selfkept`: objects whose own deallocation is their release; what is kept by nothing but itself
 - `kept`, `leases`, `parents`, `timelines`, `views`: what lives until a release has returned; the right to use
   an object for a block; what an object must not outlive; fences in their order; its memory
 - `describe`: the state of an object, its name in messages, what became of it

@@ -17,6 +17,7 @@ from lifecycle.states import (
     DUE,
     ENDED,
     INVALID,
+    KEPT,
     POISONED,
     RELEASING,
     VALID,
@@ -35,7 +36,7 @@ def state_of(record: Record) -> ObjectState:
         return state
     extra = record.extra
     if record() is None or (extra is not None and extra.let_go):
-        state = DUE
+        state = DUE if extra is None or extra.dropped is None or not extra.dropped.kept else KEPT
     elif is_open(record):
         state = VALID
     else:

@@ -9,8 +9,9 @@ from typing import Any
 from lifecycle._core.access import refuse
 from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import stand_ins
+from lifecycle._core.dropped import referred_to
 from lifecycle._core.exports import exported, sweep_of
-from lifecycle._core.holders import held, held_error, holders_of, in_words
+from lifecycle._core.holders import held, held_error, holders_of, in_words, raw_references
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
 from lifecycle._core.release import finish
@@ -73,6 +74,17 @@ def refuse_if_held(record: Record, share: Any, otherwise: str) -> None:
             raise held_error(record, (*shares, *names), f"It stays open: end those, or {otherwise}.")
     finally:
         pin = share = None
+
+
+def refuse_if_referred_to(record: Record) -> None:
+    """Raise `HeldError` when others refer to an object that is released by its own deallocation."""
+    if referred_to(record):
+        names = tuple(map(str, raw_references(record, True)))
+        raise held_error(
+            record,
+            names,
+            'It stays open: let go of those, or close() without held="refuse" and let it follow.',
+        )
 
 
 def begin_detach(

@@ -16,7 +16,7 @@ from lifecycle._core import runtime
 from lifecycle._core.access import checked, refuse
 from lifecycle._core.checks import DEFERRED, check_timeout, refuse_deferred
 from lifecycle._core.describe import about, describe, fate, state_of
-from lifecycle._core.detach import begin_detach, refuse_if_held, undo_detach
+from lifecycle._core.detach import begin_detach, refuse_if_held, refuse_if_referred_to, undo_detach
 from lifecycle._core.doors import cell_of
 from lifecycle._core.exclusive import ExclusiveCell, ExclusiveLease, make_exclusive, pin_or_refuse
 from lifecycle._core.exports import exported, sweep_of
@@ -687,6 +687,8 @@ def _prepare_to_close(
             raise about(record, LifecycleError(text))
         if held == "refuse" and share._cell is not SHUT_CELL:  # type: ignore[union-attr]
             refuse_if_held(record, share, 'close() without held="refuse" and let it follow')
+            if record.extra is not None and record.extra.dropped is not None:
+                refuse_if_referred_to(record)
         if after is not None:
             attach(record, after, "close(after=)")
     finally:

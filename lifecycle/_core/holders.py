@@ -13,11 +13,12 @@ from lifecycle._core import runtime
 from lifecycle._core.budget import Budget
 from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import cell_of, stand_ins
+from lifecycle._core.dropped import raw_object
 from lifecycle._core.exports import Export
 from lifecycle._core.idioms import OURS, clear_frames
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Cell, Core, Held, Pin, Pins, Record, raw_pin
-from lifecycle._core.referrers import named_referrers, reaches
+from lifecycle._core.referrers import MOST, named_referrers, reaches
 from lifecycle._core.timelines import busy, poll_busy
 from lifecycle._core.uses import Uses
 from lifecycle._core.waiting import poll
@@ -131,7 +132,9 @@ def held(record: Record, cell: Cell) -> bool:
 
 # -- in full, for reports and tests --------------------------------------------------------------------------
 
-HolderKind = Literal["lease", "access", "view", "child", "fence", "submission", "export", "share", "unknown"]
+HolderKind = Literal[
+    "lease", "access", "view", "child", "fence", "submission", "export", "share", "reference", "unknown"
+]
 
 
 @attrs.frozen
@@ -141,8 +144,8 @@ class Holder:
     kind: HolderKind
     """``lease``, ``access`` (a `safe_access` block or an exclusive access), ``view``, ``child``, ``fence``,
     ``submission`` (work in flight on a `Timeline`), ``export`` (foreign code was handed the memory, by DLPack
-    for one), ``share`` (another open handle), or ``unknown``: a
-    reference that is none of these."""
+    for one), ``share`` (another open handle), ``reference`` (to an object that is released by its own
+    deallocation, `DROPPED`), or ``unknown``: a reference that is none of these."""
     what: str
     """Who it is."""
     where: tuple[str, ...] = ()
@@ -177,11 +180,37 @@ def all_holders(record: Record, asking: object, *, named: bool = True) -> tuple[
     finally:
         core = cell = pin = referrer = None
         referrers = []
+    if record.extra is not None and record.extra.dropped is not None:
+        found.extend(raw_references(record, named))
     for fence in list(record.extra.fences) if record.extra is not None else ():
         found.append(Holder("fence", f"fence {_shown(fence)}"))
     found.extend(_shares(record, asking, named))
     return tuple(sorted(found, key=lambda holder: (KINDS.index(holder.kind), holder.what)))
 
+
+def raw_references(record: Record, named: bool) -> list[Holder]:
+    """Who refers to an object that is released by its own deallocation: each keeps it from that."""
+    box = [raw_object(record)]
+    found: list[Holder] = []
+    try:
+        if box[0] is None:
+            return []
+        others = getrefcount(box[0]) - SOLE_BOXED - (record.obj is box[0])
+        if others <= 0:
+            return []
+        names = named_referrers(box[0], frozenset((id(record), id(box)))) if named else ()
+        found += [Holder("reference", name) for name in names]
+        unseen = others - len(names)
+        if unseen > 0 and len(names) < MOST:
+            what = f"{unseen} more that Python cannot see" if names else f"{unseen} that Python cannot see"
+            found.append(Holder("reference", what if named else f"{unseen} references"))
+        return found
+    finally:
+        box.clear()
+
+
+SOLE_BOXED = getrefcount([Pin()][0]) + 1
+"""What `getrefcount(box[0])` says of what only the box refers to."""
 
 KINDS: tuple[HolderKind, ...] = (
     "lease",
@@ -192,6 +221,7 @@ KINDS: tuple[HolderKind, ...] = (
     "submission",
     "export",
     "share",
+    "reference",
     "unknown",
 )
 
@@ -374,5 +404,6 @@ PLURALS: dict[HolderKind, str] = {
     "submission": "submissions",
     "export": "exports",
     "share": "other handles",
+    "reference": "references",
     "unknown": "unknown references",
 }

@@ -12,6 +12,7 @@ import ctypes
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.dropped import has_died, is_kept
 from lifecycle._core.ends import wait_for_end
 from lifecycle._core.parents import pins_of
 from lifecycle._core.record import Pin, Record
@@ -138,7 +139,7 @@ def _has_let_go(first: Record) -> bool:
     """Whether an owner no longer has its native: its release was called. (A stuck one keeps it: nobody knows
     what it holds.)"""
     phase = first.phase
-    return phase is RELEASING or (phase in ENDED and phase is not STUCK)
+    return phase is RELEASING or (phase in ENDED and phase is not STUCK) or has_died(first)
 
 
 def _make_way(first: Record) -> bool:
@@ -158,6 +159,7 @@ def _make_way(first: Record) -> bool:
         first.place.serve(first)
     begun = (
         first.phase is RELEASING
+        or is_kept(first)  # it goes within its own deallocation, which tells of itself at its end
         or first.id in first.kind.registry.claims
         or (first() is None and comes_by_itself(first))
     )

@@ -155,6 +155,7 @@ class Extra:
         "accesses",
         "attempts",
         "cleanups",
+        "dropped",
         "failure",
         "fence_polls",
         "fences",
@@ -190,6 +191,7 @@ class Extra:
         self.attempts: int = 0
         self.failure: str = "error"  # what a failed release is counted as
         self.cleanups: list[Callable[[], object]] = []
+        self.dropped: Any = None  # dropped.Dropping, of an object whose own deallocation is its release
         self.fences: list[Any] = []  # all must have signalled before the release
         self.fence_polls: int = 0
         self.keep_alive: tuple[Any, ...] = ()

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.dropped import extra_for
 from lifecycle._core.handle import Handle
 from lifecycle._core.owning import own, supersede
 from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Pins, Record
@@ -214,7 +215,7 @@ def abandon(
     begun: list[bool] | None = None,
 ) -> None:
     """Have `obj` released at its place at once, past every limit: nobody will own it."""
-    extra = extra or Extra()
+    extra = extra_for(release, extra) or Extra()
     extra.unlimited = True
     record = enter(kind, place, obj, release, None, None, 0, parent, extra, False, begun)._record
     record.cause = BY_CLOSE

@@ -21,6 +21,7 @@ from typing import Any
 from lifecycle._core import runtime
 from lifecycle._core.checks import DEFERRED, refuse_deferred
 from lifecycle._core.doors import cell_of
+from lifecycle._core.dropped import FIRST_LOOK, LAST_LOOK, Dropping, collect, dies, may_go, watch
 from lifecycle._core.fence import PENDING, SIGNALLED, ask
 from lifecycle._core.kept import let_go
 from lifecycle._core.record import ENDED_TOO, Extra, Pin, Pins, Record, shut
@@ -149,7 +150,11 @@ class Timed:
 
 def _perform(record: Record, timed: Timed | None) -> None:
     """The release, from the claim to the end; called again after an interrupt it goes on where it was."""
-    if record.phase is RELEASING:
+    extra = record.extra
+    if extra is not None and extra.dropped is not None and extra.dropped.let_go:
+        if record.outcome is None and not _run(record, timed):
+            return
+    elif record.phase is RELEASING:
         if record.outcome is None:
             record.more().reason = "interrupted while its release ran"
             record.outcome = FAILED
@@ -159,7 +164,7 @@ def _perform(record: Record, timed: Timed | None) -> None:
     elif record.place.lost_reason is not None:
         record.more().reason = record.place.lost_reason
         record.outcome = ORPHANED
-    elif record.extra is None or not record.extra.fences or _fences_signalled(record):
+    elif extra is None or not extra.fences or _fences_signalled(record):
         if record.outcome is None and not _run(record, timed):
             return
     else:
@@ -173,6 +178,8 @@ def _run(record: Record, timed: Timed | None) -> bool:
     if timed is not None:
         timed.begins(record)
     _run_cleanups(record)
+    if record.extra is not None and record.extra.dropped is not None:
+        return _drop(record, record.extra.dropped, timed)
     try:
         release = record.release
         if record.phase is None:  # not stuck in a cleanup
@@ -194,6 +201,78 @@ def _run(record: Record, timed: Timed | None) -> bool:
     if not called:
         _retry_later(record)
     return called
+
+
+def _drop(record: Record, dropped: Dropping, timed: Timed | None) -> bool:
+    """As `_run`, of an object whose own deallocation is its release: let go of it, unless others refer to it.
+    Called again after an interrupt it goes on where it was. Within a timed place deallocations have the
+    deadline of releases."""
+    extra = record.more()
+    if not dropped.let_go:
+        alone = may_go(record, dropped)
+        if not alone and not (record.place.anywhere and watch(record, dropped, ring=True)):
+            return _is_kept(record, dropped, timed)
+        if alone:
+            watch(record, dropped, ring=False)
+        if dropped.keys is None:
+            dropped.keys = keys_of(record)
+        if alone and record.phase is None:  # not stuck in a cleanup
+            record.phase = RELEASING
+            dropped.kept = False
+        elif not alone:
+            _note_kept(record, dropped)
+        dropped.let_go = True  # K4
+        record.obj = None
+    if dropped.witness is None:
+        if dropped.inside:
+            collect()
+            extra.reason = (
+                "it refers to itself and cannot be referred to weakly, so it cannot be told whether its "
+                'deallocation has run: register a method that frees it, as release="close"'
+            )
+            record.outcome = FAILED
+        else:
+            record.outcome = RELEASED
+    elif dies(dropped):
+        record.outcome = RELEASED
+    else:
+        watch(record, dropped, ring=True)
+        return _is_kept(record, dropped, timed)
+    if timed is not None and not timed.came_back(record):
+        _came_back_late(record)
+        return False
+    if record.outcome is RELEASED:
+        extra.reason = ""
+    return True
+
+
+def _note_kept(record: Record, dropped: Dropping) -> None:
+    if not dropped.kept:
+        dropped.since = monotonic()
+        record.kind.registry.still[record.id] = record
+        record.more().reason = "its object is still referred to: holders() says by whom"
+        dropped.kept = True
+
+
+def _is_kept(record: Record, dropped: Dropping, timed: Timed | None) -> bool:
+    """Others refer to the object: look again later, or when the weak reference tells that it is gone."""
+    if timed is not None and not timed.came_back(record):
+        _came_back_late(record)
+        return False
+    if record.phase is RELEASING:
+        record.phase = None  # its own deallocation has handed it on
+    _note_kept(record, dropped)
+    if not dropped.let_go:
+        delay = min(LAST_LOOK, FIRST_LOOK * 2.0 ** min(dropped.looks, 10))
+        dropped.looks += 1
+        _again(record, delay)
+        return False
+    registry = record.kind.registry
+    record.phase = None
+    registry.claims.pop(record.id, None)
+    if dropped.gone():  # who told of it may have found the claim taken
+        record.place.put(record)
+    return False
 
 
 def _run_cleanups(record: Record) -> None:
@@ -384,6 +463,8 @@ def _end_extra(record: Record, extra: Extra) -> None:
         extra.slot[0].pop(extra.slot[1], None)
     if extra.fences or extra.line is not None:
         _drop_fences(record, extra)
+    if extra.dropped is not None:
+        record.kind.registry.still.pop(record.id, None)
     if extra.keep_alive:
         let_go(record, extra)
 

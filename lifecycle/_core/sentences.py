@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lifecycle._core import runtime
 from lifecycle._core.describe import about, ago, describe, since, state_of
-from lifecycle._core.holders import in_words
+from lifecycle._core.holders import in_words, raw_references
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.release import releases_here
 from lifecycle._core.tables import NO_IDENTITY
@@ -22,6 +22,7 @@ from lifecycle.states import (
     DETACHED,
     DUE,
     FAILED,
+    KEPT,
     ORPHANED,
     POISONED,
     RELEASED,
@@ -94,6 +95,11 @@ def _sentence(record: Record, state: ObjectState, holders: tuple[str, ...]) -> s
         return f"was closed{_at(record)} and goes when its users do{users}. Nobody gets in any more."
     if state is DUE:
         return f"was closed{_at(record)} and waits for its release{_why(record)}. Use it before that line."
+    if state is KEPT:
+        return (
+            f"was closed{_at(record)} and goes when nobody refers to it any more: holders() says who does. "
+            "Use it before that line."
+        )
     if state is RELEASING:
         return f"was closed{_at(record)} and is being released. Use it before that line."
     return (
@@ -207,6 +213,13 @@ def duplicate(record: Record, first: Record) -> DuplicateError:
         holders = who_holds(first)
         waits = f" and waits for {', '.join(holders)}" if holders else " and waits for its users"
         text += f"It was closed{_at(first)}{waits}; close(timeout=1) waits for that."
+    elif state is KEPT:
+        holders = tuple(map(str, raw_references(first, True)))
+        waits = f": {', '.join(holders)}" if holders else ""
+        text += (
+            f"It was closed{_at(first)} and goes when nobody refers to it any more{waits}; close(timeout=1) "
+            "waits for that."
+        )
     elif state is STUCK:
         text += f"It was closed{_at(first)}, and {_reason(first)}. What it holds is not known."
     else:

@@ -224,6 +224,8 @@ class Registry:
         # By id, of objects that any thread may release: what tells a worker of their death (`record.Bell`).
         self.bells: dict[int, Bell] = {}
         self.ring: Callable[[Any], None] = _nothing  # the `put` of the workers' queue
+        # By id: what is released by its own deallocation, and is still referred to (`dropped.py`).
+        self.still: dict[int, Record] = {}
         # What the recursion limit left no call for, as function and arguments: the keeper calls it. Entered
         # by assigning to ``later[0:0]``, which is no call.
         self.later: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
@@ -298,8 +300,11 @@ def keys_of(record: Record) -> list[object]:
     process, whatever its type, place and manager; its key is its complement, which is no ``id``. Any other
     native name is one in the world of its place, and of a type. An int without a native name is one in that
     world, and of a release: two that are given back by the same function are the same. 0 and negative
-    numbers say that there is none.
+    numbers say that there is none. What is released by its own deallocation has its keys noted before.
     """
+    extra = record.extra
+    if extra is not None and extra.dropped is not None and extra.dropped.keys is not None:
+        return extra.dropped.keys  # type: ignore[no-any-return]
     if record.owning == BY_NUMBER:
         number = record.native
         if number <= 0:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.dropped import is_kept
 from lifecycle._core.holders import all_holders
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.release import nesting
@@ -204,7 +205,7 @@ class Ending:
         """Who holds an object that is left, in words: the variables and attributes that keep its handles and
         views. Walks the heap."""
         record = self._registry.records.get(id)
-        if record is None or runtime.must_not_wait():
+        if record is None or runtime.must_not_wait() or is_kept(record):  # that says itself who keeps it
             return ""
         return "".join(f"; held by {holder}" for holder in all_holders(record, None))
 

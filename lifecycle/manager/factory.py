@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeVar
 
+from lifecycle._core.dropped import extra_for
 from lifecycle._core.handle import Handle
 from lifecycle._core.record import Extra
 from lifecycle._core.register import enter, insist
@@ -115,6 +116,7 @@ def build_factory(  # noqa: C901 - it is its inner functions
             planned = release
             if type(release) is not FunctionType and release is not None:
                 planned = plan_release(release, box[0])
+                extra = extra_for(planned, extra)
             return enter(kind, place, box[0], planned, None, None, 0, None, extra, unique, begun)
         except BaseException as error:
             struck = error

@@ -18,6 +18,7 @@ from lifecycle._core.checks import (
     check_timeout,
 )
 from lifecycle._core.describe import info_of, state_of
+from lifecycle._core.dropped import DROPPED, extra_for
 from lifecycle._core.exclusive import pin_or_refuse
 from lifecycle._core.handle import Handle, new_share
 from lifecycle._core.holders import Holder, all_holders
@@ -198,8 +199,10 @@ class SafetyManager(Uncopied):
         release:
             Called exactly once as ``release(obj)``, at the place `release_on`. A bound method of `obj` itself
             (``obj.close``) and the name of a method (``"close"``) are called without more. It may raise
-            `NotReleased` to be called again. None: nothing is called (a borrowed object). What cannot work,
-            such as a function that takes no argument, is refused at once.
+            `NotReleased` to be called again. `DROPPED`: the object frees its native in its own deallocation,
+            so it is let go of once nobody else refers to it, and is ``kept`` until then. None: nothing is
+            called (a borrowed object). What cannot work, such as a function that takes no argument, is
+            refused at once.
         release_on:
             `BACKGROUND` (timed workers), `ANY_THREAD` (inline), or a `ReleaseQueue`.
         native:
@@ -245,11 +248,13 @@ class SafetyManager(Uncopied):
                 or code.co_flags & DEFERRED_BODY
             ):
                 release = plan_release(release, obj)
+                if release is DROPPED:
+                    extra = extra_for(release, None)
             if name is not None or size is not NO_BYTES:
                 check_facts(name, size)
             # By identity: an array has no truth value, and an empty buffer is false.
             if retry_on or keep_alive is not NOTHING or retry_for is not None:
-                extra = rare_facts(retry_on, retry_for, keep_alive)
+                extra = rare_facts(retry_on, retry_for, keep_alive, extra)
             if parent is not None:
                 extra = extra or Extra()
                 extra.parent_ids, parent_pin = parents_of(registry, parent)
@@ -446,7 +451,10 @@ class SafetyManager(Uncopied):
         def register(obj: Any, native: Any = None, size: int = 0) -> Handle[Any]:
             return enter(kind, place, obj, release, None, native, size, None, None, False)
 
-        return register
+        def register_dropped(obj: Any, native: Any = None, size: int = 0) -> Handle[Any]:
+            return enter(kind, place, obj, DROPPED, None, native, size, None, extra_for(DROPPED, None), False)
+
+        return register if release is not DROPPED else register_dropped
 
     def _rescue(
         self,

@@ -15,7 +15,9 @@ from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, Metho
 from typing import Any, NoReturn
 
 from lifecycle._core.checks import check_callback
+from lifecycle._core.dropped import DROPPED
 from lifecycle._core.record import Extra
+from lifecycle._core.tables import NO_IDENTITY
 from lifecycle.config import exception_types
 from lifecycle.errors import RegistrationError, shown
 
@@ -28,6 +30,13 @@ NOTHING: Any = ()
 def plan_release(release: Any, obj: Any) -> Callable[[Any], object]:
     """What is called as ``release(obj)``. Raises `RegistrationError` for what cannot work with one argument,
     or would keep the object alive by itself."""
+    if release is DROPPED:
+        if type(obj) in NO_IDENTITY:
+            raise RegistrationError(
+                f"release=DROPPED takes an object that frees its native in its own deallocation, not "
+                f"{shown(obj)}: give a function that takes it"
+            )
+        return release  # type: ignore[no-any-return, unused-ignore]
     kind = type(release)
     if kind is MethodDescriptorType or kind is WrapperDescriptorType:  # list.clear
         return release  # type: ignore[no-any-return]
@@ -137,9 +146,9 @@ def _refuse_arguments(release: Any, takes: int, least: int) -> NoReturn:
     )
 
 
-def rare_facts(retry_on: Any, retry_for: Any, keep_alive: Any) -> Extra:
-    """The `Extra` of a registration that says how often to try, or what to keep."""
-    extra = Extra()
+def rare_facts(retry_on: Any, retry_for: Any, keep_alive: Any, extra: Extra | None = None) -> Extra:
+    """The `Extra` of a registration that says how often to try, or what to keep; `extra` where it has one."""
+    extra = extra or Extra()
     if retry_on:
         extra.retry_on = exception_types(retry_on, "register(retry_on=)")
     if retry_for is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lifecycle._core import runtime
 from lifecycle._core.checks import check_callback
+from lifecycle._core.dropped import DROPPED, extra_for
 from lifecycle._core.exports import exported, sweep
 from lifecycle._core.handle import Handle
 from lifecycle._core.idioms import OURS, clear_frames
@@ -115,6 +116,8 @@ class Recipe:
                 else:
                     extra = Extra()
                     extra.parent_ids, pin = parents_of(self._kind.registry, parent)
+            if release is DROPPED:
+                extra = extra_for(release, extra)
             made = enter(
                 self._kind,
                 self._place,

@@ -13,7 +13,9 @@ import attrs
 from lifecycle._core import runtime
 from lifecycle._core.describe import info_of
 from lifecycle._core.doors import cell_of, is_open
+from lifecycle._core.dropped import is_kept
 from lifecycle._core.ends import wait_for_end
+from lifecycle._core.holders import raw_references
 from lifecycle._core.keeping import keep_for_ever
 from lifecycle._core.record import Record, shut
 from lifecycle._core.release import end_without_release, nesting, process
@@ -52,6 +54,9 @@ def release_all(records: list[Record], workers: Workers, until: float) -> Keyboa
         if ids == before or runtime.monotonic() >= until:  # nothing due, or nothing moved
             break
         before = ids
+        for record in due:
+            if is_kept(record):
+                record.more().not_before = 0.0  # looked at once more
         # Not only what is due by now: by the time a parent has its turn its children are gone, so a family
         # takes one round.
         anywhere = (record for record in records if not isinstance(record.place, Generation))
@@ -97,6 +102,8 @@ def _somebody_will_run(record: Record) -> bool:
     if isinstance(place, Generation) and not place.may_run_here():
         return place.thread is not None and not place.abandoned()
     registry = record.kind.registry
+    if is_kept(record):
+        return False
     if record.extra is not None and record.extra.line is not None:
         return True
     return record.id in registry.claims or any(
@@ -187,6 +194,9 @@ def _of(state: ObjectState, infos: tuple[ObjectInfo, ...]) -> tuple[ObjectInfo, 
 def _why_left(record: Record) -> str:
     """Why an object was not released when its manager closed."""
     place = record.place
+    if is_kept(record):
+        names = () if runtime.must_not_wait() else tuple(map(str, raw_references(record, True)))
+        return f"its object is still referred to{': ' if names else ''}{', '.join(names)}"
     said = record.extra.reason if record.extra is not None else ""
     if said:
         return said

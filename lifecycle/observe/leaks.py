@@ -32,6 +32,7 @@ from itertools import takewhile
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.holders import raw_references
 from lifecycle._core.record import ENDED_TOO, Record
 from lifecycle._core.tables import Kind, Registry
 from lifecycle.events import Event, Leak
@@ -47,6 +48,9 @@ REPORT_EVERY = 1.0
 SITES_KEPT = 1000
 """Of so many sites it is known when they were last reported, before those that may be reported again are
 forgotten."""
+KEPT_FOR = 1.0
+"""Seconds after which it is reported that others refer to what was closed and is released by its own
+deallocation."""
 LOOK_EVERY = (0.05, 5.0)
 """Seconds between two looks for what is held too long: a quarter of the shortest ``max_age``, within these.
 """
@@ -116,6 +120,8 @@ class LeakReports:
         now = runtime.monotonic()
         if self._held_back:
             self.tell_held_back(now - REPORT_EVERY)
+        if self.registry.still:
+            self._look_at_kept(now)
         if now < self._next_look:
             return
         ages = []
@@ -134,6 +140,14 @@ class LeakReports:
                     self._alarmed[record.id] = None
                     self._report("held_too_long", record)
         self._next_look = now + min(max(min(ages, default=1.0) / 4, LOOK_EVERY[0]), LOOK_EVERY[1])
+
+    def _look_at_kept(self, now: float) -> None:
+        """Report what has been closed for long, and others still refer to it."""
+        for record in runtime.snapshot(self.registry.still.values()):
+            dropped = record.more().dropped
+            if dropped.told is None and now - dropped.since >= KEPT_FOR and record.phase not in ENDED:
+                dropped.told = tuple(map(str, raw_references(record, True)))
+                self.tell("kept", record, site=runtime.describe_site(record.site), holders=dropped.told)
 
     def tell_held_back(self, before: float = float("inf")) -> None:
         """Tell what was held back at the sites last reported `before` then (monotonic): all by default, for

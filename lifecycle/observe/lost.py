@@ -22,6 +22,7 @@ from operator import is_
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.dropped import has_died
 from lifecycle._core.record import Core, DoorRef, ObservedRef, Record
 from lifecycle._core.tables import Registry
 from lifecycle.errors import LifecycleError
@@ -142,5 +143,11 @@ class LostTickets:
                     place.put(record)
 
     def _unclaimed(self, record: Record) -> bool:
-        """Whether nobody runs its release, and none of those who wait for a fence will."""
-        return record.id not in self._registry.claims and (record.extra is None or record.extra.line is None)
+        """Whether nobody runs its release, and none of those who wait for a fence, or for others to let go,
+        will."""
+        if record.id in self._registry.claims:
+            return False
+        extra = record.extra
+        if extra is not None and extra.dropped is not None and extra.dropped.let_go:
+            return has_died(record)
+        return extra is None or extra.line is None

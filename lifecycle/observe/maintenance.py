@@ -23,6 +23,8 @@ from collections.abc import Callable
 from functools import partial
 
 from lifecycle._core import kept, runtime
+from lifecycle._core.describe import describe
+from lifecycle._core.dropped import is_kept
 from lifecycle._core.exports import exported
 from lifecycle._core.exports import sweep as sweep_exports
 from lifecycle._core.place import AnyThread
@@ -370,7 +372,7 @@ class Keeper:
         try:
             for entry in itertools.islice(iter(delayed.popleft, None), number):
                 if entry[0] <= now:
-                    entry[1].place.put(entry[1])
+                    self._post(entry[1])
                 else:
                     delayed.append(entry)
                 entry = None
@@ -378,6 +380,12 @@ class Keeper:
             if entry is not None:
                 delayed.append(entry)
             raise
+
+    def _post(self, record: Record) -> None:
+        """To its place. A worker looks whether others still refer to what any thread may release: nobody else
+        may come by."""
+        anywhere = record.place is self.any_thread and is_kept(record) and self.workers.healthy
+        (self.workers if anywhere else record.place).put(record)
 
     def _hand_over(self) -> None:
         """Tickets that nobody ran go to the timed workers; those of lost queues are orphaned."""
@@ -440,6 +448,13 @@ class Keeper:
             problems.append(
                 f"{workers.quarantined} release(s) are quarantined: every worker that may exist is stuck"
             )
+        for record in runtime.snapshot(self.registry.still.values()):
+            told = record.more().dropped.told
+            if told is not None and record.phase not in ENDED:
+                problems.append(
+                    f"{describe(record)} is closed and lives on, since others refer to it"
+                    f"{': ' if told else ''}{', '.join(told)}"
+                )
         problems += [queue.problem for queue in runtime.snapshot(self.queues) if queue.problem]
         problems += [said for said in map(_ask, runtime.snapshot(self.checks.values())) if said]
         if busy:

@@ -26,9 +26,13 @@ def figures(
         record = registry.records.get(id)
         if record is not None and record.phase is RELEASING and record.counted not in (0, ENDED_TOO):
             releasing.setdefault(record.kind, []).append(record)
+    kept: dict[Kind, list[Record]] = {}
+    for record in runtime.snapshot(registry.still.values()):
+        if record.phase is None and record.counted not in (0, ENDED_TOO):
+            kept.setdefault(record.kind, []).append(record)
     plain = ledger.plain
     types = {
-        kind.type_name: _type_figures(kind, releasing.get(kind, []), plain.get(kind))
+        kind.type_name: _type_figures(kind, releasing.get(kind, []), kept.get(kind, []), plain.get(kind))
         for kind in runtime.snapshot(registry.kinds.values())
     }
     ends = {
@@ -58,7 +62,9 @@ def figures(
     )
 
 
-def _type_figures(kind: Kind, releasing: list[Record], plain: PlainTotals | None) -> TypeStats:
+def _type_figures(
+    kind: Kind, releasing: list[Record], kept: list[Record], plain: PlainTotals | None
+) -> TypeStats:
     count = kind.count
     plain = plain or PlainTotals.none(count.duration.bounds)
     ended, closed = dict(count.ended), dict(count.closed)
@@ -66,17 +72,19 @@ def _type_figures(kind: Kind, releasing: list[Record], plain: PlainTotals | None
     closed["close"] += plain.number
     live = count.live
     known = [count.shut[record.id] for record in releasing if record.id in count.shut]  # poisoned or not
-    invalid = count.invalid - sum(known)
-    closing = len(count.shut) - count.invalid - known.count(False)
+    others = [count.shut[record.id] for record in kept if record.id in count.shut]
+    invalid = count.invalid - sum(known) - sum(others)
+    closing = len(count.shut) - count.invalid - known.count(False) - others.count(False)
     oldest = count.oldest()
     return TypeStats(
         type_name=kind.type_name,
         registered=count.registered + plain.number,
         live=live,
         states={
-            "valid": live - closing - invalid - len(releasing),
+            "valid": live - closing - invalid - len(releasing) - len(kept),
             "invalid": invalid,
             "closing": closing,
+            "kept": len(kept),
             "releasing": len(releasing),
         },
         bytes=count.bytes,

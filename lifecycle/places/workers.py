@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.dropped import is_kept
 from lifecycle._core.ends import wait_for_end
 from lifecycle._core.place import Place, WhenDue
 from lifecycle._core.record import Bell, Record
@@ -61,6 +62,12 @@ def held_up(record: Record) -> bool:
         and record.id not in record.kind.registry.claims
         and not runtime.await_collection(runtime.BRIEF_WAIT)
     )
+
+
+def _need_not_wait(record: Record) -> bool:
+    """What `close` without `timeout=` does not wait for: others, who refer to an object that is released by
+    its own deallocation, and a collection."""
+    return is_kept(record) or held_up(record)
 
 
 class Batch:
@@ -280,7 +287,10 @@ class Worker(Timed):
                 workers.held_back.append(record)
             return
         if record is not None and (record.phase is None or record.phase not in ENDED):
-            process(record, self)
+            if record.place.anywhere or record.place is workers:
+                process(record, self)
+            else:
+                record.place.put(record)  # of its own deallocation, which was to be at its place
         self._go_on_with_any()  # its ticket is there, or will be in a moment
 
     def _go_on_with_any(self) -> None:
@@ -511,10 +521,10 @@ class Workers(Place):
         if not self.registry.started:
             self.registry.tend()
         if isinstance(timeout, WhenDue):
-            if record() is not None or self.quarantined or held_up(record):
+            if record() is not None or self.quarantined or _need_not_wait(record):
                 return False
             until = runtime.monotonic() + self.timeout + SLACK
-            return wait_for_end(record, until, HELD_UP_LOOK, insist=False, unless=held_up)
+            return wait_for_end(record, until, HELD_UP_LOOK, insist=False, unless=_need_not_wait)
         return wait_for_end(record, None if timeout is None else runtime.monotonic() + timeout, None)
 
     def will_shut(self, record: Record) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
+    DROPPED,
     AccessPanicError,
     EventFence,
     FutureFence,
@@ -337,6 +338,29 @@ def close(stage: Stage) -> None:
 @scene("Handle.close", places=PLACES)
 def close_and_wait(stage: Stage) -> None:
     stage.handle.close(timeout=0.001)
+
+
+class Wrapper:
+    """Frees its native in its own deallocation."""
+
+    def __init__(self, native: Native) -> None:
+        self.native = native
+
+    def __del__(self) -> None:
+        self.native.free()
+
+
+@scene("Handle.close", places=PLACES, lets_go=True, meddle=False)
+def close_what_frees_itself(stage: Stage) -> None:
+    """Once with another reference to it, which goes after the close."""
+    box = [Wrapper(stage.native())]
+    try:
+        stage.keep(stage.manager.register(box[0], "native", release=DROPPED, release_on=stage.where)).close()
+    finally:
+        box.clear()
+    stage.keep(
+        stage.manager.register(Wrapper(stage.native()), "native", release=DROPPED, release_on=stage.where)
+    ).close(timeout=0)
 
 
 @scene("Handle.close", interrupts=COUNTS, lines=COUNTS)

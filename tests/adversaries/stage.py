@@ -286,7 +286,7 @@ class Stage:
         if never and not refused:
             return f"{len(never)} of {len(self.natives)} were never released"
         registry = self.manager._registry
-        for name in ("claims", "roots", "shared", "delayed", "waiters"):
+        for name in ("claims", "roots", "shared", "delayed", "waiters", "still"):
             if getattr(registry, name):
                 return f"left in the manager's {name}: {getattr(registry, name)!r}"
         return ""

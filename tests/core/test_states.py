@@ -11,6 +11,7 @@ import pytest
 from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
+    DROPPED,
     AccessRefusedError,
     Handle,
     NotReleased,
@@ -135,10 +136,33 @@ def test_the_code_walks_the_whole_table(transitions: check_transitions) -> None:
         assert not late.close()
         go_on.set()
         eventually(lambda: slow.state == "released" and late.state == "released")
+
+        class Wrapper:
+            def __del__(self) -> None:
+                saved.append(self)
+
+        saved: list[Any] = []
+        for place in (queue, ANY_THREAD, BACKGROUND):
+            saved.append(Wrapper())
+            kept = manager.register(saved[0], release=DROPPED, release_on=place)
+            kept.close()
+            queue.drain()
+            assert kept.state == "kept"
+            del saved[:1]  # and its deallocation hands it on
+            eventually(lambda: queue.drain() >= 0 and bool(saved))
+            assert kept.state == "kept"
+            saved.clear()
+            eventually(lambda kept=kept: queue.drain() >= 0 and kept.state == "released")  # type: ignore[misc]
+        saved.append(Wrapper())
+        manager.register(saved[0], release=DROPPED, release_on=queue).close()
+        queue.drain()
+        queue.lost("the context died")
     there = {(one, two) for one, following in TRANSITIONS.items() for two in following}
     unseen = {
         # The last handle goes without a store; seen by those who look at that very moment.
         (ObjectState.VALID, ObjectState.DUE),
+        # A look whether others refer to it calls nothing of users'.
+        (ObjectState.KEPT, ObjectState.STUCK),
         # Without the GIL the core may outlive its pin for a moment.
         (ObjectState.CLOSING, ObjectState.DETACHED),
     }

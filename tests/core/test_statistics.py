@@ -109,20 +109,20 @@ def test_states_while_releases_run(manager: SafetyManager) -> None:
     assert running.wait(20)
     figures = manager.stats()
     check_sums(figures)
-    assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "releasing": 1}
+    assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "kept": 0, "releasing": 1}
     running.clear()
     poisoned = on(manager, place=BACKGROUND, release=slow)
     manager.invalidate(poisoned, "poisoned")
     assert running.wait(20)
     figures = manager.stats()
     check_sums(figures)
-    assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "releasing": 2}
+    assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "kept": 0, "releasing": 2}
     thread = threading.Thread(target=on(manager, place=BACKGROUND, release=slow).close)
     thread.start()
     eventually(lambda: manager.stats().types["t"].states["releasing"] == 3)
     figures = manager.stats()
     check_sums(figures)
-    assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "releasing": 3}
+    assert figures.types["t"].states == {"valid": 1, "invalid": 1, "closing": 1, "kept": 0, "releasing": 3}
     go_on.set()
     thread.join()
     for lease in leases:
@@ -330,7 +330,7 @@ def test_refusals_are_counted_by_the_state_that_refused(manager: SafetyManager) 
 def test_every_key_exists_from_the_start(manager: SafetyManager) -> None:
     with on(manager):
         each = manager.stats().types["t"]
-        assert set(each.states) == {"valid", "invalid", "closing", "releasing"}
+        assert set(each.states) == {"valid", "invalid", "closing", "kept", "releasing"}
         assert set(each.ended) == set(ENDS)
         assert set(each.closed) >= {"close", "unregister", "invalidate", "drop", "exit"}
         assert set(each.release_failures) == {"error", "timeout", "not_released"}

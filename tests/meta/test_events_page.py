@@ -16,6 +16,7 @@ import pytest
 import lifecycle.events
 from lifecycle import (
     ANY_THREAD,
+    DROPPED,
     AccessPanicError,
     Event,
     Handle,
@@ -125,6 +126,8 @@ def test_what_is_told_has_the_fields_of_the_page() -> None:
     kept = register(release_on=queue)
     queue.lost("context lost")
     register().detach()
+    referred_to: list[int] = []
+    manager.register(referred_to, "list", release=DROPPED, release_on=ANY_THREAD).close()
     manager.policy("old", max_age=0.01)
     empty: list[int] = []
     old = manager.register(empty, "old", release=list.clear, release_on=ANY_THREAD)
@@ -141,6 +144,8 @@ def test_what_is_told_has_the_fields_of_the_page() -> None:
     manager._keeper.observer.tell_failure(RuntimeError("planted"))
     manager.report("thread_interrupted", thread="lifecycle-keeper-page", error="planted")
     eventually(lambda: told["late"] and told["returned"] and told["observer_failed"], timeout=20)
+    eventually(lambda: told["kept"], timeout=20)
+    del referred_to
     memory.close()
     manager.close()
     eventually(lambda: set(CLASSES) <= set(told), timeout=20)
