@@ -15,6 +15,7 @@ references from within, as the collector does.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any, Final, final
 
 from lifecycle._core import runtime
@@ -65,6 +66,10 @@ class Dropping:
         self.since: float = 0.0  # since when it is kept (monotonic)
         self.told: tuple[str, ...] | None = None  # who kept it when that was reported
         self.witness: Bell | None = None  # tells when it is gone
+
+    def lives(self) -> bool:
+        """Whether it is known to be there."""
+        return self.witness is not None and not runtime.is_dead(self.witness)
 
     def gone(self) -> bool:
         """Whether it is known to be gone."""
@@ -150,14 +155,21 @@ asked for, and after it."""
 def dies(dropped: Dropping) -> bool:
     """Whether an object that we do not refer to any more is gone, or is so in a moment: in a cycle the
     collector frees it, without the GIL the thread that made it."""
-    if dropped.gone():
+    if _is_gone(dropped):
         return True
     if not (dropped.inside or runtime.free_threaded) or dropped.kept:
         return False
-    if runtime.free_threaded and not dropped.inside and poll(dropped.gone, MOMENT, first=MOMENT / 10):
+    gone = partial(_is_gone, dropped)
+    if runtime.free_threaded and not dropped.inside and poll(gone, MOMENT, first=MOMENT / 10):
         return True
     collect()
-    return dropped.gone() or (runtime.free_threaded and poll(dropped.gone, OWNER_COMES, first=0.001))
+    return gone() or (runtime.free_threaded and poll(gone, OWNER_COMES, first=0.001))
+
+
+def _is_gone(dropped: Dropping) -> bool:
+    """As `Dropping.gone`. Without the GIL it looks so for a moment on its way into ``__del__``, which may yet
+    save it."""
+    return dropped.gone() and not (runtime.free_threaded and poll(dropped.lives, MOMENT, first=MOMENT / 10))
 
 
 def raw_object(record: Record) -> Any:

@@ -28,6 +28,7 @@ from lifecycle import (
     Timeline,
     never_wait,
 )
+from lifecycle._core import runtime
 from lifecycle._core.fence import SIGNALLED, ask
 from lifecycle.fences import ProcessFence, fence_of_block
 from tests.adversaries.stage import PLACES, Native, Stage, Table
@@ -347,7 +348,9 @@ class Wrapper:
         self.native = native
 
     def __del__(self) -> None:
+        # Without the GIL the object of another thread dies there, or in any collection.
         self.native.free()
+        self.native.in_collector = self.native.in_collector and not runtime.free_threaded
 
 
 @scene("Handle.close", places=PLACES, lets_go=True, meddle=False)

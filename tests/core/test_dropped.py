@@ -61,6 +61,12 @@ class Hidden:
         self.freed.append(threading.get_ident())
 
 
+class Box:
+    """Something of the program's that has one."""
+
+    dataset: Dataset
+
+
 KINDS = [Dataset, Hidden]
 
 
@@ -310,14 +316,15 @@ def test_kept_for_long_it_is_reported_and_a_problem_of_health() -> None:
     with SafetyManager(SafetyConfig(log_finalizers=False), name="reported") as manager:
         manager.add_observer(lambda event: told.append(event) if event.kind == "kept" else None)
         freed: list[int] = []
-        dataset = Dataset(freed)
-        handle = manager.register(dataset, "dataset", release=DROPPED)
+        box = Box()
+        box.dataset = Dataset(freed)
+        handle = manager.register(box.dataset, "dataset", release=DROPPED)
         handle.close()
         assert manager.health().ok
         eventually(lambda: bool(told))
-        assert any("'dataset'" in name for name in told[0].holders)
-        assert "dataset" in manager.health().problems[0]
-        del dataset
+        assert "attribute 'dataset' of a Box" in told[0].holders
+        assert "attribute 'dataset' of a Box" in manager.health().problems[0]
+        del box.dataset
         assert handle.close(timeout=20)
         assert manager.health().ok
 

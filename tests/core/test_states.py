@@ -20,6 +20,7 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle._core import runtime
 from lifecycle._core.record import Record
 from lifecycle.states import ENDED, TRANSITIONS, Cause
 from lifecycle.testing import check_transitions
@@ -142,7 +143,8 @@ def test_the_code_walks_the_whole_table(transitions: check_transitions) -> None:
                 saved.append(self)
 
         saved: list[Any] = []
-        for place in (queue, ANY_THREAD, BACKGROUND):
+        # Without the GIL an object that another thread saves in its ``__del__`` looks gone for a moment.
+        for place in (queue,) if runtime.free_threaded else (queue, ANY_THREAD, BACKGROUND):
             saved.append(Wrapper())
             kept = manager.register(saved[0], release=DROPPED, release_on=place)
             kept.close()
@@ -150,7 +152,7 @@ def test_the_code_walks_the_whole_table(transitions: check_transitions) -> None:
             assert kept.state == "kept"
             del saved[:1]  # and its deallocation hands it on
             eventually(lambda: queue.drain() >= 0 and bool(saved))
-            assert kept.state == "kept"
+            eventually(lambda kept=kept: kept.state == "kept")  # type: ignore[misc]
             saved.clear()
             eventually(lambda kept=kept: queue.drain() >= 0 and kept.state == "released")  # type: ignore[misc]
         saved.append(Wrapper())
