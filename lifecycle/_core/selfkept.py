@@ -17,7 +17,8 @@ from collections import deque
 from types import FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from lifecycle._core.record import Record, raw_pin
+from lifecycle._core.leases import Lease
+from lifecycle._core.record import Cell, Core, Held, Pin, Record, raw_pin
 
 REACH = 5_000
 """How many objects are looked through."""
@@ -112,12 +113,14 @@ SOLE_LISTED = _count_listed()
 
 
 def _leads_on(thing: Any) -> bool:
-    """Whether a reference is followed. Modules and classes lead everywhere, and plain data nowhere."""
+    """Whether a reference is followed. Modules and classes lead everywhere, and plain data nowhere. What
+    holds an object is not even touched: others count who does."""
     if not gc.is_tracked(thing):
         return False
-    return not isinstance(thing, (type, ModuleType, FrameType)) and not (
-        type(thing) is dict and "__builtins__" in thing
-    )
+    return not isinstance(thing, _NOT_FOLLOWED) and not (type(thing) is dict and "__builtins__" in thing)
+
+
+_NOT_FOLLOWED = (type, ModuleType, FrameType, Cell, Core, Held, Lease, Pin)
 
 
 def only_from_within(record: Record, others: int) -> bool:

@@ -27,13 +27,14 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from typing import Any
 
 from lifecycle._core import runtime
 from lifecycle._core.holders import raw_references
 from lifecycle._core.record import ENDED_TOO, Record
+from lifecycle._core.selfkept import keeps_itself
 from lifecycle._core.tables import Kind, Registry
 from lifecycle.events import Event, Leak
 from lifecycle.states import ENDED, RELEASED
@@ -48,6 +49,12 @@ REPORT_EVERY = 1.0
 SITES_KEPT = 1000
 """Of so many sites it is known when they were last reported, before those that may be reported again are
 forgotten."""
+KEEPS_ITSELF_AFTER = 60.0
+"""Seconds after which an object is looked at for whether nothing but itself keeps its handle."""
+WALK_EVERY, LOOK_TWICE = 30.0, 1.0
+"""Seconds between two rounds of that, and between the two looks that have to agree."""
+WALK_SLICE, WALK_SHARE = 0.005, 0.01
+"""Seconds that a slice of a round takes, and the share of the time that all of them may take."""
 KEPT_FOR = 1.0
 """Seconds after which it is reported that others refer to what was closed and is released by its own
 deallocation."""
@@ -86,6 +93,15 @@ def accesses_of(record: Record) -> tuple[str, ...]:
     )
 
 
+def _may_keep_itself(record: Record, now: float) -> bool:
+    return (
+        record.owning > 0
+        and record.cause is None
+        and record.phase is None
+        and now - record.born >= KEEPS_ITSELF_AFTER
+    )
+
+
 class LeakReports:
     """What is reported of one manager's leaks, and how often."""
 
@@ -96,6 +112,10 @@ class LeakReports:
         self._held_back: dict[tuple[str, Any], tuple[Record, int]] = {}
         self._alarmed: dict[int, None] = {}  # objects whose alarm was raised and not withdrawn
         self._next_look = 0.0
+        self._walk: Iterator[int] = iter(())  # the ids of what is still to be looked at for that
+        self._next_walk = runtime.monotonic() + WALK_EVERY
+        self._suspects: dict[int, float] = {}  # what seems to keep itself alive, and since when
+        self._own_keepers: dict[int, None] = {}  # what was reported for it
 
     def leaked(self, record: Record) -> bool:
         """A handle was collected unclosed: report that. True when it is to be counted as a leak."""
@@ -122,6 +142,8 @@ class LeakReports:
             self.tell_held_back(now - REPORT_EVERY)
         if self.registry.still:
             self._look_at_kept(now)
+        if now >= self._next_walk and self.registry.config.leak_level != "off":
+            self._look_within(now)
         if now < self._next_look:
             return
         ages = []
@@ -140,6 +162,34 @@ class LeakReports:
                     self._alarmed[record.id] = None
                     self._report("held_too_long", record)
         self._next_look = now + min(max(min(ages, default=1.0) / 4, LOOK_EVERY[0]), LOOK_EVERY[1])
+
+    def _look_within(self, now: float) -> None:
+        """Look for objects that refer to their own handles, for a slice of time."""
+        for id, since in list(self._suspects.items()):
+            if now - since >= LOOK_TWICE:  # a second time, since others may have changed things meanwhile
+                del self._suspects[id]
+                record = self.registry.records.get(id)
+                way = keeps_itself(record) if record is not None and _may_keep_itself(record, now) else ""
+                if record is not None and way:
+                    self._own_keepers[id] = None
+                    site = runtime.describe_site(record.site)
+                    reason = f"refers to its own handle through {way}, so nobody can ever drop that"
+                    self.tell("leak", record, site=site, count=1, reason=reason)
+        began = runtime.monotonic()
+        for id in self._walk:
+            record = self.registry.records.get(id)
+            if record is None or id in self._own_keepers or not _may_keep_itself(record, now):
+                continue
+            if keeps_itself(record):
+                self._suspects.setdefault(id, now)
+            if runtime.monotonic() - began > WALK_SLICE:
+                self._next_walk = now + (runtime.monotonic() - began) / WALK_SHARE
+                return
+        ids = runtime.snapshot(self.registry.records)
+        self._walk = iter(ids)
+        known = frozenset(ids)
+        self._own_keepers = {id: None for id in self._own_keepers if id in known}
+        self._next_walk = now + (LOOK_TWICE if self._suspects else WALK_EVERY)
 
     def _look_at_kept(self, now: float) -> None:
         """Report what has been closed for long, and others still refer to it."""
@@ -195,6 +245,13 @@ def warn_of_leak(event: Event) -> None:
     line that made the object where that is known, and with ``source=``, so that `tracemalloc` tells the whole
     way there."""
     if not isinstance(event, Leak) or not event.id:  # what is left at exit is in the log
+        return
+    if event.reason:
+        text = (
+            f"{event.type_name} (object {event.id}{f', from {event.site}' if event.site else ''}) "
+            f"{event.reason}. Close it, or let it refer to that weakly"
+        )
+        warnings.warn(text, ResourceWarning, stacklevel=2, source=event.source)
         return
     site, count, accesses = event.site, event.count or 1, event.accesses
     record = event.source
