@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from lifecycle._core import record as doors
 from lifecycle._core import runtime
@@ -60,6 +60,8 @@ class Handle(Generic[T]):
     """
 
     __slots__ = ("__weakref__", "_cell", "_record", "_token")
+    _to_share: ClassVar[str] = "handle.share()"
+    """What errors advise to call for another share."""
     _cell: Cell
     _record: Record
     _token: int

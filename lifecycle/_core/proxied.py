@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from lifecycle._core import runtime
 from lifecycle._core.handle import Handle
@@ -170,6 +170,7 @@ class ProxyHandle(Handle[T]):
     the newest first."""
 
     __slots__ = ("_dependents", "_manager", "_where")
+    _to_share: ClassVar[str] = "handle_of(proxy).share()"
     _dependents: Any  # proxies.dependents.Dependents
     _manager: Any
     _where: Any

@@ -54,6 +54,7 @@ def refusal(record: Record, share: object) -> AccessRefusedError:
         )
     else:
         text = f"{what} {_sentence(record, state, holders)}"
+        text = text.replace("handle.share()", getattr(share, "_to_share", "handle.share()"))
     return about(record, made(text), holders)
 
 

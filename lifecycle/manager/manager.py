@@ -466,6 +466,7 @@ class SafetyManager(Uncopied):
         extra: Extra | None,
         begun: list[bool],
         record: Record | None = None,
+        keep_alive: tuple[Any, ...] = (),
     ) -> bool:
         """Have an object that was not entered released at its place: it was ours to keep or to give back.
         True then. `record`: how far its registration had come."""
@@ -474,6 +475,9 @@ class SafetyManager(Uncopied):
         if begun[0] or release is None:
             return True
         release = plan_release(release, obj)
+        if keep_alive:
+            extra = extra or Extra()
+            extra.keep_alive = keep_alive
         kind = self._kinds.of(obj, type_name if isinstance(type_name, str) and type_name else None)
         abandon(kind, self._machinery.place_of(release_on), obj, release, parent, extra, begun)
         return True
@@ -526,6 +530,7 @@ class SafetyManager(Uncopied):
         name: str | None = None,
         native: Any = None,
         parent: Any = None,
+        keep_alive: Any = NOTHING,
     ) -> T:
         """Take ownership of `obj` and return a proxy of it: every call, attribute and operator is a lease for
         its length, and once the object is closed each raises `AccessRefusedError`.
@@ -545,10 +550,11 @@ class SafetyManager(Uncopied):
             Children are closed before this object.
         ends:
             Names of other methods after which the native is gone. Such a method runs with nobody else inside,
-            and raises `HeldError` while there are views; the release is not called after it.
+            and raises `HeldError` while there are views; the release is not called after it. The end of a
+            ``with`` block needs no name where the object calls itself ``closed`` then, as files do.
         exclusive:
             True, or names of methods: such calls run one at a time. A thread that is inside may call again.
-        name, native, parent:
+        name, native, parent, keep_alive:
             As for `register`; `parent` may be a proxy.
 
         Results that are data come back as they are, and the object itself as the proxy. Generators and
@@ -557,10 +563,11 @@ class SafetyManager(Uncopied):
         """
         try:
             made: T = _proxies().proxy_of(
-                self, obj, release, release_on, children, ends, exclusive, name, native, parent
+                self, obj, release, release_on, children, ends, exclusive, name, native, parent, keep_alive
             )
             return made
         finally:
+            keep_alive = None
             obj = release = made = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
     def proxy_factory(
@@ -574,13 +581,14 @@ class SafetyManager(Uncopied):
         exclusive: bool | Sequence[str] = False,
         name: str | None = None,
         parent: Any = None,
+        keep_alive: Any = NOTHING,
     ) -> Callable[P, T]:
         """Return a function that calls `make` and returns a proxy of what that made, with no moment in
         between at which an interrupt could lose it. The other parameters are those of `proxy`."""
         check_callback(make, "make")
         self._machinery.place_of(release_on)
         made: Callable[P, T] = _proxies().factory_of(
-            self, make, release, release_on, children, ends, exclusive, name, None, parent
+            self, make, release, release_on, children, ends, exclusive, name, None, parent, keep_alive
         )
         return made
 

@@ -50,6 +50,7 @@ class Recipe:
         release: Callable[[Any], object] | None = None,
         site: FrameType | None = None,
         taken: list[bool] | None = None,
+        keep_alive: tuple[Any, ...] = (),
     ) -> Handle[Any]: ...
     @overload
     def register(
@@ -63,6 +64,7 @@ class Recipe:
         release: Callable[[Any], object] | None = None,
         site: FrameType | None = None,
         taken: list[bool] | None = None,
+        keep_alive: tuple[Any, ...] = (),
     ) -> H: ...
     def register(
         self,
@@ -75,6 +77,7 @@ class Recipe:
         release: Callable[[Any], object] | None = None,
         site: FrameType | None = None,
         taken: list[bool] | None = None,
+        keep_alive: tuple[Any, ...] = (),
     ) -> Handle[Any]:
         """Register `obj` and return the first share of it. Whatever happens in here, the object is released:
         an interrupt has it released at its place. (One that strikes on the way in, before the first line,
@@ -98,6 +101,8 @@ class Recipe:
         taken:
             A list of one False. True is stored there once the object is the manager's, for a caller that can
             itself take back what was not taken.
+        keep_alive:
+            As for `SafetyManager.register`.
 
         Raises `DuplicateError` (with ``unique=True``), `LimitError` and what `parent` is refused with: the
         object was not taken. Raises `ClosedError` after the manager was closed: it has been released.
@@ -118,6 +123,9 @@ class Recipe:
                     extra.parent_ids, pin = parents_of(self._kind.registry, parent)
             if release is DROPPED:
                 extra = extra_for(release, extra)
+            if keep_alive:
+                extra = extra or Extra()
+                extra.keep_alive = keep_alive
             made = enter(
                 self._kind,
                 self._place,
@@ -149,6 +157,7 @@ class Recipe:
             raise
         finally:
             pin = made = obj = parent = release = site = None  # K3
+            keep_alive = ()
 
     def __repr__(self) -> str:
         return f"<Recipe of {self._kind.type_name!r} of manager {self._kind.registry.name!r}>"

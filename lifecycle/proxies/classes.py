@@ -22,7 +22,7 @@ from lifecycle._core.proxied import Proxy, ProxyType, is_light, is_proxy, is_shu
 from lifecycle.errors import AccessRefusedError
 from lifecycle.lowlevel import facts
 from lifecycle.proxies.buffers import guarded_array
-from lifecycle.proxies.ending import closes, ends
+from lifecycle.proxies.ending import closes, ends, leaves
 from lifecycle.proxies.rules import Node
 from lifecycle.proxies.steps import GuardedMethod
 
@@ -174,6 +174,8 @@ def _generate(
         if name in NOT_MADE or name in COPIES or name in ADDRESSES:
             continue
         body[name] = _member(kind, name, value, slow or name in rare)
+    if "__exit__" in body:
+        body["__exit__"] = leaves
     for name in over:
         body[name] = ends(name)
     if release is not None and release not in over:

@@ -62,6 +62,39 @@ def ends(name: str) -> Any:
     return end
 
 
+def leaves(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """``__exit__`` where nobody said whether that is an end: files close themselves there, and connections
+    commit. An object that calls itself `closed` then is over, and its release is not called."""
+    try:
+        result = general(self, "__exit__", args, kwargs)
+        if not is_light(self) and _says_closed(self):
+            _is_over(self._lifecycle_handle)
+        return result
+    finally:
+        result = args = kwargs = None  # type: ignore[assignment]  # K3
+
+
+leaves.__name__ = "__exit__"
+
+
+def _says_closed(self: Any) -> bool:
+    lease: Any = None
+    raw: Any = None
+    try:
+        if is_shut(self) or not hasattr(type(self), "closed"):
+            return False
+        lease = self._lifecycle_handle.lease()
+        raw = lease.__enter__()
+        return getattr(raw, "closed", False) is True
+    except Exception:
+        return False  # what does not answer is not over
+    finally:
+        raw = None  # K3
+        if lease is not None:
+            lease.close()
+        lease = self = None
+
+
 def _end_light(self: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         result = general(self, name, args, kwargs)

@@ -44,7 +44,17 @@ P = ParamSpec("P")
 class Plan:
     """What is the same for each proxy that is made alike. Its arguments are checked when it is made."""
 
-    __slots__ = ("_node", "_release", "_rules", "manager", "name", "native", "parent", "where")
+    __slots__ = (
+        "_node",
+        "_release",
+        "_rules",
+        "keep_alive",
+        "manager",
+        "name",
+        "native",
+        "parent",
+        "where",
+    )
 
     def __init__(
         self,
@@ -57,6 +67,7 @@ class Plan:
         name: str | None,
         native: Any,
         parent: Any,
+        keep_alive: Any = (),
     ) -> None:
         check_release(release, "proxy(release=)")
         check_children(children, "proxy(children=)")
@@ -68,6 +79,7 @@ class Plan:
         self.name: str | None = name
         self.native: Any = native
         self.parent: Any = _handle_behind(parent)
+        self.keep_alive: tuple[Any, ...] = keep_alive if type(keep_alive) is tuple else (keep_alive,)
         self._rules = (dict(children), ends, exclusive)
         self._release = release
         self._node: Node | None = None
@@ -126,7 +138,14 @@ class Plan:
             check_facts(self.name, 0)
             cls = node.classes.get(type(obj)) or prepare(node, obj)
             recipe = recipe_of(self.manager, obj, node.release, self.where)
-            handle = recipe.register(obj, native=self.native, name=self.name, parent=self.parent, taken=taken)
+            handle = recipe.register(
+                obj,
+                native=self.native,
+                name=self.name,
+                parent=self.parent,
+                taken=taken,
+                keep_alive=self.keep_alive,
+            )
             dependents = Dependents(None if node.exclusive is False else new_lock())
             handle = proxy_handle(handle, dependents, self.manager, self.where)
             drop_before_release(handle, dependents.drop)
@@ -171,13 +190,15 @@ def proxy_of(manager: SafetyManager, obj: T, release: Any, where: Any, *rules: A
     except BaseException:
 
         def attempt() -> bool:
-            return manager._rescue(box[0], None, _method_of(release, box[0])[0], where, None, None, taken)
+            given = rules[6] if type(rules[6]) is tuple else (rules[6],)
+            called = _method_of(release, box[0])[0]
+            return manager._rescue(box[0], None, called, where, None, None, taken, None, given)
 
         insist_thrice(attempt)
         raise
     finally:
         box.clear()
-        release = attempt = None  # K3
+        release = attempt = rules = None  # type: ignore[assignment]  # K3
 
 
 def factory_of(
@@ -204,7 +225,8 @@ def factory_of(
             def attempt() -> bool:
                 if not box or not struck:
                     return True
-                return manager._rescue(box[0], None, _method_of(release, box[0])[0], where, None, None, taken)
+                called = _method_of(release, box[0])[0]
+                return manager._rescue(box[0], None, called, where, None, None, taken, None, plan.keep_alive)
 
             insist_thrice(attempt)
             raise

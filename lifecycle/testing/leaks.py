@@ -56,6 +56,12 @@ class Leftovers:
     def __bool__(self) -> bool:
         return bool(self.objects or self.tickets or self.leases or self.threads or self.dropped)
 
+    def first(self) -> str:
+        """One of them, and how many more there are: the one line that a summary of tests shows."""
+        found = [*self.objects, *self.tickets, *self.dropped, *self.threads, *self.leases]
+        more = len(found) - (len(self.leases) if self.objects else 0) - 1  # leases are those of the objects
+        return f"{found[0]}{f' (and {more} more)' if more > 0 else ''}" if found else "nothing"
+
     def __str__(self) -> str:
         lines = []
         for name, found in attrs.asdict(self).items():
@@ -67,7 +73,7 @@ class LeaksFound(AssertionError):
     """Raised by `assert_no_leaks`; `left` says what was found."""
 
     def __init__(self, left: Leftovers) -> None:
-        super().__init__(f"left behind:\n{left}")
+        super().__init__(f"left behind: {left.first()}\n{left}")
         self.left = left
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -434,3 +436,34 @@ def test_light_children_are_over_with_an_end_that_fails(open_store: Open) -> Non
     with pytest.raises(AccessRefusedError):
         len(part.key)
     store.close()
+
+
+def test_a_block_that_closes_its_object_is_an_end(manager: SafetyManager, tmp_path: Path) -> None:
+    """A file says that it is closed; a connection that commits says nothing."""
+    file = manager.proxy(open(tmp_path / "some", "w"), release="close")  # noqa: SIM115
+    with file as same:
+        same.write("x")
+    assert handle_of(file).state == "released"
+    with pytest.raises(AccessRefusedError, match=r"handle_of\(proxy\)\.share\(\)"):
+        file.write("y")
+    assert manager.stats().active_objects == 0
+
+
+def test_what_a_proxy_keeps_alive_lives_until_its_release_has_returned(
+    manager: SafetyManager, raw: Store
+) -> None:
+    class Thunk:
+        """What the native would call."""
+
+    thunk = Thunk()
+    alive = weakref.ref(thunk)
+    store = manager.proxy(raw, release="close", keep_alive=thunk)
+    del thunk
+    gc.collect()
+    assert alive() is not None
+    store.close()
+    gc.collect()
+    assert alive() is None
+    made = manager.proxy_factory(Store, release="close", keep_alive=(1, 2))()
+    assert made.read() == 1
+    made.close()

@@ -257,7 +257,8 @@ def test_releases_that_are_slow_are_waited_for(manager: SafetyManager) -> None:
 def test_a_leftover_says_all_in_its_message(manager: SafetyManager) -> None:
     handles = []
     with pytest.raises(
-        LeaksFound, match=r"left behind:\nobjects \(2\):\n  .*\(object \d+.*\n  .*\(object \d+"
+        LeaksFound,
+        match=r"left behind: .*\(object \d+.* \(and 1 more\)\nobjects \(2\):\n  .*\(object \d+.*\n  .*\(object \d+",
     ) as caught:
         with assert_no_leaks(timeout=0.0):
             handles += [manager.register(Native(), release=free) for _ in range(2)]
