@@ -307,7 +307,10 @@ def _call_failed(record: Record) -> bool:
         record.outcome = None
         return False
     extra.failure = "not_released" if is_of(error, (NotReleased,)) else "error"
-    extra.reason += _on_which_thread(record, extra.reason)
+    if extra.attempts:
+        extra.reason += f" (tried {extra.attempts + 1} times)"
+    else:
+        extra.reason += _on_which_thread(record, extra.reason)
     extra.trace = trace_of(error)
     record.outcome = FAILED
     if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
