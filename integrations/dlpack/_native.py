@@ -40,7 +40,7 @@ SHAPE_AT: Final = 96
 
 _api = ctypes.pythonapi
 _new = ctypes.PYFUNCTYPE(ctypes.py_object, P, P, P)(("PyCapsule_New", _api))
-_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, P)(("PyCapsule_IsValid", _api))
+is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, P)(("PyCapsule_IsValid", _api))
 _pointer = ctypes.PYFUNCTYPE(P, ctypes.py_object, P)(("PyCapsule_GetPointer", _api))
 set_name = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, P)(("PyCapsule_SetName", _api))
 _malloc = ctypes.PYFUNCTYPE(P, ctypes.c_size_t)(("PyMem_RawMalloc", _api))
@@ -127,7 +127,7 @@ def new_capsule(address: int, versioned: bool) -> Any:
 
 def is_named(capsule: Any, name: int) -> bool:
     """Whether a capsule has this name now."""
-    return bool(_is_valid(capsule, name))
+    return bool(is_valid(capsule, name))
 
 
 class Described:
@@ -166,15 +166,11 @@ def _numbers(address: int, count: int) -> tuple[int, ...]:
     return struct.unpack(f"@{count}q", ctypes.string_at(address, 8 * count)) if count else ()
 
 
-def struct_of(capsule: Any, versioned: bool, used: bool) -> int:
+def struct_of(capsule: Any, versioned: bool, used: bool = False) -> int:
     """The address of the structure in a capsule."""
     names = (USED, USED_VERSIONED) if used else (NAME, NAME_VERSIONED)
     return int(_pointer(capsule, names[versioned]))
 
 
-_Deleter = ctypes.PYFUNCTYPE(None, P)
-
-
-def call_deleter(deleter: int, at: int) -> None:
-    """Tell the producer, as consumers do: once, with the GIL held."""
-    _Deleter(deleter)(at)
+Deleter = ctypes.PYFUNCTYPE(None, P)
+"""What consumers call a deleter with: once, with the GIL held."""

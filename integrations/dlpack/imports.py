@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import operator
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from itertools import compress
 from typing import Any
 
 from lifecycle import ANY_THREAD, Handle, SafetyManager
@@ -25,9 +30,7 @@ class Imported(Uncopied):
     _remedy = "make another share of its handle"
 
     __slots__ = (
-        "_capsule",
-        "_deleter",
-        "_versioned",
+        "_end",
         "address",
         "device",
         "dtype",
@@ -36,9 +39,7 @@ class Imported(Uncopied):
         "shape",
         "strides",
     )
-    _capsule: Any
-    _deleter: int
-    _versioned: bool
+    _end: Callable[[], object]
     address: int
     """Of the first element."""
     device: tuple[int, int]
@@ -105,13 +106,22 @@ class _Interface:
         }
 
 
-def _give_back(it: Imported) -> None:
-    """The release: call the producer's deleter, if the tensor had become ours. Without that the capsule's own
-    destructor does it."""
-    capsule, it._capsule = it._capsule, None
-    used = _native.USED_VERSIONED if it._versioned else _native.USED
-    if it._deleter and _native.is_named(capsule, used):
-        _native.call_deleter(it._deleter, _native.struct_of(capsule, it._versioned, True))
+_give_back: Callable[[Imported], object] = operator.methodcaller("_end")
+"""The release, all of it in C: an interrupt comes before it or after it, and its producer is told."""
+
+
+def _ending(capsule: Any, deleter: int, versioned: bool) -> Callable[[], object]:
+    """What tells the producer, once, if the tensor had become ours; without that the capsule's own destructor
+    does it."""
+    if not deleter:
+        return partial(bool, capsule)
+    at = _native.struct_of(capsule, versioned, False)
+    used = _native.USED_VERSIONED if versioned else _native.USED
+    ours = map(_call, (partial(_native.is_valid, capsule, used),))
+    return partial(deque, map(_call, compress((partial(_native.Deleter(deleter), at),), ours)), 0)
+
+
+_call: Callable[[Any], Any] = operator.methodcaller("__call__")
 
 
 @forgets
@@ -174,9 +184,7 @@ def from_dlpack(
 def _described(capsule: Any, versioned: bool, writable: bool) -> Imported:
     said = _native.Described(capsule, versioned)
     made = Imported()
-    made._capsule = capsule
-    made._versioned = versioned
-    made._deleter = said.deleter
+    made._end = _ending(capsule, said.deleter, versioned)
     made.device = said.device
     made.dtype = dtype_of(said.code, said.bits, said.lanes)
     size = itemsize_of(made.dtype)

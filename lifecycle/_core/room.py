@@ -33,10 +33,8 @@ def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) ->
         return False
     if registry.waiting:
         registry.tend()
-    if exported:
-        sweep()
+    ended = bool(exported) and sweep() > 0
     until = runtime.monotonic() + ROOM_WITHIN
-    ended = False
     while True:
         due = [record for record in candidates() if record.phase not in ENDED and record() is None]
         if not due:
