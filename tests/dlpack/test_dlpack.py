@@ -209,8 +209,7 @@ def test_thousands_end_once(bench: Bench) -> None:
     assert sweep() == 0
     handle.expect_holders(exports=500)
     del kept[::2]
-    assert sweep() == 250
-    handle.expect_holders(exports=250)
+    handle.expect_holders(exports=250, timeout=20)  # who counts looks, and so does the manager's thread
     del kept
     assert handle.close()
 
@@ -221,7 +220,7 @@ def test_capsules_that_nobody_consumed_are_found(bench: Bench) -> None:
     assert sweep() == 0
     handle.expect_holders(views=1, exports=200)
     del capsules[:50]
-    assert sweep() == 50
+    handle.expect_holders(views=1, exports=150, timeout=20)
     kept = capsules.pop()
     del capsules, given
     assert not handle.close()
