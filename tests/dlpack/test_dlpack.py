@@ -27,7 +27,7 @@ from lifecycle._core.exports import exported
 from lifecycle._core.timelines import busy
 from lifecycle.errors import AccessRefusedError, LimitError, PoolExhaustedError
 from lifecycle.integrations.dlpack import DLPackError, Imported, Tensor, _native, from_dlpack, sweep, tensor
-from lifecycle.lowlevel import Tally
+from lifecycle.lowlevel import Tally, facts
 from lifecycle.testing import each_interrupt
 from tests.core.adversary import STORM
 from tests.support import eventually, run_python
@@ -231,11 +231,16 @@ def test_capsules_that_nobody_consumed_are_found(bench: Bench) -> None:
 def test_a_capsule_that_was_taken_back_cannot_be_consumed(bench: Bench) -> None:
     """Not even by who got hold of it behind everybody's back."""
     handle, _, given = bench.tensor()
-    versioned(given)
-    (export,) = (one for of in exported.values() for one in of.values())
+    capsule = versioned(given)
+    # Out of the table, so that nobody but this test looks at it.
+    export = exported[facts(handle).id].popitem()[1]
+    assert not export.over()
+    del capsule
+    assert export.over()
     assert export.over()
     with pytest.raises(DLPackError, match="used already"):
-        from_dlpack(export.capsule, manager=bench.manager)
+        from_dlpack(export.capsule, manager=bench.manager)  # type: ignore[attr-defined]
+    export.ended()
     del export, given
     assert handle.close()
 
