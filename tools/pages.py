@@ -44,6 +44,8 @@ REFERENCE: dict[str, str] = {
     "lifecycle.integrations.gstreamer.webrtc": "WebRTC peers. More: :doc:`/gstreamer/webrtc`.",
     "lifecycle.integrations.gpu.opengl": "OpenGL. More: :doc:`/gpu`.",
     "lifecycle.integrations.gpu.moderngl": "moderngl. More: :doc:`/gpu`.",
+    "lifecycle.integrations.gpu.pyglet": "pyglet. More: :doc:`/gpu`.",
+    "lifecycle.integrations.gpu.vispy": "vispy. More: :doc:`/gpu`.",
     "lifecycle.integrations.gpu.wgpu": "wgpu. More: :doc:`/gpu`.",
     "lifecycle.integrations.cuda": "CUDA. More: :doc:`/cuda`.",
     "lifecycle.integrations.dlpack": "DLPack and the array interfaces. More: :doc:`/dlpack`.",
