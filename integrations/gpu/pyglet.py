@@ -40,7 +40,7 @@ def adopt(context: Any, *, name: str = "pyglet", manager: SafetyManager | None =
 
 
 @cache
-def _asking(plain: type[Any]) -> type[Any]:
+def _asking(plain: Any) -> type[Any]:
     """A class of contexts that ask whether they are current."""
 
     def here(self: Any) -> bool:

@@ -25,7 +25,7 @@ def adopt(canvas: Any, *, name: str = "vispy", manager: SafetyManager | None = N
 
     Raises `GLError` for what is no canvas, and what `opengl.adopt` raises.
     """
-    events = getattr(canvas, "events", None)
+    events: Any = getattr(canvas, "events", None)
     if not callable(getattr(canvas, "set_current", None)) or not hasattr(events, "draw"):
         raise GLError(f"adopt() takes a canvas of vispy, not {canvas!r}")
     canvas.set_current()
