@@ -35,7 +35,8 @@ def adopt(context: Any, *, name: str = "pyglet", manager: SafetyManager | None =
     domain = opengl.adopt(name=name, manager=manager)
     context._lifecycle_here = domain.here
     if not getattr(type(context), "_lifecycle_asks", False):
-        context.__class__ = _asking(type(context))
+        plain: Any = type(context)
+        context.__class__ = _asking(plain)
     return domain
 
 
