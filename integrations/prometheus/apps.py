@@ -29,6 +29,7 @@ class ManagersHealth:
     """How managers are. ``bool(health)`` is ``health.ok``."""
 
     ok: bool
+    """True if there are no `problems`."""
     problems: tuple[str, ...]
     """What is wrong, each with its manager's name in front."""
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from lifecycle.cli import running
 from lifecycle.errors import LifecycleError
+from lifecycle.inspection.attach import attach
 from lifecycle.inspection.client import ask, socket_of
+from lifecycle.inspection.protocol import InspectionError
 from lifecycle.recorder.errors import RecordingError
 from lifecycle.recorder.page import page_of
 from lifecycle.recorder.postmortem import analyse
@@ -59,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--yes", action="store_true", help="the process may stop while its heap is looked through"
     )
+    one.add_argument(
+        "--attach",
+        action="store_true",
+        help="ask by code that runs in the process (Python 3.14): for one that serves no socket",
+    )
     one.add_argument("--once", action="store_true", help="print once, and do not go on until Ctrl-C")
     one.add_argument("--json", action="store_true", help="as JSON, one document a look")
     one.add_argument("--every", type=_pause, default=1.0, metavar="SECONDS", help="how often; 1 unless given")
@@ -93,6 +100,8 @@ def inspect(arguments: argparse.Namespace) -> int:
     """``lifecycle inspect PID``, and with a question to the process itself."""
     if arguments.question is not None:
         return question(arguments)
+    if arguments.attach:
+        raise InspectionError("--attach asks a question: managers, old, or holders ID")
     while True:
         summary = look(arguments.target)
         if arguments.json:
@@ -111,9 +120,14 @@ def inspect(arguments: argparse.Namespace) -> int:
 def question(arguments: argparse.Namespace) -> int:
     """``lifecycle inspect PID QUESTION``."""
     target = arguments.target
-    path = socket_of(int(target)) if target.isascii() and target.isdigit() else target
+    pid = int(target) if target.isascii() and target.isdigit() else 0
+    if arguments.attach and not pid:
+        raise InspectionError(f"--attach takes a process by its id, not {target}")
     more = {"id": arguments.id, "yes": arguments.yes} if arguments.question == "holders" else {}
-    told = ask(path, arguments.question, **more)
+    if arguments.attach:
+        told = attach(pid, arguments.question, **more)
+    else:
+        told = ask(socket_of(pid) if pid else target, arguments.question, **more)
     if arguments.json:
         say(json.dumps(told))
         return CLEAN

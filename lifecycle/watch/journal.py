@@ -32,7 +32,9 @@ class Told:
     """How much was told so far."""
 
     mistakes: int
+    """What is certain."""
     risks: int
+    """What may be harmless."""
     watched: int
     """Objects that were seen."""
 

@@ -34,7 +34,9 @@ class Watched:
     """One class that is watched, or not."""
 
     module: str
+    """The module's name."""
     cls: str
+    """The class's name in it."""
     closer: str
     """Its closing method."""
     how: str = "not"

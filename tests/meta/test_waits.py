@@ -51,6 +51,7 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
         "no wait: an entry of a timeline takes its place in the line",
     ),
     ("lifecycle/cli/main.py", "sleep"): (1, "a command's own process, between two looks at a file"),
+    ("lifecycle/inspection/attach.py", "sleep"): (1, "a command's own process: another one's answer"),
     ("lifecycle/inspection/questions.py", "sleep"): (
         1,
         "no wait: others may run between two shares of a long list",

@@ -15,11 +15,13 @@ from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle.cli.main import main
 from lifecycle.recorder import RecordingError, layout
 from lifecycle.recorder.frames import find
+from lifecycle.recorder.page import data_of
 from lifecycle.recorder.postmortem import analyse
 from lifecycle.recorder.reader import parse, plain
 from tests.core.natives import Native
 
-MUTANTS = 60 * int(os.environ.get("LIFECYCLE_STORM", "1"))
+STORM = int(os.environ.get("LIFECYCLE_STORM", "1"))
+MUTANTS = 60 if STORM == 1 else 1000 * STORM
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,7 @@ def look(data: bytes) -> None:
     text = str(report)
     assert not any((ord(letter) < 32 and letter != "\n") or ord(letter) == 127 for letter in text)
     json.dumps(report.as_dict(), allow_nan=False)
+    json.dumps(data_of(report, sources=False), allow_nan=False)
 
 
 def test_the_original_says_everything(original: bytes) -> None:
@@ -80,6 +83,7 @@ def test_the_original_says_everything(original: bytes) -> None:
     look(original)
 
 
+@pytest.mark.timeout(120 * STORM)
 def test_mutants_are_answered_or_refused(original: bytes) -> None:
     dice = random.Random(11)
     tables = [struct.unpack_from("<QII", original, 16 + 16 * number) for number in range(5)]
