@@ -12,7 +12,14 @@ TABLE = Table()
 scene = TABLE.scene
 
 try:
-    from lifecycle.integrations.prometheus import LifecycleCollector
+    from lifecycle.integrations.prometheus import (
+        LifecycleCollector,
+        asgi_app,
+        dashboard_path,
+        health,
+        rules_path,
+        wsgi_app,
+    )
 except ImportError:
     MODULES: tuple[str, ...] = ("lifecycle.integrations.event_loops.asyncio",)
 else:
@@ -32,6 +39,24 @@ else:
         list(collector.collect())
         collector.remove(stage.manager)
         collector.add(stage.manager)
+        stage.handle.close()
+
+    @scene(
+        "prometheus.wsgi_app",
+        "prometheus.asgi_app",
+        "prometheus.health",
+        "prometheus.dashboard_path",
+        "prometheus.rules_path",
+        meddle=False,
+    )
+    def serve_in_an_application(stage: Stage) -> None:
+        app: Any = wsgi_app(stage.manager)
+        for path in ("/metrics", "/health"):
+            app({"PATH_INFO": path, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}, lambda *answer: None)
+        asgi_app(stage.manager)
+        assert health(stage.manager)
+        assert dashboard_path().endswith(".json")
+        assert rules_path().endswith(".yml")
         stage.handle.close()
 
 

@@ -122,6 +122,10 @@ def buffers(stage: Stage) -> None:
     stage.props.pool = stage.keep(BufferPool(stage.manager, 5000, 2, exhausted="refuse"))
 
 
+def guarded(stage: Stage) -> None:
+    stage.props.pool = stage.keep(BufferPool(stage.manager, 5000, 2, exhausted="refuse", guard="paranoid"))
+
+
 POOL = ("Pool.put", "Pool.loans", "Pool.stats", "Pool.closed", "Pool.__repr__")
 
 
@@ -139,6 +143,14 @@ def object_pool(stage: Stage) -> None:
     repr(pool)
     assert pool.size in (2, 3)
     assert not pool.closed
+
+
+@scene("BufferPool.get", prepare=guarded)
+def guarded_pool(stage: Stage) -> None:
+    """What comes back is made inaccessible: what is lent afterwards can be written to."""
+    for _ in range(3):
+        with stage.keep(stage.props.pool.get()) as buffer:
+            buffer.view()[:] = bytes(5000)
 
 
 @scene("ObjectPool.give_away", prepare=objects, lets_go=True)
@@ -210,6 +222,7 @@ def object_pool_whole(stage: Stage) -> None:
 
 @scene(
     "BufferPool.get",
+    "BufferPool.stats",
     "BufferPool.size",
     "BufferPool.count",
     "Buffer.address",
