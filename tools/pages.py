@@ -49,6 +49,8 @@ REFERENCE: dict[str, str] = {
     "lifecycle.integrations.gpu.wgpu": "wgpu. More: :doc:`/gpu`.",
     "lifecycle.integrations.cuda": "CUDA. More: :doc:`/cuda`.",
     "lifecycle.integrations.dlpack": "DLPack and the array interfaces. More: :doc:`/dlpack`.",
+    "lifecycle.integrations.iceoryx2": "Frames between processes. More: :doc:`/howto/processes`.",
+    "lifecycle.integrations.zenoh": "Frames between machines. More: :doc:`/howto/processes`.",
     "lifecycle.integrations.prometheus": "Metrics, by pull. More: :doc:`/statistics`.",
     "lifecycle.integrations.opentelemetry": "The same as instruments. More: :doc:`/howto/serve-metrics`.",
 }

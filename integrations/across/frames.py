@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from lifecycle import Handle
-from lifecycle.integrations.across.header import Head, np
+from lifecycle.integrations.across.header import Head, array_over
 from lifecycle.lowlevel import is_closed
 
 __all__ = ["Frame"]
@@ -36,7 +36,7 @@ class Frame:
     def array(self) -> Any:
         """The frame as a read-only NumPy array, without a copy; it holds the frame as `data` does."""
         head = self._head
-        return np.ndarray(head.shape, head.dtype, self.data())
+        return array_over(self.data(), head.shape, head.dtype)
 
     def share(self) -> Frame:
         """Another share of the same frame, to be closed on its own."""

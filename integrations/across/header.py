@@ -15,7 +15,18 @@ try:
 except ImportError as error:
     raise MissingTransportError("frames between processes are NumPy arrays: pip install numpy") from error
 
-__all__ = ["MOST_DIMENSIONS", "SIZE", "Form", "Head", "form_of", "np", "pack", "pack_into", "read"]
+__all__ = [
+    "MOST_DIMENSIONS",
+    "SIZE",
+    "Form",
+    "Head",
+    "array_over",
+    "form_of",
+    "np",
+    "pack",
+    "pack_into",
+    "read",
+]
 
 MOST_DIMENSIONS: Final = 8
 _LONGEST_DTYPE: Final = 16
@@ -100,6 +111,13 @@ def pack(form: Form, seq: int, epoch: int, published_ns: int, key: bool) -> byte
     buffer = bytearray(SIZE)
     pack_into(buffer, form, seq, epoch, published_ns, key)
     return bytes(buffer)
+
+
+def array_over(memory: memoryview, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array over `memory`. One over memory that may only be read can be made writable by nobody."""
+    if not memory.nbytes:
+        return np.empty(shape, dtype)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 _dtypes: dict[bytes, Any] = {}

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import time
@@ -60,6 +61,9 @@ LIFE: Final = "?life "
 """Behind the topic's name, with the number of a life: its publisher's figures."""
 RING: Final = "?ring"
 """Behind the topic's name: the event by which receivers ring for the publisher."""
+SHARED: Final = "/dev/shm"
+OVERHEAD: Final = 1 << 19
+"""Bytes that the engine's own files take at most: services, connections, events."""
 SPARE_NODES: Final = 8
 """Processes beyond the receivers that may look at a topic at a time, and dead ones that were not reaped
 yet."""
@@ -154,6 +158,25 @@ def text_of_reason(error: BaseException) -> str:
     return str(error.args[0]) if error.args else type(error).__name__
 
 
+def check_room(what: str, needed: int = 0) -> None:
+    """See that shared memory can be written and has room for `needed` bytes and the engine's own files, which
+    it writes without asking: where a page is missing the process is killed. Raises `SharedMemoryError`."""
+    if not hasattr(os, "statvfs") or not os.path.isdir(SHARED):
+        return
+    room = os.statvfs(SHARED)
+    if room.f_flag & getattr(os, "ST_RDONLY", 0):
+        raise SharedMemoryError(errno.EROFS, f"{what}: {SHARED} is mounted read-only; mount it to be written")
+    free = room.f_bavail * room.f_frsize
+    # A file system without a size of its own says 0.
+    if room.f_blocks and free < needed + OVERHEAD:
+        raise SharedMemoryError(
+            errno.ENOSPC,
+            f"{what}: {SHARED} has {free} bytes left, and {needed + OVERHEAD} are needed: give the topic "
+            "fewer receivers=, held= or behind=, a smaller nbytes=, or make it larger (docker run "
+            "--shm-size)",
+        )
+
+
 def open_node(name: str) -> Any:
     """This end's entry among the processes of the machine. Signals stay the program's own."""
     builder = iox.NodeBuilder.new().signal_handling_mode(iox.SignalHandlingMode.Disabled)
@@ -180,6 +203,7 @@ def refused(what: str, error: BaseException) -> Exception:
         "Corrupt" in reason
         or "InternalFailure" in reason
         or "InternalError" in reason
+        or "UniqueNodeId" in reason
         or "Inconsistent" in reason
     ):
         return SharedMemoryError(
@@ -288,8 +312,7 @@ class Ends:
 
 
 def _pid(identity: Any) -> int:
-    pid = identity.pid
-    return int(pid() if callable(pid) else pid)
+    return int(identity.pid(ipc))
 
 
 def reserve(publisher: Any, nbytes: int, frames: int) -> str:
@@ -310,13 +333,7 @@ def reserve(publisher: Any, nbytes: int, frames: int) -> str:
         finally:
             os.close(descriptor)
         return "reserved"
-    if hasattr(os, "statvfs") and os.path.isdir("/dev/shm"):
-        room = os.statvfs("/dev/shm")
-        if room.f_bavail * room.f_frsize < nbytes * frames:
-            raise SharedMemoryError(
-                f"there is no room for {frames} frames of {nbytes} bytes in shared memory: give the topic "
-                "fewer receivers=, held= or behind=, or a smaller nbytes="
-            )
+    if os.path.isdir(SHARED):
         return "compared with the free space"
     return "not reserved on this platform"
 
@@ -325,7 +342,7 @@ def _segment(publisher: Any) -> str | None:
     """The file of a publisher's memory, by the engine's private name for it."""
     end = f"_{publisher.id.value}.data"
     try:
-        with os.scandir("/dev/shm") as entries:
+        with os.scandir(SHARED) as entries:
             for entry in entries:
                 if entry.name.startswith("iox2_") and entry.name.endswith(end):
                     return entry.path

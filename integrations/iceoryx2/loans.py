@@ -6,7 +6,7 @@ import ctypes
 from typing import Any
 
 from lifecycle import Handle
-from lifecycle.integrations.across.header import SIZE, Form, np, pack_into
+from lifecycle.integrations.across.header import SIZE, Form, array_over, pack_into
 from lifecycle.lowlevel import Uncopied, pin
 
 __all__ = ["Loan"]
@@ -32,7 +32,7 @@ class Loan(Uncopied):
         cannot be published. What it holds at first is not defined. Raises `AccessRefusedError` once the loan
         was published or closed."""
         form = self._form
-        return np.ndarray(form.shape, form.dtype, self.data())
+        return array_over(self.data(), form.shape, form.dtype)
 
     def data(self) -> memoryview:
         """The frame's bytes, to be written, as `array`."""

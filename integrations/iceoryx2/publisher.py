@@ -84,6 +84,7 @@ class _Ports(Ends):
         "failed",
         "freed",
         "heard",
+        "known",
         "name",
         "nbytes",
         "publisher",
@@ -100,6 +101,7 @@ class _Ports(Ends):
         self.nbytes = nbytes
         self.turn = threading.RLock()
         self.stopped = False
+        self.known = -1
         self.freed = self.failed = 0
         self.sending = _Sending(0)
         self.service = self.hold(self._service(name, figures))
@@ -236,33 +238,35 @@ class _Ports(Ends):
         """The watcher's work."""
         watch = Watch()
         watch.also(self.waker[0])
-        receivers = -1
+        told = False
         try:
             while not self.stopped:
                 died = watch.wait(SLICE)
-                if self.over():
-                    return
-                with self.turn:
-                    rung = bool(self.rings.try_wait())
-                    if rung:
-                        self.publisher.update_connections()
-                    now = self.service.dynamic_config.number_of_subscribers
-                    if died or now != receivers or rung:
-                        if died or any(state == "dead" for _, _, state, _ in self.nodes()):
-                            self.reap()
-                        receivers = self.service.dynamic_config.number_of_subscribers
-                        watch.follow(
-                            {
-                                pid
-                                for pid, _, state, _ in self.nodes()
-                                if state == "alive" and pid != os.getpid()
-                            }
-                        )
-        except Exception:
-            if not self.stopped:
-                complain()
+                try:
+                    with self.turn:
+                        if not self.over():
+                            self._look(watch, died)
+                except Exception:
+                    # What the engine cannot tell now it may tell later; said once.
+                    if not told:
+                        complain()
+                    told = True
         finally:
             watch.close()
+
+    def _look(self, watch: Watch, died: bool) -> None:
+        """Serve who has rung, and free what the dead had."""
+        rung = bool(self.rings.try_wait())
+        if rung:
+            self.publisher.update_connections()
+        if not (died or rung or self.service.dynamic_config.number_of_subscribers != self.known):
+            return
+        nodes = self.nodes()
+        if died or any(state == "dead" for _, _, state, _ in nodes):
+            self.reap()
+            nodes = self.nodes()
+        self.known = self.service.dynamic_config.number_of_subscribers
+        watch.follow({pid for pid, _, state, _ in nodes if state == "alive" and pid != os.getpid()})
 
     def shut(self) -> None:
         """Tell receivers that it is closed, and end the watcher. May be repeated."""
@@ -377,6 +381,10 @@ class Publisher(Uncopied):
         self._nbytes = nbytes
         self._loans = loans
         self._forked = False
+        _engine.check_room(
+            f"topic {name!r} with room for {self._frames} frames of {nbytes} bytes cannot be made",
+            _lines(nbytes) * _engine.LINE * self._frames if reserve else 0,
+        )
         ports = _Ports(name, nbytes, self._figures, loans)
         self._reserved = "not reserved"
         if reserve:

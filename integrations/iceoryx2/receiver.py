@@ -263,6 +263,7 @@ class Receiver(TopicReceiver):
             raise ClosedError(
                 f"manager {manager.name!r} is closed, so it takes no receiver; make a new manager"
             )
+        _engine.check_room(f"topic {name!r} cannot be received")
         feed = _Feed(manager, name)
         manager.policy(SAMPLE, fork="keep")
         until = monotonic() + (float("inf") if start is None else start)
