@@ -39,6 +39,10 @@ class Feed(Protocol):
     def source(self) -> Source:
         """The publisher of now."""
 
+    def start(self, epoch: int) -> int | None:
+        """The number of the first frame of a life that came to this end; None where that is not needed,
+        because `source` told how many were published when this end was opened."""
+
     def shut(self) -> None:
         """Let go of everything; what another thread is calling ends first."""
 

@@ -230,7 +230,7 @@ class TopicReceiver(Uncopied):
             if now.begun:
                 gap = seq - now.cursor
             else:
-                gap = max(0, seq - now.cursor)
+                gap = max(0, seq - self._started(now).cursor)
             after = now._replace(cursor=seq)
         elif epoch > now.epoch:
             gap = seq if now.epoch else 0
@@ -254,6 +254,12 @@ class TopicReceiver(Uncopied):
             awaits_key=after.awaits_key or (told and type(self._policy) is KeepKeyFrames),
             waiting=frame,
         )
+
+    def _started(self, now: Standing) -> Standing:
+        """Where it stands before its first frame, as far as that is known."""
+        feed = self._feed
+        start = None if now.begun or feed is None else feed.start(now.epoch)
+        return now if start is None else now._replace(cursor=start)
 
     def _wants(self, feed: Feed, now: Standing, frame: Frame) -> bool:
         """Whether the policy gives `frame` to the caller; otherwise it counts as missed."""
@@ -318,7 +324,7 @@ class TopicReceiver(Uncopied):
         if feed is None:
             return 0
         source = self._last = feed.source()
-        return self._lag(self._standing, source)
+        return self._lag(self._started(self._standing), source)
 
     @staticmethod
     def _lag(now: Standing, source: Source) -> int:
@@ -349,7 +355,7 @@ class TopicReceiver(Uncopied):
         feed = self._feed
         now = self._standing
         source = NOBODY if feed is None else feed.source()
-        lag = 0 if feed is None else self._lag(now, source)
+        lag = 0 if feed is None else self._lag(self._started(now), source)
         return ReceiverStats(
             name=self._name,
             group="",
@@ -371,7 +377,7 @@ class TopicReceiver(Uncopied):
         try:
             if feed is not None:
                 with self._turn:
-                    now = self._standing
+                    now = self._started(self._standing)
                     if not now.ended:
                         try:
                             lag = self._lag(now, feed.source())

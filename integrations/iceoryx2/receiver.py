@@ -217,6 +217,10 @@ class _Feed(Ends):
         self._dead = epoch
         return True
 
+    def start(self, epoch: int) -> int | None:
+        """See `across.feeds.Feed`."""
+        return None
+
     def shut(self) -> None:
         """See `across.feeds.Feed`: there is nothing to end, whoever has let go of this has ended it."""
 

@@ -1,0 +1,211 @@
+"""The publisher of a topic between machines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+from typing import Any, Final
+
+from lifecycle import FrameReceiver, SafetyManager
+from lifecycle.errors import ClosedError, LifecycleError
+from lifecycle.integrations.across.bridges import Bridge
+from lifecycle.integrations.across.errors import FrameFormatError, TransportError
+from lifecycle.integrations.across.header import form_of, np, pack
+from lifecycle.integrations.zenoh._session import END, LIFE, key_of, session_of, zenoh
+from lifecycle.lowlevel import Uncopied, after_fork, keep_for_ever, taking, weakly
+from lifecycle.stats import DistributorStats
+
+__all__ = ["Publisher"]
+
+NOTHING: Final = form_of(0, "u1")
+
+
+class _Sending:
+    """One frame on its way."""
+
+    __slots__ = ("answer", "seq")
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.answer: tuple[Any, ...] = ()
+
+    @property
+    def next(self) -> int:
+        """How many went out, this one included if it did."""
+        return self.seq + bool(self.answer)
+
+
+class _Ports:
+    """The publisher's ends. Calls in flight keep them."""
+
+    def __init__(self, name: str, session: Any, own: bool) -> None:
+        self.name = name
+        self.session = session
+        self.own = own
+        self.turn = threading.RLock()
+        self.stopped = False
+        self.epoch = time.time_ns()
+        self.sending = _Sending(0)
+        try:
+            self.publisher = session.declare_publisher(name)
+            self.token = session.liveliness().declare_token(f"{name}/{LIFE}/{self.epoch}")
+        except zenoh.ZError as error:
+            raise TransportError(f"topic {name!r} cannot be published: zenoh says {error}") from None
+
+    def send(self, source: Any, form: Any, key: bool) -> int:
+        """Send a copy, counted by the step that sends it."""
+        with self.turn:
+            if self.stopped:
+                raise ClosedError(f"the publisher of topic {self.name!r} is closed; make another")
+            sending = _Sending(self.sending.next)
+            header = pack(form, sending.seq, self.epoch, time.time_ns(), key)
+            payload = source.tobytes()
+            put = partial(self.publisher.put, payload, attachment=header)
+            self.sending = sending
+            try:
+                # K2: sent and counted in one step.
+                for sending.answer in zip(taking(put)):
+                    break
+            except zenoh.ZError as error:
+                sending.answer = (None,)  # somebody may have it: its number is not used again
+                raise TransportError(
+                    f"frame {sending.seq} of topic {self.name!r} was not sent: zenoh says {error}"
+                ) from None
+            return int(self.publisher.matching_status.matching)
+
+    def shut(self) -> None:
+        """Tell receivers that it is closed. May be repeated."""
+        with self.turn:
+            if self.stopped:
+                return
+            self.stopped = True
+        try:
+            header = pack(NOTHING, self.sending.next, self.epoch, time.time_ns(), False)
+            self.session.put(f"{self.name}/{END}", b"", attachment=header)
+            self.token.undeclare()
+            self.publisher.undeclare()
+            if self.own:
+                self.session.close()
+        except zenoh.ZError:
+            # The session was closed under it: its receivers see the token's end.
+            return
+
+
+class Publisher(Uncopied):
+    """Publishes frames to other machines, by copies: zenoh.
+
+    Parameters
+    ----------
+    manager:
+        Closing it closes the publisher first.
+    name:
+        The topic: a zenoh key without wildcards. It has one publisher at a time, which nobody checks.
+    session:
+        A ``zenoh.Session`` that stays yours; None opens one of its own, with zenoh's defaults.
+
+    Pictures are large for a network: send encoded frames, with ``key=``. It waits for nobody: zenoh drops
+    what a network cannot take, and receivers count that as missed. A context manager that closes itself. All
+    methods may be called on any thread.
+    """
+
+    _remedy = "make another publisher, of another topic"
+    kind: Final = "distributor"
+
+    def __init__(self, manager: SafetyManager, name: str, *, session: Any = None) -> None:
+        if not isinstance(manager, SafetyManager):
+            raise LifecycleError(f"Publisher(manager, name) takes a SafetyManager, not {manager!r}")
+        if manager.closed:
+            raise ClosedError(
+                f"manager {manager.name!r} is closed, so it takes no publisher; make a new manager"
+            )
+        self._manager = manager
+        self._name = key_of(name)
+        self._ports: _Ports = _Ports(self._name, *session_of(session, self._name))
+        self._leave_manager = manager.on_close(weakly(self.close))
+        self._leave = manager.add_component(self, end=self._ports.shut, type_name="zenoh.Publisher")
+        after_fork(self._after_fork)
+
+    def copy(self, frame: Any, *, key: bool = True) -> int:
+        """Publish a copy of an array, or of bytes (an encoded frame), and return 1 if somebody listens, else
+        0.
+
+        `key` tells frames that stand for themselves from those that need their predecessors (see
+        `KeepKeyFrames`). Raises `FrameFormatError` for what another process could not read, `ClosedError`,
+        and `TransportError`.
+        """
+        try:
+            if isinstance(frame, (bytes, bytearray, memoryview)):
+                source = np.frombuffer(frame, "u1")
+            else:
+                source = np.asarray(frame)
+        except Exception as error:
+            raise FrameFormatError(f"NumPy makes no array of a {type(frame).__name__}: {error}") from None
+        return self._ports.send(source, form_of(source.shape, source.dtype), bool(key))
+
+    def pump(self, receiver: FrameReceiver[Any]) -> Bridge:
+        """Have a thread publish a copy of each frame of a local distributor: arrays, bytes, or frames with
+        ``array()``; until the receiver, the bridge or this publisher is closed."""
+        if not isinstance(receiver, FrameReceiver):
+            raise LifecycleError(
+                f"pump() takes a FrameReceiver, made by FrameDistributor.subscribe, not {receiver!r}"
+            )
+        return Bridge(self._manager, self._name, receiver, self._copy_frame, shares=False)
+
+    def _copy_frame(self, frame: Any, *, key: bool) -> int:
+        made = getattr(frame, "array", None)
+        return self.copy(made() if callable(made) else frame, key=key)
+
+    @property
+    def name(self) -> str:
+        """The topic."""
+        return self._name
+
+    @property
+    def published(self) -> int:
+        """Frames published in this life."""
+        return self._ports.sending.next
+
+    @property
+    def epoch(self) -> int:
+        """Which life of the topic's publisher this is."""
+        return self._ports.epoch
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._ports.stopped
+
+    def stats(self) -> DistributorStats:
+        """The figures, as a frozen snapshot. How many receivers there are elsewhere is not known."""
+        return DistributorStats(
+            name=self._name,
+            capacity=0,
+            published=self.published,
+            held=0,
+            receivers=0,
+            closed=self.closed,
+            close_failures=0,
+            groups={},
+        )
+
+    def close(self) -> None:
+        """Publish nothing more, and tell the receivers. Closing again changes nothing."""
+        self._ports.shut()
+        self._leave_manager()
+        self._leave()
+
+    def _after_fork(self) -> None:
+        """In a forked child: all of it is the parent's."""
+        self._ports.stopped = True
+        keep_for_ever(self._ports)
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<zenoh publisher of {self._name!r}: {state}, {self.published} published>"
