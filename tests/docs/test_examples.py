@@ -21,6 +21,7 @@ NEEDS = {
     ),
     "gl": re.compile(r"import.* OpenGL|from OpenGL|gpu\.offscreen"),
     "wgpu": re.compile(r"^import wgpu$", re.MULTILINE),
+    "iceoryx2": re.compile(r"^from lifecycle\.integrations\.iceoryx2", re.MULTILINE),
     "numpy": re.compile(r"^import numpy", re.MULTILINE),
     "prometheus_client": re.compile(r"^from prometheus_client", re.MULTILINE),
 }
