@@ -220,7 +220,7 @@ def test_a_publisher_that_is_killed_in_the_middle_of_publish_leaves_a_frame_or_n
 
 def test_what_was_killed_at_work_and_while_starting_costs_no_survivor_a_frame(topic: str) -> None:
     """A4, A5, A6: consumers die at random moments, a survivor checks every picture and every sum."""
-    seconds = 45.0 if STORM >= 10 else 2.0
+    seconds = 45.0 if STORM >= 10 else 1.0
     consumer = """
         say("starting")
         receiver = Receiver(manager, topic, start=60)

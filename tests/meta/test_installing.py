@@ -47,7 +47,19 @@ def test_what_the_wheel_requires(tmp_path: Path) -> None:
     lines = requirements(tmp_path)
     assert [line for line in lines if "extra ==" not in line] == ["attrs>=22.2", "structlog>=22.3"]
     assert {extra for line in lines for extra in re.findall(r"extra == '(\w+)'", line)} == {
-        *("all", "gl", "gstreamer", "memory", "opentelemetry", "prometheus", "qt", "uvloop", "wgpu")
+        *(
+            "all",
+            "gl",
+            "gstreamer",
+            "iceoryx2",
+            "memory",
+            "opentelemetry",
+            "prometheus",
+            "qt",
+            "uvloop",
+            "wgpu",
+        ),
+        "zenoh",
     }, "what a checkout alone needs is a group of dependencies, and is not published"
     for extra, packages in {"all": ("prometheus-client", "psutil", "wgpu"), "qt": ("pyside6",)}.items():
         for package in packages:

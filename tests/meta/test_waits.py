@@ -89,6 +89,20 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
     ),
     ("lifecycle/_core/submissions.py", "sleep"): (3, "a device tells nobody that it has done: it is asked"),
     ("lifecycle/manager/shutdown.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
+    # -- other processes, which tell nobody here
+    ("integrations/across/bridges.py", "Event"): (
+        1,
+        "the end of a thread of its own, looked at between frames",
+    ),
+    ("integrations/across/bridges.py", "join"): (1, "the end of a thread of its own, at close"),
+    ("integrations/iceoryx2/_engine.py", "sleep"): (1, "a process that has died, where no system tells"),
+    ("integrations/iceoryx2/publisher.py", "join"): (1, "the end of the watcher, at close"),
+    ("integrations/iceoryx2/publisher.py", "sleep"): (3, "a topic that another process removes; a loan"),
+    ("integrations/iceoryx2/receiver.py", "sleep"): (
+        3,
+        "a topic that another process makes; a frame of a thread's",
+    ),
+    ("integrations/zenoh/receiver.py", "Event"): (1, "frames that zenoh's threads bring"),
     # -- rooms that are to come
     ("integrations/gstreamer/captures/iteration.py", "sleep"): (1, GSTREAMER),
     ("integrations/gstreamer/captures/runs.py", "Event"): (3, GSTREAMER),
