@@ -516,7 +516,9 @@ def test_a_topic_is_a_distributor_among_the_metrics(manager: SafetyManager, topi
         text = generate_latest(registry).decode()
         labels = f'distributor="{topic}"'
         lines = {
-            line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if labels in line
+            line.partition("{")[0]: float(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if labels in line
         }
     assert lines["lifecycle_distributor_published_total"] == 7
     assert lines["lifecycle_receiver_received_total"] == 1
