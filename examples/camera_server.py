@@ -1,9 +1,9 @@
 """A camera for several processes, which are killed and come back: ``python -m examples.camera_server``.
 
-This process is the camera. A detector, a recorder and a web viewer receive its frames without a copy, each in a
-process of its own. Every other second one of them is killed in the middle of its work, and started again. The
-table shows that nothing is lost and nothing stays held: every frame is received or counted as missed, and the
-seats of the dead are free again.
+This process is the camera. A detector, a recorder and a web viewer receive its frames without a copy, each in
+a process of its own. Every other second one of them is killed in the middle of its work, and started again.
+The table shows that nothing is lost and nothing stays held: every frame is received or counted as missed, and
+the seats of the dead are free again.
 
 ``--seconds 20`` says for how long, ``--port 8808`` where on this machine the viewer shows the latest picture.
 """
@@ -142,7 +142,8 @@ def table(publisher: Publisher, consumers: list[Consumer], witness: Receiver) ->
     """What is where."""
     stats = publisher.stats()
     print(
-        f"\npublished {publisher.published}, seats taken {stats.receivers}, reaped {stats.freed}, failed {stats.failed}"
+        f"\npublished {publisher.published}, seats taken {stats.receivers}, reaped {stats.freed}, failed "
+        f"{stats.failed}"
     )
     for one in consumers:
         figures = one.figures
