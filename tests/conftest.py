@@ -142,6 +142,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "numpy": (lambda: _module("numpy"), MAKE),
     "prometheus_client": (lambda: _module("prometheus_client"), MAKE),
     "opentelemetry": (lambda: _module("opentelemetry.sdk.metrics"), MAKE),
+    "gunicorn": (lambda: _module("gunicorn"), "pip install gunicorn"),
     "uvloop": (lambda: _module("uvloop"), MAKE),
     "trio": (lambda: _module("trio"), MAKE),
     "lmdb": (lambda: _module("lmdb"), MAKE),
@@ -160,7 +161,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
 }
 
 
-BIG = frozenset({"av", "cv2", "h5py", "gst-gl"})
+BIG = frozenset({"av", "cv2", "h5py", "gst-gl", "gunicorn"})
 """Parts that nothing installs: tests of programs with them are run by hand, on CI as elsewhere."""
 ON_ONE_PYTHON = dict.fromkeys(
     ("iceoryx2", "lmdb", "moderngl", "pyside6", "trio", "uvloop", "wgpu", "zenoh"), (3, 11)

@@ -19,9 +19,10 @@ sites. Past `MAX_TYPES` types (pools, groups, …) of one manager, the rest shar
 Relied on: a manager's types keep their order and never vanish, so that the same ones keep labels of their
 own.
 
-prometheus-client's multi-process mode takes no custom collectors: give every worker process a port of its own
-there.
+prometheus-client's multi-process mode takes no custom collectors. Workers of a pre-fork server are added up
+by `WorkersCollector`, or each has a port of its own.
 
+- `workers`: several processes as one
 - `collector`: what a registry asks
 - `scrape`: every snapshot, sorted by what it is about
 - `components`: whose figures are other people's code
@@ -37,12 +38,14 @@ from lifecycle.integrations.prometheus.apps import ManagersHealth, asgi_app, hea
 from lifecycle.integrations.prometheus.collector import LifecycleCollector
 from lifecycle.integrations.prometheus.merging import MAX_TYPES, OTHER
 from lifecycle.integrations.prometheus.shipped import dashboard_path, rules_path
+from lifecycle.integrations.prometheus.workers import WorkersCollector
 
 __all__ = [
     "MAX_TYPES",
     "OTHER",
     "LifecycleCollector",
     "ManagersHealth",
+    "WorkersCollector",
     "asgi_app",
     "dashboard_path",
     "health",

@@ -1,0 +1,319 @@
+"""Workers of a pre-fork server add up: whichever is scraped, however one of them ends, and no counter goes
+down."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.needs("prometheus_client"),
+    pytest.mark.skipif(sys.platform == "win32", reason="no process is forked on Windows"),
+]
+pytest.importorskip(
+    "prometheus_client", reason="needs prometheus_client: run the tests with `make test`, which installs it"
+)
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from lifecycle import ANY_THREAD, RegistrationError, SafetyManager
+from lifecycle.errors import ConfigError
+from lifecycle.integrations.prometheus import LifecycleCollector, WorkersCollector
+from tests.support import ROOT, eventually, run_python
+
+PROGRAM = """
+import os, signal, sys
+from prometheus_client import CollectorRegistry, generate_latest
+from lifecycle import *
+from lifecycle.integrations.prometheus import WorkersCollector
+
+class Worker:
+    def __init__(self):
+        (read, self.write), (self.read, write) = os.pipe(), os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(read), os.close(write)
+            return
+        signal.alarm(50)  # it outlives nobody for long
+        with SafetyManager(name="app") as manager:
+            registry = CollectorRegistry()
+            collector = WorkersCollector(manager, directory=sys.argv[1], interval=0.05)
+            registry.register(collector)
+            kept = []
+            while True:
+                command = os.read(read, 1)
+                if command == b"r":
+                    manager.register([], "job", release=list.clear, release_on=ANY_THREAD, size=10).close()
+                    kept.append(manager.register([], "job", release=list.clear, release_on=ANY_THREAD, size=10))
+                    answer = b"done"
+                elif command == b"s":
+                    answer = generate_latest(registry)
+                elif command == b"w":
+                    collector.write()
+                    answer = b"done"
+                else:
+                    break
+                os.write(write, answer.replace(b"\\n", b"\\r") + b"\\n")
+            for handle in kept:
+                handle.close()
+        collector.close()
+        os._exit(0)  # a forked child with a watchdog of faulthandler's hangs in its own end
+
+    def ask(self, command):
+        os.write(self.write, command)
+        answer = b""
+        while not answer.endswith(b"\\n"):
+            answer += os.read(self.read, 65536)
+        return answer.replace(b"\\r", b"\\n").decode()
+
+    def scrape(self):
+        figures = dict(line.rsplit(" ", 1) for line in self.ask(b"s").splitlines() if line[:1] not in ("", "#"))
+        labels = '{manager="app",type="job"}'
+        return [
+            float(figures.get(f"lifecycle_{name}", 0.0))
+            for name in (
+                "registered_total" + labels,
+                'closed_total{cause="close",manager="app",type="job"}',
+                "object_bytes" + labels,
+                "release_duration_seconds_count" + labels,
+            )
+        ]
+
+workers = [Worker() for _ in range(4)]
+"""
+
+
+def test_whichever_is_scraped_shows_all(tmp_path: Path) -> None:
+    code = (
+        PROGRAM
+        + """
+for number, worker in enumerate(workers):
+    for _ in range(number + 1):
+        worker.ask(b"r")
+    worker.ask(b"w")
+for worker in workers:
+    assert worker.scrape() == [20, 10, 100, 10], worker.scrape()
+
+# One ends well: its counters stay, with what it closed at its end, and its bytes are gone.
+os.write(workers[3].write, b"x")
+assert os.waitpid(workers[3].pid, 0)[1] == 0
+for worker in workers[:3]:
+    registered, closed, held, releases = worker.scrape()
+    assert (registered, closed, held, releases) == (20, 14, 60, 14), (registered, closed, held, releases)
+
+# One is killed, and another in its place.
+os.kill(workers[2].pid, signal.SIGKILL)
+os.waitpid(workers[2].pid, 0)
+workers[2:] = [Worker()]
+assert workers[2].scrape() == [20, 14, 30, 14], workers[2].scrape()
+workers[2].ask(b"r")
+workers[2].ask(b"w")
+for worker in workers:
+    assert worker.scrape() == [22, 15, 40, 15], worker.scrape()
+for worker in workers:
+    os.write(worker.write, b"x")
+    assert os.waitpid(worker.pid, 0)[1] == 0
+last = Worker()
+assert last.scrape() == [22, 19, 0, 19], last.scrape()
+os.write(last.write, b"x")
+os.waitpid(last.pid, 0)
+names = sorted(os.listdir(sys.argv[1]))
+assert len([name for name in names if name.startswith("worker")]) == 2, names
+print("done")
+"""
+    )
+    assert run_python(code, argv=(str(tmp_path),), timeout=60).check() == "done\n"
+
+
+def test_one_that_is_killed_while_it_tidies_up_doubles_nothing(
+    tmp_path: Path, manager: SafetyManager
+) -> None:
+    """The sum was written, and what is in it not yet taken away."""
+    ended = SafetyManager(name=manager.name)
+    other = WorkersCollector(ended, directory=tmp_path)
+    ended.register([], "job", release=list.clear, release_on=ANY_THREAD).close()
+    other.close()
+    file = next(tmp_path.glob("worker-*.json"))
+    content = file.read_text()
+    collector = WorkersCollector(manager, directory=tmp_path)
+    assert registered(collector) == 1
+    assert not file.exists()
+    file.write_text(content)
+    assert registered(collector) == 1
+    assert not file.exists()
+    assert json.loads((tmp_path / "gone.json").read_text())["included"] == [file.stem]
+    collector.close()
+    ended.close()
+
+
+def registered(collector: Any) -> float:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    found = re.search(r'registered_total\{[^}]*type="job"\} (\S+)', generate_latest(registry).decode())
+    assert found
+    return float(found[1])
+
+
+def test_alone_it_shows_what_the_other_collector_does(tmp_path: Path, manager: SafetyManager) -> None:
+    kept = manager.register([], "job", release=list.clear, release_on=ANY_THREAD, size=7)
+    collector = WorkersCollector(directory=tmp_path / "made", interval=50)
+    collector.add(manager)
+
+    def lines(one: Any) -> list[str]:
+        registry = CollectorRegistry()
+        registry.register(one)
+        return [
+            line
+            for line in generate_latest(registry).decode().splitlines()
+            if "_timestamp_" not in line and "resident" not in line
+        ]
+
+    assert lines(collector) == lines(LifecycleCollector(manager))
+    collector.remove(manager)
+    assert not [line for line in lines(collector) if 'type="job"' in line]
+    kept.close()
+    collector.close()
+    collector.close()
+    with pytest.raises(RegistrationError, match="closed"):
+        collector.collect()
+
+
+def test_it_belongs_to_the_process_that_made_it(tmp_path: Path) -> None:
+    code = (
+        PROGRAM.partition("class Worker")[0]
+        + """
+manager = SafetyManager(name="app")
+collector = WorkersCollector(manager, directory=sys.argv[1], interval=50)
+before = sorted(os.listdir(sys.argv[1]))
+if not (pid := os.fork()):
+    try:
+        collector.collect()
+    except RegistrationError as error:
+        assert "post_fork" in str(error)
+        collector.write()
+        collector.close()
+        os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+assert sorted(name for name in os.listdir(sys.argv[1]) if "gone" not in name) == before
+assert list(collector.collect())
+print("done")
+"""
+    )
+    assert run_python(code, argv=(str(tmp_path),), timeout=60).check() == "done\n"
+
+
+def test_what_it_cannot_be_made_of(tmp_path: Path, manager: SafetyManager) -> None:
+    (tmp_path / "file").write_text("")
+    for directory in (tmp_path / "file", tmp_path / "file" / "below", 7):
+        with pytest.raises(ConfigError, match="directory"):
+            WorkersCollector(manager, directory=directory)  # type: ignore[arg-type]
+    for interval in (0, -1, float("nan"), True, "soon"):
+        with pytest.raises(ConfigError, match="interval"):
+            WorkersCollector(manager, directory=tmp_path, interval=interval)  # type: ignore[arg-type]
+    with pytest.raises(RegistrationError, match="collected here"):
+        WorkersCollector(manager, manager, directory=tmp_path)
+
+
+GUNICORN = """
+import os
+from prometheus_client import CollectorRegistry, generate_latest
+from lifecycle import ANY_THREAD, SafetyManager
+from lifecycle.integrations.prometheus import WorkersCollector
+
+workers, threads, bind, loglevel = 4, 2, "127.0.0.1:{port}", "error"
+graceful_timeout = 20
+
+def post_fork(server, worker):
+    global manager, registry
+    manager = SafetyManager(name="app")
+    registry = CollectorRegistry()
+    registry.register(WorkersCollector(manager, directory={directory!r}, interval=0.2))
+
+def on_starting(server):
+    server.app.callable = app
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/metrics":
+        body = generate_latest(registry)
+    else:
+        manager.register([], "request", release=list.clear, release_on=ANY_THREAD).close()
+        body = str(os.getpid()).encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+@pytest.mark.needs("gunicorn")
+def test_gunicorn_with_four_workers_of_which_one_is_restarted_while_loaded(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "gunicorn.conf.py").write_text(
+        GUNICORN.format(port=port, directory=str(tmp_path / "metrics"))
+    )
+    (tmp_path / "site.py.txt").write_text("")
+    (tmp_path / "served.py").write_text("def app(environ, start_response):\n    raise NotImplementedError\n")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "served:app"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path), *sys.path))},
+    )
+
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            return str(answer.read().decode())
+
+    def is_up() -> bool:
+        try:
+            return bool(get("/"))
+        except OSError:
+            return False
+
+    def total() -> int:
+        found = re.search(r'registered_total\{manager="app",type="request"\} (\S+)', get("/metrics"))
+        return int(float(found[1])) if found else 0
+
+    served: list[str] = []
+    refused: list[OSError] = []
+
+    def work(_: int) -> None:
+        try:
+            served.append(get("/"))
+        except OSError as error:
+            # Of the worker that is killed.
+            refused.append(error)
+
+    try:
+        eventually(is_up)
+        begun = eventually(lambda: total() or 0)
+        seen = [total()]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for turn in range(8):
+                list(pool.map(work, range(50)))
+                seen += [total() for _ in range(3)]
+                if turn == 2:
+                    os.kill(int(served[-1]), signal.SIGTERM)
+                elif turn == 5:
+                    time.sleep(0.5)  # what it served is written
+                    os.kill(int(served[-1]), signal.SIGKILL)
+        assert seen == sorted(seen), "a counter went down"
+        assert len(set(served)) > 4, "four workers and one in the place of each that went"
+        first = seen[0]
+        eventually(lambda: total() >= first + len(served))
+        assert first + len(served) <= total() <= first + len(served) + len(refused), begun
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
