@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from typing import Any
 
 from lifecycle.integrations.event_loops.asyncio import aclose, release_queue, run_leased
@@ -14,6 +15,7 @@ scene = TABLE.scene
 try:
     from lifecycle.integrations.prometheus import (
         LifecycleCollector,
+        WorkersCollector,
         asgi_app,
         dashboard_path,
         health,
@@ -57,6 +59,30 @@ else:
         assert health(stage.manager)
         assert dashboard_path().endswith(".json")
         assert rules_path().endswith(".yml")
+
+    @scene(
+        "WorkersCollector.__init__",
+        "WorkersCollector.add",
+        "WorkersCollector.remove",
+        "WorkersCollector.collect",
+        "WorkersCollector.describe",
+        "WorkersCollector.write",
+        "WorkersCollector.close",
+        meddle=False,
+        interrupts=False,
+    )
+    def scrape_of_workers(stage: Stage) -> None:
+        """No interrupt: one in the reading or writing of a file is the file's to deal with."""
+        with tempfile.TemporaryDirectory() as directory:
+            collector = WorkersCollector(stage.manager, directory=directory, interval=1000)
+            try:
+                list(collector.describe())
+                list(collector.collect())
+                collector.remove(stage.manager)
+                collector.add(stage.manager)
+                collector.write()
+            finally:
+                collector.close()
         stage.handle.close()
 
 

@@ -106,7 +106,7 @@ def set_properties(element: Any, properties: Mapping[str, Any]) -> None:
             raise GuardError(f"{what} ({type_of(element)}) has no property {name!r}; {said}")
         if not spec.flags & GObject.ParamFlags.WRITABLE:
             raise GuardError(f"{what}: its property {name!r} can only be read")
-    fitting = {name: _fitting(what, specs[name], value) for name, value in wanted.items()}
+    fitting = {name: _fitting(what, element, specs[name], value) for name, value in wanted.items()}
     for name, value in fitting.items():
         if isinstance(value, str) and specs[name].value_type != GObject.TYPE_STRING:
             Gst.util_set_object_arg(element, name, value)
@@ -123,10 +123,13 @@ def type_of(element: Any) -> str:
     return "?" if factory is None else str(factory.get_name())
 
 
-def _fitting(what: str, spec: Any, value: Any) -> Any:
+def _fitting(what: str, element: Any, spec: Any, value: Any) -> Any:
     """`value` as the property takes it. Raises `GuardError` for what GStreamer would leave out, or cut to
     fit."""
-    values = getattr(getattr(spec, "enum_class", None), "__enum_values__", None)
+    values = None
+    if spec.value_type.is_a(GObject.TYPE_ENUM) and spec.flags & GObject.ParamFlags.READABLE:
+        # By what it has now: what a specification tells of its values differs by version.
+        values = getattr(type(element.get_property(spec.name)), "__enum_values__", None)
     if values is not None:
         for one in values.values():
             if value in (one, int(one)) or value == one.value_nick:
