@@ -135,6 +135,27 @@ def download(stage: Stage) -> None:
             frame.texture()
 
 
+@scene(
+    "FrameTexture.__init__",
+    "FrameTexture.__enter__",
+    "FrameTexture.__exit__",
+    "FrameTexture.__repr__",
+    "FrameTexture.close",
+    "FrameTexture.closed",
+    world=frames,
+)
+def hold_a_texture(stage: Stage) -> None:
+    """What holds it: the drawing itself is tried where there is OpenGL."""
+    with stage.keep(stage.world.adapter.frame(stage.world.picture)) as frame:
+        with stage.gst.FrameTexture(
+            stage.keep(frame._register_texture(7)), 7, "2D", 32, 24, 0x8058
+        ) as texture:
+            repr(texture)
+            frame.close()
+        texture.close()
+        assert texture.closed
+
+
 @scene("Frame.planes", "Frame.close", world=frames)
 def read_in_parts(stage: Stage) -> None:
     frame = stage.keep(stage.world.adapter.frame(stage.world.in_parts))
