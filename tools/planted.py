@@ -1292,8 +1292,8 @@ MUTANTS = (
         (
             (
                 "_core/owning.py",
-                "    return phase is RELEASING or (phase in ENDED and phase is not STUCK)\n",
-                "    return phase in ENDED and phase is not STUCK\n",
+                "    return phase is RELEASING or (phase in ENDED and phase is not STUCK) or has_died(first)\n",
+                "    return (phase in ENDED and phase is not STUCK) or has_died(first)\n",
             ),
             (
                 "_core/owning.py",
@@ -1417,8 +1417,8 @@ MUTANTS = (
         (
             (
                 "states.py",
-                "DUE: frozenset({RELEASING, STUCK, DETACHED, ORPHANED})",
-                "DUE: frozenset({RELEASING, STUCK, ORPHANED})",
+                "DUE: frozenset({KEPT, RELEASING, STUCK, DETACHED, ORPHANED})",
+                "DUE: frozenset({KEPT, RELEASING, STUCK, ORPHANED})",
             ),
         ),
         core("states", "ownership"),

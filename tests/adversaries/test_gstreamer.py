@@ -161,6 +161,9 @@ def test_every_module_of_the_integrations_is_looked_at() -> None:
         "lifecycle.integrations.iceoryx2",
         "lifecycle.integrations.zenoh",
         "lifecycle.integrations.gpu",  # tests/gpu tries its own operations
+        "lifecycle.integrations.cuda",  # and so do tests/cuda, tests/dlpack and tests/opentelemetry
+        "lifecycle.integrations.dlpack",
+        "lifecycle.integrations.opentelemetry",
     }
     assert found == looked_at
 

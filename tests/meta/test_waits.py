@@ -78,15 +78,8 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
     ("integrations/gpu/opengl/ring.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
     ("integrations/gpu/wgpu/fences.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
     ("integrations/cuda/check.py", "join"): (4, "a program that tries a device: it ends its own threads"),
+    ("integrations/cuda/check.py", "Event"): (1, "a program that tries a device: a thread waits for another"),
     ("integrations/cuda/check.py", "sleep"): (3, "a program that tries a device: it gives the device time"),
-    ("integrations/cuda/check.py", "Event"): (
-        2,
-        "a program that tries a device: one thread waits for another",
-    ),
-    ("integrations/cuda/check.py", "wait"): (
-        1,
-        "a program that tries a device: one thread waits for another",
-    ),
     ("lifecycle/_core/submissions.py", "sleep"): (3, "a device tells nobody that it has done: it is asked"),
     ("lifecycle/manager/shutdown.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
     # -- other processes, which tell nobody here
