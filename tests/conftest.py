@@ -92,24 +92,19 @@ def _gst_gl() -> bool:
     """Whether GStreamer can draw here: with no window system from 1.24 on, before that on a display."""
     if not _gstreamer():
         return False
-    import gi
-
-    try:
+    probe = """
+        import gi
         gi.require_version("GstGL", "1.0")
-    except ValueError:
-        return False
-    from gi.repository import Gst
-
-    Gst.init(None)
-    os.environ.setdefault("GST_GL_PLATFORM", "egl")
-    os.environ.setdefault("GST_GL_WINDOW", "surfaceless" if Gst.version() >= (1, 24) else "x11")
-    if Gst.ElementFactory.find("gltestsrc") is None:
-        return False
-    source = Gst.parse_launch("gltestsrc ! fakesink")
-    drawing = source.set_state(Gst.State.PAUSED) != Gst.StateChangeReturn.FAILURE
-    drawing = drawing and source.get_state(5 * Gst.SECOND)[0] == Gst.StateChangeReturn.SUCCESS
-    source.set_state(Gst.State.NULL)
-    return drawing
+        from gi.repository import Gst
+        Gst.init(None)
+        assert Gst.ElementFactory.find("gltestsrc") is not None
+        source = Gst.parse_launch("gltestsrc ! fakesink")
+        source.set_state(Gst.State.PAUSED)
+        drawing = source.get_state(20 * Gst.SECOND)[0] == Gst.StateChangeReturn.SUCCESS
+        source.set_state(Gst.State.NULL)
+        assert drawing
+    """
+    return support.run_python(probe, env=support.drawing_environment()).rc == 0
 
 
 def _gl() -> bool:
@@ -142,7 +137,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "numpy": (lambda: _module("numpy"), MAKE),
     "prometheus_client": (lambda: _module("prometheus_client"), MAKE),
     "opentelemetry": (lambda: _module("opentelemetry.sdk.metrics"), MAKE),
-    "gunicorn": (lambda: _module("gunicorn"), "pip install gunicorn"),
+    "gunicorn": (lambda: _module("gunicorn"), MAKE),
     "uvloop": (lambda: _module("uvloop"), MAKE),
     "trio": (lambda: _module("trio"), MAKE),
     "lmdb": (lambda: _module("lmdb"), MAKE),
@@ -161,7 +156,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
 }
 
 
-BIG = frozenset({"av", "cv2", "h5py", "gst-gl", "gunicorn"})
+BIG = frozenset({"av", "cv2", "h5py"})
 """Parts that nothing installs: tests of programs with them are run by hand, on CI as elsewhere."""
 ON_ONE_PYTHON = dict.fromkeys(
     ("iceoryx2", "lmdb", "moderngl", "pyside6", "trio", "uvloop", "wgpu", "zenoh"), (3, 11)

@@ -3,14 +3,17 @@ true."""
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -36,6 +39,32 @@ class Finished:
         """Its standard output; fails the test, showing everything, unless the process ended with 0."""
         assert self.rc == 0, f"exit code {self.rc}\n-- stdout\n{self.stdout}\n-- stderr\n{self.stderr}"
         return self.stdout
+
+
+@cache
+def drawing_environment() -> dict[str, str]:
+    """What a process needs in its environment for GStreamer's OpenGL: no window system from 1.24 on, before
+    that a display, for which Xvfb is started where there is none."""
+    import gi
+
+    gi.require_version("Gst", "1.0")
+    from gi.repository import Gst
+
+    if (Gst.VERSION_MAJOR, Gst.VERSION_MINOR) >= (1, 24):
+        return {"GST_GL_PLATFORM": "egl", "GST_GL_WINDOW": "surfaceless"}
+    environment = {"GST_GL_PLATFORM": "egl", "GST_GL_WINDOW": "x11"}
+    server = shutil.which("Xvfb")
+    if os.environ.get("DISPLAY") or server is None:
+        return environment
+    there, back = os.pipe()
+    command = [server, "-displayfd", str(back), "-screen", "0", "640x480x24", "-nolisten", "tcp"]
+    silent = subprocess.DEVNULL
+    running = subprocess.Popen(command, pass_fds=(back,), stdin=silent, stdout=silent, stderr=silent)
+    atexit.register(running.kill)
+    os.close(back)
+    with os.fdopen(there) as numbers:
+        environment["DISPLAY"] = f":{numbers.readline().strip()}"
+    return environment
 
 
 def run_python(

@@ -10,8 +10,8 @@ for part in "$@"; do
     python) wanted+=(python3-venv) ;;
     gstreamer) # what the library, the demo and the README use: PyGObject, the core, appsink and the test sources
       wanted+=(python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base) ;;
-    gstreamer-tests) # what the suite and the examples use beyond that: encoders and muxers, gst-python's overrides, WebRTC
-      wanted+=(gstreamer1.0-plugins-good python3-gst-1.0
+    gstreamer-tests) # what the suite and the examples use beyond that: encoders and muxers, gst-python's overrides, OpenGL, WebRTC
+      wanted+=(gstreamer1.0-plugins-good python3-gst-1.0 gstreamer1.0-gl xvfb
         gir1.2-gst-plugins-bad-1.0 gstreamer1.0-plugins-bad gstreamer1.0-nice) ;;
     gpu) # OpenGL without a window system and Vulkan, both by Mesa's software renderers
       wanted+=(libegl1 libgl1 libopengl0 libgl1-mesa-dri libvulkan1 mesa-vulkan-drivers) ;;

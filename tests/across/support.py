@@ -82,7 +82,15 @@ class Other:
 
     def ends(self, code: int = 0, timeout: float = 60.0) -> list[str]:
         """What it says until it ends by itself, with `code` and nothing on stderr."""
-        said, _ = self.process.communicate(timeout=timeout)
+        # Not communicate(), which does not know of what was read ahead with the last line.
+        timer = threading.Timer(timeout, self.process.kill)
+        timer.start()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        said = self.process.stdout.read()
+        self.process.wait(timeout)
+        timer.cancel()
         assert (self.process.returncode, self.complaints()) == (code, ""), said + self.complaints()
         return said.splitlines()
 

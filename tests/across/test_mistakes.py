@@ -413,7 +413,10 @@ def test_an_interrupted_recv_loses_no_frame_or_counts_it_as_missed(
         got: list[Any] = []
 
         def run() -> None:
-            got.append(receiver.recv(0))
+            try:
+                got.append(receiver.recv(0))
+            except Lagged:  # of the frames that interrupts before this one have cost
+                got.append(receiver.recv(0))
 
         publisher.copy(np.zeros(8, "u1"))
         struck = 0

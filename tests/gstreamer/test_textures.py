@@ -3,13 +3,12 @@ anywhere."""
 
 from __future__ import annotations
 
-import os
 import textwrap
 from typing import Any
 
 import pytest
 
-from tests.support import run_python
+from tests.support import drawing_environment, run_python
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
 
@@ -46,7 +45,7 @@ def on_gpu(format="RGBA", frames=-1):
 def on_gl(code: str) -> None:
     """Run `code` where GStreamer has OpenGL: it must get to its end, with nothing on stderr."""
     code = PRELUDE + textwrap.dedent(code) + "\nassert manager.close().ok\nprint('done')\n"
-    done = run_python(code, env=dict(os.environ), timeout=60)
+    done = run_python(code, env=drawing_environment(), timeout=60)
     assert done.check().endswith("done\n")
     assert not done.stderr, done.stderr
 
