@@ -45,6 +45,7 @@ WARNINGS = (
     "default::ResourceWarning",
     "ignore:DynamicImporter:ImportWarning",
     "ignore:'asyncio.AbstractEventLoopPolicy' is deprecated:DeprecationWarning",
+    "ignore:'asyncio.get_event_loop_policy' is deprecated:DeprecationWarning",
 )
 
 

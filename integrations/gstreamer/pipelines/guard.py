@@ -14,6 +14,7 @@ whatever its pipeline does.
 from __future__ import annotations
 
 import difflib
+import enum
 import functools
 import operator
 from collections.abc import Callable, Mapping
@@ -126,15 +127,17 @@ def type_of(element: Any) -> str:
 def _fitting(what: str, element: Any, spec: Any, value: Any) -> Any:
     """`value` as the property takes it. Raises `GuardError` for what GStreamer would leave out, or cut to
     fit."""
-    values = None
+    values: list[Any] = []
     if spec.value_type.is_a(GObject.TYPE_ENUM) and spec.flags & GObject.ParamFlags.READABLE:
         # By what it has now: what a specification tells of its values differs by version.
-        values = getattr(type(element.get_property(spec.name)), "__enum_values__", None)
-    if values is not None:
-        for one in values.values():
+        kind: Any = type(element.get_property(spec.name))
+        # PyGObject's enumerations are Python's own from 3.52 on.
+        values = list(kind) if isinstance(kind, enum.EnumMeta) else list(kind.__enum_values__.values())
+    if values:
+        for one in values:
             if value in (one, int(one)) or value == one.value_nick:
                 return one
-        nicks = ", ".join(one.value_nick for one in values.values())
+        nicks = ", ".join(one.value_nick for one in values)
         raise GuardError(f"{what}: its property {spec.name!r} takes one of {nicks}, not {value!r}")
     least, most = getattr(spec, "minimum", None), getattr(spec, "maximum", None)
     try:
