@@ -224,9 +224,8 @@ def collections_are_of_the_tests_own() -> None:
     """Tests collect all the time, and half a million objects of pytest, of libraries and of the tests
     themselves are there by now: no collection of this module's tests looks through them, nor of the next
     ones'."""
-    if _module("hypothesis"):
-        # As it is imported it looks for who refers to what it is given, and finds nothing that is frozen.
-        importlib.import_module("hypothesis")
+    # As it is imported it looks for who refers to what it is given, and finds nothing that is frozen.
+    _module("hypothesis")
     gc.collect()
     gc.freeze()
 

@@ -151,7 +151,7 @@ def test_a_bus_is_watched_once(g: Any, manager: SafetyManager) -> None:
                 with pytest.raises(DuplicateError, match=r"owned by gst\.BusWatch"):
                     g.BusWatch(manager, source)
         with g.BusWatch(manager, pipeline) as again:
-            seen = []
+            seen: list[Any] = []
             again.on("eos")(seen.append)
             pipeline.play()
             eventually(lambda: seen)

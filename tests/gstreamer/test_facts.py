@@ -122,7 +122,7 @@ def test_the_part_that_is_to_be_shown(gst: Any, adapter: Any) -> None:
 
 def _write_area(meta: Any, *values: int) -> None:
     """Set a crop meta, whose fields PyGObject's wrapper of its base does not have."""
-    (ctypes.c_uint * 4).from_address(hash(meta) + 16)[:] = values
+    (ctypes.c_uint * 4).from_address(hash(meta) + 16)[:] = list(values)
 
 
 def test_a_buffers_video_meta(gst: Any, adapter: Any) -> None:

@@ -168,7 +168,8 @@ def registered(collector: Any) -> float:
 
 
 def test_alone_it_shows_what_the_other_collector_does(tmp_path: Path, manager: SafetyManager) -> None:
-    kept = manager.register([], "job", release=list.clear, release_on=ANY_THREAD, size=7)
+    job: list[int] = []
+    kept = manager.register(job, "job", release=list.clear, release_on=ANY_THREAD, size=7)
     collector = WorkersCollector(directory=tmp_path / "made", interval=50)
     collector.add(manager)
 
