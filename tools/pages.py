@@ -167,6 +167,22 @@ def heading(text: str, line: str) -> str:
     return f"{text}\n{line * len(text)}\n"
 
 
+@functools.cache
+def places() -> dict[tuple[str, str], str]:
+    """Where each name of the integrations is shown first, by the module that defines it, and its name."""
+    found: dict[tuple[str, str], str] = {}
+    for module in REFERENCE:
+        if module.startswith("lifecycle.integrations."):
+            for name in of_module(module):
+                found.setdefault((definition(module, name)[0], name), module)
+    return found
+
+
+def first_shown(module: str, name: str) -> str:
+    """The module on whose page a name is indexed."""
+    return places().get((definition(module, name)[0], name), module)
+
+
 def module_page(module: str) -> str:
     """The page of a public module."""
     names = of_module(module)
@@ -185,7 +201,10 @@ def module_page(module: str) -> str:
     else:
         if module in WITH_THEORY:
             parts.append(f".. automodule:: {module}\n   :no-members:\n   :no-index:\n")
-        parts += [f".. {directive(module, name)}:: {module}.{name}\n" for name in names]
+        for name in names:
+            # What several integrations show is indexed once.
+            again = "" if first_shown(module, name) == module else "   :no-index:\n"
+            parts.append(f".. {directive(module, name)}:: {module}.{name}\n{again}")
     return "\n".join(parts)
 
 
