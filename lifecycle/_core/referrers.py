@@ -13,7 +13,6 @@ import gc
 import inspect
 import os
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterator
 from types import (
@@ -71,7 +70,7 @@ def _globals(target: object) -> Iterator[str]:
 def _running(target: object) -> Iterator[str]:
     """The running frames that have `target` in a local variable."""
     me = runtime.get_ident()
-    threads = {thread.ident: thread.name for thread in threading.enumerate()}
+    threads = {thread.ident: thread.name for thread in runtime.running_threads()}
     for ident, innermost in sys._current_frames().items():
         if runtime.free_threaded and ident != me:
             continue
