@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
@@ -34,6 +35,10 @@ if not (support.ROOT / "lifecycle" / "integrations" / "__init__.py").exists():
     raise pytest.UsageError(
         "lifecycle/integrations, a link to the folder integrations, is missing: ln -s ../integrations lifecycle/"
     )
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a job that a script has put into the background. The processes of the tests would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SYSTEM_PACKAGES = "run tools/system-packages.sh gstreamer gstreamer-tests"
 GPU_PACKAGES = "run tools/system-packages.sh gpu, and the tests with `make test`"
