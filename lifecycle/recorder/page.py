@@ -8,9 +8,11 @@ sites that are shown.
 from __future__ import annotations
 
 import bisect
+import html
 import json
 import linecache
 import os
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -44,10 +46,10 @@ def page_of(report: Report, *, sources: bool = True) -> str:
     text = json.dumps(data_of(report, sources=sources), allow_nan=False, ensure_ascii=True)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    title = plain(f"{report.recording.program or 'python'} {report.recording.pid}")
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        title = title.replace(character, entity)
-    return template.replace("{{title}}", title).replace("{{data}}", text)
+    title = html.escape(plain(f"{report.recording.program or 'python'} {report.recording.pid}"))
+    given = {"title": title, "data": text}
+    # In one pass: what the recording says may look like a place of the template.
+    return re.sub(r"\{\{(title|data)\}\}", lambda place: given[place[1]], template)
 
 
 def data_of(report: Report, *, sources: bool = True) -> dict[str, Any]:
@@ -71,8 +73,7 @@ def data_of(report: Report, *, sources: bool = True) -> dict[str, Any]:
     }
 
 
-# -- by type
-# ---------------------------------------------------------------------------------------------------
+# -- by type -------------------------------------------------------------------------------------------------
 
 
 def _names(report: Report) -> dict[str, str]:
@@ -105,7 +106,7 @@ def _curves(report: Report, shown: str, names: dict[str, str], first: float, end
                 backlog.append((over.time, -1))
     step = max(end - first, 1e-9) / (POINTS - 1)
     times = [first + step * at for at in range(POINTS - 1)] + [end]
-    objects, size = _sums([(time, one) for time, one, _ in live], times), None
+    objects = _sums([(time, one) for time, one, _ in live], times)
     size = _sums([(time, more) for time, _, more in live], times)
     return {"registered": count, "live": objects, "bytes": size, "backlog": _sums(backlog, times)}
 
@@ -121,8 +122,7 @@ def _sums(changes: list[tuple[float, int]], times: list[float]) -> list[int]:
     return [totals[bisect.bisect_right(when, time)] for time in times]
 
 
-# -- releases and holds
-# ----------------------------------------------------------------------------------------
+# -- releases and holds --------------------------------------------------------------------------------------
 
 
 def _releases(report: Report) -> list[dict[str, Any]]:
@@ -173,8 +173,7 @@ def _holds(report: Report) -> list[dict[str, Any]]:
     ]
 
 
-# -- sites
-# -----------------------------------------------------------------------------------------------------
+# -- sites ---------------------------------------------------------------------------------------------------
 
 
 def _sites(report: Report, sources: bool) -> list[dict[str, Any]]:
@@ -230,8 +229,7 @@ def _line(site: str) -> str:
     return plain(linecache.getline(path, int(number)).strip(), 200)
 
 
-# -- the last second
-# -------------------------------------------------------------------------------------------
+# -- the last second -----------------------------------------------------------------------------------------
 
 
 def _timeline(report: Report) -> list[dict[str, Any]]:

@@ -48,7 +48,6 @@ class Life:
     ended: Entry | None = None
     again: Entry | None = None
     misuse: Entry | None = None
-    risk: Entry | None = None
     ranges: list[tuple[int, int, Entry]] = attrs.field(factory=list)
     """Address, bytes, and the record that says so."""
     accessible: Entry | None = None
@@ -182,8 +181,6 @@ def _note(life: Life, entry: Entry) -> None:
         life.again = entry
     elif operation == layout.MISUSE:
         life.misuse = entry
-    elif operation == layout.RISK:
-        life.risk = entry
     elif operation == layout.ACCESSIBLE:
         life.accessible = entry
     elif operation == layout.GUARDED:
@@ -255,11 +252,10 @@ def _suspects(
         why = f"{life.misuse.name or 'misused'} on the thread that crashed"
         found.append(_suspect(recording, life, "misuse", why, life.misuse))
     last = next((one for one in reversed(recording.entries) if one.thread == thread), None)
-    for life in lives.values():
+    if last is not None and last.operation == layout.RISK and last.object in lives:
         # Written before a call that then came back with nothing to say, or did not come back.
-        if last is not None and life.risk is last:
-            why = f"{last.name} was the last that is known of the thread that crashed"
-            found.append(_suspect(recording, life, "misuse", why, last))
+        why = f"{last.name} was the last that is known of the thread that crashed"
+        found.append(_suspect(recording, lives[last.object], "misuse", why, last))
     for life in running:
         assert life.begun is not None
         here = thread != 0 and life.begun.thread == thread

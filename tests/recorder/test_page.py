@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from lifecycle.cli.main import main
@@ -106,6 +107,14 @@ def test_nothing_in_a_recording_becomes_html_and_nothing_is_loaded(file: Path) -
     assert re.findall(r"(?:src|href)=", page) == []
     assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", page) == []
     assert "innerHTML" not in page
+
+
+def test_a_program_that_is_named_like_a_place_of_the_template_is_text(file: Path) -> None:
+    report = analyse(read(file))
+    named = attrs.evolve(report.recording, program="{{data}}</title><b>")
+    page = page_of(attrs.evolve(report, recording=named))
+    assert f"<title>{{{{data}}}}&lt;/title&gt;&lt;b&gt; {named.pid}</title>" in page
+    assert data(page)["report"]["process"]["program"] == named.program
 
 
 def test_the_command_writes_one_file_and_none_over_another(
