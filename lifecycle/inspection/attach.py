@@ -58,16 +58,15 @@ def attach(pid: int, question: str, **more: Any) -> dict[str, Any]:
         )
     owner = _owner_of(pid)
     folder = tempfile.mkdtemp(prefix="lifecycle-")
-    request = json.dumps({"question": question, **more})
     script = os.path.join(folder, "ask.py")
-    with open(script, "x", encoding="utf-8") as file:
-        file.write(SCRIPT.format(folder=folder, request=request))
-    if owner != os.geteuid():
-        os.chown(script, owner, -1)
-        os.chown(folder, owner, -1)
     gone = True
     try:
+        with open(script, "x", encoding="utf-8") as file:
+            file.write(SCRIPT.format(folder=folder, request=json.dumps({"question": question, **more})))
         try:
+            if owner != os.geteuid():
+                os.chown(script, owner, -1)
+                os.chown(folder, owner, -1)
             run(pid, script)
         except PermissionError:
             raise InspectionError(

@@ -70,6 +70,20 @@ def test_it_wants_a_question_and_a_process(capsys: pytest.CaptureFixture[str]) -
     assert "by its id" in capsys.readouterr().err
 
 
+def test_another_users_process_leaves_no_folder(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*given: object) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(sys, "remote_exec", refused, raising=False)
+    monkeypatch.setattr(module, "_owner_of", lambda pid: os.geteuid() + 1)
+    monkeypatch.setattr(os, "chown", refused)
+    assert main(["inspect", str(os.getpid()), "managers", "--attach"]) == 2
+    assert "may not be attached to: it is another user's" in capsys.readouterr().err
+    assert list(alone.iterdir()) == []
+
+
 @has_it
 def test_a_process_without_a_socket_answers(
     shop: subprocess.Popen[str], alone: Path, capsys: pytest.CaptureFixture[str]
