@@ -24,7 +24,8 @@ from lifecycle.watch import sites
 MOST = 1000
 """Reports that are written. Beyond that they are counted: a loop that does one thing wrong fills no disk."""
 LOWEST_DESCRIPTOR = 700
-"""Where the copy of standard error lies, so that the program's own descriptors keep their numbers."""
+"""Where the file, or the copy of standard error, lies, so that the program's own descriptors keep their
+numbers."""
 
 
 @attrs.frozen
@@ -89,6 +90,11 @@ class Journal:
         self.verbose = False
         self.mistakes = self.risks = self.count = 0
         self._to = -1
+        self._path = ""
+        """The file that is written to, empty for standard error."""
+        self._file: tuple[int, int] | None = None
+        """Device and inode of what is written to: a program that closes all descriptors, as a daemon does,
+        may open a file of its own under the same number."""
         self._prefix = "lifecycle: "
         self.watched: dict[str, Callable[[], str]] = {}
         """What is watched, and how that stands."""
@@ -104,8 +110,8 @@ class Journal:
             return
         self._started = True
         if to:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-            self._to = os.open(to, flags, 0o600)
+            self._path = os.path.abspath(to)
+            self._open()
         atexit.register(self._end)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._in_child)
@@ -137,7 +143,12 @@ class Journal:
             seen.ref = weakref.ref(made, gone)
         except TypeError:
             return None
-        self.count += 1
+        before = table.get(key)
+        if before is not None and before.ref() is made:
+            # Initialised again, or by a watched superclass: what is known from now on is what is told.
+            before.told = True
+        else:
+            self.count += 1
         table[key] = seen
         return seen
 
@@ -209,24 +220,39 @@ class Journal:
 
     def say(self, text: str) -> None:
         """Write one line."""
+        if not self._path and sys.__stderr__ is None:
+            # Closed before the start: under its number there may be a file of the program's.
+            return
         line = "".join(one if one.isprintable() else "?" for one in f"{self._prefix}{text}") + "\n"
         try:
-            os.write(self._descriptor(), line.encode("utf-8", "backslashreplace"))
+            there = self._to >= 0 and _file(self._to) == self._file
+            if self._to < 0 or (self._path and not there):
+                self._open()
+                there = True
+            if there:
+                os.write(self._to, line.encode("utf-8", "backslashreplace"))
         except OSError:
-            # Standard error is closed, or the disk is full: the program's own affair.
+            # The copy of standard error is closed, or the disk is full: the program's own affair.
             return
 
-    def _descriptor(self) -> int:
-        if self._to < 0:
-            self._to = 2
-            try:
-                import fcntl
+    def _open(self) -> None:
+        """Write to the file, or to a copy of standard error, from now on."""
+        low = 2
+        if self._path:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+            low = os.open(self._path, flags, 0o600)
+        try:
+            import fcntl
 
-                self._to = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, LOWEST_DESCRIPTOR)
-            except (ImportError, AttributeError, OSError, ValueError):
-                # No such call here, or no room up there: standard error itself.
-                self._to = 2
-        return self._to
+            copy = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, LOWEST_DESCRIPTOR)
+        except (ImportError, AttributeError, OSError, ValueError):
+            # No such call here, or no room up there.
+            copy = low
+        else:
+            if self._path:
+                os.close(low)
+        self._file = _file(copy)
+        self._to = copy
 
     def _end(self) -> None:
         """Tell of what is there still. Registered before the program's own exit functions, so it runs behind
@@ -246,6 +272,15 @@ class Journal:
             counts = f"{_some(self.mistakes, 'mistake')}, {_some(self.risks, 'risk')}"
             self.say(f"{counts}; watched: {', '.join(told) or 'nothing'}")
         self._ended = True
+
+
+def _file(descriptor: int) -> tuple[int, int] | None:
+    """Device and inode, None for a descriptor that is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _some(count: int, what: str) -> str:
