@@ -2,7 +2,8 @@
 
 A module that is not there yet is waited for by a finder at the front of ``sys.meta_path``. The finder lets
 the others find the module, watches the class when the module has been executed, gives the module its own
-loader back, and goes when nothing is waited for.
+loader back, and goes when nothing is waited for. A module that is looked for but not executed
+(`importlib.util.find_spec`), or whose execution fails, is waited for on.
 """
 
 from __future__ import annotations
@@ -159,18 +160,21 @@ class _Finder:
             find = getattr(finder, "find_spec", None)
             spec = None if find is None else find(name, path, target)
             if spec is not None:
-                self.waited.discard(name)
                 if hasattr(spec.loader, "exec_module"):
                     spec.loader = _Executes(spec.loader)
                 else:
                     for (of, _), asked in _classes.items():
                         for one in asked if of == name else ():
                             one.why = "its loader is of an old kind, without exec_module"
-                if not self.waited and threading.active_count() == 1:
-                    # Of other threads one may be walking through the list.
-                    sys.meta_path.remove(self)
                 return spec  # type: ignore[no-any-return]
         return None
+
+    def executed(self, name: str) -> None:
+        """Wait for this one no longer."""
+        self.waited.discard(name)
+        if not self.waited and self in sys.meta_path and threading.active_count() == 1:
+            # Of other threads one may be walking through the list.
+            sys.meta_path.remove(self)
 
 
 class _Executes(Loader):
@@ -188,6 +192,7 @@ class _Executes(Loader):
             module.__spec__.loader = loader
         module.__loader__ = loader
         loader.exec_module(module)
+        _finder.executed(module.__name__)
         try:
             _now(sys.modules.get(module.__name__, module), module.__name__)
         except Exception as error:
