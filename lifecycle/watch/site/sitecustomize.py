@@ -4,11 +4,11 @@
 import os
 import sys
 
+HERE = os.path.dirname(__file__)
+
 
 def _lifecycle() -> None:
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [path for path in sys.path if os.path.abspath(path or os.curdir) != here]
-    root = os.path.dirname(os.path.dirname(os.path.dirname(here)))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(HERE))))
     sys.path.insert(0, root)
     try:
         from lifecycle.watch.beginning import begin
@@ -34,6 +34,9 @@ def _own() -> None:
     spec.loader.exec_module(module)
 
 
+# The entry of `sys.path` that led here, as it stands there. Left in, it would lead `_own` here again. This
+# goes for a child as well that was given this `PYTHONPATH` but not the other variable.
+sys.path[:] = [path for path in sys.path if path != HERE]
 if os.environ.get("LIFECYCLE_RUN"):
     _lifecycle()
 _own()
