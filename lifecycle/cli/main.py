@@ -188,7 +188,6 @@ def say(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    # This process reads recordings. What it would write itself is of no interest.
     words = list(sys.argv[1:] if argv is None else argv)
     words, program = running.divided(words)
     arguments = parser().parse_args(words)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import stat
 import sys
 from typing import Any
 
@@ -31,7 +32,9 @@ def add_parser(commands: Any) -> None:
         "run",
         help="run a program, unmodified, under watch",
         usage="lifecycle run [-h] [--recorder PATH] [--leaks LEVEL] [--watch MODULE:CLASS.CLOSE]... "
-        "[--to FILE] [-v] (SCRIPT | -m MODULE) [ARGUMENT ...]",
+        "[--to FILE] [-v] (SCRIPT | -m MODULE | -c CODE | -) [ARGUMENT ...]",
+        # `divided` does not know abbreviations.
+        allow_abbrev=False,
         description="Run a Python program as it is. Its output, exceptions and exit status are its own; what "
         "is found is written to standard error, and nothing where nothing is found. Child processes of "
         "Python are watched as well.",
@@ -58,7 +61,7 @@ def divided(words: list[str]) -> tuple[list[str], list[str] | None]:
     if words[:1] != ["run"]:
         return words, None
     at = 1
-    while at < len(words) and words[at].startswith("-") and words[at] not in ("-", "-m", "--"):
+    while at < len(words) and words[at].startswith("-") and words[at] not in ("-", "-c", "-m", "--"):
         at += 2 if words[at] in WITH_VALUE else 1
     program = words[at:]
     return words[:at], program[1:] if program[:1] == ["--"] else program
@@ -85,8 +88,10 @@ def run(arguments: argparse.Namespace, program: list[str]) -> int:
     )
     before = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = SITE + (os.pathsep + before if before else "")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # None where it was closed before the start.
+        if stream is not None:
+            stream.flush()
     command = [sys.executable, *program]
     if os.name == "nt":  # pragma: no cover - there exec ends this process, and the shell waits for no other
         import subprocess
@@ -102,15 +107,21 @@ def check(program: list[str]) -> None:
     """Raise `RunError` where it is plain that there is no program."""
     if not program:
         raise RunError("run what? Name a script, as in lifecycle run --watch h5py:File.close script.py")
-    if program[0] == "-m":
-        if len(program) < 2:
-            raise RunError("-m names a module, as in lifecycle run -m http.server")
-        return
     script = program[0]
+    if script == "-":
+        return
+    if script in ("-m", "-c"):
+        if len(program) < 2:
+            what = "-m names a module, as in lifecycle run -m http.server"
+            raise RunError(what if script == "-m" else "-c takes the program's code")
+        return
     try:
         if os.path.isdir(script):
             if not os.path.exists(os.path.join(script, "__main__.py")):
                 raise RunError(f"{script} is a folder without a __main__.py")
+            return
+        if stat.S_ISFIFO(os.stat(script).st_mode):
+            # Opened and closed here, it would have no reader for what is written into it.
             return
         with open(script, "rb"):
             return
