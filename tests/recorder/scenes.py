@@ -42,18 +42,17 @@ def play(
     says otherwise."""
     script = folder / "scene.py"
     script.write_text(head + textwrap.dedent(code), encoding="utf-8")
-    environment = {
-        **os.environ,
-        **QUIET,
-        "PYTHONPATH": str(ROOT),
-        "LIFECYCLE_RECORDER": str(folder / "scene-{pid}.rec"),
-        **(env or {}),
-    }
+    recorder = {"LIFECYCLE_RECORDER": str(folder / "scene-{pid}.rec")}
+    return start(folder, *args, str(script), env={**recorder, **(env or {})})
+
+
+def start(folder: Path, *words: str, env: Mapping[str, str] | None = None, stdin: str = "") -> Finished:
+    """Run Python with these arguments in `folder`, without a recorder unless `env` names one."""
     done = subprocess.run(
-        [sys.executable, *args, str(script)],
-        env=environment,
+        [sys.executable, *words],
+        env={**os.environ, **QUIET, "PYTHONPATH": str(ROOT), **(env or {})},
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=90,

@@ -16,7 +16,7 @@ import pytest
 from lifecycle.cli.main import main
 from lifecycle.recorder.postmortem import analyse
 from lifecycle.recorder.reader import read
-from tests.recorder.scenes import QUIET
+from tests.recorder.scenes import QUIET, start
 from tests.support import ROOT, Finished
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the program takes this process's place with exec")
@@ -74,21 +74,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, *words: str, env: dict[str, str] | None = None) -> Finished:
-    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), **(env or {})}
-    done = subprocess.run(
-        [sys.executable, *words],
-        env=environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
-
-
 def write(folder: Path, code: str) -> None:
     (folder / "app.py").write_text(textwrap.dedent(code), encoding="utf-8")
 
@@ -126,11 +111,15 @@ PROGRAMS = {
         print(__name__, sys.argv, "sitecustomize" in sys.modules)
         tap = pump.Pump()
         print(type(tap.push), tap.push.__func__ is pump.Pump.push, type(pump.Pump.push), tap.push())
-        print(tap.close.__name__, tap.close == tap.close, inspect.signature(tap.close),
-        inspect.ismethod(tap.close)) print(type(tap) is pump.Pump, repr(type(tap)), sys.meta_path, [p for p in
-        sys.path if "lifecycle" in p]) tap.close()
+        print(tap.close.__name__, tap.close == tap.close, inspect.signature(tap.close))
+        print(inspect.ismethod(tap.close), type(tap) is pump.Pump, repr(type(tap)))
+        import zipfile
+        print([str(one).partition(" at ")[0] for one in sys.meta_path])
+        print([path for path in sys.path if "site" in path])
+        tap.close()
         pickle.loads(pickle.dumps(tap)).close()
         left, right = socket.socketpair()
+        print(left.fileno())
         left.close(), right.close()
         sys.exit(7)
     """,
@@ -148,6 +137,7 @@ PROGRAMS = {
                 print(process.exitcode, flush=True)
     """,
 }
+STATUS = {"exception": 1, "identities": 7, "spawned": 0}
 
 
 @posix
@@ -158,6 +148,7 @@ def test_output_and_status_are_the_programs_own(folder: Path, name: str) -> None
     write(folder, PROGRAMS[name])
     words = ("app.py", "-x", "--to", "y")
     plain = start(folder, *words)
+    assert (plain.rc, "SyntaxError" in plain.stderr) == (STATUS[name], False)
     watched = start(folder, "-m", "lifecycle", "run", *WATCH, "--to", "told", *words)
     assert (watched.rc, watched.stdout, watched.stderr) == (plain.rc, plain.stdout, plain.stderr)
     # Nothing wrong was done but for what the program itself was stopped by.
@@ -183,6 +174,53 @@ def test_ctrl_c_is_the_programs_own(folder: Path) -> None:
     assert process.returncode == -signal.SIGINT
     assert err.endswith("KeyboardInterrupt\n")
     assert re.findall(r'File "(.*)"', err) == [f"{folder}/app.py"]
+
+
+@posix
+def test_its_own_sitecustomize_runs_as_it_would(folder: Path) -> None:
+    """Also in a child that is given the path to ours, and not the order."""
+    own = folder / "own"
+    own.mkdir()
+    (own / "sitecustomize.py").write_text("import sys\nsys.customised = __file__\n", encoding="utf-8")
+    write(
+        folder,
+        """
+        import os, subprocess, sys
+        print(sys.customised, sys.modules["sitecustomize"].__file__, sys.path, flush=True)
+        if "child" not in sys.argv:
+            for left_out in ("", "LIFECYCLE_RUN"):
+                env = {name: value for name, value in os.environ.items() if name != left_out}
+                subprocess.run([sys.executable, __file__, "child"], env=env)
+        """,
+    )
+    env = {"PYTHONPATH": os.pathsep.join((str(own), str(ROOT)))}
+    plain = start(folder, "app.py", env=env)
+    watched = start(folder, "-m", "lifecycle", "run", "app.py", env=env)
+    assert plain.check().count(f"{own}/sitecustomize.py") == 6
+    assert (watched.rc, watched.stdout, watched.stderr) == (0, plain.stdout, "")
+
+
+@posix
+def test_code_and_standard_input_are_programs_too(folder: Path) -> None:
+    code = "import sys, pump; print(sys.argv); pump.Pump()"
+    run = ("-m", "lifecycle", "run", "--watch", "pump:Pump.close")
+    told = "lifecycle: never closed: pump.Pump made at <{}>:1\nlifecycle: 1 mistake, 0 risks; watched: pump.Pump (methods)\n"
+    for words, stdin, argv, name in (
+        (("-c", code, "-v"), "", ["-c", "-v"], "string"),
+        (("-", "x"), code, ["-", "x"], "stdin"),
+    ):
+        done = start(folder, *run, *words, stdin=stdin)
+        assert (done.rc, done.stdout, done.stderr) == (0, f"{argv}\n", told.format(name))
+
+
+@posix
+def test_a_named_pipe_is_a_script_and_standard_output_may_be_closed(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    words = [sys.executable, "-m", "lifecycle", "run", "pipe"]
+    env = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(["sh", "-c", 'exec "$@" >&-', "sh", *words], env=env, cwd=folder)
+    (folder / "pipe").write_text("raise SystemExit(9)", encoding="utf-8")
+    assert process.wait(60) == 9
 
 
 # -- told ----------------------------------------------------------------------------------------------------
@@ -352,6 +390,69 @@ def test_a_crash_behind_the_close_names_object_and_line(folder: Path) -> None:
     assert report.recording.fault.address == 64
 
 
+def test_a_module_that_is_looked_for_first_or_fails_first_is_watched(folder: Path) -> None:
+    (folder / "late.py").write_text(
+        "import builtins\nif not hasattr(builtins, 'ready'): raise ImportError('not yet')\nfrom pump import *\n"
+        "class Late(Pump):\n    pass\n",
+        encoding="utf-8",
+    )
+    lines = told(
+        folder,
+        """
+        import builtins, importlib.util
+        for name in ("pump", "late"):
+            print(importlib.util.find_spec(name).name)
+        try:
+            import late
+        except ImportError:
+            builtins.ready = True
+        import late
+        late.Late()
+        late.Pump()
+        again = late.Late()
+        again.__init__()
+        again.close()
+        """,
+        "late:Late.close",
+        "pump:Pump.close",
+    )
+    # Both classes see the same object, and one object is initialised twice: each is one.
+    assert lines == [
+        "lifecycle: never closed: late.Late made at app.py:10",
+        "lifecycle: never closed: pump.Pump made at app.py:11",
+        "lifecycle: 2 mistakes, 0 risks; watched: late.Late (methods), pump.Pump (methods)",
+    ]
+
+
+@posix
+@pytest.mark.parametrize("to", ["", "told"])
+def test_nothing_is_written_into_a_file_of_the_programs(folder: Path, to: str) -> None:
+    """One that closes all descriptors, as a daemon does, and opens its own under their numbers."""
+    write(
+        folder,
+        """
+        import os
+        from pump import Pump
+        Pump()
+        os.closerange(3, 2000)
+        files = [os.open(f"file{number}", os.O_RDWR | os.O_CREAT) for number in range(720)]
+        Pump()
+        print({os.fstat(file).st_size for file in files})
+        """,
+    )
+    words = ("--to", to) if to else ()
+    done = start(folder, "-m", "lifecycle", "run", "--watch", "pump:Pump.close", *words, "app.py")
+    assert done.check() == "{0}\n"
+    first = "lifecycle: never closed: pump.Pump made at app.py:4\n"
+    if to:
+        lines = (folder / to).read_text(encoding="utf-8")
+        assert lines.startswith(first + first.replace(":4", ":7"))
+        assert done.stderr == ""
+    else:
+        # The copy of standard error is closed as well, and nobody knows what 2 is by now.
+        assert done.stderr == first
+
+
 # -- bad input -----------------------------------------------------------------------------------------------
 
 
@@ -360,6 +461,7 @@ def test_a_crash_behind_the_close_names_object_and_line(folder: Path) -> None:
     [
         ((), "run what?"),
         (("-m",), "-m names a module"),
+        (("-c",), "-c takes the program's code"),
         (("nowhere.py",), "the script nowhere.py cannot be read: No such file"),
         ((".",), ". is a folder without a __main__.py"),
         (("--watch", "h5py.File", "app.py"), "'h5py.File' names no class and closing method"),
