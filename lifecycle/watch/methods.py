@@ -14,7 +14,7 @@ from typing import Any
 
 from lifecycle.watch import sites
 from lifecycle.watch.journal import frame_here, in_del, journal
-from lifecycle.watch.unseen import INTERNAL, unseen
+from lifecycle.watch.unseen import INTERNAL, internal, unseen
 
 SPECIAL = frozenset(
     f"__{name}__"
@@ -111,6 +111,10 @@ def _made(init: _Init, instance: Any, token: Any) -> None:
 
 def _not_made(init: _Init, instance: Any, error: BaseException) -> None:
     journal.seen.pop(id(instance), None)
+    trace = error.__traceback__
+    if trace is not None and trace.tb_frame.f_code.co_filename == INTERNAL:
+        # The entry of `_next_init`.
+        error.__traceback__ = trace.tb_next
 
 
 def _before(method: _Method, instance: Any) -> Any:
@@ -205,14 +209,23 @@ def exchange(watching: Watching) -> str:
         found.__init__ = _Init(watching, init)
     elif new is not object.__new__:
         # The original one refuses arguments where the class has another `__init__` than its own.
-        found.__init__ = _Init(watching, _no_init)
+        found.__init__ = _Init(watching, _next_init(cls))
     for name in dir(cls):
         _exchange(cls, name, watching)
     return ""
 
 
-def _no_init(self: Any, /, *args: Any, **more: Any) -> None:
-    """Initialize self.  See help(type(self)) for accurate signature."""
+def _next_init(cls: Any) -> Any:
+    """The ``__init__`` that follows that of a class which has none: it may be that of another base."""
+
+    @internal
+    def __init__(self: Any, /, *args: Any, **more: Any) -> None:
+        following = super(cls, self).__init__
+        if getattr(following, "__objclass__", None) is not object:
+            following(*args, **more)
+
+    __init__.__doc__ = object.__init__.__doc__
+    return __init__
 
 
 def _exchange(cls: type, name: str, watching: Watching) -> None:

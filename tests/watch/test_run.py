@@ -22,7 +22,7 @@ from tests.support import ROOT, Finished
 posix = pytest.mark.skipif(os.name != "posix", reason="the program takes this process's place with exec")
 WATCH = [
     word
-    for target in ("socket:socket.close", "zipfile:ZipFile.close", "pump:Pump.close")
+    for target in ("socket:socket.close", "zipfile:ZipFile.close", "pump:Pump.close", "pump:Born.close")
     for word in ("--watch", target)
 ]
 
@@ -60,6 +60,13 @@ class Loud(Pump):
 class Own(Pump):
     def close(self):
         self.open = None
+
+class Born:
+    def __new__(cls, *args):
+        return super().__new__(cls)
+
+    def close(self):
+        pass
 
 class Slim:
     __slots__ = ("x",)
@@ -106,13 +113,25 @@ PROGRAMS = {
                 tap.push(1, 2)
     """,
     "identities": """
-        import atexit, pickle, pump, inspect, socket, sys
+        import atexit, pickle, pump, inspect, socket, sys, traceback
         atexit.register(print, "exit hook")
         print(__name__, sys.argv, "sitecustomize" in sys.modules)
         tap = pump.Pump()
         print(type(tap.push), tap.push.__func__ is pump.Pump.push, type(pump.Pump.push), tap.push())
         print(tap.close.__name__, tap.close == tap.close, inspect.signature(tap.close))
         print(inspect.ismethod(tap.close), type(tap) is pump.Pump, repr(type(tap)))
+        class Base:
+            def __init__(self, size):
+                self.size = 1 / size
+        class Both(pump.Born, Base):
+            pass
+        both = Both(2)
+        print(both.size)
+        both.close()
+        try:
+            Both(0)
+        except ZeroDivisionError as error:
+            print([entry.name for entry in traceback.extract_tb(error.__traceback__)])
         import zipfile
         print([str(one).partition(" at ")[0] for one in sys.meta_path])
         print([path for path in sys.path if "site" in path])
