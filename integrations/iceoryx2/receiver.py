@@ -37,6 +37,7 @@ class _Feed(Ends):
     __slots__ = (
         "_dead",
         "_looked",
+        "_looking",
         "_page",
         "_pid",
         "_reader",
@@ -58,6 +59,8 @@ class _Feed(Ends):
         self.name = name
         self.starved = 0
         self.recipe: Any = recipe(manager, SAMPLE, release=iox.Sample.delete, release_on=ANY_THREAD)
+        # One thread at a time asks for the publisher: the system's poll is refused to a second one.
+        self._looking = threading.RLock()
         self._watch = Watch()
         self._pid = 0
         self._dead = 0
@@ -181,16 +184,17 @@ class _Feed(Ends):
 
     def source(self) -> Source:
         """See `across.feeds.Feed`."""
-        while True:
-            facts = self._reader.get().decode_as(Facts)
-            epoch = int(facts.epoch)
-            state = "alive"
-            if facts.closed:
-                state = "closed"
-            elif self._has_died(epoch, int(facts.pid)):
-                state = "died"
-            if state == "alive" or not self._turn_page(epoch):
-                return Source(epoch, int(facts.published), state)
+        with self._looking:
+            while True:
+                facts = self._reader.get().decode_as(Facts)
+                epoch = int(facts.epoch)
+                state = "alive"
+                if facts.closed:
+                    state = "closed"
+                elif self._has_died(epoch, int(facts.pid)):
+                    state = "died"
+                if state == "alive" or not self._turn_page(epoch):
+                    return Source(epoch, int(facts.published), state)
 
     def keep(self) -> None:
         """See `across.feeds.Feed`."""

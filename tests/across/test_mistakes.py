@@ -507,6 +507,37 @@ def test_four_threads_close_shares_while_frames_are_received(manager: SafetyMana
         assert not wrong
 
 
+def test_figures_are_asked_for_by_several_threads_at_once(manager: SafetyManager, topic: str) -> None:
+    """What looks for the publisher's death is refused to a second thread by the system's poll."""
+    wrong: list[BaseException] = []
+    with Publisher(manager, topic, 64) as publisher, Receiver(manager, topic) as receiver:
+
+        def ask() -> None:
+            try:
+                for _ in range(1000):
+                    receiver.stats()
+                    assert receiver.source == "alive"
+            except Exception as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for thread in threads:
+                thread.start()
+            for number in range(100):
+                publisher.copy(np.full(8, number, "u1"))
+                with receiver.recv(30) as frame:
+                    assert frame.array()[0] == number
+        finally:
+            sys.setswitchinterval(interval)
+            for thread in threads:
+                thread.join(60)
+        assert wrong == []
+        assert (receiver.received, receiver.lag) == (100, 0)
+
+
 # -- memory --------------------------------------------------------------------------------------------------
 
 
