@@ -20,6 +20,7 @@ __all__ = [
     "SIZE",
     "Form",
     "Head",
+    "array_of",
     "array_over",
     "form_of",
     "np",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 MOST_DIMENSIONS: Final = 8
+MOST_ELEMENTS: Final = 1 << 63
+"""More than an array can have in one dimension."""
 _LONGEST_DTYPE: Final = 16
 # number, epoch, time, bytes, key frame, dimensions, element type, shape
 _LAYOUT: Final = struct.Struct("<QQQQBB6x16s8Q")
@@ -62,13 +65,35 @@ class Head:
     dtype: Any
 
 
+def _dtype_of(dtype: Any) -> Any:
+    """NumPy's type of that name. Raises `FrameFormatError` where there is none."""
+    try:
+        return np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise FrameFormatError(f"{shown(dtype)} is no type of elements: {error}") from None
+
+
+def _goes(kind: Any) -> bool:
+    """Whether elements of this type can go to another process, which knows the type by its text."""
+    if kind.hasobject or kind.names is not None or kind.subdtype is not None or not kind.itemsize:
+        return False
+    # The text of another library's type names plain bytes.
+    return bool(kind.isbuiltin == 1 or _dtype_of(kind.str) == kind)
+
+
+def array_of(frame: Any) -> Any:
+    """The array to be copied: `frame` itself, or what NumPy makes of it. Raises `FrameFormatError`."""
+    try:
+        # NumPy takes bytes for one text, whose last zeros it drops.
+        return np.frombuffer(frame, "u1") if isinstance(frame, bytes) else np.asarray(frame)
+    except Exception as error:
+        raise FrameFormatError(f"NumPy makes no array of a {type(frame).__name__}: {error}") from None
+
+
 def form_of(shape: Any, dtype: Any) -> Form:
     """The form of arrays of `shape` and `dtype`. Raises `FrameFormatError`."""
-    try:
-        kind = np.dtype(dtype)
-    except (TypeError, ValueError) as error:
-        raise FrameFormatError(f"{shown(dtype)} is no type of elements: {error}") from None
-    if kind.hasobject or kind.names is not None or kind.subdtype is not None or not kind.itemsize:
+    kind = _dtype_of(dtype)
+    if not _goes(kind):
         raise FrameFormatError(
             f"frames of {kind!r} cannot go to another process: use numbers, or texts of a fixed length, and "
             "encode anything else into bytes (dtype 'u1')"
@@ -83,7 +108,7 @@ def form_of(shape: Any, dtype: Any) -> Form:
         )
     except TypeError:
         raise FrameFormatError(f"a shape is one or several whole numbers, not {shown(shape)}") from None
-    if len(sides) > MOST_DIMENSIONS or any(side < 0 for side in sides):
+    if len(sides) > MOST_DIMENSIONS or any(not 0 <= side < MOST_ELEMENTS for side in sides):
         raise FrameFormatError(
             f"a frame has at most {MOST_DIMENSIONS} dimensions, each of 0 or more elements, not {sides!r}"
         )
@@ -135,13 +160,13 @@ def read(header: Any, room: int) -> Head:
     dtype = _dtypes.get(coded)
     if dtype is None:
         try:
-            dtype = np.dtype(coded.rstrip(b"\0").decode())
-        except (TypeError, ValueError) as error:
+            dtype = _dtype_of(coded.rstrip(b"\0").decode())
+        except (FrameFormatError, UnicodeDecodeError) as error:
             raise FrameFormatError(
                 f"the header of frame {head.seq} names no type of elements: {error}"
             ) from None
-        if dtype.hasobject:
-            raise FrameFormatError(f"the header of frame {head.seq} says that it has Python objects in it")
+        if not _goes(dtype):
+            raise FrameFormatError(f"the header of frame {head.seq} says that its elements are {dtype!r}")
         _dtypes[coded] = dtype
     head.dtype = dtype
     if dimensions > MOST_DIMENSIONS or prod(head.shape) * dtype.itemsize != head.nbytes or head.nbytes > room:

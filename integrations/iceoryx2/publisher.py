@@ -25,12 +25,11 @@ from lifecycle import ANY_THREAD, FrameReceiver, SafetyManager
 from lifecycle.errors import ClosedError, ForeignHandleError, LifecycleError, PoolExhaustedError
 from lifecycle.integrations.across.bridges import Bridge
 from lifecycle.integrations.across.errors import (
-    FrameFormatError,
     FrameTooLargeError,
     TopicError,
     TransportError,
 )
-from lifecycle.integrations.across.header import form_of, np
+from lifecycle.integrations.across.header import array_of, form_of
 from lifecycle.integrations.across.receiving import check_name
 from lifecycle.integrations.iceoryx2 import _engine
 from lifecycle.integrations.iceoryx2._engine import Ends, Facts, Figures, Key, Watch, iox
@@ -471,12 +470,9 @@ class Publisher(Uncopied):
         return ports.send(loan, bool(key))
 
     def copy(self, array: Any, *, key: bool = True) -> int:
-        """Publish a copy of an array, of any strides, or of anything that NumPy makes one of. As `loan` and
-        `publish`; raises what they raise."""
-        try:
-            source = np.asarray(array)
-        except Exception as error:
-            raise FrameFormatError(f"NumPy makes no array of a {type(array).__name__}: {error}") from None
+        """Publish a copy of an array, of any strides, of bytes, or of anything that NumPy makes an array of.
+        As `loan` and `publish`; raises what they raise."""
+        source = array_of(array)
         with self.loan(source.shape, source.dtype) as loan:
             target = loan.array()
             target[...] = source
@@ -495,14 +491,7 @@ class Publisher(Uncopied):
 
     def _copy_frame(self, frame: Any, *, key: bool) -> int:
         made = getattr(frame, "array", None)
-        if callable(made) and not isinstance(frame, np.ndarray):
-            try:
-                return self.copy(made(), key=key)
-            finally:
-                frame = made = None
-        if isinstance(frame, (bytes, bytearray, memoryview)):
-            return self.copy(np.frombuffer(frame, "u1"), key=key)
-        return self.copy(frame, key=key)
+        return self.copy(made() if callable(made) else frame, key=key)
 
     # -- others ----------------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from lifecycle import FrameReceiver, SafetyManager
 from lifecycle.errors import ClosedError, LifecycleError
 from lifecycle.integrations.across.bridges import Bridge
-from lifecycle.integrations.across.errors import FrameFormatError, TransportError
-from lifecycle.integrations.across.header import form_of, np, pack
+from lifecycle.integrations.across.errors import TransportError
+from lifecycle.integrations.across.header import array_of, form_of, pack
 from lifecycle.integrations.zenoh._session import END, LIFE, key_of, session_of, zenoh
 from lifecycle.lowlevel import Uncopied, after_fork, keep_for_ever, taking, weakly
 from lifecycle.stats import DistributorStats
@@ -127,20 +127,14 @@ class Publisher(Uncopied):
         after_fork(self._after_fork)
 
     def copy(self, frame: Any, *, key: bool = True) -> int:
-        """Publish a copy of an array, or of bytes (an encoded frame), and return 1 if somebody listens, else
-        0.
+        """Publish a copy of an array, of any strides, of bytes (an encoded frame), or of anything that NumPy
+        makes an array of. Return 1 if somebody listens, else 0.
 
         `key` tells frames that stand for themselves from those that need their predecessors (see
         `KeepKeyFrames`). Raises `FrameFormatError` for what another process could not read, `ClosedError`,
         and `TransportError`.
         """
-        try:
-            if isinstance(frame, (bytes, bytearray, memoryview)):
-                source = np.frombuffer(frame, "u1")
-            else:
-                source = np.asarray(frame)
-        except Exception as error:
-            raise FrameFormatError(f"NumPy makes no array of a {type(frame).__name__}: {error}") from None
+        source = array_of(frame)
         return self._ports.send(source, form_of(source.shape, source.dtype), bool(key))
 
     def pump(self, receiver: FrameReceiver[Any]) -> Bridge:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import threading
 from typing import Any
 
@@ -442,16 +443,28 @@ def test_a_service_of_somebody_else_is_no_topic(manager: SafetyManager, topic: s
 
 
 def test_frames_that_nobody_could_read_are_refused(manager: SafetyManager, topic: str) -> None:
+    core = "numpy._core" if hasattr(np, "_core") else "numpy.core"
+    rational = importlib.import_module(f"{core}._rational_tests").rational
     with Publisher(manager, topic, 64) as publisher, Receiver(manager, topic) as receiver:
         for wrong in (
             np.array([object()]),
             np.zeros(2, [("a", "u1")]),
             np.zeros((1,) * 9, "u1"),
             np.array(["x" * 2], object),
+            # Another library's type of elements: its text says eight plain bytes.
+            np.zeros(2, rational),
         ):
             with pytest.raises(FrameFormatError):
                 publisher.copy(wrong)
-        for shape, dtype in (((-1,), "u1"), ("ab", "u1"), ((2.5,), "u1"), (3, "no such type"), (3, "O")):
+        for shape, dtype in (
+            ((-1,), "u1"),
+            ("ab", "u1"),
+            ((2.5,), "u1"),
+            (3, "no such type"),
+            (3, "O"),
+            (3, "f4,,"),
+            ((0, 2**64), "u1"),
+        ):
             with pytest.raises(FrameFormatError):
                 publisher.loan(shape, dtype)
         with pytest.raises(FrameTooLargeError, match="has 65 bytes"):
@@ -464,11 +477,17 @@ def test_frames_that_nobody_could_read_are_refused(manager: SafetyManager, topic
         # What is not contiguous is copied as it is seen, and an empty frame is one.
         publisher.copy(np.arange(64, dtype="u1").reshape(8, 8).T[:, ::2])
         publisher.copy(np.zeros((0, 3), "f4"))
+        publisher.copy(b"ab\0")
+        publisher.copy(memoryview(bytearray(b"abcd"))[::2])
         with receiver.recv(30) as frame:
             assert frame.array().tolist() == np.arange(64).reshape(8, 8).T[:, ::2].tolist()
         with receiver.recv(30) as frame:
             assert frame.array().shape == (0, 3)
             assert bytes(frame.data()) == b""
+        with receiver.recv(30) as frame:
+            assert frame.array().tolist() == [97, 98, 0]
+        with receiver.recv(30) as frame:
+            assert frame.array().tolist() == [97, 99]
 
 
 def test_a_loan_goes_by_its_own_publisher_only(manager: SafetyManager, topic: str) -> None:
