@@ -41,17 +41,17 @@ class _Carrying:
     """What the thread works with; it keeps no bridge."""
 
     def __init__(
-        self, manager: SafetyManager, name: str, receiver: Any, hand_on: Callable[..., object], shares: bool
+        self, manager: SafetyManager, name: str, receiver: Any, hand_on: Callable[..., object]
     ) -> None:
         self.manager = manager
         self.name = name
         self.receiver: Any = receiver
         self.hand_on: Any = hand_on
-        self.shares = shares
         self.stopped = threading.Event()
         self.carried = self.starved = self.failed = 0
 
     def run(self) -> None:
+        """The thread's work: hand on each frame, until there is nothing more to carry."""
         while not self.stopped.is_set():
             frame = None
             try:
@@ -86,6 +86,7 @@ class _Carrying:
         return bool(self.receiver.closed or getattr(target, "closed", False) or self.manager.closed)
 
     def stop(self) -> None:
+        """Have the thread end behind the frame that it has. Callable on any thread."""
         self.stopped.set()
 
 
@@ -102,10 +103,8 @@ class Bridge(Uncopied):
         name: str,
         receiver: Any,
         hand_on: Callable[..., object],
-        *,
-        shares: bool,
     ) -> None:
-        self._carrying = _Carrying(manager, name, receiver, hand_on, shares)
+        self._carrying = _Carrying(manager, name, receiver, hand_on)
         self.name: str = name
         self._thread = threading.Thread(
             target=self._carrying.run, name=f"lifecycle-bridge-{name}", daemon=True
@@ -135,7 +134,8 @@ class Bridge(Uncopied):
         self._leave()
 
     def _after_fork(self) -> None:
-        """In a forked child there is no such thread."""
+        """In a forked child there is no such thread, which may have had the lock of the event."""
+        self._carrying.stopped = threading.Event()
         self._carrying.stop()
 
     def __enter__(self) -> Bridge:

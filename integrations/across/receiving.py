@@ -3,8 +3,8 @@
 **Counted exactly.** Each frame has its number within its publisher's life, so what was missed is a
 difference. Where a receiver stands (position, received, missed, the frame that waits behind a `Lagged`) is
 one tuple, replaced by one store; a lock has one thread at a time take a frame and count it. The lock is held
-for no wait and for no code of the user's. An interrupt between the frame and the count drops the frame, which
-is then missed by the next difference.
+for no wait and for no code of the user's. An interrupt while the engine's frame becomes an object drops it,
+and it is missed by the next difference. From then on an interrupt leaves it to the next call.
 
 **Lives.** A publisher that is made again begins a new life (`Frame.epoch`), whose frames begin at 0. Unread
 frames of an earlier life may still come behind those of a later one: they are counted where they belong.
@@ -12,8 +12,9 @@ frames of an earlier life may still come behind those of a later one: they are c
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, cast
 
 from lifecycle import FrameDistributor
 from lifecycle.distribution import DropOldest, KeepKeyFrames, LatestOnly, Policy
@@ -88,12 +89,18 @@ class TopicReceiver(Uncopied):
     kind: ClassVar[str] = "topic"
     transport: ClassVar[str] = ""
 
-    def __init__(self, manager: SafetyManager, name: str, policy: Policy, feed: Feed, turn: Any) -> None:
+    def __init__(
+        self, manager: SafetyManager, name: str, policy: Policy, feed: Feed, seat: int | None = None
+    ) -> None:
+        """`seat` is how many frames may be kept at a time; None: any number."""
         self._manager = manager
         self._name = name
         self._policy = policy
         self._feed: Feed | None = feed
-        self._turn = turn
+        self._seat = seat
+        self._turn = threading.RLock()
+        # What has come and is not placed yet.
+        self._arrived: Frame | None = None
         self._told = 0
         # Asked once the topic knows of this receiver: what was published before then it need not get.
         source = feed.source()
@@ -130,9 +137,8 @@ class TopicReceiver(Uncopied):
             frame = self._take()
             if frame is not None:
                 return frame
-            left = SLICE if until is None else until - monotonic()
-            self._raise_if_over(left, timeout)
-            self._open_feed().wait(min(SLICE, left))
+            feed, seconds = self._nothing_yet(until, timeout)
+            feed.wait(seconds)
 
     async def recv_async(self, timeout: float | None = None) -> Frame:
         """`recv` for coroutines: the event loop goes on meanwhile, a thread of its executor waits. Cancelling
@@ -146,9 +152,8 @@ class TopicReceiver(Uncopied):
             frame = self._take()
             if frame is not None:
                 return frame
-            left = SLICE if until is None else until - monotonic()
-            self._raise_if_over(left, timeout)
-            await asyncio.get_running_loop().run_in_executor(None, self._open_feed().wait, min(SLICE, left))
+            feed, seconds = self._nothing_yet(until, timeout)
+            await asyncio.get_running_loop().run_in_executor(None, feed.wait, seconds)
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames until the publisher closes. Each is closed when the next one is asked for. What was missed
@@ -168,11 +173,13 @@ class TopicReceiver(Uncopied):
         """
         if not isinstance(distributor, FrameDistributor):
             raise LifecycleError(f"into() takes a FrameDistributor, not {distributor!r}")
-        self._check_room(distributor.capacity)
-        return Bridge(self._manager, self._name, self, distributor.publish, shares=True)
-
-    def _check_room(self, capacity: int) -> None:
-        """Raise `TopicError` where a distributor of `capacity` would keep the whole seat."""
+        if self._seat is not None and distributor.capacity >= self._seat:
+            raise TopicError(
+                f"a distributor with capacity {distributor.capacity} would keep all {self._seat} frame(s) of "
+                f"the seat at topic {self._name!r}: give it a smaller capacity, or have the topic made with "
+                "more held="
+            )
+        return Bridge(self._manager, self._name, self, distributor.publish)
 
     # -- taking one ------------------------------------------------------------------------------------------
 
@@ -194,11 +201,12 @@ class TopicReceiver(Uncopied):
                     now = self._standing
                     frame = now.waiting
                     if frame is None:
-                        frame = feed.take()
+                        frame = self._arrived = self._arrived or feed.take()
                         if frame is None:
                             return None
                         before = now
                         self._standing = now = self._placed(now, frame)
+                        self._arrived = None  # K4
                         if now.lags > before.lags:
                             raise self._lagged(now.missed - before.missed)
                     received = self._wants(feed, now, frame)
@@ -216,8 +224,8 @@ class TopicReceiver(Uncopied):
                     frame.close()
         except BaseException:
             if new is not None and self._standing is new:
-                # An interrupt fell between the count and the caller.
-                self._standing = new._replace(received=new.received - 1, missed=new.missed + 1)
+                # An interrupt fell between the count and the caller: it waits again.
+                self._standing = cast("Standing", now)
             raise
         finally:
             frame = now = new = before = feed = None  # type: ignore[assignment]  # K3
@@ -267,14 +275,15 @@ class TopicReceiver(Uncopied):
             return not feed.has_more()
         return frame.key or not now.awaits_key
 
-    def _raise_if_over(self, left: float, timeout: float | None) -> None:
-        """Nothing is there: raise what that means, unless there is time to wait."""
+    def _nothing_yet(self, until: float | None, timeout: float | None) -> tuple[Feed, float]:
+        """Nothing is there: raise what that means, or return what to wait in, and for how many seconds."""
+        left = SLICE if until is None else min(SLICE, until - monotonic())
         feed = self._open_feed()
         source = self._last = feed.source()
         if source.state != "alive" and (self._told != source.epoch or left <= 0):
             # Asked after the end was seen: what was sent before it has come by now.
             if feed.has_more():
-                return
+                return feed, 0
             self._told = source.epoch
             if source.state == "died":
                 raise SourceDiedError(
@@ -290,6 +299,7 @@ class TopicReceiver(Uncopied):
                 f"{self!r}: no frame within {timeout or 0} s; wait longer, or see whether the publisher "
                 "still runs"
             )
+        return feed, left
 
     def _lagged(self, missed: int) -> Lagged:
         return Lagged(
@@ -374,6 +384,7 @@ class TopicReceiver(Uncopied):
         that were received stay valid. Closing again changes nothing."""
         feed = self._feed
         waiting: Frame | None = None
+        arrived: Frame | None = None
         try:
             if feed is not None:
                 with self._turn:
@@ -383,22 +394,27 @@ class TopicReceiver(Uncopied):
                             lag = self._lag(now, feed.source())
                         except LifecycleError:
                             lag = 0
-                        waiting = now.waiting
+                        waiting, arrived = now.waiting, self._arrived
+                        self._arrived = None
                         self._standing = now._replace(
                             missed=now.missed + lag, cursor=now.cursor + lag, ended="closed", waiting=None
                         )
                     self._feed = None
-                if waiting is not None:
-                    waiting.close()
+                for frame in (waiting, arrived):
+                    if frame is not None:
+                        frame.close()
                 feed.shut()
             self._leave_manager()
             self._leave()
         finally:
-            waiting = None  # K3
+            frame = waiting = arrived = None  # K3
 
     def _after_fork(self) -> None:
         """In a forked child: all of it is the parent's."""
+        # The old lock may be a thread's that is not here.
+        self._turn = threading.RLock()
         feed, self._feed = self._feed, None
+        self._arrived = None
         self._standing = self._standing._replace(ended=FORKED, waiting=None)
         if feed is not None:
             feed.keep()

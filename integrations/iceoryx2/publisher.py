@@ -487,7 +487,7 @@ class Publisher(Uncopied):
                 f"pump() takes a FrameReceiver, made by FrameDistributor.subscribe, not {receiver!r}"
             )
         self._open()
-        return Bridge(self._manager, self._name, receiver, self._copy_frame, shares=False)
+        return Bridge(self._manager, self._name, receiver, self._copy_frame)
 
     def _copy_frame(self, frame: Any, *, key: bool) -> int:
         made = getattr(frame, "array", None)

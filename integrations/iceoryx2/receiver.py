@@ -10,14 +10,14 @@ from typing import Any, Final
 from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle.distribution import Policy
 from lifecycle.errors import ClosedError, LifecycleError, PoolExhaustedError
-from lifecycle.integrations.across.errors import NoPublisherError, TopicError, TransportError
+from lifecycle.integrations.across.errors import NoPublisherError, TransportError
 from lifecycle.integrations.across.feeds import Source
 from lifecycle.integrations.across.frames import Frame
 from lifecycle.integrations.across.header import SIZE, read
 from lifecycle.integrations.across.receiving import TopicReceiver, check_name, check_policy
 from lifecycle.integrations.iceoryx2 import _engine
 from lifecycle.integrations.iceoryx2._engine import Ends, Facts, Key, Watch, iox
-from lifecycle.lowlevel import check_timeout, keep_for_ever, monotonic, recipe, taking
+from lifecycle.lowlevel import check_timeout, keep_for_ever, monotonic, must_not_wait, recipe, taking
 
 __all__ = ["SAMPLE", "Receiver"]
 
@@ -29,6 +29,7 @@ LOOK: Final = 0.2
 """Seconds between two looks at the engine's own list for a publisher that has died."""
 RETRIES: Final = 5
 PAUSE: Final = 0.001
+"""Seconds between two looks for a frame that comes back."""
 
 
 class _Feed(Ends):
@@ -247,7 +248,7 @@ class Receiver(TopicReceiver):
         What happens when it falls behind: ``"drop-oldest"``, ``"latest-only"``, ``"keep-key-frames"``. There
         is no ``"block"``: a publisher waits for no other process.
     start:
-        Seconds to wait for the topic to be made.
+        Seconds to wait for the topic to be made (None: for ever); a thread that must not wait does not.
 
     It takes a seat: a place among the topic's receivers, with as many frames as it may keep, which nobody
     else can take. A context manager that closes itself.
@@ -260,7 +261,12 @@ class Receiver(TopicReceiver):
     transport = "iceoryx2"
 
     def __init__(
-        self, manager: SafetyManager, name: str, *, policy: Policy | str = "drop-oldest", start: float = 5.0
+        self,
+        manager: SafetyManager,
+        name: str,
+        *,
+        policy: Policy | str = "drop-oldest",
+        start: float | None = 5.0,
     ) -> None:
         if not isinstance(manager, SafetyManager):
             raise LifecycleError(f"Receiver(manager, name) takes a SafetyManager, not {manager!r}")
@@ -274,21 +280,12 @@ class Receiver(TopicReceiver):
         _engine.check_room(f"topic {name!r} cannot be received")
         feed = _Feed(manager, name)
         manager.policy(SAMPLE, fork="keep")
-        until = monotonic() + (float("inf") if start is None else start)
+        until = None if start is None else monotonic() + start
         while not feed.open():
-            if monotonic() >= until:
+            if (until is not None and monotonic() >= until) or must_not_wait():
                 raise NoPublisherError(
                     f"topic {name!r} was not there within {start} s: start its publisher, with the same "
                     "version of iceoryx2 and as the same user, or give start= more seconds"
                 )
             time.sleep(POLL)
-        self._seat_size = feed.held
-        super().__init__(manager, name, chosen, feed, threading.RLock())
-
-    def _check_room(self, capacity: int) -> None:
-        if capacity >= self._seat_size:
-            raise TopicError(
-                f"a distributor with capacity {capacity} would keep all {self._seat_size} frame(s) of the "
-                f"seat at topic {self.name!r}: give it a smaller capacity, or have the topic made with more "
-                "held="
-            )
+        super().__init__(manager, name, chosen, feed, feed.held)

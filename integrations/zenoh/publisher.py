@@ -144,7 +144,7 @@ class Publisher(Uncopied):
             raise LifecycleError(
                 f"pump() takes a FrameReceiver, made by FrameDistributor.subscribe, not {receiver!r}"
             )
-        return Bridge(self._manager, self._name, receiver, self._copy_frame, shares=False)
+        return Bridge(self._manager, self._name, receiver, self._copy_frame)
 
     def _copy_frame(self, frame: Any, *, key: bool) -> int:
         made = getattr(frame, "array", None)

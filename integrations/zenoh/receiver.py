@@ -26,6 +26,8 @@ __all__ = ["FRAME", "Receiver"]
 
 FRAME: Final = "zenoh.Frame"
 """The type under which frames are registered."""
+LATEST: Final = 2**63
+"""A position behind every frame."""
 
 
 def _forget(payload: bytes) -> None:
@@ -169,7 +171,7 @@ class Receiver(TopicReceiver):
     behind:
         How many frames wait for it.
     start:
-        Seconds to wait for a publisher.
+        Seconds to wait for a publisher (None: for ever); a thread that must not wait does not.
     session:
         A ``zenoh.Session`` that stays yours; None opens one of its own, with zenoh's defaults.
 
@@ -217,10 +219,7 @@ class Receiver(TopicReceiver):
                     "sessions reach each other, or give start= more seconds"
                 )
             feed.wait(min(SLICE, left))
-        super().__init__(manager, name, chosen, feed, threading.RLock())
+        super().__init__(manager, name, chosen, feed)
         if not feed.arrivals.first:
             # What was published before it came here is not known, nor missed.
             self._standing = self._standing._replace(cursor=LATEST)
-
-
-LATEST: Final = 2**63
