@@ -95,8 +95,8 @@ def consume(role: str, port: int) -> None:
             try:
                 with receiver.recv(timeout=1) as frame:
                     work(frame.array())
-            except (Empty, Lagged, SourceDiedError):
-                pass
+            except (Empty, Lagged, SourceDiedError) as event:
+                work.told = type(event).__name__
             except ClosedError:
                 break
             if time.monotonic() - told > 0.25:

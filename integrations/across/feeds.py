@@ -28,10 +28,13 @@ class Feed(Protocol):
     call at any moment."""
 
     def take(self) -> Frame | None:
-        """The next frame that has come, or None."""
+        """The next frame that has come, or None. Raises `ClosedError` where none can come any more."""
 
     def has_more(self) -> bool:
         """Whether `take` would give one."""
+
+    def closed(self) -> bool:
+        """Whether what carries the frames was closed under this end, so that nothing can come any more."""
 
     def wait(self, seconds: float) -> None:
         """Return when something may have come, after `seconds` at the latest; other threads run meanwhile."""

@@ -52,7 +52,7 @@ class Standing(NamedTuple):
     lags: int = 0
     restarts: int = 0
     begun: bool = False
-    """Whether it has got a frame."""
+    """Whether it has got a frame of that life."""
     awaits_key: bool = False
     waiting: Frame | None = None
     """A frame that has come, behind a gap that was told; not received yet."""
@@ -187,7 +187,10 @@ class TopicReceiver(Uncopied):
         feed = self._feed
         if feed is None:
             ended = self._standing.ended or "closed"
-            raise ClosedError(f"{self!r} is {ended}: nothing can be received from it; make another receiver")
+            raise ClosedError(
+                f"the {self.transport} receiver of topic {self._name!r} is {ended}: nothing can be received "
+                "from it; make another receiver"
+            )
         return feed
 
     def _take(self) -> Frame | None:
@@ -256,7 +259,7 @@ class TopicReceiver(Uncopied):
             after = now._replace(older=tuple(read.items()))
         told = gap > 0 and type(self._policy) is not LatestOnly
         return after._replace(
-            begun=True,
+            begun=now.begun or epoch >= now.epoch,
             missed=now.missed + gap,
             lags=now.lags + told,
             awaits_key=after.awaits_key or (told and type(self._policy) is KeepKeyFrames),
@@ -357,8 +360,9 @@ class TopicReceiver(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether this receiver was closed."""
-        return self._feed is None
+        """Whether this receiver was closed, or what carries its frames under it."""
+        feed = self._feed
+        return feed is None or feed.closed()
 
     def stats(self) -> ReceiverStats:
         """The figures, as a frozen snapshot."""

@@ -570,10 +570,10 @@ class Publisher(Uncopied):
         received. Closing again changes nothing."""
         self._ports = None
         last = self._last
-        last.shut()
-        if self._watcher is not threading.current_thread() and self._watcher.ident is not None:
-            self._watcher.join(2.0)
         if isinstance(last, _Ports):
+            last.shut()
+            if self._watcher is not threading.current_thread() and self._watcher.ident is not None:
+                self._watcher.join(2.0)
             self._last = _Past(last)
         self._leave_manager()
         self._leave()
@@ -608,6 +608,3 @@ class _Past:
         self.epoch = ports.epoch
         self.freed = ports.freed
         self.failed = ports.failed
-
-    def shut(self) -> None:
-        """They are."""

@@ -159,6 +159,10 @@ class _Feed(Ends):
         """See `across.feeds.Feed`."""
         return bool(self.subscriber.has_samples())
 
+    def closed(self) -> bool:
+        """See `across.feeds.Feed`: its node is its own."""
+        return False
+
     def wait(self, seconds: float) -> None:
         """See `across.feeds.Feed`."""
         try:

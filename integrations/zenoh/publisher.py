@@ -44,7 +44,7 @@ class _Ports:
         self.session = session
         self.own = own
         self.turn = threading.RLock()
-        self.stopped = False
+        self.stopped = self.ended = self.forked = False
         self.epoch = time.time_ns()
         self.sending = _Sending(0)
         try:
@@ -57,7 +57,8 @@ class _Ports:
         """Send a copy, counted by the step that sends it."""
         with self.turn:
             if self.stopped:
-                raise ClosedError(f"the publisher of topic {self.name!r} is closed; make another")
+                whose = "is of the parent process" if self.forked else "is closed"
+                raise ClosedError(f"the publisher of topic {self.name!r} {whose}; make another")
             sending = _Sending(self.sending.next)
             header = pack(form, sending.seq, self.epoch, time.time_ns(), key)
             payload = source.tobytes()
@@ -72,24 +73,40 @@ class _Ports:
                 raise TransportError(
                     f"frame {sending.seq} of topic {self.name!r} was not sent: zenoh says {error}"
                 ) from None
-            return int(self.publisher.matching_status.matching)
+            try:
+                return int(self.publisher.matching_status.matching)
+            except zenoh.ZError:
+                # The session was closed since: nobody can listen any more.
+                return 0
 
     def shut(self) -> None:
         """Tell receivers that it is closed. May be repeated."""
         with self.turn:
-            if self.stopped:
-                return
             self.stopped = True
-        try:
-            header = pack(NOTHING, self.sending.next, self.epoch, time.time_ns(), False)
-            self.session.put(f"{self.name}/{END}", b"", attachment=header)
-            self.token.undeclare()
-            self.publisher.undeclare()
-            if self.own:
-                self.session.close()
-        except zenoh.ZError:
-            # The session was closed under it: its receivers see the token's end.
+        if self.ended:
             return
+        steps = [self._tell_end, self.token.undeclare, self.publisher.undeclare]
+        if self.own:
+            steps.append(self.session.close)
+        # Each may be done again after an interrupt (K7).
+        for step in steps:
+            try:
+                step()
+            except zenoh.ZError:
+                # Done before, or the session was closed under it: its receivers see the token's end.
+                continue
+        self.ended = True
+
+    def _tell_end(self) -> None:
+        header = pack(NOTHING, self.sending.next, self.epoch, time.time_ns(), False)
+        self.session.put(f"{self.name}/{END}", b"", attachment=header)
+
+    def keep(self) -> None:
+        """In a forked child: destroy nothing, ever."""
+        keep_for_ever(self)
+        # The old lock may be a thread's that is not here.
+        self.turn = threading.RLock()
+        self.stopped = self.ended = self.forked = True
 
 
 class Publisher(Uncopied):
@@ -100,9 +117,11 @@ class Publisher(Uncopied):
     manager:
         Closing it closes the publisher first.
     name:
-        The topic: a zenoh key without wildcards. It has one publisher at a time, which nobody checks.
+        The topic: a zenoh key without wildcards. It has one publisher at a time, which nobody checks: of two
+        that publish at once receivers get both, each with its own `epoch` and counts.
     session:
-        A ``zenoh.Session`` that stays yours; None opens one of its own, with zenoh's defaults.
+        A ``zenoh.Session`` that stays yours, to be closed after the publisher; None opens one of its own,
+        with zenoh's defaults.
 
     Pictures are large for a network: send encoded frames, with ``key=``. It waits for nobody: zenoh drops
     what a network cannot take, and receivers count that as missed. A context manager that closes itself. All
@@ -125,6 +144,8 @@ class Publisher(Uncopied):
         self._leave_manager = manager.on_close(weakly(self.close))
         self._leave = manager.add_component(self, end=self._ports.shut, type_name="zenoh.Publisher")
         after_fork(self._after_fork)
+        if manager.stopping.is_set:
+            self.close()
 
     def copy(self, frame: Any, *, key: bool = True) -> int:
         """Publish a copy of an array, of any strides, of bytes (an encoded frame), or of anything that NumPy
@@ -191,8 +212,7 @@ class Publisher(Uncopied):
 
     def _after_fork(self) -> None:
         """In a forked child: all of it is the parent's."""
-        self._ports.stopped = True
-        keep_for_ever(self._ports)
+        self._ports.keep()
 
     def __enter__(self) -> Publisher:
         return self
@@ -201,5 +221,5 @@ class Publisher(Uncopied):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "open"
+        state = "of the parent process" if self._ports.forked else "closed" if self.closed else "open"
         return f"<zenoh publisher of {self._name!r}: {state}, {self.published} published>"

@@ -67,7 +67,7 @@ class _Arrivals:
     def lives(self, sample: Any) -> None:
         """A publisher has come or gone."""
         number = str(sample.key_expr).rpartition("/")[2]
-        if number.isdigit():
+        if number.isdecimal():
             if sample.kind == zenoh.SampleKind.PUT:
                 self.alive.add(int(number))
             else:
@@ -78,16 +78,23 @@ class _Arrivals:
         """A publisher tells that it closes, and how much it has published."""
         attachment = sample.attachment
         header = b"" if attachment is None else attachment.to_bytes()
-        if len(header) == SIZE:
+        try:
+            if len(header) != SIZE:
+                raise FrameFormatError(f"{len(header)} bytes are no header")
             head = read(header, 0)
-            self.ended[head.epoch] = head.seq
-            self.heard.set()
+        except FrameFormatError:
+            # Somebody else's data under this key.
+            self.refused += 1
+            return
+        self.ended[head.epoch] = head.seq
+        self.heard.set()
 
 
 class _Feed:
     """See `across.feeds.Feed`."""
 
     def __init__(self, manager: SafetyManager, name: str, session: Any, own: bool, behind: int) -> None:
+        self.name = name
         self.session = session
         self.own = own
         self.recipe: Any = recipe(manager, FRAME, release=_forget, release_on=ANY_THREAD)
@@ -104,11 +111,17 @@ class _Feed:
     def take(self) -> Frame | None:
         """See `across.feeds.Feed`."""
         payload = None
+        gone = self.closed()
         try:
             try:
                 head, payload = self.arrivals.frames.popleft()
             except IndexError:
-                return None
+                if not gone:
+                    return None
+                raise ClosedError(
+                    f"the zenoh session of topic {self.name!r} was closed under its receiver: nothing comes "
+                    "any more. Open another session, and make another receiver with it"
+                ) from None
             return Frame(self.recipe.register(payload, None, head.nbytes), head, payload)
         finally:
             payload = None  # K3
@@ -116,6 +129,10 @@ class _Feed:
     def has_more(self) -> bool:
         """See `across.feeds.Feed`."""
         return bool(self.arrivals.frames)
+
+    def closed(self) -> bool:
+        """See `across.feeds.Feed`."""
+        return bool(self.session.is_closed())
 
     def wait(self, seconds: float) -> None:
         """See `across.feeds.Feed`."""
@@ -141,19 +158,22 @@ class _Feed:
 
     def shut(self) -> None:
         """See `across.feeds.Feed`."""
-        ends, self.ends = self.ends, ()
-        try:
-            for end in ends:
-                end.undeclare()
-            if self.own and ends:
-                self.session.close()
-        except zenoh.ZError:
-            # The session was closed under it, and everything with it.
-            return
+        steps = [end.undeclare for end in self.ends]
+        if self.own and steps:
+            steps.append(self.session.close)
+        # Each may be done again after an interrupt (K7).
+        for step in steps:
+            try:
+                step()
+            except zenoh.ZError:
+                # Done before, or the session was closed under it, and everything with it.
+                continue
+        self.ends = ()
 
     def keep(self) -> None:
         """See `across.feeds.Feed`."""
         keep_for_ever((self.session, self.ends))
+        self.ends = ()
 
 
 class Receiver(TopicReceiver):
@@ -173,7 +193,8 @@ class Receiver(TopicReceiver):
     start:
         Seconds to wait for a publisher (None: for ever); a thread that must not wait does not.
     session:
-        A ``zenoh.Session`` that stays yours; None opens one of its own, with zenoh's defaults.
+        A ``zenoh.Session`` that stays yours; None opens one of its own, with zenoh's defaults. Once it is
+        closed, what has come can be received, and then `recv` raises `ClosedError`.
 
     Counts are exact from the first frame on that came here: what the network dropped is missed. `source` is
     ``"died"`` once zenoh has told that the publisher is gone: at once for a process on this machine, after
