@@ -1,20 +1,16 @@
 """The receiver of a topic: what it has got and missed, and what happens when it falls behind.
 
-**Counted exactly.** Each frame has its number within its publisher's life, so what was missed is a
-difference. Where a receiver stands (position, received, missed, the frame that waits behind a `Lagged`) is
-one tuple, replaced by one store; a lock has one thread at a time take a frame and count it. The lock is held
-for no wait and for no code of the user's. An interrupt while the engine's frame becomes an object drops it,
-and it is missed by the next difference. From then on an interrupt leaves it to the next call.
-
-**Lives.** A publisher that is made again begins a new life (`Frame.epoch`), whose frames begin at 0. Unread
-frames of an earlier life may still come behind those of a later one: they are counted where they belong.
+**Counted exactly.** Where a receiver stands is one tuple, replaced by one store; a lock has one thread at a
+time take a frame and count it. The lock is held for no wait and for no code of the user's. An interrupt while
+the engine's frame becomes an object drops it, and it is missed by the next difference. From then on an
+interrupt leaves it to the next call.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from lifecycle import FrameDistributor
 from lifecycle.distribution import DropOldest, KeepKeyFrames, LatestOnly, Policy
@@ -22,8 +18,9 @@ from lifecycle.distribution.policies import policy_of
 from lifecycle.errors import ClosedError, Empty, Lagged, LifecycleError
 from lifecycle.integrations.across.bridges import Bridge
 from lifecycle.integrations.across.errors import SourceDiedError, TopicError
-from lifecycle.integrations.across.feeds import NOBODY, Feed, Source
+from lifecycle.integrations.across.feeds import NOBODY, Feed
 from lifecycle.integrations.across.frames import Frame
+from lifecycle.integrations.across.standing import Standing
 from lifecycle.lowlevel import Uncopied, after_fork, check_timeout, monotonic, must_not_wait, weakly
 from lifecycle.manager import SafetyManager
 from lifecycle.stats import DistributorStats, GroupStats, ReceiverStats
@@ -38,27 +35,6 @@ SLICE = 0.05
 FORKED = "of the parent process, which this one was forked from"
 
 R = TypeVar("R", bound="TopicReceiver")
-
-
-class Standing(NamedTuple):
-    """Where a receiver stands."""
-
-    epoch: int
-    """The life that it is in."""
-    cursor: int
-    """The number of the next frame of that life."""
-    received: int = 0
-    missed: int = 0
-    lags: int = 0
-    restarts: int = 0
-    begun: bool = False
-    """Whether it has got a frame of that life."""
-    awaits_key: bool = False
-    waiting: Frame | None = None
-    """A frame that has come, behind a gap that was told; not received yet."""
-    older: tuple[tuple[int, int], ...] = ()
-    """Earlier lives, and how far they were read."""
-    ended: str = ""
 
 
 def check_name(name: object) -> str:
@@ -208,7 +184,7 @@ class TopicReceiver(Uncopied):
                         if frame is None:
                             return None
                         before = now
-                        self._standing = now = self._placed(now, frame)
+                        self._standing = now = self._started(now).before(frame, type(self._policy))
                         self._arrived = None  # K4
                         if now.lags > before.lags:
                             raise self._lagged(now.missed - before.missed)
@@ -232,39 +208,6 @@ class TopicReceiver(Uncopied):
             raise
         finally:
             frame = now = new = before = feed = None  # type: ignore[assignment]  # K3
-
-    def _placed(self, now: Standing, frame: Frame) -> Standing:
-        """Where the receiver stands in front of `frame`, with what it has missed."""
-        seq, epoch = frame.seq, frame.epoch
-        gap = 0
-        if epoch == now.epoch:
-            if now.begun:
-                gap = seq - now.cursor
-            else:
-                gap = max(0, seq - self._started(now).cursor)
-            after = now._replace(cursor=seq)
-        elif epoch > now.epoch:
-            gap = seq if now.epoch else 0
-            after = now._replace(
-                epoch=epoch,
-                cursor=seq,
-                restarts=now.restarts + bool(now.epoch),
-                older=(*now.older[-7:], (now.epoch, now.cursor)),
-                awaits_key=type(self._policy) is KeepKeyFrames,
-            )
-        else:
-            read = dict(now.older)
-            gap = max(0, seq - read.get(epoch, seq))
-            read[epoch] = seq + 1
-            after = now._replace(older=tuple(read.items()))
-        told = gap > 0 and type(self._policy) is not LatestOnly
-        return after._replace(
-            begun=now.begun or epoch >= now.epoch,
-            missed=now.missed + gap,
-            lags=now.lags + told,
-            awaits_key=after.awaits_key or (told and type(self._policy) is KeepKeyFrames),
-            waiting=frame,
-        )
 
     def _started(self, now: Standing) -> Standing:
         """Where it stands before its first frame, as far as that is known."""
@@ -337,13 +280,7 @@ class TopicReceiver(Uncopied):
         if feed is None:
             return 0
         source = self._last = feed.source()
-        return self._lag(self._started(self._standing), source)
-
-    @staticmethod
-    def _lag(now: Standing, source: Source) -> int:
-        if source.epoch == now.epoch:
-            return max(0, source.published - now.cursor)
-        return source.published if source.epoch > now.epoch else 0
+        return self._started(self._standing).lag(source)
 
     @property
     def restarts(self) -> int:
@@ -369,7 +306,7 @@ class TopicReceiver(Uncopied):
         feed = self._feed
         now = self._standing
         source = NOBODY if feed is None else feed.source()
-        lag = 0 if feed is None else self._lag(self._started(now), source)
+        lag = 0 if feed is None else self._started(now).lag(source)
         return ReceiverStats(
             name=self._name,
             group="",
@@ -395,7 +332,7 @@ class TopicReceiver(Uncopied):
                     now = self._started(self._standing)
                     if not now.ended:
                         try:
-                            lag = self._lag(now, feed.source())
+                            lag = now.lag(feed.source())
                         except LifecycleError:
                             lag = 0
                         waiting, arrived = now.waiting, self._arrived
