@@ -244,11 +244,13 @@ def test_a_forked_child_waits_for_no_lock_and_takes_nothing(link: Any, end: str)
         link = session(int(sys.argv[2]), False)
         publisher = Publisher(manager, topic, session=link)
         receiver = Receiver(manager, topic, session=link, start=30)
+        local = FrameDistributor(4)
+        bridge = Receiver(manager, topic, session=link, start=30).into(local)
         publisher.copy(b"7")
         frame = receiver.recv(30)
         held, over = threading.Event(), threading.Event()
         def hold():
-            with publisher._ports.turn, receiver._turn:
+            with publisher._ports.turn, receiver._turn, bridge._carrying.stopped._cond:
                 held.set()
                 over.wait()
         thread = threading.Thread(target=hold)
@@ -263,7 +265,7 @@ def test_a_forked_child_waits_for_no_lock_and_takes_nothing(link: Any, end: str)
                 except ClosedError as error:
                     if "of the parent process" not in str(error):
                         os._exit(4)
-            for one in (frame, receiver, publisher):
+            for one in (frame, receiver, publisher, bridge):
                 one.close()
             {end}
         say("child", os.waitpid(pid, 0)[1])
@@ -272,10 +274,9 @@ def test_a_forked_child_waits_for_no_lock_and_takes_nothing(link: Any, end: str)
         publisher.copy(b"9")
         with receiver.recv(30) as frame2:
             say(frame2.seq, receiver.source, *frame.array())
-        frame.close()
-        receiver.close()
-        publisher.close()
-        link.close()
+        source = bridge._carrying.receiver
+        for one in (frame, receiver, bridge, source, publisher, link, local):
+            one.close()
         say(manager.close().ok)
     """
     with Other(SESSION + textwrap.dedent(code), TOPIC, str(link[1]), transport="zenoh") as other:

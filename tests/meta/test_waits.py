@@ -84,8 +84,8 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
     ("lifecycle/manager/shutdown.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
     # -- other processes, which tell nobody here
     ("integrations/across/bridges.py", "Event"): (
-        1,
-        "the end of a thread of its own, looked at between frames",
+        2,
+        "the end of a thread of its own, looked at between frames; another in a forked child",
     ),
     ("integrations/across/bridges.py", "join"): (1, "the end of a thread of its own, at close"),
     ("integrations/iceoryx2/_engine.py", "sleep"): (1, "a process that has died, where no system tells"),
