@@ -267,3 +267,45 @@ def test_a_closed_frame_tells_none_of_it(gst: Any, adapter: Any) -> None:
             found()
     with pytest.raises(LifecycleError, match="was closed"):
         frame.custom("a")
+
+
+READS: tuple[tuple[str, Callable[[Any], object]], ...] = (
+    ("names_of_metas", lambda frame: frame.metas),
+    ("crop_of", lambda frame: frame.crop),
+    ("regions_of", lambda frame: frame.regions),
+    ("video_planes_of", lambda frame: frame.video_planes),
+    ("memories_of", lambda frame: frame.memories),
+    ("custom_of", lambda frame: frame.custom("lifecycle-lens")),
+)
+
+
+@pytest.mark.parametrize(("reader", "ask"), READS, ids=[reader for reader, _ in READS])
+def test_the_buffer_is_held_while_it_is_read(
+    gst: Any, adapter: Any, monkeypatch: pytest.MonkeyPatch, reader: str, ask: Callable[[Any], object]
+) -> None:
+    """Another thread closes the frame in the middle: its buffer must not be back in its pool by then."""
+    from lifecycle.integrations.gstreamer.frames import facts
+
+    Gst = gst.Gst
+    pool = Gst.BufferPool.new()
+    config = pool.get_config()
+    Gst.BufferPool.config_set_params(config, Gst.Caps.from_string(gst.SMALL), 64 * 48 * 3, 0, 1)
+    assert pool.set_config(config)
+    assert pool.set_active(True)
+    at_once = Gst.BufferPoolAcquireParams()
+    at_once.flags = Gst.BufferPoolAcquireFlags.DONTWAIT
+    frame = adapter.frame(sample(gst, pool.acquire_buffer(None)[1]))
+    plain = getattr(facts, reader)
+    flows = []
+
+    def read(buffer: int, *arguments: Any) -> object:
+        frame.close()
+        gc.collect()
+        flows.append(pool.acquire_buffer(at_once)[0])
+        return plain(buffer, *arguments)
+
+    monkeypatch.setattr(facts, reader, read)
+    ask(frame)
+    assert flows == [Gst.FlowReturn.EOS], "the pool has none"
+    assert pool.acquire_buffer(at_once)[0] == Gst.FlowReturn.OK
+    pool.set_active(False)

@@ -14,7 +14,7 @@ from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle.integrations.gstreamer._buffers import new_buffer
 from lifecycle.integrations.gstreamer._native import Gst, ready, sample_buffer, sample_caps
 from lifecycle.integrations.gstreamer.errors import FormatError, MapError, SampleError
-from lifecycle.integrations.gstreamer.frames.formats import Layout, LayoutCache
+from lifecycle.integrations.gstreamer.frames.formats import Layout, LayoutCache, frame_of
 from lifecycle.integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from lifecycle.integrations.gstreamer.frames.held import Live, end_held
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
@@ -72,7 +72,7 @@ class SampleAdapter(Uncopied):
             layout = self._learn(sample)
         if sample_buffer(pointer) is None:
             raise SampleError(
-                f"{self._whose()}the sample at {pointer:#x} ({layout}) has no buffer; skip it, it "
+                f"{frame_of(self._name)}the sample at {pointer:#x} ({layout}) has no buffer; skip it, it "
                 "carries caps or a buffer list only"
             )
         return Frame(self, sample, layout)
@@ -125,13 +125,10 @@ class SampleAdapter(Uncopied):
         caps = sample.get_caps()
         if caps is None:
             raise SampleError(
-                f"{self._whose()}the sample at {hash(sample):#x} has no caps, so nobody can say what its "
-                "bytes are; pull it from a running appsink, or give Gst.Sample.new its caps"
+                f"{frame_of(self._name)}the sample at {hash(sample):#x} has no caps, so nobody can say what "
+                "its bytes are; pull it from a running appsink, or give Gst.Sample.new its caps"
             )
         return self._layouts.add(caps)
-
-    def _whose(self) -> str:
-        return f"frame of {self._name!r}: " if self._name else ""
 
     def __repr__(self) -> str:
         name = self._name or TYPE_NAME

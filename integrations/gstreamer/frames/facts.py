@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, TypeVar
 
 from lifecycle.integrations.gstreamer._native import (
     CLOCK_TIME_NONE,
@@ -13,7 +14,7 @@ from lifecycle.integrations.gstreamer._native import (
     sample_buffer,
 )
 from lifecycle.integrations.gstreamer.errors import FormatError, FrameClosedError, SampleError
-from lifecycle.integrations.gstreamer.frames.formats import Layout
+from lifecycle.integrations.gstreamer.frames.formats import Layout, frame_of
 from lifecycle.integrations.gstreamer.frames.metas import (
     Area,
     MemoryFacts,
@@ -29,6 +30,8 @@ from lifecycle.integrations.gstreamer.frames.metas import (
 from lifecycle.lowlevel import Uncopied, about
 
 __all__ = ["FrameFacts"]
+
+T = TypeVar("T")
 
 FLAGS: Final = {
     1 << (4 + place): name
@@ -66,6 +69,11 @@ VIDEO_FLAGS: Final = {
     )
 }
 """`GstVideoBufferFlags`, which raw video has beside the others."""
+
+
+def _some(value: int) -> int | None:
+    """A time or an offset; None where the buffer has none."""
+    return None if value == CLOCK_TIME_NONE else value
 
 
 class FrameFacts(Uncopied):
@@ -113,39 +121,30 @@ class FrameFacts(Uncopied):
     @property
     def pts(self) -> int | None:
         """Presentation time in nanoseconds, None when the buffer has none."""
-        sample = self._sample_now()
-        pts = BufferHead.from_address(self._buffer_of(sample)).pts
-        return None if pts == CLOCK_TIME_NONE else pts
+        return self._read(lambda buffer: _some(BufferHead.from_address(buffer).pts))
 
     @property
     def duration(self) -> int | None:
         """Duration in nanoseconds, None when the buffer has none."""
-        sample = self._sample_now()
-        duration = BufferHead.from_address(self._buffer_of(sample)).duration
-        return None if duration == CLOCK_TIME_NONE else duration
+        return self._read(lambda buffer: _some(BufferHead.from_address(buffer).duration))
 
     @property
     def dts(self) -> int | None:
         """Decoding time in nanoseconds, None when the buffer has none."""
-        sample = self._sample_now()
-        dts = BufferHead.from_address(self._buffer_of(sample)).dts
-        return None if dts == CLOCK_TIME_NONE else dts
+        return self._read(lambda buffer: _some(BufferHead.from_address(buffer).dts))
 
     @property
     def offset(self) -> int | None:
         """What the element that made it counts: bytes of a file, frames of a source; None when it has
         none."""
-        sample = self._sample_now()
-        offset = BufferHead.from_address(self._buffer_of(sample)).offset
-        return None if offset == CLOCK_TIME_NONE else offset
+        return self._read(lambda buffer: _some(BufferHead.from_address(buffer).offset))
 
     @property
     def flags(self) -> frozenset[str]:
         """The buffer's flags, as GStreamer calls them: ``"discont"``, ``"delta-unit"``, ``"gap"``,
         ``"corrupted"``, ``"marker"``, …; of raw video also ``"interlaced"``, ``"top-field-first"``,
         ``"repeat-first-field"``, ``"one-field"``, ``"multiple-view"`` and ``"first-in-bundle"``."""
-        sample = self._sample_now()
-        flags = BufferHead.from_address(self._buffer_of(sample)).mini_object.flags
+        flags = self._read(lambda buffer: BufferHead.from_address(buffer).mini_object.flags)
         found = {name for bit, name in FLAGS.items() if flags & bit}
         if self._layout.width:
             found.update(name for bit, name in VIDEO_FLAGS.items() if flags & bit)
@@ -161,21 +160,13 @@ class FrameFacts(Uncopied):
     def running_time(self) -> int | None:
         """When it is to be shown, in nanoseconds of playing; None where it has no pts or lies outside its
         segment. What two branches, or two streams of a pipeline, are compared by."""
-        segment, pts = self.segment, self.pts
-        if segment is None or pts is None:
-            return None
-        time = segment.to_running_time(Gst.Format.TIME, pts)
-        return None if time in (-1, CLOCK_TIME_NONE) else int(time)
+        return self._time_by("to_running_time")
 
     @property
     def stream_time(self) -> int | None:
         """Where in its stream (a file, a recording) it is, in nanoseconds; None where it has no pts or lies
         outside its segment. What a position bar shows."""
-        segment, pts = self.segment, self.pts
-        if segment is None or pts is None:
-            return None
-        time = segment.to_stream_time(Gst.Format.TIME, pts)
-        return None if time in (-1, CLOCK_TIME_NONE) else int(time)
+        return self._time_by("to_stream_time")
 
     # -- sound -----------------------------------------------------------------------------------------------
 
@@ -184,8 +175,8 @@ class FrameFacts(Uncopied):
         """How many frames of sound (one sample of each channel) there are. Raises `FormatError` where the
         caps are not raw audio, or do not fit the buffer."""
         self.rate  # noqa: B018 - says what is no sound
-        buffer = self._buffer_of(self._sample_now())
-        return self._layout.of_buffer(buffer, buffer_size(buffer)).image_plane().shape[0]
+        layout = self._layout
+        return self._read(lambda buffer: layout.of_buffer(buffer, buffer_size(buffer)).image_plane().shape[0])
 
     def times(self) -> np.ndarray[Any, Any]:
         """When each frame of sound is to be heard: an ndarray of int64, in nanoseconds as `pts`, as long as
@@ -210,36 +201,36 @@ class FrameFacts(Uncopied):
     @property
     def metas(self) -> tuple[str, ...]:
         """The names of the metas that elements have attached, such as ``"GstVideoMeta"``."""
-        return names_of_metas(self._buffer_of(self._sample_now()))
+        return self._read(names_of_metas)
 
     @property
     def crop(self) -> Area | None:
         """The part of the picture that is to be shown, where a decoder or a camera says so; None: the whole
         picture. `Frame.cropped` gives it."""
-        return crop_of(self._buffer_of(self._sample_now()))
+        return self._read(crop_of)
 
     @property
     def regions(self) -> tuple[Region, ...]:
         """The regions of interest: what a detector has found, in the order in which it was written."""
-        return regions_of(self._buffer_of(self._sample_now()))
+        return self._read(regions_of)
 
     @property
     def video_planes(self) -> VideoPlanes | None:
         """Where the planes of this very buffer lie, where it has a video meta, which wins over its caps."""
-        return video_planes_of(self._buffer_of(self._sample_now()))
+        return self._read(video_planes_of)
 
     def custom(self, name: str) -> dict[str, Any] | None:
         """The fields of the custom meta registered as `name` (`Gst.Meta.register_custom`); None where the
         buffer has none."""
         if not isinstance(name, str):
             raise FormatError(f"a custom meta has the name it was registered under, a text, not {name!r}")
-        return custom_of(self._buffer_of(self._sample_now()), name)
+        return self._read(lambda buffer: custom_of(buffer, name))
 
     @property
     def memories(self) -> tuple[MemoryFacts, ...]:
         """The memories that its bytes lie in: of which kind, how large, and in which file, where it is a
         DMABuf or another fd memory."""
-        return memories_of(self._buffer_of(self._sample_now()))
+        return self._read(memories_of)
 
     @property
     def memory(self) -> str:
@@ -253,11 +244,27 @@ class FrameFacts(Uncopied):
 
     # -- inside ----------------------------------------------------------------------------------------------
 
+    def _read(self, read: Callable[[int], T]) -> T:
+        """What `read` finds in the buffer at an address, which is held until it returns: another thread may
+        close the frame meanwhile."""
+        sample = self._sample_now()
+        try:
+            return read(self._buffer_of(sample))
+        finally:
+            sample = None  # a kept traceback must keep no buffer
+
+    def _time_by(self, count: str) -> int | None:
+        """The pts as the segment's method `count` counts it."""
+        segment, pts = self.segment, self.pts
+        if segment is None or pts is None:
+            return None
+        time = getattr(segment, count)(Gst.Format.TIME, pts)
+        return None if time == -1 else _some(int(time))
+
     def _no_picture(self, what: str) -> NoReturn:
         layout = self._layout
-        whose = f"frame of {layout.whose!r}: " if layout.whose else ""
         problem = layout.problem or f"its caps are {layout.media_type}"
-        raise FormatError(f"{whose}{layout} has no {what}: {problem}")
+        raise FormatError(f"{frame_of(layout.whose)}{layout} has no {what}: {problem}")
 
     def _sample_now(self) -> Any:
         sample = self._sample

@@ -37,7 +37,7 @@ from lifecycle.integrations.gstreamer.frames.planes import (
     why_no_planes,
 )
 
-__all__ = ["Layout", "LayoutCache", "Plane", "parse", "plain_caps"]
+__all__ = ["Layout", "LayoutCache", "Plane", "frame_of", "parse", "plain_caps"]
 
 PLAIN: Final = "memory:SystemMemory"
 MAPPABLE_FEATURES: Final = frozenset({PLAIN, "memory:DMABuf"})
@@ -97,9 +97,7 @@ class Layout:
         return self.planes
 
     def _refuse(self, problem: str) -> NoReturn:
-        raise FormatError(
-            f"frame of {self.whose!r}: {self}: {problem}" if self.whose else f"{self}: {problem}"
-        )
+        raise FormatError(f"{frame_of(self.whose)}{self}: {problem}")
 
     def of_buffer(self, buffer: int, size: int) -> Layout:
         """This layout with what a buffer's own meta says; `size` is how many bytes the buffer has."""
@@ -165,6 +163,11 @@ def _memory_feature(caps: Any) -> str:
             if feature.startswith("memory:"):
                 return str(feature)
     return PLAIN
+
+
+def frame_of(name: str | None) -> str:
+    """How a message about a frame of the capture or adapter `name` begins; empty where it has no name."""
+    return f"frame of {name!r}: " if name else ""
 
 
 def plain_caps(caps: Any) -> Any:
