@@ -11,7 +11,9 @@ is killed (what it counted since its last writing, an `interval` at most, is los
 
 **Who lives** is known by a lock that each worker has on a file of its own, and that the system takes away
 with the process, however it ends. It is a POSIX record lock, which no child inherits. One more, on the file
-of those that have ended, has one worker at a time read and tidy up.
+of those that have ended, has one worker at a time read and tidy up. A process refuses itself no such lock,
+and loses one when it closes the file anywhere: so the collectors of one process know each other by a table,
+and take turns by a lock of threads.
 """
 
 from __future__ import annotations
@@ -40,8 +42,15 @@ except ImportError:  # Windows, which has no pre-fork servers
 
 INTERVAL: Final = 1.0
 """Seconds between two writings, unless told otherwise."""
+KEPT: Final = ("counter", "histogram")
+"""The types of families that outlive their worker."""
 GONE: Final = "gone"
 """The name of the file of workers that have ended."""
+
+_mine: dict[str, int] = {}
+"""The collectors that are open, by name, with the process that made each."""
+_turns: dict[int, threading.RLock] = {}
+"""By process: one thread at a time reads and tidies up. A forked child has one of its own."""
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
 Figures = dict[Sample, float]
@@ -72,7 +81,7 @@ class WorkersCollector(Uncopied, Collector):
     (of ages the oldest, of the last runs the latest, of lags the largest). All workers have the same
     configuration: buckets are added one by one. A collector lives until it is closed, or the process ends,
     and is that of the process that made it: asked in a forked child it raises `RegistrationError`. All
-    methods may be called on any thread.
+    methods may be called on any thread, and none in a signal handler.
 
     Raises `ConfigError` for a directory or interval that is none, and on Windows; `RegistrationError` as
     `LifecycleCollector` does.
@@ -88,25 +97,36 @@ class WorkersCollector(Uncopied, Collector):
                               "process a port of its own")  # fmt: skip
         if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0.01 <= interval < 1e6:
             raise ConfigError(f"WorkersCollector(interval=) takes seconds, 0.01 or more, not {interval!r}")
+        process = os.getpid()
+        name = f"worker-{process}-{os.urandom(4).hex()}"
+        own = LifecycleCollector(*managers)
         try:
             self._directory = Path(directory)
             self._directory.mkdir(parents=True, exist_ok=True)
+            alive: Any = (self._directory / f"{name}.lock").open("w")
         except (TypeError, OSError) as error:
             raise ConfigError(
                 f"WorkersCollector(directory=) takes a directory that can be written, not {directory!r}: "
                 f"{error}"
             ) from error
-        self._own = LifecycleCollector(*managers)
-        self._process = os.getpid()
-        self._name = f"worker-{self._process}-{os.urandom(4).hex()}"
+        self._own = own
+        self._process = process
+        self._name = name
         self._lock = threading.RLock()
-        self._alive: Any = (self._directory / f"{self._name}.lock").open("w")
-        fcntl.lockf(self._alive, fcntl.LOCK_EX)
+        self._alive = alive
+        fcntl.lockf(alive, fcntl.LOCK_EX)
+        _mine[name] = process
         self._over = Flag()
+        writer = threading.Thread(
+            target=self._write_now_and_then, args=(interval,), name=f"lifecycle-{name}", daemon=True
+        )
+        try:
+            self.write()
+            writer.start()
+        except BaseException:
+            self._leave()
+            raise
         atexit.register(self.write)
-        self.write()
-        name = f"lifecycle-{self._name}"
-        threading.Thread(target=self._write_now_and_then, args=(interval,), name=name, daemon=True).start()
 
     def add(self, manager: SafetyManager) -> None:
         """As `LifecycleCollector.add`."""
@@ -124,11 +144,10 @@ class WorkersCollector(Uncopied, Collector):
         """Every family, with what all workers say together."""
         self._refuse_elsewhere()
         mine = self._write()
-        with self._lock, self._locked():
+        with self._turn():
             live, gone = self._read_all()
         figures = added_up([*live, gone])
-        known = {family.name: family for family in mine}
-        return [_family_of(known[name], figures) for name in known]
+        return [_family_of(family, figures) for family in mine]
 
     def write(self) -> None:
         """Write what this worker has now, as is done every `interval` seconds and as the process ends."""
@@ -137,15 +156,23 @@ class WorkersCollector(Uncopied, Collector):
 
     def close(self) -> None:
         """Write for the last time, and count among those that have ended. Calling twice is calling once."""
+        if os.getpid() != self._process:
+            # Not under the lock, which a thread may have had as this process was forked.
+            return
         with self._lock:
-            if self._over or os.getpid() != self._process:
+            if self._over:
                 return
             self._write()
-            self._over.set()
-            self._alive.close()
+            self._leave()
         atexit.unregister(self.write)
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """Count among those that have ended."""
+        self._over.set()
+        _mine.pop(self._name, None)
+        self._alive.close()
 
     def _refuse_elsewhere(self) -> None:
         if os.getpid() != self._process:
@@ -167,20 +194,23 @@ class WorkersCollector(Uncopied, Collector):
         """Replace this worker's file, and return what is in it."""
         with self._lock:
             families = list(self._own.collect())
-            gauges = [family.name for family in families if family.type not in ("counter", "histogram")]
             samples = [
-                [sample.name, sorted(sample.labels.items()), sample.value, family.name in gauges]
+                [sample.name, sorted(sample.labels.items()), sample.value, family.type not in KEPT]
                 for family in families
                 for sample in family.samples
             ]
-            _replace(self._directory / f"{self._name}.json", {"samples": samples})
+            if not self._over:
+                # Else it was closed meanwhile, and another worker may have counted it among those that ended.
+                _replace(self._directory / f"{self._name}.json", {"samples": samples})
             return families
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Have no other worker read or tidy up meanwhile. Under `_lock`: among threads of one process these
-        locks mean nothing."""
-        with (self._directory / f"{GONE}.lock").open("w") as file:
+    def _turn(self) -> Iterator[None]:
+        """Have nobody else read or tidy up meanwhile: no thread of this process, and no other worker."""
+        with (
+            _turns.setdefault(self._process, threading.RLock()),
+            (self._directory / f"{GONE}.lock").open("w") as file,
+        ):
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield
 
@@ -193,7 +223,7 @@ class WorkersCollector(Uncopied, Collector):
         live, ended = [], []
         for file in sorted(self._directory.glob("worker-*.json")):
             name = file.stem
-            if name == self._name or not self._has_ended(name):
+            if not self._has_ended(name):
                 live.append(_figures((_read(file) or {"samples": []})["samples"], True))
                 continue
             ended.append(name)
@@ -203,14 +233,20 @@ class WorkersCollector(Uncopied, Collector):
         if ended:
             # First the sum, with what is in it; then the files: whoever is killed in between doubles nothing.
             samples = [[name, list(labels), value, False] for (name, labels), value in gone.items()]
+            for rest in self._directory.glob(f"{GONE}.*.new"):
+                # Whoever wrote it was killed: it is this one's turn.
+                rest.unlink(missing_ok=True)
             _replace(gone_file, {"samples": samples, "included": ended})
             for name in ended:
-                for ending in ("json", "lock"):
-                    with contextlib.suppress(FileNotFoundError):
-                        (self._directory / f"{name}.{ending}").unlink()
+                # Also what it was killed in the middle of writing. That it is known by goes last.
+                for rest in (*self._directory.glob(f"{name}.*.new"), self._directory / f"{name}.lock"):
+                    rest.unlink(missing_ok=True)
+                (self._directory / f"{name}.json").unlink(missing_ok=True)
         return live, gone
 
     def _has_ended(self, name: str) -> bool:
+        if _mine.get(name) == self._process:
+            return False
         try:
             with (self._directory / f"{name}.lock").open("r+") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,8 +260,12 @@ class WorkersCollector(Uncopied, Collector):
 def _replace(file: Path, content: Any) -> None:
     """Give `file` this content in one step."""
     new = file.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.new")
-    new.write_text(json.dumps(content))
-    new.replace(file)
+    try:
+        new.write_text(json.dumps(content))
+        new.replace(file)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def _read(file: Path) -> Any:

@@ -35,7 +35,7 @@ from lifecycle.integrations.prometheus import LifecycleCollector, WorkersCollect
 from tests.support import ROOT, eventually, run_python
 
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, threading
 from prometheus_client import CollectorRegistry, generate_latest
 from lifecycle import *
 from lifecycle.integrations.prometheus import WorkersCollector
@@ -148,6 +148,8 @@ def test_one_that_is_killed_while_it_tidies_up_doubles_nothing(
     other.close()
     file = next(tmp_path.glob("worker-*.json"))
     content = file.read_text()
+    for unfinished in (f"{file.stem}.7-0a.new", "gone.7-0a.new"):
+        (tmp_path / unfinished).write_text(content[:50])
     collector = WorkersCollector(manager, directory=tmp_path)
     assert registered(collector) == 1
     assert not file.exists()
@@ -155,8 +157,62 @@ def test_one_that_is_killed_while_it_tidies_up_doubles_nothing(
     assert registered(collector) == 1
     assert not file.exists()
     assert json.loads((tmp_path / "gone.json").read_text())["included"] == [file.stem]
+    assert len(list(tmp_path.iterdir())) == 4, "two of its own, and two of those that have ended"
     collector.close()
     ended.close()
+
+
+def test_two_of_one_process_add_up(tmp_path: Path) -> None:
+    """A process may take its own locks, and so must not ask by them who lives."""
+    with SafetyManager(name="app") as one, SafetyManager(name="app") as other:
+        collectors = [WorkersCollector(each, directory=tmp_path, interval=50) for each in (one, other)]
+        for number, each in enumerate((one, other)):
+            each.register([], "job", release=list.clear, release_on=ANY_THREAD).close()
+            collectors[number].write()
+        for collector in collectors * 2:
+            assert registered(collector) == 2
+        assert not (tmp_path / "gone.json").exists(), "none has ended"
+        collectors[0].close()
+        for _ in range(2):
+            assert registered(collectors[1]) == 2
+        assert len(list(tmp_path.glob("worker-*.json"))) == 1
+        collectors[1].close()
+
+
+def test_a_writing_that_a_close_overtakes_leaves_no_file(
+    tmp_path: Path, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker may have counted it among those that have ended by then."""
+    collector = WorkersCollector(manager, directory=tmp_path, interval=50)
+    (file,) = tmp_path.glob("worker-*.json")
+    plain = collector._own.collect
+
+    def collect() -> Any:
+        families = plain()
+        monkeypatch.undo()
+        collector.close()
+        file.unlink()
+        return families
+
+    monkeypatch.setattr(collector._own, "collect", collect)
+    collector.write()
+    assert not file.exists()
+
+
+def test_one_that_cannot_write_is_not_made(
+    tmp_path: Path, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        WorkersCollector(manager, directory=tmp_path)
+    monkeypatch.undo()
+    collector = WorkersCollector(manager, directory=tmp_path, interval=50)
+    assert list(collector.collect())
+    assert not list(tmp_path.glob("*.new"))
+    collector.close()
 
 
 def registered(collector: Any) -> float:
@@ -199,7 +255,17 @@ def test_it_belongs_to_the_process_that_made_it(tmp_path: Path) -> None:
 manager = SafetyManager(name="app")
 collector = WorkersCollector(manager, directory=sys.argv[1], interval=50)
 before = sorted(os.listdir(sys.argv[1]))
+writing, written = threading.Event(), threading.Event()
+
+def write():  # as this process is forked
+    with collector._lock:
+        writing.set()
+        written.wait(30)
+
+threading.Thread(target=write).start()
+writing.wait(30)
 if not (pid := os.fork()):
+    signal.alarm(30)
     try:
         collector.collect()
     except RegistrationError as error:
@@ -207,6 +273,7 @@ if not (pid := os.fork()):
         collector.write()
         collector.close()
         os._exit(7)
+written.set()
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 assert sorted(name for name in os.listdir(sys.argv[1]) if "gone" not in name) == before
 assert list(collector.collect())
@@ -218,7 +285,7 @@ print("done")
 
 def test_what_it_cannot_be_made_of(tmp_path: Path, manager: SafetyManager) -> None:
     (tmp_path / "file").write_text("")
-    for directory in (tmp_path / "file", tmp_path / "file" / "below", 7):
+    for directory in (tmp_path / "file", tmp_path / "file" / "below", "/proc", 7):
         with pytest.raises(ConfigError, match="directory"):
             WorkersCollector(manager, directory=directory)  # type: ignore[arg-type]
     for interval in (0, -1, float("nan"), True, "soon"):
