@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import socket
@@ -104,24 +105,24 @@ def query(base: str, expression: str) -> list[Any]:
     return list(answer["data"]["result"])
 
 
-@pytest.mark.needs("prometheus")
-def test_a_prometheus_server_scrapes_it(
-    busy: SafetyManager, registry: CollectorRegistry, served: int, prometheus_server: str, tmp_path: Path
-) -> None:
-    registry.register(LifecycleCollector(busy))
-    config = {
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+@contextlib.contextmanager
+def prometheus_running(
+    prometheus_server: str, served: int, folder: Path, *, rules: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A Prometheus server that scrapes port `served`, and its address; its log is in `folder`."""
+    config: dict[str, Any] = {
+        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
+        "rule_files": [] if rules is None else [str(rules)],
         "scrape_configs": [{"job_name": "app", "static_configs": [{"targets": [f"127.0.0.1:{served}"]}]}],
     }
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+    (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
     port = free_port()
-    base = f"http://127.0.0.1:{port}"
-    with (tmp_path / "log").open("wb") as log:
+    with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [
                 prometheus_server,
-                f"--config.file={tmp_path}/prometheus.yml",
-                f"--storage.tsdb.path={tmp_path}/data",
+                f"--config.file={folder}/prometheus.yml",
+                f"--storage.tsdb.path={folder}/data",
                 f"--web.listen-address=127.0.0.1:{port}",
             ],
             stdin=subprocess.DEVNULL,
@@ -129,6 +130,18 @@ def test_a_prometheus_server_scrapes_it(
             stderr=log,
         )
     try:
+        yield server, f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.mark.needs("prometheus")
+def test_a_prometheus_server_scrapes_it(
+    busy: SafetyManager, registry: CollectorRegistry, served: int, prometheus_server: str, tmp_path: Path
+) -> None:
+    registry.register(LifecycleCollector(busy))
+    with prometheus_running(prometheus_server, served, tmp_path) as (server, base):
 
         def scraped() -> bool:
             assert server.poll() is None, (tmp_path / "log").read_text()
@@ -148,9 +161,6 @@ def test_a_prometheus_server_scrapes_it(
             base, 'histogram_quantile(0.9, lifecycle_release_duration_seconds_bucket{type!="gst.Sample"})'
         )
         assert 0 < float(quantile["value"][1]) < 5
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 # -- several managers, several collectors --------------------------------------------------------------------

@@ -37,7 +37,7 @@ from lifecycle import (
 from lifecycle.errors import AccessPanicError
 from lifecycle.integrations.prometheus import LifecycleCollector, dashboard_path, rules_path
 from tests.prometheus.support import Camera, Native, released
-from tests.prometheus.test_scraping import free_port, get, query
+from tests.prometheus.test_scraping import get, prometheus_running, query
 from tests.support import ROOT, eventually
 
 RULES = Path(rules_path())
@@ -150,53 +150,33 @@ def test_each_query_of_the_dashboard_answers(
     registry = CollectorRegistry()
     registry.register(LifecycleCollector(workload.manager))
     served, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
-    config = {
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [
-            {"job_name": "app", "static_configs": [{"targets": [f"127.0.0.1:{served.server_port}"]}]}
-        ],
-    }
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    port = free_port()
-    base = f"http://127.0.0.1:{port}"
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                prometheus_server,
-                f"--config.file={tmp_path}/prometheus.yml",
-                f"--storage.tsdb.path={tmp_path}/data",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
     try:
-        silent = queries()
+        with prometheus_running(prometheus_server, served.server_port, tmp_path, rules=RULES) as (
+            server,
+            base,
+        ):
+            silent = queries()
 
-        def answered() -> bool:
-            assert server.poll() is None, (tmp_path / "log").read_text()
-            workload.step()
-            try:
-                silent[:] = [each for each in silent if not query(base, each)]
-            except OSError:
-                # Not listening, or not ready, yet.
-                return False
-            return not silent
+            def answered() -> bool:
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                workload.step()
+                try:
+                    silent[:] = [each for each in silent if not query(base, each)]
+                except OSError:
+                    # Not listening, or not ready, yet.
+                    return False
+                return not silent
 
-        eventually(answered, timeout=60, every=0.1, progress=lambda: len(silent))
-        rules = json.loads(get(f"{base}/api/v1/rules"))["data"]["groups"][0]["rules"]
-        assert [rule["name"] for rule in rules] == alerts()
-
-        def evaluated() -> bool:
+            eventually(answered, timeout=60, every=0.1, progress=lambda: len(silent))
             rules = json.loads(get(f"{base}/api/v1/rules"))["data"]["groups"][0]["rules"]
-            return all(rule["health"] == "ok" for rule in rules)
+            assert [rule["name"] for rule in rules] == alerts()
 
-        eventually(evaluated, timeout=60, every=0.1)
+            def evaluated() -> bool:
+                rules = json.loads(get(f"{base}/api/v1/rules"))["data"]["groups"][0]["rules"]
+                return all(rule["health"] == "ok" for rule in rules)
+
+            eventually(evaluated, timeout=60, every=0.1)
     finally:
-        server.terminate()
-        server.wait(20)
         served.shutdown()
         served.server_close()
         thread.join(20)
