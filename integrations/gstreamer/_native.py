@@ -71,6 +71,7 @@ __all__ = [
     "VideoMeta",
     "audio_meta",
     "buffer_size",
+    "deserialize",
     "fd_of",
     "find_memory",
     "int_field",
@@ -308,6 +309,10 @@ _map_range = _function(
     ctypes.c_int,
 )
 _new_buffer: Callable[[], int] = _function(_getters, "gst_buffer_new", _p)
+deserialize: Callable[[int, bytes], int] = _function(
+    _getters, "gst_value_deserialize", ctypes.c_int, _p, ctypes.c_char_p
+)
+"""Give a `GObject.Value` at an address what a text says; whether that says anything for its type."""
 _byref = ctypes.byref
 
 

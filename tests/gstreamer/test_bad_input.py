@@ -89,6 +89,7 @@ def test_properties_that_an_element_does_not_have(g: Any, manager: SafetyManager
             ({"num_buffers": -2}, "gint from -1"),
             ({"is_live": "maybe"}, "gboolean"),
             ({"num_buffers": 3, "nosuch": 1}, "no property 'nosuch'"),
+            ({"num_buffers": 3, "name": 5}, "'name' takes a gchararray, not 5"),
         )
         for properties, said in wrong:
             with pytest.raises(g.GuardError, match=said):
@@ -104,6 +105,35 @@ def test_properties_that_an_element_does_not_have(g: Any, manager: SafetyManager
                 element.set(num_bufer=1)
         with pytest.raises(LifecycleError):
             element.set(num_buffers=1)
+
+
+def test_a_value_that_gstreamer_would_leave_out_without_a_word(
+    gst: Any, g: Any, manager: SafetyManager
+) -> None:
+    with g.PipelineGuard(
+        manager, "compositor name=c ! capsfilter name=f caps=video/x-raw,width=64 ! fakesink playbin name=p"
+    ) as pipeline:
+        pipeline.set("p", flags="video+audio", volume=0.5)
+        pipeline.set("f", caps="video/x-raw,width=32")
+        sink = gst.Gst.ElementFactory.make("fakesink")
+        pipeline.set("p", video_sink=sink, audio_sink=None)
+        wrong: tuple[tuple[str, dict[str, Any], str], ...] = (
+            ("p", {"volume": 0.25, "flags": "bogus"}, "'flags' takes a GstPlayFlags, not 'bogus'"),
+            ("p", {"volume": 0.25, "video_sink": "nosuch"}, "'video-sink' takes a GstElement"),
+            ("p", {"volume": 0.25, "video_sink": pipeline["c"].get_static_pad("src")}, "a GstElement"),
+            ("f", {"caps": "video/x-raw,width="}, "'caps' takes a GstCaps"),
+            ("f", {"caps": "\udcff"}, "'caps' takes a GstCaps"),
+            ("f", {"caps": 7}, "'caps' takes a GstCaps"),
+            ("c", {"force_live": True}, "'force-live' can only be given as the element is made"),
+        )
+        for element, properties, said in wrong:
+            with pytest.raises(g.GuardError, match=said):
+                pipeline.set(element, **properties)
+        player = pipeline["p"]
+        assert player.get_property("volume") == 0.5, "all or none"
+        assert int(player.get_property("flags")) == 3
+        assert player.get_property("video-sink") is sink
+        assert pipeline["f"].get_property("caps").to_string() == "video/x-raw, width=(int)32"
 
 
 def test_a_number_that_is_none_for_a_property(g: Any, manager: SafetyManager) -> None:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 from gi.repository import GObject
 
 from lifecycle import BACKGROUND, Handle, LifecycleError, ObjectState, SafetyManager
-from lifecycle.integrations.gstreamer._native import Gst
+from lifecycle.integrations.gstreamer._native import Gst, deserialize
 from lifecycle.integrations.gstreamer.errors import DescriptionError, GuardError, StateTimeout
 from lifecycle.integrations.gstreamer.pipelines.threads import refuse_forked
 from lifecycle.lowlevel import Uncopied
@@ -95,7 +95,8 @@ def name_of(obj: Any) -> str:
 
 def set_properties(element: Any, properties: Mapping[str, Any]) -> None:
     """Set properties of an element; `_` stands for `-`, a text for what ``gst-launch-1.0`` would make of it.
-    Raises `GuardError` naming the element, and sets none, where it does not have one of them."""
+    Raises `GuardError` naming the element, and sets none, where it does not have one of them or does not take
+    its value."""
     wanted = {name.replace("_", "-"): value for name, value in properties.items()}
     specs = {name: element.find_property(name) for name in wanted}
     what = f"element {path_of(element)!r}"
@@ -107,6 +108,11 @@ def set_properties(element: Any, properties: Mapping[str, Any]) -> None:
             raise GuardError(f"{what} ({type_of(element)}) has no property {name!r}; {said}")
         if not spec.flags & GObject.ParamFlags.WRITABLE:
             raise GuardError(f"{what}: its property {name!r} can only be read")
+        if spec.flags & GObject.ParamFlags.CONSTRUCT_ONLY:
+            raise GuardError(
+                f"{what}: its property {name!r} can only be given as the element is made; put "
+                f"«{type_of(element)} {name}=…» into the description"
+            )
     fitting = {name: _fitting(what, element, specs[name], value) for name, value in wanted.items()}
     for name, value in fitting.items():
         if isinstance(value, str) and specs[name].value_type != GObject.TYPE_STRING:
@@ -152,7 +158,23 @@ def _fitting(what: str, element: Any, spec: Any, value: Any) -> Any:
             return number
     except (KeyError, TypeError, ValueError) as error:
         raise _misfit(what, spec, value) from error
+    if value is not None and not _takes(spec.value_type, value):
+        raise _misfit(what, spec, value)
     return value
+
+
+def _takes(kind: Any, value: Any) -> bool:
+    """Whether a property of type `kind`, which is no number, takes `value`. What cannot be told here
+    PyGObject tells as it is set."""
+    if kind == GObject.TYPE_STRING:
+        return isinstance(value, str)
+    if isinstance(value, str):
+        trial = GObject.Value()
+        trial.init(kind)
+        return bool(deserialize(hash(trial), value.encode(errors="replace")))
+    if kind.is_a(GObject.TYPE_OBJECT):
+        return isinstance(value, GObject.Object) and value.__gtype__.is_a(kind)
+    return not kind.is_a(GObject.TYPE_BOXED) or not isinstance(value, (int, float, bytes))
 
 
 def _number(value: Any) -> Any:
