@@ -181,8 +181,14 @@ def test_what_a_guard_has_connected_goes_though_its_release_is_interrupted(
 def test_who_waits_for_an_idle_pad_is_answered_though_what_it_does_is_interrupted(gst: Any) -> None:
     from lifecycle.integrations.gstreamer.pipelines.pads import when_idle
 
-    element = gst.Gst.ElementFactory.make("identity")
-    pad = element.get_static_pad("src")
+    Gst = gst.Gst
+    pipeline = Gst.parse_launch("identity name=i ! fakesink async=false sync=false")
+    pipeline.set_state(Gst.State.PLAYING)
+    pad, entry = map(pipeline.get_by_name("i").get_static_pad, ("src", "sink"))
+    segment = Gst.Segment.new()
+    segment.init(Gst.Format.BYTES)
+    for event in (Gst.Event.new_stream_start("s"), Gst.Event.new_segment(segment)):
+        assert entry.send_event(event)
     done: list[int] = []
     passed = 0
     # Called on this thread, within `add_probe`.
@@ -190,11 +196,16 @@ def test_who_waits_for_an_idle_pad_is_answered_though_what_it_does_is_interrupte
     for struck in each_interrupt(lambda: when_idle(pad, lambda: done.append(1), 0.2), of=inside.__contains__):
         passed += 1
         assert struck.error is not None, struck.place
-        assert len(done) <= 1
+        before = len(done)
+        assert before <= 1
+        assert entry.chain(Gst.Buffer.new()) == Gst.FlowReturn.OK
+        assert len(done) == before, f"it is not done later: {struck.place}"
         done.clear()
     assert passed > 3
+    done.clear()
     assert when_idle(pad, lambda: done.append(1), 5)
-    assert done
+    assert done == [1]
+    gst.shutdown(pipeline)
 
 
 @pytest.mark.needs("webrtc")

@@ -50,8 +50,10 @@ is part of."""
 def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> bool:
     """Have ``action()``, if any, called once while nothing is pushed through source pad `pad`, and nothing
     can be; wait up to `timeout` seconds for that. False: it was not idle in time, and the action will not be
-    called any more."""
+    called any more. Raises what the action raises; after an interrupt it will not be called any more
+    either."""
     turn = [action]
+    left: list[bool] = []
     done: TimedQueue[BaseException | None] = TimedQueue()
 
     @contained(lambda: Gst.PadProbeReturn.PASS if turn else Gst.PadProbeReturn.REMOVE)
@@ -61,7 +63,8 @@ def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> 
             try:
                 chosen = turn.pop()  # whoever has it acts, so it happens once however often this is called
             except IndexError:
-                return Gst.PadProbeReturn.PASS  # given up: whoever did removes the probe
+                # Given up: whoever did removes the probe, unless an interrupt keeps it from knowing which.
+                return Gst.PadProbeReturn.REMOVE if left else Gst.PadProbeReturn.PASS
             try:
                 if chosen is not None:
                     chosen()
@@ -75,20 +78,25 @@ def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> 
             raise
         return Gst.PadProbeReturn.REMOVE
 
-    probe = pad.add_probe(Gst.PadProbeType.IDLE, idle)
     try:
-        failed = done.get(timeout=timeout)
-    except Empty:
+        probe = pad.add_probe(Gst.PadProbeType.IDLE, idle)
         try:
-            turn.pop()
-        except IndexError:
-            failed = _ended(done, pad)  # it has begun at the last moment
-        else:
-            pad.remove_probe(probe)
-            return False
-    if failed is not None:
-        raise failed
-    return True
+            failed = done.get(timeout=timeout)
+        except Empty:
+            try:
+                turn.pop()
+            except IndexError:
+                failed = _ended(done, pad)  # it has begun at the last moment
+            else:
+                pad.remove_probe(probe)
+                return False
+        if failed is not None:
+            raise failed
+        return True
+    except BaseException:
+        left.append(True)
+        turn.clear()
+        raise
 
 
 def _ended(done: TimedQueue[BaseException | None], pad: Any) -> BaseException | None:
