@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import operator
-import os
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -29,7 +28,7 @@ U64 = ctypes.c_uint64
 SIZE = ctypes.c_size_t
 BYREF = ctypes.c_void_p
 
-SUCCESS, OUT_OF_MEMORY, DEINITIALIZED, INVALID_CONTEXT, NOT_READY = 0, 2, 4, 201, 600
+SUCCESS, OUT_OF_MEMORY, DEINITIALIZED, NOT_READY = 0, 2, 4, 600
 NO_TIMING = 2
 """A flag of events: they are asked whether they are done, and not when."""
 NON_BLOCKING = 1
@@ -79,13 +78,17 @@ NAMES: tuple[str, ...] = ("nvcuda.dll",) if sys.platform == "win32" else ("libcu
 call: Callable[[Any], Any] = operator.methodcaller("__call__")
 """Calls with no bytecode in between, for steps that belong together."""
 
-_ours: list[int] = [os.getpid()]
-"""The process in which the driver may be called: a forked child's is broken."""
 
+class _Process:
+    """Whether this is the process in which the driver was started: in a forked child it is broken."""
 
-class _Forks:
+    forked = False
+
     def after_fork(self) -> None:
-        _ours.append(os.getpid())
+        self.forked = True
+
+
+_process = _Process()
 
 
 @cache
@@ -105,16 +108,12 @@ def library() -> Any:
                 "that fits it (`nvidia-smi` shows both)",
                 code,
             )
-        _forks.append(_Forks())
-        after_fork(_forks[-1].after_fork)
+        after_fork(_process.after_fork)
         return found
     raise CUDAError(
         f"there is no CUDA driver ({'; '.join(tried)}): it comes with NVIDIA's display driver, in a "
         "container by `--gpus all`"
     )
-
-
-_forks: list[_Forks] = []
 
 
 def function_of(loaded: Any, name: str) -> Callable[..., int]:
@@ -129,14 +128,19 @@ def function_of(loaded: Any, name: str) -> Callable[..., int]:
 
 
 @cache
-def function(name: str) -> Callable[..., int]:
-    """A function of the driver, started."""
+def _function(name: str) -> Callable[..., int]:
     return function_of(library(), name)
+
+
+def function(name: str) -> Callable[..., int]:
+    """A function of the driver, started. Raises `CUDAError` in a forked child, whatever the function."""
+    refuse_in_child(name)
+    return _function(name)
 
 
 def in_a_child() -> bool:
     """Whether this is a child of the process that started the driver: nothing may be called there."""
-    return len(_ours) > 1
+    return _process.forked
 
 
 def name_of(code: int, loaded: Any = None) -> str:
@@ -166,14 +170,16 @@ def refuse_in_child(doing: str) -> None:
 
 def run_in(context: int, step: Callable[[], int]) -> int:
     """Call `step`, a function of C, with `context` current, and put back what was current before; its answer.
-    All of it is one step for signals. Where the context is gone nothing is called."""
+    All of it is one step for signals. Where the context is gone `step` is not called, and the answer is what
+    the driver said to that."""
     codes: list[int] = []
     push = partial(function("cuCtxPushCurrent_v2"), context)
     pop = partial(function("cuCtxPopCurrent_v2"), ctypes.byref(P()))
-    rest = map(call, (step, pop))
-    pushed = map(operator.not_, map(call, (push,)))
-    deque(map(codes.extend, itertools.compress((rest,), pushed)), maxlen=0)
-    return codes[0] if codes else INVALID_CONTEXT
+    first, rest = map(call, (push,)), map(call, (step, pop))
+    # `codes` is looked at once the first has been called: what follows is called only where that said 0.
+    rest_if_pushed = itertools.compress((rest,), map(operator.not_, codes))
+    deque(map(codes.extend, itertools.chain((first,), rest_if_pushed)), maxlen=0)
+    return codes[1] if len(codes) > 1 else codes[0]
 
 
 def integer(name: str, *arguments: Any) -> int:
