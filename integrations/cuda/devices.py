@@ -29,8 +29,8 @@ class Device(Uncopied):
 
     _remedy = "there is one object for each device: device(number)"
 
-    __slots__ = ("_queue", "context", "name", "ordinal")
-    _queue: ReleaseQueue | None
+    __slots__ = ("_queues", "context", "name", "ordinal")
+    _queues: dict[None, ReleaseQueue]
     context: int
     """The driver's address of its primary context, which is kept until the process ends."""
     name: str
@@ -42,22 +42,26 @@ class Device(Uncopied):
 
     @contextlib.contextmanager
     def current(self) -> Iterator[Device]:
-        """Have its context current on this thread for a block."""
+        """Have its context current on this thread for a block. Raises `CUDAError` where it is gone."""
         push, pop = _driver.function("cuCtxPushCurrent_v2"), _driver.function("cuCtxPopCurrent_v2")
-        _driver.checked(push(self.context), f"the context of {self!r} was to be made current")
+        codes: list[int] = []
         try:
+            codes.extend(map(push, (self.context,)))  # called and noted in one step
+            _driver.checked(codes[0], f"the context of {self!r} was to be made current")
             yield self
         finally:
-            pop(ctypes.byref(ctypes.c_void_p()))
+            if codes == [_driver.SUCCESS] and not _driver.in_a_child():
+                pop(ctypes.byref(ctypes.c_void_p()))
 
     @property
     def queue(self) -> ReleaseQueue:
         """A release queue for natives that are freed only while this context is current (modules, textures,
         graphs of other libraries): closing them elsewhere posts, and ``queue.drain()`` under `current` runs
         it."""
-        if self._queue is None:
-            self._queue = ReleaseQueue(f"cuda:{self.ordinal}", here=self.here)
-        return self._queue
+        made = self._queues.get(None)
+        if made is None:
+            made = self._queues.setdefault(None, ReleaseQueue(f"cuda:{self.ordinal}", here=self.here))  # K1
+        return made
 
     def memory(self) -> tuple[int, int]:
         """Bytes that are free, and all there are."""
@@ -80,10 +84,10 @@ class Device(Uncopied):
         """Memory of the device, owned. It is freed when the last handle is closed and nothing uses it.
 
         With `stream` it is the stream's: what other streams do with it has to wait for that, and it is freed
-        in the stream's order, by `ANY_THREAD`. Else freeing may wait for the device, so a timed worker does
-        it. Raises `CUDAError`, and `TransferError` for a size that is none.
+        in the stream's order, by `ANY_THREAD`; the stream lives until then. Else freeing may wait for the
+        device, so a timed worker does it. Raises `CUDAError`, and `TransferError` for a size that is none.
         """
-        rest: tuple[Any, ...] = ()
+        of: Stream | None = None
         if stream is None:
             made = Memory.empty((DEVICE, self.ordinal), self.context, nbytes)
             make = partial(_driver.function("cuMemAlloc_v2"), ctypes.byref(made._box), nbytes)
@@ -98,9 +102,8 @@ class Device(Uncopied):
             made = Memory.empty((DEVICE, self.ordinal), self.context, nbytes)
             make = partial(_driver.function("cuMemAllocAsync"), ctypes.byref(made._box), nbytes, of.number)
             free = _driver.function("cuMemFreeAsync")
-            rest = (of.number,)
             place = ANY_THREAD if release_on is None else release_on
-        return open_memory(made, make, free, manager, "cuda.Memory", name, place, parent, rest)
+        return open_memory(made, make, free, manager, "cuda.Memory", name, place, parent, of)
 
     @forgets
     def pinned(
@@ -163,12 +166,12 @@ _devices: dict[int, Device] = {}
 
 def device(ordinal: int = 0) -> Device:
     """The device of this number, with its primary context. Raises `CUDAError` where there is none."""
+    if isinstance(ordinal, bool) or not isinstance(ordinal, int) or ordinal < 0:
+        raise CUDAError(f"a device's number is 0 or more, not {ordinal!r}")
     known = _devices.get(ordinal)
     if known is not None:
         return known
     _driver.refuse_in_child("a device was to be used")
-    if isinstance(ordinal, bool) or not isinstance(ordinal, int) or ordinal < 0:
-        raise CUDAError(f"a device's number is 0 or more, not {ordinal!r}")
     count = _driver.integer("cuDeviceGetCount")
     if ordinal >= count:
         raise CUDAError(f"there is no CUDA device {ordinal}: this process sees {count}")
@@ -181,5 +184,5 @@ def device(ordinal: int = 0) -> Device:
     code = _driver.function("cuDevicePrimaryCtxRetain")(ctypes.byref(context), made.ordinal)
     _driver.checked(code, f"the context of {made.name} was to be made")
     made.context = context.value or 0
-    made._queue = None
+    made._queues = {}
     return _devices.setdefault(ordinal, made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lifecycle import ANY_THREAD, Handle, SafetyManager
 from lifecycle.errors import shown
@@ -14,7 +14,10 @@ from lifecycle.integrations.dlpack.dtypes import itemsize_of, normal
 from lifecycle.integrations.dlpack.tensors import Tensor, tensor
 from lifecycle.integrations.gpu.defaults import manager_or_default
 from lifecycle.integrations.gpu.errors import TransferError
-from lifecycle.lowlevel import PlaceLike, Uncopied, pin, view
+from lifecycle.lowlevel import PlaceLike, Uncopied, forgets, pin, view
+
+if TYPE_CHECKING:
+    from lifecycle.integrations.cuda.streams import Stream
 
 __all__ = ["Memory", "borrow"]
 
@@ -26,10 +29,11 @@ class Memory(Uncopied):
 
     _remedy = "make another share of its handle"
 
-    __slots__ = ("_box", "_free", "_rest", "context", "device", "nbytes", "readonly")
+    __slots__ = ("_box", "_free", "_stream", "context", "device", "nbytes", "readonly")
     _box: ctypes.c_uint64
     _free: Callable[..., int] | None
-    _rest: tuple[Any, ...]
+    _stream: Stream | None
+    """In whose order it is freed. It is kept for that."""
     context: int
     device: tuple[int, int]
     """Kind and number, as DLPack has them: ``(2, n)`` a device, ``(3, 0)`` pinned memory of the host."""
@@ -45,7 +49,7 @@ class Memory(Uncopied):
         made = cls()
         made._box = ctypes.c_uint64()
         made._free = None
-        made._rest = ()
+        made._stream = None
         made.device = device
         made.context = context
         made.nbytes = nbytes
@@ -69,6 +73,7 @@ class Memory(Uncopied):
         finally:
             held = handle = None  # type: ignore[assignment]  # K3
 
+    @forgets
     def tensor(
         self,
         handle: Handle[Any],
@@ -111,11 +116,11 @@ def open_memory(
     name: str | None,
     place: PlaceLike,
     parent: Any,
-    rest: tuple[Any, ...] = (),
+    stream: Stream | None = None,
 ) -> Handle[Memory]:
     """Register, then allocate into what is registered: no moment at which an address could be lost."""
     made._free = free
-    made._rest = rest
+    made._stream = stream
     handle: Handle[Memory] | None = None
     try:
         handle = manager_or_default(manager, "cuda").register(
@@ -124,15 +129,16 @@ def open_memory(
         code = _driver.run_in(made.context, make)
         if code or not made.address:
             handle.close()
-            _driver.checked(code or 2, f"{made.nbytes} bytes were to be allocated")
+            _driver.checked(code or _driver.OUT_OF_MEMORY, f"{made.nbytes} bytes were to be allocated")
         return handle
     finally:
-        handle = parent = None  # K3
+        made = handle = parent = stream = None  # type: ignore[assignment]  # K3
 
 
 def _give_back(memory: Memory) -> None:
     if memory.address and memory._free is not None:
-        code = _driver.run_in(memory.context, partial(memory._free, memory.address, *memory._rest))
+        order = () if memory._stream is None else (memory._stream.number,)
+        code = _driver.run_in(memory.context, partial(memory._free, memory.address, *order))
         if code != _driver.DEINITIALIZED:  # the driver has ended, and the memory with it
             _driver.checked(code, f"{memory!r} was to be freed")
 
@@ -156,7 +162,8 @@ def borrow(
         The stream that will use it, which is made to wait for what writes `source`, where that tells. None:
         that is waited for here.
 
-    Raises `TransferError` for what has no such memory.
+    Raises `TransferError` for what has no such memory, and `DLPackError` for elements of a type that DLPack
+    does not have. Callable on any thread.
     """
     _driver.refuse_in_child("memory was to be borrowed")
     try:

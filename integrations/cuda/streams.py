@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar
+from weakref import ref
 
 from lifecycle import Handle, Submission, Timeline
 from lifecycle.errors import shown
@@ -13,7 +16,7 @@ from lifecycle.integrations.cuda.devices import device as device_of
 from lifecycle.integrations.cuda.errors import CUDAError
 from lifecycle.integrations.cuda.memory import Memory, refuse_range
 from lifecycle.integrations.gpu.errors import TransferError
-from lifecycle.lowlevel import Uncopied, forgets, pin, raw, taking
+from lifecycle.lowlevel import Uncopied, forgets, next_id, pin, raw, taking
 
 __all__ = ["CUDAFence", "CUDASubmission", "CUDATimeline", "Stream", "stream_of", "timeline"]
 
@@ -51,6 +54,7 @@ class Stream(Uncopied):
         code = _driver.run_in(self.context, partial(_driver.function("cuStreamSynchronize"), self.number))
         _driver.checked(code, f"{self!r} was waited for")
 
+    @forgets
     def let_wait(self, consumer: Any) -> None:
         """Make another stream wait, on the device, for all that this one was given so far."""
         other = stream_of(consumer, context=self.context)
@@ -130,9 +134,12 @@ def _number(value: Any) -> int:
     if isinstance(value, int):
         return value
     if isinstance(value, ctypes._SimpleCData):
-        return int(value.value or 0)
+        value = value.value or 0
     inner = getattr(value, "value", None)
-    return inner if isinstance(inner, int) else int(value)
+    try:
+        return inner if isinstance(inner, int) else int(value)
+    except (TypeError, ValueError):
+        raise CUDAError(f"a stream tells its address as a number, not as {shown(value)}") from None
 
 
 def _context_of(number: int, ordinal: int | None, context: int) -> int:
@@ -153,40 +160,48 @@ def _context_of(number: int, ordinal: int | None, context: int) -> int:
     return context
 
 
-class CUDAFence:
-    """An event behind all that a stream was given. It may be asked and deleted on any thread."""
+class CUDAFence(Uncopied):
+    """An event behind all that a stream was given. It may be asked and deleted on any thread. The event of a
+    fence that was dropped undeleted is destroyed as the next fence is made."""
 
-    __slots__ = ("_context", "_events", "stream", "timeline")
+    _remedy = "make another fence of its stream"
+
+    __slots__ = ("__weakref__", "_number", "stream", "timeline")
 
     def __init__(self, stream: Stream, timeline: Timeline | None = None) -> None:
         _driver.refuse_in_child("an event was to be recorded")
+        _destroy_dropped()
         self.stream: Stream = stream
-        self._context = stream.context
-        box = ctypes.c_void_p()
-        self._events: list[ctypes.c_void_p] = [box]  # what the driver writes in there is not lost
         if timeline is not None:
             self.timeline: Timeline = timeline
+        self._number = next_id()
+        event = _Event(self, _dropped.append)
+        event.number, event.context, event.box = self._number, stream.context, ctypes.c_void_p()
+        # Known before it is made: what the driver writes into the box is not lost.
+        _events[self._number] = event
         create, record = _driver.function("cuEventCreate"), _driver.function("cuEventRecord")
         try:
-            code = _driver.run_in(self._context, partial(create, ctypes.byref(box), _driver.NO_TIMING))
-            _driver.checked(code, "an event was to be made")
+            make = partial(create, ctypes.byref(event.box), _driver.NO_TIMING)
+            _driver.checked(_driver.run_in(event.context, make), "an event was to be made")
             # An event that was never recorded says that it is done: it is recorded before anybody asks it.
-            code = _driver.run_in(self._context, partial(record, box, stream.number))
+            code = _driver.run_in(event.context, partial(record, event.box, stream.number))
             _driver.checked(code, f"an event was to be recorded on {stream!r}")
         except BaseException:
-            self.delete()
+            event.destroy()
             raise
 
     @property
     def event(self) -> int:
         """The driver's address of the event; 0 once it was deleted."""
-        return (self._events[0].value or 0) if self._events else 0
+        event = _events.get(self._number)
+        return 0 if event is None else event.box.value or 0
 
     def signalled(self) -> bool:
         """Whether the stream has come so far. Raises `CUDAError` for any other answer: then nobody knows."""
-        if not self._events:
+        event = _events.get(self._number)
+        if event is None:
             raise CUDAError("this fence was deleted")
-        code = _driver.run_in(self._context, partial(_driver.function("cuEventQuery"), self._events[0]))
+        code = _driver.run_in(event.context, partial(_driver.function("cuEventQuery"), event.box))
         if code == _driver.NOT_READY:
             return False
         _driver.checked(code, f"an event of {self.stream!r} was asked")
@@ -194,21 +209,53 @@ class CUDAFence:
 
     def delete(self) -> None:
         """Destroy the event, once. The driver keeps it as long as the device needs it."""
-        if _driver.in_a_child():
-            self._events.clear()
-            return
-        destroy = _driver.function("cuEventDestroy_v2")
-        box = None
-        try:
-            for box in taking(self._events.pop):  # noqa: B007 - K2
-                break
-            if box is not None and box.value:
-                _driver.run_in(self._context, partial(destroy, box))
-        except IndexError:
-            pass  # it was deleted
+        event = _events.get(self._number)
+        if event is not None:
+            event.destroy()
 
     def __repr__(self) -> str:
-        return f"<CUDAFence of {self.stream!r}>" if self._events else "<CUDAFence: deleted>"
+        return f"<CUDAFence of {self.stream!r}>" if self._number in _events else "<CUDAFence: deleted>"
+
+
+class _Event(ref[CUDAFence]):
+    """The event of one fence. The fence's death puts it among those that were dropped, by a call of C (K5):
+    the driver is called by no collector, on whatever thread that runs."""
+
+    __slots__ = ("box", "context", "number")
+    box: ctypes.c_void_p
+    context: int
+    number: int
+
+    def destroy(self) -> None:
+        """Destroy it, once: taken out of the table and destroyed in one step. May be repeated."""
+        if _driver.in_a_child():
+            _events.pop(self.number, None)
+            return
+        boxes = map(_box_of, iter(partial(_events.pop, self.number, None), None))
+        # `filter`: one that could not be made has nothing in its box.
+        destroyed = map(_driver.function("cuEventDestroy_v2"), filter(None, boxes))
+        _driver.run_in(self.context, partial(next, destroyed, _driver.SUCCESS))
+
+
+_box_of: Any = attrgetter("box")
+_events: dict[int, _Event] = {}
+"""The events that are not destroyed."""
+_dropped: deque[_Event] = deque()
+"""Those whose fences were dropped undeleted, until the next fence is made."""
+
+
+def _destroy_dropped() -> None:
+    event: _Event | None = None
+    try:
+        for event in taking(_dropped.popleft):  # K2
+            event.destroy()
+    except IndexError:
+        # None is left.
+        pass
+    except BaseException:
+        if event is not None:
+            _dropped.append(event)
+        raise
 
 
 class _NoFence:
@@ -297,6 +344,7 @@ class CUDASubmission(Submission):
             )
             _driver.checked(_driver.run_in(self.stream.context, step), f"fill of {nbytes} bytes")
 
+    @forgets
     def wait_for(self, other: Any) -> None:
         """Have what follows here wait, on the device, for what another stream was given so far."""
         stream_of(other, context=self.stream.context).let_wait(self.stream)
@@ -327,12 +375,14 @@ class CUDATimeline(Timeline):
         self.stream.let_wait(consumer)
 
 
+@forgets
 def timeline(stream: Any, *, name: str = "cuda", waiter: bool = False) -> CUDATimeline:
     """The timeline of a stream of PyTorch, CuPy, Numba or the driver: see `stream_of`. Make one for each
     stream, and keep it.
 
     Its fences are events of the driver, which may be asked on any thread: with `waiter` a thread waits for
     them while something is in flight. Raises `CUDAError` where there is no driver, and for what is no stream.
+    Callable on any thread.
     """
     _driver.refuse_in_child("a timeline was to be made")
     of = stream_of(stream)

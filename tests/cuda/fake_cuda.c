@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_DEVICE = 101,
+enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, DEINITIALIZED = 4, INVALID_DEVICE = 101,
        INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_READY = 600, ILLEGAL_ADDRESS = 700 };
 #define TOTAL ((size_t)8 << 30)
 
@@ -37,7 +37,7 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static stream_t *streams, *legacy;
 static block_t *blocks;
 static size_t used;
-static int initialized, crashed, context_object, misuses;
+static int initialized, crashed, context_object, misuses, events, ended;
 static pid_t owner;
 static __thread int stack;
 
@@ -51,6 +51,9 @@ static int misuse(const char *what)
 }
 
 int fake_misuses(void) { return misuses; }
+int fake_events(void) { return events; }
+/* What the process does at its end before Python has gone: from then on every call says so. */
+void fake_end(int now) { ended = now; }
 
 static int enter(void)
 {
@@ -188,6 +191,7 @@ int cuCtxGetCurrent(void **c) { *c = stack ? &context_object : NULL; return OK; 
 int cuCtxPushCurrent_v2(void *c)
 {
     if (getpid() != owner) { misuse("called in a forked child"); return NOT_INITIALIZED; }
+    if (ended) return DEINITIALIZED;
     if (c != &context_object) return INVALID_CONTEXT;
     stack++;
     return OK;
@@ -287,6 +291,7 @@ int cuEventCreate(event_t **e, unsigned flags)
     BEGIN
     *e = calloc(1, sizeof **e);
     (*e)->live = (*e)->refs = 1;
+    events++;
     END
 }
 int cuEventRecord(event_t *e, void *p)
@@ -307,7 +312,7 @@ int cuEventDestroy_v2(event_t *e)
 {
     BEGIN
     if (!e->live) code = misuse("an event was destroyed twice");
-    else { e->live = 0; drop(e); }
+    else { e->live = 0; events--; drop(e); }
     END
 }
 int cuLaunchHostFunc(void *p, void (*fn)(void *), void *arg)

@@ -4,6 +4,7 @@ device: `python -m lifecycle.integrations.cuda.check` does that."""
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 import os
@@ -13,6 +14,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,25 +70,27 @@ def fake(built: str) -> Iterator[Any]:
     """The stand-in in the place of the driver, for this module."""
     names, _driver.NAMES = _driver.NAMES, (built,)
     _driver.library.cache_clear()
-    _driver.function.cache_clear()
+    _driver._function.cache_clear()
     devices._devices.clear()
     yield _driver.library()
     gc.collect()
     _driver.NAMES = names
     _driver.library.cache_clear()
-    _driver.function.cache_clear()
+    _driver._function.cache_clear()
     devices._devices.clear()
 
 
 @pytest.fixture
 def gpu(fake: Any) -> Iterator[Device]:
-    """The device. At the end the stand-in has met no misuse, and all its memory is free."""
+    """The device. At the end the stand-in has met no misuse, all its memory is free, and no event is left."""
     made = device(0)
     before, misuses = made.memory()[0], fake.fake_misuses()
     yield made
     gc.collect()
     eventually(lambda: made.memory()[0] == before)
     assert fake.fake_misuses() == misuses
+    CUDAFence(stream_of(1, context=made.context)).delete()  # destroys what was dropped
+    assert fake.fake_events() == 0
     assert not made.here(), "a context was left current"
 
 
@@ -195,7 +199,9 @@ def test_the_default_stream_is_of_the_context_that_is_current(gpu: Device) -> No
     assert stream_of(of_torch).context == gpu.context
 
 
-@pytest.mark.parametrize("bad", [None, "stream", -1, True, object(), SimpleNamespace(x=1)])
+@pytest.mark.parametrize(
+    "bad", [None, "stream", -1, True, object(), SimpleNamespace(x=1), SimpleNamespace(ptr="x")]
+)
 def test_what_is_no_stream_is_refused(gpu: Device, bad: Any) -> None:
     with pytest.raises(CUDAError):
         timeline(bad)
@@ -449,6 +455,164 @@ def test_a_fence_is_deleted_once(gpu: Device, manager: SafetyManager) -> None:
         fence.signalled()
     del fence
     assert stream.close(timeout=20)
+
+
+def test_the_event_of_a_dropped_fence_is_destroyed_by_the_next_one(
+    gpu: Device, fake: Any, manager: SafetyManager
+) -> None:
+    """Also of fences that died in circles, on another thread: the collector calls no driver."""
+    stream = gpu.stream(manager=manager)
+    line = timeline(stream)
+
+    def drop() -> None:
+        for number in range(5):
+            circle: list[Any] = [CUDAFence(line.stream)]
+            if number % 2:
+                circle.append(circle)
+        fence = CUDAFence(line.stream)
+        assert fake.fake_events() <= 4, "those that died at once, and none of the circles"
+        del fence, circle
+        gc.collect()
+
+    gc.disable()
+    try:
+        thread = threading.Thread(target=drop)
+        thread.start()
+        thread.join()
+    finally:
+        gc.enable()
+    assert fake.fake_events() == 4
+    kept = CUDAFence(line.stream)
+    assert fake.fake_events() == 1
+    eventually(kept.signalled)
+    kept.delete()
+    assert fake.fake_events() == 0
+    with pytest.raises(TypeError, match="make another fence of its stream"):
+        copy.copy(kept)
+    del kept, line
+    assert stream.close(timeout=20)
+
+
+def test_interrupts_of_a_fence_leave_no_event(gpu: Device, fake: Any) -> None:
+    stream = stream_of(1, context=gpu.context)
+
+    def run() -> None:
+        for _ in range(2):
+            fence = CUDAFence(stream)
+            del fence
+        CUDAFence(stream).delete()
+
+    for struck in each_interrupt(run, step=1 if STEP == 1 else 3):
+        del struck
+        assert not gpu.here(), "a context was left current"
+    gc.collect()
+    CUDAFence(stream).delete()
+    assert fake.fake_events() == 0
+
+
+def test_a_stream_lives_as_long_as_memory_that_is_freed_in_its_order(
+    gpu: Device, manager: SafetyManager
+) -> None:
+    stream = gpu.stream(manager=manager)
+    memory = gpu.allocate(4096, stream=stream, manager=manager)
+    assert not stream.close()
+    assert memory.close(timeout=20)
+    assert stream.close(timeout=20)
+    again = SafetyManager(name="again")
+    kept = gpu.allocate(4096, stream=gpu.stream(manager=again), manager=again)
+    assert again.close(timeout=20).ok
+    assert kept.state == "released"
+
+
+def test_what_is_freed_when_the_driver_has_ended_is_no_failure(
+    gpu: Device, fake: Any, manager: SafetyManager
+) -> None:
+    """The driver ends before Python does, and its memory with it."""
+    before = gpu.memory()[0]
+    memory, stream = gpu.allocate(4096, manager=manager), gpu.stream(manager=manager)
+    with memory.lease() as it:
+        address = it.address
+    fake.fake_end(1)
+    try:
+        assert memory.close(timeout=20)
+        assert stream.close(timeout=20)
+        with pytest.raises(CUDAError) as told:
+            gpu.memory()
+        assert told.value.code == _driver.DEINITIALIZED
+    finally:
+        fake.fake_end(0)
+    assert (memory.state, stream.state) == ("released", "released")
+    assert _driver.run_in(gpu.context, partial(_driver.function("cuMemFree_v2"), address)) == 0
+    assert gpu.memory()[0] == before
+
+
+def test_a_refused_tensor_keeps_nothing(gpu: Device, manager: SafetyManager) -> None:
+    memory = gpu.allocate(64, manager=manager)
+    with memory.lease() as it, pytest.raises(TransferError) as told:
+        it.tensor(memory, shape=(65,))
+    assert memory.close(timeout=20), told.value
+
+
+def test_all_threads_are_given_the_same_queue(gpu: Device) -> None:
+    gpu._queues.clear()
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(gpu.queue)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {id(one) for one in found} == {id(gpu.queue)}
+
+
+@pytest.mark.parametrize("bad", [True, -1, 0.0, "0", None, [0], 7])
+def test_what_is_no_device_is_refused(gpu: Device, bad: Any) -> None:
+    with pytest.raises(CUDAError):
+        device(bad)
+
+
+def test_every_call_is_refused_in_a_forked_child(built: str) -> None:
+    done = run_python(
+        """
+        import os, sys, warnings
+        warnings.simplefilter("ignore")
+        from lifecycle import SafetyManager
+        from lifecycle.integrations.cuda import CUDAError, CUDAFence, _driver, device, stream_of, timeline
+        manager = SafetyManager(name="parent")
+        gpu = device(0)
+        stream = gpu.stream(manager=manager)
+        line = timeline(stream)
+        memory = gpu.allocate(64, manager=manager)
+        fence = CUDAFence(line.stream)
+        with line.submission() as work:
+            work.use(memory)
+        child = os.fork()
+        if not child:
+            calls = [
+                gpu.memory, lambda: gpu.allocate(1), lambda: gpu.pinned(1), gpu.stream, gpu.current().__enter__,
+                line.stream.query, line.stream.synchronize, lambda: line.let_wait(1), fence.signalled,
+                lambda: CUDAFence(line.stream), lambda: timeline(1), lambda: stream_of(4096),
+                lambda: line.submission().__enter__().fill(memory, 0),
+            ]
+            for number, call in enumerate(calls):
+                try:
+                    call()
+                except Exception as error:
+                    if "forked" in str(error):
+                        continue
+                    print(number, repr(error), flush=True)
+                os._exit(number + 1)
+            fence.delete()
+            del fence
+            os._exit(0 if _driver.library().fake_misuses() == 0 and not gpu.here() else 99)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        fence.delete()
+        assert line.wait(20) and memory.close(timeout=20)
+        print("whole")
+        """,
+        env={"LD_LIBRARY_PATH": os.path.dirname(built)},
+    )
+    assert "whole" in done.check()
+    assert "fake cuda" not in done.stderr
 
 
 def test_exclusive_use_waits_for_the_device(gpu: Device, manager: SafetyManager) -> None:
