@@ -42,6 +42,16 @@ def itemsize_of(dtype: str) -> int:
     return 2 if dtype == BFLOAT16 else int(dtype[2:])
 
 
+def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """The strides, in bytes, of memory whose last dimension runs fastest, without gaps."""
+    strides = []
+    step = itemsize
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= max(1, extent)
+    return tuple(reversed(strides))
+
+
 def to_dlpack(dtype: str) -> tuple[int, int]:
     """``(code, bits)`` of a `normal` type."""
     return (_BFLOAT, 16) if dtype == BFLOAT16 else (_CODES[dtype[1]], 8 * int(dtype[2:]))

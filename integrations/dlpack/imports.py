@@ -13,8 +13,8 @@ from typing import Any
 from lifecycle import ANY_THREAD, Handle, SafetyManager
 from lifecycle.errors import shown
 from lifecycle.integrations.dlpack import _native
+from lifecycle.integrations.dlpack.dtypes import BFLOAT16, contiguous, itemsize_of, normal
 from lifecycle.integrations.dlpack.dtypes import from_dlpack as dtype_of
-from lifecycle.integrations.dlpack.dtypes import itemsize_of
 from lifecycle.integrations.dlpack.errors import DLPackError
 from lifecycle.integrations.dlpack.tensors import CPU, CUDA_HOST, CUDA_MANAGED, tensor
 from lifecycle.integrations.gpu.defaults import manager_or_default
@@ -51,42 +51,40 @@ class Imported(Uncopied):
     strides: tuple[int, ...]
     """In bytes."""
 
+    @forgets
     def array(self, handle: Handle[Any]) -> Any:
         """An ndarray of the memory that holds the object; `handle` is the object's own. Raises `DLPackError`
-        where the host cannot touch the memory."""
+        where the host cannot touch the memory. Callable on any thread."""
         import numpy
 
         if self.device[0] not in (CPU, CUDA_HOST, CUDA_MANAGED):
             raise DLPackError(f"{self!r} is memory of device {self.device}, which the host cannot read")
+        if self.dtype == BFLOAT16:
+            kind, shown_as = importlib.import_module("ml_dtypes").bfloat16, normal("u2")
+        else:
+            kind, shown_as = numpy.dtype(self.dtype), self.dtype
+        if not self.nbytes:
+            return numpy.empty(self.shape, kind)  # there is no memory, and so nothing to hold
         if any(stride < 0 for stride in self.strides):
             held = None
             try:
                 held = pin(handle)
                 # Only its description is used, and `array_of` holds the object for it.
-                bare = numpy.asarray(_Interface(self))
-                return array_of(held, bare)
+                array = array_of(held, numpy.asarray(_Interface(self, shown_as)))
             finally:
-                held = handle = None  # type: ignore[assignment]  # K3
-        if self.dtype == "bfloat16":
-            kinds = importlib.import_module("ml_dtypes")
-            plain = tensor(
-                handle,
-                self.address,
-                shape=self.shape,
-                dtype="u2",
-                strides=self.strides,
-                readonly=self.readonly,
+                held = None  # K3
+        else:
+            array = numpy.asarray(
+                tensor(
+                    handle,
+                    self.address,
+                    shape=self.shape,
+                    dtype=shown_as,
+                    strides=self.strides,
+                    readonly=self.readonly,
+                )
             )
-            return numpy.asarray(plain).view(kinds.bfloat16)
-        plain = tensor(
-            handle,
-            self.address,
-            shape=self.shape,
-            dtype=self.dtype,
-            strides=self.strides,
-            readonly=self.readonly,
-        )
-        return numpy.asarray(plain)
+        return array.view(kind) if self.dtype == BFLOAT16 else array
 
     def __repr__(self) -> str:
         only = ", read-only" if self.readonly else ""
@@ -96,10 +94,10 @@ class Imported(Uncopied):
 class _Interface:
     __slots__ = ("__array_interface__",)
 
-    def __init__(self, of: Imported) -> None:
+    def __init__(self, of: Imported, typestr: str) -> None:
         self.__array_interface__ = {
             "shape": of.shape,
-            "typestr": of.dtype if of.dtype != "bfloat16" else "<u2",
+            "typestr": typestr,
             "data": (of.address, of.readonly),
             "strides": of.strides,
             "version": 3,
@@ -122,6 +120,15 @@ def _ending(capsule: Any, deleter: int, versioned: bool) -> Callable[[], object]
 
 
 _call: Callable[[Any], Any] = operator.methodcaller("__call__")
+
+_taking: dict[int, object] = {}
+"""By identity: the capsules that somebody is taking just now, and who (K1)."""
+
+
+def _letting_go(key: int, me: object) -> Callable[[], object]:
+    """What takes a claim back, where it is `me` who has it: one step of C, so an interrupt leaves none."""
+    is_mine = map(operator.is_, (me,), map(_taking.get, (key,)))
+    return partial(deque, map(_call, compress((partial(_taking.pop, key, None),), is_mine)), 0)
 
 
 @forgets
@@ -153,11 +160,20 @@ def from_dlpack(
         given.
 
     Raises `DLPackError` for what cannot be taken, with nothing taken, and what `register` and the producer
-    raise.
+    raise. Callable on any thread; of several that take the same capsule one does.
     """
     capsule = made = handle = None
+    me = object()
+    let_go: Callable[[], object] = bool
     try:
         capsule = _capsule_of(producer, copy, stream)
+        let_go = _letting_go(id(capsule), me)
+        if _taking.setdefault(id(capsule), me) is not me:
+            raise DLPackError(
+                f"{shown(capsule)} is taken on another thread just now: a capsule is for one consumer; ask "
+                "for another"
+            )
+        # Asked once it is ours to take: whoever took it before has renamed it by then.
         versioned = _native.is_named(capsule, _native.NAME_VERSIONED)
         if not versioned and not _native.is_named(capsule, _native.NAME):
             raise DLPackError(
@@ -178,6 +194,7 @@ def from_dlpack(
         _native.set_name(capsule, _native.USED_VERSIONED if versioned else _native.USED)
         return handle
     finally:
+        let_go()
         capsule = made = handle = producer = parent = None  # K3
 
 
@@ -192,12 +209,7 @@ def _described(capsule: Any, versioned: bool, writable: bool) -> Imported:
     if any(extent < 0 for extent in said.shape):
         raise DLPackError(f"a tensor of shape {said.shape} cannot be taken")
     if said.strides is None:
-        strides = []
-        step = size
-        for extent in reversed(said.shape):
-            strides.append(step)
-            step *= max(1, extent)
-        made.strides = tuple(reversed(strides))
+        made.strides = contiguous(said.shape, size)
     else:
         made.strides = tuple(stride * size for stride in said.strides)
     made.address = said.address

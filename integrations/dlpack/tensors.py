@@ -10,7 +10,7 @@ from typing import Any
 from lifecycle import Handle
 from lifecycle.errors import shown
 from lifecycle.integrations.dlpack import _native
-from lifecycle.integrations.dlpack.dtypes import BFLOAT16, itemsize_of, normal, to_dlpack
+from lifecycle.integrations.dlpack.dtypes import BFLOAT16, contiguous, itemsize_of, normal, to_dlpack
 from lifecycle.integrations.dlpack.errors import DLPackError
 from lifecycle.lowlevel import Export, Facts, Pin, Uncopied, describe, facts, forgets, held_pin, pin, view
 
@@ -285,12 +285,7 @@ def _layout(shape: Any, strides: Any, itemsize: int) -> tuple[tuple[int, ...], t
             f"{shown(shape)}"
         )
     if strides is None:
-        found = []
-        step = itemsize
-        for extent in reversed(shape):
-            found.append(step)
-            step *= max(1, extent)
-        return shape, tuple(reversed(found))
+        return shape, contiguous(shape, itemsize)
     if (
         not isinstance(strides, tuple)
         or len(strides) != len(shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import operator
 import sys
 import threading
@@ -26,7 +27,16 @@ from lifecycle import (
 from lifecycle._core.exports import exported
 from lifecycle._core.timelines import busy
 from lifecycle.errors import AccessRefusedError, LimitError, PoolExhaustedError
-from lifecycle.integrations.dlpack import DLPackError, Imported, Tensor, _native, from_dlpack, sweep, tensor
+from lifecycle.integrations.dlpack import (
+    DLPackError,
+    Imported,
+    Tensor,
+    _native,
+    from_dlpack,
+    imports,
+    sweep,
+    tensor,
+)
 from lifecycle.lowlevel import Tally, facts, free_threaded
 from lifecycle.testing import each_interrupt
 from tests.core.adversary import STORM
@@ -80,12 +90,20 @@ class Bench:
 
 @pytest.fixture
 def bench(manager: SafetyManager) -> Iterator[Bench]:
-    """At the end each block was released once, and no export is out."""
+    """At the end each block was released once, and no export is out. Where an interrupt was planted inside a
+    release, ahead of the call, that release failed and is counted as such: its block, and none besides."""
     made = Bench(manager)
     yield made
     gc.collect()
-    eventually(lambda: sweep() or all(block.released == 1 for block in made.blocks), timeout=3)
-    assert [block.released for block in made.blocks] == [1] * len(made.blocks)
+
+    def unreleased() -> int:
+        sweep()
+        return sum(block.released == 0 for block in made.blocks)
+
+    eventually(lambda: unreleased() <= manager.stats().failed, timeout=3)
+    assert max((block.released for block in made.blocks), default=0) <= 1
+    if manager.stats().failed:
+        exported.clear()  # an import that was never given back keeps its export, which the next test must not see
     eventually(lambda: sweep() or not any(exported.values()), timeout=3)
 
 
@@ -442,6 +460,7 @@ def test_interrupts_of_an_import(bench: Bench) -> None:
     for struck in each_interrupt(run, step=STEP):
         number += 1
         del struck
+        assert not imports._taking
     assert number > 20
 
 
@@ -680,6 +699,76 @@ def test_a_capsule_is_taken_once(bench: Bench) -> None:
     assert handle.close()
 
 
+def test_a_capsule_that_somebody_is_taking_is_refused_to_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that found its name unused would both own it, and give it back twice."""
+    handle, _, given = bench.tensor()
+    capsule = versioned(given)
+    described, refusals = _native.Described, []
+
+    def take() -> None:
+        try:
+            from_dlpack(capsule, manager=bench.manager)
+        except DLPackError as error:
+            refusals.append(str(error))
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr(_native, "Described", described)
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+        return described(*arguments)
+
+    monkeypatch.setattr(_native, "Described", meanwhile)
+    first = from_dlpack(capsule, manager=bench.manager)
+    assert [text for text in refusals if "is taken on another thread just now" in text]
+    take()
+    assert "used already" in refusals[-1]
+    del capsule, given
+    assert first.close()
+    assert handle.close()
+
+
+@pytest.mark.needs("ml_dtypes")
+def test_bfloat16_comes_and_goes(bench: Bench) -> None:
+    """Also where it runs backwards, which only an import may."""
+    bfloat16 = importlib.import_module("ml_dtypes").bfloat16
+
+    handle, block = bench.block()
+    whole = numpy.frombuffer(block.memory, bfloat16)
+    whole[:] = numpy.arange(48)
+    with from_dlpack(
+        tensor(handle, block.address, shape=(6, 8), dtype=numpy.dtype(bfloat16)), manager=bench.manager
+    ) as imported:
+        with imported.lease() as it:
+            assert (it.dtype, it.nbytes) == ("bfloat16", 96)
+            array = it.array(imported)
+            assert array.dtype == bfloat16
+            assert (array == whole.reshape(6, 8)).all()
+            it.address += 94
+            it.strides = (-16, -2)
+            array = it.array(imported)
+            assert array.dtype == bfloat16
+            assert (array == whole[::-1].reshape(6, 8)).all()
+            del array
+    del whole, it
+    assert handle.close(timeout=20)
+
+
+def test_an_import_of_nothing_is_an_empty_array(bench: Bench) -> None:
+    """Its producer may give no address for it."""
+    handle, _, given = bench.tensor(shape=(0, 3))
+    capsule = versioned(given)
+    struct = _native.struct_of(capsule, True, False)
+    ctypes.memset(struct + 32, 0, 8)
+    with from_dlpack(capsule, manager=bench.manager) as imported, imported.lease() as it:
+        assert it.address == 0
+        assert (it.array(imported).shape, it.array(imported).dtype) == ((0, 3), numpy.float32)
+    del capsule, given, it
+    assert handle.close(timeout=20)
+
+
 @pytest.mark.parametrize(
     ("at", "value", "width"),
     [
@@ -744,8 +833,9 @@ def test_an_older_producer_is_asked_again_without_a_version(bench: Bench) -> Non
 # -- others, where they are installed ------------------------------------------------------------------------
 
 
+@pytest.mark.needs("jax")
 def test_jax_both_ways(bench: Bench) -> None:
-    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    jax = importlib.import_module("jax")
     for _ in range(THOUSANDS // 20):
         handle, block = bench.block()
         given = tensor(handle, block.address, shape=(4, 6), dtype="f4", readonly=False)
@@ -759,8 +849,9 @@ def test_jax_both_ways(bench: Bench) -> None:
         assert imported.close(timeout=20)
 
 
+@pytest.mark.needs("tvm_ffi")
 def test_tvm_both_ways(bench: Bench) -> None:
-    tvm_ffi = pytest.importorskip("tvm_ffi", reason="tvm-ffi is not installed")
+    tvm_ffi = importlib.import_module("tvm_ffi")
     for _ in range(THOUSANDS // 10):
         handle, block = bench.block()
         given = tensor(handle, block.address, shape=(4, 6), dtype="f4", readonly=False)
@@ -775,8 +866,9 @@ def test_tvm_both_ways(bench: Bench) -> None:
         assert handle.close(timeout=20)
 
 
+@pytest.mark.needs("pyarrow")
 def test_pyarrow_is_taken(manager: SafetyManager) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="PyArrow is not installed")
+    pyarrow = importlib.import_module("pyarrow")
     for _ in range(THOUSANDS // 10):
         with from_dlpack(pyarrow.array(range(10), pyarrow.int32()), manager=manager) as imported:
             with imported.lease() as it:
@@ -784,8 +876,9 @@ def test_pyarrow_is_taken(manager: SafetyManager) -> None:
     assert pyarrow.total_allocated_bytes() == 0
 
 
+@pytest.mark.needs("torch")
 def test_torch_both_ways(bench: Bench) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch = importlib.import_module("torch")
     for _ in range(THOUSANDS // 10):
         handle, block = bench.block()
         theirs = torch.from_dlpack(tensor(handle, block.address, shape=(4, 6), dtype="f4", readonly=False))
