@@ -17,6 +17,9 @@ from lifecycle.integrations.gpu.errors import GLError
 
 __all__ = ["adopt"]
 
+_adopted: weakref.WeakKeyDictionary[Any, opengl.Domain] = weakref.WeakKeyDictionary()
+"""The domains of canvases. Not an attribute of theirs: a SceneCanvas is frozen, and takes none."""
+
 
 def adopt(canvas: Any, *, name: str = "vispy", manager: SafetyManager | None = None) -> opengl.Domain:
     """Adopt the context of a canvas of vispy, making it current on this thread. Behind each of its draws the
@@ -46,11 +49,8 @@ def adopt(canvas: Any, *, name: str = "vispy", manager: SafetyManager | None = N
             except HeldError as error:
                 living.lost(f"its canvas was closed: {error}")
 
-    if getattr(canvas, "_lifecycle_domain", None) is not domain:
+    if _adopted.get(canvas) is not domain:
         events.draw.connect(drain, position="last")
         events.close.connect(close, position="first")
-        unfreeze = getattr(canvas, "unfreeze", None)  # of a SceneCanvas, which takes no attributes else
-        if unfreeze is not None:
-            unfreeze()
-        canvas._lifecycle_domain = domain
+        _adopted[canvas] = domain
     return domain

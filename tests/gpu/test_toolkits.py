@@ -3,20 +3,11 @@ is one for a process."""
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
 from tests.support import run_python
 
-pytestmark = pytest.mark.needs("gl")
 ENVIRONMENT = {"PYOPENGL_PLATFORM": "egl", "EGL_PLATFORM": "surfaceless", "LIBGL_ALWAYS_SOFTWARE": "1"}
-
-
-def toolkit(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(
-        importlib.util.find_spec(name) is None, reason=f"{name} is not installed: pip install {name}"
-    )
 
 
 PYGLET = """
@@ -46,12 +37,12 @@ PYGLET = """
 """
 
 
-@toolkit("pyglet")
+@pytest.mark.needs("pyglet")
 def test_pyglet_leaks_what_is_dropped_where_its_context_is_not_current() -> None:
     assert "left 10" in run_python(PYGLET.replace("ADOPT", ""), env=ENVIRONMENT).check()
 
 
-@toolkit("pyglet")
+@pytest.mark.needs("pyglet")
 def test_pyglet_adopted_deletes_it_at_the_next_switch() -> None:
     adopt = (
         "from lifecycle.integrations.gpu.pyglet import adopt; domain = adopt(window.context); "
@@ -63,7 +54,7 @@ def test_pyglet_adopted_deletes_it_at_the_next_switch() -> None:
     assert "then 0 True" in said
 
 
-@toolkit("pyglet")
+@pytest.mark.needs("pyglet")
 def test_what_is_no_context_of_pyglet_is_refused() -> None:
     run_python(
         """
@@ -79,7 +70,7 @@ def test_what_is_no_context_of_pyglet_is_refused() -> None:
     ).check()
 
 
-@toolkit("vispy")
+@pytest.mark.needs("vispy")
 def test_vispy_deletes_behind_the_next_draw_and_gives_up_as_it_closes() -> None:
     said = run_python(
         """
