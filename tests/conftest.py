@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,7 +43,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 SYSTEM_PACKAGES = "run tools/system-packages.sh gstreamer gstreamer-tests"
 GPU_PACKAGES = "run tools/system-packages.sh gpu, and the tests with `make test`"
 MAKE = "run the tests with `make test`, which installs it"
-BY_HAND = "too big for every run: pip install av opencv-python-headless h5py"
+BIG = {
+    "av": "av",
+    "cv2": "opencv-python-headless",
+    "h5py": "h5py",
+    "jax": "jax",
+    "pyarrow": "pyarrow",
+    "torch": "torch",
+}
+"""Parts that nothing installs, and their packages, of 20 to 200 MB and more: tests of programs with them are run
+by hand, on CI as elsewhere."""
 
 
 def tool(name: str) -> str | None:
@@ -149,22 +158,39 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "iceoryx2": (lambda: _module("iceoryx2") and _module("numpy"), MAKE),
     "zenoh": (lambda: _module("zenoh") and _module("numpy"), MAKE),
     "pillow": (lambda: _module("PIL.Image"), MAKE),
-    "av": (lambda: _module("av"), BY_HAND),
-    "cv2": (lambda: _module("cv2"), BY_HAND),
-    "h5py": (lambda: _module("h5py"), BY_HAND),
+    "ml_dtypes": (lambda: _module("ml_dtypes"), MAKE),
+    "tvm_ffi": (lambda: _module("tvm_ffi"), MAKE),
     "pyside6": (lambda: _module("PySide6.QtCore"), MAKE),
     "gl": (_gl, GPU_PACKAGES),
     "moderngl": (lambda: _gl() and _module("moderngl"), GPU_PACKAGES),
+    "pyglet": (lambda: _gl() and importlib.util.find_spec("pyglet") is not None, GPU_PACKAGES),
+    "vispy": (lambda: _gl() and importlib.util.find_spec("vispy") is not None, GPU_PACKAGES),
     "wgpu": (_wgpu, GPU_PACKAGES),
     "promtool": (lambda: tool("promtool") is not None, MAKE),
     "prometheus": (lambda: tool("prometheus") is not None, MAKE),
+    **{
+        part: (partial(_module, part), f"too big for every run: pip install {package}")
+        for part, package in BIG.items()
+    },
 }
 
 
-BIG = frozenset({"av", "cv2", "h5py"})
-"""Parts that nothing installs: tests of programs with them are run by hand, on CI as elsewhere."""
 ON_ONE_PYTHON = dict.fromkeys(
-    ("iceoryx2", "lmdb", "moderngl", "pyside6", "trio", "uvloop", "wgpu", "zenoh"), (3, 11)
+    (
+        "iceoryx2",
+        "lmdb",
+        "ml_dtypes",
+        "moderngl",
+        "pyglet",
+        "pyside6",
+        "trio",
+        "tvm_ffi",
+        "uvloop",
+        "vispy",
+        "wgpu",
+        "zenoh",
+    ),
+    (3, 11),
 )
 """Parts that `make test` installs for one version of CPython alone (pyproject.toml): elsewhere their absence
 is no fault."""
