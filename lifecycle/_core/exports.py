@@ -122,9 +122,10 @@ class _Exports(Order):
 EXPORTS = _Exports()
 
 
-def sweep() -> int:
-    """End every export that is over, and run a bounded number of the releases that fell due and may run on
-    any thread. How many ended. Never blocks; nothing inside a garbage collection. Callable on any thread."""
+def sweep(*, run: bool = True) -> int:
+    """End every export that is over, and with `run` run a bounded number of the releases that fell due and
+    may run on any thread. How many ended. Never blocks; nothing inside a garbage collection. Callable on any
+    thread."""
     if runtime.collecting and runtime.in_collector():
         return 0
     places: set[Any] = set()
@@ -148,7 +149,7 @@ def sweep() -> int:
         return ended
     finally:
         for place in places:
-            if place.anywhere and place.mailbox and not near_limit() and not nesting():
+            if run and place.anywhere and place.mailbox and not near_limit() and not nesting():
                 place.run_some(RUN_AT_MOST, BRIEF_WAIT)
 
 

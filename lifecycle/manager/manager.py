@@ -20,6 +20,7 @@ from lifecycle._core.checks import (
 from lifecycle._core.describe import info_of, state_of
 from lifecycle._core.dropped import DROPPED, extra_for
 from lifecycle._core.exclusive import pin_or_refuse
+from lifecycle._core.exports import exported, sweep
 from lifecycle._core.handle import Handle, new_share
 from lifecycle._core.holders import Holder, all_holders
 from lifecycle._core.keeping import Uncopied
@@ -30,7 +31,7 @@ from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record, sile
 from lifecycle._core.register import abandon, enter, insist, unhashable, withdraw
 from lifecycle._core.release import nesting
 from lifecycle._core.room import limit_holders, make_room_for
-from lifecycle._core.runtime import monotonic, next_id
+from lifecycle._core.runtime import BRIEF_WAIT, monotonic, next_id
 from lifecycle._core.shares import FIRST_SHARE
 from lifecycle._core.tables import (
     HIGH_WATER,
@@ -753,11 +754,14 @@ class SafetyManager(Uncopied):
 
         The last array over an `ANY_THREAD` object posts its release, which a thread of the manager runs soon.
         Whoever has been refused because something is not back yet calls this and asks once more. It waits for
-        nobody. Nothing runs inside a release, in a collection or near the recursion limit: the answer is 0.
+        nobody: while another thread collects garbage, the rest follows later. Nothing runs inside a release,
+        in a collection or near the recursion limit: the answer is 0.
         """
         if nesting() or runtime.near_limit() or (runtime.collecting and runtime.in_collector()):
             return 0
-        return self._any_thread.run_some(None)
+        if exported:
+            sweep(run=False)  # what foreign code has given back is due as well
+        return self._any_thread.run_some(None, BRIEF_WAIT)
 
     def add_cleanup(self, target: Any, fn: Callable[..., object], *args: Any) -> None:
         """Have ``fn(*args)`` called at the object's place before its release; the last added runs first. One

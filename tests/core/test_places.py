@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
 import time
@@ -20,6 +21,8 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle._core.exports import Export
+from lifecycle._core.record import raw_pin
 from lifecycle._core.runtime import free_threaded as FREE_THREADED
 from lifecycle.errors import WrongThreadError
 from tests.core.natives import Fence, Native, Panic
@@ -965,3 +968,63 @@ def test_what_is_due_is_run_by_whoever_asks(manager: SafetyManager, monkeypatch:
     assert sorted(map(str, released)) == ["frame 0", "frame 1", "frame 2"]
     assert inside == [0, 0, 0]
     assert manager.run_due() == 0
+
+
+def test_what_foreign_code_has_given_back_is_due(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager._registry, "ring", lambda record: None)
+    manager._keeper.stop(5.0)
+    released: list[object] = []
+    done: list[bool] = []
+
+    class Foreign(Export):
+        def over(self) -> bool:
+            return bool(done)
+
+    handle = manager.register("frame", release=released.append, release_on=ANY_THREAD)
+    with handle.lease() as _:
+        Foreign(raw_pin(handle._cell), "a tensor").hand_out()  # type: ignore[arg-type]
+    handle.close(timeout=0)
+    assert manager.run_due() == 0
+    done.append(True)
+    assert manager.run_due() == 1
+    assert released == ["frame"]
+
+
+def test_what_is_due_waits_for_no_collection(manager: SafetyManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: of another thread, whose ``__del__`` may take long. What is left is run by the next who asks."""
+    monkeypatch.setattr(manager._registry, "ring", lambda record: None)
+    manager._keeper.stop(5.0)
+    released: list[object] = []
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            inside.set()
+            go_on.wait(20)
+
+    handle = manager.register("frame", release=released.append, release_on=ANY_THREAD)
+    view = handle.view(bytearray(16))
+    handle.close(timeout=0)
+    view = None  # noqa: F841 - it falls due
+
+    def collect() -> None:
+        Slow()
+        gc.collect()
+
+    collecting = threading.Thread(target=collect)
+    collecting.start()
+    try:
+        assert inside.wait(20)
+        assert manager.run_due() == 0
+        assert not released
+        assert not go_on.is_set()
+    finally:
+        go_on.set()
+        collecting.join()
+    assert manager.run_due() == 1
+    assert released == ["frame"]
