@@ -138,12 +138,16 @@ def may_go(record: Record, dropped: Dropping) -> bool:
 def watch(record: Record, dropped: Dropping, *, ring: bool) -> bool:
     """Have it known once the object is gone, and with `ring` a worker woken. False where its type cannot be
     referred to weakly."""
+    obj = raw_object(record)
     try:
-        witness = Bell(raw_object(record), record.kind.registry.ring if ring else None)
+        witness = Bell(obj, record.kind.registry.ring if ring else None)
+        witness.id = record.id
+        # K4: it is not gone before the worker that is woken can be told which it was.
+        dropped.witness = witness
     except TypeError:
         return False
-    witness.id = record.id
-    dropped.witness = witness
+    finally:
+        obj = None  # K3
     return True
 
 

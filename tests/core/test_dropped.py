@@ -24,6 +24,7 @@ from lifecycle import (
     ShutdownReport,
 )
 from lifecycle._core import runtime
+from lifecycle._core.dropped import watch
 from lifecycle.errors import DuplicateError
 from lifecycle.proxies import Child
 from tests.support import eventually, run_python
@@ -351,3 +352,23 @@ def test_variables_of_a_program_that_ends() -> None:
     out = finished.check()
     assert out.startswith("False")
     assert "global 'kept' of module '__main__'" in finished.stderr + out
+
+
+def test_a_worker_that_is_woken_can_be_told_which_it_was(manager: SafetyManager) -> None:
+    """I3: the object goes with the last reference to it, which is the one by which it is watched."""
+    freed: list[int] = []
+    told: list[Any] = []
+    handle = manager.register(Dataset(freed), "dataset", release=DROPPED, release_on=ANY_THREAD)
+    record = handle._record
+    dropped = record.more().dropped
+    kept = [record.obj]
+    registry = manager._registry
+    ring, registry.ring = registry.ring, lambda bell: told.append((bell.id, dropped.gone()))
+    dropped.witness = kept.pop
+    dropped.let_go = dropped.kept = True
+    record.obj = None
+    assert watch(record, dropped, ring=True)
+    registry.ring = ring
+    assert len(freed) == 1
+    assert told == [(record.id, True)]
+    assert handle.close()
