@@ -94,13 +94,28 @@ def guard(owner: object, block: Any, known: Facts) -> bool:
         return False
     told = note
     type_name, id = known.type_name, known.id
-    _guarded.append((owner, block, type_name, id))
+    entry = (owner, block, type_name, id)
+    _guarded.append(entry)
     if told is not None:
         # Before the act (R2).
         told("guarded", type_name, id, block.address, block.nbytes)
-    _protect(block.address, block.nbytes, 0)
+    if _protect(block.address, block.nbytes, 0):
+        _withdraw(entry)
+        return False
     _give_back()
     return True
+
+
+def _withdraw(entry: tuple[Any, Any, str, int]) -> None:
+    """The system refused (`vm.max_map_count` is reached, for one): the block can be accessed as before."""
+    try:
+        _guarded.remove(entry)
+    except ValueError:
+        # Another thread made room, and told so.
+        return
+    told = note
+    if told is not None:
+        told("accessible", entry[2], entry[3], entry[1].address, entry[1].nbytes)
 
 
 def _give_back() -> None:

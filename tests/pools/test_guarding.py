@@ -81,6 +81,20 @@ def test_so_many_are_kept_and_no_more(manager: SafetyManager, monkeypatch: pytes
     assert pool.stats().guarded == guarding.MOST_BLOCKS + 11
 
 
+def test_what_the_system_refuses_to_guard_is_not_said_to_be_inaccessible(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int]] = []
+    monkeypatch.setattr(guarding, "_protect", lambda *_: -1)
+    monkeypatch.setattr(guarding, "note", lambda what, _, id, *__: told.append((what, id)))
+    pool = BufferPool(manager, 4096, 1, guard="paranoid")
+    buffer = pool.get()
+    buffer.close()
+    assert pool.stats().guarded_bytes == 0
+    assert not guarding._guarded, "it went"
+    assert told == [("guarded", buffer.id), ("accessible", buffer.id)]
+
+
 def test_poison_and_guard_go_together(manager: SafetyManager) -> None:
     pool = BufferPool(manager, 4096, 1, guard=2, poison=0xAB)
     for _ in range(10):
