@@ -146,7 +146,8 @@ class BufferPool(Pool):
         How many buffers the pool has at most. They are made when first needed.
     min_idle:
         How many buffers are kept ready, as far as `count` allows: they are allocated on a thread of the
-        pool's own, from the beginning on and whenever fewer are idle, and `trim` leaves them.
+        pool's own, from the beginning on and whenever fewer are idle, and `trim` leaves them. One that is
+        being made there is waited for even without a `timeout`, as long as that takes.
     timeout:
         Seconds to wait for one when all are in use; None: for ever. 0 (the default) does not wait.
     exhausted:

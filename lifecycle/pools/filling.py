@@ -32,6 +32,8 @@ class Filler:
     def __init__(self, pool: Pool) -> None:
         self._bell = WaitList()
         self._rung = {0: None}
+        self.making: bool = False
+        """Whether it has a slot in hand: one that no caller has, and that is as good as idle."""
         self._pool = weakref.ref(pool, self._gone)
         threading.Thread(target=self._run, name=f"pool-{pool.name}", daemon=True).start()
 
@@ -70,6 +72,7 @@ class Filler:
     def _fill(self, pool: Pool) -> bool:
         """Make what is missing. False: it could not be made."""
         try:
+            self.making = True
             while pool.shelf.count_idle()[0] < pool._min_idle and pool._make_one(pool._want()):
                 pass
             return True
@@ -82,4 +85,6 @@ class Filler:
                 )
             return False
         finally:
+            # The slot has been put back before.
+            self.making = False
             pool = None  # type: ignore[assignment]

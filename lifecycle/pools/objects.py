@@ -101,7 +101,9 @@ class ObjectPool(Pool, Generic[T]):
     min_idle:
         How many items are kept ready, as far as `size` allows: they are made on a thread of the pool's own,
         from the beginning on and whenever fewer are idle, and `trim` leaves them. What `create` raises there
-        is reported. Not with `affinity`: call `warm_up` on the thread that is to have them.
+        is reported. One that is being made there is waited for even with ``timeout=0``, as long as `create`
+        takes. A forked child has no such thread. Not with `affinity`: call `warm_up` on the thread that is to
+        have them.
     affinity:
         Items belong to the thread that made them: see above. `release_on` is then the pool's own.
     release_on:

@@ -334,11 +334,11 @@ class Pool(Uncopied):
             return 0.0
         if isinstance(timeout, Own):
             timeout = self._timeout
-        if self.shelf.closed or timeout == 0 or must_not_wait():
+        if self.shelf.closed or must_not_wait() or (timeout == 0 and self._filler is None):
             request.box.setdefault(0, CLOSED if self.shelf.closed else GAVE_UP)
             return 0.0
         began = monotonic()
-        self.shelf.wait(request, timeout, self._find, self._look_around)
+        self.shelf.wait(request, *self._until(timeout), self._look_around)
         request.answer()
         return max(monotonic() - began, 1e-9)
 
@@ -381,13 +381,28 @@ class Pool(Uncopied):
             return
         if isinstance(timeout, Own):
             timeout = self._timeout
-        if self.shelf.closed or timeout == 0:
+        if self.shelf.closed or (timeout == 0 and self._filler is None):
             request.box.setdefault(0, CLOSED if self.shelf.closed else GAVE_UP)
             return
         began = monotonic()
-        await self.shelf.wait_async(request, timeout, self._find, self._look_around)
+        await self.shelf.wait_async(request, *self._until(timeout), self._look_around)
         request.answer()
         request.waited = max(monotonic() - began, 1e-9)
+
+    def _until(self, timeout: float | None) -> tuple[float | None, Callable[[Request], bool]]:
+        """How long a request waits, and how it finds what suits. Without a timeout it waits for what is being
+        made all the same: it would have to make that itself."""
+        return (None, self._find_made) if timeout == 0 else (timeout, self._find)
+
+    def _find_made(self, request: Request) -> bool:
+        """`_find`, that gives up where the pool's own thread makes nothing either."""
+        filler = self._filler
+        # Asked first: it says so after what it made is on the shelf.
+        making = filler is not None and filler.making
+        found = self._find(request)
+        if not found and not making:
+            request.offer(GAVE_UP)
+        return found
 
     def _look_around(self) -> None:
         """Have what may come back do so."""

@@ -201,6 +201,49 @@ def test_buffers_are_kept_ready(manager: SafetyManager) -> None:
     pool.close()
 
 
+@pytest.mark.parametrize("how", ["get", "get_async"])
+def test_what_is_being_made_is_not_taken_for_lent(manager: SafetyManager, how: str) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def create() -> Item:
+        begun.set()
+        assert go_on.wait(20)
+        return Item()
+
+    def borrow() -> object:
+        return pool.get(timeout=0) if how == "get" else asyncio.run(waiting())
+
+    async def waiting() -> object:
+        return await pool.get_async(timeout=0)
+
+    pool = ObjectPool(manager, create, size=1, min_idle=1)
+    assert begun.wait(20)
+    threading.Timer(0.05, go_on.set).start()
+    loan: Any = borrow()
+    assert pool.stats().items == {"idle": 0, "in_use": 1}
+    with pytest.raises(PoolExhaustedError, match="all 1 are in use"):
+        borrow()
+    loan.close()
+    pool.close()
+
+
+def test_who_waits_for_what_cannot_be_made_makes_it(manager: SafetyManager) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def create() -> Item:
+        if threading.current_thread().name == "pool-objects":
+            begun.set()
+            assert go_on.wait(20)
+            raise OSError("not there")
+        return Item()
+
+    pool = ObjectPool(manager, create, size=1, min_idle=1)
+    assert begun.wait(20)
+    threading.Timer(0.05, go_on.set).start()
+    pool.get(timeout=0).close()
+    pool.close()
+
+
 def test_what_cannot_be_made_is_reported_and_tried_again(manager: SafetyManager) -> None:
     fails = [OSError("not yet")]
 
