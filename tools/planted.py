@@ -1304,6 +1304,33 @@ MUTANTS = (
         core("owners"),
     ),
     Mutant(
+        "who begins to release in the meantime is refused for",
+        "a number is taken for a second owner's though its release began since that was looked at",
+        "I9",
+        (
+            (
+                "_core/owning.py",
+                "        if not _has_let_go(first):\n            raise",
+                "        if True:\n            raise",
+            ),
+        ),
+        core("owners::test_who_looked_before_the_release_began_waits_for_it_all_the_same"),
+        kind="a false alarm",
+    ),
+    Mutant(
+        "who comes beside others takes their entry",
+        "those who own a native side by side are forgotten, and a true second owner is not refused",
+        "I3",
+        (
+            (
+                "_core/owning.py",
+                "        new = Lives((*living, record)) if living else record\n",
+                "        new = record\n",
+            ),
+        ),
+        core("owners"),
+    ),
+    Mutant(
         "who ends takes another's entry",
         "the successor's native is left without an owner, and a second one is not refused",
         "I3",
@@ -1409,6 +1436,33 @@ MUTANTS = (
         "I4",
         (("_core/leases.py", "        leave(record)\n", ""),),
         core("at_once"),
+    ),
+    Mutant(
+        "what others refer to is said to be gone",
+        "a native that goes in its own deallocation goes wherever the last reference does",
+        "I4",
+        (
+            (
+                "_core/dropped.py",
+                "    return references(record) > SOLE and references(record) > SOLE\n",
+                "    return False\n",
+            ),
+        ),
+        core("dropped"),
+    ),
+    Mutant(
+        "an export holds nothing",
+        "memory is released while another library's tensor reads it",
+        "I2",
+        (("_core/exports.py", "            of[self.number] = self\n", "            pass\n"),),
+        ("tests/dlpack/test_dlpack.py",),
+    ),
+    Mutant(
+        "an export is ended before it is over",
+        "the sweep does not ask the foreign code whether it is done",
+        "I2",
+        (("_core/exports.py", "export is None or not export.over()", "export is None"),),
+        ("tests/dlpack/test_dlpack.py",),
     ),
     Mutant(
         "detached without a word in the table",
