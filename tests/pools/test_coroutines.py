@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lifecycle import BufferPool, LifecycleError, ObjectPool, SafetyManager
+from lifecycle._core import facts
 from lifecycle.errors import ClosedError, ConfigError, PoolError, PoolExhaustedError, PoolTimeoutError
 from tests.support import eventually
 
@@ -66,7 +67,11 @@ def test_the_loop_goes_on_while_one_waits(manager: SafetyManager) -> None:
     pool.close()
 
 
-def test_who_waits_in_vain_is_told_who_has_it(manager: SafetyManager) -> None:
+def test_who_waits_in_vain_is_told_who_has_it(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of its own: the tests before may have spent the other.
+    monkeypatch.setattr(facts, "walks", type(facts.walks)())
     pool = ObjectPool(manager, Item, size=1, timeout=30)
 
     async def main() -> None:
