@@ -255,7 +255,7 @@ MUTANTS = (
                 "Record(core, lambda record, put=place.put: put(record))",
             ),
         ),
-        core("interrupts::test_rain_on_150_000_drops"),
+        core("interrupts::test_what_is_called_as_an_object_dies_is_c_alone"),
     ),
     Mutant(
         "a drain that is struck loses its ticket",

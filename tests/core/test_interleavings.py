@@ -345,7 +345,7 @@ OPERATIONS = [
 def test_every_two_operations(manager: SafetyManager, first: str) -> None:
     """With one switch in the middle, at every line; with more when there is time."""
     switches = 2 if STORM >= 10 else 1
-    limit = None if STORM >= 10 else 60 if "panic" in first or runtime.free_threaded else 100
+    limit = None if STORM >= 10 else 60 if "panic" in first or runtime.free_threaded else 200
     for second in OPERATIONS[OPERATIONS.index(first) :: 2 if runtime.free_threaded else 1]:
         every_order(manager, [first, second], switches=switches, limit=limit, least=2)
 

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import sys
 import time
+import types
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -767,6 +768,17 @@ def test_rain_on_plain_ends(at_once: bool) -> None:
 
 def test_rain_on_leases() -> None:
     in_own_process(rain_on_leases, int(400 * STORM))
+
+
+def test_what_is_called_as_an_object_dies_is_c_alone(world: World) -> None:
+    """In a callback written in Python a pending interrupt is raised, printed and lost, and the object is found
+    by a later look at best."""
+    for handle in (
+        world.manager.register(Thing(), "registered", release=repr, release_on=world.place),
+        world.manager.registrar("by registrar", release=repr, release_on=world.place)(Thing(), None, 0),
+        world.manager.factory(Thing, "made", release=repr, release_on=world.place)(),
+    ):
+        assert isinstance(handle._record.__callback__, types.BuiltinMethodType)
 
 
 def test_rain_on_150_000_drops() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from lifecycle import (
 )
 from lifecycle._core.exports import Export
 from lifecycle._core.record import raw_pin
+from lifecycle._core.release import NEST_LIMIT
 from lifecycle._core.runtime import free_threaded as FREE_THREADED
 from lifecycle.errors import WrongThreadError
 from tests.core.natives import Fence, Native, Panic
@@ -406,13 +409,24 @@ def test_a_long_chain_of_releases_that_close_each_other_does_not_recurse(
 ) -> None:
     """I5."""
     handles: list[Handle[Native]] = []
-    for _ in range(400):
-        inner = handles[-1] if handles else None
+    inside: dict[int, int] = collections.Counter()
+    deepest = 0
 
-        def release(native: Native, inner: Handle[Native] | None = inner) -> None:
+    def release_with(inner: Handle[Native] | None) -> Callable[[Native], None]:
+        def release(native: Native) -> None:
+            nonlocal deepest
+            me = threading.get_ident()
+            inside[me] += 1
+            deepest = max(deepest, inside[me])
             native.free()
             if inner is not None:
                 inner.close()
+            inside[me] -= 1
+
+        return release
+
+    for _ in range(400):
+        release = release_with(handles[-1] if handles else None)
 
         handles.append(on(manager, place, release))
     handles[-1].close()
@@ -420,6 +434,7 @@ def test_a_long_chain_of_releases_that_close_each_other_does_not_recurse(
     # Python.
     eventually(lambda: manager.stats().released == 400, progress=lambda: manager.stats().released)
     assert manager.stats().failed == 0
+    assert deepest <= NEST_LIMIT
 
 
 def test_a_release_may_close_its_own_handle(manager: SafetyManager) -> None:
