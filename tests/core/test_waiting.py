@@ -27,13 +27,13 @@ import pytest
 from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
+    ReleaseQueue,
     SafetyConfig,
     SafetyManager,
 )
 from lifecycle._core import ends, exclusive, waiting_loops
 from lifecycle._core.handle import Handle
 from lifecycle._core.waiting import Flag, Inbox, Line, Reply, WaitList, WaitTable
-from lifecycle.observe import maintenance
 from lifecycle.testing import code_of, interleavings
 from tests.core.adversary import STORM, Signals, each_interrupt, every_line, switching
 from tests.core.waits import GIL, LOST, NEVER, WAITING, State, joined, started, woken
@@ -807,25 +807,42 @@ def test_an_interrupt_of_closing_leaves_nobody_asleep_at_the_stop_token() -> Non
 
 @pytest.mark.skipif(not GIL, reason="there a waiting thread looks by itself")
 def test_the_death_of_the_last_holder_wakes_who_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the one who waits is to run the release: it is woken by a callback in C, and not by a look."""
+    """Where only the thread that waits may run the release: it is woken by a callback in C, and not by a
+    look."""
+    # No look ever comes, not even the first.
+    monkeypatch.setattr(ends, "CIRCLE_LOOKS", (NEVER, NEVER))
     monkeypatch.setattr(ends, "LONGEST_LOOK", NEVER)
-    monkeypatch.setattr(maintenance, "HAND_OVER_AFTER", NEVER)
     manager = SafetyManager(SafetyConfig(leak_level="off"))
-    released: list[str] = []
-    handle = manager.register(
-        object(), "thing", release=lambda _: released.append("here"), release_on=ANY_THREAD
-    )
-    holders = [handle.lease()]
-    record = handle._record
-    handle.close(timeout=0)
-    thread = started(lambda: woken(ends.wait_for_end, record, None, NEVER))
-    # Past the first look.
+    released: list[int] = []
+    holders: list[Any] = []
+    records: list[Any] = []
+
+    def close_and_wait() -> None:
+        queue = ReleaseQueue("its own", thread="current")
+        handle = manager.register(
+            object(),
+            "thing",
+            release=lambda _: released.append(threading.get_ident()),
+            release_on=queue,
+        )
+        holders.append(handle.lease())
+        handle.close(timeout=0)
+        records.append(handle._record)
+        del handle
+        woken(ends.wait_for_end, records[0], None, NEVER)
+
+    thread = started(close_and_wait)
+    eventually(lambda: bool(records))
+    waiters = records[0].kind.registry.waiters
+    eventually(lambda: records[0].id in waiters and len(waiters[records[0].id]) == 1)
+    # From standing in the list to sleeping.
     time.sleep(0.3)
     assert thread.is_alive()
     holders.clear()
+    ident = thread.ident
     joined([thread])
     assert not thread.is_alive()
-    assert released == ["here"]
+    assert released == [ident]
     manager.close()
 
 
