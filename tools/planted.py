@@ -1118,10 +1118,10 @@ MUTANTS = (
             (
                 "_core/tables.py",
                 "                        if not over:\n",
-                "                        alive[id] = size\n                        if not over:\n",
+                "                        alive[-id] = size\n                        if not over:\n",
             ),
         ),
-        core("manager"),
+        core("manager::test_a_limit_of_objects_counts_what_is_not_released"),
     ),
     Mutant(
         "a limit is never given back",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -319,10 +320,15 @@ def test_policies_and_profilers_that_come_and_go_before_each_instruction(manager
     kind = handle._record.kind
     ledger = manager._keeper.ledger
     on = False
+    period = countdown = 1
 
     def toggle() -> None:
         """As `Profiler.start`, `Profiler.stop` and `SafetyManager.policy`, without waiting for the keeper."""
-        nonlocal on
+        nonlocal on, countdown
+        countdown -= 1
+        if countdown:
+            return
+        countdown = period
         on = not on
         manager._registry.timer = kind.timer = ledger.profiler = profiler if on else None
         limit = 100 if on else None
@@ -333,7 +339,9 @@ def test_policies_and_profilers_that_come_and_go_before_each_instruction(manager
     gc.disable()
     try:
         with every_opcode(toggle, library) as strikes:
-            for _ in range(2):
+            # Two looks with an even number of instructions between them see the same if each one changes it.
+            for period, on in itertools.product((1, 3, 4, 5), (False, True)):  # noqa: B007 - toggle() uses it
+                countdown = period
                 with register(manager, 1) as made:
                     with made.lease():
                         pass

@@ -414,8 +414,12 @@ def note(log: list[object], native: object) -> None:
 def test_no_release_fails_for_the_depth_it_was_closed_at(descend: Descent) -> None:
     released: list[object] = []
 
-    def release(native: object) -> None:
-        note(released, native)
+    def release(native: object, levels: int = 8) -> None:
+        """Needs more levels than a close does by itself."""
+        if levels:
+            release(native, levels - 1)
+        else:
+            note(released, native)
 
     queue = ReleaseQueue("deep", thread="current")
     with SafetyManager() as manager:
