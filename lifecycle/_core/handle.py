@@ -191,7 +191,8 @@ class Handle(Generic[T]):
         Parameters
         ----------
         address:
-            The address, with `nbytes`: a view of unsigned bytes. Or anything with the buffer protocol (the
+            The address, with `nbytes`: a view of unsigned bytes. An int, one of NumPy, or a pointer of ctypes
+            or cffi. Or anything with the buffer protocol (the
             object itself, such as an `mmap`, a part of it, a NumPy array over it): a view of the same memory,
             format and shape, of unsigned bytes where the format is a structure.
         nbytes:

@@ -33,6 +33,11 @@ class Uncopied:
         )
 
 
+class ProxyType(type):
+    """The class of every class of proxies (`proxied.py`). ``type(type(x)) is ProxyType`` is asked instead of
+    `isinstance`, which a proxy answers for the object."""
+
+
 def _shown(one: object) -> str:
     try:
         return repr(one)

@@ -8,50 +8,55 @@ who comes while the first is being released waits for it.
 
 from __future__ import annotations
 
-import ctypes
-from typing import Any
-
 from lifecycle._core import runtime
 from lifecycle._core.dropped import has_died, is_kept
 from lifecycle._core.ends import wait_for_end
+from lifecycle._core.keeping import ProxyType
+from lifecycle._core.numbers import NO_IDENTITY, as_number, is_address, learn, number_of
 from lifecycle._core.parents import pins_of
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.release import ownership, releases_here
 from lifecycle._core.room import comes_by_itself
 from lifecycle._core.runtime import monotonic
 from lifecycle._core.sentences import duplicate
-from lifecycle._core.tables import BY_NUMBER, Lives, keys_of, owners, owners_under
+from lifecycle._core.tables import BY_ADDRESS, BY_NUMBER, WITH_ADDRESS, Lives, keys_of, owners, owners_under
+from lifecycle.errors import RegistrationError, shown
 from lifecycle.states import ENDED, RELEASING, STUCK
 
 
 def own(record: Record) -> None:
-    """Become the owner of an object with a native name, or of an int, which is one itself. Raises
-    `DuplicateError`."""
+    """Become the owner of an object with a native name, of a number or pointer, which is one itself, or of an
+    object whose type was not seen before. Raises `DuplicateError`."""
     native = record.native
-    if native is None:
-        if type(record.obj) is not int:
-            record.owning = 1  # texts and the like say nothing of any native
-            return
-        # K4: from here on it is found under its number.
-        record.native = record.obj
-        record.owning = BY_NUMBER
-    elif isinstance(native, _C_DATA):
-        record.native = _address_in(native)  # it may point elsewhere later
+    kind = type(record.obj)
+    if type(kind) is ProxyType:
+        raise RegistrationError(
+            f"{shown(record.obj)} is a proxy, so its object has an owner already. Another share of it: "
+            "handle_of(proxy).share(). What was made of it: parent=proxy."
+        )
+    if native is not None:
+        number = as_number(native)
+        if type(number) is int:
+            if is_address(native, number):
+                record.owning = WITH_ADDRESS  # K4: with the number it is found under
+                record.native = number
+            elif not isinstance(native, int):
+                record.native = number  # what it was read from may have another value later
+    elif kind in NO_IDENTITY and kind is not int:
+        record.owning = 1  # texts and the like say nothing of any native
+        return
+    else:
+        number = None if record.extra is not None and record.extra.dropped else number_of(record.obj)
+        if number is not None:
+            how = BY_ADDRESS if is_address(record.obj, number) else BY_NUMBER
+            # K4: from here on it is found under its number.
+            record.native = number
+            record.owning = how
+    if kind not in NO_IDENTITY:
+        learn(kind)
     for key in keys_of(record):
         if owners.setdefault(key, record) is not record:
             supersede(key, record)
-
-
-_C_DATA = (ctypes._SimpleCData, ctypes._Pointer)
-
-
-def _address_in(pointer: Any) -> Any:
-    """What a pointer of ctypes points to, 0 for NULL."""
-    value = pointer.value if isinstance(pointer, ctypes._SimpleCData) else ctypes.cast(pointer, _VOID_P).value
-    return 0 if value is None else value
-
-
-_VOID_P = ctypes.c_void_p
 
 
 def supersede(key: object, record: Record) -> None:
@@ -103,12 +108,17 @@ def _enter_beside(key: object, record: Record, waited: list[Record]) -> Record |
             continue
 
 
+BY_IDENTITY = (2, WITH_ADDRESS)
+"""`Record.owning` of objects that are known by their identity, beside what their native is."""
+
+
 def _side_by_side(first: Record, record: Record) -> bool:
     """Whether both may own the object: `record` lives within `first`, its parent, as a mapping does within
     its buffer; or both said what they own of it, and it is not the same."""
     if (
         first.obj is record.obj
-        and first.owning == record.owning == 2
+        and first.owning in BY_IDENTITY
+        and record.owning in BY_IDENTITY
         and first.native is not None
         and record.native is not None
         and keys_of(first)[-1:] != keys_of(record)[-1:]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from lifecycle._core import runtime
 from lifecycle._core.handle import Handle
+from lifecycle._core.keeping import ProxyType
 from lifecycle._core.leases import Lease
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import SHUT_CELL
@@ -18,11 +19,6 @@ from lifecycle.errors import LifecycleError
 T = TypeVar("T")
 
 new_lock = runtime.RLock
-
-
-class ProxyType(type):
-    """The class of every class of proxies. ``type(type(x)) is ProxyType`` is asked instead of `isinstance`,
-    which a proxy answers for the object."""
 
 
 class Proxy(metaclass=ProxyType):

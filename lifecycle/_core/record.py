@@ -269,7 +269,7 @@ class Record(weakref.ref[Core]):
     phase: ObjectState | None  # what was decided; None while the core and the door decide
     outcome: Any  # how the release itself came out, before anything is tidied: a state, or what it raised
     # -1 observed, 0 borrowed, 1 it has (or had) a release, so to forget it leaks, 2 it is in `owners` as
-    # well, 3 (`tables.BY_NUMBER`) and is an int without another native name.
+    # well, above that and is a number itself, or has an address (`tables.BY_NUMBER` and the next).
     owning: int
     born: float
     shut: float

@@ -21,12 +21,13 @@ from typing import Any
 from lifecycle._core import runtime
 from lifecycle._core.dropped import extra_for
 from lifecycle._core.handle import Handle
+from lifecycle._core.numbers import HAS_IDENTITY
 from lifecycle._core.owning import own, supersede
 from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Pins, Record
 from lifecycle._core.release import leave_owners
 from lifecycle._core.runtime import caller, monotonic, next_id, site_of
 from lifecycle._core.shares import FIRST_SHARE
-from lifecycle._core.tables import HIGH_WATER, NO_IDENTITY, NOT_COUNTING, Kind, keys_of, owners
+from lifecycle._core.tables import HIGH_WATER, NOT_COUNTING, Kind, keys_of, owners
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, shown
 from lifecycle.states import BY_CLOSE, DETACHED
 
@@ -94,7 +95,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
             record.owning = 0
         elif unique:
             record.owning = 2
-            if native is not None or type(obj) in NO_IDENTITY:
+            if native is not None or type(obj) not in HAS_IDENTITY:
                 own(record)
             elif owners.setdefault(_identity(obj), record) is not record:
                 supersede(_identity(obj), record)

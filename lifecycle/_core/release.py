@@ -24,9 +24,10 @@ from lifecycle._core.doors import cell_of
 from lifecycle._core.dropped import FIRST_LOOK, LAST_LOOK, Dropping, collect, dies, may_go, watch
 from lifecycle._core.fence import PENDING, SIGNALLED, ask
 from lifecycle._core.kept import let_go
+from lifecycle._core.numbers import NO_IDENTITY
 from lifecycle._core.record import ENDED_TOO, Extra, Pin, Pins, Record, shut
 from lifecycle._core.runtime import collecting, free_threaded, monotonic
-from lifecycle._core.tables import NO_IDENTITY, Lives, Registry, keys_of, owners, owners_under
+from lifecycle._core.tables import Lives, Registry, keys_of, owners, owners_under
 from lifecycle._core.timelines import last_user, users
 from lifecycle._core.waiting import poll
 from lifecycle.errors import (

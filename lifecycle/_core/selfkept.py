@@ -19,6 +19,7 @@ from typing import Any
 
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Cell, Core, Held, Pin, Record, raw_pin
+from lifecycle._core.tables import Kind, Registry
 
 REACH = 5_000
 """How many objects are looked through."""
@@ -113,14 +114,16 @@ SOLE_LISTED = _count_listed()
 
 
 def _leads_on(thing: Any) -> bool:
-    """Whether a reference is followed. Modules and classes lead everywhere, and plain data nowhere. What
-    holds an object is not even touched: others count who does."""
-    if not gc.is_tracked(thing):
+    """Whether a reference is followed. Modules, classes and managers lead everywhere, and plain data nowhere.
+    What holds an object is not even touched: others count who does."""
+    if not gc.is_tracked(thing) or type(thing) in leads_everywhere:
         return False
     return not isinstance(thing, _NOT_FOLLOWED) and not (type(thing) is dict and "__builtins__" in thing)
 
 
-_NOT_FOLLOWED = (type, ModuleType, FrameType, Cell, Core, Held, Lease, Pin)
+_NOT_FOLLOWED = (type, ModuleType, FrameType, Cell, Core, Held, Kind, Lease, Pin, Registry)
+leads_everywhere: set[type] = set()
+"""Types in layers above whose objects refer to every record: managers."""
 
 
 def only_from_within(record: Record, others: int) -> bool:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from lifecycle._core import runtime
 from lifecycle._core.describe import about, ago, describe, since, state_of
 from lifecycle._core.holders import in_words, raw_references
+from lifecycle._core.numbers import NO_IDENTITY
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.release import releases_here
-from lifecycle._core.tables import NO_IDENTITY
 from lifecycle.errors import AccessRefusedError, ClosedAccessError, DuplicateError, shown
 from lifecycle.states import (
     BY_CLOSE,

@@ -6,13 +6,13 @@ Data only: what acts on it stands in the layers above.
 from __future__ import annotations
 
 import itertools
-import operator
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lifecycle._core import runtime
+from lifecycle._core.numbers import NO_IDENTITY, as_number, function_address
 from lifecycle._core.record import Bell, Pin, Record
 from lifecycle._core.waiting import WaitTable
 from lifecycle.errors import LimitError
@@ -173,8 +173,9 @@ class Kind:
                 except BaseException:
                     self.held = None
                     raise
-        if again_with_room and self.registry.make_room(self):
-            return self.reserve(id, size, False)
+        if again_with_room:
+            self.registry.make_room(self)
+            return self.reserve(id, size, False)  # whoever made it: others may have ended theirs by now
         limit = f"max_live={max_live}" if over_live else f"max_bytes={max_bytes}"
         asked = "" if over_live else f" and {size} more were asked for"
         holders = self.registry.in_the_way(self)
@@ -281,15 +282,10 @@ class Lives(tuple[Record, ...]):
 owners: dict[object, Any] = {}
 """Who owns a native object, in this process: a record, or `Lives`. Under which keys says `keys_of`."""
 
-NO_IDENTITY = frozenset({int, str, bytes, float, bool, complex, type(None), tuple, frozenset, range})
-"""Types whose equal values may be one object: being the same object says nothing about being the same native.
-"""
-
-
 BY_NUMBER = 3
-"""`Record.owning` of an int that was registered without a native name: it is one itself."""
-FIRST_ADDRESS, LAST_ADDRESS = 1 << 32, (1 << 48) - 1
-"""Numbers between them are addresses: names of 32 bits lie below, times in micro- and nanoseconds above."""
+"""`Record.owning` of a number that was registered without a native name: it is one itself."""
+BY_ADDRESS, WITH_ADDRESS = 4, 5
+"""`Record.owning` of what was registered by, or with, a number that is known to be an address."""
 _NAMES = frozenset({int, str, bytes, float, bool, complex, tuple, frozenset})
 
 
@@ -298,20 +294,18 @@ def keys_of(record: Record) -> list[object]:
 
     An object with an identity is its own key, ``id(obj)``. An address is the same native in the whole
     process, whatever its type, place and manager; its key is its complement, which is no ``id``. Any other
-    native name is one in the world of its place, and of a type. An int without a native name is one in that
-    world, and of a release: two that are given back by the same function are the same. 0 and negative
+    native name is one in the world of its place, and of a type. A number without a native name is one in
+    that world, and of a release: two that are given back by the same function are the same. 0 and negative
     numbers say that there is none. What is released by its own deallocation has its keys noted before.
     """
     extra = record.extra
     if extra is not None and extra.dropped is not None and extra.dropped.keys is not None:
         return extra.dropped.keys  # type: ignore[no-any-return]
+    if record.owning == BY_ADDRESS:
+        return [~record.native]
     if record.owning == BY_NUMBER:
         number = record.native
-        if number <= 0:
-            return []
-        if FIRST_ADDRESS <= number <= LAST_ADDRESS:
-            return [~number]
-        return [(record.place.world, _of_release(record.release), number)]
+        return [(record.place.world, _of_release(record.release), number)] if number > 0 else []
     keys: list[object] = []
     if type(record.obj) not in NO_IDENTITY:
         keys.append(id(record.obj))
@@ -319,29 +313,23 @@ def keys_of(record: Record) -> list[object]:
         number = record.native
         if type(number) not in _NAMES:
             number = as_number(number)
-        if type(number) is not int:
-            keys.append((record.place.world, record.kind.type_name, number))
-        elif FIRST_ADDRESS <= number <= LAST_ADDRESS:
+        if record.owning == WITH_ADDRESS:
             keys.append(~number)
-        elif number > 0:
+        elif type(number) is not int or number > 0:
             keys.append((record.place.world, record.kind.type_name, number))
     return keys
 
 
 def _of_release(release: Any) -> object:
+    # Each look-up in a library of ctypes makes a new function of the same address.
+    address = function_address(release)
+    if address is not None:
+        return ("C", address)
     try:
         hash(release)
     except TypeError:
         return id(release)
     return release
-
-
-def as_number(native: Any) -> Any:
-    """The int that a native name is, of NumPy or an enumeration; what has none comes back as it is."""
-    try:
-        return operator.index(native)
-    except TypeError:
-        return native
 
 
 def owners_under(key: object) -> tuple[Record, ...]:

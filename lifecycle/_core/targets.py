@@ -1,4 +1,4 @@
-"""Targets: what a call of the manager is about, as a handle, an id, or anything with a ``handle``."""
+"""Targets: what a call of the manager is about: a handle, an id, a proxy, or anything with a ``handle``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import cell_of, stand_in
 from lifecycle._core.exclusive import pin_or_refuse
 from lifecycle._core.handle import Handle, set_parents_named
+from lifecycle._core.keeping import ProxyType
 from lifecycle._core.parents import together
 from lifecycle._core.record import SHUT_CELL, Cell, Pin, Pins, Record
 from lifecycle._core.tables import Registry
@@ -31,7 +32,7 @@ def record_of(registry: Registry, target: Any) -> Record:
     handle = handle_of(target)
     if handle is None:
         raise UnknownObjectError(
-            f"{shown(target)} is neither a handle nor an id of manager {registry.name!r}"
+            f"{shown(target)} is neither a handle, a proxy nor an id of manager {registry.name!r}"
         )
     record = handle._record
     target = handle = None  # a kept error keeps nothing alive
@@ -59,9 +60,12 @@ def pin_of(registry: Registry, target: Any) -> Pin:
 
 
 def handle_of(target: Any) -> Handle[Any] | None:
-    """The handle that `target` is or has; None for an id."""
+    """The handle that `target` is or has, or that is behind it; None for an id, and for a light child, which
+    has none of its own."""
     if isinstance(target, Handle):
         return target
+    if type(type(target)) is ProxyType:
+        return target._lifecycle_handle if target._lifecycle_raw is None else None
     try:
         handle = getattr(target, "handle", None)
     except LifecycleError:  # of something that is closed, say
@@ -98,10 +102,10 @@ set_parents_named(parents_of)
 
 
 def parent_of(registry: Registry, parent: Any) -> tuple[int, Pin]:
-    """The id and the pin that one handle in ``parent=`` names."""
-    handle = handle_of(parent)
+    """The id and the pin that one handle or proxy in ``parent=`` names: of a light child, its parent's."""
+    handle = parent._lifecycle_handle if type(type(parent)) is ProxyType else handle_of(parent)
     if handle is None:
-        raise RegistrationError(f"parent= takes a handle of this manager, not {shown(parent)}")
+        raise RegistrationError(f"parent= takes a handle or proxy of this manager, not {shown(parent)}")
     pin = None
     try:
         check_mine(registry, handle._record)

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from lifecycle._core.describe import about, describe
+from lifecycle._core.numbers import number_of
 from lifecycle._core.record import Held, Pin, arm
 from lifecycle._core.runtime import OURS, Site, caller, site_of
 from lifecycle.errors import LifecycleError, shown
@@ -123,12 +124,15 @@ def _address_of(export: memoryview) -> int:
 NATIVE_FORMATS = frozenset("cbB?hHiIlLqQnNfdP")
 
 
-def make_buffer_view(pin: Pin, memory: Any, nbytes: object, readonly: bool | None) -> memoryview:
-    """As `make_view`, of anything with the buffer protocol. The view holds the buffer's export, and lets go
-    of it ahead of the pin."""
+def make_buffer_view(pin: Pin, memory: Any, nbytes: Any, readonly: bool | None) -> memoryview:
+    """As `make_view`, of anything with the buffer protocol, or of an address that is no int. The view holds
+    the buffer's export, and lets go of it ahead of the pin."""
     array = export = view = None
     try:
         problem = ""
+        address = None if type(memory) is bool else number_of(memory)
+        if address is not None:
+            return make_view(pin, address, nbytes, readonly is not False)
         if nbytes is not None:
             problem = "a size is for an address only: slice the view"
         else:
@@ -136,6 +140,9 @@ def make_buffer_view(pin: Pin, memory: Any, nbytes: object, readonly: bool | Non
                 export = memoryview(memory)
             except TypeError:
                 problem = f"it takes an address and a size, or a buffer, not {shown(memory)}"
+            except (ValueError, BufferError) as error:  # released, or of a type that buffers do not have
+                why = f"{error}".rstrip(".")
+                problem = f"{why}; of an array of NumPy use handle.array()"
             else:
                 if not export.c_contiguous:
                     problem = "the buffer is not contiguous: use handle.array(), which keeps strides"

@@ -101,10 +101,25 @@ def _interrupt_behind() -> object:
 
 
 def _checker(result: Any) -> Any:
-    """What says whether a value can be given to C as `result`; None where all may be."""
+    """What raises for a value that cannot be given to C as `result`; None where all may be."""
     if result is None or not isinstance(result, type) or issubclass(result, ctypes.py_object):
         return None
-    return result
+    if not issubclass(result, ctypes._SimpleCData) or getattr(result, "_type_", "") not in WHOLE:
+        return result
+    bits = 8 * ctypes.sizeof(result)
+    least, above = -1 << (bits - 1), 1 << bits
+
+    def check(value: Any) -> None:
+        result(value)
+        # ctypes cuts off what is too large. A negative one is the usual way to write all bits.
+        if type(value) is int and not least <= value < above:
+            raise OverflowError(f"{value} does not fit into {result.__name__}")
+
+    return check
+
+
+WHOLE = frozenset("bBhHiIlLqQP")
+"""The types of whole numbers and addresses, as ctypes calls them."""
 
 
 def make_callback(

@@ -62,9 +62,12 @@ def build_factory(  # noqa: C901 - it is its inner functions
     release_on: PlaceLike,
     limit: int | None,
     unique: bool,
+    method: str | None,
 ) -> Callable[..., Handle[T]]:
-    """What `SafetyManager.factory` returns. Its arguments have been checked."""
+    """What `SafetyManager.factory` returns. Its arguments have been checked. `method`: the name that was
+    given as the release, which the first object, and each of another type, is asked for."""
     places = Places(limit or 0)
+    asked: type | None = None
 
     def give_back(
         box: list[T],
@@ -93,6 +96,7 @@ def build_factory(  # noqa: C901 - it is its inner functions
         return error
 
     def made(*args: Any, **kwargs: Any) -> Handle[T]:
+        nonlocal asked
         ticket: dict[int, int] = {}
         box: list[T] = []
         begun = [False]
@@ -114,6 +118,9 @@ def build_factory(  # noqa: C901 - it is its inner functions
             box.extend(itertools.starmap(make_one, (args,)))  # made and stored in one step
             kind = kind_of(box[0], type_name)
             planned = release
+            if method is not None and type(box[0]) is not asked:
+                plan_release(method, box[0])
+                asked = type(box[0])
             if type(release) is not FunctionType and release is not None:
                 planned = plan_release(release, box[0])
                 extra = extra_for(planned, extra)

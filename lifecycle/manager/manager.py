@@ -25,6 +25,7 @@ from lifecycle._core.handle import Handle, new_share
 from lifecycle._core.holders import Holder, all_holders
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import leave
+from lifecycle._core.numbers import HAS_IDENTITY
 from lifecycle._core.owning import own, supersede
 from lifecycle._core.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
 from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record, silence
@@ -32,10 +33,10 @@ from lifecycle._core.register import abandon, enter, insist, unhashable, withdra
 from lifecycle._core.release import nesting
 from lifecycle._core.room import limit_holders, make_room_for
 from lifecycle._core.runtime import BRIEF_WAIT, monotonic, next_id
+from lifecycle._core.selfkept import leads_everywhere
 from lifecycle._core.shares import FIRST_SHARE
 from lifecycle._core.tables import (
     HIGH_WATER,
-    NO_IDENTITY,
     NOT_COUNTING,
     Registry,
     open_records,
@@ -210,11 +211,11 @@ class SafetyManager(Uncopied):
             The native name (address, GL name, file descriptor), hashable. Shown in messages; a second live
             owner of the same native is refused. An address, a number from 2**32 to 2**48, is one native in
             the whole process; any other name is one of its type, in the process or on its queue; 0 and
-            negative numbers are none. An int that is registered without `native` is one itself, of its
-            release. An owner whose release has begun is waited for, at most 50 ms, and then is no owner any
-            more.
+            negative numbers are none. A number that is registered without `native` is one itself, of its
+            release: an int, one of NumPy, a pointer of ctypes or cffi. An owner whose release has begun is
+            waited for, at most 50 ms, and then is no owner any more.
         parent:
-            A handle whose object must not be released before this one, or a tuple of several.
+            A handle or proxy whose object must not be released before this one, or a tuple of several.
         size:
             Native bytes, for statistics and budgets.
         keep_alive:
@@ -298,7 +299,7 @@ class SafetyManager(Uncopied):
                 record.owning = 0
             elif unique:
                 record.owning = 2
-                if native is not None or type(obj) in NO_IDENTITY:
+                if native is not None or type(obj) not in HAS_IDENTITY:
                     own(record)
                 elif owners.setdefault(identity(obj), record) is not record:
                     supersede(identity(obj), record)
@@ -503,6 +504,7 @@ class SafetyManager(Uncopied):
         check_callback(make, "make")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise RegistrationError(f"factory(limit=) takes a whole number above 0 or None, not {limit!r}")
+        method = release if isinstance(release, str) else None
         if release is not None:
             release = plan_release(release, ANY_OBJECT)
         self._machinery.place_of(release_on)
@@ -517,6 +519,7 @@ class SafetyManager(Uncopied):
             release_on,
             limit,
             unique,
+            method,
         )
 
     def proxy(
@@ -961,3 +964,6 @@ class SafetyManager(Uncopied):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+leads_everywhere.add(SafetyManager)

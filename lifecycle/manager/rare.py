@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from lifecycle._core.checks import check_callback
 from lifecycle._core.dropped import DROPPED
+from lifecycle._core.numbers import NO_IDENTITY
 from lifecycle._core.record import Extra
-from lifecycle._core.tables import NO_IDENTITY
 from lifecycle.config import exception_types
 from lifecycle.errors import RegistrationError, shown
 
@@ -77,6 +77,7 @@ def _by_name(name: str, obj: Any) -> Callable[[Any], object]:
                 f"{f' (it has {few})' if few else ''}. Give the name of one, or a function that takes the "
                 "object."
             )
+        check_callback(method, f"release={name!r}:")
         _check_arguments(method, bound=not isinstance(method, (FunctionType, MethodDescriptorType)))
     return operator.methodcaller(name)
 

@@ -18,12 +18,14 @@ from typing import Any
 
 from lifecycle._core import calls
 from lifecycle._core.calls import ATTRIBUTE, general, not_copied
-from lifecycle._core.proxied import Proxy, ProxyType, is_light, is_proxy, is_shut, set_hash, stands_for
+from lifecycle._core.keeping import ProxyType
+from lifecycle._core.proxied import Proxy, is_light, is_proxy, is_shut, set_hash, stands_for
 from lifecycle.errors import AccessRefusedError
 from lifecycle.lowlevel import facts
 from lifecycle.proxies.buffers import guarded_array
-from lifecycle.proxies.ending import closes, ends, leaves
-from lifecycle.proxies.rules import Node
+from lifecycle.proxies.ending import closes as closing
+from lifecycle.proxies.ending import ends, leaves
+from lifecycle.proxies.rules import Node, called_on
 from lifecycle.proxies.steps import GuardedMethod
 
 NOT_MADE = frozenset(
@@ -144,10 +146,11 @@ def class_of(kind: type, node: Node) -> type[Proxy]:
     """The class of the proxies of objects of the type `kind`. Callable on any thread."""
     slow = node.owns or node.exclusive is True
     alone = node.exclusive if isinstance(node.exclusive, frozenset) else frozenset()
-    key = (kind, node.closes, node.ends, slow, alone | frozenset(node.names))
+    closes = node.closes or called_on(node.release, kind)
+    key = (kind, closes, node.ends, slow, alone | frozenset(node.names))
     cls = _classes.get(key)
     if cls is None:
-        cls = _generate(kind, node.closes, frozenset(node.ends), slow, alone | frozenset(node.names))
+        cls = _generate(kind, closes, frozenset(node.ends), slow, alone | frozenset(node.names))
         while len(_classes) >= MOST_CLASSES:
             for oldest in _classes:
                 _classes.pop(oldest, None)
@@ -179,7 +182,7 @@ def _generate(
     for name in over:
         body[name] = ends(name)
     if release is not None and release not in over:
-        body[release] = closes(release)
+        body[release] = closing(release)
     body.update(dict.fromkeys(COPIES, not_copied))
     body.update(
         __class__=property(lambda self: kind),

@@ -78,7 +78,7 @@ class Plan:
         self.where: Any = where
         self.name: str | None = name
         self.native: Any = native
-        self.parent: Any = _handle_behind(parent)
+        self.parent: Any = parent
         self.keep_alive: tuple[Any, ...] = keep_alive if type(keep_alive) is tuple else (keep_alive,)
         self._rules = (dict(children), ends, exclusive)
         self._release = release
@@ -156,12 +156,6 @@ class Plan:
             return proxy
         finally:
             obj = handle = proxy = None  # K3
-
-
-def _handle_behind(parent: Any) -> Any:
-    if parent is None or not is_proxy(parent):
-        return parent
-    return parent._lifecycle_handle
 
 
 def _method_of(release: Any, obj: Any) -> tuple[Callable[[Any], object] | None, str | None]:

@@ -7,9 +7,12 @@ group of a group is a child as well.
 
 from __future__ import annotations
 
+import dis
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from operator import methodcaller
+from types import FunctionType
 from typing import Any, Final, Union
 
 import attrs
@@ -135,7 +138,7 @@ class Node:
         self.up: Node | None = up
         self.release: Callable[[Any], object] | None = release
         self.closes: str | None = closes
-        """The method that is the release. None where it is no method."""
+        """The method that is the release. None where the type has to be asked (`called_on`)."""
         self.ends: tuple[str, ...] = ends
         self.exclusive: bool | frozenset[str] = exclusive
         self.names: dict[str, ChildRule] = {
@@ -201,6 +204,32 @@ def callable_of(release: Callable[[Any], object] | str | None) -> Callable[[Any]
     if not isinstance(release, str):
         return release
     return methodcaller(release, None, None, None) if release == "__exit__" else methodcaller(release)
+
+
+def called_on(release: Callable[[Any], object] | None, kind: type) -> str | None:
+    """The method of `kind` that `release` is, or calls on what it is given, as ``lambda one: one.close()``
+    does. None where it is none, or calls several."""
+    names: set[str]
+    if isinstance(release, methodcaller):
+        reduced: Any = release.__reduce__()
+        made, given = reduced[:2]
+        name = str(given[0] if made is methodcaller else made.args[0])
+        return name if callable(getattr(kind, name, None)) else None
+    if not isinstance(release, FunctionType):
+        return None
+    name = release.__name__
+    if getattr(kind, name, None) is release:
+        return name
+    first = release.__code__.co_varnames[:1]
+    names = {
+        one.argval
+        for before, one in itertools.pairwise(dis.get_instructions(release))
+        if before.opname.startswith("LOAD_FAST")
+        and (before.argval,) == first
+        and one.opname in ("LOAD_ATTR", "LOAD_METHOD")
+        and callable(getattr(kind, one.argval, None))
+    }
+    return names.pop() if len(names) == 1 else None
 
 
 def name_of(release: Callable[[Any], object] | str | None) -> str | None:

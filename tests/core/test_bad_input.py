@@ -98,7 +98,7 @@ def test_what_is_neither_handle_nor_id(manager: SafetyManager, target: Any) -> N
         lambda: manager.unregister(target),
         lambda: manager.add_cleanup(target, print),
     ):
-        with pytest.raises(UnknownObjectError, match=r"neither a handle nor an id of manager"):
+        with pytest.raises(UnknownObjectError, match=r"neither a handle, a proxy nor an id of manager"):
             access()
     assert manager.is_valid(target) is False
 
@@ -319,7 +319,7 @@ def test_a_native_name_whose_repr_raises_breaks_no_message(manager: SafetyManage
 
 @pytest.mark.parametrize("parent", [42, "parent", Native(), object()], ids=lambda value: type(value).__name__)
 def test_what_is_no_parent(manager: SafetyManager, parent: Any) -> None:
-    with pytest.raises(RegistrationError, match="parent= takes a handle of this manager, not "):
+    with pytest.raises(RegistrationError, match="parent= takes a handle or proxy of this manager, not "):
         manager.register(Native(), release=Native.free, parent=parent)
     assert manager.stats().total_objects == 0
 

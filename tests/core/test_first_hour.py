@@ -183,6 +183,18 @@ def test_a_release_that_cannot_work_is_refused_at_once(
     assert device.calls == [()]
 
 
+@pytest.mark.parametrize("by", ["name", "method"])
+def test_a_method_whose_body_would_run_later_is_refused(manager: SafetyManager, by: str) -> None:
+    class Later(Device):
+        async def aclose(self) -> None:
+            """Would not have run when the call returns."""
+
+    device = Later()
+    with pytest.raises(CallbackError, match="its body would not run"):
+        manager.register(device, release="aclose" if by == "name" else device.aclose)
+    assert manager.objects() == ()
+
+
 def test_factories_and_registrars_take_the_name_of_a_method(manager: SafetyManager) -> None:
     make = manager.factory(Device, release="close", release_on=ANY_THREAD)
     with make() as handle, handle.lease() as device:
@@ -193,6 +205,10 @@ def test_factories_and_registrars_take_the_name_of_a_method(manager: SafetyManag
     assert device.calls == [(), ()]
     with pytest.raises(RegistrationError, match="no argument"):
         manager.factory(Device, release=lambda: None, release_on=ANY_THREAD)  # type: ignore[arg-type, misc]
+    wrong = manager.factory(Device, release="clsoe", release_on=ANY_THREAD, limit=1)
+    for _ in range(2):  # nothing was registered, so the place is free
+        with pytest.raises(RegistrationError, match=r"has no method of that name \(it has .*close"):
+            wrong()
 
 
 # -- what is kept alive --------------------------------------------------------------------------------------
@@ -334,6 +350,11 @@ def test_no_exception_gets_into_c(manager: SafetyManager, capfd: pytest.CaptureF
     assert none(1) == -3
     stats = manager.stats()
     assert (stats.types["callback"].panics, stats.types["callback"].errors) == (4, 1)
+    for result, fits in ((2**70, False), (2**32 - 1, True), (-(2**31) - 1, False), (-1, True)):
+        large = manager.callback(lambda _, result=result: result, INT, on_error=-4)
+        assert large(1) == (ctypes.c_int(result).value if fits else -4)
+    with pytest.raises(RegistrationError, match="does not fit into c_int"):
+        manager.callback(print, INT, on_error=2**40)
     manager.close()
     assert "Exception ignored" not in capfd.readouterr().err
 
@@ -632,6 +653,21 @@ def test_a_view_of_the_object_itself(manager: SafetyManager, make: Any) -> None:
     assert memory.closed if isinstance(memory, mmap.mmap) else memory == b""
 
 
+def test_an_address_in_every_form(manager: SafetyManager) -> None:
+    memory = (ctypes.c_ubyte * 8)(*b"goodbye!")
+    number = ctypes.addressof(memory)
+    handle = manager.register(memory, release=lambda _: None, release_on=ANY_THREAD)
+    for address in (ctypes.c_void_p(number), ctypes.cast(number, ctypes.POINTER(ctypes.c_int))):
+        assert bytes(handle.view(address, 4)) == b"good"
+        with pytest.raises(LifecycleError, match="a size of 0 or more"):
+            handle.view(address)  # not the eight bytes of the pointer itself
+    gone = memoryview(b"abc")
+    gone.release()
+    with pytest.raises(LifecycleError, match="released"):
+        handle.view(gone)
+    assert handle.close()
+
+
 def test_shared_memory_closes_after_its_views(manager: SafetyManager) -> None:
     memory = SharedMemory(create=True, size=64)
     memory.unlink()
@@ -664,6 +700,9 @@ def test_formats_and_shapes(manager: SafetyManager) -> None:
             handle.view(wrong)
     with pytest.raises(LifecycleError, match="address only"):
         handle.view(array, 5)
+    assert handle.view(np.int64(array.ctypes.data), 8).nbytes == 8
+    with pytest.raises(LifecycleError, match=r"handle\.array\(\)"):
+        handle.view(np.zeros(3, "M8[s]"))
     with pytest.raises(LifecycleError, match="read-only"):
         handle.view(b"abc", readonly=False)
     del view, bytes_of

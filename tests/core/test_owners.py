@@ -8,6 +8,7 @@ import gc
 import os
 import threading
 import traceback
+import weakref
 from queue import Queue
 from typing import Any
 
@@ -28,7 +29,8 @@ from lifecycle._core import owning, tables
 from lifecycle._core.register import withdraw
 from lifecycle._core.release import leave_owners
 from lifecycle._core.tables import owners, owners_under
-from lifecycle.errors import DuplicateError
+from lifecycle.errors import DuplicateError, RegistrationError
+from lifecycle.proxies import handle_of
 from lifecycle.testing import code_of, each_interrupt, interleavings, switching
 from tests.core.adversary import STORM
 from tests.support import eventually
@@ -365,6 +367,104 @@ def test_ints_are_those_of_a_release(manager: SafetyManager) -> None:
     assert first.native == 7
     assert gone == [7, 7]
     assert not ours(manager)
+
+
+class Number(int):
+    """A binding's own type of handles."""
+
+
+def _pointer(number: int) -> Any:
+    return ctypes.cast(number, ctypes.POINTER(ctypes.c_int))
+
+
+def _of_numpy(number: int) -> Any:
+    return pytest.importorskip("numpy").uint64(number)
+
+
+def _of_cffi(number: int) -> Any:
+    return pytest.importorskip("cffi").FFI().cast("char *", number)
+
+
+FORMS: dict[str, Any] = {
+    "int": int,
+    "subclass": Number,
+    "c_void_p": ctypes.c_void_p,
+    "c_uint64": ctypes.c_uint64,
+    "pointer": _pointer,
+    "numpy": _of_numpy,
+    "cffi": _of_cffi,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_number_is_the_same_native_in_every_form(manager: SafetyManager, form: str) -> None:
+    make, number = FORMS[form], 0x7F00_1234_8000
+    freed: list[Any] = []
+    first = manager.register(make(number), "image", release=freed.append, release_on=ANY_THREAD)
+    assert first.native == number
+    for again in (make(number), number, ctypes.c_void_p(number)):
+        with pytest.raises(DuplicateError, match="native 0x7f0012348000 is owned"):
+            manager.register(again, "image", release=freed.append, release_on=ANY_THREAD)
+        with pytest.raises(DuplicateError):
+            manager.register([1], "other", native=again, release=freed.append)
+    assert first.close()
+    assert len(freed) == 1
+    assert manager.register(make(number), "image", release=freed.append, release_on=ANY_THREAD).close()
+
+
+def test_small_numbers_in_other_forms_and_null(manager: SafetyManager) -> None:
+    freed: list[Any] = []
+    first = manager.register(ctypes.c_uint32(7), "texture", release=freed.append, release_on=ANY_THREAD)
+    with pytest.raises(DuplicateError):
+        manager.register(7, "texture", release=freed.append)
+    assert first.close()
+    nulls = [ctypes.c_void_p(), ctypes.POINTER(ctypes.c_int)(), ctypes.c_void_p()]
+    handles = [manager.register(null, "null", release=freed.append, release_on=ANY_THREAD) for null in nulls]
+    assert all(handle.close() for handle in handles)
+
+
+def test_memory_of_the_c_heap_is_an_address_wherever_that_lies(manager: SafetyManager) -> None:
+    """A program that was linked to lie at a fixed address has its heap below 2**32."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+    number = libc.malloc(64)
+    other = SafetyManager(name="other")
+    first = manager.register(number, "A", release=libc.free, release_on=ANY_THREAD)
+    with pytest.raises(DuplicateError):
+        other.register([1], "B", native=number, release=lambda _: None)
+    with pytest.raises(DuplicateError):
+        other.register(ctypes.c_void_p(number), "C", release=lambda _: None, release_on=ANY_THREAD)
+    assert first.close()
+    other.register([1], "B", native=number, release=lambda _: None, release_on=ANY_THREAD).close()
+    other.close()
+
+
+def test_a_function_of_ctypes_is_one_however_often_it_is_looked_up(manager: SafetyManager) -> None:
+    libc = ctypes.CDLL(None)
+    first = manager.register(77, "thing", release=libc["abs"], release_on=ANY_THREAD)
+    with pytest.raises(DuplicateError):
+        manager.register(77, "thing", release=libc["abs"])
+    manager.register(77, "thing", release=libc["labs"], release_on=ANY_THREAD).close()
+    assert first.close()
+
+
+def test_a_proxy_is_not_registered_once_more(manager: SafetyManager) -> None:
+    proxy = manager.proxy(Queue[int](), release="join")
+    with pytest.raises(RegistrationError, match=r"handle_of\(proxy\)\.share\(\)"):
+        manager.register(proxy, release=Queue.join)
+    child = manager.register([1], "child", release=list.clear, release_on=ANY_THREAD, parent=proxy)
+    proxy.join()
+    assert str(handle_of(proxy).state) == "closing"
+    assert child.close()
+    assert handle_of(proxy).close(timeout=20)
+
+
+def test_classes_that_may_go_are_not_kept(manager: SafetyManager) -> None:
+    cls: Any = type("Passing", (), {})
+    manager.register(cls(), "passing", release=lambda _: None, release_on=ANY_THREAD).close()
+    gone = weakref.ref(cls)
+    del cls
+    eventually(lambda: gc.collect() >= 0 and gone() is None)
 
 
 @pytest.mark.parametrize("number", [0, -1])

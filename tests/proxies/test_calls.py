@@ -7,6 +7,7 @@ import copy
 import functools
 import gc
 import inspect
+import operator
 import pickle
 import sqlite3
 import weakref
@@ -376,6 +377,29 @@ def test_what_a_release_may_be(release: Any, manager: SafetyManager) -> None:
     assert log == ["close"]
     gc.collect()
     assert weak() is None
+
+
+def test_the_method_that_the_release_calls_is_the_end(manager: SafetyManager) -> None:
+    def free(store: Store) -> None:
+        print("freed", store.label)
+        store.close()
+
+    for release in (Store.close, lambda one: one.close(), operator.methodcaller("close"), free):
+        raw = Store()
+        proxy = manager.proxy(raw, release=release)
+        proxy.close()
+        assert raw.log == ["close"]
+        assert handle_of(proxy).state == "released"
+    raw = Store()
+    proxy = manager.proxy(raw, release=lambda one: (one.touch(), one.close()))  # which of them is the end?
+    proxy.touch()
+    assert handle_of(proxy).state == "valid"
+    handle_of(proxy).close()
+    raw = Store()
+    proxy = manager.proxy(raw, release=lambda one: None)
+    proxy.touch()
+    assert handle_of(proxy).state == "valid"
+    handle_of(proxy).close()
 
 
 def test_a_queue_releases_at_its_place(manager: SafetyManager, raw: Store) -> None:
