@@ -11,14 +11,16 @@ class Budget:
 
     STOCK, SHARE = 0.5, 0.05
 
-    def __init__(self) -> None:
-        self._left = self.STOCK
+    def __init__(self, stock: float = STOCK, share: float = SHARE) -> None:
+        self._stock = stock
+        self._share = share
+        self._left = stock
         self._at = runtime.monotonic()
 
     def allows(self) -> bool:
         """Whether there is something left."""
         now = runtime.monotonic()
-        self._left = min(self.STOCK, self._left + (now - self._at) * self.SHARE)
+        self._left = min(self._stock, self._left + (now - self._at) * self._share)
         self._at = now
         return self._left > 0.0
 

@@ -55,9 +55,10 @@ gone."""
 class Dropping:
     """How far the release of such an object has come."""
 
-    __slots__ = ("inside", "kept", "keys", "let_go", "looks", "since", "told", "witness")
+    __slots__ = ("asked", "inside", "kept", "keys", "let_go", "looks", "since", "told", "witness")
 
     def __init__(self) -> None:
+        self.asked: bool = False  # the collector was run for it
         self.inside: bool = False  # it refers to itself: only the collector can free it
         self.kept: bool = False  # others refer to it
         self.keys: list[object] | None = None  # `tables.keys_of`, from before it was let go
@@ -185,7 +186,8 @@ def raw_object(record: Record) -> Any:
 
 
 def collect() -> None:
-    """Have the collector free what only refers to itself, unless that took too much time already."""
+    """Have the collector free what only itself or garbage refers to, unless that took too much time
+    already."""
     if budget.allows():
         began = runtime.monotonic()
         runtime.collect()

@@ -1,13 +1,15 @@
-"""Making room below a limit: what is due is released first, what is being released is waited for. Only then a
-registration is refused, and told what is in the way.
+"""Making room below a limit: what is due is released first, what is being released is waited for, and where
+only garbage holds what there is the collector is asked. Only then a registration is refused, and told what is
+in the way.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from lifecycle._core import runtime
+from lifecycle._core.budget import Budget
 from lifecycle._core.describe import state_of
 from lifecycle._core.ends import wait_for_end
 from lifecycle._core.exports import exported, sweep
@@ -25,6 +27,11 @@ NAMED = 4
 """Objects that an error names."""
 
 
+YOUNG, ALL = 1, 2
+collections = Budget(0.5, 0.01)
+"""For collections on behalf of who is refused: a program may well live at its limit."""
+
+
 def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) -> bool:
     """Release what of `candidates` (asked anew each time) nobody holds any more, here if that may be, or wait
     for who does it. Returns whether one of them ended; False at once inside a collection, near the recursion
@@ -35,10 +42,14 @@ def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) ->
         registry.tend()
     ended = bool(exported) and sweep() > 0
     until = runtime.monotonic() + ROOM_WITHIN
+    left_to_ask = iter((YOUNG, ALL))
     while True:
-        due = [record for record in candidates() if record.phase not in ENDED and record() is None]
+        there = [record for record in candidates() if record.phase not in ENDED]
+        due = [record for record in there if record() is None]
         if not due:
-            return ended
+            if ended or not there or not _collected(left_to_ask):
+                return ended or not there
+            continue
         for record in due:
             record.place.serve(record)
             if record.phase in ENDED:
@@ -52,6 +63,19 @@ def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) ->
             return False
         wait_for_end(waited_for[0], runtime.monotonic() + min(left, 0.005), None, insist=False)
         ended = any(record.phase in ENDED for record in due)
+
+
+def _collected(generations: Iterator[int]) -> bool:
+    """Run the collector for the next of `generations`, as the garbage may hold what is at its limit. False
+    when that was done, or may not be."""
+    if not runtime.collector_enabled() or runtime.must_not_wait() or not collections.allows():
+        return False
+    began = runtime.monotonic()
+    for generation in generations:
+        runtime.collect(generation)
+        collections.spend(began)
+        return True
+    return False
 
 
 def comes_by_itself(record: Record) -> bool:

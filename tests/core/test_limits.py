@@ -88,6 +88,23 @@ def test_the_refusal_says_what_is_held(manager: SafetyManager) -> None:
     second.close()
 
 
+@pytest.mark.parametrize("how", ["factory", "type"])
+def test_what_only_garbage_holds_makes_room(manager: SafetyManager, how: str) -> None:
+    manager.policy("buffer", max_live=2 if how == "type" else None)
+    make = manager.factory(
+        bytearray,
+        "buffer",
+        release=bytearray.clear,
+        release_on=ANY_THREAD,
+        limit=2 if how == "factory" else None,
+    )
+    for _ in range(2):
+        box: list[object] = [make(8)]
+        box.append(box)
+    del box
+    make(8).close()
+
+
 def test_an_interrupt_at_each_point_of_a_registration(manager: SafetyManager) -> None:
     """What was struck counts, or does not, as its object lives or does not. Nothing is counted twice."""
     manager.policy("thing", max_live=2, max_bytes=25)
