@@ -28,10 +28,12 @@ import functools
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.budget import Budget
+from lifecycle._core.dropped import collect
 from lifecycle._core.holders import raw_references
 from lifecycle._core.record import ENDED_TOO, Record
 from lifecycle._core.selfkept import keeps_itself
@@ -49,8 +51,11 @@ REPORT_EVERY = 1.0
 SITES_KEPT = 1000
 """Of so many sites it is known when they were last reported, before those that may be reported again are
 forgotten."""
-KEEPS_ITSELF_AFTER = 60.0
-"""Seconds after which an object is looked at for whether nothing but itself keeps its handle."""
+KEEPS_ITSELF_AFTER = 1.0
+"""Seconds after which an object is looked at for whether nothing but itself keeps its handle: once soon, so
+that who writes a program is told while it runs, and then in each round."""
+YOUNG = 1000
+"""How many of the newest objects of a type are looked at soon."""
 WALK_EVERY, LOOK_TWICE = 30.0, 1.0
 """Seconds between two rounds of that, and between the two looks that have to agree."""
 WALK_SLICE, WALK_SHARE = 0.005, 0.01
@@ -114,6 +119,9 @@ class LeakReports:
         self._next_look = 0.0
         self._walk: Iterator[int] = iter(())  # the ids of what is still to be looked at for that
         self._next_walk = runtime.monotonic() + WALK_EVERY
+        self._young: deque[int] = deque(maxlen=10 * YOUNG)  # the ids of what is to be looked at soon
+        self._looks = Budget(0.5, WALK_SHARE)
+        self._next_young = self._born_before = 0.0  # what is older than that was young before
         self._suspects: dict[int, float] = {}  # what seems to keep itself alive, and since when
         self._own_keepers: dict[int, None] = {}  # what was reported for it
 
@@ -142,8 +150,12 @@ class LeakReports:
             self.tell_held_back(now - REPORT_EVERY)
         if self.registry.still:
             self._look_at_kept(now)
-        if now >= self._next_walk and self.registry.config.leak_level != "off":
-            self._look_within(now)
+        if self.registry.config.leak_level != "off":
+            if self._suspects:
+                self._look_again(now)
+            self._look_at_young(now)
+            if now >= self._next_walk:
+                self._look_within(now)
         if now < self._next_look:
             return
         ages = []
@@ -163,8 +175,8 @@ class LeakReports:
                     self._report("held_too_long", record)
         self._next_look = now + min(max(min(ages, default=1.0) / 4, LOOK_EVERY[0]), LOOK_EVERY[1])
 
-    def _look_within(self, now: float) -> None:
-        """Look for objects that refer to their own handles, for a slice of time."""
+    def _look_again(self, now: float) -> None:
+        """Report what seemed to refer to its own handle, and does so still."""
         for id, since in list(self._suspects.items()):
             if now - since >= LOOK_TWICE:  # a second time, since others may have changed things meanwhile
                 del self._suspects[id]
@@ -175,6 +187,32 @@ class LeakReports:
                     site = runtime.describe_site(record.site)
                     reason = f"refers to its own handle through {way}, so nobody can ever drop that"
                     self.tell("leak", record, site=site, count=1, reason=reason)
+
+    def _look_at_young(self, now: float) -> None:
+        """Look at objects that have just become old enough to refer to their own handles, for a slice of
+        time."""
+        if now >= self._next_young:
+            self._next_young = now + LOOK_TWICE
+            until = now - KEEPS_ITSELF_AFTER
+            for kind in runtime.snapshot(self.registry.kinds.values()):
+                for record in islice(reversed(kind.count.order), YOUNG):
+                    if record.born < self._born_before:
+                        break
+                    if record.born < until and _may_keep_itself(record, now):
+                        self._young.append(record.id)
+            self._born_before = until
+        if not self._young or not self._looks.allows():
+            return
+        began = runtime.monotonic()
+        while self._young and runtime.monotonic() - began < 2 * WALK_SLICE:
+            id = self._young.popleft()
+            found = self.registry.records.get(id)
+            if found is not None and _may_keep_itself(found, now) and keeps_itself(found):
+                self._suspects.setdefault(id, now)
+        self._looks.spend(began)
+
+    def _look_within(self, now: float) -> None:
+        """Look for objects that refer to their own handles, for a slice of time."""
         began = runtime.monotonic()
         for id in self._walk:
             record = self.registry.records.get(id)
@@ -189,13 +227,17 @@ class LeakReports:
         self._walk = iter(ids)
         known = frozenset(ids)
         self._own_keepers = {id: None for id in self._own_keepers if id in known}
-        self._next_walk = now + (LOOK_TWICE if self._suspects else WALK_EVERY)
+        self._next_walk = now + WALK_EVERY
 
     def _look_at_kept(self, now: float) -> None:
         """Report what has been closed for long, and others still refer to it."""
         for record in runtime.snapshot(self.registry.still.values()):
             dropped = record.more().dropped
             if dropped.told is None and now - dropped.since >= KEPT_FOR and record.phase not in ENDED:
+                if not dropped.asked:  # perhaps only garbage refers to it
+                    dropped.asked = True
+                    collect()
+                    continue
                 dropped.told = tuple(map(str, raw_references(record, True)))
                 self.tell("kept", record, site=runtime.describe_site(record.site), holders=dropped.told)
 

@@ -62,11 +62,44 @@ class ByArgument:
         )
 
 
+class WithItsManager:
+    """Keeps the manager as well, which refers to everything."""
+
+    def __init__(self, manager: SafetyManager) -> None:
+        self.manager = manager
+        self.handle = manager.register([self.on_end], "with", release=list.clear, release_on=ANY_THREAD)
+
+    def on_end(self) -> None:
+        """Called by the native."""
+
+
+class Stream:
+    """Is behind a proxy, and is given what it calls."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+
+    def close(self) -> None:
+        """The release."""
+
+
+class ByProxy:
+    """Gives its method to an object that it keeps a proxy of."""
+
+    def __init__(self, manager: SafetyManager) -> None:
+        self.stream = manager.proxy(Stream(self.on_audio), release="close")
+
+    def on_audio(self) -> None:
+        """Called by the stream."""
+
+
 KINDS: dict[Callable[[SafetyManager], Any], str] = {
     ByRelease: "ByRelease.on_end and ByRelease.handle",
     ByObject: "ByObject",
     ByCleanup: "ByCleanup.clean",
     ByArgument: "ByArgument.handle",
+    WithItsManager: "WithItsManager.on_end and WithItsManager.handle",
+    ByProxy: "Stream.call and ByProxy.on_audio and ByProxy.stream",
 }
 
 
@@ -117,10 +150,13 @@ def test_an_open_handle_of_a_variable_is_not_told(closed: SafetyManager) -> None
     handle.close()
 
 
-def test_it_is_reported_while_the_program_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("when", ["soon", "in a round"])
+def test_it_is_reported_while_the_program_runs_once(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     monkeypatch.setattr(leaks, "KEEPS_ITSELF_AFTER", 0.05)
-    monkeypatch.setattr(leaks, "WALK_EVERY", 0.05)
     monkeypatch.setattr(leaks, "LOOK_TWICE", 0.05)
+    if when == "in a round":
+        monkeypatch.setattr(leaks, "WALK_EVERY", 0.05)
+        monkeypatch.setattr(leaks, "YOUNG", 0)
     told: list[Any] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
