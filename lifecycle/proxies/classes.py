@@ -50,6 +50,7 @@ NOT_MADE = frozenset(
         "__module__",
         "__ne__",
         "__new__",
+        "__qualname__",
         "__release_buffer__",
         "__repr__",
         "__set__",

@@ -23,10 +23,12 @@ class Box:
     """An iterator, generator or coroutine that is not at its end. Kept by its object's `Dependents`, so that
     nothing of it runs once the object is released."""
 
-    __slots__ = ("raw",)
+    __slots__ = ("raw", "returned")
 
     def __init__(self, raw: Any) -> None:
         self.raw: Any = raw
+        self.returned: list[Any] = []
+        """What a generator has returned at its end, where that was noted."""
 
     def end(self) -> None:
         """Drop what is in it; a generator runs its ``finally`` now."""

@@ -6,6 +6,7 @@ is, else a function of the proxy, the pin and the result. It is filled as types 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import weakref
@@ -90,6 +91,8 @@ class Results(dict[type, "How | None"]):
         return self._how_in_steps(kind)
 
     def _how_in_steps(self, kind: type, rule: tuple[ChildRule] | None = None) -> How | None:
+        if CONTEXT in kind.__mro__:
+            return lambda proxy, pin, value: _context(proxy, value, rule)
         if has(kind, GENERATOR):
             return lambda proxy, pin, value: in_steps(GuardedGenerator, proxy, value, rule)
         if has(kind, COROUTINE):
@@ -173,6 +176,23 @@ class Results(dict[type, "How | None"]):
 def has(kind: type, names: tuple[str, ...]) -> bool:
     """Return True if the type has all of these methods."""
     return all(hasattr(kind, name) for name in names)
+
+
+CONTEXT: type = contextlib._GeneratorContextManager.__mro__[1]
+"""What `contextlib.contextmanager` and `contextlib.asynccontextmanager` make has it as a base."""
+
+
+def _context(proxy: Any, value: Any, rule: tuple[ChildRule] | None) -> Any:
+    """A context manager that is a generator within: its steps go through the door."""
+    kind = GuardedAsyncGenerator if hasattr(type(value), "__aenter__") else GuardedGenerator
+    try:
+        if not isinstance(value.gen, kind):
+            # What it is made of anew as a decorator.
+            value.args = tuple([proxy if stands_for(proxy, one) else one for one in value.args])
+            value.gen = in_steps(kind, proxy, value.gen, rule)
+        return value
+    finally:
+        value = None
 
 
 def only_iterates(kind: type) -> bool:

@@ -8,9 +8,11 @@ its end is known to the object's `Dependents`: it is dropped before the object i
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Coroutine, Generator
+from inspect import GEN_CREATED, getgeneratorstate
+from types import GeneratorType
 from typing import Any
 
-from lifecycle._core.calls import general, leave_proxy
+from lifecycle._core.calls import DATA, general, leave_proxy
 from lifecycle._core.proxied import Proxy, is_shut, open_pin
 from lifecycle.lowlevel import Uncopied
 from lifecycle.proxies.dependents import Box
@@ -105,9 +107,13 @@ class GuardedIterator(_Steps):
 
 
 class GuardedGenerator(GuardedIterator, Generator[Any, Any, Any]):
-    """A generator, also one of Cython's, whose steps go through the door."""
+    """A generator, also one of Cython's, whose steps go through the door. What it returns is mapped as a
+    result of the proxy."""
 
     __slots__ = ()
+
+    def __next__(self) -> Any:
+        return self._run(next)
 
     def send(self, value: Any) -> Any:
         """As of the generator."""
@@ -123,12 +129,31 @@ class GuardedGenerator(GuardedIterator, Generator[Any, Any, Any]):
             self._step("close")
             self._forget()
 
-    def _run(self, operation: str, *args: Any) -> Any:
+    def _run(self, operation: Any, *args: Any) -> Any:
+        value = None
         try:
             return self._step(operation, *args)
-        except StopIteration:
+        except StopIteration as stop:
             self._forget()
-            raise
+            value = self._box.returned[0] if self._box.returned else stop.value
+            if type(value) not in DATA:
+                value = general(self._proxy, _as_it_is, (value,), {}, None, self._rule)
+        finally:
+            args = ()
+        try:
+            raise StopIteration(value)
+        finally:
+            value = None  # K3
+
+
+def _as_it_is(_: object, value: Any) -> Any:
+    return value
+
+
+def _noting(raw: Any, returned: list[Any]) -> Generator[Any, Any, None]:
+    """Run the generator `raw` and note what it returns, which is lost where results are stored as they are
+    made."""
+    returned.append((yield from raw))
 
 
 class GuardedCoroutine(Uncopied, Coroutine[Any, Any, Any]):
@@ -272,6 +297,13 @@ def in_steps(kind: Any, proxy: Proxy, raw: Any, rule: Rule) -> Any:
     steps: Any = None
     box = Box(raw)
     try:
+        # One that was begun cannot be run by another: it would take the first value sent for its beginning.
+        if (
+            proxy._lifecycle_node.owns
+            and type(raw) is GeneratorType
+            and getgeneratorstate(raw) == GEN_CREATED
+        ):
+            box.raw = _noting(raw, box.returned)
         proxy._lifecycle_handle._dependents.boxes[id(box)] = box
         steps = kind.__new__(kind)
         steps._rule = rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Generator
@@ -79,6 +80,106 @@ def test_a_generator_to_its_end(store: Any, raw: Store) -> None:
     with pytest.raises(OSError, match="thrown"):
         thrown.throw(OSError("thrown"))
     assert repr(thrown).startswith("<GuardedGenerator of <proxy")
+
+
+class Database:
+    """Has blocks and generators that give out the object itself."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.released = 0
+
+    def close(self) -> None:
+        self.released += 1
+
+    def touch(self, what: str) -> str:
+        assert not self.released, f"{what} after the release"
+        self.log.append(what)
+        return what
+
+    def part(self) -> Part:
+        return Part(Store(), "part")
+
+    @contextlib.contextmanager
+    def block(self) -> Generator[Any, None, None]:
+        self.touch("begin")
+        try:
+            yield self
+        finally:
+            self.touch("end")
+
+    @contextlib.asynccontextmanager
+    async def async_block(self) -> AsyncGenerator[Any, None]:
+        self.touch("begin")
+        try:
+            yield self
+        finally:
+            self.touch("end")
+
+    def talk(self, last: Any = None) -> Generator[Any, Any, Any]:
+        got = yield 1
+        yield got
+        return self if last is None else last
+
+
+@pytest.fixture(params=[None, "close"], ids=["light", "registered"])
+def database(manager: SafetyManager, request: pytest.FixtureRequest) -> Any:
+    made = manager.proxy(Database(), release="close", children={Part: request.param})
+    yield made
+    made.close()
+
+
+def test_a_block_of_a_generator_gives_out_the_proxy_and_ends_inside_the_door(database: Any) -> None:
+    with database.block() as inside:
+        assert inside is database
+    assert database.log == ["begin", "end"]
+    with pytest.raises(KeyError), database.block():
+        raise KeyError("passes through")
+    assert database.log == ["begin", "end"] * 2
+
+    @database.block()  # type: ignore[untyped-decorator, unused-ignore]
+    def decorated() -> int:
+        return 7
+
+    assert [decorated(), decorated()] == [7, 7]
+    assert database.log == ["begin", "end"] * 4
+    log = database.log
+    block = database.block()
+    block.__enter__()
+    database.close()
+    assert log == ["begin", "end"] * 5, "its end has run before the release"
+    with pytest.raises(AccessRefusedError):
+        block.__exit__(None, None, None)
+
+
+def test_an_asynchronous_block_of_a_generator(database: Any) -> None:
+    async def main() -> None:
+        async with database.async_block() as inside:
+            assert inside is database
+        with pytest.raises(KeyError):
+            async with database.async_block():
+                raise KeyError("passes through")
+
+    asyncio.run(main())
+    assert database.log == ["begin", "end"] * 2
+
+
+def test_what_a_generator_returns(database: Any) -> None:
+    def outer() -> Generator[Any, Any, Any]:
+        return (yield from database.talk(5))
+
+    for steps in (outer(), database.talk(5)):
+        assert [next(steps), steps.send(4)] == [1, 4]
+        with pytest.raises(StopIteration) as end:
+            next(steps)
+        assert end.value.value == 5
+    for last, kind in ((None, "DatabaseProxy"), (Part(Store(), "last"), "PartProxy")):
+        steps = database.talk(last)
+        assert len(list(zip(range(2), steps, strict=False))) == 2
+        with pytest.raises(StopIteration) as end:
+            next(steps)
+        assert type(end.value.value).__name__ == kind
+        del end
 
 
 def test_an_iterator_of_children(store: Any) -> None:
