@@ -885,7 +885,13 @@ MUTANTS = (
         "the list of what lives keeps what has ended",
         "records of a burst of objects stay until others of their type come",
         "I8",
-        (("_core/counters.py", "        if self.gone > COMPACT_AT", "        if self.gone > 10**9"),),
+        (
+            (
+                "_core/counters.py",
+                "            if self.gone <= COMPACT_AT",
+                "            if self.gone <= 10**9",
+            ),
+        ),
         core("growth"),
     ),
     Mutant(
@@ -1062,8 +1068,8 @@ MUTANTS = (
         (
             (
                 "observe/ledger.py",
-                "        self.plain = totals\n        batch[:] = early\n",
-                "        self.plain = totals\n        len(batch)\n        batch[:] = early\n",
+                "        self.plain = totals\n        count.registered",
+                "        self.plain = totals\n        len(batch)\n        count.registered",
             ),
         ),
         core("statistics::test_counting_that_is_interrupted_anywhere_counts_everything_once"),

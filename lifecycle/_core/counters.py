@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
+from collections.abc import Iterator
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 from lifecycle._core.record import Record
 from lifecycle.states import ENDED, Cause, ObjectState
@@ -81,6 +82,90 @@ class PlainTotals:
 
 COMPACT_AT = 64
 """Ended objects of a type that are kept in its list of live ones in any case."""
+BLOCK = 1024
+"""Records in a block of that list."""
+BLOCKS_A_SWEEP = 64
+"""Blocks that one call of `Living.sweep` looks through."""
+
+
+class Living:
+    """The records of one type's objects that have not ended, the oldest first, and some that have.
+
+    Counting an end does not look for its record here. The keeper takes out what has ended, some blocks a
+    pass, once it is the larger part, so that nobody waits while all that lives is walked through.
+
+    Written by the one who counts. May be read in a signal handler in the middle of that.
+    """
+
+    __slots__ = ("_round", "blocks", "gone")
+
+    def __init__(self) -> None:
+        self.blocks: deque[list[Record]] = deque([[]])
+        self.gone: int = 0  # how many have ended, or more
+        self._round: list[list[Record]] = []  # blocks that are still to be looked through in this round
+
+    def __len__(self) -> int:
+        return sum(map(len, self.blocks))
+
+    def __iter__(self) -> Iterator[Record]:
+        return chain.from_iterable(tuple(self.blocks))
+
+    def newest(self) -> list[Record]:
+        """The block to which the next record is to be appended."""
+        block = self.blocks[-1]
+        if len(block) >= BLOCK:
+            block = []
+            self.blocks.append(block)
+        return block
+
+    def oldest(self) -> Record | None:
+        """The oldest object that has not ended. What ended before it is taken out."""
+        while not self._take_from_front():
+            pass
+        block = self.blocks[0]
+        return block[0] if block else None
+
+    def sweep(self) -> None:
+        """Take out what has ended before the oldest; and all that has, if that is the larger part and more
+        than `COMPACT_AT`: otherwise its records stay for as long as no other object of the type comes. Looks
+        through twice `BLOCKS_A_SWEEP` blocks; to be called again and again."""
+        for _ in range(BLOCKS_A_SWEEP):
+            if self._take_from_front():
+                break
+        if not self._round:
+            if self.gone <= COMPACT_AT or 2 * self.gone <= len(self):
+                return
+            self._round = list(self.blocks)
+            self.gone = 0
+        for _ in range(min(BLOCKS_A_SWEEP, len(self._round))):
+            block = self._round[-1]
+            block[:] = [record for record in block if record.phase not in ENDED]
+            del self._round[-1]
+        if not self._round:
+            self._merge()
+
+    def _take_from_front(self) -> bool:
+        """Take what ended before the oldest out of the first block; whether that is all."""
+        block = self.blocks[0]
+        for index, record in enumerate(block):
+            if record.phase not in ENDED:
+                del block[:index]
+                return True
+        if len(self.blocks) == 1:
+            block.clear()
+            return True
+        self.blocks.popleft()
+        return False
+
+    def _merge(self) -> None:
+        """Put small neighbours together."""
+        merged: list[list[Record]] = [[]]
+        for block in self.blocks:
+            if len(merged[-1]) + len(block) <= BLOCK:
+                merged[-1] = merged[-1] + block
+            else:
+                merged.append(block)
+        self.blocks = deque(merged)
 
 
 class TypeCount:
@@ -93,10 +178,9 @@ class TypeCount:
         "ended",
         "errors",
         "failures",
-        "gone",
         "invalid",
         "leaks",
-        "order",
+        "living",
         "panics",
         "refused",
         "registered",
@@ -118,8 +202,7 @@ class TypeCount:
         self.retries: int = 0
         self.invalid: int = 0
         self.shut: dict[int, bool] = {}  # shut and not ended: id -> poisoned
-        self.order: deque[Record] = deque()  # oldest first; ended ones are dropped when they pile up
-        self.gone: int = 0  # how many of them, or more
+        self.living: Living = Living()
         self.duration: HistogramCount = HistogramCount(bounds)
         self.wait: HistogramCount = HistogramCount(bounds)
 
@@ -127,18 +210,3 @@ class TypeCount:
     def live(self) -> int:
         """Objects registered and not ended."""
         return self.registered - sum(self.ended.values())
-
-    def oldest(self) -> Record | None:
-        """The oldest object that has not ended."""
-        order = self.order
-        while order and order[0].phase in ENDED:
-            order.popleft()
-        return order[0] if order else None
-
-    def compact(self) -> None:
-        """Forget ended objects once they are the larger part, and more than `COMPACT_AT`: otherwise their
-        records stay for as long as no other object of the type comes. Walks twice as many as have ended since
-        it last did."""
-        if self.gone > COMPACT_AT and 2 * self.gone > len(self.order):
-            self.gone = 0
-            self.order = deque(record for record in self.order if record.phase not in ENDED)

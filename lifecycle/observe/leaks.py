@@ -115,7 +115,8 @@ class LeakReports:
         self.tell = tell
         self._told: dict[tuple[str, Any], float] = {}  # when last, by kind of report and site
         self._held_back: dict[tuple[str, Any], tuple[Record, int]] = {}
-        self._alarmed: dict[int, None] = {}  # objects whose alarm was raised and not withdrawn
+        self.alarmed: dict[int, None] = {}
+        """The ids of objects whose alarm was raised and not withdrawn."""
         self._next_look = 0.0
         self._walk: Iterator[int] = iter(())  # the ids of what is still to be looked at for that
         self._next_walk = runtime.monotonic() + WALK_EVERY
@@ -136,12 +137,12 @@ class LeakReports:
 
     def ended(self, records: Iterable[Record]) -> None:
         """Objects have ended: withdraw their alarms."""
-        if not self._alarmed:
+        if not self.alarmed:
             return
         for record in records:
-            if record.id in self._alarmed:
+            if record.id in self.alarmed:
                 self.tell("returned", record, held=record.ended - record.born)
-                self._alarmed.pop(record.id, None)
+                self.alarmed.pop(record.id, None)
 
     def look(self) -> None:
         """Look for what is held too long, and tell what was held back."""
@@ -165,13 +166,13 @@ class LeakReports:
                 continue
             ages.append(max_age)
             before = now - max_age
-            for record in takewhile(lambda record, before=before: record.born < before, kind.count.order):  # type: ignore[misc]
+            for record in takewhile(lambda record, before=before: record.born < before, kind.count.living):  # type: ignore[misc]
                 if (
-                    record.id not in self._alarmed
+                    record.id not in self.alarmed
                     and record.counted != ENDED_TOO
                     and record.phase not in ENDED
                 ):
-                    self._alarmed[record.id] = None
+                    self.alarmed[record.id] = None
                     self._report("held_too_long", record)
         self._next_look = now + min(max(min(ages, default=1.0) / 4, LOOK_EVERY[0]), LOOK_EVERY[1])
 

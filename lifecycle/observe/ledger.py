@@ -115,14 +115,32 @@ class Ledger:
         self._expire_some()
 
     def _count_plain(self) -> None:
-        """Count the plain ends that are marked as such. Their registrations are counted with them, unless
-        they were before, when somebody counted while they lived: those go the way of all others."""
+        """Count the plain ends that are marked as such, with their registrations. Those that somebody was
+        told of, or is to be told of, go the way of all others."""
         batch = self._plain
         _move(self.registry.plain_ends, batch)
         if not batch:
             return
-        fresh = batch
-        early: list[Record] = []
+        others = self._not_plain(batch)
+        if others:
+            # The mark comes a moment after the end was told: those are left for the next time.
+            early = {record.id for record in others if record.outcome is not PLAIN}
+            left = set(map(_id_of, others))
+            fresh = [record for record in batch if record.id not in left]
+            left -= early
+            self._ended.extend([record for record in others if record.id in left])
+            batch[:] = [record for record in batch if record.id not in left]
+        else:
+            early = set()
+            fresh = list(batch)
+        kinds = set(map(_kind_of, fresh))
+        for kind in kinds:
+            ours = fresh if len(kinds) == 1 else [record for record in fresh if record.kind is kind]
+            rest = [record for record in batch if record.kind is not kind or record.id in early]
+            self._count_plain_of(kind, ours, rest)
+
+    def _not_plain(self, batch: list[Record]) -> list[Record]:
+        """Those of `batch` that a sum is not enough for."""
         config = self.registry.config
         if (
             self.observer.hooks
@@ -130,29 +148,38 @@ class Ledger:
             or config.log_state_changes
             or config.log_finalizers
         ):
-            others = batch
-        else:
-            others = [record for record in batch if record.counted or record.outcome is not PLAIN]
-            if self._ended:  # some of these are there already, after an interrupt
-                ids = set(map(_id_of, self._ended))
-                others += [record for record in batch if record.id in ids]
-        if others:
-            # The mark comes a moment after the end was told: those are left for the next time.
-            early = [record for record in others if record.outcome is not PLAIN]
-            left = set(map(_id_of, others))
-            fresh = [record for record in batch if record.id not in left]
-            left.difference_update(map(_id_of, early))
-            self._ended.extend([record for record in others if record.id in left])
-        totals = self.plain
-        kinds = {record.kind for record in fresh}
-        for kind in kinds:
-            ours = fresh if len(kinds) == 1 else [record for record in fresh if record.kind is kind]
-            before = totals.get(kind) or PlainTotals.none(kind.count.duration.bounds)
-            totals = {**totals, kind: before.plus([record.ended - record.begun for record in ours])}
-        self._expiring.extend(fresh)
+            return batch
+        others = [record for record in batch if record.outcome is not PLAIN]
+        alarmed = self.leaks.alarmed
+        # Whose closing was counted, and who is there already after an interrupt.
+        if alarmed or any(kind.count.shut for kind in set(map(_kind_of, batch))):
+            others += [rec for rec in batch if rec.id in alarmed or rec.id in rec.kind.count.shut]
+        if self._ended:
+            ids = set(map(_id_of, self._ended))
+            others += [record for record in batch if record.id in ids]
+        return others
+
+    def _count_plain_of(self, kind: Kind, ours: list[Record], rest: list[Record]) -> None:
+        """Count the plain ends of one type; `rest` is what is left of the batch. Where somebody counted while
+        they lived, their registrations move to the totals of plain ends."""
+        count, living = kind.count, kind.count.living
+        before = self.plain.get(kind) or PlainTotals.none(count.duration.bounds)
+        after = before.plus([record.ended - record.begun for record in ours])
+        totals = {**self.plain, kind: after}
+        known = listed = freed = 0
+        sizes = [record.size if record.counted == LISTED else -1 for record in ours if record.counted]
+        if sizes:
+            known = len(sizes)
+            listed = known - sizes.count(-1)
+            freed = sum(sizes) + sizes.count(-1)
+        self._expiring.extend(ours)
+        batch = self._plain
         # K4
         self.plain = totals
-        batch[:] = early
+        count.registered -= known
+        count.bytes -= freed
+        living.gone += listed
+        batch[:] = rest
 
     def _count_events(self) -> None:
         events = self.registry.events
@@ -221,7 +248,7 @@ class Ledger:
             if telling:
                 self._tell("registered", record)
             count = record.kind.count
-            listed = count.order.append
+            listed = count.living.newest().append
             # K4, in both branches. What has ended, or is about to, never appears among the live ones.
             if record.phase is None:
                 count.registered += 1
@@ -250,14 +277,12 @@ class Ledger:
                     self._tell("released", record, **self._ending(record))
         for record in fresh:
             self._count_end(record)
-        for kind in set(map(_kind_of, fresh)):
-            kind.count.compact()
         self._retain()
         ended.clear()
 
     def _count_end(self, record: Record) -> None:
         kind, id, phase = record.kind, record.id, record.phase
-        count = kind.count
+        count, living = kind.count, kind.count.living
         cause = record.cause or BY_DROP
         shut = count.shut
         known = id in shut  # its closing was counted when the door was shut
@@ -277,7 +302,7 @@ class Ledger:
         retain = (_FORGOTTEN if phase is STUCK else self._unsorted).append
         # K4
         count.bytes -= freed
-        count.gone += listed
+        living.gone += listed
         count.invalid -= poisoned
         count.ended[phase] += 1  # type: ignore[index]
         count.closed[cause] += not known
@@ -325,11 +350,11 @@ class Ledger:
     def _note_shut(self, record: Record) -> None:
         """A door was shut and the object has not ended yet."""
         count = record.kind.count
+        if record.outcome is PLAIN:
+            return  # it has ended since, and is counted with that
         if not record.counted:
             if record.id not in self.registry.records:
                 return  # a component that was closed while its manager was
-            if record.outcome is PLAIN:
-                return  # it has ended since, and is counted with that
             self._count_entered([record])
         if record.counted == ENDED_TOO or record.id in count.shut:
             return
@@ -435,6 +460,11 @@ class Ledger:
         self.failed.clear()
         self.leaks.after_fork()
         self._began = runtime.monotonic()
+
+    def sweep(self) -> None:
+        """Forget some of what has ended among the records of live objects. By the keeper alone."""
+        for kind in runtime.snapshot(self.registry.kinds.values()):
+            kind.count.living.sweep()
 
     # -- retention -------------------------------------------------------------------------------------------
 

@@ -343,6 +343,7 @@ class Keeper:
             self._idle = 0
         self.ledger.leaks.look()
         self.ledger.expire()
+        self.ledger.sweep()
         if kept.later:
             kept.sweep()
 

@@ -13,7 +13,7 @@ from lifecycle._core.tables import Kind, Registry
 from lifecycle.observe.ledger import Ledger
 from lifecycle.places.queues import ReleaseQueue
 from lifecycle.places.workers import Workers
-from lifecycle.states import RELEASING
+from lifecycle.states import ENDED, RELEASING
 from lifecycle.stats import QueueStats, SafetyStats, TypeStats
 
 
@@ -75,7 +75,7 @@ def _type_figures(
     others = [count.shut[record.id] for record in kept if record.id in count.shut]
     invalid = count.invalid - sum(known) - sum(others)
     closing = len(count.shut) - count.invalid - known.count(False) - others.count(False)
-    oldest = count.oldest()
+    oldest = count.living.oldest()
     return TypeStats(
         type_name=kind.type_name,
         registered=count.registered + plain.number,
@@ -110,8 +110,8 @@ def _held_too_long(kind: Kind) -> int:
     if max_age is None:
         return 0
     before = runtime.monotonic() - max_age
-    aged = itertools.takewhile(lambda record: record.born < before, kind.count.order)
-    return sum(record.counted != ENDED_TOO for record in aged)
+    aged = itertools.takewhile(lambda record: record.born < before, kind.count.living)
+    return sum(record.phase not in ENDED for record in aged)
 
 
 def queue_figures(

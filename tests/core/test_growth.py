@@ -8,6 +8,8 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,13 +21,15 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
-from lifecycle._core import runtime
-from lifecycle._core.counters import COMPACT_AT
+from lifecycle._core import counters, runtime
+from lifecycle._core.counters import COMPACT_AT, Living
 from lifecycle._core.handle import Handle
 from lifecycle._core.record import Record
 from lifecycle._core.tables import owners
 from lifecycle.observe import leaks
 from lifecycle.places.queues import losses
+from lifecycle.states import RELEASED
+from lifecycle.testing import each_interrupt
 from tests.support import eventually
 
 RETAINED = 10
@@ -92,20 +96,102 @@ def test_objects_of_which_many_lived_at_once_leave_nothing(forgetful: SafetyMana
     oldest.close()
 
 
-def test_the_list_of_what_lives_is_not_walked_for_each_end(forgetful: SafetyManager) -> None:
-    kept = [
-        forgetful.register(number, "thing", release=lambda _: None, release_on=ANY_THREAD)
-        for number in range(500)
-    ]
-    forgetful.stats()
-    count = kept[0]._record.kind.count
-    order = count.order
-    for _ in range(200):
-        forgetful.register(object(), "thing", release=lambda _: None, release_on=ANY_THREAD).close()
-        forgetful.stats()
-    assert count.order is order, "made anew although the most in it live"
-    for handle in kept:
-        handle.close()
+def calls_of(work: Callable[[], object]) -> int:
+    """How many calls of functions written in Python ``work()`` makes on this thread."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+@pytest.mark.parametrize("of", ["kept", "counted", "bytes", "max_live", "max_bytes", "max_age", "two types"])
+def test_who_asks_makes_no_call_for_each_object_that_was_closed(of: str) -> None:
+    """A scrape right after a million of them costs what types there are."""
+
+    def cost(number: int) -> int:
+        limit = {"max_live": 10**6, "max_bytes": 10**9, "max_age": 3600.0}
+        with SafetyManager(SafetyConfig(max_retained=RETAINED)) as manager:
+            for name in {"thing", "other"} if of == "two types" else {"thing"}:
+                manager.policy(name, **{of: limit[of]} if of in limit else {})  # type: ignore[arg-type]
+            manager.register(object(), "first", release=None).close()
+            manager._keeper.stop(20)  # so that nobody else counts
+            handles = [
+                manager.register(
+                    object(),
+                    "other" if of == "two types" and each % 2 else "thing",
+                    size=10,
+                    release=lambda _: None,
+                    release_on=ANY_THREAD,
+                )
+                for each in range(number)
+            ]
+            if of != "kept":
+                figures = manager.stats()
+                assert figures.active_objects == number
+                assert sum(each.bytes for each in figures.types.values()) == 10 * number
+            for handle in handles:
+                assert handle.close()
+            assert manager._registry.pending() >= number
+            calls = calls_of(manager.stats)
+            stats = manager.stats()
+            assert (stats.total_objects, stats.released, stats.active_objects) == (number + 1, number + 1, 0)
+            for figures in stats.types.values():
+                assert (figures.bytes, figures.held_too_long, figures.oldest) == (0, 0, 0.0)
+                assert sum(figures.states.values()) == 0
+                assert figures.closed["close"] == figures.registered == figures.release_duration.count
+        return calls
+
+    few, many = cost(300), cost(3000)
+    assert many < few + 100, f"{few} calls for 300 objects, {many} for 3000"
+
+
+def test_what_lives_is_looked_through_a_few_blocks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has ended among it: a pass of the keeper takes a bounded number of steps, and who asks none.
+    An interrupt loses no record, and doubles none."""
+    monkeypatch.setattr(counters, "BLOCK", 8)
+    monkeypatch.setattr(counters, "BLOCKS_A_SWEEP", 2)
+
+    class Fact:
+        def __init__(self, number: int) -> None:
+            self.number, self.phase = number, None
+
+    for order in ("oldest first", "latest first", "every other", "all but the oldest"):
+        facts: list[Any] = [Fact(number) for number in range(1000)]
+        living = Living()
+        for fact in facts:
+            living.newest().append(fact)
+        assert list(living) == facts
+        assert living.oldest() is facts[0]
+        ending = {
+            "oldest first": facts[:-1],
+            "latest first": facts[:0:-1],
+            "every other": facts[::2] + facts[1:-1:2],
+            "all but the oldest": facts[1:],
+        }[order]
+        struck = iter(each_interrupt(living.sweep))
+        for number, fact in enumerate(ending):
+            fact.phase = RELEASED
+            living.gone += 1
+            if number % 40 == 0:
+                next(struck, None)
+                left = [each for each in living if each.phase is None]
+                assert left == [each for each in facts if each.phase is None], order
+                assert living.oldest() is left[0]
+                assert sum(1 for _ in living) == len(living)
+        for _ in range(1000):
+            living.sweep()
+        assert len(living) <= COMPACT_AT + 2, order
+        assert living.oldest() is (facts[-1] if order in ("oldest first", "every other") else facts[0])
+        assert len(living.blocks) < 20
 
 
 @pytest.mark.skipif(
