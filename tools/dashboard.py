@@ -314,6 +314,29 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             "Held: alive beyond their callback.",
         ),
     ),
+    "Branches": (
+        (
+            "Buffers of branches",
+            "ops",
+            (
+                (
+                    "sum by (branch, result) "
+                    f"(rate(lifecycle_branch_frames_total{{{OF_MANAGER}}}[$__rate_interval]))",
+                    "{{branch}}: {{result}}",
+                ),
+            ),
+            "Passed on, dropped after the branch's end, refused while it was flushed or stopped.",
+        ),
+        (
+            "Ends of branches",
+            "short",
+            (
+                (f"increase(lifecycle_branches_ended_total{{{OF_MANAGER}}}[1h])", "{{reason}}"),
+                (f"increase(lifecycle_unfinished_files_total{{{OF_MANAGER}}}[1h])", "files not finished"),
+            ),
+            "In the last hour: by themselves, or closed before; and recordings that may be incomplete.",
+        ),
+    ),
 }
 
 

@@ -10,9 +10,11 @@ import attrs
 
 from lifecycle import SafetyManager, TypeStats
 from lifecycle.integrations.prometheus.families import (
+    PER_BRANCH,
     PER_CAPTURE,
     PER_DISTRIBUTOR,
     PER_GROUP,
+    PER_PIPELINES,
     PER_POOL,
     Row,
 )
@@ -23,10 +25,13 @@ _ROWS: Mapping[str, tuple[Row, ...]] = {
     "capture": PER_CAPTURE,
     "pool": PER_POOL,
     "distributor": PER_DISTRIBUTOR,
+    "branches": PER_PIPELINES,
 }
 """The kinds of components that families are made of."""
 GROUP = "group"
 """The kind of a distributor's groups of receivers."""
+BRANCH = "branch"
+"""The kind of the branches of a manager's pipelines, by name."""
 
 
 @attrs.frozen
@@ -74,6 +79,14 @@ def _read(manager: SafetyManager, component: Any) -> tuple[Reading, ...]:
         return ()
     figures = component.stats()
     labels = (manager.name, component.name)
+    if kind == "branches":
+        return (
+            _reading(kind, labels[:1], rows, figures),
+            *(
+                _reading(BRANCH, (manager.name, name), PER_BRANCH, of_name)
+                for name, of_name in figures.branches.items()
+            ),
+        )
     readings = [_reading(kind, labels, rows, figures)]
     if kind == "distributor":
         for group, of_group in figures.groups.items():

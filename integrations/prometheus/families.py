@@ -173,6 +173,33 @@ PER_GROUP: tuple[Row, ...] = (
     Row(counter, "receiver_evictions", "Receivers evicted.", "evictions"),
 )
 
+PER_BRANCH: tuple[Row, ...] = (
+    Row(
+        counter,
+        "branch_frames",
+        "Buffers that came to a branch: passed, dropped after its end, or refused while it was flushed or "
+        "stopped.",
+        "results",
+        "result",
+    ),
+)
+
+PER_PIPELINES: tuple[Row, ...] = (
+    Row(
+        counter,
+        "branches_ended",
+        "Branches, by how they ended: by themselves, or closed before.",
+        "ended",
+        "reason",
+    ),
+    Row(
+        counter,
+        "unfinished_files",
+        "Recordings that could not be finished before their pipeline went.",
+        "unfinished",
+    ),
+)
+
 PER_PROCESS: tuple[Row, ...] = (
     Row(counter, "recorder_records", "Records written to the flight recorder.", "records"),
     Row(

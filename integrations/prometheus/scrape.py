@@ -12,6 +12,7 @@ from prometheus_client.core import InfoMetricFamily
 
 from lifecycle import SafetyManager, __version__
 from lifecycle.integrations.prometheus.components import (
+    BRANCH,
     GROUP,
     budget_of_all,
     read_all,
@@ -19,10 +20,12 @@ from lifecycle.integrations.prometheus.components import (
     with_budgets,
 )
 from lifecycle.integrations.prometheus.families import (
+    PER_BRANCH,
     PER_CAPTURE,
     PER_DISTRIBUTOR,
     PER_GROUP,
     PER_MANAGER,
+    PER_PIPELINES,
     PER_POOL,
     PER_PROCESS,
     PER_QUEUE,
@@ -95,6 +98,8 @@ def families(scrape: Scrape) -> list[Metric]:
         *(row.family(("manager", "pool"), of.get("pool", [])) for row in PER_POOL),
         *(row.family(("manager", "distributor"), of.get("distributor", [])) for row in PER_DISTRIBUTOR),
         *(row.family(("manager", "distributor", "group"), of.get(GROUP, [])) for row in PER_GROUP),
+        *(row.family(("manager", "branch"), of.get(BRANCH, [])) for row in PER_BRANCH),
+        *(row.family(("manager",), of.get("branches", [])) for row in PER_PIPELINES),
         *(row.family((), scrape.process) for row in PER_PROCESS),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import attrs
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -49,6 +50,18 @@ class Camera:
             callback_duration=durations,
             frames_held=1,
         )
+
+
+class Branches:
+    """A component as the branches of a manager's pipelines are one."""
+
+    kind = name = "branches"
+
+    def stats(self) -> SimpleNamespace:
+        """Of one branch."""
+        frames = SimpleNamespace(results={"passed": 3, "dropped": 1, "refused": 0})
+        ended = {"eos": 1, "error": 0, "not_negotiated": 0, "closed": 0}
+        return SimpleNamespace(ended=ended, unfinished=2, branches={"snapshot": frames})
 
 
 def family(metrics: Iterable[Metric], name: str) -> Metric:

@@ -24,7 +24,7 @@ from lifecycle import (
     SafetyManager,
 )
 from lifecycle.integrations.prometheus import MAX_TYPES, OTHER, LifecycleCollector
-from tests.prometheus.support import Camera, Native, family, released, value
+from tests.prometheus.support import Branches, Camera, Native, family, released, value
 from tests.support import SOON, eventually
 
 FAMILIES = {
@@ -75,6 +75,9 @@ FAMILIES = {
     "lifecycle_receiver_missed": ("counter", ("manager", "distributor", "group")),
     "lifecycle_receiver_lag_frames": ("gauge", ("manager", "distributor", "group")),
     "lifecycle_receiver_evictions": ("counter", ("manager", "distributor", "group")),
+    "lifecycle_branch_frames": ("counter", ("manager", "branch", "result")),
+    "lifecycle_branches_ended": ("counter", ("manager", "reason")),
+    "lifecycle_unfinished_files": ("counter", ("manager",)),
     "lifecycle_recorder_records": ("counter", ()),
     "lifecycle_recorder_left_out": ("counter", ("reason",)),
     "lifecycle_previous_run_crashed": ("gauge", ()),
@@ -103,6 +106,8 @@ def test_every_family_has_the_promised_labels_and_no_other(manager: SafetyManage
     manager.policy("camera.Frame", max_live=10, max_bytes=1000)
     camera = Camera("front", 3)
     manager.add_component(camera)
+    branches = Branches()
+    manager.add_component(branches)
     distributor: FrameDistributor[int] = FrameDistributor(4, name="front", manager=manager)
     receiver = distributor.subscribe()
     with manager.register(Native(), "camera.Frame", release=released, size=10), BufferPool(manager, 4096, 1):

@@ -36,7 +36,7 @@ from lifecycle import (
 )
 from lifecycle.errors import AccessPanicError
 from lifecycle.integrations.prometheus import LifecycleCollector, dashboard_path, rules_path
-from tests.prometheus.support import Camera, Native, released
+from tests.prometheus.support import Branches, Camera, Native, released
 from tests.prometheus.test_scraping import get, prometheus_running, query
 from tests.support import ROOT, eventually
 
@@ -107,6 +107,8 @@ class Workload:
         self.receiver = self.distributor.subscribe(group="preview")
         self.camera = Camera("front", 3)
         self.manager.add_component(self.camera)
+        self.branches = Branches()
+        self.manager.add_component(self.branches)
         self.kept = self.manager.register(Native(), "frame", release=released, size=1000)
         self.owned = self.manager.register(Native(), "texture", release=released, release_on=self.queue)
 

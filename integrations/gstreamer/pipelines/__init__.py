@@ -8,5 +8,6 @@
 - `callbacks`: the boundary around functions that GStreamer calls
 - `threads`: streaming threads, and calls that may hang
 - `finishing`: what is to see the end of its stream before anything goes to NULL
+- `figures`: what branches have passed and how they ended, for metrics
 - `ear`, `drain`: the errors of a pipeline, for whoever waits; buses that nobody reads
 """

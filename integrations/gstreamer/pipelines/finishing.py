@@ -15,10 +15,11 @@ from typing import Any, Final, Protocol
 from lifecycle import SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import StateTimeout
+from lifecycle.integrations.gstreamer.pipelines.figures import figures_of
 from lifecycle.integrations.gstreamer.pipelines.guard import elements_of, pads_of
 from lifecycle.lowlevel import monotonic, snapshot
 
-__all__ = ["AtClose", "Part", "call_it", "enter_part", "files_of", "finish", "sinks_of"]
+__all__ = ["AtClose", "Part", "call_it", "enter_part", "files_of", "finish", "sinks_of", "tell_unfinished"]
 
 SHARE: Final = 0.4
 """Of the manager's ``shutdown_timeout``, how much finishing may take."""
@@ -105,10 +106,19 @@ def _is_sink(element: Any) -> bool:
     )
 
 
+def _file_sinks(parent: Any) -> list[Any]:
+    return [element for element in sinks_of(parent) if element.find_property("location") is not None]
+
+
 def files_of(parent: Any) -> str:
     """What its sinks write to, for messages."""
     return ", ".join(
-        f"{element.get_name()} ({element.get_property('location')})"
-        for element in sinks_of(parent)
-        if element.find_property("location") is not None
+        f"{element.get_name()} ({element.get_property('location')})" for element in _file_sinks(parent)
     )
+
+
+def tell_unfinished(manager: SafetyManager, what: str, type_name: str, parent: Any, text: str) -> None:
+    """Count and report what a part has not finished: the files of its sinks, or one thing where it has
+    none."""
+    figures_of(manager).not_finished(max(1, len(_file_sinks(parent))))
+    manager.report_panic(what, StateTimeout(text), type_name=type_name)

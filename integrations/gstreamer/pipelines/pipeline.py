@@ -37,12 +37,14 @@ from lifecycle.integrations.gstreamer.errors import (
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
 from lifecycle.integrations.gstreamer.pipelines.descriptions import parse
 from lifecycle.integrations.gstreamer.pipelines.drain import leave_bus, watch_bus
+from lifecycle.integrations.gstreamer.pipelines.figures import figures_of
 from lifecycle.integrations.gstreamer.pipelines.finishing import (
     AtClose,
     call_it,
     enter_part,
     files_of,
     finish,
+    tell_unfinished,
 )
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     Core,
@@ -122,7 +124,9 @@ class PipelineGuard(Guard["_PipelineCore"]):
         name = name or pipeline.get_name()
         self._stream: _Stream | None = None
         if eos is not None:
-            self._stream = _Stream(pipeline, news, eos, name, partial(_unfinished, manager))
+            figures_of(manager)
+            told = partial(tell_unfinished, manager, "closing a pipeline", self.type_name)
+            self._stream = _Stream(pipeline, news, eos, name, told)
         self._register(manager, _PipelineCore(pipeline, news), name, pointer_of(pipeline))
         with self._handle.lease() as core:
             core.listen()
@@ -490,7 +494,7 @@ class _Stream:
     """The stream of a pipeline with ``eos=``, to be finished."""
 
     def __init__(
-        self, pipeline: Any, news: News, eos: float, name: str, told: Callable[[str], object]
+        self, pipeline: Any, news: News, eos: float, name: str, told: Callable[[Any, str], object]
     ) -> None:
         self._pipeline = weakref.ref(pipeline)
         self._news = news
@@ -530,15 +534,11 @@ class _Stream:
                 f"pipeline {self._name!r} was closed before the end of the stream had reached its sinks "
                 f"within {self.eos:g} s: {files_of(pipeline) or 'what they write'} may be incomplete"
             )
-            self._told(said)
+            self._told(pipeline, said)
             return said
         finally:
             pipeline = None
             self.over.set()
-
-
-def _unfinished(manager: SafetyManager, text: str) -> None:
-    manager.report_panic("closing a pipeline", StateTimeout(text), type_name=PipelineGuard.type_name)
 
 
 def _look() -> None:

@@ -29,7 +29,7 @@ from lifecycle.integrations.gstreamer.captures.capture import Capture
 from lifecycle.integrations.gstreamer.captures.runs import Opened
 from lifecycle.integrations.gstreamer.errors import GuardError, PipelineError, StateTimeout
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
-from lifecycle.integrations.gstreamer.pipelines.finishing import call_it, files_of, sinks_of
+from lifecycle.integrations.gstreamer.pipelines.finishing import call_it, files_of, sinks_of, tell_unfinished
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     Guard,
     add_to,
@@ -136,7 +136,7 @@ class BranchCore(PadHolder):
         self.fuse: Fuse | None = None
         self.door: Door | None = None
         self.leave_scope: Callable[[], object] = int
-        self.told: Callable[[str], object] = str
+        self.told: Callable[[Any, str], object] = _tell_nobody
         self._finishing: Claim[object] = Claim()
         self._finished = Flag()
         self.over: Flag = Flag()
@@ -216,7 +216,7 @@ class BranchCore(PadHolder):
                 f"branch {self.bin.get_name()!r} was closed before the end of the stream had reached its "
                 f"sinks within {self.eos:g} s: {files_of(self.bin) or 'its sinks'} may be incomplete"
             )
-            self.told(said)
+            self.told(self.bin, said)
             return said
         finally:
             self._finished.set()
@@ -290,6 +290,10 @@ class BranchCore(PadHolder):
         once_each(call_it, self.leaving)
 
 
+def _tell_nobody(branch: Any, text: str) -> None:
+    """It has no manager yet."""
+
+
 def _no_wait(until: float) -> str:
     """There is nothing to wait for."""
     return ""
@@ -341,7 +345,7 @@ class Branch(Guard[BranchCore]):
         self._ends: Claim[BranchEnd] = Claim()
         self._over = core.over
         self._captures: list[Capture] = []
-        core.told = partial(_unfinished, manager)
+        core.told = partial(tell_unfinished, manager, "closing a branch", self.type_name)
         core.fuse = Fuse(core.queue.get_static_pad("src"), weakly(self._tripped))
         self._register(manager, core, core.bin.get_name(), None)
 
@@ -491,7 +495,3 @@ class Branch(Guard[BranchCore]):
     def _await_error(self) -> None:
         """The message of what has failed comes on the failing thread, which may be another."""
         poll(lambda: self.error is not None, MESSAGE_WAIT)
-
-
-def _unfinished(manager: SafetyManager, text: str) -> None:
-    manager.report_panic("closing a branch", StateTimeout(text), type_name=Branch.type_name)

@@ -23,6 +23,7 @@ from lifecycle import SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, PipelineError
 from lifecycle.integrations.gstreamer.pipelines.descriptions import parse_bin
+from lifecycle.integrations.gstreamer.pipelines.figures import figures_of
 from lifecycle.integrations.gstreamer.pipelines.finishing import AtClose, enter_part, sinks_of
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, name_of, pads_of
 from lifecycle.integrations.gstreamer.pipelines.pads import link_pads
@@ -84,6 +85,7 @@ class Tee(Uncopied):
         if tee.get_parent() is None:
             raise GuardError(f"tee {tee.get_name()!r} is in no pipeline yet; add it first")
         tee.set_property("allow-not-linked", True)
+        figures_of(manager)
         self.manager = manager
         self.name: str = str(tee.get_name())
         self._guard = guard
@@ -154,6 +156,7 @@ class Tee(Uncopied):
                     self._isolate(made, wrapped)
                 with made.handle.lease() as core:
                     core.join()
+                    self._count(core)
             except BaseException as error:
                 core = None
                 made.handle.close()
@@ -174,6 +177,13 @@ class Tee(Uncopied):
             if core.eos is not None:
                 core.leaving.append(enter_part(self.manager, core))
                 core.leaving.append(self.manager.on_close(AtClose(self.manager)))
+
+    def _count(self, core: BranchCore) -> None:
+        """Have it in the metrics."""
+        key, figures = id(core), figures_of(self.manager)
+        core.leaving.append(partial(figures.leave, key))
+        assert core.fuse is not None
+        figures.enter(key, core.bin.get_name(), core.fuse)
 
     def _isolate(self, branch: Branch, wrapped: Any) -> None:
         """Have what fails in `wrapped` told to the branch, as long as it lives."""
