@@ -135,6 +135,21 @@ def _gl() -> bool:
     return True
 
 
+def _qt_gl() -> bool:
+    """Whether Qt can draw on a display here."""
+    if not _gl() or importlib.util.find_spec("PySide6") is None:
+        return False
+    probe = """
+        from PySide6.QtGui import QGuiApplication, QOffscreenSurface, QOpenGLContext
+        application = QGuiApplication([])
+        surface, context = QOffscreenSurface(), QOpenGLContext()
+        surface.create()
+        assert context.create() and context.makeCurrent(surface)
+    """
+    environment = {**support.display(), "QT_QPA_PLATFORM": "xcb", "LIBGL_ALWAYS_SOFTWARE": "1"}
+    return support.run_python(probe, env=environment).rc == 0
+
+
 def _wgpu() -> bool:
     if not _module("wgpu") or not _module("numpy"):
         return False
@@ -166,6 +181,7 @@ PARTS: dict[str, tuple[Callable[[], bool], str]] = {
     "pyglet": (lambda: _gl() and importlib.util.find_spec("pyglet") is not None, GPU_PACKAGES),
     "vispy": (lambda: _gl() and importlib.util.find_spec("vispy") is not None, GPU_PACKAGES),
     "wgpu": (_wgpu, GPU_PACKAGES),
+    "qt-gl": (_qt_gl, "run tools/system-packages.sh gpu qt, and the tests with `make test-gpu`"),
     "promtool": (lambda: tool("promtool") is not None, MAKE),
     "prometheus": (lambda: tool("prometheus") is not None, MAKE),
     **{
@@ -183,6 +199,7 @@ ON_ONE_PYTHON = dict.fromkeys(
         "moderngl",
         "pyglet",
         "pyside6",
+        "qt-gl",
         "trio",
         "tvm_ffi",
         "uvloop",

@@ -44,7 +44,7 @@ class Finished:
 @cache
 def drawing_environment() -> dict[str, str]:
     """What a process needs in its environment for GStreamer's OpenGL: no window system from 1.24 on, before
-    that a display, for which Xvfb is started where there is none."""
+    that a display."""
     import gi
 
     gi.require_version("Gst", "1.0")
@@ -52,10 +52,16 @@ def drawing_environment() -> dict[str, str]:
 
     if (Gst.VERSION_MAJOR, Gst.VERSION_MINOR) >= (1, 24):
         return {"GST_GL_PLATFORM": "egl", "GST_GL_WINDOW": "surfaceless"}
-    environment = {"GST_GL_PLATFORM": "egl", "GST_GL_WINDOW": "x11"}
+    return {"GST_GL_PLATFORM": "egl", "GST_GL_WINDOW": "x11", **display()}
+
+
+@cache
+def display() -> dict[str, str]:
+    """What a process needs in its environment for a display: Xvfb is started where there is none, and nothing
+    is needed or to be had without it."""
     server = shutil.which("Xvfb")
     if os.environ.get("DISPLAY") or server is None:
-        return environment
+        return {}
     there, back = os.pipe()
     command = [server, "-displayfd", str(back), "-screen", "0", "640x480x24", "-nolisten", "tcp"]
     silent = subprocess.DEVNULL
@@ -63,8 +69,7 @@ def drawing_environment() -> dict[str, str]:
     atexit.register(running.kill)
     os.close(back)
     with os.fdopen(there) as numbers:
-        environment["DISPLAY"] = f":{numbers.readline().strip()}"
-    return environment
+        return {"DISPLAY": f":{numbers.readline().strip()}"}
 
 
 def run_python(

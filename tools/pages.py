@@ -45,6 +45,7 @@ REFERENCE: dict[str, str] = {
     "lifecycle.integrations.gpu.opengl": "OpenGL. More: :doc:`/gpu`.",
     "lifecycle.integrations.gpu.moderngl": "moderngl. More: :doc:`/gpu`.",
     "lifecycle.integrations.gpu.pyglet": "pyglet. More: :doc:`/gpu`.",
+    "lifecycle.integrations.gpu.qt": "Qt. More: :doc:`/gpu`.",
     "lifecycle.integrations.gpu.vispy": "vispy. More: :doc:`/gpu`.",
     "lifecycle.integrations.gpu.wgpu": "wgpu. More: :doc:`/gpu`.",
     "lifecycle.integrations.cuda": "CUDA. More: :doc:`/cuda`.",

@@ -14,6 +14,7 @@ from lifecycle.integrations.gpu.errors import GLError
 from lifecycle.integrations.gpu.log import note
 from lifecycle.integrations.gpu.opengl.fences import EGLFence, GLFence
 from lifecycle.integrations.gpu.opengl.names import check_name, deleter, kind_of
+from lifecycle.integrations.gpu.opengl.toolkits import watch_end
 from lifecycle.integrations.gpu.opengl.worlds import Facts, World, context_world, share_world
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Domain:
         self._queue = ReleaseQueue(name, here=self._world.here)
         self._fences = fences
         self.lost_reason: str = ""
+        self.watched: bool = False
+        """Whether its context will tell of its end."""
         self.on_lost: list[Callable[[Domain], object]] = []
         self.mappings: set[int] = set()
         """The ids of what was mapped here, also of what has ended."""
@@ -372,6 +375,8 @@ def adopt(
         if domain.lost_reason:
             continue
         if domain._world.here():
+            if context is not None:
+                watch_end(domain, context)
             return domain
         if share is None and domain._share.world.here():
             share = domain._share
@@ -382,7 +387,5 @@ def adopt(
         "gl.adopted", domain=name, version=facts.text, renderer=facts.renderer, shared=len(share.domains) > 1
     )
     if context is not None:
-        from lifecycle.integrations.gpu.opengl.toolkits import watch_end
-
         watch_end(made, context)
     return made
