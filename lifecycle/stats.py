@@ -21,6 +21,7 @@ __all__ = [
     "PoolStats",
     "QueueStats",
     "ReceiverStats",
+    "TimelineStats",
     "TypeProfile",
 ]
 """What is public here; the figures of a manager and its types stand at the top, in `lifecycle`."""
@@ -479,6 +480,22 @@ class ObjectStats:
     """Registered here and not ended."""
     names: int
     """Different names among them."""
+
+
+@attrs.frozen
+class TimelineStats:
+    """A timeline's figures at one moment."""
+
+    name: str
+    """The timeline's name."""
+    in_flight: int
+    """Submissions that have begun and not ended."""
+    oldest: float
+    """Unix time at which the oldest of them was begun, 0.0 when there is none."""
+    ends: Mapping[str, int]
+    """Submissions that ended, ever: ``signalled`` or ``lost``."""
+    waits: int
+    """Calls of `Timeline.wait` that found something in flight."""
 
 
 @attrs.frozen

@@ -337,6 +337,63 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             "In the last hour: by themselves, or closed before; and recordings that may be incomplete.",
         ),
     ),
+    "Devices": (
+        (
+            "Submissions in flight",
+            "short",
+            ((f"lifecycle_submissions_in_flight{{{OF_MANAGER}}}", "{{timeline}}"),),
+            "Work that a device has, whose fence has not signalled.",
+        ),
+        (
+            "Age of the oldest submission",
+            "s",
+            (
+                (
+                    f"time() - (lifecycle_submission_oldest_timestamp_seconds{{{OF_MANAGER}}} > 0)",
+                    "{{timeline}}",
+                ),
+            ),
+            "Grows without an end where a device hangs, or nobody polls.",
+        ),
+        (
+            "Submissions and waits",
+            "ops",
+            (
+                (
+                    f"rate(lifecycle_submissions_total{{{OF_MANAGER}}}[$__rate_interval])",
+                    "{{timeline}}: {{end}}",
+                ),
+                (
+                    f"rate(lifecycle_submission_waits_total{{{OF_MANAGER}}}[$__rate_interval])",
+                    "{{timeline}}: waited for",
+                ),
+            ),
+            "Ended each second: their fence signalled, or was lost.",
+        ),
+        (
+            "Caches of textures",
+            "short",
+            (
+                (f"lifecycle_texture_cache_entries{{{OF_MANAGER}}}", "textures of {{cache}}"),
+                (
+                    "sum by (cache, result) "
+                    f"(rate(lifecycle_texture_cache_gets_total{{{OF_MANAGER}}}[$__rate_interval]))",
+                    "{{cache}}: {{result}} a second",
+                ),
+                (
+                    f"increase(lifecycle_texture_cache_rebuilds_total{{{OF_MANAGER}}}[1h])",
+                    "{{cache}}: rebuilt in an hour",
+                ),
+            ),
+            "A rebuild follows a change of context.",
+        ),
+        (
+            "Bytes of cached textures",
+            "bytes",
+            ((f"lifecycle_texture_cache_bytes{{{OF_MANAGER}}}", "{{cache}}"),),
+            "As given with size=.",
+        ),
+    ),
 }
 
 

@@ -16,6 +16,8 @@ from lifecycle.integrations.prometheus.families import (
     PER_GROUP,
     PER_PIPELINES,
     PER_POOL,
+    PER_TEXTURE_CACHE,
+    PER_TIMELINE,
     Row,
 )
 from lifecycle.integrations.prometheus.merging import merged
@@ -26,6 +28,8 @@ _ROWS: Mapping[str, tuple[Row, ...]] = {
     "pool": PER_POOL,
     "distributor": PER_DISTRIBUTOR,
     "branches": PER_PIPELINES,
+    "timeline": PER_TIMELINE,
+    "texture_cache": PER_TEXTURE_CACHE,
 }
 """The kinds of components that families are made of."""
 GROUP = "group"

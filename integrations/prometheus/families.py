@@ -200,6 +200,25 @@ PER_PIPELINES: tuple[Row, ...] = (
     ),
 )
 
+PER_TIMELINE: tuple[Row, ...] = (
+    Row(gauge, "submissions_in_flight", "Submissions whose fence has not signalled.", "in_flight"),
+    Row(
+        gauge,
+        "submission_oldest_timestamp_seconds",
+        "Unix time at which the oldest submission in flight was begun, 0 when there is none.",
+        "oldest",
+    ),
+    Row(counter, "submissions", "Submissions that ended: their fence signalled, or was lost.", "ends", "end"),
+    Row(counter, "submission_waits", "Waits for a device that had something in flight.", "waits"),
+)
+
+PER_TEXTURE_CACHE: tuple[Row, ...] = (
+    Row(gauge, "texture_cache_entries", "Textures in the cache.", "entries"),
+    Row(gauge, "texture_cache_bytes", "Native bytes of these, as given with size=.", "bytes"),
+    Row(counter, "texture_cache_gets", "Requests, by whether the texture was there.", "gets", "result"),
+    Row(counter, "texture_cache_rebuilds", "Rebuilds after a change of context.", "rebuilds"),
+)
+
 PER_PROCESS: tuple[Row, ...] = (
     Row(counter, "recorder_records", "Records written to the flight recorder.", "records"),
     Row(

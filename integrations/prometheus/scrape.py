@@ -29,6 +29,8 @@ from lifecycle.integrations.prometheus.families import (
     PER_POOL,
     PER_PROCESS,
     PER_QUEUE,
+    PER_TEXTURE_CACHE,
+    PER_TIMELINE,
     PER_TYPE,
     Sources,
 )
@@ -100,6 +102,8 @@ def families(scrape: Scrape) -> list[Metric]:
         *(row.family(("manager", "distributor", "group"), of.get(GROUP, [])) for row in PER_GROUP),
         *(row.family(("manager", "branch"), of.get(BRANCH, [])) for row in PER_BRANCH),
         *(row.family(("manager",), of.get("branches", [])) for row in PER_PIPELINES),
+        *(row.family(("manager", "timeline"), of.get("timeline", [])) for row in PER_TIMELINE),
+        *(row.family(("manager", "cache"), of.get("texture_cache", [])) for row in PER_TEXTURE_CACHE),
         *(row.family((), scrape.process) for row in PER_PROCESS),
     ]
 

@@ -42,11 +42,13 @@ from lifecycle._core.timelines import Order, busy
 from lifecycle._core.uses import Uses
 from lifecycle.errors import LifecycleError, SubmittedError, text_of
 from lifecycle.states import ORPHANED, Cause
+from lifecycle.stats import TimelineStats
 
 if TYPE_CHECKING:
     from threading import Thread
 
     from lifecycle._core.handle import Handle
+    from lifecycle.manager.manager import SafetyManager
     from lifecycle.places.queues import Generation, ReleaseQueue
 
 T = TypeVar("T")
@@ -203,6 +205,8 @@ class Timeline(Order):
     waiter:
         For fences that may be asked anywhere: a daemon thread waits for them while something is in flight, so
         that pins are given back though nobody polls.
+    manager:
+        In whose metrics the timeline stands; None: in those of the first manager whose object it uses.
 
     Give it to fences made by hand as their attribute ``timeline``. All methods may be called on any thread.
     """
@@ -212,7 +216,21 @@ class Timeline(Order):
     submission_type: ClassVar[type[Submission]] = Submission
     """What `submission` makes, for timelines that check more before a use."""
 
-    __slots__ = ("_fence", "_line", "_open", "_thread", "_turns", "_waiter", "ended", "lost_count")
+    kind: ClassVar[str] = "timeline"
+    """What it is as a component of a manager, in metrics."""
+
+    __slots__ = (
+        "_fence",
+        "_line",
+        "_open",
+        "_shown",
+        "_thread",
+        "_turns",
+        "_waiter",
+        "ended",
+        "lost_count",
+        "waits",
+    )
 
     def __init__(
         self,
@@ -221,6 +239,7 @@ class Timeline(Order):
         *,
         fence: Callable[[], Any] | None = None,
         waiter: bool = False,
+        manager: SafetyManager | None = None,
     ) -> None:
         if fence is not None:
             check_callback(fence, f"fence= of timeline {name!r}")
@@ -233,12 +252,17 @@ class Timeline(Order):
         self.generation: Generation | None = None if queue is None else queue.generation
         self.ended: Tally = Tally()
         self.lost_count: Tally = Tally()
+        self.waits: Tally = Tally()
         self._fence = fence
         self._waiter = waiter
         self._thread: Thread | None = None
         self._open: dict[int, Uses] = {}
         self._line: deque[Uses] = deque()
         self._turns: dict[None, list[int]] = {}
+        self._shown: bool = False
+        if manager is not None:
+            manager.add_component(self)
+            self._shown = True
         runtime.at_fork_in_child(self._after_fork)
 
     # -- submissions -----------------------------------------------------------------------------------------
@@ -281,12 +305,21 @@ class Timeline(Order):
         except Exception as error:
             uses.state = f"over, and without a fence yet: {text_of(error)}"
             return
+        if not self._shown and uses:
+            self._show(uses)
         uses.state = "submitted"
         self._line.append(uses)
         self._open.pop(uses.number, None)
         if self._waiter and self._thread is None:
             self._thread = runtime.new_thread(self._wait_apart, f"lifecycle-timeline-{self.name}")
             runtime.begin(self._thread)
+
+    def _show(self, uses: Uses) -> None:
+        """Stand in the metrics of the manager of what is used. May be repeated."""
+        for record in map(_record_of, runtime.snapshot(uses)):
+            record.kind.registry.show(self)
+            self._shown = True
+            return
 
     # -- polling ---------------------------------------------------------------------------------------------
 
@@ -412,6 +445,8 @@ class Timeline(Order):
             self.poll()
             if not self.in_flight:
                 return True
+            if pause == FIRST_PAUSE:
+                self.waits.add()
             left = None if until is None else until - runtime.monotonic()
             if (left is not None and left <= 0.0) or runtime.must_not_wait():
                 return False
@@ -464,6 +499,11 @@ class Timeline(Order):
     def lost_submissions(self) -> int:
         """How many ended because they, or their fence, were lost."""
         return int(self.lost_count)
+
+    def stats(self) -> TimelineStats:
+        """Its figures at this moment."""
+        ends = {"signalled": self.signalled, "lost": self.lost_submissions}
+        return TimelineStats(self.name, self.in_flight, self.oldest, ends, int(self.waits))
 
     def used(self) -> list[Record]:
         """As `Order.used`."""

@@ -242,6 +242,7 @@ class Registry:
         self.relieve: Callable[[], None] = _nothing
         # By a registration at the limit of its type: release what is due; who holds the rest.
         self.make_room: Callable[[Kind], bool] = _no_room
+        self.show: Callable[[Any], None] = _nothing  # have a component appear in metrics
         self.in_the_way: Callable[[Kind], tuple[str, ...]] = _nobody
 
     def pending(self) -> int:

@@ -134,6 +134,7 @@ class SafetyManager(Uncopied):
         self._finalizers = Finalizers()
         self._stopping = StopToken(f"manager {name!r}")
         self._components: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._registry.show = self._components.add
         self._registry.abandon = abandon
         self._registry.make_room = make_room_for
         self._registry.in_the_way = limit_holders

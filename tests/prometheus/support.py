@@ -64,6 +64,19 @@ class Branches:
         return SimpleNamespace(ended=ended, unfinished=2, branches={"snapshot": frames})
 
 
+class Cache:
+    """A component as a TextureCache is one."""
+
+    kind = "texture_cache"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def stats(self) -> SimpleNamespace:
+        """Two textures, one of them found again."""
+        return SimpleNamespace(entries=2, bytes=512, gets={"hit": 1, "miss": 2}, rebuilds=0)
+
+
 def family(metrics: Iterable[Metric], name: str) -> Metric:
     """The one family called `name` (without ``_total`` or ``_info``)."""
     (found,) = [metric for metric in metrics if metric.name == name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import time
+from threading import Event
 
 import pytest
 
@@ -22,9 +23,11 @@ from lifecycle import (
     NotReleased,
     ReleaseQueue,
     SafetyManager,
+    Timeline,
 )
+from lifecycle.fences import EventFence
 from lifecycle.integrations.prometheus import MAX_TYPES, OTHER, LifecycleCollector
-from tests.prometheus.support import Branches, Camera, Native, family, released, value
+from tests.prometheus.support import Branches, Cache, Camera, Native, family, released, value
 from tests.support import SOON, eventually
 
 FAMILIES = {
@@ -78,6 +81,14 @@ FAMILIES = {
     "lifecycle_branch_frames": ("counter", ("manager", "branch", "result")),
     "lifecycle_branches_ended": ("counter", ("manager", "reason")),
     "lifecycle_unfinished_files": ("counter", ("manager",)),
+    "lifecycle_submissions_in_flight": ("gauge", ("manager", "timeline")),
+    "lifecycle_submission_oldest_timestamp_seconds": ("gauge", ("manager", "timeline")),
+    "lifecycle_submissions": ("counter", ("manager", "timeline", "end")),
+    "lifecycle_submission_waits": ("counter", ("manager", "timeline")),
+    "lifecycle_texture_cache_entries": ("gauge", ("manager", "cache")),
+    "lifecycle_texture_cache_bytes": ("gauge", ("manager", "cache")),
+    "lifecycle_texture_cache_gets": ("counter", ("manager", "cache", "result")),
+    "lifecycle_texture_cache_rebuilds": ("counter", ("manager", "cache")),
     "lifecycle_recorder_records": ("counter", ()),
     "lifecycle_recorder_left_out": ("counter", ("reason",)),
     "lifecycle_previous_run_crashed": ("gauge", ()),
@@ -110,9 +121,13 @@ def test_every_family_has_the_promised_labels_and_no_other(manager: SafetyManage
     manager.add_component(branches)
     distributor: FrameDistributor[int] = FrameDistributor(4, name="front", manager=manager)
     receiver = distributor.subscribe()
+    timeline = Timeline("engine", fence=lambda: EventFence(Event()), manager=manager)
+    cache = Cache("textures")
+    manager.add_component(cache)
     with manager.register(Native(), "camera.Frame", release=released, size=10), BufferPool(manager, 4096, 1):
         metrics = list(LifecycleCollector(manager).collect())
     receiver.close()
+    assert (timeline.kind, cache.kind) == ("timeline", "texture_cache")
     assert [metric.name for metric in metrics] == list(FAMILIES)
     for metric in metrics:
         kind, labels = FAMILIES[metric.name]

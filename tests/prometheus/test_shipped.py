@@ -33,10 +33,12 @@ from lifecycle import (
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
+    Timeline,
 )
 from lifecycle.errors import AccessPanicError
+from lifecycle.fences import EventFence
 from lifecycle.integrations.prometheus import LifecycleCollector, dashboard_path, rules_path
-from tests.prometheus.support import Branches, Camera, Native, released
+from tests.prometheus.support import Branches, Cache, Camera, Native, released
 from tests.prometheus.test_scraping import get, prometheus_running, query
 from tests.support import ROOT, eventually
 
@@ -109,6 +111,10 @@ class Workload:
         self.manager.add_component(self.camera)
         self.branches = Branches()
         self.manager.add_component(self.branches)
+        self.cache = Cache("textures")
+        self.manager.add_component(self.cache)
+        self.done = threading.Event()
+        self.timeline = Timeline("device", fence=lambda: EventFence(self.done), manager=self.manager)
         self.kept = self.manager.register(Native(), "frame", release=released, size=1000)
         self.owned = self.manager.register(Native(), "texture", release=released, release_on=self.queue)
 
@@ -126,8 +132,16 @@ class Workload:
             self.receiver.recv(timeout=0)
         self.receiver.recv(timeout=0)
         self.camera.frames += 1
+        self.done.set()
+        self.timeline.poll()
+        self.done.clear()
+        with self.timeline.submission():
+            pass
+        self.timeline.wait(0)
 
     def close(self) -> None:
+        self.done.set()
+        self.timeline.poll()
         self.kept.close()
         self.owned.close()
         self.queue.drain()

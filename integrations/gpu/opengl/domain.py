@@ -111,9 +111,9 @@ class Domain:
                 domain = None
 
         if self._fences == "egl":
-            timeline = _ContextTimeline(self.name, fence=fence, waiter=True)
+            timeline = _ContextTimeline(self.name, fence=fence, waiter=True, manager=self.manager)
         else:
-            timeline = _ContextTimeline(self.name, self._queue, fence=fence)
+            timeline = _ContextTimeline(self.name, self._queue, fence=fence, manager=self.manager)
         self.timeline = timeline
 
     # -- where -----------------------------------------------------------------------------------------------
@@ -340,6 +340,10 @@ class DomainStats:
     """Releases that wait for any context of the share group."""
     context_backlog: int
     """Releases that wait for this context."""
+
+    def __call__(self) -> DomainStats:
+        """Itself: ``domain.stats`` and ``domain.stats()`` are the same."""
+        return self
 
 
 def adopt(

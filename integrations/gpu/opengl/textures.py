@@ -32,6 +32,15 @@ class CacheStats:
     rebuilds: int
     """Changes of context, after each of which every texture is made anew."""
 
+    @property
+    def gets(self) -> dict[str, int]:
+        """Requests by what they ended in: ``hit`` or ``miss``."""
+        return {"hit": self.hits, "miss": self.misses}
+
+    def __call__(self) -> CacheStats:
+        """Itself: ``cache.stats`` and ``cache.stats()`` are the same, as a component of a manager has it."""
+        return self
+
 
 class TextureCache:
     """Textures by key. Made by `Domain.cache`; to be used on the thread of its context.
@@ -44,6 +53,9 @@ class TextureCache:
     to (`move_to`): the old entries are orphaned by then, and `make` is asked anew.
     """
 
+    kind = "texture_cache"
+    """What it is as a component of a manager, in metrics."""
+
     def __init__(self, domain: Domain, make: Callable[[Any], Any], name: str) -> None:
         if not callable(make):
             raise GLError(f"cache() takes a function of the key that makes a texture, not {make!r}")
@@ -52,6 +64,7 @@ class TextureCache:
         self._domain = domain
         self._entries: dict[Hashable, Handle[int]] = {}
         self._hits = self._misses = self._rebuilds = 0
+        domain.manager.add_component(self)
 
     @property
     def domain(self) -> Domain:

@@ -12,7 +12,7 @@ import time
 from functools import cache
 from typing import Any, Final
 
-from lifecycle import Timeline
+from lifecycle import SafetyManager, Timeline
 from lifecycle.integrations.gpu.errors import DeviceError
 from lifecycle.integrations.gpu.wgpu.guard import state_of
 from lifecycle.lowlevel import monotonic
@@ -76,9 +76,10 @@ class QueueFence:
         return f"<QueueFence {self._number}>"
 
 
-def timeline(device: Any) -> Timeline:
+def timeline(device: Any, *, manager: SafetyManager | None = None) -> Timeline:
     """The timeline of a guarded device; the same one when asked again. Its fences may be asked anywhere, and
-    a thread waits for them while something is in flight.
+    a thread waits for them while something is in flight. `manager` is the one in whose metrics it stands, as
+    for `Timeline`.
 
     Raises `DeviceError` for a device that is not guarded, and where a fence on the idle queue does not
     signal: then the library has changed.
@@ -95,6 +96,8 @@ def timeline(device: Any) -> Timeline:
     if said is not True:
         raise DeviceError(f"a fence on the device's queue said {said!r}: this version of wgpu is not known")
     test.delete()
-    line: Timeline = Timeline(f"wgpu {device.label}".strip(), fence=lambda: QueueFence(device), waiter=True)
+    line: Timeline = Timeline(
+        f"wgpu {device.label}".strip(), fence=lambda: QueueFence(device), waiter=True, manager=manager
+    )
     result: Timeline = device.__dict__.setdefault("_lifecycle_timeline", line)
     return result
