@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 from lifecycle.integrations.gpu.errors import GLError
+from lifecycle.integrations.gpu.log import at
+from lifecycle.lowlevel import caller
 
 _P = ctypes.c_void_p
 _INT = ctypes.c_int
@@ -38,11 +40,19 @@ def _egl() -> Any:
     return library
 
 
-@contextmanager
-def offscreen(*, version: tuple[int, int] = (4, 5)) -> Iterator[None]:
+living: dict[int, str] = {}
+"""By their pointers: the contexts that are not destroyed yet, and where each was made."""
+
+
+def offscreen(*, version: tuple[int, int] = (4, 5)) -> AbstractContextManager[None]:
     """A new core context of that version of OpenGL, current on this thread for a block, and destroyed after
     it. Close the domain that adopted it before the block ends. Raises `GLError` where there is no driver, or
     none of that version."""
+    return _offscreen(version, at(caller()))
+
+
+@contextmanager
+def _offscreen(version: tuple[int, int], site: str) -> Iterator[None]:
     egl = _egl()
     display = egl.eglGetPlatformDisplay(_SURFACELESS, None, None)
     if not display or not egl.eglInitialize(display, None, None):
@@ -56,6 +66,7 @@ def offscreen(*, version: tuple[int, int] = (4, 5)) -> Iterator[None]:
         raise GLError(
             f"EGL made no context of OpenGL {version[0]}.{version[1]} (error 0x{egl.eglGetError():x})"
         )
+    living[context] = site
     try:
         if not egl.eglMakeCurrent(display, None, None, context):
             raise GLError(f"the context cannot be made current (error 0x{egl.eglGetError():x})")
@@ -63,3 +74,4 @@ def offscreen(*, version: tuple[int, int] = (4, 5)) -> Iterator[None]:
     finally:
         egl.eglMakeCurrent(display, None, None, None)
         egl.eglDestroyContext(display, context)
+        living.pop(context, None)

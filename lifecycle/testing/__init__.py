@@ -19,6 +19,7 @@ by luck; these go through the places one by one.
 Nothing here is imported by the rest of the library.
 
 - `leaks`, `notes`: what a test left behind, and where that was made
+- `gpu`: what it left on the GPU, with OpenGL and wgpu as witnesses
 - `plugin`: the same around every test
 - `lines`, `interrupts`, `sequencer`, `interleavings`: the adversaries, one each
 - `faults`: which call goes wrong, and how
@@ -29,6 +30,7 @@ Nothing here is imported by the rest of the library.
 
 from lifecycle.testing.clock import LyingClock
 from lifecycle.testing.faults import Fault, FaultPlan, fails, hangs, takes
+from lifecycle.testing.gpu import GPULeaksFound, GPULeftovers, assert_no_gpu_leaks
 from lifecycle.testing.interleavings import Interleaving, Outcome, interleavings
 from lifecycle.testing.interrupts import (
     Interrupt,
@@ -48,6 +50,8 @@ __all__ = [
     "EveryLine",
     "Fault",
     "FaultPlan",
+    "GPULeaksFound",
+    "GPULeftovers",
     "Interleaving",
     "Interrupt",
     "LeaksFound",
@@ -57,6 +61,7 @@ __all__ = [
     "Signals",
     "Standing",
     "Struck",
+    "assert_no_gpu_leaks",
     "assert_no_leaks",
     "at_once",
     "check_transitions",

@@ -4,6 +4,8 @@ Installed with the library (entry point ``lifecycle``); it does nothing until as
 
 - the fixture ``no_leaks`` checks one test; its value is the `assert_no_leaks` block, so
   ``no_leaks.ignore(handle)`` works;
+- the fixture ``no_gpu_leaks`` checks that a test leaves no contexts, textures, buffers or devices, by the
+  figures of OpenGL and wgpu as well; its value is the `assert_no_gpu_leaks` block;
 - ``pytest --no-leaks``, or ``lifecycle_no_leaks = true`` in the configuration, checks every test but those
   marked ``may_leak("why")``.
 
@@ -14,11 +16,12 @@ fail: what a failed test holds in its traceback is no leak. What fixtures of a w
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from lifecycle.testing.gpu import assert_no_gpu_leaks
     from lifecycle.testing.leaks import assert_no_leaks
 
 OPTION = "lifecycle_no_leaks"
@@ -64,7 +67,22 @@ def no_leaks(request: pytest.FixtureRequest) -> Generator[assert_no_leaks, None,
     some."""
     from lifecycle.testing.leaks import assert_no_leaks
 
-    block = assert_no_leaks(timeout=float(request.config.getini(TIMEOUT)))
+    __tracebackhide__ = True
+    yield from _around(request, assert_no_leaks(timeout=float(request.config.getini(TIMEOUT))))
+
+
+@pytest.fixture
+def no_gpu_leaks(request: pytest.FixtureRequest) -> Generator[assert_no_gpu_leaks, None, None]:
+    """Fails the test when it leaves contexts, textures, buffers, devices or their like behind, which OpenGL
+    and wgpu are asked for besides; `ignore` of its value exempts some."""
+    from lifecycle.testing.gpu import assert_no_gpu_leaks
+
+    __tracebackhide__ = True
+    yield from _around(request, assert_no_gpu_leaks(timeout=float(request.config.getini(TIMEOUT))))
+
+
+def _around(request: pytest.FixtureRequest, block: Any) -> Generator[Any, None, None]:
+    """A block around one test, which is not looked at where the test itself failed."""
     block.__enter__()
     try:
         yield block

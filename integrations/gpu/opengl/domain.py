@@ -11,11 +11,12 @@ from lifecycle import Handle, HeldError, ReleaseQueue, SafetyManager, Submission
 from lifecycle.errors import FenceError, QueueLostError, WrongContextError
 from lifecycle.integrations.gpu.defaults import manager_or_default
 from lifecycle.integrations.gpu.errors import GLError
-from lifecycle.integrations.gpu.log import note
+from lifecycle.integrations.gpu.log import at, note
 from lifecycle.integrations.gpu.opengl.fences import EGLFence, GLFence
 from lifecycle.integrations.gpu.opengl.names import check_name, deleter, kind_of
 from lifecycle.integrations.gpu.opengl.toolkits import watch_end
 from lifecycle.integrations.gpu.opengl.worlds import Facts, World, context_world, share_world
+from lifecycle.lowlevel import caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -87,6 +88,8 @@ class Domain:
         self._queue = ReleaseQueue(name, here=self._world.here)
         self._fences = fences
         self.lost_reason: str = ""
+        self.site: str = at(caller())
+        """Where it was adopted: ``file.py:31``."""
         self.watched: bool = False
         """Whether its context will tell of its end."""
         self.on_lost: list[Callable[[Domain], object]] = []
