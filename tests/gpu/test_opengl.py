@@ -15,7 +15,7 @@ from lifecycle.errors import DuplicateError, FenceError, PoolTimeoutError, Queue
 from lifecycle.testing import each_interrupt, every_line
 from lifecycle.testing.where import code_of
 from tests.core.adversary import STORM
-from tests.support import eventually
+from tests.support import eventually, run_python
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gpu.opengl import Domain
@@ -329,6 +329,24 @@ def test_no_context_and_unsuited_ones_are_refused(manager: SafetyManager) -> Non
         with pytest.raises(opengl.GLError, match="does not tell of its end"):
             opengl.adopt(object(), manager=manager)
         opengl.adopt(manager=manager).lost("the test is over")
+
+
+def test_a_pyopengl_for_another_window_system_is_told_at_once() -> None:
+    said = run_python(
+        """
+        import OpenGL.GL
+        from lifecycle.integrations.gpu.offscreen import offscreen
+        from lifecycle.integrations.gpu.opengl import GLError, adopt
+        with offscreen():
+            try:
+                adopt()
+            except GLError as error:
+                print(error)
+        """,
+        env={"PYOPENGL_PLATFORM": "glx"},
+    ).check()
+    assert "GLXPlatform" in said
+    assert "set PYOPENGL_PLATFORM=egl" in said
 
 
 # -- what the device has -------------------------------------------------------------------------------------

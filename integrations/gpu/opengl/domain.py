@@ -15,7 +15,7 @@ from lifecycle.integrations.gpu.log import at, note
 from lifecycle.integrations.gpu.opengl.fences import EGLFence, GLFence
 from lifecycle.integrations.gpu.opengl.names import check_name, deleter, kind_of
 from lifecycle.integrations.gpu.opengl.toolkits import watch_end
-from lifecycle.integrations.gpu.opengl.worlds import Facts, World, context_world, share_world
+from lifecycle.integrations.gpu.opengl.worlds import Facts, World, check_pyopengl, context_world, share_world
 from lifecycle.lowlevel import caller
 
 if TYPE_CHECKING:
@@ -368,9 +368,10 @@ def adopt(
         their own waits for, so that what was used is given back though nothing is drawn.
 
     Raises `GLError` where no context is current, or it is one of OpenGL ES or older than 3.0 (3.2 without
-    ARB_sync).
+    ARB_sync), and where PyOpenGL is loaded and looks for contexts of another window system.
     """
     facts = Facts()
+    check_pyopengl(facts)
     if fences not in ("gl", "egl"):
         raise FenceError(f"adopt(fences=) takes 'gl' or 'egl', not {fences!r}")
     if not facts.syncs:

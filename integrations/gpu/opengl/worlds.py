@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import secrets
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -162,3 +163,16 @@ class Facts:
     def syncs(self) -> bool:
         """Whether there are sync objects (3.2)."""
         return self.version >= (3, 2) or "GL_ARB_sync" in self.extensions
+
+
+def check_pyopengl(facts: Facts) -> None:
+    """Raise `GLError` where PyOpenGL is loaded for a window system that is not the current context's: its
+    calls would fail later and elsewhere, for want of a context."""
+    platform: Any = getattr(sys.modules.get("OpenGL.platform"), "PLATFORM", None)
+    if platform is not None and not platform.GetCurrentContext():
+        system = facts.current.__name__.removesuffix("GetCurrentContext")  # type: ignore[attr-defined]
+        raise GLError(
+            f"PyOpenGL was loaded with its {type(platform).__name__}, and finds no context there, while one "
+            f"of {system.upper()} is current: set PYOPENGL_PLATFORM={system} in the environment before OpenGL "
+            "is imported"
+        )
