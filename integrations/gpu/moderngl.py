@@ -2,7 +2,9 @@
 
 moderngl deletes an object where its wrapper dies, on whatever thread the collector runs, where the call does
 nothing and the object leaks. With ``gc_mode = "context_gc"`` it keeps the dead ones for the thread of the
-context, and something has to ask for them: `adopt` does, with every `drain` of the domain.
+context, and something has to ask for them: `adopt` does, with every `drain` of the domain. Its own
+``context.gc()`` may be called as before: it asks first whether the context is current, and an object that was
+released before it died does not stop it any more.
 
 ::
 
@@ -15,11 +17,13 @@ context, and something has to ask for them: `adopt` does, with every `drain` of 
 from __future__ import annotations
 
 import weakref
+from functools import cache
 from typing import Any
 
 from lifecycle import Handle, SafetyManager
 from lifecycle.integrations.gpu import opengl
 from lifecycle.integrations.gpu.errors import GLError
+from lifecycle.lowlevel import complain
 
 __all__ = ["ModernGLDomain", "adopt"]
 
@@ -90,10 +94,59 @@ class ModernGLDomain:
 
 def adopt(context: Any, *, name: str = "moderngl", manager: SafetyManager | None = None) -> ModernGLDomain:
     """Adopt a context of moderngl, which is current on this thread: what it makes and nobody releases is kept
-    until the next `drain` here. Raises what `opengl.adopt` raises."""
+    until the next `drain` or ``context.gc()`` here. Its class is exchanged for one of its own that differs in
+    ``gc`` alone; its identity stays. The same domain when asked again.
+
+    Raises `GLError` for what is no context of moderngl, and what `opengl.adopt` raises.
+    """
+    if not callable(getattr(context, "gc", None)) or not hasattr(context, "gc_mode"):
+        raise GLError(f"adopt() takes a context of moderngl, not {context!r}")
     domain = opengl.adopt(name=name, manager=manager)
+    known = _adopted.get(context)
+    if known is not None and known.domain is domain:
+        return known
     context.gc_mode = "context_gc"
-    return ModernGLDomain(context, domain)
+    if not getattr(type(context), "_lifecycle_asks", False):
+        plain: Any = type(context)
+        context.__class__ = _asking(plain)
+    made = _adopted[context] = ModernGLDomain(context, domain)
+    return made
+
+
+_adopted: weakref.WeakKeyDictionary[Any, ModernGLDomain] = weakref.WeakKeyDictionary()
+
+
+@cache
+def _asking(plain: Any) -> type[Any]:
+    """A class of contexts that collect only where they are current."""
+
+    def gc(context: Any) -> int:
+        known = _adopted.get(context)
+        if known is not None and not known.domain.here():
+            return 0
+        count = 0
+        try:
+            for dead in iter(context.objects.popleft, None):  # K2
+                count += _release_dead(dead)
+        except IndexError:  # none is left
+            return count
+        return count
+
+    members = {"_lifecycle_asks": True, "gc": gc, "__module__": plain.__module__, "__doc__": plain.__doc__}
+    return type(plain.__name__, (plain,), members)
+
+
+def _release_dead(dead: Any) -> bool:
+    """Release what has been collected; False for what had been released before. One that fails is said, and
+    stops none of the others."""
+    release = getattr(dead, "release", None)
+    if release is None:
+        return False
+    try:
+        release()
+    except Exception:
+        complain()
+    return True
 
 
 def _release(obj: Any) -> None:

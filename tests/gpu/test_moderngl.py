@@ -57,6 +57,71 @@ def test_what_is_dropped_on_a_thread_is_deleted_by_the_next_drain(
     assert domain.close() == 0
 
 
+def test_what_was_released_before_it_died_stops_no_collection(context: Any, manager: SafetyManager) -> None:
+    import moderngl
+
+    from lifecycle.integrations.gpu.moderngl import adopt
+
+    before = textures()
+    context.gc_mode = "context_gc"
+    for _ in range(2):
+        context.texture((4, 4), 4).release()
+    context.texture((4, 4), 4)
+    gc.collect()
+    with pytest.raises(AttributeError):  # raw: the first dead one stops it, and what is behind leaks
+        context.gc()
+    assert textures() == before + 1
+    kind = type(context)
+    domain = adopt(context, manager=manager)
+    assert adopt(context) is domain
+    assert isinstance(context, kind)
+    assert isinstance(context, moderngl.Context)
+    assert type(context).__name__ == "Context"
+    assert context.gc() == 1
+    assert textures() == before
+    assert context.gc() == 0
+    assert domain.close() == 0
+
+
+def test_a_context_that_is_current_elsewhere_is_not_collected_in(
+    context: Any, manager: SafetyManager
+) -> None:
+    from lifecycle.errors import WrongContextError
+    from lifecycle.integrations.gpu.moderngl import adopt
+
+    domain = adopt(context, manager=manager)
+    before = textures()
+    context.texture((4, 4), 4)
+    gc.collect()
+    said: list[Any] = []
+
+    def elsewhere() -> None:
+        said.append(context.gc())
+        # Current on the other thread, so here it cannot be made so, and nothing says that: every call is a no-op.
+        with context:
+            said.append(domain.here())
+            for call in (domain.submission, domain.drain, lambda: domain.domain.own("texture", 1)):
+                with pytest.raises(WrongContextError):
+                    call()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert said == [0, False]
+    assert textures() == before + 1
+    assert domain.drain() == 1
+    assert textures() == before
+    assert domain.close() == 0
+
+
+def test_what_is_no_context_of_moderngl_is_refused(context: Any) -> None:
+    from lifecycle.integrations.gpu.moderngl import adopt
+    from lifecycle.integrations.gpu.opengl import GLError
+
+    with pytest.raises(GLError, match="takes a context of moderngl, not 3"):
+        adopt(3)
+
+
 def test_an_owned_texture_is_in_flight_like_any_other(context: Any, manager: SafetyManager) -> None:
     from lifecycle.integrations.gpu.moderngl import adopt
     from lifecycle.integrations.gpu.opengl import GLError

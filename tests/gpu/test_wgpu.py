@@ -20,7 +20,7 @@ SLOW = pytest.mark.skipif(STORM < 10, reason="minutes on a software renderer: LI
 
 pytestmark = pytest.mark.needs("wgpu")
 
-SETUP = """
+SETUP = '''
 import gc, os
 from tests.gpu.adapters import device as new_device
 import wgpu
@@ -39,15 +39,57 @@ def record():
     encoder = device.create_command_encoder()
     encoder.copy_buffer_to_buffer(source, 0, target, 0, 64)
     return encoder.finish()
-def texture():
-    return device.create_texture(size=(16, 16, 1), format="rgba8unorm", usage=wgpu.TextureUsage.RENDER_ATTACHMENT)
+def texture(samples=1):
+    usage = wgpu.TextureUsage.RENDER_ATTACHMENT | (wgpu.TextureUsage.COPY_SRC if samples == 1 else 0)
+    return device.create_texture(size=(16, 16, 1), format="rgba8unorm", usage=usage, sample_count=samples)
+def vertices():
+    return device.create_buffer(size=48, usage=U.VERTEX | U.COPY_DST)
+def pipeline():
+    module = device.create_shader_module(code="""
+        @vertex fn vs(@location(0) at: vec4<f32>) -> @builtin(position) vec4<f32> { return at; }
+        @fragment fn fs() -> @location(0) vec4<f32> { return vec4<f32>(1.0); }""")
+    layout = device.create_pipeline_layout(bind_group_layouts=[])
+    attribute = dict(format="float32x4", offset=0, shader_location=0)
+    return device.create_render_pipeline(
+        layout=layout,
+        vertex=dict(module=module, entry_point="vs", buffers=[dict(array_stride=16, attributes=[attribute])]),
+        primitive=dict(topology="triangle-list"),
+        fragment=dict(module=module, entry_point="fs", targets=[dict(format="rgba8unorm")]),
+    )
+def begin(encoder, into, resolve=None):
+    return encoder.begin_render_pass(color_attachments=[dict(
+        view=into.create_view(), resolve_target=resolve and resolve.create_view(), clear_value=(0, 0, 0, 1),
+        load_op="clear", store_op="store",
+    )])
+def draw_with(buffer):
+    encoder = device.create_command_encoder()
+    drawing = begin(encoder, texture())
+    drawing.set_pipeline(pipeline())
+    drawing.set_vertex_buffer(0, buffer)
+    drawing.draw(3)
+    drawing.end()
+    return encoder.finish()
+def draw_bundle(buffer):
+    bundle = device.create_render_bundle_encoder(color_formats=["rgba8unorm"])
+    bundle.set_pipeline(pipeline())
+    bundle.set_vertex_buffer(0, buffer)
+    bundle.draw(3)
+    encoder = device.create_command_encoder()
+    drawing = begin(encoder, texture())
+    drawing.execute_bundles([bundle.finish()])
+    drawing.end()
+    return encoder.finish()
+def resolve_to(target):
+    encoder = device.create_command_encoder()
+    begin(encoder, texture(4), target).end()
+    return encoder.finish()
 def draw_to(texture):
     encoder = device.create_command_encoder()
     encoder.begin_render_pass(color_attachments=[dict(
         view=texture.create_view(), resolve_target=None, clear_value=(0, 0, 0, 1), load_op="clear", store_op="store",
     )]).end()
     return encoder.finish()
-"""
+'''
 
 # What is done; what it raises guarded: a reason, or "" where it is deferred and simply works.
 MISTAKES = {
@@ -64,6 +106,28 @@ MISTAKES = {
     "map-pending": (
         "one = record(); promise = target.map_async('READ'); device.queue.submit([one])",
         "mapped",
+    ),
+    "vertex-buffer-destroyed": (
+        "v = vertices(); one = draw_with(v); v.destroy(); device.queue.submit([one])",
+        "",
+    ),
+    "resolve-target-destroyed": (
+        "t = texture(); one = resolve_to(t); t.destroy(); device.queue.submit([one])",
+        "",
+    ),
+    "buffer-of-a-bundle-destroyed": (
+        "v = vertices(); one = draw_bundle(v); v.destroy(); device.queue.submit([one])",
+        "",
+    ),
+    "dead-device-with-commands": ("one = record(); device.destroy(); device.queue.submit([one])", "device"),
+    "read-texture-destroyed": (
+        "t = texture(); t.destroy(); device.queue.read_texture("
+        "dict(texture=t), dict(bytes_per_row=64, rows_per_image=16), (16, 16, 1))",
+        "destroyed",
+    ),
+    "read-mapped-destroyed": (
+        "target.map_async('READ').sync_wait(); target.destroy(); target.read_mapped()",
+        "destroyed",
     ),
     "read-destroyed": ("source.destroy(); device.queue.read_buffer(source)", "destroyed"),
 }
@@ -233,6 +297,8 @@ def test_each_refusal_leaves_everything_as_it_was(device: Any) -> None:
     promise.sync_wait()
     with refused("mapped"):
         device.queue.submit([commands])
+    with refused("mapped"):
+        device.queue.write_buffer(target, 0, b"1234")  # raw: silent
     target.unmap()
     foreign = guard(new_device())
     with refused("foreign"):

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from lifecycle.integrations.gpu._native import INT, UINT, function, integer, who_is_current
 from lifecycle.integrations.gpu.errors import GLError
+from lifecycle.lowlevel import after_fork
 
 _BUFFER, _VERTEX_ARRAY = 0x82E0, 0x8074
 _COPY_READ, _COPY_READ_BINDING = 0x8F36, 0x8F36
@@ -34,11 +35,13 @@ class World:
     """A share group, or one context. `here` is the condition of its queue."""
 
     __slots__ = (
+        "__weakref__",
         "_asked",
         "_current",
         "_is",
         "_label",
         "_size",
+        "inherited",
         "kind",
         "labelled",
         "name",
@@ -50,6 +53,8 @@ class World:
         self.kind: int = kind
         self.labelled: bool = labelled
         self.pointer: int = pointer
+        self.inherited: bool = False
+        after_fork(self._after_fork)
         self.token: bytes = secrets.token_hex(TOKEN // 2).encode()
         self._current = current
         self._is: Any = function("glIsBuffer" if kind == _BUFFER else "glIsVertexArray")
@@ -72,7 +77,10 @@ class World:
             raise GLError("the current context does not know the object that was just made in it")
 
     def here(self) -> bool:
-        """Whether this world is current on this thread now."""
+        """Whether this world is current on this thread now. In a forked child it never is, and nothing native
+        is called there: with a driver's threads gone the next call would hang."""
+        if self.inherited:
+            return False
         current = self._current()
         if not current or not self._is(self.name):
             return False
@@ -83,6 +91,10 @@ class World:
         if self.kind != _BUFFER:
             return current == self.pointer
         return self._token_in_buffer() == self.token
+
+    def _after_fork(self) -> None:
+        """In the child: the context is the parent's."""
+        self.inherited = True
 
     def _token_in_buffer(self) -> bytes:
         bound = integer(_COPY_READ_BINDING)
@@ -170,9 +182,9 @@ def check_pyopengl(facts: Facts) -> None:
     calls would fail later and elsewhere, for want of a context."""
     platform: Any = getattr(sys.modules.get("OpenGL.platform"), "PLATFORM", None)
     if platform is not None and not platform.GetCurrentContext():
-        system = facts.current.__name__.removesuffix("GetCurrentContext")  # type: ignore[attr-defined]
+        system = facts.current.__name__.removesuffix("GetCurrentContext")
         raise GLError(
             f"PyOpenGL was loaded with its {type(platform).__name__}, and finds no context there, while one "
-            f"of {system.upper()} is current: set PYOPENGL_PLATFORM={system} in the environment before OpenGL "
-            "is imported"
+            f"of {system.upper()} is current: set PYOPENGL_PLATFORM={system} in the environment before "
+            "OpenGL is imported"
         )
