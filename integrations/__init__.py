@@ -2,6 +2,7 @@
 
 - `gstreamer`: samples, captures, feeders, pools, guards of pipelines
 - `gpu`: OpenGL and wgpu: what a device uses is leased to it
+- `opengl`, `moderngl`, `pyglet`, `qt`, `vispy`, `wgpu`: the adapters in `gpu`, under shorter names
 - `cuda`: streams as timelines, memory of devices
 - `dlpack`: memory handed to other libraries and taken from them, without a copy
 - `event_loops`: release queues that asyncio, GLib and Qt drain

@@ -199,3 +199,19 @@ def test_an_applications_own_integrations_are_found_beside_a_checkout(tmp_path: 
     assert run_python(alone + beside).check().split() == ["True"]
     refused = "try:\n    import integrations\nexcept ImportError as error:\n    print(error)"
     assert "imported as lifecycle.integrations" in run_python(alone + refused).check()
+
+
+@pytest.mark.parametrize("name", ["opengl", "moderngl", "pyglet", "qt", "vispy"])
+def test_the_adapters_of_gpus_have_shorter_names(name: str) -> None:
+    """Importing one imports no framework."""
+    said = run_python(
+        f"""
+        import sys
+        import lifecycle.integrations.gpu.{name} as long
+        import lifecycle.integrations.{name} as short
+        assert short.__all__ == long.__all__
+        assert all(getattr(short, each) is getattr(long, each) for each in long.__all__)
+        print(sorted({{"OpenGL", "PySide6", "moderngl", "numpy", "pyglet", "vispy"}} & set(sys.modules)))
+        """
+    ).check()
+    assert said == "[]\n"
