@@ -222,6 +222,7 @@ class Timeline(Order):
     __slots__ = (
         "_fence",
         "_line",
+        "_losing",
         "_open",
         "_shown",
         "_thread",
@@ -258,6 +259,7 @@ class Timeline(Order):
         self._thread: Thread | None = None
         self._open: dict[int, Uses] = {}
         self._line: deque[Uses] = deque()
+        self._losing: bool = False
         self._turns: dict[None, list[int]] = {}
         self._shown: bool = False
         if manager is not None:
@@ -353,7 +355,7 @@ class Timeline(Order):
         turns = self._turns
         places: set[Any] = set()
         try:
-            turn = [runtime.get_ident()]
+            turn = [0]
             if turns.setdefault(None, turn) is not turn:
                 box = [turns.get(None)]
                 if box[0] is not None:
@@ -369,27 +371,19 @@ class Timeline(Order):
             # A turn ends as its reference is dropped: two stores, before which no interrupt can come.
             turn = None
             box = None
-            self._run_what_fell_due(places)
+            if places:
+                self._run_what_fell_due(places)
 
     def _end_what_has_signalled(self, places: set[Any]) -> int:
         generation = self.generation
         if generation is not None and generation.lost_reason is not None:
             self._mark_lost(f"queue {generation.name!r} was lost: {generation.lost_reason}")
         count = 0
-        for uses in runtime.snapshot(self._open.values()):
-            if uses.lost:
-                self._lose(uses)
-                self._open.pop(uses.number, None)
-                count += 1
-            elif uses.block is None or runtime.is_dead(uses.block):
-                uses.open = False
-                self._submit(uses)
+        if self._open:
+            count += self._end_blocks()
+        if self._losing:
+            count += self._end_what_is_lost()
         line = self._line
-        if line and any(map(attrgetter("lost"), runtime.snapshot(line))):
-            for uses in runtime.snapshot(line):
-                if uses.lost and uses.todo:
-                    self._lose(uses)
-                    count += 1
         while line:
             uses = line[0]
             if uses.todo:
@@ -402,13 +396,42 @@ class Timeline(Order):
                 if uses.lost:
                     self._lose(uses)
                 else:
-                    places.update(map(_place_of, uses))
+                    if uses:
+                        places.update(map(_place_of, uses))
                     _take_steps(uses)
                     uses.state = "signalled"
                     _delete(uses.fences)
                 count += 1
             line.popleft()
-        self._rest()
+        if not line:
+            self._rest()
+        return count
+
+    def _end_blocks(self) -> int:
+        """Of blocks that are over, or died, make the fences; of lost ones the end. How many ended."""
+        count = 0
+        for uses in runtime.snapshot(self._open.values()):
+            if uses.lost:
+                self._lose(uses)
+                self._open.pop(uses.number, None)
+                count += 1
+            elif uses.block is None or runtime.is_dead(uses.block):
+                uses.open = False
+                self._submit(uses)
+        return count
+
+    def _end_what_is_lost(self) -> int:
+        """End what stands in line and was said to be lost, whatever stands before it. How many ended."""
+        self._losing = False
+        count = 0
+        try:
+            for uses in runtime.snapshot(self._line):
+                if uses.lost and uses.todo:
+                    self._lose(uses)
+                    count += 1
+        except BaseException:
+            self._losing = True  # the next poll goes on
+            raise
         return count
 
     def _rest(self) -> None:
@@ -535,6 +558,7 @@ class Timeline(Order):
         for uses in self._in_flight():
             uses.open = False  # it takes nothing more
             uses.lost = uses.lost or reason or "lost"
+        self._losing = True  # said after they are marked: a poll that sees it finds them
 
     def _lose(self, uses: Uses) -> None:
         """Orphan what it used, and end it. May be repeated."""

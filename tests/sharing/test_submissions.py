@@ -10,6 +10,8 @@ import os
 import random
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -133,6 +135,28 @@ def test_only_the_oldest_fence_is_asked_and_an_open_one_holds_up_nobody(
     device.run()
     assert timeline.poll() == 1
     assert freed[-1] == 100
+
+
+def test_a_poll_does_not_look_through_what_is_in_flight(timeline: Timeline, device: Device) -> None:
+    class Line(deque[Any]):
+        looked = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            Line.looked += 1
+            return super().__iter__()
+
+    timeline._line = Line()
+    for _ in range(100):
+        with timeline.submission():
+            pass
+    assert timeline.poll() == 0
+    device.run()
+    assert timeline.poll() == 100
+    assert Line.looked == 0
+    with timeline.submission():
+        pass
+    assert timeline.lost("gone") == 0
+    assert (Line.looked > 0, timeline.in_flight, timeline.lost_submissions) == (True, 0, 1)
 
 
 def test_close_exclusive_and_drain_poll(manager: SafetyManager, device: Device, timeline: Timeline) -> None:

@@ -109,7 +109,7 @@ class Domain:
             try:
                 if domain is None:
                     raise GLError("the domain is gone")
-                return domain.fence()
+                return domain._fence_behind()
             finally:
                 domain = None
 
@@ -182,6 +182,14 @@ class Domain:
         if self._fences == "egl":
             return EGLFence(timeline)
         return GLFence(self._world.here, timeline)
+
+    def _fence_behind(self) -> GLFence | EGLFence:
+        """As `fence`, for the timeline: whoever begins a submission, or polls, has asked the world itself."""
+        if self.lost_reason or not self._world.same_context():
+            self.check_here("the end of a submission")
+        if self._fences == "egl":
+            return EGLFence(self.timeline)
+        return GLFence(self._world.same_context, self.timeline)
 
     def submission(self) -> DomainSubmission:
         """What is drawn in the ``with`` block, with what it uses: ``glBindTexture(GL_TEXTURE_2D,

@@ -29,6 +29,7 @@ _BUFFER, _VERTEX_ARRAY = 0x82E0, 0x8074
 _COPY_READ, _COPY_READ_BINDING = 0x8F36, 0x8F36
 _STATIC_DRAW = 0x88E4
 TOKEN: Final = 16
+_Text = ctypes.c_char * (TOKEN + 1)
 
 
 class World:
@@ -85,12 +86,17 @@ class World:
         if not current or not self._is(self.name):
             return False
         if self._label is not None:
-            text = ctypes.create_string_buffer(TOKEN + 1)
+            text = _Text()
             self._label(self.kind, self.name, TOKEN + 1, None, text)
-            return text.raw[:TOKEN] == self.token
+            return text.value == self.token
         if self.kind != _BUFFER:
             return current == self.pointer
         return self._token_in_buffer() == self.token
+
+    def same_context(self) -> bool:
+        """Whether the context that is current has the address of the one in which this was made: enough where
+        `here` was true on this thread a moment ago, and a tenth of its cost."""
+        return not self.inherited and self._current() == self.pointer
 
     def _after_fork(self) -> None:
         """In the child: the context is the parent's."""
