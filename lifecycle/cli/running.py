@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
         "run",
         help="run a program, unmodified, under watch",
         usage="lifecycle run [-h] [--recorder PATH] [--leaks LEVEL] [--watch MODULE:CLASS.CLOSE]... "
-        "[--to FILE] [-v] (SCRIPT | -m MODULE | -c CODE | -) [ARGUMENT ...]",
+        "[--gst [--make-safe]] [--to FILE] [-v] (SCRIPT | -m MODULE | -c CODE | -) [ARGUMENT ...]",
         # `divided` does not know abbreviations.
         allow_abbrev=False,
         description="Run a Python program as it is. Its output, exceptions and exit status are its own; what "
@@ -49,6 +49,16 @@ def add_parser(commands: Any) -> None:
         default=[],
         metavar="MODULE:CLASS.CLOSE",
         help="tell of objects that are used after their close, and of those that are never closed",
+    )
+    one.add_argument(
+        "--gst",
+        action="store_true",
+        help="tell of what is done wrong with GStreamer: mappings, states, pads, samples and callbacks",
+    )
+    one.add_argument(
+        "--make-safe",
+        action="store_true",
+        help="with --gst: unmap when the last view has gone, and set what plays to NULL at the end",
     )
     one.add_argument("--to", default="", metavar="FILE", help="append what is found to this file")
     one.add_argument(
@@ -72,6 +82,8 @@ def run(arguments: argparse.Namespace, program: list[str]) -> int:
     check(program)
     for target in arguments.watch:
         parse(target)
+    if arguments.make_safe and not arguments.gst:
+        raise RunError("--make-safe is of --gst: give that as well")
     environment = dict(os.environ)
     if arguments.recorder is not None:
         environment["LIFECYCLE_RECORDER"] = _recorder(arguments.recorder)
@@ -83,9 +95,15 @@ def run(arguments: argparse.Namespace, program: list[str]) -> int:
             os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
         except (OSError, ValueError) as error:
             raise RunError(f"nothing can be written to {to}: {_why(error)}") from None
-    environment["LIFECYCLE_RUN"] = json.dumps(
-        {"watch": arguments.watch, "verbose": arguments.verbose, "to": to, "pid": os.getpid()}
-    )
+    order = {
+        "watch": arguments.watch,
+        "gst": arguments.gst,
+        "make_safe": arguments.make_safe,
+        "verbose": arguments.verbose,
+        "to": to,
+        "pid": os.getpid(),
+    }
+    environment["LIFECYCLE_RUN"] = json.dumps(order)
     before = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = SITE + (os.pathsep + before if before else "")
     for stream in (sys.stdout, sys.stderr):

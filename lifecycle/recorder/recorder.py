@@ -102,6 +102,8 @@ class Recorder:
         flag: int = 0,
         text: str = "",
         frame: FrameType | None = None,
+        address: int = 0,
+        size: int = 0,
     ) -> None:
         """Write a record of an object that no manager has: one that is under `lifecycle.watch`. Raises
         nothing."""
@@ -111,7 +113,8 @@ class Recorder:
         try:
             site = 0 if frame is None else writer.site(frame.f_code, frame.f_lasti)
             name = writer.text(text, True) if text else 0
-            writer.write(runtime.monotonic(), id, writer.text(kind), operation, flag, 0, 0, name, site, 0)
+            kind_at = writer.text(kind)
+            writer.write(runtime.monotonic(), id, kind_at, operation, flag, address, size, name, site, 0)
         except Exception:
             writer.dropped += 1
 

@@ -4,10 +4,14 @@
 inside. Nothing is made safe and nothing is changed: the program's results, exceptions, tracebacks and
 identities stay its own (R9). What cannot be watched without touching them is not watched, and that is said.
 
-- `targets`: `watch`, and the classes of modules that are not imported yet
+- `targets`: `watch`, and what it is asked for
+- `gstreamer`: ``--gst``: what programs do with GStreamer
+- `mappings`: of GStreamer's buffers
 - `methods`: classes that take other attributes
 - `factories`: classes of which a factory makes a subclass
 - `monitoring`: immutable classes, by `sys.monitoring`
+- `imports`: what is to be done when a module is imported
+- `patches`: functions that something is done around
 - `journal`: what is known of each object, and what is told
 - `sites`: the line that a user knows
 - `unseen`: a call between two others, without a trace in tracebacks

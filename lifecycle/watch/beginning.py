@@ -32,6 +32,10 @@ def begin() -> None:
         threading.setprofile(_enter_thread)
     try:
         watch(*asked["watch"], verbose=asked["verbose"], to=asked["to"])
+        if asked.get("gst"):
+            from lifecycle.watch import gstreamer
+
+            gstreamer.begin(asked["make_safe"])
     except (OSError, WatchError) as error:
         sys.stderr.write(f"lifecycle: nothing is watched: {error}\n")
     journal._pid = asked["pid"]
@@ -51,10 +55,10 @@ class _Recorded:
     def __init__(self, recorder: recorder_module.Recorder) -> None:
         self._recorder = recorder
 
-    def registered(self, name: str, frame: FrameType | None) -> int:
+    def registered(self, name: str, frame: FrameType | None, address: int = 0, size: int = 0) -> int:
         """A registration. Returns the object's id."""
         number = next_id()
-        self._recorder.write(layout.REGISTER, number, name, frame=frame)
+        self._recorder.write(layout.REGISTER, number, name, frame=frame, address=address, size=size)
         return number
 
     def closed(self, seen: Seen, frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from lifecycle.watch.methods import Watching, exchange
-from lifecycle.watch.unseen import internal, unseen
+from lifecycle.watch.patches import hidden
 
 FACTORIES = {"sqlite3.Connection": (("sqlite3", "connect"), ("sqlite3.dbapi2", "connect"))}
 """The class, and where its functions stand."""
@@ -42,18 +42,9 @@ FACTORY_AT = 5
 
 
 def _with_factory(original: Any, made: type) -> Any:
-    @internal
-    def connect(*args: Any, **more: Any) -> Any:
+    def connect(original: Any, args: Any, more: Any) -> Any:
         if len(args) <= FACTORY_AT and "factory" not in more:
             more["factory"] = made
         return original(*args, **more)
 
-    def nothing(_: Any, __: Any = None) -> None:
-        return None
-
-    def failed(_: Any, error: BaseException) -> None:
-        # The entry of `connect` above.
-        if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next
-
-    return functools.update_wrapper(unseen(nothing, nothing, failed, connect), original)
+    return functools.update_wrapper(hidden(connect, original), original)

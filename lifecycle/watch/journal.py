@@ -89,6 +89,10 @@ class Journal:
         self.seen: dict[int, Seen] = {}
         self.verbose = False
         self.mistakes = self.risks = self.count = 0
+        self.unseen = 0
+        """Calls that could not be looked at."""
+        self.at_end: list[Callable[[], object]] = []
+        """What tells of more at the end."""
         self._to = -1
         self._path = ""
         """The file that is written to, empty for standard error."""
@@ -115,6 +119,11 @@ class Journal:
         atexit.register(self._end)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._in_child)
+
+    @property
+    def ended(self) -> bool:
+        """Return True when the end is told: what goes from then on goes with the interpreter."""
+        return self._ended
 
     def _in_child(self) -> None:
         # What is there is the parent's to close, and was counted there.
@@ -260,6 +269,8 @@ class Journal:
         for seen in list(self.seen.values()):
             if seen.ref() is not None:
                 self.never_closed(seen, " before the end")
+        for tell in self.at_end:
+            tell()
         main = os.getpid() == self._pid
         unwatched = 0
         for name, how in self.watched.items():
@@ -267,9 +278,11 @@ class Journal:
                 unwatched += 1
                 if main or self.verbose:
                     self.say(f"not watched: {name}: {how().removeprefix('not ')}")
+        if self.unseen and (self.mistakes or self.verbose):
+            self.say(f"not watched: {some(self.unseen, 'call')} that could not be looked at")
         if self.mistakes or self.verbose:
             told = [f"{name} ({how()})" for name, how in self.watched.items() if how()[:4] != "not "]
-            counts = f"{_some(self.mistakes, 'mistake')}, {_some(self.risks, 'risk')}"
+            counts = f"{some(self.mistakes, 'mistake')}, {some(self.risks, 'risk')}"
             self.say(f"{counts}; watched: {', '.join(told) or 'nothing'}")
         self._ended = True
 
@@ -283,7 +296,8 @@ def _file(descriptor: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _some(count: int, what: str) -> str:
+def some(count: int, what: str) -> str:
+    """``1 mistake``, ``2 mistakes``."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

@@ -1,18 +1,10 @@
-"""`watch`: what is to be watched, by name, and the classes of modules that are not imported yet.
-
-A module that is not there yet is waited for by a finder at the front of ``sys.meta_path``. The finder lets
-the others find the module, watches the class when the module has been executed, gives the module its own
-loader back, and goes when nothing is waited for. A module that is looked for but not executed
-(`importlib.util.find_spec`), or whose execution fails, is waited for on.
-"""
+"""`watch`: what is to be watched, by name, at once or when its module is imported."""
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
-import threading
-from importlib.abc import Loader
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +13,7 @@ import attrs
 from lifecycle.watch import sites
 from lifecycle.watch.errors import WatchError
 from lifecycle.watch.factories import served
+from lifecycle.watch.imports import when_imported
 from lifecycle.watch.journal import Told, journal
 from lifecycle.watch.methods import Watching, exchange
 from lifecycle.watch.monitoring import watch_calls
@@ -88,11 +81,7 @@ def watch(*targets: str, verbose: bool = False, to: str = "") -> tuple[Watched, 
         known.append(one)
         journal.watched[f"{one.name}"] = one._state
     for name in dict.fromkeys(one.module for one in asked):
-        module = sys.modules.get(name)
-        if module is None or getattr(getattr(module, "__spec__", None), "_initializing", False):
-            _finder.wait_for(name)
-        else:
-            _now(module, name)
+        when_imported(name, functools.partial(_now, name=name))
     return tuple(asked)
 
 
@@ -138,68 +127,3 @@ def _watch_class(module: ModuleType, path: str, closers: list[str], name: str) -
         if not why:
             return "calls", ""
     return "not", why
-
-
-class _Finder:
-    """Waits for modules."""
-
-    def __init__(self) -> None:
-        self.waited: set[str] = set()
-
-    def wait_for(self, name: str) -> None:
-        self.waited.add(name)
-        if self not in sys.meta_path:
-            sys.meta_path.insert(0, self)
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name not in self.waited:
-            return None
-        for finder in sys.meta_path:
-            if finder is self:
-                continue
-            find = getattr(finder, "find_spec", None)
-            spec = None if find is None else find(name, path, target)
-            if spec is not None:
-                if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Executes(spec.loader)
-                else:
-                    for (of, _), asked in _classes.items():
-                        for one in asked if of == name else ():
-                            one.why = "its loader is of an old kind, without exec_module"
-                return spec  # type: ignore[no-any-return]
-        return None
-
-    def executed(self, name: str) -> None:
-        """Wait for this one no longer."""
-        self.waited.discard(name)
-        if not self.waited and self in sys.meta_path and threading.active_count() == 1:
-            # Of other threads one may be walking through the list.
-            sys.meta_path.remove(self)
-
-
-class _Executes(Loader):
-    """The loader of one module, for its execution."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)  # type: ignore[no-any-return]
-
-    def exec_module(self, module: ModuleType) -> None:
-        loader = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = loader
-        module.__loader__ = loader
-        loader.exec_module(module)
-        _finder.executed(module.__name__)
-        try:
-            _now(sys.modules.get(module.__name__, module), module.__name__)
-        except Exception as error:
-            journal.say(f"{module.__name__} is not watched: {type(error).__name__}")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-
-_finder = _Finder()

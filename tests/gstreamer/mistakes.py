@@ -349,9 +349,9 @@ def _() -> object:
     buffer = sample.get_buffer()
     ok, info = buffer.map(Gst.MapFlags.READ)
     memory = buffer.peek_memory(0)
-    from lifecycle.integrations.gstreamer._native import _fd_of
+    from lifecycle.integrations.gstreamer._native import fd_of
 
-    os.ftruncate(_fd_of(hash(memory)), 0)
+    os.ftruncate(fd_of(hash(memory)), 0)
     return int(np.frombuffer(info.data, np.uint8).sum())
 
 
