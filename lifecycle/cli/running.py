@@ -32,7 +32,8 @@ def add_parser(commands: Any) -> None:
         "run",
         help="run a program, unmodified, under watch",
         usage="lifecycle run [-h] [--recorder PATH] [--leaks LEVEL] [--watch MODULE:CLASS.CLOSE]... "
-        "[--gst [--make-safe]] [--to FILE] [-v] (SCRIPT | -m MODULE | -c CODE | -) [ARGUMENT ...]",
+        "[--gst [--make-safe]] [--gl] [--wgpu] [--to FILE] [-v] "
+        "(SCRIPT | -m MODULE | -c CODE | -) [ARGUMENT ...]",
         # `divided` does not know abbreviations.
         allow_abbrev=False,
         description="Run a Python program as it is. Its output, exceptions and exit status are its own; what "
@@ -60,6 +61,10 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="with --gst: unmap when the last view has gone, and set what plays to NULL at the end",
     )
+    one.add_argument(
+        "--gl", action="store_true", help="tell of what is done wrong with PyOpenGL and moderngl"
+    )
+    one.add_argument("--wgpu", action="store_true", help="tell of what is done wrong with wgpu")
     one.add_argument("--to", default="", metavar="FILE", help="append what is found to this file")
     one.add_argument(
         "-v", "--verbose", action="store_true", help="what may be harmless as well, and a summary"
@@ -99,6 +104,8 @@ def run(arguments: argparse.Namespace, program: list[str]) -> int:
         "watch": arguments.watch,
         "gst": arguments.gst,
         "make_safe": arguments.make_safe,
+        "gl": arguments.gl,
+        "wgpu": arguments.wgpu,
         "verbose": arguments.verbose,
         "to": to,
         "pid": os.getpid(),

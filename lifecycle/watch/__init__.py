@@ -7,6 +7,7 @@ identities stay its own (R9). What cannot be watched without touching them is no
 - `targets`: `watch`, and what it is asked for
 - `gstreamer`: ``--gst``: what programs do with GStreamer
 - `mappings`: of GStreamer's buffers
+- `gpu`: ``--gl`` and ``--wgpu``: objects of PyOpenGL, moderngl and wgpu
 - `methods`: classes that take other attributes
 - `factories`: classes of which a factory makes a subclass
 - `monitoring`: immutable classes, by `sys.monitoring`

@@ -36,6 +36,13 @@ def begin() -> None:
             from lifecycle.watch import gstreamer
 
             gstreamer.begin(asked["make_safe"])
+        if asked.get("gl") or asked.get("wgpu"):
+            from lifecycle.watch import gpu
+
+            if asked["gl"]:
+                gpu.begin_gl()
+            if asked["wgpu"]:
+                gpu.begin_wgpu()
     except (OSError, WatchError) as error:
         sys.stderr.write(f"lifecycle: nothing is watched: {error}\n")
     journal._pid = asked["pid"]

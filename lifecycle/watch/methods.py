@@ -29,6 +29,8 @@ ALSO_CLOSE = frozenset({"detach", "__exit__"})
 made in C, and so closes without calling the closing method."""
 NO_CLOSE_AT_EXIT = frozenset({"sqlite3.Connection"})
 """Whose ``with`` block does not close."""
+FREED_BY_THEMSELVES: set[str] = set()
+"""Classes whose objects nobody has to close: they go with their context, or by themselves."""
 
 _FUNCTIONS = (types.FunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 
@@ -104,7 +106,9 @@ def _made(init: _Init, instance: Any, token: Any) -> None:
             frame = frame.f_back
         if frame is not None and sites.ours(frame.f_code.co_filename):
             return
-        journal.enter(instance, watching.name, sites.user(frame, watching.package), False)
+        seen = journal.enter(instance, watching.name, sites.user(frame, watching.package), False)
+        if seen is not None and watching.name in FREED_BY_THEMSELVES:
+            seen.told = True
     except Exception:
         return
 
