@@ -33,6 +33,7 @@ from prometheus_client.registry import Collector
 from lifecycle import RegistrationError, SafetyManager
 from lifecycle.errors import ConfigError
 from lifecycle.integrations.prometheus.collector import LifecycleCollector
+from lifecycle.integrations.prometheus.families import PER_PROCESS
 from lifecycle.lowlevel import Flag, Uncopied
 
 try:
@@ -44,11 +45,14 @@ INTERVAL: Final = 1.0
 """Seconds between two writings, unless told otherwise."""
 KEPT: Final = ("counter", "histogram")
 """The types of families that outlive their worker."""
+OF_PROCESS: Final = frozenset(f"lifecycle_{row.name}" for row in PER_PROCESS)
+"""Families that one collector of a process has to tell of alone: each would say the same."""
 GONE: Final = "gone"
 """The name of the file of workers that have ended."""
 
-_mine: dict[str, int] = {}
-"""The collectors that are open, by name, with the process that made each."""
+_open: dict[str, WorkersCollector] = {}
+"""The collectors that are open, by name, the oldest first; those of the process that this was forked from as
+well."""
 _turns: dict[int, threading.RLock] = {}
 """By process: one thread at a time reads and tidies up. A forked child has one of its own."""
 
@@ -78,7 +82,8 @@ class WorkersCollector(Uncopied, Collector):
         and so much is lost of one that is killed.
 
     Counters and histograms are sums over all workers that there were; gauges are sums over those that live
-    (of ages the oldest, of the last runs the latest, of lags the largest). All workers have the same
+    (of ages the oldest, of the last runs the latest, of lags the largest). What is of the process, as a
+    recorder's figures, is told once for all of a process's collectors with one directory. All workers have the same
     configuration: buckets are added one by one. A collector lives until it is closed, or the process ends,
     and is that of the process that made it: asked in a forked child it raises `RegistrationError`. All
     methods may be called on any thread, and none in a signal handler.
@@ -115,7 +120,7 @@ class WorkersCollector(Uncopied, Collector):
         self._lock = threading.RLock()
         self._alive = alive
         fcntl.lockf(alive, fcntl.LOCK_EX)
-        _mine[name] = process
+        _open[name] = self
         self._over = Flag()
         writer = threading.Thread(
             target=self._write_now_and_then, args=(interval,), name=f"lifecycle-{name}", daemon=True
@@ -159,10 +164,15 @@ class WorkersCollector(Uncopied, Collector):
         if os.getpid() != self._process:
             # Not under the lock, which a thread may have had as this process was forked.
             return
-        with self._lock:
+        with self._turn(), self._lock:
             if self._over:
                 return
+            # In one turn with the next, so that the figures of the process are neither missing nor doubled.
+            _open.pop(self._name, None)
             self._write()
+            heir = self._first()
+            if heir is not None:
+                heir._write()
             self._leave()
         atexit.unregister(self.write)
 
@@ -171,8 +181,15 @@ class WorkersCollector(Uncopied, Collector):
     def _leave(self) -> None:
         """Count among those that have ended."""
         self._over.set()
-        _mine.pop(self._name, None)
+        _open.pop(self._name, None)
         self._alive.close()
+
+    def _first(self) -> WorkersCollector | None:
+        """The oldest of this process with this directory: the one that tells of the process."""
+        for one in list(_open.values()):
+            if one._process == self._process and one._directory == self._directory:
+                return one
+        return None
 
     def _refuse_elsewhere(self) -> None:
         if os.getpid() != self._process:
@@ -194,9 +211,12 @@ class WorkersCollector(Uncopied, Collector):
         """Replace this worker's file, and return what is in it."""
         with self._lock:
             families = list(self._own.collect())
+            first = self._first()
+            of_process = OF_PROCESS if first is not None and first is not self else frozenset()
             samples = [
                 [sample.name, sorted(sample.labels.items()), sample.value, family.type not in KEPT]
                 for family in families
+                if family.name not in of_process
                 for sample in family.samples
             ]
             if not self._over:
@@ -245,7 +265,8 @@ class WorkersCollector(Uncopied, Collector):
         return live, gone
 
     def _has_ended(self, name: str) -> bool:
-        if _mine.get(name) == self._process:
+        mine = _open.get(name)
+        if mine is not None and mine._process == self._process:
             return False
         try:
             with (self._directory / f"{name}.lock").open("r+") as file:

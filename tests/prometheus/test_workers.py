@@ -29,9 +29,11 @@ pytest.importorskip(
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+import lifecycle.recorder
 from lifecycle import ANY_THREAD, RegistrationError, SafetyManager
 from lifecycle.errors import ConfigError
 from lifecycle.integrations.prometheus import LifecycleCollector, WorkersCollector
+from tests.prometheus.support import value
 from tests.support import ROOT, eventually, run_python
 
 PROGRAM = """
@@ -177,6 +179,30 @@ def test_two_of_one_process_add_up(tmp_path: Path) -> None:
             assert registered(collectors[1]) == 2
         assert len(list(tmp_path.glob("worker-*.json"))) == 1
         collectors[1].close()
+
+
+def test_a_recorder_is_told_of_once_by_two_of_one_process(tmp_path: Path) -> None:
+    recorder = lifecycle.recorder.start(tmp_path / "a.rec", slots=1024, fault=False)
+    one, other = (
+        WorkersCollector(SafetyManager(name=name), directory=tmp_path / "metrics")
+        for name in ("one", "other")
+    )
+
+    def told(by: WorkersCollector) -> float:
+        return value(by.collect(), "lifecycle_recorder_records_total")
+
+    try:
+        recorder.note("one record at least")
+        written = recorder.stats().records
+        assert written >= 1
+        assert told(one) == told(other) == written
+        one.close()
+        assert told(other) == written
+        other.close()
+    finally:
+        recorder.stop()
+        one.close()
+        other.close()
 
 
 def test_a_writing_that_a_close_overtakes_leaves_no_file(
