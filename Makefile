@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 3
 SOAK_SECONDS ?= $(or $(S),3600)
 
-.PHONY: help demo test test-gpu test-recipes test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint docs dist clean
+.PHONY: help demo test test-gpu test-recipes test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint types docs dist clean
 
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
@@ -23,6 +23,7 @@ help:
 	@echo "make soak S=3600       both of them"
 	@echo "make lag               draws how far sixteen receivers of a 1080p pipeline lag, to out/lag.png"
 	@echo "make lint              ruff, mypy --strict, import-linter"
+	@echo "make types             pyright: every public name has a complete type, as a user's type checker sees it"
 	@echo "make docs              the documentation, warnings as errors, to out/docs (LINKS=1 asks the web for its links)"
 	@echo "make dist              wheel and sdist, built twice and compared, checked, and tried in clean environments"
 	@echo "make clean             removes .venv, caches and results"
@@ -76,6 +77,11 @@ lint:
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+# As a user's checker sees the package. It fails below 100 %.
+types:
+	@tools/environment.sh types
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/pyright --verifytypes lifecycle --ignoreexternal
 
 docs:
 	@tools/environment.sh docs

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv fit for one of the Makefile's targets; does nothing when it already is.
-# usage: tools/environment.sh demo|test|bench|lint|docs|dist|recipes
+# usage: tools/environment.sh demo|test|bench|lint|types|docs|dist|recipes
 #
 # What docs/recipes is about is big, and brings versions of its own: it has an environment beside, .venv-recipes.
 #
@@ -10,11 +10,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv
 
-case ${1:?usage: tools/environment.sh demo|test|bench|lint|docs|dist|recipes} in
+case ${1:?usage: tools/environment.sh demo|test|bench|lint|types|docs|dist|recipes} in
   demo) group=demo parts=(python gstreamer) ;;
   test) group=dev parts=(python gstreamer gstreamer-tests gpu) ;;
   bench) group=dev parts=(python gstreamer gstreamer-tests gpu) ;;
   lint) group=dev parts=(python) ;;
+  types) group=types parts=(python) ;;
   docs) group=docs parts=(python gstreamer) ;;
   dist) group=dist parts=(python) ;;
   recipes) group=recipes parts=(python recipes) venv=.venv-recipes ;;

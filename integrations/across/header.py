@@ -12,8 +12,8 @@ from lifecycle.integrations.across.errors import FrameFormatError, MissingTransp
 
 try:
     import numpy as np
-except ImportError as error:
-    raise MissingTransportError("frames between processes are NumPy arrays: pip install numpy") from error
+except ImportError as _error:
+    raise MissingTransportError("frames between processes are NumPy arrays: pip install numpy") from _error
 
 __all__ = [
     "MOST_DIMENSIONS",

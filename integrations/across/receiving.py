@@ -381,7 +381,7 @@ class TopicFigures:
     def __init__(self, receiver: TopicReceiver) -> None:
         import weakref
 
-        self.name = receiver.name
+        self.name: str = receiver.name
         self._receiver: Callable[[], TopicReceiver | None] = weakref.ref(receiver)
 
     def stats(self) -> DistributorStats:

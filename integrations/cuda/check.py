@@ -34,7 +34,7 @@ from lifecycle.integrations.cuda import _driver
 from lifecycle.integrations.cuda.devices import Device, device
 from lifecycle.integrations.cuda.errors import CUDAError
 from lifecycle.integrations.cuda.memory import Memory, borrow
-from lifecycle.integrations.cuda.streams import CUDAFence, CUDATimeline, stream_of, timeline
+from lifecycle.integrations.cuda.streams import CUDAFence, CUDATimeline, Stream, stream_of, timeline
 from lifecycle.integrations.gpu.errors import TransferError
 
 __all__ = ["main"]
@@ -64,7 +64,7 @@ class Gate:
         stream = stream_of(of)
         step = partial(_driver.function("cuLaunchHostFunc"), stream.number, wait, self._at)
         _driver.checked(_driver.run_in(stream.context, step), "a stream was to be held up")
-        self.opened = False
+        self.opened: bool = False
 
     def open(self) -> None:
         """Let the stream go on."""
@@ -116,8 +116,8 @@ class Bench:
         self.device: Device = device(0)
         patient = SafetyConfig(finalizer_timeout=SOON, shutdown_timeout=SOON)
         self.manager: SafetyManager = SafetyManager(patient, name="cuda-check")
-        self.first = self.device.stream(name="first", manager=self.manager)
-        self.second = self.device.stream(name="second", manager=self.manager)
+        self.first: Handle[Stream] = self.device.stream(name="first", manager=self.manager)
+        self.second: Handle[Stream] = self.device.stream(name="second", manager=self.manager)
         self.line: CUDATimeline = timeline(self.first, name="first")
         self.other: CUDATimeline = timeline(self.second, name="second")
 

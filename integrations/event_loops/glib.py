@@ -13,12 +13,12 @@ from typing import Any
 
 try:
     from gi.repository import GLib
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "lifecycle.integrations.event_loops.glib needs PyGObject, and this Python does not have it "
-        f"({error}); on Debian or Ubuntu, as root: apt-get update && apt-get install python3-gi; then make "
+        f"({_error}); on Debian or Ubuntu, as root: apt-get update && apt-get install python3-gi; then make "
         "the virtual environment by /usr/bin/python3 -m venv --system-site-packages, which lets it see it"
-    ) from error
+    ) from _error
 
 from lifecycle import (
     LifecycleError,

@@ -36,12 +36,12 @@ try:
     gi.require_version("GstWebRTC", "1.0")
     gi.require_version("GstSdp", "1.0")
     from gi.repository import GstSdp, GstWebRTC
-except (ImportError, ValueError) as error:
+except (ImportError, ValueError) as _error:
     raise MissingGStreamerError(
-        f"lifecycle.integrations.gstreamer.webrtc needs GStreamer's WebRTC library ({error}); on Debian or "
+        f"lifecycle.integrations.gstreamer.webrtc needs GStreamer's WebRTC library ({_error}); on Debian or "
         "Ubuntu, as root: apt-get update && apt-get install gir1.2-gst-plugins-bad-1.0 "
         "gstreamer1.0-plugins-bad gstreamer1.0-nice"
-    ) from error
+    ) from _error
 
 __all__ = ["NegotiationError", "WebRTCPeer", "connect"]
 

@@ -52,8 +52,8 @@ from lifecycle.recorder import layout
 from lifecycle.recorder.writer import HALF, WORD, Writer
 from lifecycle.states import Cause, ObjectState
 
-get_ident = runtime.get_ident
-monotonic = runtime.monotonic
+get_ident: Callable[[], int] = runtime.get_ident
+monotonic: Callable[[], float] = runtime.monotonic
 _getframe = sys._getframe
 
 CAUSES = {cause: layout.CAUSES.index(str(cause)) for cause in Cause}

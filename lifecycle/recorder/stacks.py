@@ -54,7 +54,7 @@ def _library() -> Any:
 
 
 _c = _library()
-available = _c is not None
+available: bool = _c is not None
 """Whether this platform's frames are known."""
 
 

@@ -58,9 +58,20 @@ class Local(threading.local):
 class Writer:
     """One file. All methods may be called on any thread; none raises an `Exception` once it is made."""
 
+    slots: int
+    uses: int
+    size: int
+    path: str
+    pattern: str
+    map: mmap.mmap
+    base: int
+    ring: int
+    left_names: int
+    left_uses: int
+
     def __init__(self, pattern: str, slots: int, uses: int, *, child: bool = False) -> None:
         counts = (slots, uses, layout.THREADS, layout.TEXTS, layout.STACKS)
-        offsets = []
+        offsets: list[int] = []
         size = layout.HEADER_SIZE
         for item, count in zip(layout.ITEMS, counts, strict=True):
             size += -size % 4096
@@ -81,16 +92,16 @@ class Writer:
         self.left_uses = 0
         self.dropped = 0
         self._count = itertools.count(1)
-        self.claim = self._count.__next__
+        self.claim: Callable[[], int] = self._count.__next__
         self._seats = itertools.count()
         self._cells = itertools.count(1)
         self.texts: dict[str, int] = {"": 0}
         self._sites: dict[tuple[int, int], tuple[int, CodeType]] = {}
         self._natives: dict[int, int] = {}
         self.free: deque[int] = deque(self._uses + n * layout.USE.size for n in range(uses))
-        self.stacks = Stacks(self.base + self._stacks_at)
+        self.stacks: Stacks = Stacks(self.base + self._stacks_at)
         self._head(counts, offsets, child)
-        self.local = Local(self)
+        self.local: Local = Local(self)
         self.write: Write = self._make_write()
 
     def _head(self, counts: tuple[int, ...], offsets: list[int], child: bool) -> None:

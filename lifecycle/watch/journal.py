@@ -61,19 +61,20 @@ class Seen:
     """A weak reference to it, whose callback tells of it when it goes."""
 
     def __init__(self, name: str, site: sites.Site, first: bool, number: int) -> None:
-        self.name = name
-        self.site, self.first = site, first
+        self.name: str = name
+        self.site: sites.Site = site
+        self.first: bool = first
         self.closed: sites.Site | None = None
         """Where it was closed."""
-        self.by_del = False
+        self.by_del: bool = False
         """Closed by its own `__del__`, so by nobody."""
-        self.certain = True
+        self.certain: bool = True
         """Return True if each close of it would have been seen."""
-        self.thread = threading.get_ident()
-        self.number = number
+        self.thread: int = threading.get_ident()
+        self.number: int = number
         self.said: tuple[sites.Site, ...] = ()
         """Where it was used behind its close, as far as that was told."""
-        self.told = False
+        self.told: bool = False
 
     @property
     def made(self) -> str:
@@ -87,9 +88,11 @@ class Journal:
 
     def __init__(self) -> None:
         self.seen: dict[int, Seen] = {}
-        self.verbose = False
-        self.mistakes = self.risks = self.count = 0
-        self.unseen = 0
+        self.verbose: bool = False
+        self.mistakes: int = 0
+        self.risks: int = 0
+        self.count: int = 0
+        self.unseen: int = 0
         """Calls that could not be looked at."""
         self.at_end: list[Callable[[], object]] = []
         """What tells of more at the end."""
@@ -312,7 +315,7 @@ def in_del(frame: FrameType | None) -> bool:
     return False
 
 
-journal = Journal()
+journal: Journal = Journal()
 
 
 def frame_here(depth: int) -> FrameType | None:

@@ -38,6 +38,11 @@ _FUNCTIONS = (types.FunctionType, types.MethodDescriptorType, types.WrapperDescr
 class Watching:
     """A class under watch."""
 
+    cls: type
+    name: str
+    closers: set[str]
+    package: str
+
     def __init__(self, cls: type, name: str, closers: set[str], package: str) -> None:
         self.cls, self.name, self.closers, self.package = cls, name, closers, package
 

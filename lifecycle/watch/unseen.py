@@ -94,7 +94,7 @@ class Unseen:
     __slots__ = ("error",)
     error: BaseException | None
 
-    __new__ = staticmethod(internal(_new))
+    __new__: Any = staticmethod(internal(_new))
 
     @property
     def __init__(self) -> Any:  # type: ignore[misc]

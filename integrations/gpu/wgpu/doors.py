@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import wgpu
 
 from lifecycle import LifecycleError
 
+if TYPE_CHECKING:
+    # wgpu has no types: a class made from its own would have none either.
+    _ValidationError = Exception
+else:
+    _ValidationError = wgpu.GPUValidationError
+
 KEY: Final = "_lifecycle"
 
 
-class GPUMisuseError(LifecycleError, wgpu.GPUValidationError):  # type: ignore[misc]
+class GPUMisuseError(LifecycleError, _ValidationError):
     """A call was refused that would abort the process, or fail late. It has not reached native code, and
     every object is as it was.
 

@@ -21,7 +21,7 @@ __all__ = ["BOUND", "bound", "let_flow", "live", "take_back"]
 
 BOUND: Final = 8
 """Frames in a queue to which nobody has set a bound."""
-FLOWING: Final = {"drop": True, "max-buffers": 1}
+FLOWING: Final[dict[str, Any]] = {"drop": True, "max-buffers": 1}
 """Neither growth nor a freeze in an appsink that nobody drains."""
 LIMITS: Final = ("max-buffers", "max-bytes", "max-time")
 """What bounds an appsink; the last two are there from GStreamer 1.26 on."""

@@ -65,11 +65,11 @@ class Opened:
     then."""
 
     def __init__(self, sink: Any, ear: Ear) -> None:
-        self.sink = sink
+        self.sink: Any = sink
         self.ear = ear
         self.run: Run | None = None
         self.closed: bool = False
-        self.ended = threading.Event()
+        self.ended: threading.Event = threading.Event()
         self.leave_manager: Callable[[], object] = int
         self.early: deque[Any] = deque()
         """Samples that came after whoever waited for them had been cancelled: the next loop's."""
@@ -140,8 +140,8 @@ class Run:
         self._opened = capture._opened
         self._try_pull = capture._try_pull
         self._name = capture.name
-        self.stopped = threading.Event()
-        self.idle = threading.Event()
+        self.stopped: threading.Event = threading.Event()
+        self.idle: threading.Event = threading.Event()
         self.idle.set()
         self._threads: set[int] = set()
         self._thread: threading.Thread | None = None

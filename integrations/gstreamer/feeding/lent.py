@@ -64,7 +64,7 @@ class Checked:
     __slots__ = ("_array", "_before", "_bytes", "number")
 
     def __init__(self, array: np.ndarray[Any, Any], size: int, number: int) -> None:
-        self.number = number
+        self.number: int = number
         self._array = array
         self._bytes = memoryview((ctypes.c_ubyte * size).from_address(address_of(array))).cast("B")
         self._before = self._now()

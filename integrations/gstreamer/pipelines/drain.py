@@ -29,14 +29,14 @@ LONG_PATIENCE: Final = 5.0
 """The same where the message first in line is one that programs wait for."""
 PERIOD: Final = 0.5
 
-AWAITED: Final = (
+AWAITED: Final[Any] = (
     Gst.MessageType.ERROR
     | Gst.MessageType.EOS
     | Gst.MessageType.SEGMENT_DONE
     | Gst.MessageType.APPLICATION
     | Gst.MessageType.REQUEST_STATE
 )
-HEARD: Final = (
+HEARD: Final[Any] = (
     Gst.MessageType.ERROR | Gst.MessageType.WARNING | Gst.MessageType.EOS | Gst.MessageType.SEGMENT_DONE
 )
 """What the journal has had already."""

@@ -60,7 +60,7 @@ class News:
         """Its branches that are to see the end of the stream before NULL."""
         self.warnings: deque[str] = deque(maxlen=4)
         self.ended: bool = False
-        self.ends = 0
+        self.ends: int = 0
         """How often the end has come, also where a seek has undone it since."""
         self.delegated: int = 0
         """How many errors were told to the part that they belong to, and are not the pipeline's own."""

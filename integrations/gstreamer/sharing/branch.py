@@ -123,6 +123,8 @@ class BranchCore(PadHolder):
     """A branch, as far as it has come. Every step of `release` is done once, and only if its counterpart
     was."""
 
+    pad: Any
+
     def __init__(self, tee: Any, parent: Any, branch: Any, queue: Any, eos: float | None) -> None:
         self.tee = tee
         self.parent = parent

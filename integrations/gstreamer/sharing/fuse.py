@@ -137,7 +137,7 @@ class Fuse(_Probe):
         ``"not-negotiated"``. It must be quick and not fail.
     """
 
-    mask = BUFFER | LIST | EVENT | FLUSH
+    mask: int = BUFFER | LIST | EVENT | FLUSH
 
     def __init__(self, pad: Any, on_trip: Callable[[str], object]) -> None:
         super().__init__(pad)
@@ -250,7 +250,7 @@ class Door(_Probe):
         Whether the branch itself is asked what it takes. Before the first caps it is asked in any case.
     """
 
-    mask = QUERY | EVENT
+    mask: int = QUERY | EVENT
 
     def __init__(self, pad: Any, negotiates: bool) -> None:
         super().__init__(pad)
