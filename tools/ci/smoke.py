@@ -89,17 +89,24 @@ MORE = {
     "gl": "import numpy, OpenGL, lifecycle.integrations.gpu.opengl",
     "wgpu": "import numpy, lifecycle.integrations.gpu.wgpu",
     "qt": "import lifecycle.integrations.event_loops.qt",
+    "iceoryx2": "import lifecycle.integrations.iceoryx2",
+    "zenoh": "import lifecycle.integrations.zenoh",
     "all": f"import lifecycle.integrations.gpu.opengl, lifecycle.integrations.gpu.wgpu\n{PROMETHEUS}{MEMORY}",
 }
 # Frameworks that warn as they are imported.
-LOUD = {"gl", "wgpu", "qt", "all"}
+LOUD = {"gl", "wgpu", "qt", "iceoryx2", "zenoh", "all"}
+
+
+def told_by(wheel: Path, field: str) -> list[str]:
+    """What the metadata of the wheel say under `field`."""
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    return Parser().parsestr(archive.read(metadata).decode()).get_all(field) or []
 
 
 def lowest_of(wheel: Path, extra: str) -> list[str]:
     """The lowest version of each requirement of the wheel and of the extra, as pip takes it."""
-    archive = zipfile.ZipFile(wheel)
-    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-    lines = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or []
+    lines = told_by(wheel, "Requires-Dist")
     wanted = [line for line in lines if "extra ==" not in line or f"extra == '{extra}'" in line]
     found = []
     for line in wanted:
@@ -148,6 +155,8 @@ def main() -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"lifecycle"}, tops
     assert "lifecycle/integrations/prometheus/__init__.py" in names
+    # An extra that is not tried could not be installed, and nobody would know.
+    assert {*told_by(wheel, "Provides-Extra"), ""} == set(MORE), told_by(wheel, "Provides-Extra")
     extras = list(MORE) if asked.extras is None else ["", *asked.extras.split()]
     for extra in extras:
         with tempfile.TemporaryDirectory() as folder:
