@@ -17,7 +17,7 @@ def everything() -> Finished:
         """
         import gc, sys, tempfile, traceback
         from pathlib import Path
-        from examples import analyser, camera, encode_file, recorder, workers
+        from examples import analyser, camera, encode_file, recorder, watchman, workers
 
         folder = Path(tempfile.mkdtemp())
 
@@ -30,6 +30,15 @@ def everything() -> Finished:
 
         def worked():
             assert len(workers.run(1.0)) == 3
+
+        def watched():
+            def scene(number, pipeline):
+                if number in (10, 25, 40, 55):
+                    pipeline["camera"].set_property("pattern", "ball" if number in (10, 40) else "black")
+            files = watchman.run(folder, pictures=72, asked_for=lambda n: 20 <= n < 50, scene=scene, quiet=8)
+            assert [len(files[name]) for name in ("movement", "asked-for")] == [2, 1], files
+            for path in [*files["movement"], *files["asked-for"]]:
+                assert b"\\x1c\\x53\\xbb\\x6b" in path.read_bytes()[-4096:], "no index: the file is not complete"
 
         def encoded():
             from lifecycle.integrations.gstreamer import Capture, PipelineGuard
@@ -47,7 +56,7 @@ def everything() -> Finished:
             assert camera.run(5, {name: sources[name] for name in ("nothing", "broken", "test picture")}) == "test picture"
 
         for name, work in list(globals().items()):
-            if name in ("analysed", "recorded", "worked", "encoded", "fell_back"):
+            if name in ("analysed", "recorded", "watched", "worked", "encoded", "fell_back"):
                 try:
                     work()
                     print(f"{name}: fine")
@@ -60,7 +69,7 @@ def everything() -> Finished:
     )
 
 
-@pytest.mark.parametrize("name", ["analysed", "recorded", "worked", "encoded", "fell_back"])
+@pytest.mark.parametrize("name", ["analysed", "recorded", "watched", "worked", "encoded", "fell_back"])
 def test_an_example(name: str) -> None:
     done = everything()
     assert f"{name}: fine" in done.check(), done.stdout
