@@ -58,7 +58,10 @@ maximum_signature_line_length = 80
 # The frameworks of the integrations, where they are not installed.
 autodoc_mock_imports = [
     name
-    for name in ("gi", "numpy", "OpenGL", "moderngl", "wgpu", "PySide6", "prometheus_client", "uvloop")
+    for name in (
+        *("gi", "numpy", "OpenGL", "moderngl", "pyglet", "vispy", "wgpu", "PySide6", "uvloop"),
+        *("prometheus_client", "opentelemetry", "iceoryx2", "zenoh"),
+    )
     if importlib.util.find_spec(name) is None
 ]
 # Flags of a mocked framework are put together, and made numbers, as modules are imported.
