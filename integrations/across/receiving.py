@@ -73,6 +73,8 @@ class TopicReceiver(Uncopied):
         self._name = name
         self._policy = policy
         self._feed: Feed | None = feed
+        # What is not shut yet of a receiver that is closed.
+        self._to_shut: Feed | None = None
         self._seat = seat
         self._turn = threading.RLock()
         # What has come and is not placed yet.
@@ -340,11 +342,15 @@ class TopicReceiver(Uncopied):
                         self._standing = now._replace(
                             missed=now.missed + lag, cursor=now.cursor + lag, ended="closed", waiting=None
                         )
-                    self._feed = None
+                    self._to_shut, self._feed = feed, None
                 for frame in (waiting, arrived):
                     if frame is not None:
                         frame.close()
+            # An interrupt leaves it to the next close (K7).
+            feed = self._to_shut
+            if feed is not None:
                 feed.shut()
+                self._to_shut = None
             self._leave_manager()
             self._leave()
         finally:
@@ -355,7 +361,7 @@ class TopicReceiver(Uncopied):
         # The old lock may be a thread's that is not here.
         self._turn = threading.RLock()
         feed, self._feed = self._feed, None
-        self._arrived = None
+        self._to_shut = self._arrived = None
         self._standing = self._standing._replace(ended=FORKED, waiting=None)
         if feed is not None:
             feed.keep()

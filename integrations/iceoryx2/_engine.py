@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import operator
 import os
 import select
 import time
+from functools import partial
 from typing import Any, Final
 
 from lifecycle.integrations.across.errors import (
@@ -24,7 +26,7 @@ from lifecycle.integrations.across.errors import (
     TransportError,
 )
 from lifecycle.integrations.across.header import SIZE
-from lifecycle.lowlevel import keep_for_ever
+from lifecycle.lowlevel import keep_for_ever, taking
 
 try:
     import iceoryx2 as iox
@@ -95,11 +97,6 @@ class Key(ctypes.Structure):
     """The blackboard has one entry."""
 
     _fields_ = (("key", ctypes.c_uint64),)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and bool(self.key == other.key)
-
-    __hash__ = None  # type: ignore[assignment]
 
     @staticmethod
     def type_name() -> str:
@@ -253,16 +250,24 @@ def lives(name: str) -> list[int]:
     return sorted(found)
 
 
+def _one_key(builder: Any) -> Any:
+    """Have keys compared without Python code. The engine compares them by a function of its own in Python,
+    and ends the process when that raises, as it does where a Ctrl-C strikes in it."""
+    # It is given two addresses. There is one key, so whatever lies there is the same.
+    return builder.__set_key_eq_cmp_func(operator.is_not)
+
+
 def board_of(node: Any, name: str, epoch: int) -> Any:
     """The blackboard of one life; raises the engine's own error where there is none. Each has its own: the
     entry of a writer that was killed is never free again."""
-    return node.service_builder(service_name(f"{name}{LIFE}{epoch}")).blackboard_opener(Key).open()
+    builder = node.service_builder(service_name(f"{name}{LIFE}{epoch}")).blackboard_opener(Key)
+    return _one_key(builder).open()
 
 
 def new_board(node: Any, name: str, epoch: int, readers: int) -> Any:
     """That blackboard, created."""
     builder = node.service_builder(service_name(f"{name}{LIFE}{epoch}")).blackboard_creator(Key)
-    return builder.add(Key(1), Facts()).max_readers(readers).max_nodes(readers).create()
+    return _one_key(builder).add(Key(1), Facts()).max_readers(readers).max_nodes(readers).create()
 
 
 def reap(service: Any) -> tuple[int, int]:
@@ -320,19 +325,20 @@ def reserve(publisher: Any, nbytes: int, frames: int) -> str:
     that was done; raises `SharedMemoryError` where there is no room."""
     path = _segment(publisher)
     if path is not None and hasattr(os, "posix_fallocate"):
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-        try:
-            os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
-        except OSError as error:
-            raise SharedMemoryError(
-                error.errno,
-                f"there is no room for {frames} frames of {nbytes} bytes in shared memory "
-                f"({error.strerror}): give the topic fewer receivers=, held= or behind=, a smaller nbytes=, "
-                "or make /dev/shm larger (docker run --shm-size)",
-            ) from None
-        finally:
-            os.close(descriptor)
-        return "reserved"
+        # K2: whoever has opened it closes it.
+        for descriptor in taking(partial(os.open, path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))):
+            try:
+                os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+            except OSError as error:
+                raise SharedMemoryError(
+                    error.errno,
+                    f"there is no room for {frames} frames of {nbytes} bytes in shared memory "
+                    f"({error.strerror}): give the topic fewer receivers=, held= or behind=, a smaller "
+                    "nbytes=, or make /dev/shm larger (docker run --shm-size)",
+                ) from None
+            finally:
+                os.close(descriptor)
+            return "reserved"
     if os.path.isdir(SHARED):
         return "compared with the free space"
     return "not reserved on this platform"
@@ -366,11 +372,12 @@ class Watch:
             return
         for pid in pids - set(self._descriptors):
             try:
-                descriptor = os.pidfd_open(pid)
+                # K2: opened and known in one step.
+                for self._descriptors[pid] in taking(partial(os.pidfd_open, pid)):  # noqa: B020
+                    break
             except OSError:
                 continue  # it has ended, in another namespace perhaps: the engine's own look finds it
-            self._descriptors[pid] = descriptor
-            self._poll.register(descriptor, select.POLLIN)
+            self._poll.register(self._descriptors[pid], select.POLLIN)
 
     def also(self, descriptor: int) -> None:
         """Wake for this one as well."""
@@ -389,18 +396,28 @@ class Watch:
         return bool(over)
 
     def _drop(self, pid: int) -> None:
-        descriptor = self._descriptors.pop(pid, None)
-        if descriptor is not None:
-            self._poll.unregister(descriptor)
-            os.close(descriptor)
+        # K2: whoever takes it closes it.
+        for descriptor in taking(partial(self._descriptors.pop, pid, -1)):
+            if descriptor < 0:
+                return
+            try:
+                self._poll.unregister(descriptor)
+            except KeyError:
+                # An interrupt came before it was registered.
+                pass
+            finally:
+                os.close(descriptor)
+            return
 
     def close(self) -> None:
-        """Watch nobody."""
+        """Watch nobody. May be repeated."""
         for pid in list(self._descriptors):
             self._drop(pid)
 
     def __del__(self) -> None:
-        self.close()
+        # What is closed before loses nothing by an interrupt in here.
+        if self._descriptors:
+            self.close()
 
 
 def another_publisher(name: str, ends: Ends) -> SecondPublisherError:

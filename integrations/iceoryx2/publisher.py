@@ -99,6 +99,7 @@ class _Ports(Ends):
         self.name = name
         self.nbytes = nbytes
         self.turn = threading.RLock()
+        self.waker: list[int] = []
         self.stopped = False
         self.known = -1
         self.freed = self.failed = 0
@@ -112,7 +113,9 @@ class _Ports(Ends):
             self.entry = self.hold(self._entry(name, figures))
         except _ENGINE as error:
             raise _engine.refused(f"topic {name!r} cannot be opened", error) from None
-        self.waker = os.pipe()
+        # K2: opened and known in one step.
+        for self.waker[:] in taking(os.pipe):
+            break
 
     def _service(self, name: str, figures: Figures) -> Any:
         """The service with these figures, created, or opened where receivers of an earlier life keep it."""
@@ -273,14 +276,25 @@ class _Ports(Ends):
             if not self.stopped:
                 self.stopped = True
                 self.tell(1)
-        try:
-            os.write(self.waker[1], b"x")
-        except OSError:
-            pass
+            # In turn, so that nobody closes it meanwhile.
+            for writing in self.waker[1:]:
+                os.write(writing, b"x")
+
+    def forget_waker(self) -> None:
+        """Once the watcher has ended. May be repeated."""
+        with self.turn:
+            try:
+                # K2: whoever takes it closes it.
+                for descriptor in taking(self.waker.pop):
+                    os.close(descriptor)
+            except IndexError:
+                # Both are closed.
+                return
 
     def __del__(self) -> None:
-        for descriptor in getattr(self, "waker", ()):
-            os.close(descriptor)
+        # What is closed before loses nothing by an interrupt in here.
+        if getattr(self, "waker", ()):
+            self.forget_waker()
 
 
 _ENGINE: Final = tuple(
@@ -574,6 +588,8 @@ class Publisher(Uncopied):
             last.shut()
             if self._watcher is not threading.current_thread() and self._watcher.ident is not None:
                 self._watcher.join(2.0)
+            if not self._watcher.is_alive():
+                last.forget_waker()
             self._last = _Past(last)
         self._leave_manager()
         self._leave()

@@ -231,7 +231,9 @@ class _Feed(Ends):
         return None
 
     def shut(self) -> None:
-        """See `across.feeds.Feed`: there is nothing to end, whoever has let go of this has ended it."""
+        """See `across.feeds.Feed`: whoever has let go of the engine's ends has ended them."""
+        with self._looking:
+            self._watch.close()
 
 
 _ENGINE: Final = tuple(

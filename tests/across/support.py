@@ -42,10 +42,12 @@ class Other:
         self, code: str, topic: str, *argv: str, transport: str = "iceoryx2", before: tuple[str, ...] = ()
     ) -> None:
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read at the end, however that comes
+        # What this process has in its path is there for a reason.
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         source = PRELUDE.format(transport=transport) + textwrap.dedent(code)
         self.process = subprocess.Popen(
             [*before, sys.executable, "-c", source, topic, *argv],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "FORKS": "yes" if "os.fork()" in code else ""},
+            env={**os.environ, "PYTHONPATH": path, "FORKS": "yes" if "os.fork()" in code else ""},
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

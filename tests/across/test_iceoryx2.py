@@ -26,6 +26,7 @@ from lifecycle.errors import (
     PoolExhaustedError,
 )
 from tests.across.support import Other
+from tests.adversaries.surface import called
 from tests.core.adversary import STORM
 from tests.support import eventually
 
@@ -117,6 +118,15 @@ def test_an_array_outlives_frame_receiver_publisher_and_the_publishers_process(t
         assert part.tolist() == [7] * 10
         del part
         eventually(lambda: manager.stats().active_objects == 0)
+
+
+def test_the_engine_compares_keys_without_python_code(manager: SafetyManager, topic: str) -> None:
+    """Never an abort: where a Ctrl-C strikes in its own function for that, it ends the process."""
+    with called() as codes:
+        with Publisher(manager, topic, 64), Receiver(manager, topic) as receiver:
+            assert receiver.source == "alive"
+    assert codes
+    assert [code.co_name for code in codes if code.co_name in ("key_cmp", "__eq__")] == []
 
 
 def test_a_loan_is_published_by_nobody_while_an_array_could_write_it(
