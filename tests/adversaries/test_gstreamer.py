@@ -157,7 +157,7 @@ def test_every_module_of_the_integrations_is_looked_at() -> None:
         "lifecycle.integrations.event_loops",  # shows nothing itself
         "lifecycle.integrations.gstreamer.errors",  # shown by the package, as what is of the tracer
         "lifecycle.integrations.gstreamer.tracer",
-        "lifecycle.integrations.across",  # tests/across tries its own operations, and those of the next two
+        "lifecycle.integrations.across",  # scenes_across.py, through the next two
         "lifecycle.integrations.iceoryx2",
         "lifecycle.integrations.zenoh",
         "lifecycle.integrations.gpu",  # tests/gpu tries its own operations
