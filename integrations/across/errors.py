@@ -6,6 +6,7 @@ from __future__ import annotations
 from lifecycle.errors import ClosedError, LifecycleError
 
 __all__ = [
+    "BusyError",
     "FrameFormatError",
     "FrameTooLargeError",
     "MissingTransportError",
@@ -46,6 +47,11 @@ class FrameTooLargeError(TopicError):
 
 class SharedMemoryError(LifecycleError, OSError):
     """There is no room for the topic's frames in shared memory, or it cannot be written."""
+
+
+class BusyError(LifecycleError):
+    """The call came in the middle of another one of the same end on the same thread, from a signal handler or
+    a ``__del__``. Nothing was sent or received: do it on another thread, or afterwards."""
 
 
 class TransportError(LifecycleError, RuntimeError):

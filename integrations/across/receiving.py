@@ -17,7 +17,7 @@ from lifecycle.distribution import DropOldest, KeepKeyFrames, LatestOnly, Policy
 from lifecycle.distribution.policies import policy_of
 from lifecycle.errors import ClosedError, Empty, Lagged, LifecycleError
 from lifecycle.integrations.across.bridges import Bridge
-from lifecycle.integrations.across.errors import SourceDiedError, TopicError
+from lifecycle.integrations.across.errors import BusyError, SourceDiedError, TopicError
 from lifecycle.integrations.across.feeds import NOBODY, Feed
 from lifecycle.integrations.across.frames import Frame
 from lifecycle.integrations.across.standing import Standing
@@ -80,6 +80,8 @@ class TopicReceiver(Uncopied):
         # What has come and is not placed yet.
         self._arrived: Frame | None = None
         self._told = 0
+        # While a thread takes one; what comes in the middle of that on the same thread waits for it to end.
+        self._busy = self._closes = False
         # Asked once the topic knows of this receiver: what was published before then it need not get.
         source = feed.source()
         self._last = source
@@ -101,10 +103,11 @@ class TopicReceiver(Uncopied):
         An interrupt in here loses no frame, or counts it as missed.
 
         Raises `Empty` when nothing came, `Lagged` when frames were missed (the next call goes on),
-        `PoolExhaustedError` when this receiver keeps as many frames as its seat has, `ClosedError` when
-        everything was read and the publisher, or this receiver, is closed, and `SourceDiedError` when the
-        publisher's process ended without closing. Each of these two is raised at once the first time; later
-        calls wait for another publisher of the topic, and raise it again when the time is over.
+        `PoolExhaustedError` when this receiver keeps as many frames as its seat has, `BusyError` in the
+        middle of another `recv` on the same thread, `ClosedError` when everything was read and the publisher,
+        or this receiver, is closed, and `SourceDiedError` when the publisher's process ended without closing.
+        Each of these two is raised at once the first time; later calls wait for another publisher of the
+        topic, and raise it again when the time is over.
         """
         if timeout is not None:
             check_timeout(timeout)
@@ -177,32 +180,42 @@ class TopicReceiver(Uncopied):
         now = new = None
         try:
             with self._turn:
-                feed = self._open_feed()
-                while True:
-                    now = self._standing
-                    frame = now.waiting
-                    if frame is None:
-                        frame = self._arrived = self._arrived or feed.take()
-                        if frame is None:
-                            return None
-                        before = now
-                        self._standing = now = self._started(now).before(frame, type(self._policy))
-                        self._arrived = None  # K4
-                        if now.lags > before.lags:
-                            raise self._lagged(now.missed - before.missed)
-                    received = self._wants(feed, now, frame)
-                    new = now._replace(
-                        received=now.received + received,
-                        missed=now.missed + (not received),
-                        cursor=now.cursor + (now.epoch == frame.epoch),
-                        awaits_key=now.awaits_key and not received,
-                        waiting=None,
+                if self._busy:
+                    raise BusyError(
+                        f"{self!r} is receiving on this thread, in the middle of which this call came (a "
+                        "signal handler, a __del__): receive on another thread, or afterwards"
                     )
-                    self._standing = new
-                    if received:
-                        return frame
-                    new = None
-                    frame.close()
+                try:
+                    self._busy = True
+                    # From here on a close on this thread waits.
+                    feed = self._open_feed()
+                    while True:
+                        now = self._standing
+                        frame = now.waiting
+                        if frame is None:
+                            frame = self._arrived = self._arrived or feed.take()
+                            if frame is None:
+                                return None
+                            before = now
+                            self._standing = now = self._started(now).before(frame, type(self._policy))
+                            self._arrived = None  # K4
+                            if now.lags > before.lags:
+                                raise self._lagged(now.missed - before.missed)
+                        received = self._wants(feed, now, frame)
+                        new = now._replace(
+                            received=now.received + received,
+                            missed=now.missed + (not received),
+                            cursor=now.cursor + (now.epoch == frame.epoch),
+                            awaits_key=now.awaits_key and not received,
+                            waiting=None,
+                        )
+                        self._standing = new
+                        if received:
+                            return frame
+                        new = None
+                        frame.close()
+                finally:
+                    self._busy = False
         except BaseException:
             if new is not None and self._standing is new:
                 # An interrupt fell between the count and the caller: it waits again.
@@ -210,6 +223,8 @@ class TopicReceiver(Uncopied):
             raise
         finally:
             frame = now = new = before = feed = None  # type: ignore[assignment]  # K3
+            if self._closes:
+                self.close()
 
     def _started(self, now: Standing) -> Standing:
         """Where it stands before its first frame, as far as that is known."""
@@ -331,6 +346,10 @@ class TopicReceiver(Uncopied):
         try:
             if feed is not None:
                 with self._turn:
+                    if self._busy:
+                        # By a signal handler or a ``__del__``, in the middle of taking one: that closes it.
+                        self._closes = True
+                        return
                     now = self._started(self._standing)
                     if not now.ended:
                         try:
@@ -360,6 +379,7 @@ class TopicReceiver(Uncopied):
         """In a forked child: all of it is the parent's."""
         # The old lock may be a thread's that is not here.
         self._turn = threading.RLock()
+        self._busy = self._closes = False
         feed, self._feed = self._feed, None
         self._to_shut = self._arrived = None
         self._standing = self._standing._replace(ended=FORKED, waiting=None)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from lifecycle.integrations.across.bridges import Bridge, BridgeStats
 from lifecycle.integrations.across.errors import (
+    BusyError,
     FrameFormatError,
     FrameTooLargeError,
     MissingTransportError,
@@ -35,6 +36,7 @@ from lifecycle.integrations.iceoryx2.receiver import Receiver
 __all__ = [
     "Bridge",
     "BridgeStats",
+    "BusyError",
     "Frame",
     "FrameFormatError",
     "FrameTooLargeError",

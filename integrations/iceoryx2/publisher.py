@@ -25,6 +25,7 @@ from lifecycle import ANY_THREAD, FrameReceiver, SafetyManager
 from lifecycle.errors import ClosedError, ForeignHandleError, LifecycleError, PoolExhaustedError
 from lifecycle.integrations.across.bridges import Bridge
 from lifecycle.integrations.across.errors import (
+    BusyError,
     FrameTooLargeError,
     TopicError,
     TransportError,
@@ -78,6 +79,7 @@ class _Ports(Ends):
     """The publisher's ends. The watcher and calls in flight keep them."""
 
     __slots__ = (
+        "busy",
         "entry",
         "epoch",
         "failed",
@@ -100,7 +102,7 @@ class _Ports(Ends):
         self.nbytes = nbytes
         self.turn = threading.RLock()
         self.waker: list[int] = []
-        self.stopped = False
+        self.stopped = self.busy = False
         self.known = -1
         self.freed = self.failed = 0
         self.sending = _Sending(0)
@@ -187,10 +189,17 @@ class _Ports(Ends):
 
     def send(self, loan: Loan, key: bool) -> int:
         """Send a loan. See the module."""
-        raw = sample = None
+        raw = sample = sending = None
         with self.turn:
-            sending = _Sending(self.sending.next)
+            if self.busy:
+                raise BusyError(
+                    f"a frame of topic {self.name!r} is being published on this thread, in the middle of "
+                    "which this call came (a signal handler, a __del__): publish on another thread, or "
+                    "afterwards; the loan stays yours"
+                )
+            self.busy = True
             try:
+                sending = _Sending(self.sending.next)
                 if self.stopped:
                     raise ClosedError(
                         f"the publisher of topic {self.name!r} is closed, and the loan stays yours"
@@ -213,12 +222,13 @@ class _Ports(Ends):
                 return sending.told or 0
             finally:
                 raw = sample = loan = None  # type: ignore[assignment]  # K3
-                if sending.told is not None:
-                    self.tell(0)
+                self.busy = False
+                if sending is not None and sending.told is not None:
+                    self.tell()
 
-    def tell(self, closed: int) -> None:
+    def tell(self) -> None:
         """Write the figures, and wake whoever waits. May be repeated."""
-        self.entry.update_with_copy(Facts(self.epoch, self.sending.next, closed, os.getpid()))
+        self.entry.update_with_copy(Facts(self.epoch, self.sending.next, int(self.stopped), os.getpid()))
         try:
             self.heard.notify()
         except iox.NotifierNotifyError:
@@ -275,7 +285,7 @@ class _Ports(Ends):
         with self.turn:
             if not self.stopped:
                 self.stopped = True
-                self.tell(1)
+                self.tell()
             # In turn, so that nobody closes it meanwhile.
             for writing in self.waker[1:]:
                 os.write(writing, b"x")
@@ -411,7 +421,7 @@ class Publisher(Uncopied):
         self._leave = manager.add_component(self, end=ports.shut, type_name="iceoryx2.Publisher")
         after_fork(self._after_fork)
         self._watcher.start()
-        ports.tell(0)
+        ports.tell()
         if manager.stopping.is_set:
             self.close()
 
@@ -473,8 +483,8 @@ class Publisher(Uncopied):
         `key` tells frames that stand for themselves from those that need their predecessors (see
         `KeepKeyFrames`). Raises `HeldError`, naming them, while arrays or views of the loan live, which could
         write what others read; `AccessRefusedError` for a loan that is over, `ForeignHandleError` for another
-        publisher's, `ClosedError`; nothing has been sent then. Raises `TransportError` where the engine has
-        failed to deliver.
+        publisher's, `ClosedError`, `BusyError` in the middle of another `publish` on the same thread; nothing
+        has been sent then. Raises `TransportError` where the engine has failed to deliver.
         """
         if not isinstance(loan, Loan):
             raise LifecycleError(f"publish() takes a Loan, not {type(loan).__name__}; copy() takes arrays")

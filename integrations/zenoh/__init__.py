@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from lifecycle.integrations.across.bridges import Bridge, BridgeStats
 from lifecycle.integrations.across.errors import (
+    BusyError,
     FrameFormatError,
     MissingTransportError,
     NoPublisherError,
@@ -25,6 +26,7 @@ from lifecycle.integrations.zenoh.receiver import Receiver
 __all__ = [
     "Bridge",
     "BridgeStats",
+    "BusyError",
     "Frame",
     "FrameFormatError",
     "MissingTransportError",

@@ -10,7 +10,7 @@ from typing import Any, Final
 from lifecycle import FrameReceiver, SafetyManager
 from lifecycle.errors import ClosedError, LifecycleError
 from lifecycle.integrations.across.bridges import Bridge
-from lifecycle.integrations.across.errors import TransportError
+from lifecycle.integrations.across.errors import BusyError, TransportError
 from lifecycle.integrations.across.header import array_of, form_of, pack
 from lifecycle.integrations.zenoh._session import END, LIFE, key_of, session_of, zenoh
 from lifecycle.lowlevel import Uncopied, after_fork, keep_for_ever, taking, weakly
@@ -44,7 +44,7 @@ class _Ports:
         self.session = session
         self.own = own
         self.turn = threading.RLock()
-        self.stopped = self.ended = self.forked = False
+        self.stopped = self.ended = self.forked = self.busy = False
         self.epoch = time.time_ns()
         self.sending = _Sending(0)
         try:
@@ -59,12 +59,19 @@ class _Ports:
             if self.stopped:
                 whose = "is of the parent process" if self.forked else "is closed"
                 raise ClosedError(f"the publisher of topic {self.name!r} {whose}; make another")
-            sending = _Sending(self.sending.next)
-            header = pack(form, sending.seq, self.epoch, time.time_ns(), key)
-            payload = source.tobytes()
-            put = partial(self.publisher.put, payload, attachment=header)
-            self.sending = sending
+            if self.busy:
+                raise BusyError(
+                    f"a frame of topic {self.name!r} is being published on this thread, in the middle of "
+                    "which this call came (a signal handler, a __del__): publish on another thread, or "
+                    "afterwards"
+                )
+            self.busy = True
             try:
+                sending = _Sending(self.sending.next)
+                header = pack(form, sending.seq, self.epoch, time.time_ns(), key)
+                payload = source.tobytes()
+                put = partial(self.publisher.put, payload, attachment=header)
+                self.sending = sending
                 # K2: sent and counted in one step.
                 for sending.answer in zip(taking(put)):
                     break
@@ -73,6 +80,8 @@ class _Ports:
                 raise TransportError(
                     f"frame {sending.seq} of topic {self.name!r} was not sent: zenoh says {error}"
                 ) from None
+            finally:
+                self.busy = False
             try:
                 return int(self.publisher.matching_status.matching)
             except zenoh.ZError:
@@ -107,6 +116,7 @@ class _Ports:
         # The old lock may be a thread's that is not here.
         self.turn = threading.RLock()
         self.stopped = self.ended = self.forked = True
+        self.busy = False
 
 
 class Publisher(Uncopied):
@@ -153,7 +163,7 @@ class Publisher(Uncopied):
 
         `key` tells frames that stand for themselves from those that need their predecessors (see
         `KeepKeyFrames`). Raises `FrameFormatError` for what another process could not read, `ClosedError`,
-        and `TransportError`.
+        `BusyError` and `TransportError`.
         """
         source = array_of(frame)
         return self._ports.send(source, form_of(source.shape, source.dtype), bool(key))

@@ -22,11 +22,13 @@ from typing import Any
 import pytest
 
 from lifecycle import LifecycleError
+from lifecycle.errors import ClosedError, Empty, Lagged
 from lifecycle.testing import Interrupt, every_line, every_point, run_interrupted
 from tests.adversaries.scenes_across import BOTH, MODULES, TABLE, Scene, Stage, scenes
 from tests.adversaries.stage import PATIENCE, ours
 from tests.adversaries.surface import called, operations, operations_of
 from tests.adversaries.test_every_operation import Garbage, on_another_thread, some
+from tests.support import eventually
 
 pytestmark = [
     pytest.mark.needs("numpy"),
@@ -333,3 +335,107 @@ def meet(stage: Stage, scene: Scene, deed: Any, at: int, what: str, *, here: boo
         thread.join(PATIENCE)
         assert not thread.is_alive(), f"{what}: it does not come back"
     assert not meddler.wrong, (what, meddler.wrong)
+
+
+# -- one call in the middle of another -----------------------------------------------------------------------
+
+
+NESTED = 12
+"""Points at which a call is made in the middle of the same call."""
+
+
+def numbers(stage: Stage, seconds: float = 0.05) -> list[int]:
+    """The numbers of the frames that are there."""
+    found = []
+    while True:
+        try:
+            with stage.receiver.recv(seconds) as frame:
+                found.append(frame.seq)
+        except Lagged:
+            found.append(-1)
+        except Empty:
+            return found
+
+
+def in_the_middle(run: Callable[[], object], deed: Callable[[], object], at: int) -> None:
+    """Call `run`, and `deed` in it, as a signal handler would; what one of them is refused is refused."""
+    passed = itertools.count(1)
+
+    def meddle() -> None:
+        if next(passed) == at:
+            with contextlib.suppress(LifecycleError):
+                deed()
+
+    with every_point(meddle, of=ours), contextlib.suppress(LifecycleError):
+        run()
+
+
+@pytest.mark.parametrize("transport", [pytest.param(one, marks=pytest.mark.needs(one)) for one in BOTH])
+def test_a_publish_in_the_middle_of_a_publish_has_a_number_of_its_own_or_is_refused(transport: str) -> None:
+    """A4: no number is used twice, and none is left out."""
+    with on_stage(transport) as stage:
+        with every_point(int, of=ours) as all_points:
+            stage.publish()
+        numbers(stage)
+        for at in some(NESTED, all_points.passed, "publish", transport):
+            before = stage.publisher.published
+            in_the_middle(stage.publish, stage.publish, at)
+            after = stage.publisher.published
+            assert after - before in (1, 2), at
+            assert numbers(stage) == list(range(before, after)), at
+        stage.settle("nested")
+
+
+@pytest.mark.parametrize("transport", [pytest.param(one, marks=pytest.mark.needs(one)) for one in BOTH])
+def test_a_recv_in_the_middle_of_a_recv_takes_the_next_or_is_refused(transport: str) -> None:
+    """A4: every frame comes once, in its order, and none is missed."""
+    with on_stage(transport) as stage:
+        got: list[int] = []
+
+        def run() -> None:
+            with stage.receiver.recv(1) as frame:
+                got.append(frame.seq)
+
+        stage.publish()
+        with every_point(int, of=ours) as all_points:
+            run()
+        for at in some(NESTED, all_points.passed, "recv", transport):
+            got.clear()
+            before, missed = stage.publisher.published, stage.receiver.missed
+            for _ in range(3):
+                stage.publish()
+            in_the_middle(run, run, at)
+            assert sorted(got + numbers(stage)) == list(range(before, before + 3)), at
+            assert stage.receiver.missed == missed, at
+        stage.settle("nested")
+
+
+@pytest.mark.parametrize("transport", [pytest.param(one, marks=pytest.mark.needs(one)) for one in BOTH])
+def test_a_receiver_that_is_closed_in_the_middle_of_its_recv_stays_closed(transport: str) -> None:
+    """A4: what it has got and missed is all that was published, and no frame is kept."""
+    with on_stage(transport) as stage:
+        stage.publish()
+        receiver: Any = None
+
+        def run() -> None:
+            receiver.recv(1).close()
+
+        receiver = stage.new_receiver(stage.topic)
+        stage.publish()
+        with every_point(int, of=ours) as all_points:
+            run()
+        receiver.close()
+        for at in some(NESTED // 2, all_points.passed, "close", transport):
+            receiver = stage.new_receiver(stage.topic)
+            for _ in range(3):
+                stage.publish()
+            # What has not come yet by zenoh is not known.
+            eventually(lambda: receiver.stats().published == 3)
+            in_the_middle(run, receiver.close, at)
+            receiver.close()
+            assert (receiver.closed, receiver.stats().ended, receiver.lag) == (True, "closed", 0), at
+            assert receiver.received + receiver.missed == 3, at
+            with pytest.raises(ClosedError):
+                receiver.recv(0)
+        receiver = None
+        stage.settle("closed")
