@@ -1058,7 +1058,13 @@ MUTANTS = (
         "plain ends that are being counted are in a local",
         "an interrupt in the middle of counting loses them",
         "I7",
-        (("observe/ledger.py", "        batch = self._plain\n", "        batch: list[Record] = []\n"),),
+        (
+            (
+                "observe/ledger.py",
+                "        batch = self._plain\n        _move",
+                "        batch: list[Record] = []\n        _move",
+            ),
+        ),
         core("statistics::test_counting_that_is_interrupted_anywhere_counts_everything_once"),
     ),
     Mutant(

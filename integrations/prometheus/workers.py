@@ -83,9 +83,9 @@ class WorkersCollector(Uncopied, Collector):
 
     Counters and histograms are sums over all workers that there were; gauges are sums over those that live
     (of ages the oldest, of the last runs the latest, of lags the largest). What is of the process, as a
-    recorder's figures, is told once for all of a process's collectors with one directory. All workers have the same
-    configuration: buckets are added one by one. A collector lives until it is closed, or the process ends,
-    and is that of the process that made it: asked in a forked child it raises `RegistrationError`. All
+    recorder's figures, is told once for all of a process's collectors with one directory. All workers have
+    the same configuration: buckets are added one by one. A collector lives until it is closed, or the process
+    ends, and is that of the process that made it: asked in a forked child it raises `RegistrationError`. All
     methods may be called on any thread, and none in a signal handler.
 
     Raises `ConfigError` for a directory or interval that is none, and on Windows; `RegistrationError` as

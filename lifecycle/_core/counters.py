@@ -110,6 +110,9 @@ class Living:
     def __iter__(self) -> Iterator[Record]:
         return chain.from_iterable(tuple(self.blocks))
 
+    def __reversed__(self) -> Iterator[Record]:
+        return chain.from_iterable(map(reversed, tuple(reversed(self.blocks))))
+
     def newest(self) -> list[Record]:
         """The block to which the next record is to be appended."""
         block = self.blocks[-1]

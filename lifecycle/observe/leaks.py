@@ -196,7 +196,7 @@ class LeakReports:
             self._next_young = now + LOOK_TWICE
             until = now - KEEPS_ITSELF_AFTER
             for kind in runtime.snapshot(self.registry.kinds.values()):
-                for record in islice(reversed(kind.count.order), YOUNG):
+                for record in islice(reversed(kind.count.living), YOUNG):
                     if record.born < self._born_before:
                         break
                     if record.born < until and _may_keep_itself(record, now):

@@ -18,7 +18,6 @@ from typing import Any
 
 from lifecycle._core import calls
 from lifecycle._core.calls import ATTRIBUTE, general, not_copied
-from lifecycle._core.keeping import ProxyType
 from lifecycle._core.proxied import Proxy, is_light, is_proxy, is_shut, set_hash, stands_for
 from lifecycle.errors import AccessRefusedError
 from lifecycle.lowlevel import facts
@@ -206,7 +205,8 @@ def _generate(
     for name, value in body.items():
         if isinstance(value, FunctionType) and name in members:
             _dress(value, members[name], kind)
-    made: Any = ProxyType(f"{kind.__name__}Proxy", (Proxy,), body)
+    like: Callable[..., Any] = type(Proxy)
+    made = like(f"{kind.__name__}Proxy", (Proxy,), body)
     made.__qualname__ = made.__name__
     return made  # type: ignore[no-any-return]
 
