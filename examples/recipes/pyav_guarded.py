@@ -24,7 +24,7 @@ with av.open(path, "w") as out:
 
 
 def open_video(path):
-    with manager.proxy(av.open(path), release="close", ends=("__exit__",)) as container:
+    with manager.proxy(av.open(path), release="close") as container:
         frames = container.decode(video=0)
         return next(frames), frames
 

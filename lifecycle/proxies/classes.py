@@ -178,7 +178,7 @@ def _generate(
             continue
         body[name] = _member(kind, name, value, slow or name in rare)
     if "__exit__" in body:
-        body["__exit__"] = leaves
+        body["__exit__"] = _leaving(kind, release, over)
     for name in over:
         body[name] = ends(name)
     if release is not None and release not in over:
@@ -209,6 +209,26 @@ def _generate(
     made = like(f"{kind.__name__}Proxy", (Proxy,), body)
     made.__qualname__ = made.__name__
     return made  # type: ignore[no-any-return]
+
+
+def _leaving(kind: type, release: str | None, over: frozenset[str]) -> Any:
+    """What leaving a block with an object of the type does, where that was not said.
+
+    A method in Python tells by what it calls. Of one in C only its type tells: files and containers have a
+    `close` and end there, connections have a `commit` as well and do that.
+    """
+    leave = getattr(kind, "__exit__", None)
+    if release is None or over:
+        return leaves
+    if isinstance(leave, FunctionType):
+        names = set(leave.__code__.co_names)
+        if release not in names:
+            return leaves
+        others = names - {release}
+        if all(hasattr(kind, name) and not callable(getattr(kind, name)) for name in others):
+            return closing("__exit__")
+        return ends("__exit__")
+    return leaves if hasattr(kind, "closed") or hasattr(kind, "commit") else ends("__exit__")
 
 
 def _member(kind: type, name: str, value: Any, general_way: bool) -> Any:

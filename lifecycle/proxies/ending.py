@@ -63,8 +63,8 @@ def ends(name: str) -> Any:
 
 
 def leaves(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """``__exit__`` where nobody said whether that is an end: files close themselves there, and connections
-    commit. An object that calls itself `closed` then is over, and its release is not called."""
+    """``__exit__`` where nobody can say whether that is an end. An object that calls itself `closed` then is
+    over, and its release is not called."""
     try:
         result = general(self, "__exit__", args, kwargs)
         if not is_light(self) and _says_closed(self):

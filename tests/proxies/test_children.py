@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sqlite3
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -436,6 +438,83 @@ def test_light_children_are_over_with_an_end_that_fails(open_store: Open) -> Non
     with pytest.raises(AccessRefusedError):
         len(part.key)
     store.close()
+
+
+class Closes:
+    """Leaving its block closes it, and it does not say whether it is closed."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.memory = bytearray(b"seen")
+
+    def see(self) -> memoryview:
+        return memoryview(self.memory)
+
+    def close(self) -> None:
+        self.log.append("close")
+
+    def __enter__(self) -> Closes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Flushes(Closes):
+    """Does more than that."""
+
+    def flush(self) -> None:
+        self.log.append("flush")
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+        self.close()
+
+
+@pytest.mark.parametrize("release", ["close", Closes.close, lambda one: one.close()])
+@pytest.mark.parametrize("kind", [Closes, Flushes])
+def test_a_block_whose_end_calls_the_release_ends_its_object_once(
+    manager: SafetyManager, kind: type[Closes], release: Any
+) -> None:
+    raw = kind()
+    with manager.proxy(raw, release=release) as one:
+        assert raw.log == []
+    expected = ["flush", "close"] if kind is Flushes else ["close"]
+    assert raw.log == expected
+    assert handle_of(one).state == "released"
+    with pytest.raises(AccessRefusedError):
+        one.see()
+    with pytest.raises(ZeroDivisionError), manager.proxy(raw, release=release):
+        1 / 0
+    assert raw.log == 2 * expected
+    assert manager.stats().leaks == 0
+
+
+def test_a_block_that_only_closes_follows_its_views(manager: SafetyManager) -> None:
+    raw = Closes()
+    with manager.proxy(raw, release="close") as one:
+        seen = one.see()
+    assert raw.log == []
+    assert bytes(seen) == b"seen"
+    del seen
+    assert handle_of(one).close(timeout=20)
+    assert raw.log == ["close"]
+
+
+def test_a_block_in_c_is_an_end_unless_its_type_can_commit(manager: SafetyManager) -> None:
+    with manager.proxy(os.scandir("."), release="close") as entries:
+        assert next(entries).name
+    assert handle_of(entries).state == "released"
+    connection = manager.proxy(sqlite3.connect(":memory:"), release="close")
+    with connection:
+        connection.execute("create table t(x)")
+    assert connection.execute("select 7").fetchone() == (7,)
+    connection.close()
+    named = manager.proxy(os.scandir("."), release="close", ends=("close",))  # all of its ends
+    with named:
+        pass
+    assert handle_of(named).state == "valid"
+    named.close()
 
 
 def test_a_block_that_closes_its_object_is_an_end(manager: SafetyManager, tmp_path: Path) -> None:
