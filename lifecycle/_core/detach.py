@@ -11,7 +11,15 @@ from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import stand_ins
 from lifecycle._core.dropped import referred_to
 from lifecycle._core.exports import exported, sweep_of
-from lifecycle._core.holders import held, held_error, holders_of, in_words, raw_references
+from lifecycle._core.fence import PENDING, ask
+from lifecycle._core.holders import (
+    fence_in_words,
+    held,
+    held_error,
+    holders_of,
+    in_words,
+    raw_references,
+)
 from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
 from lifecycle._core.release import finish
@@ -74,6 +82,28 @@ def refuse_if_held(record: Record, share: Any, otherwise: str) -> None:
             raise held_error(record, (*shares, *names), f"It stays open: end those, or {otherwise}.")
     finally:
         pin = share = None
+
+
+def refuse_if_awaited(record: Record) -> None:
+    """Raise `HeldError` while a fence of the object is pending. One that this thread may not ask is taken for
+    pending, as it is asked at the object's place alone."""
+    extra = record.extra
+    if extra is None or not extra.fences:
+        return
+    place = record.place
+    may_ask = getattr(place, "may_run_here", None)
+    here = may_ask is None or may_ask()
+    pending = tuple(
+        fence_in_words(fence)
+        for fence in list(extra.fences)
+        if not here or ask(fence, "ignore" if place.fence_mode == "ignore" else "poll", 0.0) is PENDING
+    )
+    if pending:
+        raise held_error(
+            record,
+            pending,
+            'It stays open: wait for those, or close() without held="refuse" and let it follow.',
+        )
 
 
 def refuse_if_referred_to(record: Record) -> None:

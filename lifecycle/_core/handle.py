@@ -16,7 +16,13 @@ from lifecycle._core import runtime
 from lifecycle._core.access import checked, refuse
 from lifecycle._core.checks import DEFERRED, check_timeout, refuse_deferred
 from lifecycle._core.describe import about, describe, fate, state_of
-from lifecycle._core.detach import begin_detach, refuse_if_held, refuse_if_referred_to, undo_detach
+from lifecycle._core.detach import (
+    begin_detach,
+    refuse_if_awaited,
+    refuse_if_held,
+    refuse_if_referred_to,
+    undo_detach,
+)
 from lifecycle._core.doors import cell_of
 from lifecycle._core.exclusive import ExclusiveCell, ExclusiveLease, make_exclusive, pin_or_refuse
 from lifecycle._core.exports import exported, sweep_of
@@ -343,8 +349,8 @@ class Handle(Generic[T]):
         timeout:
             Also wait up to so many seconds for the others; None for ever, 0 for nothing at all.
         held:
-            ``"refuse"``: when others hold the object leave the door open and raise `HeldError` with their
-            names.
+            ``"refuse"``: when others hold the object, or a fence that was attached before is pending, leave
+            the door open and raise `HeldError` with their names.
         after:
             A `Fence`: the release waits until it has signalled. Raises `FenceError` for what is none, or is
             one of another timeline, and `QueueLostError` when the object's queue was lost; then nothing has
@@ -690,6 +696,7 @@ def _prepare_to_close(
             raise about(record, LifecycleError(text))
         if held == "refuse" and share._cell is not SHUT_CELL:  # type: ignore[union-attr]
             refuse_if_held(record, share, 'close() without held="refuse" and let it follow')
+            refuse_if_awaited(record)
             if record.extra is not None and record.extra.dropped is not None:
                 refuse_if_referred_to(record)
         if after is not None:

@@ -183,7 +183,7 @@ def all_holders(record: Record, asking: object, *, named: bool = True) -> tuple[
     if record.extra is not None and record.extra.dropped is not None:
         found.extend(raw_references(record, named))
     for fence in list(record.extra.fences) if record.extra is not None else ():
-        found.append(Holder("fence", f"fence {_shown(fence)}"))
+        found.append(Holder("fence", fence_in_words(fence)))
     found.extend(_shares(record, asking, named))
     return tuple(sorted(found, key=lambda holder: (KINDS.index(holder.kind), holder.what)))
 
@@ -348,6 +348,11 @@ def _shares(record: Record, asking: object, named: bool) -> list[Holder]:
     finally:
         handle = asking = None  # K3
         handles.clear()
+
+
+def fence_in_words(fence: object) -> str:
+    """A fence by its `repr`, as that of a holder."""
+    return f"fence {_shown(fence)}"
 
 
 def _shown(fence: object) -> str:

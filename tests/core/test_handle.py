@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
     AccessRefusedError,
+    EventFence,
     Handle,
     HeldError,
     LifecycleError,
@@ -306,6 +308,44 @@ def test_a_refused_close_keeps_no_fence(manager: SafetyManager) -> None:
         with pytest.raises(HeldError):
             handle.close(held="refuse", after=Fence())
     assert handle.close(timeout=2) is True
+
+
+@pytest.mark.parametrize("place", [ANY_THREAD, BACKGROUND])
+def test_refusing_close_names_fences_that_are_pending(manager: SafetyManager, place: Any) -> None:
+    native = Native()
+    handle = manager.register(native, release=Native.free, release_on=place)
+    pending, done = threading.Event(), threading.Event()
+    done.set()
+    handle.release_after(EventFence(done))
+    handle.release_after(EventFence(pending))
+    with pytest.raises(HeldError, match=r"is held by fence .*wait for those") as refused:
+        handle.close(held="refuse")
+    assert len(refused.value.holders) == 1
+    assert handle.state == "valid"
+    pending.set()
+    assert handle.close(held="refuse", timeout=20) is True
+    assert native.released == 1
+
+
+def test_a_fence_that_may_be_asked_elsewhere_alone_is_taken_for_pending(manager: SafetyManager) -> None:
+    queue = ReleaseQueue("mine", thread="current")
+    handle = manager.register(Native(), release=Native.free, release_on=queue)
+    done = threading.Event()
+    done.set()
+    handle.release_after(EventFence(done))
+    refused: list[str] = []
+
+    def close() -> None:
+        try:
+            handle.close(held="refuse")
+        except HeldError as error:
+            refused.append(error.holders[0])
+
+    other = threading.Thread(target=close)
+    other.start()
+    other.join()
+    assert refused[0].startswith("fence <EventFence of ")
+    assert handle.close(held="refuse")
 
 
 # -- dropping ------------------------------------------------------------------------------------------------
