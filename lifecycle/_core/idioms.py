@@ -24,10 +24,12 @@ does so between a load, a `FOR_ITER` or a store and the store that follows. K1, 
 
 from __future__ import annotations
 
+import dis
 import functools
+import operator
 import os
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from types import FunctionType, MethodType, TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 __all__ = ["Claim", "forgets", "taking"]
@@ -105,6 +107,32 @@ def forgets(method: F) -> F:
             raise
 
     return cast("F", forgetting)
+
+
+RESUME = dis.opmap.get("RESUME")
+"""The instruction at which functions look for signals before anything of theirs runs. Up to 3.10 they do so
+before their first."""
+
+
+def struck_on_entry(error: BaseException, called: Any, obj: Any) -> bool:
+    """Whether the interrupt `error`, caught where ``called(obj)`` stands, struck before anything of that ran:
+    CPython looks for signals on entering a function in Python."""
+    if isinstance(called, operator.methodcaller):
+        reduced: Any = called.__reduce__()
+        name = str(reduced[1][0] if reduced[0] is operator.methodcaller else reduced[0].args[0])
+        called = getattr(type(obj), name, None)
+    while isinstance(called, functools.partial):
+        called = called.func
+    if isinstance(called, MethodType):
+        called = called.__func__
+    here = error.__traceback__
+    step = here.tb_next if here is not None else None
+    if step is None or not isinstance(called, FunctionType) or step.tb_frame.f_code is not called.__code__:
+        return False
+    if RESUME is None:
+        return step.tb_lasti < 0
+    code = called.__code__.co_code
+    return step.tb_lasti <= next((at for at in range(0, len(code), 2) if code[at] == RESUME), -1)
 
 
 def clear_frames(traceback: TracebackType | None, ours: tuple[str, ...]) -> None:

@@ -23,6 +23,7 @@ from lifecycle._core.checks import DEFERRED, refuse_deferred
 from lifecycle._core.doors import cell_of
 from lifecycle._core.dropped import FIRST_LOOK, LAST_LOOK, Dropping, collect, dies, may_go, watch
 from lifecycle._core.fence import PENDING, SIGNALLED, ask
+from lifecycle._core.idioms import struck_on_entry
 from lifecycle._core.kept import let_go
 from lifecycle._core.numbers import NO_IDENTITY
 from lifecycle._core.record import ENDED_TOO, Extra, Pin, Pins, Record, shut
@@ -291,14 +292,22 @@ def _run_cleanups(record: Record) -> None:
             BaseException
         ) as error:  # one failing cleanup changes nothing for the next, nor for the release (I6)
             if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
+                if struck_on_entry(error, cleanup, None):
+                    cleanups.append(cleanup)
                 raise
             record.kind.registry.events.append(("cleanup_failed", record, text_of(error), trace_of(error)))
 
 
 def _call_failed(record: Record) -> bool:
     """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called
-    again."""
+    again. Ctrl-C is raised again."""
     error = record.outcome
+    interrupt = isinstance(error, KeyboardInterrupt) and runtime.on_main_thread()
+    if interrupt and struck_on_entry(error, record.release, record.obj):
+        # As if it had not been called; whoever did has its ticket taken up again. K4
+        record.phase = None
+        record.outcome = None
+        raise error
     extra = record.more()
     extra.reason = text_of(error)
     if is_of(error, (NotReleased, *extra.retry_on)) and _may_retry(record, extra):
@@ -314,7 +323,7 @@ def _call_failed(record: Record) -> bool:
         extra.reason += _on_which_thread(record, extra.reason)
     extra.trace = trace_of(error)
     record.outcome = FAILED
-    if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
+    if interrupt:
         finish(record)
         raise error  # Ctrl-C, or a handler of the user's: it struck here, but it was not meant for us
     return True

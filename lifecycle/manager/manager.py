@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, TracebackType
@@ -774,7 +775,7 @@ class SafetyManager(Uncopied):
         check_callback(fn, "cleanup")
         pin = pin_of(self._registry, target)
         try:
-            pin.record.more().cleanups.append(lambda: fn(*args))
+            pin.record.more().cleanups.append(functools.partial(fn, *args))
         finally:
             pin = None  # type: ignore[assignment]
 

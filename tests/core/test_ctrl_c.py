@@ -6,8 +6,17 @@ once, and about what a program finds afterwards. One process for all, since each
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from lifecycle import ANY_THREAD, ReleaseQueue, SafetyManager
 from tests.core.test_process import PRELUDE
-from tests.support import run_python
+from tests.support import eventually, run_python
 
 STRIKE = """
 import contextlib, signal
@@ -262,3 +271,86 @@ say(came == tries, ignored)
 """
     )
     assert done.check() == "True []\n", done
+
+
+# -- before the first line of a release ----------------------------------------------------------------------
+
+
+class Ended:
+    """Counts how often it was ended."""
+
+    def __init__(self) -> None:
+        self.ends = 0
+
+    def close(self) -> None:
+        self.ends += 1
+
+
+def end(native: Ended) -> None:
+    native.ends += 1
+
+
+def struck_on_the_way_into(code: CodeType, call: Callable[[], object]) -> None:
+    """Call it, with Ctrl-C as the function of `code` is entered for the first time: where CPython looks for
+    signals before anything of it has run."""
+    left = [code]
+
+    def strike(frame: FrameType, event: str, _: object) -> None:
+        if left and frame.f_code is code:
+            left.clear()
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    sys.settrace(strike)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    finally:
+        sys.settrace(before)
+    assert not left
+
+
+RELEASES: dict[str, Any] = {
+    "function": end,
+    "name": "close",
+    "method": Ended.close,
+    "partial": functools.partial(end),
+}
+
+
+@pytest.mark.parametrize("by", RELEASES)
+@pytest.mark.parametrize("where", ["closed", "in a queue", "cleaned up"])
+def test_before_the_first_line_of_a_release_it_is_called_again(by: str, where: str) -> None:
+    with SafetyManager(name="struck") as manager:
+        native = Ended()
+        queue = ReleaseQueue("mine", thread="current")
+        handle = manager.register(
+            native, release=RELEASES[by], release_on=queue if where == "in a queue" else ANY_THREAD
+        )
+        if where == "cleaned up":
+            manager.add_cleanup(handle, end, native)
+        code = Ended.close.__code__ if by in ("name", "method") else end.__code__
+        struck_on_the_way_into(end.__code__ if where == "cleaned up" else code, handle.close)
+        assert native.ends == 0
+        queue.drain()
+        manager.stats()
+        eventually(lambda: handle.close(timeout=20))
+        assert native.ends == (2 if where == "cleaned up" else 1)
+        assert handle.state == "released"
+        assert manager.stats().failed == 0
+
+
+def test_in_a_release_that_has_begun_it_is_not_called_again() -> None:
+    """Whether its native is gone is not known."""
+
+    def half(native: Ended) -> None:
+        native.ends += 1
+        raise KeyboardInterrupt
+
+    native = Ended()
+    with SafetyManager(name="struck") as manager:
+        handle = manager.register(native, release=half, release_on=ANY_THREAD)
+        with pytest.raises(KeyboardInterrupt):
+            handle.close()
+        assert handle.state == "failed"
+        assert native.ends == 1
