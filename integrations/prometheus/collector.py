@@ -7,6 +7,7 @@ the others give nothing. Each is registered and unregistered by itself; who come
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from prometheus_client.registry import Collector
 from lifecycle import RegistrationError, SafetyManager
 from lifecycle.integrations.prometheus.merging import MAX_TYPES
 from lifecycle.integrations.prometheus.scrape import Scrape, families, scrape
-from lifecycle.lowlevel import Uncopied, snapshot
+from lifecycle.lowlevel import Uncopied, after_fork, snapshot
 
 
 class LifecycleCollector(Uncopied, Collector):
@@ -43,6 +44,7 @@ class LifecycleCollector(Uncopied, Collector):
         self._group: Group | None = None
         self._gives = True
         """Whether the registry knows the families as this one's."""
+        self._joining = False
         if registry is not None:
             self._join(registry, managers)
         self._managers.update((manager.name, manager) for manager in managers)
@@ -50,19 +52,25 @@ class LifecycleCollector(Uncopied, Collector):
     def _join(self, registry: CollectorRegistry, managers: Sequence[SafetyManager]) -> None:
         """Register this collector. The families are its own, or those of one that is registered already."""
         group = _groups.get(registry) or _groups.setdefault(registry, Group(registry))
-        members = group.members()
-        _refuse_duplicates({name: None for each in members for name in each._managers}, managers)
-        self._gives = not members
-        try:
-            registry.register(self)
-        except ValueError as error:
-            raise RegistrationError(
-                "this registry has families of these names already; if they are of a LifecycleCollector "
-                "that it was given by hand, make that one with registry=, or give it this manager with "
-                "its add()"
-            ) from error
-        self._group = group
-        group.joined[self] = None
+        with group.lock:
+            members = group.members()
+            _refuse_duplicates({name: None for each in members for name in each._managers}, managers)
+            self._gives = not members
+            # Before it is registered: a scrape on another thread then waits until it has joined.
+            self._group = group
+            try:
+                self._joining = True
+                registry.register(self)
+            except ValueError as error:
+                self._group = None
+                raise RegistrationError(
+                    "this registry has families of these names already; if they are of a "
+                    "LifecycleCollector that it was given by hand, make that one with registry=, or give it "
+                    "this manager with its add()"
+                ) from error
+            finally:
+                self._joining = False
+            group.joined[self] = None
 
     def add(self, manager: SafetyManager) -> None:
         """Collect `manager` too, from the next scrape on. Raises `RegistrationError` when its name is
@@ -79,6 +87,9 @@ class LifecycleCollector(Uncopied, Collector):
     def describe(self) -> Iterable[Metric]:
         """Every family, without samples. Asks no manager. Nothing where another collector of the same
         registry gives them."""
+        if not self._joining and self._group is not None and not self._group.has(self):
+            # It was unregistered there, and is on its way into another.
+            self._group, self._gives = None, True
         return families(Scrape()) if self._gives else []
 
     def collect(self) -> Iterable[Metric]:
@@ -95,10 +106,9 @@ class LifecycleCollector(Uncopied, Collector):
         return families(now)
 
     def _members(self) -> list[LifecycleCollector]:
-        """The collectors of its registry, the one that gives the families first; itself alone where it is in
-        none."""
-        members = [] if self._group is None else self._group.members()
-        return members if self in members else [self]
+        """The collectors of its registry, the one that gives the families first; itself alone where it joined
+        none, and where all have left. Others, where it alone has: a scrape that had begun still asks it."""
+        return (None if self._group is None else self._group.members()) or [self]
 
     def _announce(self, manager: SafetyManager) -> None:
         """Say once that types, pools or groups of `manager` share a label."""
@@ -112,28 +122,45 @@ class Group:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._prometheus = weakref.ref(registry)
+        self.lock = threading.RLock()
+        """Held while one of them joins, is looked for or takes the families over, so that no other thread
+        finds it in between. The registry's own lock is taken inside it, never the other way round."""
         self.joined: dict[LifecycleCollector, None] = {}
+        after_fork(self._after_fork)
+
+    def _after_fork(self) -> None:
+        """In the child: whoever held the lock is the parent's."""
+        self.lock = threading.RLock()
+
+    def has(self, collector: LifecycleCollector) -> bool:
+        """Whether it is one of them. Waits for nobody: a registry asks while it holds its own lock."""
+        registry = self._prometheus()
+        return registry is not None and collector in self.joined and collector in _registered(registry)
 
     def members(self) -> list[LifecycleCollector]:
         """Those that are still registered, in the order in which they came."""
-        registry = self._prometheus()
-        for each in snapshot(self.joined):
-            if registry is None or each not in _registered(registry):
-                self.joined.pop(each, None)
-        return snapshot(self.joined)
+        with self.lock:
+            registry = self._prometheus()
+            for each in snapshot(self.joined):
+                if registry is None or each not in _registered(registry):
+                    self.joined.pop(each, None)
+            return snapshot(self.joined)
 
     def hand_over(self, collector: LifecycleCollector) -> None:
         """The one that gave the families was unregistered: they are `collector`'s from now on."""
         registry = self._prometheus()
         if registry is None:
             return
-        collector._gives = True
-        try:
-            registry.unregister(collector)
-            registry.register(collector)
-        except (KeyError, ValueError):
-            # Another thread did it, or unregistered it in the meantime.
-            collector._gives = collector in _registered(registry)
+        with self.lock:
+            collector._gives = collector._joining = True
+            try:
+                registry.unregister(collector)
+                registry.register(collector)
+            except (KeyError, ValueError):
+                # Another thread did it, or unregistered it in the meantime.
+                collector._gives = collector in _registered(registry)
+            finally:
+                collector._joining = False
 
 
 def _registered(registry: CollectorRegistry) -> Mapping[Any, object]:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle.distribution.policies import EvictAfter, KeepKeyFrames, LatestOnly
-from lifecycle.distribution.ring import Ring
+from lifecycle.distribution.ring import STRIKES, Ring
 from lifecycle.distribution.seats import EVICTED, Seat, SeatRef, Standing, standing
 from lifecycle.distribution.sharing import give_back, is_shareable, share_of
 from lifecycle.distribution.slots import GONE, Slot
@@ -58,9 +58,11 @@ class FrameReceiver(Generic[T]):
     it closed at the end of a block.
     """
 
-    __slots__ = ("__weakref__", "_ring", "_seat")
+    __slots__ = ("__weakref__", "_ring", "_seat", "_struck")
 
     def __init__(self, ring: Ring[T], seat: Seat) -> None:
+        self._struck: tuple[int, int] = (-1, 0)
+        """The frame whose sharing was broken off last, and how often that one's was."""
         self._ring = ring
         self._seat = seat
         seat.ref = SeatRef(self, ring.dropped.append)
@@ -222,7 +224,7 @@ class FrameReceiver(Generic[T]):
     def _share_of(self, slot: Slot, at: int) -> Any:
         """A share of the slot's frame for the receiver; `GONE` when it was overwritten meanwhile, and a
         `Shut` when it can be had by nobody any more: its owner has shut it, or it cannot be shared. Control
-        flow passes."""
+        flow passes, but for the third time at one frame: then it is what sharing it does."""
         item = slot.item
         try:
             if item is GONE or not slot.shared:
@@ -230,7 +232,10 @@ class FrameReceiver(Generic[T]):
             return share_of(item)
         except BaseException as error:
             if is_control_flow(error):
-                raise
+                before, strikes = self._struck
+                self._struck = at, strikes + 1 if before == at else 1
+                if self._struck[1] < STRIKES:
+                    raise
             return GONE if slot.gone and slot is not self._ring.kept.get(at) else Shut(error)
         finally:
             item = slot = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
@@ -403,9 +408,10 @@ class FrameLoop(Uncopied, Generic[T]):
 
     _remedy = "begin another loop over the receiver"
 
-    __slots__ = ("_frame", "_receiver")
+    __slots__ = ("_frame", "_receiver", "_struck")
 
     def __init__(self, receiver: FrameReceiver[T]) -> None:
+        self._struck = 0  # how often closing the frame was broken off
         self._receiver = receiver
         self._frame: Any = NOTHING
 
@@ -423,12 +429,15 @@ class FrameLoop(Uncopied, Generic[T]):
         except BaseException as error:
             # What its close raised is told once, and the loop goes on behind it. An interrupted one is closed
             # again.
-            if not is_control_flow(error):
+            self._struck += 1
+            if not is_control_flow(error) or self._struck >= STRIKES:
                 self._frame = NOTHING
+                self._struck = 0
             raise
         finally:
             frame = None  # K3
         self._frame = NOTHING
+        self._struck = 0
 
     def __next__(self) -> T:
         self._let_go()

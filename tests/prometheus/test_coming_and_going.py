@@ -214,6 +214,57 @@ def test_collectors_are_unregistered_one_by_one(order: str) -> None:
         manager.close()
 
 
+def test_a_collector_that_was_unregistered_can_go_into_another_registry() -> None:
+    first, other = CollectorRegistry(), CollectorRegistry()
+    managers = [SafetyManager(name=name) for name in ("a", "b")]
+    a, b = (LifecycleCollector(manager, registry=first) for manager in managers)
+    with pytest.raises(ValueError, match="Duplicated"):
+        first.register(a)
+    first.unregister(b)
+    assert list(b.collect()) == []  # a scrape that had begun before
+    other.register(b)
+    first.unregister(a)
+    assert 'manager="b"' in exposed(other)
+    assert 'manager="b"' not in exposed(first)
+    first.register(a)
+    assert 'manager="a"' in exposed(first)
+    for manager in managers:
+        manager.close()
+
+
+def test_collectors_join_and_leave_one_registry_on_many_threads() -> None:
+    registry = CollectorRegistry()
+    stays = SafetyManager(name="stays")
+    LifecycleCollector(stays, registry=registry)
+    wrong: list[str] = []
+
+    def come_and_go(number: int) -> None:
+        try:
+            for turn in range(10):
+                with SafetyManager(name=f"{number}-{turn}") as manager:
+                    collector = LifecycleCollector(manager, registry=registry)
+                    text = exposed(registry)
+                    for name in ("stays", manager.name):
+                        if f'manager="{name}"' not in text:
+                            wrong.append(f"{name} is not there")
+                    if text.count("# TYPE lifecycle_objects gauge") != 1:
+                        wrong.append(
+                            f"families are there {text.count('# TYPE lifecycle_objects gauge')} times"
+                        )
+                    registry.unregister(collector)
+        except BaseException as error:
+            wrong.append(repr(error))
+
+    threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    assert exposed(registry).count('manager="stays"')
+    stays.close()
+
+
 def test_one_family_can_be_asked_for_after_the_first_collector_has_gone(manager: SafetyManager) -> None:
     registry = CollectorRegistry()
     with SafetyManager(name="first") as first:

@@ -3,6 +3,7 @@ their owner has shut, and the end."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -153,6 +154,60 @@ def test_a_share_that_raises_is_missed_whatever_it_raises(error: type[BaseExcept
         distributor.publish(Odd(number, error, "share"))
     assert numbers(receiver) == ([0, 2], 1)
     assert adds_up(receiver)
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_receiver_comes_past_a_share_that_always_exits(error: type[BaseException]) -> None:
+    """Control flow passes, since it is no fault of the frame; but not for ever."""
+    distributor: FrameDistributor[Odd] = FrameDistributor(8)
+    receivers = [distributor.subscribe(), distributor.subscribe(policy="keep-key-frames")]
+    newest = distributor.subscribe(policy="latest-only")
+    for number in range(3):
+        distributor.publish(Odd(number, error, "share"), key=number != 1)
+    for receiver in receivers:
+        got: list[Any] = []
+        while len(got) < 10:
+            try:
+                got.append(receiver.recv(timeout=0).number)
+            except Lagged as lagged:
+                got.append(f"{lagged.missed} missed")
+            except Empty:
+                break
+            except error:
+                got.append("left")
+        assert got == [0, "left", "left", "1 missed", 2]
+        assert adds_up(receiver)
+    assert newest.recv(timeout=0).number == 2
+
+
+def test_a_loop_comes_past_a_frame_whose_close_always_exits() -> None:
+    class Consumed(Odd):
+        depth = 0
+
+        def share(self) -> Consumed:
+            share = Consumed(self.number, self.error, self.where)
+            share.depth = self.depth + 1
+            return share
+
+        def close(self) -> None:
+            if self.number == 1 and self.depth == 2:  # the receiver's share, and not the ring's
+                raise self.error("close")
+
+    distributor: FrameDistributor[Odd] = FrameDistributor(8)
+    receiver = distributor.subscribe()
+    for number in range(4):
+        distributor.publish(Consumed(number, SystemExit, "loop"))
+    distributor.close()
+    loop = iter(receiver)
+    got: list[Any] = []
+    while len(got) < 20:
+        try:
+            got.append(next(loop).number)
+        except StopIteration:
+            break
+        except SystemExit:
+            got.append("left")
+    assert got == [0, 1, "left", "left", "left", 2, 3]
 
 
 @pytest.mark.parametrize("error", [ValueError, Panic])
