@@ -59,7 +59,7 @@ class Camera:
         self.tee = Tee(manager, self.pipeline, "t")
         self.ages: list[float] = []
         self.frames = 0
-        self.whole = self.broken = 0
+        self.whole = self.broken = self.late = 0
         self.came: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self._clock = clock
@@ -81,7 +81,7 @@ class Camera:
         self.until = time.monotonic() + FILE_SECONDS * random.uniform(0.7, 1.3)
         queue = self._queue()
         self.recorder = self.tee.attach(
-            RECORDER.format(self.file), name=f"recorder{self.number}", queue=queue, eos=20.0
+            RECORDER.format(self.file), name=f"recorder-{self.file.stem}", queue=queue, eos=20.0
         )
 
     @staticmethod
@@ -93,7 +93,8 @@ class Camera:
         return queue
 
     def _finish_file(self) -> None:
-        self.recorder.close()
+        if not self.recorder.close():
+            self.late += 1
         data = self.file.read_bytes()
         # A matroska that was finished has its index: the element Cues.
         if b"\x1c\x53\xbb\x6b" in data:
@@ -217,6 +218,7 @@ def run(cameras: int, seconds: float) -> dict[str, Any]:
         "files": {
             "whole": sum(camera.whole for camera in made),
             "broken": sum(camera.broken for camera in made),
+            "closed late": sum(camera.late for camera in made),
         },
         "left": stats.active_objects,
         "panics": stats.panics,
@@ -258,7 +260,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axis.legend(loc="lower right", fontsize=8)
     axes[0].set_title(
         f"{result['cameras']} cameras, {sum(result['came'].values())} branches that came and went, "
-        f"{sum(result['files'].values())} recordings, {result['seconds'] / 60:.0f} minutes",
+        f"{result['files']['whole']} recordings, {result['seconds'] / 60:.0f} minutes",
         fontsize=10,
     )
     axes[2].set_xlabel("minutes")

@@ -402,6 +402,54 @@ def test_a_branch_that_fails_as_the_pipeline_starts_does_not_keep_it_from_playin
             assert branch.close()
 
 
+def test_a_branch_that_cannot_follow_to_ready_is_not_asked_again(
+    g: Any, manager: SafetyManager, tmp_path: Path
+) -> None:
+    """A file that cannot be opened: the pipeline would be refused its state for ever, and its end."""
+    clip = "videotestsrc num-buffers=5 ! video/x-raw,format=RGB,width=64,height=48,framerate=30/1"
+    with g.PipelineGuard(manager, f"{clip} ! tee name=t ! queue ! fakesink sync=false") as guard:
+        tee = g.Tee(manager, guard, "t")
+        branch = tee.attach(f"filesink location={tmp_path}/no/such/folder/x")
+        guard.play()
+        assert guard.wait(20)
+        assert guard.errors == ()
+        assert guard._news.delegated < 5
+        with pytest.raises(g.PipelineError, match="such/folder/x"):
+            branch.wait(20)
+        assert branch.end.reason == "error"
+        assert branch.close()
+        assert branch.handle.state == "released"
+        guard.ready()
+        guard.play()
+        assert guard.wait(20)
+
+
+def test_a_forked_child_does_not_wait_for_a_branch(g: Any, gst: Any) -> None:
+    done = run_python(
+        """
+        import os, signal
+        from lifecycle import SafetyManager
+        from lifecycle.integrations.gstreamer import PipelineGuard, Tee
+        from lifecycle.integrations.gstreamer._native import Gst
+
+        Gst.init(None)
+        manager = SafetyManager()
+        pipeline = PipelineGuard(manager, "videotestsrc ! tee name=t ! fakesink")
+        branch = Tee(manager, pipeline, "t").attach("fakesink", name="inherited")
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            try:
+                branch.wait()
+            except BaseException as error:
+                os.write(1, f"{type(error).__name__}: {error}".encode())
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+    assert "branch 'inherited'" in done.check()
+
+
 def test_a_flush_while_the_caps_are_on_their_way_is_no_failure(g: Any, gst: Any, tee: Tee) -> None:
     """The branch did not take them since it was flushed: it is told them again, and flows."""
     Gst = gst.Gst

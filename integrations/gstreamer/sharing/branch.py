@@ -47,7 +47,7 @@ from lifecycle.integrations.gstreamer.pipelines.pads import (
     unlinked_when_idle,
 )
 from lifecycle.integrations.gstreamer.pipelines.scopes import enter_scope
-from lifecycle.integrations.gstreamer.pipelines.threads import in_the_background, may_wait
+from lifecycle.integrations.gstreamer.pipelines.threads import in_the_background, may_wait, refuse_forked
 from lifecycle.integrations.gstreamer.sharing.fuse import Door, Fuse
 from lifecycle.lowlevel import Claim, Flag, check_timeout, monotonic, poll, weakly
 
@@ -139,6 +139,8 @@ class BranchCore(PadHolder):
         self.door: Door | None = None
         self.leave_scope: Callable[[], object] = int
         self.told: Callable[[Any, str], object] = _tell_nobody
+        self.held_back = False
+        """It could not follow its pipeline's state, and is asked no more."""
         self._finishing: Claim[object] = Claim()
         self._finished = Flag()
         self.over: Flag = Flag()
@@ -226,6 +228,20 @@ class BranchCore(PadHolder):
     def detach(self, timeout: float) -> bool:
         """Off the tee, when nothing is pushed; False when that was not in time."""
         return self.pad is None or unlinked_when_idle(self.pad, timeout)
+
+    def hold_back(self) -> None:
+        """It has failed: if that was on its way to its pipeline's state, as a file that cannot be opened, it
+        is not asked again, or the pipeline could go nowhere."""
+        if self.bin.get_state(0)[1] < self.bin.target_state:
+            self.bin.set_locked_state(True)
+            self.held_back = True
+
+    def take_out(self) -> None:
+        """Where it was held back: out of its pipeline, which would wait for the end of its sinks."""
+        if self.held_back:
+            self.bin.set_state(Gst.State.NULL)
+            if self.bin.get_parent() == self.parent:
+                self.parent.remove(self.bin)
 
     def flush(self, timeout: float) -> None:
         """Unlinked for a moment, so that no flow return of it reaches the tee; linked again, every sticky
@@ -365,6 +381,7 @@ class Branch(Guard[BranchCore]):
         is the pipeline's (`PipelineGuard.wait`).
         """
         check_timeout(timeout)
+        refuse_forked(f"branch {self.name!r}")
         if not self._over.wait(timeout):
             return False
         if self.error is not None:
@@ -450,6 +467,7 @@ class Branch(Guard[BranchCore]):
             with self._handle.lease() as core:
                 if core.fuse is not None:
                     core.fuse.trip("error")
+                core.hold_back()
                 core.detach(ISOLATE_TIMEOUT)
         finally:
             core = None
@@ -476,9 +494,10 @@ class Branch(Guard[BranchCore]):
                 self._await_error()
             with self._handle.lease() as core:
                 core.detach(UNLINK_TIMEOUT)
+                core.take_out()
                 if reason != "eos" and self.error is None:
                     self._tell_error(core.why(reason))
-                sinks = sinks_of(core.bin) if reason != "eos" else []
+                sinks = sinks_of(core.bin) if reason != "eos" and not core.held_back else []
         except AccessRefusedError:
             return  # closed meanwhile
         finally:
