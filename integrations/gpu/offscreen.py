@@ -48,6 +48,12 @@ def offscreen(*, version: tuple[int, int] = (4, 5)) -> AbstractContextManager[No
     """A new core context of that version of OpenGL, current on this thread for a block, and destroyed after
     it. Close the domain that adopted it before the block ends. Raises `GLError` where there is no driver, or
     none of that version."""
+    if (
+        not isinstance(version, tuple)
+        or len(version) != 2
+        or not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in version)
+    ):
+        raise GLError(f"offscreen(version=) takes two whole numbers, such as (4, 5), not {version!r}")
     return _offscreen(version, at(caller()))
 
 

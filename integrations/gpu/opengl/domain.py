@@ -149,6 +149,27 @@ class Domain:
                 "first"
             )
 
+    def check_handle(self, handle: Any, kind: str, what: str) -> None:
+        """Raise `GLError` for what is no handle of an object of that kind, and `WrongContextError` for one of
+        another share group or context."""
+        if not callable(getattr(handle, "lease", None)):
+            raise GLError(
+                f"{what} takes the handle of a {kind}, as own({kind!r}, name) gives one, not {handle!r}"
+            )
+        name = getattr(handle, "type_name", "")
+        if name.startswith("gl.") and name != f"gl.{kind}":
+            raise GLError(f"{what} takes the handle of a {kind}, not {handle!r}")
+        if self._is_elsewhere(handle):
+            raise WrongContextError(
+                f"{what}: {handle!r} belongs to another share group or context, where its name means another "
+                "object or none"
+            )
+
+    def _is_elsewhere(self, handle: Any) -> bool:
+        place = getattr(getattr(handle, "_record", None), "place", None)
+        mine = (self._share.queue.generation, self._queue.generation)
+        return place not in mine and getattr(place, "queue", None) in _queues
+
     # -- owning ----------------------------------------------------------------------------------------------
 
     def own(self, kind: str, name: int, *, size: int = 0, parent: Any = None) -> Handle[int]:
@@ -378,6 +399,10 @@ def adopt(
     Raises `GLError` where no context is current, or it is one of OpenGL ES or older than 3.0 (3.2 without
     ARB_sync), and where PyOpenGL is loaded and looks for contexts of another window system.
     """
+    if not isinstance(name, str) or not name:
+        raise GLError(f"adopt(name=) takes a name, not {name!r}")
+    if manager is not None and not isinstance(manager, SafetyManager):
+        raise GLError(f"adopt(manager=) takes a SafetyManager, not {manager!r}")
     facts = Facts()
     check_pyopengl(facts)
     if fences not in ("gl", "egl"):

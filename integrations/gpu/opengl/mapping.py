@@ -80,6 +80,7 @@ class Mapping:
 def map_buffer(domain: Domain, buffer: Handle[int], offset: int, nbytes: int, access: str) -> Mapping:
     """What `Domain.map` returns."""
     domain.check_here("map()")
+    domain.check_handle(buffer, "buffer", "map()")
     if access not in ACCESS:
         raise TransferError(f"map(access=) takes one of {', '.join(map(repr, ACCESS))}, not {access!r}")
     return map_with(domain, buffer, offset, nbytes, ACCESS[access], "gl.mapping")

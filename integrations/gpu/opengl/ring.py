@@ -14,8 +14,8 @@ from lifecycle import ANY_THREAD, Handle
 from lifecycle.errors import PoolTimeoutError
 from lifecycle.integrations.gpu._native import UINT, function
 from lifecycle.integrations.gpu.errors import GLError, TransferError
-from lifecycle.integrations.gpu.opengl.mapping import Bound, map_with, persistent
-from lifecycle.lowlevel import monotonic, must_not_wait, snapshot
+from lifecycle.integrations.gpu.opengl.mapping import Bound, buffer_parameter, map_with, persistent
+from lifecycle.lowlevel import check_timeout, monotonic, must_not_wait, snapshot
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gpu.opengl.domain import Domain
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _ALIGNMENT = 256
 """Bytes that each slot begins at a multiple of: enough for uniform buffers on every driver."""
 _PAUSE = 0.0002
+_SIZE = 0x8764
 
 
 class Ring:
@@ -61,6 +62,10 @@ class Ring:
         with Bound(names[0]) as target:
             function("glBufferStorage")(target, size, None, flags)
         self.buffer: Handle[int] = domain.own("buffer", names[0], size=size)
+        if buffer_parameter(domain, names[0], _SIZE) != size:
+            self.buffer.close()
+            error = function("glGetError")()
+            raise GLError(f"the driver gave no memory of {size} bytes for a ring (error 0x{error:04x})")
         try:
             self._mapping = map_with(domain, self.buffer, 0, size, flags, "gl.ring")
         except BaseException:
@@ -81,6 +86,7 @@ class Ring:
 
         Raises `PoolTimeoutError` when the time is over, and `GLError` once the ring is closed.
         """
+        check_timeout(timeout)
         until = None if timeout is None else monotonic() + timeout
         waited = False
         index: int | None = None
@@ -135,8 +141,12 @@ class Ring:
         return slot.view(self._mapping.address + index * self.stride, self.slot_bytes, readonly=False)
 
     def offset(self, slot: Handle[int] | int) -> int:
-        """Where a slot begins in the buffer, in bytes. Takes what `acquire` gave, or what `use` of it did."""
-        return (slot if isinstance(slot, int) else self._index(slot)) * self.stride
+        """Where a slot begins in the buffer, in bytes. Takes what `acquire` gave, or what `use` of it did.
+        Raises `GLError` for what is none of its slots."""
+        index = slot if isinstance(slot, int) and not isinstance(slot, bool) else self._index(slot)
+        if not 0 <= index < self.slots:
+            raise GLError(f"{slot!r} is no slot of {self!r}")
+        return index * self.stride
 
     def _index(self, slot: Any) -> int:
         native = getattr(slot, "native", None)

@@ -274,6 +274,10 @@ GROUPS: Final = (*_GROUPS, "textures")
 _MOST_ERRORS: Final = 16
 
 
+_UNITS = 0x8B4D
+"""How many texture units all stages have together; 16 at least."""
+
+
 class StateGuard(Uncopied):
     """What was bound, enabled and set before a ``with`` block is so after it, however the block ends. Made by
     `Domain.state_guard`; one block each.
@@ -291,7 +295,14 @@ class StateGuard(Uncopied):
                 raise GLError(f"{group!r} is no group of state; the groups are {', '.join(GROUPS)}")
         self._domain = domain
         self._groups = groups or GROUPS
-        self._units = tuple(units)
+        try:
+            self._units = tuple(units)
+        except TypeError:
+            self._units = (units,)  # type: ignore[assignment]
+        if not all(
+            isinstance(unit, int) and not isinstance(unit, bool) and unit >= 0 for unit in self._units
+        ):
+            raise GLError(f"state_guard(units=) takes numbers of texture units, 0 or more, not {units!r}")
         self._saved: Saved | None = None
         self.errors_before: tuple[int, ...] = ()
         self.errors_inside: tuple[int, ...] = ()
@@ -301,6 +312,11 @@ class StateGuard(Uncopied):
         self._domain.check_here("state_guard()")
         if self._saved is not None:
             raise GLError("this guard was used already: make another with state_guard()")
+        if max(self._units, default=0) > 15 and max(self._units) >= integer(_UNITS):
+            raise GLError(
+                f"state_guard(units=): there is no texture unit {max(self._units)}, the driver has "
+                f"{integer(_UNITS)}"
+            )
         self.errors_before = _errors()
         saved = Saved(self._domain)
         for group in self._groups:

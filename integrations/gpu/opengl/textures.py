@@ -74,7 +74,10 @@ class TextureCache:
     def get(self, key: Hashable) -> Handle[int]:
         """A share of the texture of `key`, made if there is none. Raises what `make` raises, and
         `QueueLostError` where the context is gone and the cache was not moved to another."""
-        entry = self._entries.get(key)
+        try:
+            entry = self._entries.get(key)
+        except TypeError as error:
+            raise GLError(f"get() of cache {self.name!r} takes a key that can be hashed: {error}") from error
         if entry is not None and entry.valid:
             self._hits += 1
             return entry.share()
@@ -94,6 +97,8 @@ class TextureCache:
         How many there were. Nothing happens in the domain that it is in."""
         if domain is self._domain:
             return 0
+        if not callable(getattr(domain, "own", None)) or not callable(getattr(domain, "check_here", None)):
+            raise GLError(f"move_to() takes the domain of the context that goes on, not {domain!r}")
         count = self.clear()
         old, self._domain = self._domain, domain
         self._rebuilds += 1

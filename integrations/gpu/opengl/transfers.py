@@ -95,9 +95,13 @@ def upload(domain: Domain, texture: Handle[int], array: Any, offset: tuple[int, 
     channels of 8, 16 or 32 bits. A crop of a larger array is read where it lies; what is strided otherwise is
     copied first."""
     domain.check_here("upload()")
+    domain.check_handle(texture, "texture", "upload()")
     import numpy as np
 
-    array = np.asarray(array)
+    try:
+        array = np.asarray(array)
+    except ValueError as error:  # rows of different lengths
+        raise TransferError(f"upload() takes an array, and this makes none: {error}") from error
     kind = _kind_of(array.dtype)
     if array.ndim == 2:
         array = array[:, :, None]
@@ -145,13 +149,14 @@ def read_back(
 ) -> np.ndarray[Any, Any]:
     """What `Domain.read_back` does."""
     domain.check_here("read_back()")
+    domain.check_handle(texture, "texture", "read_back()")
     import numpy as np
 
     try:
         kind = _kind_of(np.dtype(dtype))
     except TypeError as error:
         raise TransferError(f"read_back(dtype=) takes a type of NumPy, not {dtype!r}") from error
-    if isinstance(channels, bool) or channels not in _FORMATS:
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels not in _FORMATS:
         raise TransferError(f"read_back(channels=) takes 1 to 4, not {channels!r}")
     with texture.lease() as name:
         wide, high, integral = _shape_of(domain, name, level)
@@ -202,7 +207,10 @@ def _kind_of(dtype: Any) -> str:
 
 
 def _whole(what: str, values: Any, count: int) -> list[int]:
-    values = list(values)
+    try:
+        values = list(values)
+    except TypeError:
+        values = [values]
     whole: list[int] = values
     if len(values) != count or any(
         isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in values
