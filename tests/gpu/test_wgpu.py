@@ -285,6 +285,23 @@ def test_compute_gives_what_it_gave(device: Any) -> None:
     device.queue.submit([encoder.finish()])
 
 
+@pytest.mark.parametrize("width", [7, 64], ids=["padded", "whole"])
+def test_textures_are_read_as_unguarded(device: Any, width: int) -> None:
+    import numpy as np
+    import wgpu
+
+    usage = wgpu.TextureUsage
+    picture = np.arange(width * 5 * 4).astype(np.uint8).reshape(5, width, 4)
+    size = (width, 5, 1)
+    texture = device.create_texture(size=size, format="rgba8unorm", usage=usage.COPY_SRC | usage.COPY_DST)
+    layout = {"bytes_per_row": width * 4, "rows_per_image": 5}
+    device.queue.write_texture({"texture": texture}, picture, layout, size)
+    for _ in range(2):
+        got = device.queue.read_texture({"texture": texture}, layout, size)
+        assert (np.frombuffer(got, np.uint8).reshape(picture.shape) == picture).all()
+    assert bytes(device.queue.read_buffer(buffers(device)[0])) == bytes(64)
+
+
 def test_each_refusal_leaves_everything_as_it_was(device: Any) -> None:
     from lifecycle.integrations.gpu.wgpu import guard
     from tests.gpu.adapters import device as new_device

@@ -8,6 +8,7 @@ guarded is as it was. (The name must stay: wgpu counts its objects by it.)
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Final
@@ -51,6 +52,10 @@ def state_of(device: Any) -> DeviceState:
         raise DeviceError(f"{device!r} is not guarded: call guard(device) first")
     return state
 
+
+_inside = threading.local()
+"""``calls``: how many calls of the library this thread is inside of that read from a buffer of their own and
+unmap it before their last view of it has gone, which they do not use any more."""
 
 _made: dict[Any, Any] = {}
 
@@ -348,7 +353,7 @@ class _Buffer(_Resource):
     def unmap(self) -> None:
         door = self._open("unmap()")
         alive = [one for one in (reference() for reference in door.mapped) if one is not None]
-        if alive:
+        if alive and not getattr(_inside, "calls", 0):
             raise HeldError(
                 f"{shown(self)} cannot be unmapped: {len(alive)} view(s) of its mapped memory are alive, and "
                 "would read what is gone; drop the arrays made of them first",
@@ -437,7 +442,11 @@ class _Queue(_Mixin):
 
     def read_texture(self, source: Any, *args: Any, **kwargs: Any) -> Any:
         self._touch("read_texture()", source)
-        return _library(self).read_texture(source, *args, **kwargs)
+        _inside.calls = getattr(_inside, "calls", 0) + 1
+        try:
+            return _library(self).read_texture(source, *args, **kwargs)
+        finally:
+            _inside.calls -= 1
 
 
 def _check_submit(one: Any, state: DeviceState, seen: set[int]) -> None:
