@@ -437,6 +437,7 @@ class Device:
     "Timeline.poll",
     "Timeline.poll_from",
     "Timeline.signalled",
+    "Timeline.stats",
     "Timeline.submission",
     "Timeline.wait",
     places=PLACES,
@@ -450,6 +451,7 @@ def submission(stage: Stage) -> None:
         repr(work), repr(line)
     assert line.in_flight <= 1
     stage.handle.shares, line.oldest, line.signalled, line.lost_submissions
+    assert line.stats().in_flight <= 1
     stage.handle.close(timeout=0.02)
     line.poll()
     device.done = True

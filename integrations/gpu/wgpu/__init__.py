@@ -11,6 +11,7 @@
 
 - `guard`: a device whose misuse raises before it reaches native code
 - `owning`: wgpu's objects as objects of a manager; mapped memory
+- `frames`: pictures in textures, shared with whoever draws them
 - `doors`: what the guard knows of each object, and what a recording uses
 - `fences`: the device's timeline
 """
@@ -19,7 +20,8 @@ from __future__ import annotations
 
 from lifecycle.integrations.gpu.wgpu.doors import GPUMisuseError
 from lifecycle.integrations.gpu.wgpu.fences import timeline
+from lifecycle.integrations.gpu.wgpu.frames import VideoFrame
 from lifecycle.integrations.gpu.wgpu.guard import guard, guarded
 from lifecycle.integrations.gpu.wgpu.owning import mapped, own
 
-__all__ = ["GPUMisuseError", "guard", "guarded", "mapped", "own", "timeline"]
+__all__ = ["GPUMisuseError", "VideoFrame", "guard", "guarded", "mapped", "own", "timeline"]
