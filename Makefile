@@ -7,11 +7,13 @@ PYTEST_ARGS ?=
 WORKERS ?= 3
 SOAK_SECONDS ?= $(or $(S),3600)
 
-.PHONY: help demo test test-gpu test-recipes test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint types docs dist clean
+.PHONY: help demo test test-recorded kills test-gpu test-recipes test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint types docs dist clean
 
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
 	@echo "make test              the whole suite        (PYTEST_ARGS='-k name -x' is passed on)"
+	@echo "make test-recorded     the core's tests and every adversary, with a flight recorder on"
+	@echo "make kills N=1000      recorded processes killed at random moments: every file is readable, nothing in it wrong"
 	@echo "make test-gpu          real OpenGL and wgpu, by Mesa's software renderers: minutes"
 	@echo "make test-recipes      each program of docs/recipes against its real library: 2 GB of them, and minutes"
 	@echo "tools/version-cell.sh  the suite with one CPython and this machine's GStreamer, as a row of docs/versions.md"
@@ -35,6 +37,15 @@ demo:
 test:
 	@tools/environment.sh test
 	@$(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
+
+test-recorded:
+	@tools/environment.sh test
+	@mkdir -p out/recorded
+	@LIFECYCLE_RECORDER=$(CURDIR)/out/recorded/test-{pid}.rec $(PYTHON) -m pytest tests/adversaries tests/core $(PYTEST_ARGS)
+
+kills:
+	@tools/environment.sh test
+	@$(PYTHON) -m tests.recorder.killing --kills $(or $(N),1000)
 
 test-gpu:
 	@tools/environment.sh test

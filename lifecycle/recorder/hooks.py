@@ -8,12 +8,14 @@ class, whose slots are stored exactly where something is to be written:
 ================  ==================================================================================
 stored            is written as
 ================  ==================================================================================
-``Record.shut``   shut: the cause stands on the record
-``Record.begun``  release begins: before ``phase = RELEASING``, so before the act (R2)
+``Record.begun``  shut, if that was not written yet; release begins: before ``phase = RELEASING``, so before
+                  the act (R2)
 ``Record.ended``  release ends: the outcome is there, and the native has been let go
 ================  ==================================================================================
 
 An interrupt in one of them strikes where the core has just called something (a clock), which it is made for.
+Between the stores that shut a door nothing may be called (K4). So a door that is shut and held is written
+down behind the functions that shut it, and any other with the begin of its release, with its own time.
 (Not in `Record` itself: a registration fills a record in, and nothing may be called there, K4. Without the
 GIL a change of class stops the world: there another class is made from the beginning.) It is written
 before the store, and the store is the last that is done.
@@ -35,7 +37,8 @@ from ctypes import addressof
 from types import FrameType
 from typing import Any
 
-from lifecycle._core import exclusive, facts, handle, release, runtime
+from lifecycle._core import access, detach, exclusive, facts, handle, release, runtime, shares
+from lifecycle._core import record as record_module
 from lifecycle._core import register as register_module
 from lifecycle._core.access import checked
 from lifecycle._core.exclusive import ExclusiveLease, pin_or_refuse
@@ -45,8 +48,10 @@ from lifecycle._core.leases import Lease
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.shares import FIRST_SHARE
 from lifecycle.manager import manager as manager_module
+from lifecycle.manager import shutdown
 from lifecycle.manager.access import AccessBlock
 from lifecycle.manager.manager import SafetyManager
+from lifecycle.observe import ledger
 from lifecycle.pools import guarding
 from lifecycle.recorder import layout
 from lifecycle.recorder.writer import HALF, WORD, Writer
@@ -58,6 +63,8 @@ _getframe = sys._getframe
 
 CAUSES = {cause: layout.CAUSES.index(str(cause)) for cause in Cause}
 OUTCOMES = {ObjectState(name): layout.OUTCOMES.index(name) for name in layout.OUTCOMES if name}
+SHUTTING = (access, detach, handle, ledger, release, shares, shutdown)
+"""The modules that shut a door by `record.shut`."""
 STUCK = layout.OUTCOMES.index("stuck")
 
 Exchange = tuple[Any, str, Any]
@@ -94,15 +101,14 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     causes: Any = CAUSES
     outcomes: Any = OUTCOMES
     ours, users = runtime.OURS, runtime.users_files
-    token_slot, shut_slot, begun_slot, ended_slot = (
+    token_slot, begun_slot, ended_slot = (
         Handle.__dict__["_token"],
-        Record.__dict__["shut"],
         Record.__dict__["begun"],
         Record.__dict__["ended"],
     )
-    store_token, store_shut, load_shut = token_slot.__set__, shut_slot.__set__, shut_slot.__get__
-    store_begun, store_ended = begun_slot.__set__, ended_slot.__set__
-    again = release._retry_later
+    store_token, store_ended = token_slot.__set__, ended_slot.__set__
+    store_begun, load_begun = begun_slot.__set__, begun_slot.__get__
+    again, give_back, shut_door = release._retry_later, Handle._give_back, record_module.shut
 
     claim, target, ring, mask, local = writer.claim, writer.map, writer.ring, writer.slots - 1, writer.local
     pack_shut, pack_begun, pack_ended = (
@@ -150,23 +156,35 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
 
     # The next three are `write` once more, each with what it needs: a call and some zeros less.
 
-    def shut(record: Record, when: float) -> None:
-        # Where stores may meet, the core stores it twice.
-        if when and not load_shut(record):
-            try:
-                name = record.kind.type_name
-                type_ = texts.get(name) or text(name)
-                native, n = local.native, claim()
-                at = ring + ((n - 1 & mask) << 6)
-                cause = causes.get(record.cause, 0)
-                pack_shut(target, at, n, when, record.id, native, type_, layout.SHUT, cause, n & HALF)
-            except Exception:
-                writer.dropped += 1
-        store_shut(record, when)
+    noted: dict[int, float] = {}
+    """The objects whose door is written down as shut, until their release begins."""
+
+    def shut(record: Record) -> None:
+        """Write down that the door is shut, once. Not of what a forked child has from its parent."""
+        if type(record) is not watched or not record.shut:
+            return
+        # K1
+        if noted.setdefault(record.id, me := monotonic()) is not me:
+            return
+        try:
+            write_shut(record)
+        except Exception:
+            writer.dropped += 1
+
+    def write_shut(record: Record) -> None:
+        name = record.kind.type_name
+        type_ = texts.get(name) or text(name)
+        native, n = local.native, claim()
+        at = ring + ((n - 1 & mask) << 6)
+        cause = causes.get(record.cause, 0)
+        pack_shut(target, at, n, record.shut, record.id, native, type_, layout.SHUT, cause, n & HALF)
 
     def begun(record: Record, when: float) -> None:
         if when:
             try:
+                # A release that is tried again has begun before.
+                if not load_begun(record) and record.shut and noted.pop(record.id, None) is None:
+                    write_shut(record)
                 name = record.kind.type_name
                 type_ = texts.get(name) or text(name)
                 code = record.shut_code
@@ -184,6 +202,9 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     def ended(record: Record, when: float) -> None:
         if when:
             try:
+                if noted:
+                    # What is detached ends without a release.
+                    noted.pop(record.id, None)
                 name = record.kind.type_name
                 type_ = texts.get(name) or text(name)
                 outcome, extra = record.outcome, record.extra
@@ -206,9 +227,25 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     WatchedRecord.__module__ = Record.__module__
     watched: Any = WatchedRecord
     plain: Any = Record
-    watched.shut = property(load_shut, shut)
-    watched.begun = property(begun_slot.__get__, begun)
+    watched.begun = property(load_begun, begun)
     watched.ended = property(ended_slot.__get__, ended)
+
+    def given_back(self: Any, frame: Any) -> bool:
+        try:
+            last = give_back(self, frame)
+            if last:
+                shut(self._record)
+            return last
+        finally:  # K3
+            self = frame = None
+
+    def door_shut(record: Record, cell: Any, cause: Cause, place: Any) -> bool:
+        try:
+            done = shut_door(record, cell, cause, place)
+            shut(record)
+            return done
+        finally:  # K3
+            cell = None
 
     def retry_later(record: Record) -> None:
         try:
@@ -264,7 +301,9 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
 
     found: list[Exchange] = [
         (Handle, "_token", property(token_slot.__get__, register)),
+        (Handle, "_give_back", given_back),
         (release, "_retry_later", retry_later),
+        *((module, "shut", door_shut) for module in SHUTTING),
     ]
     if runtime.free_threaded:
         # There a change of class stops the world, and a child forked meanwhile would wait for ever.
@@ -338,17 +377,16 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
         _use: int
 
         def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
-            self._pin = None
+            if self._record.cause is not None:
+                self._leave()
+            else:
+                self._pin = None
             use = self._use
             if use:
                 self._use = 0
                 target[use + end_at] = 1
                 if pop(use, None) is not None:
                     free.append(use)
-
-        def close(self) -> None:
-            """End the lease early. Ending twice is ending once."""
-            self.__exit__()
 
     RecordedLease.__name__ = RecordedLease.__qualname__ = "Lease"
     RecordedLease.__module__ = Lease.__module__

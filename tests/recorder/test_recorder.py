@@ -16,10 +16,12 @@ import pytest
 
 import lifecycle
 from lifecycle import ANY_THREAD, AccessPanicError, Handle, NotReleased, SafetyConfig, SafetyManager
-from lifecycle._core import exclusive, facts, handle, release, runtime
+from lifecycle._core import access, detach, exclusive, facts, handle, release, runtime, shares
 from lifecycle._core import register as register_module
 from lifecycle._core.record import Record
 from lifecycle.manager import manager as manager_module
+from lifecycle.manager import shutdown
+from lifecycle.observe import ledger
 from lifecycle.recorder import Recorder, RecorderError, files, hooks, layout
 from lifecycle.recorder.postmortem import Report, analyse
 from lifecycle.recorder.reader import Entry, read
@@ -36,6 +38,11 @@ OWNERS: tuple[Any, ...] = (
     release,
     register_module,
     manager_module,
+    access,
+    detach,
+    ledger,
+    shares,
+    shutdown,
 )
 
 
@@ -79,7 +86,7 @@ def test_stopped_everything_is_as_it_was(tmp_path: Path) -> None:
     before = exchanged()
     made = lifecycle.recorder.start(tmp_path / "once.rec", slots=1024)
     changed = {key for key, value in exchanged().items() if before[key] is not value}
-    assert len(changed) == (4 if runtime.free_threaded else 2) + 4 + 6
+    assert len(changed) == (12 if runtime.free_threaded else 10) + 4 + 6
     assert made.running
     assert lifecycle.recorder.active() is made
     made.stop()
@@ -88,6 +95,30 @@ def test_stopped_everything_is_as_it_was(tmp_path: Path) -> None:
     assert not made.running
     assert lifecycle.recorder.active() is None
     assert read(made.path).clean
+
+
+def test_a_lease_that_is_the_last_releases_what_was_closed_meanwhile(
+    manager: SafetyManager, recorder: Recorder
+) -> None:
+    """As it does without a recorder: here and now, on the thread that used it."""
+    released_on: list[int] = []
+    handle = manager.register(
+        Native(), "thing", release=lambda _: released_on.append(threading.get_ident()), release_on=ANY_THREAD
+    )
+    lease = handle.lease()
+    closer = threading.Thread(target=lambda: handle.close(timeout=0))
+    closer.start()
+    closer.join()
+    assert not released_on
+    assert told(recorder, handle.id) == [(layout.REGISTER, 2), (layout.SHUT, layout.CAUSES.index("close"))]
+    lease.close()
+    assert released_on == [threading.get_ident()]
+    assert [operation for operation, _ in told(recorder, handle.id)] == [
+        layout.REGISTER,
+        layout.SHUT,
+        layout.BEGINS,
+        layout.ENDS,
+    ]
 
 
 def test_what_was_registered_before_is_carried_on(manager: SafetyManager, tmp_path: Path) -> None:
