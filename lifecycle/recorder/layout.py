@@ -120,6 +120,8 @@ CAUSES: Final = (
 """What the flag of a shut is."""
 OUTCOMES: Final = ("", "released", "failed", "stuck", "detached", "orphaned")
 """What the flag of an end is."""
+CAME_BACK: Final = 1
+"""The flag of a risk that is over: 0 is written before a call, this behind it."""
 OBSERVED: Final = 255
 """The flag of a registration of what is owned elsewhere; 0 borrowed, 1 or 2 owned."""
 KINDS: Final = ("lease", "access", "exclusive")

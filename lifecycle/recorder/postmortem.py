@@ -252,8 +252,8 @@ def _suspects(
         why = f"{life.misuse.name or 'misused'} on the thread that crashed"
         found.append(_suspect(recording, life, "misuse", why, life.misuse))
     last = next((one for one in reversed(recording.entries) if one.thread == thread), None)
-    if last is not None and last.operation == layout.RISK and last.object in lives:
-        # Written before a call that then came back with nothing to say, or did not come back.
+    if last is not None and last.operation == layout.RISK and not last.flag and last.object in lives:
+        # Written before a call that did not come back.
         why = f"{last.name} was the last that is known of the thread that crashed"
         found.append(_suspect(recording, lives[last.object], "misuse", why, last))
     for life in running:

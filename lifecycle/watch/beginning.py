@@ -77,6 +77,10 @@ class _Recorded:
         """A call that may not come back."""
         self._recorder.write(layout.RISK, seen.number, seen.name, text=what, frame=frame)
 
+    def came_back(self, seen: Seen) -> None:
+        """Such a call that has come back."""
+        self._recorder.write(layout.RISK, seen.number, seen.name, flag=layout.CAME_BACK)
+
     def misuse(self, seen: Seen, what: str) -> None:
         """What is certain."""
         self._recorder.write(layout.MISUSE, seen.number, seen.name, text=what)

@@ -105,6 +105,8 @@ class Journal:
         self._prefix = "lifecycle: "
         self.watched: dict[str, Callable[[], str]] = {}
         """What is watched, and how that stands."""
+        self._not_watched: set[str] = set()
+        """Of these that is said."""
         self._started = self._ended = False
         self._pid = os.getpid()
         self.recorded: Any = None
@@ -188,7 +190,12 @@ class Journal:
     def about_to(self, seen: Seen, method: str, frame: FrameType | None) -> None:
         """A method is called behind the close: nobody knows whether it comes back."""
         if self.recorded is not None:
-            self.recorded.risk(seen, f"{method}() behind its close", frame)
+            self.recorded.risk(seen, f"{method} behind its close", frame)
+
+    def came_back(self, seen: Seen) -> None:
+        """It came back, so the end of the process is not in it."""
+        if self.recorded is not None:
+            self.recorded.came_back(seen)
 
     def used_after(self, seen: Seen, method: str, site: sites.Site, what: str) -> None:
         """A call behind the close has raised."""
@@ -197,7 +204,7 @@ class Journal:
         seen.said += (site,)
         self.mistake(
             seen,
-            f"used after close: {seen.name} {seen.made}: {method}() at {sites.text(site)} raised {what}; "
+            f"used after close: {seen.name} {seen.made}: {method} at {sites.text(site)} raised {what}; "
             f"closed at {sites.text(seen.closed or ('', 0))}",
         )
 
@@ -229,6 +236,12 @@ class Journal:
         self.risks += 1
         if self.verbose and self.risks <= MOST:
             self.say(f"risk: {text}")
+
+    def not_watched(self, name: str, why: str) -> None:
+        """Tell at once what cannot be watched: the end may not come."""
+        if name not in self._not_watched and os.getpid() == self._pid:
+            self._not_watched.add(name)
+            self.say(f"not watched: {name}: {why}")
 
     def say(self, text: str) -> None:
         """Write one line."""
@@ -275,12 +288,10 @@ class Journal:
         for tell in self.at_end:
             tell()
         main = os.getpid() == self._pid
-        unwatched = 0
         for name, how in self.watched.items():
-            if how().startswith("not "):
-                unwatched += 1
-                if main or self.verbose:
-                    self.say(f"not watched: {name}: {how().removeprefix('not ')}")
+            unsaid = name not in self._not_watched and (main or self.verbose)
+            if unsaid and how().startswith("not "):
+                self.say(f"not watched: {name}: {how().removeprefix('not ')}")
         if self.unseen and (self.mistakes or self.verbose):
             self.say(f"not watched: {some(self.unseen, 'call')} that could not be looked at")
         if self.mistakes or self.verbose:

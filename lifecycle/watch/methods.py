@@ -33,6 +33,7 @@ FREED_BY_THEMSELVES: set[str] = set()
 """Classes whose objects nobody has to close: they go with their context, or by themselves."""
 
 _FUNCTIONS = (types.FunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+_ATTRIBUTES = (property, types.GetSetDescriptorType)
 
 
 class Watching:
@@ -52,6 +53,7 @@ class _Method:
 
     def __init__(self, watching: Watching, name: str, original: Any, owner: type) -> None:
         self.watching, self.name, self.original = watching, name, original
+        self.shown = f"{name}()"
         self.bind = type(original).__get__
         self.owner = owner
         self.__doc__ = getattr(original, "__doc__", None)
@@ -73,6 +75,35 @@ class _Method:
 
     def __getattr__(self, name: str) -> Any:
         # Of what looks into a class's `__dict__` for a function.
+        return getattr(self.original, name)
+
+
+class _Attribute:
+    """In the place of an attribute that is read by code: a use as well, of an object that is closed."""
+
+    def __init__(self, watching: Watching, name: str, original: Any) -> None:
+        self.watching, self.name, self.original = watching, name, original
+        self.shown, self.closes = name, False
+        self.__doc__ = getattr(original, "__doc__", None)
+        functions = [functools.partial(one, self) for one in (_before, _came_back, _raised)]
+        self.looked_at = unseen(functions[0], functions[1], functions[2], original.__get__)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self.original.__get__(None, owner)
+        seen = journal.seen.get(id(instance))
+        # `_before` and the others are given the first argument: the object.
+        return (
+            self.looked_at(instance) if seen is not None and seen.closed else self.original.__get__(instance)
+        )
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        self.original.__set__(instance, value)
+
+    def __delete__(self, instance: Any) -> None:
+        self.original.__delete__(instance)
+
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.original, name)
 
 
@@ -126,24 +157,26 @@ def _not_made(init: _Init, instance: Any, error: BaseException) -> None:
         error.__traceback__ = trace.tb_next
 
 
-def _before(method: _Method, instance: Any) -> Any:
+def _before(method: _Method | _Attribute, instance: Any) -> Any:
     try:
         seen = journal.seen.get(id(instance))
         if seen is not None and seen.closed and not method.closes:
             frame = frame_here(2)
             if frame is None or frame.f_code.co_filename.startswith(method.watching.package or "\0"):
                 return None
-            journal.about_to(seen, method.name, sites.user(frame, method.watching.package))
+            journal.about_to(seen, method.shown, sites.user(frame, method.watching.package))
     except Exception:
         return None
     return None
 
 
-def _came_back(method: _Method, instance: Any, token: Any) -> None:
-    return None
+def _came_back(method: _Method | _Attribute, instance: Any, token: Any) -> None:
+    seen = journal.seen.get(id(instance))
+    if seen is not None and seen.closed:
+        journal.came_back(seen)
 
 
-def _raised(method: _Method, instance: Any, error: BaseException) -> None:
+def _raised(method: _Method | _Attribute, instance: Any, error: BaseException) -> None:
     try:
         seen = journal.seen.get(id(instance))
         frame = frame_here(2)
@@ -160,7 +193,7 @@ def _raised(method: _Method, instance: Any, error: BaseException) -> None:
                 return
             frame = frame.f_back
         site = sites.site(user)
-        journal.used_after(seen, method.name, site, type(error).__name__)
+        journal.used_after(seen, method.shown, site, type(error).__name__)
     except Exception:
         return
 
@@ -247,6 +280,9 @@ def _exchange(cls: type, name: str, watching: Watching) -> None:
     else:
         return
     original = vars(owner)[name]
+    if not special and isinstance(original, _ATTRIBUTES):
+        setattr(cls, name, _Attribute(watching, name, original))
+        return
     if owner is object or not isinstance(original, _FUNCTIONS):
         return
     if name == "__exit__" and (isinstance(original, types.FunctionType) or watching.name in NO_CLOSE_AT_EXIT):

@@ -91,7 +91,7 @@ def _call(code: Any, offset: int, function: Any, first: Any) -> Any:
             if seen is not None:
                 seen.certain = False
         elif seen.closed and what[0] not in watching.closers:
-            journal.about_to(seen, what[0], sites.user(frame, watching.package))
+            journal.about_to(seen, f"{what[0]}()", sites.user(frame, watching.package))
     except Exception:
         return None
     return None
@@ -111,8 +111,10 @@ def _over(function: Any, first: Any, raised: bool) -> None:
         if what[0] in watching.closers or what[0] == "__exit__":
             if what[0] != "__exit__" or not seen.closed:
                 journal.close(seen, site, frame)
-        elif raised and seen.closed:
-            journal.used_after(seen, what[0], site, "an exception")
+        elif seen.closed and not raised:
+            journal.came_back(seen)
+        elif seen.closed:
+            journal.used_after(seen, f"{what[0]}()", site, "an exception")
     except Exception:
         return
 

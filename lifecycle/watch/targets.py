@@ -101,6 +101,8 @@ def _now(module: ModuleType, name: str) -> None:
         how, why = _watch_class(module, path, [one.closer for one in waiting], waiting[0].name)
         for one in waiting:
             one.how, one.why = how, why
+            if how == "not":
+                journal.not_watched(one.name, why)
 
 
 def _watch_class(module: ModuleType, path: str, closers: list[str], name: str) -> tuple[str, str]:
