@@ -21,7 +21,7 @@ import pyperf
 from rich.console import Console
 from rich.table import Table
 
-MODULES = ("core", "guards", "sharing", "scrape", "gstreamer", "pools", "proxies")
+MODULES = ("core", "guards", "sharing", "scrape", "gstreamer", "pools", "proxies", "recorder")
 
 
 RUNS = 5

@@ -87,6 +87,48 @@ def test_what_it_does_not_know_is_said_with_the_usage(
 
 
 @linux
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("postmortem", "absent.rec"), "absent.rec cannot be read: No such file or directory"),
+        (("postmortem", "."), "no regular file"),
+        (("report", "other.rec"), "other.rec is no recording"),
+        (("report", "noise.rec", "-o", "-"), "noise.rec is no recording"),
+        (("report", "good.rec", "-o", "other.rec"), "other.rec is there already"),
+        (("report", "good.rec", "-o", "absent/page.html"), "No such file or directory"),
+        (("inspect", "absent.rec", "--once"), "absent.rec cannot be read"),
+        (("inspect", "0", "--once"), "there is no process 0"),
+        (("inspect", "4194999", "--once"), "there is no process 4194999"),
+        (("inspect", "9" * 30, "--once"), "cannot be read: No such file or directory"),
+        (("inspect", "4194999", "managers"), "4194999"),
+        (("inspect", "4194999", "managers", "--attach"), "4194999"),
+        (("inspect", "good.rec", "managers", "--attach"), "--attach takes a process by its id"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: tuple[str, ...],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lifecycle.recorder.start("good.rec", slots=1024, fault=False).stop()
+    Path("other.rec").write_text("not ours", encoding="utf-8")
+    Path("noise.rec").write_bytes(bytes(range(1, 256)) * 40)
+    before = sorted(tmp_path.iterdir())
+    if "--attach" in words and says == "4194999" and not hasattr(sys, "remote_exec"):
+        says = "3.14"
+    assert main(list(words)) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert printed.err.startswith("lifecycle: ")
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@linux
 def test_a_running_process_by_its_id(
     manager: SafetyManager, recorder: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
