@@ -23,7 +23,7 @@ instruction would lose it there.
 - `guard`: one action
 - `shared`: one action with several shares
 - `stack`: any number of them
-- `story`: what comes out when some of them fail
+- `errors`: what comes out when some of them fail
 - `action`: how an action is claimed and run once
 """
 

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from lifecycle.errors import CallbackError
 from lifecycle.guards.action import DEFERRED, DEFERRED_BODY, forgotten, made_at, process, refuse_deferred
-from lifecycle.guards.story import Story
+from lifecycle.guards.errors import ErrorCollector
 from lifecycle.lowlevel import Uncopied, check_callback
 
 T = TypeVar("T")
@@ -148,13 +148,13 @@ class CleanupStack(Uncopied):
         """Run everything; True when `body`, the block's exception, was suppressed by a context manager in
         here."""
         entries = self._entries
-        story = entry = details = None
+        collected = entry = details = None
         try:
             while entries:
                 try:
                     if self._generation is not process.generation:
                         self._forget_inherited()
-                    if body is not None and story is None:
+                    if body is not None and collected is None:
                         details = (type(body), body, body.__traceback__)
                     for entry in iter(entries.pop, None):
                         begun = False
@@ -169,8 +169,8 @@ class CleanupStack(Uncopied):
                                     suppressed = fn(args, *details)
                                     if suppressed:
                                         details = None
-                                        story = story or Story(body)
-                                        story.suppress()
+                                        collected = collected or ErrorCollector(body)
+                                        collected.suppress()
                             else:
                                 begun = True
                                 result = fn(*args, **kwargs)
@@ -180,18 +180,18 @@ class CleanupStack(Uncopied):
                             if not begun:
                                 # An interrupt (3.10 looks for signals at every jump): it is still to be run.
                                 entries.append(entry)
-                            story = story or Story(body)
-                            details = story.add(error)
+                            collected = collected or ErrorCollector(body)
+                            details = collected.add(error)
                         if not entries:
                             break
                 except IndexError:  # another thread took the last
                     continue
                 except BaseException as error:  # an interrupt in here: it is raised when the rest has run
-                    story = story or Story(body)
-                    details = story.add(error)
-            return story is not None and story.end()
+                    collected = collected or ErrorCollector(body)
+                    details = collected.add(error)
+            return collected is not None and collected.end()
         except BaseException:  # a kept traceback must keep nothing alive
-            body = story = details = entry = entries = None  # type: ignore[assignment]
+            body = collected = details = entry = entries = None  # type: ignore[assignment]
             fn = args = kwargs = result = suppressed = None
             raise
 

@@ -14,7 +14,7 @@ SHOWN = 3
 """How many failures the message of a group spells out."""
 
 
-class Story:
+class ErrorCollector:
     """What has gone wrong while a stack is unwound. Made when the first thing does."""
 
     __slots__ = ("_body", "_failed", "_group", "_suppressed")
