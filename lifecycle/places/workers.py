@@ -79,7 +79,7 @@ class Batch:
         self.done: Reply[None] = Reply()
 
 
-class Errand:
+class Job:
     """A function to be called on a worker by who cannot wait for it for ever: callbacks at exit, which may
     hang."""
 
@@ -208,7 +208,7 @@ class Worker(Timed):
                 self.busy_since = runtime.monotonic()
                 if isinstance(ticket, Batch):
                     self._run_batch(ticket)
-                elif isinstance(ticket, Errand):
+                elif isinstance(ticket, Job):
                     ticket.run(self)
                 elif type(ticket) is Bell:
                     self._answer(ticket)
@@ -396,7 +396,7 @@ class Workers(Place):
         self._reset()
 
     def _reset(self) -> None:
-        self.mailbox: runtime.SimpleQueue[Record | Batch | Errand | None] = runtime.SimpleQueue()
+        self.mailbox: runtime.SimpleQueue[Record | Batch | Job | None] = runtime.SimpleQueue()
         self.put: Callable[[Record], None] = self.mailbox.put
         self.requeue: Callable[[Record], None] = self.mailbox.put
         self.timelines: Timelines = Timelines()
@@ -619,15 +619,15 @@ class Workers(Place):
         if not self.healthy:
             fn()
             return
-        errand = Errand(fn)
-        self.mailbox.put(errand)
+        job = Job(fn)
+        self.mailbox.put(job)
         try:
-            error = errand.done.get(timeout=timeout)
+            error = job.done.get(timeout=timeout)
         except runtime.Empty:
-            begun = not errand.todo
-            errand.todo.clear()
-            if begun and errand.worker is not None:
-                self._write_off(errand.worker)
+            begun = not job.todo
+            job.todo.clear()
+            if begun and job.worker is not None:
+                self._write_off(job.worker)
             raise LifecycleError(
                 f"{fn!r} did not {'return' if begun else 'begin'} within {timeout:.3g} s and was left behind"
             ) from None

@@ -34,7 +34,7 @@ from lifecycle.observe.lost import LostTickets
 from lifecycle.observe.observers import Observer, enlist
 from lifecycle.places import workers as workers_module
 from lifecycle.places.loops import Bell
-from lifecycle.places.workers import Batch, Errand, Worker, Workers
+from lifecycle.places.workers import Batch, Job, Worker, Workers
 from lifecycle.testing.interrupts import run_interrupted
 from tests.core.adversary import in_own_process
 from tests.support import eventually
@@ -173,14 +173,14 @@ def test_a_worker_loses_no_batch_and_no_errand() -> None:
             records.append(still.workers.mailbox.get())
         batch = Batch(records)  # type: ignore[arg-type]
         called: list[str] = []
-        errand = Errand(lambda: called.append("called"))
+        job = Job(lambda: called.append("called"))
         still.workers.mailbox.put(batch)
-        still.workers.mailbox.put(errand)
+        still.workers.mailbox.put(job)
         place = yield still.worker().run
         still.check(place)
         assert batch.done.get(timeout=1) is None
         assert called == ["called"], place
-        answer = errand.done.get(timeout=1)
+        answer = job.done.get(timeout=1)
         assert answer is None or isinstance(answer, TooLong)
 
     for _ in struck(scene):
