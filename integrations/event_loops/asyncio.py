@@ -63,7 +63,7 @@ async def run_leased(
         the caller. What it raises passes unchanged and poisons nothing: for the panic boundary use
         ``asyncio.to_thread(manager.safe_access, handle, fn)``.
     executor:
-        Whose threads to use; None takes the loop's default, as `asyncio.to_thread` does.
+        The executor whose threads are used; None takes the loop's default, as `asyncio.to_thread` does.
     """
     loop = _running_loop("run_leased")
     check_callback(fn, "run_leased(fn)")

@@ -41,7 +41,7 @@ def release_queue(name: str = "glib", context: Any = None, *, thread: Any = "cur
         A `GLib.MainContext`; by default the calling thread's own where it has one (``push_thread_default``),
         else the global one.
     thread:
-        Who runs the loop: the calling thread by default, another `threading.Thread` or its identity.
+        The thread that runs the loop: ``"current"`` (the calling one), a `threading.Thread`, or its identity.
 
     Raises `LifecycleError` for what is no main context.
     """

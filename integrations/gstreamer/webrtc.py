@@ -59,7 +59,7 @@ class WebRTCPeer(Uncopied):
     Parameters
     ----------
     manager:
-        Who is told of panics, and whose objects the signal handlers become.
+        Owns the signal handlers, and is told of panics.
     pipeline:
         The `PipelineGuard` that holds it. Whoever made it closes it, after the peer (`Fanout.add` takes
         both).

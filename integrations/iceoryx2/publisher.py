@@ -335,7 +335,7 @@ class Publisher(Uncopied):
     Parameters
     ----------
     manager:
-        Whose objects the loans become. Closing it closes the publisher first.
+        Owns the loans. Closing it closes the publisher first.
     name:
         The topic: 1 to 200 printable ASCII letters. It has one publisher at a time.
     nbytes:

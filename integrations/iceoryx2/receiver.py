@@ -247,7 +247,7 @@ class Receiver(TopicReceiver):
     Parameters
     ----------
     manager:
-        Whose objects the frames become. Closing it closes the receiver first.
+        Owns the frames. Closing it closes the receiver first.
     name:
         The topic. Its figures are its publisher's.
     policy:

@@ -182,7 +182,7 @@ class Receiver(TopicReceiver):
     Parameters
     ----------
     manager:
-        Whose objects the frames become. Closing it closes the receiver first.
+        Owns the frames. Closing it closes the receiver first.
     name:
         The topic.
     policy:

@@ -139,7 +139,7 @@ class BufferPool(Pool):
     Parameters
     ----------
     manager:
-        Whose objects the loans are. When it closes, so does the pool.
+        Owns the loans. When it closes, so does the pool.
     size:
         Bytes of one buffer: the default of `get`, and the largest that comes from the pool.
     count:

@@ -77,7 +77,7 @@ class ObjectPool(Pool, Generic[T]):
     Parameters
     ----------
     manager:
-        Whose objects the items and their loans are. When it closes, so does the pool.
+        Owns the items and their loans. When it closes, so does the pool.
     create:
         Makes an item; called without arguments, on the thread that borrows. What it raises comes out of
         `get`.

@@ -391,7 +391,7 @@ def adopt(
     name:
         Shown in messages, reports and metrics.
     manager:
-        Whose objects its objects are; None: the process's manager for GPU objects.
+        Owns its objects; None: the process's manager for GPU objects.
     fences:
         ``"gl"``: sync objects of OpenGL, asked by whoever drains. ``"egl"``: those of EGL, which a thread of
         their own waits for, so that what was used is given back though nothing is drawn.

@@ -88,7 +88,7 @@ class Capture(Uncopied):
     Parameters
     ----------
     manager:
-        Whose objects the frames become. Closing it closes the capture first.
+        Owns the frames. Closing it closes the capture first.
     appsink:
         The element, which one capture at a time pulls from. Its ``max-buffers`` and ``drop`` are the queue:
         the capture changes them when it stops, and puts them back when it, or the next one, begins.

@@ -116,7 +116,7 @@ class Feeder(Uncopied):
     Parameters
     ----------
     manager:
-        Whose writable frames these are; closing it ends whoever waits for room with `ClosedError`.
+        Owns the writable frames. Closing it ends every wait for room with `ClosedError`.
     appsrc:
         The element. Its ``format`` becomes time, and ``block`` false: the feeder waits itself.
     caps:

@@ -106,7 +106,7 @@ class PoolAdapter(Uncopied):
     Parameters
     ----------
     manager:
-        Whose objects the frames become. Closing it closes the pool first.
+        Owns the frames. Closing it closes the pool first.
     caps:
         What the buffers hold, a `Gst.Caps` or its text.
     most:

@@ -34,7 +34,7 @@ class SampleAdapter(Uncopied):
     Parameters
     ----------
     manager:
-        Whose objects the frames become.
+        Owns the frames.
     name:
         Shown in messages and reports as the name of every frame made here.
 

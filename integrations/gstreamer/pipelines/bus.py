@@ -105,7 +105,7 @@ class BusWatch(Guard[_BusCore]):
     Parameters
     ----------
     manager:
-        Who is told of panics in handlers, and whose object the watch becomes.
+        Owns the watch, and is told of panics in handlers.
     source:
         A `PipelineGuard`, a `Gst.Pipeline` or a `Gst.Bus`. One watch at a time reads a bus (`DuplicateError`
         otherwise): two would take each other's messages.

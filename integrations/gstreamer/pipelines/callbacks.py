@@ -69,7 +69,7 @@ class Callback:
     Parameters
     ----------
     manager, name, type_name:
-        Who reports a panic, and under which names.
+        The manager that reports a panic, and the names in the report.
     function:
         What is called. A coroutine or generator function is refused (`CallbackError`): its body would never
         run.

@@ -83,7 +83,7 @@ class ElementGuard(Guard[_ElementCore]):
     Parameters
     ----------
     manager:
-        Whose object the element becomes.
+        Owns the element.
     element:
         A `Gst.Element`, or a factory's name such as ``"queue"``. One that is in no bin is added; one that is
         in `parent` already is adopted.

@@ -225,7 +225,7 @@ class PadGuard(Guard[_PadCore]):
     Parameters
     ----------
     manager:
-        Whose object the pad becomes.
+        Owns the pad.
     element:
         The element to ask, such as a tee or a mixer.
     template:
@@ -378,7 +378,7 @@ class ProbeGuard(CallbackGuard[_ProbeCore]):
     Parameters
     ----------
     manager:
-        Who is told of panics, and whose object the probe becomes.
+        Owns the probe, and is told of panics.
     pad, mask:
         As for `Gst.Pad.add_probe`.
     callback:

@@ -81,7 +81,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
     Parameters
     ----------
     manager:
-        Whose object the pipeline becomes. Its ``finalizer_timeout`` is the deadline of NULL; closing it
+        Owns the pipeline. Its ``finalizer_timeout`` is the deadline of NULL; closing it
         closes the pipeline.
     pipeline:
         A `Gst.Pipeline`, or a description as for ``gst-launch-1.0``. One pipeline has one guard.

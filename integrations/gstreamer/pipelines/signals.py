@@ -42,7 +42,7 @@ class SignalGuard(CallbackGuard[_SignalCore]):
     Parameters
     ----------
     manager:
-        Who is told of panics, and whose object the connection becomes.
+        Owns the connection, and is told of panics.
     source, signal:
         Any GObject, and the signal's name, with a detail where wanted (``"notify::caps"``).
     callback:

@@ -191,7 +191,7 @@ class Fanout(Uncopied):
     Parameters
     ----------
     manager:
-        Whose objects the clients become.
+        Owns the clients.
     source:
         The `PipelineGuard` with the encoder.
     appsink:

@@ -57,7 +57,7 @@ class Tee(Uncopied):
     Parameters
     ----------
     manager:
-        Whose objects the branches become.
+        Owns the branches.
     pipeline:
         The `PipelineGuard` (then a branch that fails is taken off alone), or the plain `Gst.Bin` that holds
         the tee.
