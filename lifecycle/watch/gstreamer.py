@@ -47,6 +47,10 @@ class Owed:
     """An element that somebody has to set to NULL."""
 
     __slots__ = ("name", "pointer", "ref", "seen", "state")
+    name: str
+    pointer: int
+    seen: Seen
+    state: int
 
     def __init__(self, name: str, pointer: int, seen: Seen, state: int) -> None:
         self.name, self.pointer, self.seen, self.state = name, pointer, seen, state
@@ -60,11 +64,13 @@ class Line:
     """The samples that one line has pulled."""
 
     __slots__ = ("live", "most", "seen", "told", "top")
+    seen: Seen
+    top: int
 
     def __init__(self, seen: Seen, top: int) -> None:
         self.seen, self.top = seen, top
         self.live: dict[int, Any] = {}
-        self.most = 0
+        self.most: int = 0
         self.told: set[str] = set()
 
 
@@ -72,6 +78,10 @@ class Blocking:
     """A blocking probe."""
 
     __slots__ = ("called", "done", "number", "pad", "seen")
+    seen: Seen
+    pad: str
+    called: bool
+    done: bool
 
     def __init__(self, seen: Seen, pad: str) -> None:
         self.seen, self.pad = seen, pad

@@ -32,10 +32,14 @@ class Mapping:
     """One mapping."""
 
     __slots__ = ("buffer", "info", "number", "open", "seen", "view", "writes")
+    seen: Seen
+    number: int
+    writes: bool
+    buffer: int
 
     def __init__(self, seen: Seen, number: int, writes: bool, buffer: int) -> None:
         self.seen, self.number, self.writes, self.buffer = seen, number, writes, buffer
-        self.open = True
+        self.open: bool = True
         self.info: Any = None
         self.view: Any = None
         """A weak reference to what every view and array of it keeps."""
@@ -56,9 +60,11 @@ class Line:
     """The mappings of one line."""
 
     __slots__ = ("count", "kept", "risk_told", "told")
+    told: bool
+    risk_told: bool
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self.kept: list[Mapping] = []
         self.told = self.risk_told = False
 

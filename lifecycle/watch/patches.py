@@ -66,6 +66,11 @@ def hidden(around: Around, original: Any) -> Any:
 class Patched:
     """In the place of a method."""
 
+    original: Any
+    around: Around
+    bare: bool
+    call: Any
+
     def __init__(self, original: Any, owner: type, name: str, around: Around) -> None:
         self.original, self.around = original, around
         kind = getattr(original, "is_method", None)
@@ -77,7 +82,7 @@ class Patched:
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if self.bare:
             return hidden(self.around, self.original.__get__(instance, owner))
-        return self.call if instance is None else types.MethodType(self.call, instance)  # type: ignore[arg-type]
+        return self.call if instance is None else types.MethodType(self.call, instance)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.original, name)

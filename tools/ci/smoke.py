@@ -86,15 +86,19 @@ MORE = {
     "memory": MEMORY,
     "uvloop": UVLOOP if sys.platform != "win32" else "",
     "gstreamer": GSTREAMER,
-    "gl": "import numpy, OpenGL, lifecycle.integrations.gpu.opengl",
-    "wgpu": "import numpy, lifecycle.integrations.gpu.wgpu",
+    "opengl": "import numpy, OpenGL, lifecycle.integrations.opengl",
+    "gl": "import numpy, OpenGL, lifecycle.integrations.opengl",
+    "moderngl": "import moderngl, lifecycle.integrations.moderngl",
+    "pyglet": "import pyglet\npyglet.options['headless'] = True\nimport lifecycle.integrations.pyglet",
+    "vispy": "import lifecycle.integrations.vispy",
+    "wgpu": "import numpy, lifecycle.integrations.wgpu",
     "qt": "import lifecycle.integrations.event_loops.qt",
     "iceoryx2": "import lifecycle.integrations.iceoryx2",
     "zenoh": "import lifecycle.integrations.zenoh",
     "all": f"import lifecycle.integrations.gpu.opengl, lifecycle.integrations.gpu.wgpu\n{PROMETHEUS}{MEMORY}",
 }
 # Frameworks that warn as they are imported.
-LOUD = {"gl", "wgpu", "qt", "iceoryx2", "zenoh", "all"}
+LOUD = {"opengl", "gl", "moderngl", "pyglet", "vispy", "wgpu", "qt", "iceoryx2", "zenoh", "all"}
 
 
 def told_by(wheel: Path, field: str) -> list[str]:
