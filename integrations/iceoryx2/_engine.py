@@ -32,9 +32,9 @@ try:
     import iceoryx2 as iox
 except ImportError as error:
     raise MissingTransportError(
-        "iceoryx2 is not installed: pip install 'native-lifecycle[iceoryx2]'. It has wheels for Linux on "
-        "x86-64 (glibc 2.34 or newer), macOS on arm64 and Windows; elsewhere (musl, Linux on ARM, the build "
-        "of 3.13 without the GIL) it is built with Rust: https://github.com/eclipse-iceoryx/iceoryx2"
+        f"iceoryx2 cannot be imported ({error}): pip install 'native-lifecycle[iceoryx2]'. It has wheels for "
+        "Linux on x86-64 (glibc 2.34 or newer), macOS on arm64 and Windows; elsewhere (musl, Linux on ARM, "
+        "the build of 3.13 without the GIL) it is built with Rust: https://github.com/eclipse-iceoryx/iceoryx2"
     ) from error
 
 __all__ = [
@@ -188,8 +188,8 @@ def refused(what: str, error: BaseException) -> Exception:
     reason = text_of_reason(error)
     if "IncompatibleTypes" in reason or "IncompatibleMessagingPattern" in reason:
         return TopicError(
-            f"{what}: the service of this name is none of this library's topics ({reason}); choose another "
-            "name"
+            f"{what}: the service of this name is none of this library's topics, or one of another version "
+            f"of it ({reason}); choose another name, or use one version at both ends"
         )
     if "Permission" in reason:
         return SharedMemoryError(
@@ -205,7 +205,7 @@ def refused(what: str, error: BaseException) -> Exception:
     ):
         return SharedMemoryError(
             f"{what}: its files in /dev/shm or /tmp/iceoryx2 cannot be made or read ({reason}). They are "
-            "full, read-only, removed by hand, or of another version of iceoryx2"
+            "full, read-only, removed by hand, another user's, or of another version of iceoryx2"
         )
     return TransportError(f"{what}: iceoryx2 says {reason}")
 

@@ -10,7 +10,9 @@ from lifecycle.integrations.across.receiving import check_name
 try:
     import zenoh
 except ImportError as error:
-    raise MissingTransportError("zenoh is not installed: pip install 'native-lifecycle[zenoh]'") from error
+    raise MissingTransportError(
+        f"zenoh cannot be imported ({error}): pip install 'native-lifecycle[zenoh]'"
+    ) from error
 
 __all__ = ["END", "LIFE", "key_of", "session_of", "zenoh"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import tempfile
 import textwrap
 import threading
 from typing import Any
+
+import pytest
 
 from tests.support import ROOT
 
@@ -112,3 +115,28 @@ class Other:
             if pipe is not None:
                 pipe.close()
         self.stderr.close()
+
+
+def _own_memory() -> str | None:
+    """Why no process can have a /dev/shm and a /tmp of its own here; None where it can."""
+    if sys.platform != "linux" or shutil.which("unshare") is None:
+        return "mount namespaces are Linux's"
+    tried = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/dev/shm"],
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    return None if tried.returncode == 0 else "this user may not have a mount namespace of its own"
+
+
+def in_small_memory(options: str) -> tuple[str, ...]:
+    """What runs a program with a /dev/shm and a place for the engine's files of its own."""
+    if reason := _own_memory():
+        pytest.skip(reason)
+    mounts = (
+        f"mount -t tmpfs -o {options} none /dev/shm && mkdir -p /tmp/iceoryx2 && mount -t tmpfs none "
+        "/tmp/iceoryx2"
+        ' && exec "$@"'
+    )
+    return ("unshare", "-m", "sh", "-c", mounts, "sh")

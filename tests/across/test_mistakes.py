@@ -6,7 +6,6 @@ from __future__ import annotations
 import gc
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.needs("iceoryx2")
 from lifecycle import SafetyManager
 from lifecycle.errors import Empty, Lagged, PoolExhaustedError
 from lifecycle.testing import each_interrupt
-from tests.across.support import Other
+from tests.across.support import Other, in_small_memory
 from tests.core.adversary import STORM
 from tests.support import eventually
 
@@ -30,31 +29,6 @@ try:
     from lifecycle.integrations.iceoryx2 import Publisher, Receiver
 except ImportError:
     pass
-
-
-def _own_memory() -> str | None:
-    """Why no process can have a /dev/shm and a /tmp of its own here; None where it can."""
-    if sys.platform != "linux" or shutil.which("unshare") is None:
-        return "mount namespaces are Linux's"
-    tried = subprocess.run(
-        ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/dev/shm"],
-        capture_output=True,
-        check=False,
-        timeout=30,
-    )
-    return None if tried.returncode == 0 else "this user may not have a mount namespace of its own"
-
-
-def in_small_memory(options: str) -> tuple[str, ...]:
-    """What runs a program with a /dev/shm and a place for the engine's files of its own."""
-    if reason := _own_memory():
-        pytest.skip(reason)
-    mounts = (
-        f"mount -t tmpfs -o {options} none /dev/shm && mkdir -p /tmp/iceoryx2 && mount -t tmpfs none "
-        "/tmp/iceoryx2"
-        ' && exec "$@"'
-    )
-    return ("unshare", "-m", "sh", "-c", mounts, "sh")
 
 
 # -- raw, and here -------------------------------------------------------------------------------------------
