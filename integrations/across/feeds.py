@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lifecycle.integrations.across.frames import Frame
 
@@ -41,6 +41,9 @@ class Feed(Protocol):
 
     def source(self) -> Source:
         """The publisher of now."""
+
+    def peers(self) -> list[dict[str, Any]]:
+        """The other processes at the topic, as far as they are known: ``pid``, ``executable``, ``state``."""
 
     def start(self, epoch: int) -> int | None:
         """The number of the first frame of a life that came to this end; None where that is not needed,

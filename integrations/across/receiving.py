@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from lifecycle import FrameDistributor
-from lifecycle.distribution import DropOldest, KeepKeyFrames, LatestOnly, Policy
+from lifecycle.distribution import DropOldest, KeepKeyFrames, LatestOnly, Policy, crossing
 from lifecycle.distribution.policies import policy_of
 from lifecycle.errors import ClosedError, Empty, Lagged, LifecycleError
 from lifecycle.integrations.across.bridges import Bridge
@@ -64,6 +64,7 @@ class TopicReceiver(Uncopied):
     _remedy = "make another receiver of the topic"
     kind: ClassVar[str] = "topic"
     transport: ClassVar[str] = ""
+    _frame_type: ClassVar[str] = ""
 
     def __init__(
         self, manager: SafetyManager, name: str, policy: Policy, feed: Feed, seat: int | None = None
@@ -211,6 +212,16 @@ class TopicReceiver(Uncopied):
                         )
                         self._standing = new
                         if received:
+                            note = crossing.note
+                            if note is not None:
+                                note(
+                                    "received",
+                                    self._frame_type,
+                                    frame.handle.id,
+                                    self._name,
+                                    frame.seq,
+                                    frame.nbytes,
+                                )
                             return frame
                         new = None
                         frame.close()
@@ -334,6 +345,21 @@ class TopicReceiver(Uncopied):
             lag=lag,
             ended=now.ended,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """What ``lifecycle inspect PID topics`` shows of it, as data: topic, figures, processes."""
+        feed, now = self._feed, self.stats()
+        return {
+            "topic": self._name,
+            "transport": self.transport,
+            "end": "receiver",
+            "source": self.source,
+            "received": now.received,
+            "missed": now.missed,
+            "lag": now.lag,
+            "restarts": self.restarts,
+            "peers": [] if feed is None else feed.peers(),
+        }
 
     # -- the end ---------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 import attrs
 
 from lifecycle import ANY_THREAD, FrameReceiver, SafetyManager
+from lifecycle.distribution import crossing
 from lifecycle.errors import ClosedError, ForeignHandleError, LifecycleError, PoolExhaustedError
 from lifecycle.integrations.across.bridges import Bridge
 from lifecycle.integrations.across.errors import (
@@ -204,6 +205,7 @@ class _Ports(Ends):
                     raise ClosedError(
                         f"the publisher of topic {self.name!r} is closed, and the loan stays yours"
                     )
+                id, nbytes = loan._handle.id, loan._form.nbytes
                 loan._write_header(sending.seq, self.epoch, time.time_ns(), key)
                 raw = loan._handle.detach()
                 sample = raw.assume_init()
@@ -219,6 +221,9 @@ class _Ports(Ends):
                         f"frame {sending.seq} of topic {self.name!r} was not delivered to all: iceoryx2 says "
                         f"{_engine.text_of_reason(error)}"
                     ) from None
+                note = crossing.note
+                if note is not None:
+                    note("published", LOAN, id, self.name, sending.seq, nbytes)
                 return sending.told or 0
             finally:
                 raw = sample = loan = None  # type: ignore[assignment]  # K3
@@ -473,6 +478,9 @@ class Publisher(Uncopied):
                 time.sleep(PAUSE)
             address, header = raw.payload_ptr, raw.user_header_ptr
             handle = self._recipe.register(raw, address, form.nbytes)
+            note = crossing.note
+            if note is not None:
+                note("loan", LOAN, handle.id, self._name, 0, form.nbytes)
             return Loan(handle, form, address, header, ports)
         finally:
             raw = handle = None  # K3
@@ -525,6 +533,21 @@ class Publisher(Uncopied):
         ports = self._open()
         with ports.turn:
             return tuple(Peer(pid, executable, state) for pid, executable, state, _ in ports.nodes())  # type: ignore[arg-type]
+
+    def describe(self) -> dict[str, Any]:
+        """What ``lifecycle inspect PID topics`` shows of it, as data: topic, figures, processes."""
+        ports, stats = self._ports, self.stats()
+        peers = () if ports is None else self.consumers()
+        return {
+            "topic": self._name,
+            "transport": "iceoryx2",
+            "end": "publisher",
+            "published": stats.published,
+            "receivers": stats.receivers,
+            "freed": stats.freed,
+            "failed": stats.failed,
+            "peers": [attrs.asdict(peer) for peer in peers],
+        }
 
     def reap(self) -> Reaped:
         """Free the seats and frames of processes that have died. The watcher does it by itself, and so does

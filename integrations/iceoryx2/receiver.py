@@ -201,6 +201,12 @@ class _Feed(Ends):
                 if state == "alive" or not self._turn_page(epoch):
                     return Source(epoch, int(facts.published), state)
 
+    def peers(self) -> list[dict[str, Any]]:
+        """See `across.feeds.Feed`."""
+        with self._looking:
+            found = self.nodes()
+        return [{"pid": pid, "executable": name, "state": state} for pid, name, state, _ in found]
+
     def keep(self) -> None:
         """See `across.feeds.Feed`."""
         super().keep()
@@ -265,6 +271,7 @@ class Receiver(TopicReceiver):
     """
 
     transport = "iceoryx2"
+    _frame_type = SAMPLE
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from lifecycle import FrameReceiver, SafetyManager
+from lifecycle.distribution import crossing
 from lifecycle.errors import ClosedError, LifecycleError
 from lifecycle.integrations.across.bridges import Bridge
 from lifecycle.integrations.across.errors import BusyError, TransportError
@@ -75,6 +76,9 @@ class _Ports:
                 # K2: sent and counted in one step.
                 for sending.answer in zip(taking(put)):
                     break
+                note = crossing.note
+                if note is not None:
+                    note("published", "zenoh.Put", 0, self.name, sending.seq, form.nbytes)
             except zenoh.ZError as error:
                 sending.answer = (None,)  # somebody may have it: its number is not used again
                 raise TransportError(
@@ -213,6 +217,17 @@ class Publisher(Uncopied):
             close_failures=0,
             groups={},
         )
+
+    def describe(self) -> dict[str, Any]:
+        """What ``lifecycle inspect PID topics`` shows of it, as data: the topic and its figures. Who receives
+        elsewhere is not known."""
+        return {
+            "topic": self._name,
+            "transport": "zenoh",
+            "end": "publisher",
+            "published": self.published,
+            "peers": [],
+        }
 
     def close(self) -> None:
         """Publish nothing more, and tell the receivers. Closing again changes nothing."""

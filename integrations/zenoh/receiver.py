@@ -152,6 +152,10 @@ class _Feed:
             return Source(epoch, published, "closed")
         return Source(epoch, published, "alive" if epoch in arrivals.alive else "died")
 
+    def peers(self) -> list[dict[str, Any]]:
+        """See `across.feeds.Feed`: zenoh does not tell."""
+        return []
+
     def start(self, epoch: int) -> int | None:
         """See `across.feeds.Feed`."""
         return self.arrivals.first.get(epoch)
@@ -204,6 +208,7 @@ class Receiver(TopicReceiver):
     """
 
     transport = "zenoh"
+    _frame_type = FRAME
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "question",
         nargs="?",
-        choices=("managers", "old", "holders"),
+        choices=("managers", "old", "holders", "topics"),
         help="ask the process itself, through its socket (LIFECYCLE_INSPECT)",
     )
     one.add_argument("id", nargs="?", type=int, help="of the object whose holders are asked for")
@@ -101,7 +101,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.question is not None:
         return question(arguments)
     if arguments.attach:
-        raise InspectionError("--attach asks a question: managers, old, or holders ID")
+        raise InspectionError("--attach asks a question: managers, old, topics, or holders ID")
     while True:
         summary = look(arguments.target)
         if arguments.json:
@@ -144,6 +144,18 @@ def question(arguments: argparse.Namespace) -> int:
                 f"{group['first']}) for {group['oldest']:.1f} s, registered at {site}"
             )
         )
+    for topic in told.get("topics", ()):
+        figures = ", ".join(
+            f"{name} {value}"
+            for name, value in topic.items()
+            if name not in ("manager", "topic", "transport", "end", "peers")
+        )
+        end = f"{topic['transport']} {topic['end']} of {topic['manager']}"
+        say(plain(f"{topic['topic']}: {end}: {figures}"))
+        for peer in topic["peers"]:
+            say(plain(f"  process {peer['pid']} {peer['executable']}: {peer['state']}"))
+    if told.get("topics") == []:
+        say("no topic is open")
     for holder in told.get("holders", ()):
         say(plain(holder))
     if told.get("holders") == []:

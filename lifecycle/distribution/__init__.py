@@ -7,6 +7,7 @@
 - `sharing`: what can be published
 - `policies`: what happens to those who fall behind
 - `chain`: deciding without a lock
+- `crossing`: what the flight recorder is told of frames between processes
 """
 
 from lifecycle.distribution.consuming import Derived, Sink, derived_from, with_release

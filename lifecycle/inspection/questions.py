@@ -122,8 +122,22 @@ def holders(request: Mapping[str, Any]) -> dict[str, Any]:
     raise InspectionError(f"no open manager of this process knows an object {id}")
 
 
+def topics(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The ends of topics between processes that are here: their figures, and who is at the other end."""
+    found: list[dict[str, Any]] = []
+    for manager in _open_managers():
+        for component in manager.components():
+            describe = getattr(component, "describe", None)
+            # One that was closed may be somebody's still.
+            if describe is not None and not component.closed:
+                found.append({"manager": manager.name, **describe()})
+    found.sort(key=lambda one: (one["topic"], one["end"]))
+    return {"topics": found[:MOST_GROUPS], "more": max(0, len(found) - MOST_GROUPS)}
+
+
 QUESTIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "managers": managers,
     "old": old,
     "holders": holders,
+    "topics": topics,
 }

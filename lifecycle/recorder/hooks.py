@@ -47,6 +47,7 @@ from lifecycle._core.idioms import taking
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.shares import FIRST_SHARE
+from lifecycle.distribution import crossing
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager import shutdown
 from lifecycle.manager.access import AccessBlock
@@ -80,6 +81,7 @@ def exchanges(writer: Writer, *, leases: bool) -> tuple[list[Exchange], Turns]:
     found, turns = _of_records(writer)
     found += _of_views(writer)
     found.append((guarding, "note", _of_guards(writer)))
+    found.append((crossing, "note", _of_topics(writer)))
     return found + (_of_leases(writer) if leases else []), turns
 
 
@@ -571,6 +573,19 @@ def _of_guards(writer: Writer) -> guarding.Note:
         try:
             kind = writer.text(type_name)
             writer.write(monotonic(), id, kind, operations[what], 0, address & WORD, size & WORD, 0, 0, 0)
+        except Exception:
+            writer.dropped += 1
+
+    return note
+
+
+def _of_topics(writer: Writer) -> crossing.Note:
+    operations = {"loan": layout.LOAN, "published": layout.PUBLISHED, "received": layout.RECEIVED}
+
+    def note(what: str, type_name: str, id: int, topic: str, number: int, size: int) -> None:
+        try:
+            kind, name = writer.text(type_name), writer.text(topic, True)
+            writer.write(monotonic(), id, kind, operations[what], 0, number & WORD, size & WORD, name, 0, 0)
         except Exception:
             writer.dropped += 1
 

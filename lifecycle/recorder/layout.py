@@ -90,6 +90,10 @@ ACCESSIBLE: Final = 15
 MISUSE: Final = 16
 RISK: Final = 17
 NOTE: Final = 18
+LOAN: Final = 19
+PUBLISHED: Final = 20
+RECEIVED: Final = 21
+"""Frames between processes: the topic as name, the frame's number as a, its bytes as b."""
 
 OPERATIONS: Final = {
     REGISTER: "register",
@@ -103,6 +107,9 @@ OPERATIONS: Final = {
     MISUSE: "misuse",
     RISK: "risk",
     NOTE: "note",
+    LOAN: "loan",
+    PUBLISHED: "published",
+    RECEIVED: "received",
 }
 
 CAUSES: Final = (

@@ -132,6 +132,10 @@ def _last(report: Report) -> list[str]:
             what = f"  {entry.name!r}"
         elif entry.operation == layout.ENDS and entry.name:
             what += f"  {entry.name}"
+        elif entry.operation in (layout.PUBLISHED, layout.RECEIVED):
+            what += f"  {entry.name} frame {entry.a}"
+        elif entry.operation == layout.LOAN:
+            what += f"  {entry.name}"
         site = f"  {short(entry.site)}" if entry.site else ""
         before = f"{(entry.time - recording.end) * 1e3:.2f}"
         lines.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,9 @@ class Feed:
 
     def source(self) -> Source:
         return Source(1, self.published, "alive")
+
+    def peers(self) -> list[dict[str, Any]]:
+        return []
 
     def start(self, epoch: int) -> int | None:
         return None

@@ -472,6 +472,8 @@ def make_a_topic(stage: Stage) -> None:
     "TopicReceiver.restarts",
     "TopicReceiver.source",
     "TopicReceiver.stats",
+    "Publisher.describe",
+    "TopicReceiver.describe",
 )
 def look(stage: Stage) -> None:
     stage.publish(5)
@@ -482,6 +484,7 @@ def look(stage: Stage) -> None:
     assert min(receiver.lag, receiver.missed, receiver.received, receiver.restarts) >= 0
     assert receiver.source in ("alive", "closed")
     assert receiver.stats().received == receiver.received
+    assert publisher.describe()["topic"] == receiver.describe()["topic"] == stage.topic
 
 
 @scene(

@@ -61,7 +61,7 @@ def test_what_is_live_and_by_whom_it_is_held(
 
 def test_what_is_no_question_is_refused(served: Server) -> None:
     for question, more, words in (
-        ("nonsense", {}, "no such question; there are holders, managers, old"),
+        ("nonsense", {}, "no such question; there are holders, managers, old, topics"),
         ("holders", {}, "with the id of an object"),
         ("holders", {"id": 1 << 60}, "no open manager of this process knows an object"),
         ("managers", {"x": "y" * 5000}, "at most 4096 bytes"),
