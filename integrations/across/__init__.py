@@ -1,5 +1,8 @@
 """What topics between processes have in common, whatever carries the frames
-(`lifecycle.integrations.iceoryx2`, `lifecycle.integrations.zenoh`, which show the names).
+(`lifecycle.integrations.iceoryx2`, `lifecycle.integrations.zenoh`).
+
+What both have in common is public in both, and nowhere else: the words of a topic are the same, so a program
+imports all of them from its transport, and changes that by changing one line. It is indexed once, with the first.
 
 - `bridges`: threads between a topic and a local distributor
 - `receiving`: the receiver
