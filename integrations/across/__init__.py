@@ -2,7 +2,7 @@
 (`lifecycle.integrations.iceoryx2`, `lifecycle.integrations.zenoh`).
 
 What both have in common is public in both, and nowhere else: the words of a topic are the same, so a program
-imports all of them from its transport, and changes that by changing one line. It is indexed once, with the first.
+imports all of them from its transport, and changes that by changing one line. The reference indexes it once.
 
 - `bridges`: threads between a topic and a local distributor
 - `receiving`: the receiver
