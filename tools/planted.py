@@ -517,8 +517,8 @@ MUTANTS = (
         (
             (
                 "_core/release.py",
-                "            if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():\n                raise\n            record",
-                "            raise\n            record",
+                '                raise\n            record.kind.registry.events.append(("cleanup_failed"',
+                '                raise\n            raise\n            record.kind.registry.events.append(("cleanup_failed"',
             ),
         ),
         core("nesting", "manager"),
@@ -967,7 +967,7 @@ MUTANTS = (
         (
             (
                 "_core/release.py",
-                "    if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():\n        finish(record)\n",
+                "    if interrupt:\n        finish(record)\n",
                 "    if False:\n        finish(record)\n",
             ),
         ),
