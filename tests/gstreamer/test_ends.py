@@ -44,10 +44,14 @@ def looped(capture: Any, how: str, timeout: float | None = 20.0) -> int:
     """How many frames a loop gives."""
     if how == "async":
         return asyncio.run(frames_of(capture.frames(timeout=timeout)))
+    if how == "trio":
+        trio: Any = pytest.importorskip("trio", reason="needs trio: `make test` installs it")
+        number: int = trio.run(frames_of, capture.frames(timeout=timeout))
+        return number
     return sum(1 for _ in capture.frames(timeout=timeout))
 
 
-HOWS = pytest.mark.parametrize("how", ["for", "async"])
+HOWS = pytest.mark.parametrize("how", ["for", "async", "trio"])
 
 
 class Scripted:
@@ -278,4 +282,32 @@ def test_a_callback_gets_every_frame_before_the_end(g: Any, gst: Any, manager: S
         pipeline.set_state(gst.Gst.State.PLAYING)
         assert capture.wait(20)
         assert seen.number == 3
+    gst.shutdown(pipeline)
+
+
+@pytest.mark.needs("trio")
+def test_a_cancelled_task_of_trio_leaves_the_frames_to_the_next_loop(
+    g: Any, gst: Any, manager: SafetyManager
+) -> None:
+    import importlib
+
+    trio: Any = importlib.import_module("trio")
+    pipeline, sink = pipeline_of(gst, f"videotestsrc is-live=true num-buffers=60 ! {TINY},framerate=100/1")
+    seen: list[int] = []
+
+    async def look(capture: Any) -> None:
+        async for frame in capture.frames(timeout=20):
+            seen.append(frame.pts)
+
+    async def main(capture: Any) -> None:
+        for _ in range(5):
+            with trio.move_on_after(0.05):
+                await look(capture)
+        await look(capture)
+
+    with g.Capture(manager, sink, bound=None) as capture:
+        pipeline.set_state(gst.Gst.State.PLAYING)
+        trio.run(main, capture)
+    assert len(seen) == 60
+    assert seen == sorted(set(seen)), "a frame was lost, or came twice"
     gst.shutdown(pipeline)

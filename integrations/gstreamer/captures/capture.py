@@ -309,9 +309,9 @@ class Capture(Uncopied):
     # -- by iteration ----------------------------------------------------------------------------------------
 
     def frames(self, timeout: float | None = None) -> Frames:
-        """Iterate over frames on this thread: ``for frame in capture.frames(timeout=5)``, or in a coroutine:
-        ``async for frame in capture.frames(timeout=5)``. Each frame is closed when the next one is asked for,
-        and when the loop ends.
+        """Iterate over frames on this thread: ``for frame in capture.frames(timeout=5)``, or in a coroutine
+        of asyncio or trio: ``async for frame in capture.frames(timeout=5)``. Each frame is closed when the
+        next one is asked for, and when the loop ends.
 
         Ends with the stream, when the pipeline is stopped, and when the capture is closed. When nothing comes
         for `timeout` seconds (None: waits for ever) it raises `Starved` if held frames are the reason,

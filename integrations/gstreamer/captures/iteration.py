@@ -5,15 +5,19 @@ dropped or over, or where the task that waited for it was cancelled. So nothing 
 interrupt can keep a capture from the next loop.
 
 One frame at a time: each is closed when the next one is asked for, when the loop ends, and when the iterator
-is dropped. The asynchronous loop looks for a frame without waiting first, and waits on a thread of the event
-loop's pool otherwise, in slices; what such a wait brings after its task was cancelled is the next one's.
+is dropped. The asynchronous loop, of asyncio or trio, looks for a frame without waiting first, and waits on a
+thread of the event loop's pool otherwise, in slices; what such a wait brings after its task was cancelled is
+the next one's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifecycle.integrations.gstreamer.captures.runs import SLICE, Opened, Quiet, flow_of
@@ -131,7 +135,6 @@ class Frames(Uncopied):
 
     async def __anext__(self) -> Frame:
         """As `__next__`, turn for turn, but for who waits: without blocking the event loop."""
-        loop = asyncio.get_running_loop()
         sample = sink = None
         try:
             self._next_turn()
@@ -149,16 +152,19 @@ class Frames(Uncopied):
                     break
                 if not early:
                     # Without `self`: the loop's end must not wait for a thread to let go of it.
-                    await loop.run_in_executor(
-                        None, _wait, self._capture._try_pull, self._capture._opened, sink, self._slice(began)
+                    await _on_a_thread(
+                        partial(
+                            _wait, self._capture._try_pull, self._capture._opened, sink, self._slice(began)
+                        )
                     )
             raise StopAsyncIteration
-        except asyncio.CancelledError:
-            # Of one wait: the loop over the frames may go on, unless another has begun meanwhile.
-            self._capture._turn.last().give_up(self)
-            raise
         except BaseException as error:
-            if self._started or not isinstance(error, CaptureError):  # else it was refused, and may ask again
+            if _is_cancelled(error):
+                # Of one wait: the loop over the frames may go on, unless another has begun meanwhile.
+                self._capture._turn.last().give_up(self)
+            elif self._started or not isinstance(
+                error, CaptureError
+            ):  # else it was refused, and may ask again
                 self._over = True
                 self.close()
             raise
@@ -259,6 +265,25 @@ def _rest(sink: Any) -> None:
     """A pull does not wait on an element that does not run."""
     if flow_of(sink) == "idle":
         time.sleep(0.01)
+
+
+async def _on_a_thread(function: Callable[[], object]) -> None:
+    """Call it on a thread of the pool of asyncio's or trio's loop. Cancelled, the call goes on."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        trio: Any = sys.modules.get("trio")
+        if trio is None:
+            raise
+        await trio.to_thread.run_sync(function, abandon_on_cancel=True)
+        return
+    await loop.run_in_executor(None, function)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether a task of asyncio or trio was cancelled."""
+    cancelled: Any = getattr(sys.modules.get("trio"), "Cancelled", asyncio.CancelledError)
+    return isinstance(error, (asyncio.CancelledError, cancelled))
 
 
 def _wait(try_pull: Any, opened: Opened, sink: Any, nanoseconds: int) -> None:
