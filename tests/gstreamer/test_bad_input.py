@@ -245,3 +245,31 @@ def test_caps_that_change_in_mid_stream(gst: Any, g: Any, manager: SafetyManager
             except g.FormatError as error:
                 shapes.append(str(error).partition(": ")[0])
     assert shapes == [(3, 5, 3), (1, 7), "frame of 'sink'", "frame of 'sink'", (4, 1)]
+
+
+def test_frames_of_no_bytes_and_of_an_odd_size(gst: Any, g: Any, manager: SafetyManager) -> None:
+    """Each is told by itself, with the capture that it came from, and the stream goes on."""
+    caps = "video/x-raw,format=RGB,width=65,height=3,framerate=30/1"
+    pipeline = gst.Gst.parse_launch(
+        f"appsrc name=source format=time caps={caps} ! appsink name=odd sync=false"
+    )
+    source = pipeline.get_by_name("source")
+    whole = 196 * 3
+    with g.Capture(manager, pipeline.get_by_name("odd")) as capture:
+        pipeline.set_state(gst.Gst.State.PLAYING)
+        for size in (0, 5, whole - 2, whole):
+            buffer = gst.Gst.Buffer.new_wrapped(bytes(size)) if size else gst.Gst.Buffer.new()
+            source.emit("push-buffer", buffer)
+        source.emit("end-of-stream")
+        told = []
+        for frame in capture.frames(timeout=20):
+            try:
+                told.append(str(frame.array().shape))
+            except g.ShortMemoryError as error:
+                told.append(str(error))
+        del frame
+    gst.shutdown(pipeline)
+    for size, text in zip((0, 5, whole - 2), told, strict=False):
+        assert f"<Frame of 'odd', video/x-raw RGB 65×3: valid> has {size} bytes" in text
+    assert told[3] == "(3, 65, 3)"
+    assert len(told) == 4
