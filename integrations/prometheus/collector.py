@@ -122,7 +122,7 @@ class Group:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._prometheus = weakref.ref(registry)
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock()
         """Held while one of them joins, is looked for or takes the families over, so that no other thread
         finds it in between. The registry's own lock is taken inside it, never the other way round."""
         self.joined: dict[LifecycleCollector, None] = {}

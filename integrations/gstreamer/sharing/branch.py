@@ -139,7 +139,7 @@ class BranchCore(PadHolder):
         self.door: Door | None = None
         self.leave_scope: Callable[[], object] = int
         self.told: Callable[[Any, str], object] = _tell_nobody
-        self.held_back = False
+        self.held_back: bool = False
         """It could not follow its pipeline's state, and is asked no more."""
         self._finishing: Claim[object] = Claim()
         self._finished = Flag()
