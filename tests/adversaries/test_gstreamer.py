@@ -164,6 +164,11 @@ def test_every_module_of_the_integrations_is_looked_at() -> None:
         "lifecycle.integrations.cuda",  # and so do tests/cuda, tests/dlpack and tests/opentelemetry
         "lifecycle.integrations.dlpack",
         "lifecycle.integrations.opentelemetry",
+        # Shorter names of modules of lifecycle.integrations.gpu.
+        *(
+            f"lifecycle.integrations.{name}"
+            for name in ("moderngl", "opengl", "pyglet", "qt", "vispy", "wgpu")
+        ),
     }
     assert found == looked_at
 
