@@ -195,6 +195,7 @@ def proxy_one_at_a_time(stage: Stage) -> None:
 
 
 @scene(
+    "GuardedGenerator.__next__",
     "GuardedGenerator.send",
     "GuardedGenerator.throw",
     "GuardedGenerator.close",

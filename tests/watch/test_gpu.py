@@ -28,8 +28,15 @@ TOLD = {
     "mapped": "submitted while mapped: GPUBuffer at app.py:{}; mapped at app.py:{}",
     "map-pending": "submitted while mapped: GPUBuffer at app.py:{}; mapped at app.py:{}",
     "read-destroyed": "used while destroyed: GPUBuffer at app.py:{}; destroyed at app.py:{}",
+    "vertex-buffer-destroyed": "submitted while destroyed: GPUBuffer at app.py:{}; destroyed at app.py:{}",
+    "buffer-of-a-bundle-destroyed": "submitted while destroyed: GPUBuffer at app.py:{}; destroyed at app.py:{}",
+    "resolve-target-destroyed": "submitted while destroyed: GPUTexture at app.py:{}; destroyed at app.py:{}",
+    "read-texture-destroyed": "used while destroyed: GPUTexture at app.py:{}; destroyed at app.py:{}",
+    "dead-device-with-commands": "submitted to a destroyed device: GPUDevice at app.py:{}; destroyed at app.py:{}",
 }
 """What is told of each mistake that aborts a process in wgpu, before it does."""
+MISSED = {"read-mapped-destroyed"}
+"""Of these nothing is told."""
 QUICK = ("destroyed-before-submit",)
 
 
@@ -47,7 +54,7 @@ def told_of(done: Finished) -> list[str]:
 @pytest.mark.needs("wgpu")
 @pytest.mark.parametrize("name", TOLD if STORM >= 10 else QUICK)
 def test_what_aborts_in_wgpu_is_told_before(name: str, tmp_path: Path) -> None:
-    assert set(TOLD) <= set(MISTAKES)
+    assert set(TOLD) | MISSED == set(MISTAKES)
     path = tmp_path / "app.rec"
     done = run(tmp_path, SETUP + MISTAKES[name][0], LIFECYCLE_RECORDER=str(path))
     assert done.rc != 0
