@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -122,6 +123,26 @@ def test_a_client_may_ask_for_a_key_frame(g: Any, gst: Any, manager: SafetyManag
             keys = sum(key for key, _ in seen)
             ask()
             eventually(lambda: sum(key for key, _ in seen) > keys, timeout=20)
+
+
+def test_a_restart_while_a_frame_is_given_is_not_forgotten(
+    g: Any, gst: Any, manager: SafetyManager, fanout: Fanout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = client_pipeline(g, manager)
+    seen = noted(g, gst, manager, pipeline)
+    with fanout.add(pipeline, "feed", max_buffers=1000) as client:
+        eventually(lambda: len(seen) > 3, timeout=20)
+        feeder = client._feeder
+        before: list[int] = []
+
+        def push(frame: Any, timeout: float) -> None:
+            feeder.push(frame, timeout=timeout)
+            if not before:
+                before.append(sum(key for key, _ in seen))
+                client.restart()
+
+        monkeypatch.setattr(client, "_feeder", SimpleNamespace(push=push))
+        eventually(lambda: before and sum(key for key, _ in seen) > before[0], timeout=20)
 
 
 def test_a_client_that_fails_ends_alone(g: Any, gst: Any, manager: SafetyManager, fanout: Fanout) -> None:

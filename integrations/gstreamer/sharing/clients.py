@@ -117,12 +117,15 @@ class Client(Guard[_ClientCore]):
 
     def _give(self, frame: Frame, key: bool) -> None:
         """Called by the fanout's thread alone."""
-        if self._needs_key and not key:
-            self._dropped += 1
-            # Again with every frame, as often as it may be: a request can be lost, or come just before its
-            # client.
-            self._ask()
-            return
+        if self._needs_key:
+            if not key:
+                self._dropped += 1
+                # Again with every frame, as often as it may be: a request can be lost, or come just before
+                # its client.
+                self._ask()
+                return
+            # Before it is given: a restart that comes meanwhile stays asked for.
+            self._needs_key = False
         try:
             self._feeder.push(frame, timeout=0)
         except FeederFull:
@@ -135,7 +138,6 @@ class Client(Guard[_ClientCore]):
             self._fail(error)
         else:
             self._sent += 1
-            self._needs_key = False
 
     def restart(self) -> None:
         """Give it nothing before the next key frame, and ask for that: what it was sent so far is lost, as
