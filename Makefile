@@ -39,11 +39,20 @@ test:
 	@$(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
 
 # Not the tests that count bytecodes, and those of processes that die: the next announces their files.
+# They stop at a line of a function that the recorder wraps, count the announcement of an earlier crash, or lean on
+# the order of exit hooks, which is another one if the library is imported by the recorder.
+NOT_RECORDED = \
+	test_storms.py::test_an_access_that_began_before_the_door_was_shut_is_finished_before_the_release \
+	test_storms.py::test_two_closers_of_one_handle \
+	test_process.py::test_a_forked_child_releases_nothing_of_its_parents \
+	test_process.py::test_using_the_manager_in_later_exit_hooks_is_refused_not_crashed
+
 test-recorded:
 	@tools/environment.sh test
 	@mkdir -p out/recorded
 	@LIFECYCLE_RECORDER=$(CURDIR)/out/recorded/test-{pid}.rec $(PYTHON) -m pytest tests/adversaries tests/core \
-		--ignore tests/core/test_budgets.py --ignore tests/core/test_exit.py $(PYTEST_ARGS)
+		--ignore tests/core/test_budgets.py --ignore tests/core/test_exit.py \
+		$(addprefix --deselect tests/core/,$(NOT_RECORDED)) $(PYTEST_ARGS)
 
 kills:
 	@tools/environment.sh test
