@@ -67,6 +67,8 @@ OUTCOMES = {ObjectState(name): layout.OUTCOMES.index(name) for name in layout.OU
 SHUTTING = (access, detach, handle, ledger, release, shares, shutdown)
 """The modules that shut a door by `record.shut`."""
 STUCK = layout.OUTCOMES.index("stuck")
+SEEN = -1.0
+"""Instead of the moment of a claim: the release has begun, and leaves it to whoever made the claim."""
 
 Exchange = tuple[Any, str, Any]
 """Of what, which attribute, and what it is while a recorder runs."""
@@ -159,14 +161,20 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     # The next three are `write` once more, each with what it needs: a call and some zeros less.
 
     noted: dict[int, float] = {}
-    """The objects whose door is written down as shut, until their release begins."""
+    """By object, until its end: who writes down that its door is shut, the one who closed it or the one who
+    begins its release."""
 
     def shut(record: Record) -> None:
-        """Write down that the door is shut, once. Not of what a forked child has from its parent."""
-        if type(record) is not watched or not record.shut:
+        """Write down that the door is shut, once. Not of what a forked child has from its parent. Its release
+        may begin on another thread meanwhile, so this may stand behind that; its time is before it."""
+        if type(record) is not watched or not record.shut or load_begun(record):
             return
         # K1
         if noted.setdefault(record.id, me := monotonic()) is not me:
+            return
+        if load_begun(record) and noted.get(record.id) is me:
+            # The release was begun between the look and the claim, and its thread has written it.
+            noted.pop(record.id, None)
             return
         try:
             write_shut(record)
@@ -185,8 +193,11 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
         if when:
             try:
                 # A release that is tried again has begun before.
-                if not load_begun(record) and record.shut and noted.pop(record.id, None) is None:
-                    write_shut(record)
+                if not load_begun(record) and record.shut:
+                    if noted.setdefault(record.id, when) is when:
+                        write_shut(record)
+                    else:
+                        noted[record.id] = SEEN
                 name = record.kind.type_name
                 type_ = texts.get(name) or text(name)
                 code = record.shut_code
@@ -204,9 +215,8 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     def ended(record: Record, when: float) -> None:
         if when:
             try:
-                if noted:
-                    # What is detached ends without a release.
-                    noted.pop(record.id, None)
+                # A late closer sees that the release has begun.
+                noted.pop(record.id, None)
                 name = record.kind.type_name
                 type_ = texts.get(name) or text(name)
                 outcome, extra = record.outcome, record.extra

@@ -8,6 +8,7 @@ import gc
 import itertools
 import os
 import random
+import sys
 import threading
 import time
 from collections import deque
@@ -699,7 +700,9 @@ def test_another_poll_at_each_line(manager: SafetyManager) -> None:
 
 
 @pytest.mark.skipif(not hasattr(__import__("signal"), "setitimer"), reason="needs setitimer()")
-def test_a_storm_of_signals(manager: SafetyManager) -> None:
+def test_a_storm_of_signals(manager: SafetyManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An interrupt in a callback of the interpreter is CPython's to print; pytest's hook would be struck as well.
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     one = Round(manager)
     passed = 0
     with Signals(4000) as signals:
