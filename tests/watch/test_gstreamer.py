@@ -252,7 +252,7 @@ callbacks()
 branch()
 pushing()
 try:
-    Gst.ElementFactory.make("fakesink", None).set_state("PLAYING")
+    Gst.ElementFactory.make("fakesink", None).set_state(object())
 except TypeError:
     import traceback
     traceback.print_exc()
