@@ -133,6 +133,8 @@ class Ledger:
         else:
             early = set()
             fresh = list(batch)
+        # All types in one, in their order: the oldest are forgotten first.
+        self._expiring.extend(fresh)
         kinds = set(map(_kind_of, fresh))
         for kind in kinds:
             ours = fresh if len(kinds) == 1 else [record for record in fresh if record.kind is kind]
@@ -172,7 +174,6 @@ class Ledger:
             known = len(sizes)
             listed = known - sizes.count(-1)
             freed = sum(sizes) + sizes.count(-1)
-        self._expiring.extend(ours)
         batch = self._plain
         # K4
         self.plain = totals

@@ -283,6 +283,18 @@ def test_no_more_ended_objects_are_remembered_than_allowed() -> None:
         eventually(lambda: manager.stats().released == 100 and len(manager._registry.records) <= 10)
 
 
+def test_of_several_types_the_oldest_are_forgotten_first() -> None:
+    with SafetyManager(SafetyConfig(max_retained=10)) as manager:
+        ids = []
+        for _ in range(40):
+            for type_name in ("first", "second"):
+                handle = manager.register(Native(), type_name, release=Native.free, release_on=ANY_THREAD)
+                ids.append(handle.id)
+                handle.close()
+        manager.stats()
+        assert [id for id in ids if id in manager._registry.records] == ids[-10:]
+
+
 def test_live_objects_do_not_expire() -> None:
     with SafetyManager(SafetyConfig(state_retention=0.01, cleanup_interval=0.01)) as manager:
         handle = free(manager)
