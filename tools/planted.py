@@ -1509,4 +1509,90 @@ MUTANTS = (
         (("observe/observers.py", "        hooks.pop(key, None)\n", "        hooks.popitem()\n"),),
         core("observers"),
     ),
+    # -- numbers, and what strikes on the way
+    Mutant(
+        "a pointer is an object like any",
+        "two wrappers of one native have an owner each, and it is released twice",
+        "I3",
+        (("_core/numbers.py", "    if issubclass(kind, _POINTER):\n        return _of_pointer\n", ""),),
+        core("owners::test_a_number_is_the_same_native_in_every_form"),
+        kind="two answers",
+    ),
+    Mutant(
+        "every interrupt is one on the entry",
+        "a release that has begun is called again",
+        "I3",
+        (
+            (
+                "_core/idioms.py",
+                "    if RESUME is None:\n        return step.tb_lasti < 0\n",
+                "    return True\n",
+            ),
+        ),
+        core("ctrl_c::test_in_a_release_that_has_begun_it_is_not_called_again"),
+        kind="an interrupt swallowed",
+    ),
+    Mutant(
+        "an interrupt on the entry ends the release",
+        "nothing of it has run, and the native is lost",
+        "I3",
+        (
+            (
+                "_core/release.py",
+                "if interrupt and struck_on_entry(error, record.release, record.obj):",
+                "if False:",
+            ),
+        ),
+        core("ctrl_c::test_before_the_first_line_of_a_release_it_is_called_again"),
+        kind="a ticket lost",
+    ),
+    Mutant(
+        "garbage counts against the limit",
+        "a registration is refused though nobody can reach what is in its way",
+        "I9",
+        (("_core/room.py", "not _collected(left_to_ask)", "True"),),
+        core("limits::test_what_only_garbage_holds_makes_room"),
+        kind="a false alarm",
+    ),
+    Mutant(
+        "types are forgotten one after the other",
+        "what has just ended is unknown, and older objects are remembered",
+        "I8",
+        (
+            ("observe/ledger.py", "        self._expiring.extend(fresh)\n        kinds", "        kinds"),
+            (
+                "observe/ledger.py",
+                "        batch = self._plain\n        # K4\n",
+                "        self._expiring.extend(ours)\n        batch = self._plain\n        # K4\n",
+            ),
+        ),
+        core("manager::test_of_several_types_the_oldest_are_forgotten_first"),
+    ),
+    Mutant(
+        "a wish is forgotten in the push",
+        "a client that lost packets waits for a key frame that nobody asks for",
+        "I7",
+        (
+            (
+                "../integrations/gstreamer/sharing/clients.py",
+                "            self._sent += 1\n",
+                "            self._sent += 1\n            self._needs_key = False\n",
+            ),
+        ),
+        ("tests/gstreamer/test_clients.py::test_a_restart_while_a_frame_is_given_is_not_forgotten",),
+        kind="a wake-up lost",
+    ),
+    Mutant(
+        "two write that a door is shut",
+        "the flight recorder tells of a second shutting behind the release",
+        "I7",
+        (
+            (
+                "recorder/hooks.py",
+                "                        noted[record.id] = SEEN\n",
+                "                        write_shut(record)\n",
+            ),
+        ),
+        ("tests/recorder/test_killed.py",),
+    ),
 )
