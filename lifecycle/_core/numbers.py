@@ -17,13 +17,15 @@ NO_IDENTITY = frozenset({int, str, bytes, float, bool, complex, type(None), tupl
 """Types whose equal values may be one object: being the same object says nothing about being the same native.
 """
 HAS_IDENTITY: dict[type, bool] = {}
-"""Types whose objects are known by their identity, as far as they have been seen. No class is kept alive by
-this: of those in Python it has what its module has as well. A dict, since a set is locked by each look into
-it without the GIL."""
+"""Types whose objects are known by their identity, as far as they have been seen. Of classes in Python it has
+what their modules had under their names, so it keeps none alive but those of a module that is loaded anew. A
+dict, since a set is locked by each look into it without the GIL."""
 
 _POINTER = ctypes._Pointer
 _SIMPLE = ctypes._SimpleCData
 _VOID_P = ctypes.c_void_p
+_POINTERS, _WHOLE = frozenset("PzZ"), frozenset("bBhHiIlLqQ")
+"""Simple types of ctypes that are pointers, texts of C among them, and those that are whole numbers."""
 
 
 def number_of(value: Any) -> int | None:
@@ -44,7 +46,8 @@ def _reader(kind: type) -> Callable[[Any], int | None] | None:
     if issubclass(kind, _POINTER):
         return _of_pointer
     if issubclass(kind, _SIMPLE):
-        return _of_simple
+        code = getattr(kind, "_type_", None)
+        return _of_pointer if code in _POINTERS else _of_whole if code in _WHOLE else None
     if kind.__module__ == "_cffi_backend":
         return _of_cffi
     numpy = sys.modules.get("numpy")
@@ -54,29 +57,50 @@ def _reader(kind: type) -> Callable[[Any], int | None] | None:
 
 
 def _of_pointer(value: Any) -> int:
-    return ctypes.cast(value, _VOID_P).value or 0
+    # Not `ctypes.cast`, after which the pointer refers to itself. Nor is what it points to looked at, as
+    # `c_char_p.value` does.
+    return _VOID_P.from_buffer(value).value or 0
 
 
-def _of_simple(value: Any) -> int | None:
-    number = value.value
-    if number is None and isinstance(value, _VOID_P):
-        return 0
-    return number if type(number) is int else None
+def _of_whole(value: Any) -> int:
+    return value.value  # type: ignore[no-any-return]
+
+
+_CFFI_POINTERS = frozenset({"pointer", "array", "function"})
+_FRACTIONS = frozenset({"float", "double", "long double"})
 
 
 def _of_cffi(value: Any) -> int | None:
-    """Where a pointer of cffi points to."""
-    cffi = sys.modules.get("_cffi_backend")
+    """Where a pointer of cffi points to, or the whole number that a value of it is."""
+    cffi = sys.modules["_cffi_backend"]
     try:
-        return int(cffi.cast(cffi.new_primitive_type("uintptr_t"), value))  # type: ignore[union-attr]
-    except (TypeError, AttributeError):  # a structure, or no data at all
+        ctype = cffi.typeof(value)
+        if ctype.kind in _CFFI_POINTERS:
+            return int(cffi.cast(cffi.new_primitive_type("uintptr_t"), value))
+        return None if ctype.cname in _FRACTIONS else int(value)
+    except TypeError:  # a structure, a complex number, or no data at all
         return None
+
+
+def is_pointer(value: Any) -> bool:
+    """Whether `value` is a pointer of ctypes or cffi, and no mere number."""
+    kind = type(value)
+    if kind.__module__ == "_cffi_backend":
+        try:
+            return sys.modules["_cffi_backend"].typeof(value).kind in _CFFI_POINTERS
+        except TypeError:  # no data at all
+            return False
+    if issubclass(kind, _SIMPLE):
+        return getattr(kind, "_type_", None) in _POINTERS
+    return issubclass(kind, _POINTER)
 
 
 FIRST_ADDRESS, LAST_ADDRESS = 1 << 32, (1 << 48) - 1
 """Numbers between them are addresses: names of 32 bits lie below, times in micro- and nanoseconds above."""
 FIRST_OF_HEAPS = 1 << 22
 """Below it there is no heap: no number has to be looked at there."""
+FIRST_MAPPED = 1 << 16
+"""Below it systems map nothing: a pointer to there is a name in the form of one, such as a Windows handle."""
 
 
 def is_address(value: Any, number: int) -> bool:
@@ -84,13 +108,11 @@ def is_address(value: Any, number: int) -> bool:
     those are, or since it lies in the heap of a program that has its own further down."""
     if FIRST_ADDRESS <= number <= LAST_ADDRESS:
         return True
-    if number <= 0 or number > LAST_ADDRESS:
+    if not FIRST_MAPPED <= number < FIRST_ADDRESS:
         return False
-    if type(value) is not int and isinstance(value, (_POINTER, _VOID_P)):
+    if type(value) is not int and is_pointer(value):
         return True
-    if type(value) is not int and type(value).__module__ == "_cffi_backend":
-        return True
-    if FIRST_OF_HEAPS <= number < FIRST_ADDRESS and _sbrk is not None:
+    if number >= FIRST_OF_HEAPS and _sbrk is not None:
         heap = _low_heap()
         return heap is not None and heap <= number < (_sbrk(0) or 0)
     return False
@@ -138,7 +160,7 @@ def function_address(function: Any) -> int | None:
     """Where a function of ctypes is. None for any other function."""
     if not isinstance(function, ctypes._CFuncPtr):  # type: ignore[attr-defined]
         return None
-    return ctypes.cast(function, _VOID_P).value
+    return _VOID_P.from_buffer(function).value
 
 
 def as_number(native: Any) -> Any:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from lifecycle._core.describe import about, describe
-from lifecycle._core.numbers import number_of
+from lifecycle._core.numbers import is_pointer, number_of
 from lifecycle._core.record import Held, Pin, arm
 from lifecycle._core.runtime import OURS, Site, caller, site_of
 from lifecycle.errors import LifecycleError, shown
@@ -130,7 +130,9 @@ def make_buffer_view(pin: Pin, memory: Any, nbytes: Any, readonly: bool | None) 
     array = export = view = None
     try:
         problem = ""
-        address = None if type(memory) is bool else number_of(memory)
+        # An integer of ctypes without a size is a buffer as well: its own bytes.
+        own_bytes = nbytes is None and isinstance(memory, ctypes._SimpleCData) and not is_pointer(memory)
+        address = None if own_bytes else number_of(memory)
         if address is not None:
             return make_view(pin, address, nbytes, readonly is not False)
         if nbytes is not None:

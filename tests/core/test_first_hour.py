@@ -661,6 +661,8 @@ def test_an_address_in_every_form(manager: SafetyManager) -> None:
         assert bytes(handle.view(address, 4)) == b"good"
         with pytest.raises(LifecycleError, match="a size of 0 or more"):
             handle.view(address)  # not the eight bytes of the pointer itself
+    small = ctypes.c_uint8(7)  # without a size it is a buffer, as other data of ctypes
+    assert handle.view(small).tolist() == [7]
     gone = memoryview(b"abc")
     gone.release()
     with pytest.raises(LifecycleError, match="released"):

@@ -382,7 +382,11 @@ def _of_numpy(number: int) -> Any:
 
 
 def _of_cffi(number: int) -> Any:
-    return pytest.importorskip("cffi").FFI().cast("char *", number)
+    return _cffi("char *", number)
+
+
+def _cffi(ctype: str, value: Any) -> Any:
+    return pytest.importorskip("cffi").FFI().cast(ctype, value)
 
 
 FORMS: dict[str, Any] = {
@@ -390,9 +394,14 @@ FORMS: dict[str, Any] = {
     "subclass": Number,
     "c_void_p": ctypes.c_void_p,
     "c_uint64": ctypes.c_uint64,
+    "c_uint64.__ctype_be__": lambda number: ctypes.c_uint64.__ctype_be__(number),
+    # Nothing is mapped there: what it points to is not looked at.
+    "c_char_p": ctypes.c_char_p,
+    "c_wchar_p": ctypes.c_wchar_p,
     "pointer": _pointer,
     "numpy": _of_numpy,
     "cffi": _of_cffi,
+    "cffi number": lambda number: _cffi("uint64_t", number),
 }
 
 
@@ -421,6 +430,49 @@ def test_small_numbers_in_other_forms_and_null(manager: SafetyManager) -> None:
     nulls = [ctypes.c_void_p(), ctypes.POINTER(ctypes.c_int)(), ctypes.c_void_p()]
     handles = [manager.register(null, "null", release=freed.append, release_on=ANY_THREAD) for null in nulls]
     assert all(handle.close() for handle in handles)
+
+
+def _owned_by_both(manager: SafetyManager, first: Any, second: Any) -> bool:
+    """Whether two objects of different types may have these natives."""
+    one = manager.register([1], "A", native=first, release=lambda _: None, release_on=ANY_THREAD)
+    try:
+        manager.register([2], "B", native=second, release=lambda _: None, release_on=ANY_THREAD).close()
+    except DuplicateError:
+        return False
+    finally:
+        one.close()
+    return True
+
+
+@pytest.mark.parametrize("make", [ctypes.c_void_p, _pointer, lambda number: _cffi("void *", number)])
+def test_a_pointer_to_where_nothing_is_mapped_is_a_name(manager: SafetyManager, make: Any) -> None:
+    """As of Windows handles, and of libraries that give out numbers as pointers."""
+    assert _owned_by_both(manager, make(7), make(7))
+    assert not _owned_by_both(manager, make(1 << 16), make(1 << 16))
+
+
+def test_what_cffi_calls_a_number_is_no_pointer(manager: SafetyManager) -> None:
+    assert _owned_by_both(manager, _cffi("int", 1 << 20), _cffi("int", 1 << 20))
+    assert not _owned_by_both(manager, _cffi("int *", 1 << 20), _cffi("int *", 1 << 20))
+    halves = [_cffi("double", 7.5), _cffi("double", 7.25)]
+    handles = [
+        manager.register(half, "half", release=lambda _: None, release_on=ANY_THREAD) for half in halves
+    ]
+    assert all(handle.close() for handle in handles)
+
+
+@pytest.mark.parametrize("form", ["c_void_p", "c_char_p", "pointer", "function"])
+def test_looking_at_a_pointer_leaves_no_reference_to_it(manager: SafetyManager, form: str) -> None:
+    """`ctypes.cast` has an object refer to itself, so that only the collector would free it."""
+    one = ctypes.CDLL(None)["abs"] if form == "function" else FORMS[form](0x7F00_1234_8000)
+    before = gc.get_referents(one)
+    if form == "function":
+        manager.register(77, "thing", release=one, release_on=ANY_THREAD).close()
+    else:
+        manager.register(one, "thing", release=lambda _: None, release_on=ANY_THREAD).close()
+        manager.register([1], "thing", native=one, release=list.clear, release_on=ANY_THREAD).close()
+    assert gc.get_referents(one) == before
+    assert not (isinstance(one._objects, dict) and any(each is one for each in one._objects.values()))
 
 
 def test_memory_of_the_c_heap_is_an_address_wherever_that_lies(manager: SafetyManager) -> None:
