@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain, zip_longest
 
+from lifecycle._core import runtime
 from lifecycle._core.record import Record
 from lifecycle.states import ENDED, Cause, ObjectState
 from lifecycle.stats import Histogram
@@ -94,7 +95,7 @@ class Living:
     Counting an end does not look for its record here. The keeper takes out what has ended, some blocks a
     pass, once it is the larger part, so that nobody waits while all that lives is walked through.
 
-    Written by the one who counts. May be read in a signal handler in the middle of that.
+    Written by the one who counts. May be read on other threads, and in a handler in the middle of that.
     """
 
     __slots__ = ("_round", "blocks", "gone")
@@ -108,10 +109,10 @@ class Living:
         return sum(map(len, self.blocks))
 
     def __iter__(self) -> Iterator[Record]:
-        return chain.from_iterable(tuple(self.blocks))
+        return chain.from_iterable(runtime.snapshot(self.blocks))
 
     def __reversed__(self) -> Iterator[Record]:
-        return chain.from_iterable(map(reversed, tuple(reversed(self.blocks))))
+        return chain.from_iterable(map(reversed, reversed(runtime.snapshot(self.blocks))))
 
     def newest(self) -> list[Record]:
         """The block to which the next record is to be appended."""
@@ -122,11 +123,14 @@ class Living:
         return block
 
     def oldest(self) -> Record | None:
-        """The oldest object that has not ended. What ended before it is taken out."""
+        """The oldest object that has not ended. Changes nothing: it is also asked in the middle of a change.
+        After `trim` that is the first."""
+        return next((record for record in self if record.phase not in ENDED), None)
+
+    def trim(self) -> None:
+        """Take out what has ended before the oldest. By the one who counts."""
         while not self._take_from_front():
             pass
-        block = self.blocks[0]
-        return block[0] if block else None
 
     def sweep(self) -> None:
         """Take out what has ended before the oldest; and all that has, if that is the larger part and more

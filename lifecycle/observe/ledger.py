@@ -80,6 +80,7 @@ class Ledger:
         # later.
         self._expiring: deque[Record] = deque()
         self._unsorted: list[Record] = []
+        self._in_turn: list[Record] = []  # of the plain ends in hand: those that are among them already
         self.leaks: LeakReports = LeakReports(registry, self._tell)
         self.profiler: Any = None  # profiling.Profiler, while one runs
         self.failed: deque[ObjectInfo] = deque(maxlen=FAILED_KEPT)
@@ -133,13 +134,20 @@ class Ledger:
         else:
             early = set()
             fresh = list(batch)
-        # All types in one, in their order: the oldest are forgotten first.
-        self._expiring.extend(fresh)
+        in_turn = fresh
+        if self._in_turn:
+            known = set(map(_id_of, self._in_turn))
+            in_turn = [record for record in fresh if record.id not in known]
+        both = self._in_turn + in_turn
+        # K4. All types in one, in their order: the oldest are forgotten first.
+        self._expiring += in_turn
+        self._in_turn = both
         kinds = set(map(_kind_of, fresh))
         for kind in kinds:
             ours = fresh if len(kinds) == 1 else [record for record in fresh if record.kind is kind]
             rest = [record for record in batch if record.kind is not kind or record.id in early]
             self._count_plain_of(kind, ours, rest)
+        self._in_turn = []
 
     def _not_plain(self, batch: list[Record]) -> list[Record]:
         """Those of `batch` that a sum is not enough for."""
@@ -462,6 +470,11 @@ class Ledger:
         self.leaks.after_fork()
         self._began = runtime.monotonic()
 
+    def trim(self) -> None:
+        """Have the oldest live object of each type stand first, so that figures find it at once."""
+        for kind in runtime.snapshot(self.registry.kinds.values()):
+            kind.count.living.trim()
+
     def sweep(self) -> None:
         """Forget some of what has ended among the records of live objects. By the keeper alone."""
         for kind in runtime.snapshot(self.registry.kinds.values()):
@@ -479,8 +492,9 @@ class Ledger:
         before = takewhile(oldest.__lt__, map(_ended_of, reversed(self._expiring)))
         fresh.extend(islice(iter(self._expiring.pop, None), sum(1 for _ in before)))
         fresh.sort(key=_ended_of)
-        self._expiring.extend(fresh)
-        fresh.clear()
+        # K4
+        self._expiring += fresh
+        fresh[:] = ()
 
     def _expire_some(self) -> None:
         """Forget the oldest where more have ended than are retained."""

@@ -165,6 +165,7 @@ class Keeper:
 
     def _answer(self, answers: list[SafetyStats]) -> None:
         self.ledger.count_all()
+        self.ledger.trim()
         answers.append(self._figures())
         self.ledger.expire()
 

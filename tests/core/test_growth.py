@@ -30,6 +30,7 @@ from lifecycle.observe import leaks
 from lifecycle.places.queues import losses
 from lifecycle.states import RELEASED
 from lifecycle.testing import each_interrupt
+from tests.core.test_limits import every_opcode
 from tests.support import eventually
 
 RETAINED = 10
@@ -192,6 +193,44 @@ def test_what_lives_is_looked_through_a_few_blocks_at_a_time(monkeypatch: pytest
         assert len(living) <= COMPACT_AT + 2, order
         assert living.oldest() is (facts[-1] if order in ("oldest first", "every other") else facts[0])
         assert len(living.blocks) < 20
+
+
+@pytest.mark.parametrize("change", ["trim", "sweep"])
+def test_who_looks_in_the_middle_of_a_change_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """A signal handler that asks for figures, before each instruction of a change. No record that lives is
+    lost by that."""
+    monkeypatch.setattr(counters, "BLOCK", 8)
+    monkeypatch.setattr(counters, "COMPACT_AT", 0)
+
+    class Fact:
+        def __init__(self, number: int) -> None:
+            self.number, self.phase = number, RELEASED if number < 11 or number % 2 else None
+
+    facts: list[Any] = [Fact(number) for number in range(40)]
+    alive = [fact for fact in facts if fact.phase is None]
+    looks = 0
+    for first in range(60):
+        living = Living()
+        for fact in facts:
+            living.newest().append(fact)
+        living.gone = len(facts) - len(alive)
+        number = 0
+
+        def look(living: Living = living, first: int = first) -> None:
+            nonlocal number, looks
+            number += 1
+            if number > first:
+                looks += 1
+                assert living.oldest() is alive[0]
+                assert [fact for fact in living if fact.phase is None] == alive
+
+        with every_opcode(look, lambda code: code.co_filename == counters.__file__):
+            getattr(living, change)()
+        assert [fact for fact in living if fact.phase is None] == alive
+        assert living.oldest() is alive[0]
+    assert looks > 1000
 
 
 @pytest.mark.skipif(

@@ -560,6 +560,8 @@ def test_counting_that_is_interrupted_anywhere_counts_everything_once() -> None:
             )
             assert all(each.bytes == 0 for each in kinds.values()), struck.place
             assert len(manager._registry.records) <= 5, struck.place
+            forgotten_next = [record.id for record in manager._keeper.ledger._expiring]
+            assert len(set(forgotten_next)) == len(forgotten_next), struck.place
             happen()
         assert asked > 100
 
