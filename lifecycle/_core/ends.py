@@ -7,6 +7,7 @@ wait that ends in time pays for it.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import weakref
 from collections.abc import Callable
@@ -55,8 +56,8 @@ def let_die(record: Record) -> bool:
     when that next runs Python. For one that sleeps in C a collection does it, within a budget. Returns
     whether it is dead.
 
-    A reference that another thread has let go counts until then, so one that is held once looks the same."""
-    if _references(record) > UNHELD + 1 or runtime.must_not_wait():
+    One that is held is not waited for."""
+    if not _let_go(record) or runtime.must_not_wait():
         return False
     dead = partial(runtime.is_dead, record)
     if not poll(dead, MOMENT, first=MOMENT / 10) and _collections.allows():
@@ -66,26 +67,66 @@ def let_die(record: Record) -> bool:
     return dead()
 
 
-def _references(record: Record) -> int:
-    """How many references there are to the pin of `record`, this question's own included; 0 once it is
-    dead."""
+def _let_go(record: Record) -> bool:
+    """Whether nobody holds the object of `record` any more, be it dead or not.
+
+    What a thread that is not the maker has let go of last counts on until the maker takes it off. So by their
+    counts an object that is held once and one that is not held look the same, and a mark tells them apart."""
+    references, mark = _look(record)
+    return references <= UNHELD or (references == UNHELD + 1 and (not MARKS or mark == _LET_GO))
+
+
+def _look(record: Record) -> tuple[int, int]:
+    """How many references there are to the pin of `record`, this question's own included, and its mark.
+    Zeros once it is dead, and where there are no marks."""
     core = record()
     pin = None
     try:
         pin = core() if core is not None else None
-        return 0 if pin is None else sys.getrefcount(pin)
+        return (0, 0) if pin is None else (sys.getrefcount(pin), _mark(pin) if MARKS else 0)
     finally:
         core = pin = None
+
+
+_WORD = ctypes.sizeof(ctypes.c_void_p)
+_TYPE = object.__basicsize__ - _WORD
+_MARK = _TYPE - _WORD
+"""Where in an object, without the GIL, its type stands, and the references that other threads than its maker
+took (CPython's `ob_type` and `ob_ref_shared`). The lowest bits of the latter are a mark. Both are aligned
+words within the head that every object has: to read one of a live object is one load, whatever stands there.
+"""
+_BITS, _WEAKLY_REFERRED_TO, _LET_GO = 3, 1, 2
+"""Those bits, and two of their values, the same in CPython 3.13 and 3.14: a weak reference was made; a
+reference that was let go waits for the maker to take it off, and is the only one that still counts and is no
+holder's."""
+
+
+def _mark(obj: object) -> int:
+    return ctypes.c_ssize_t.from_address(id(obj) + _MARK).value & _BITS
+
+
+def _has_marks() -> bool:
+    """Whether this Python marks objects as is said above: the type stands where it should, and a weak
+    reference changes the mark as it should."""
+    pin = Pin()
+    if _MARK < 0 or ctypes.c_void_p.from_address(id(pin) + _TYPE).value != id(Pin) or _mark(pin):
+        return False
+    core = Core(pin)
+    return core() is pin and _mark(pin) == _WEAKLY_REFERRED_TO
+
+
+MARKS = runtime.free_threaded and _has_marks()
+"""Without them, as in a CPython that lays objects out otherwise, one that is held once is waited for, too."""
 
 
 def _unheld() -> int:
     pin = Pin()
     core = Core(pin)
-    return _references(Record(core)) - 1
+    return _look(Record(core))[0] - 1
 
 
 UNHELD = _unheld() if runtime.free_threaded else 0
-"""What `_references` says when nobody holds the pin but the one who asks."""
+"""How many references `_look` finds when nobody holds the pin but itself."""
 
 
 def wait_for_end(

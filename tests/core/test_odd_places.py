@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, starmap
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,9 @@ from lifecycle import (
     ReleaseQueue,
     SafetyManager,
     SharedCleanupGuard,
+    Timeline,
 )
+from lifecycle._core import ends, runtime
 from lifecycle.distribution.distributor import FrameDistributor
 from lifecycle.memory.config import MemoryConfig
 from lifecycle.memory.manager import MemoryManager
@@ -279,6 +282,47 @@ def test_a_thread_that_python_did_not_start_has_released_when_its_close_is_over(
 
         on_a_foreign_thread(close, Told())
     assert seen == [["thing"]]
+
+
+@pytest.mark.skipif(not runtime.free_threaded, reason="with the GIL nobody waits for the maker of an object")
+@pytest.mark.parametrize("holder", ["lease", "lease elsewhere", "child", "submission"])
+def test_a_close_does_not_wait_for_the_death_of_what_somebody_holds(
+    holder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One holder looks, by the count of references, like one that has let go on another thread."""
+    assert ends.MARKS, "this Python lays objects out otherwise: see what stands beside MARKS"
+    waited: list[Any] = []
+    monkeypatch.setattr(ends, "poll", lambda *args, **more: waited.append(args))
+    with SafetyManager() as manager:
+        released: list[str] = []
+        handle = manager.register("thing", release=released.append, release_on=ANY_THREAD)
+        done = threading.Event()
+        if holder == "lease":
+            let_go: Callable[[], object] = handle.lease().close
+        elif holder == "lease elsewhere":
+            taken = threading.Event()
+
+            def use() -> None:
+                with handle.lease():
+                    taken.set()
+                    done.wait(30)
+
+            thread = threading.Thread(target=use)
+            thread.start()
+            assert taken.wait(30)
+            let_go = done.set
+        elif holder == "child":
+            child = manager.register("child", release=released.append, release_on=ANY_THREAD, parent=handle)
+            let_go = child.close
+        else:
+            timeline = Timeline("device", fence=lambda: SimpleNamespace(signalled=done.is_set))
+            with timeline.submission() as work:
+                work.use(handle)
+            let_go = lambda: (done.set(), timeline.poll())  # noqa: E731
+        assert handle.close() is False
+        assert waited == []
+        let_go()
+        eventually(lambda: "thing" in released)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
