@@ -35,7 +35,7 @@ from lifecycle._core.checks import check_callback, check_timeout
 from lifecycle._core.fence import PENDING, SIGNALLED, ask
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.place import DRAIN_STEPS, AnyThread
-from lifecycle._core.record import Record
+from lifecycle._core.record import Record, arm, silence
 from lifecycle._core.release import end_without_release, nesting
 from lifecycle._core.runtime import BRIEF_WAIT, Tally, near_limit
 from lifecycle._core.timelines import Order, busy
@@ -56,6 +56,7 @@ T = TypeVar("T")
 getrefcount = sys.getrefcount
 _getframe = sys._getframe
 _record_of = attrgetter("record")
+_cause_of = attrgetter("cause")
 _place_of = attrgetter("record.place")
 _call: Callable[[Callable[[], Any]], Any] = operator.methodcaller("__call__")
 _ONCE: tuple[tuple[()], ...] = ((),)
@@ -63,6 +64,9 @@ _ONCE: tuple[tuple[()], ...] = ((),)
 FIRST_PAUSE = 0.00005
 LONGEST_PAUSE = 0.002
 """Seconds between two polls of `Timeline.wait`; doubled from the first to the longest."""
+
+_fences_of_parents: list[Any] = []
+"""In a forked child: never let go of, for some delete themselves."""
 
 WAITER_SLICE = 0.05
 """Seconds for which a timeline's own thread waits for a fence at most, before it looks again."""
@@ -354,6 +358,7 @@ class Timeline(Order):
         box: list[Any] | None = None
         turns = self._turns
         places: set[Any] = set()
+        shut: list[Record] = []
         try:
             turn = [0]
             if turns.setdefault(None, turn) is not turn:
@@ -366,23 +371,19 @@ class Timeline(Order):
                         turns.pop(None, None)
                 if turns.setdefault(None, turn) is not turn:
                     return None
-            return self._end_what_has_signalled(places)
+            return self._end_what_has_signalled(places, shut)
         finally:
             # A turn ends as its reference is dropped: two stores, before which no interrupt can come.
             turn = None
             box = None
             if places:
-                self._run_what_fell_due(places)
+                self._run_what_fell_due(places, shut)
 
-    def _end_what_has_signalled(self, places: set[Any]) -> int:
+    def _end_what_has_signalled(self, places: set[Any], shut: list[Record]) -> int:
         generation = self.generation
         if generation is not None and generation.lost_reason is not None:
             self._mark_lost(f"queue {generation.name!r} was lost: {generation.lost_reason}")
-        count = 0
-        if self._open:
-            count += self._end_blocks()
-        if self._losing:
-            count += self._end_what_is_lost()
+        count = self._end_what_is_lost() if self._losing else self._end_blocks()
         line = self._line
         while line:
             uses = line[0]
@@ -398,10 +399,14 @@ class Timeline(Order):
                 else:
                     if uses:
                         places.update(map(_place_of, uses))
+                        _silence(uses, shut)
                     _take_steps(uses)
                     uses.state = "signalled"
                     _delete(uses.fences)
                 count += 1
+            elif uses.fences and not uses.lost:
+                # Two made its fence at the same time, and it stands in line twice.
+                _delete(uses.fences)
             line.popleft()
         if not line:
             self._rest()
@@ -410,29 +415,34 @@ class Timeline(Order):
     def _end_blocks(self) -> int:
         """Of blocks that are over, or died, make the fences; of lost ones the end. How many ended."""
         count = 0
+        if not self._open:
+            return count
         for uses in runtime.snapshot(self._open.values()):
             if uses.lost:
                 self._lose(uses)
                 self._open.pop(uses.number, None)
                 count += 1
-            elif uses.block is None or runtime.is_dead(uses.block):
+            elif uses.over():
                 uses.open = False
                 self._submit(uses)
         return count
 
     def _end_what_is_lost(self) -> int:
-        """End what stands in line and was said to be lost, whatever stands before it. How many ended."""
-        self._losing = False
-        count = 0
+        """As `_end_blocks`, and end what stands in line and was said to be lost, whatever stands before it.
+        How many ended."""
         try:
+            # Before anything is looked at: what is said to be lost meanwhile is left to the next poll.
+            # And the line last, to which others move what is open.
+            self._losing = False
+            count = self._end_blocks()
             for uses in runtime.snapshot(self._line):
                 if uses.lost and uses.todo:
                     self._lose(uses)
                     count += 1
+            return count
         except BaseException:
             self._losing = True  # the next poll goes on
             raise
-        return count
 
     def _rest(self) -> None:
         """Nobody needs to poll while nothing is in flight."""
@@ -441,11 +451,16 @@ class Timeline(Order):
             if self._open or self._line:  # meanwhile
                 busy[id(self)] = self
 
-    def _run_what_fell_due(self, places: set[Any]) -> None:
-        """Run a bounded number of releases that may run on any thread, as `close` does."""
-        for place in places:
-            if type(place) is AnyThread and place.mailbox and not near_limit() and not nesting():
-                place.run_some(DRAIN_STEPS, BRIEF_WAIT)
+    def _run_what_fell_due(self, places: set[Any], shut: list[Record]) -> None:
+        """Run a bounded number of releases that may run on any thread, as `close` does; workers run the rest.
+        Whoever still holds what is `shut` gets its bell back."""
+        if not near_limit() and not nesting():
+            for place in places:
+                if type(place) is AnyThread and place.mailbox:
+                    place.run_some(DRAIN_STEPS, BRIEF_WAIT)
+        for record in shut:
+            if record.phase is None and not arm(record):
+                record.kind.registry.ring(record)
 
     # -- waiting ---------------------------------------------------------------------------------------------
 
@@ -457,7 +472,7 @@ class Timeline(Order):
             check_timeout(timeout)
         me = runtime.get_ident()
         for uses in runtime.snapshot(self._open.values()):
-            if uses.block is not None and uses.thread == me and not runtime.is_dead(uses.block):
+            if uses.thread == me and not uses.over():
                 raise LifecycleError(
                     f"timeline {self.name!r} would wait for {uses}, whose block this thread is inside of: "
                     "wait behind the block"
@@ -571,9 +586,18 @@ class Timeline(Order):
         uses.state = f"lost ({uses.lost})"
 
     def _after_fork(self) -> None:
-        """In the child: what is in flight is the parent's. Nothing native is called."""
+        """In the child: what is in flight is the parent's. Nothing native is called: not by a block or a poll
+        that goes on, nor by the end of a fence."""
+        for uses in (*self._open.values(), *self._line):
+            uses.open = False
+            uses.block = None
+            uses.lost = "it is the parent's, and this is a forked child"
+            _fences_of_parents.extend(uses.fences)
+            uses.fences.clear()
+            uses.todo = []
         self._open = {}
         self._line = deque()
+        self._losing = False
         self._turns = {}
         self._thread = None
         busy.pop(id(self), None)
@@ -583,6 +607,15 @@ class Timeline(Order):
         lost = ", lost" if self.generation is not None and self.generation.lost_reason is not None else ""
         flying = self.in_flight
         return f"<Timeline {self.name!r}{of}{f', {flying} in flight' if flying else ''}{lost}>"
+
+
+def _silence(uses: Uses, shut: list[Record]) -> None:
+    """Take the bells off what is used and was closed meanwhile, and add it to `shut`: who gives it back looks
+    after it himself. May be repeated."""
+    for record in filter(_cause_of, map(_record_of, runtime.snapshot(uses))):
+        if record.place.anywhere:
+            shut.append(record)
+            silence(record)
 
 
 def _take_steps(uses: Uses) -> None:

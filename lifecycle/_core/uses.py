@@ -42,6 +42,11 @@ class Uses(dict[Pin, None]):
     lost: str  # why, once that is said
     todo: list[Callable[[], object]]  # what its end consists of, the first step last; empty: it has ended
 
+    def over(self) -> bool:
+        """Whether its block has ended, or died without its end. Callable on any thread."""
+        block = self.block  # looked at once: the thread that ends the block takes it away
+        return block is None or runtime.is_dead(block)
+
     def __str__(self) -> str:
         """Timeline, age, where it was begun, how far it is."""
         at = runtime.describe_site(self.site)

@@ -29,7 +29,9 @@ from lifecycle import (
     SafetyManager,
     Timeline,
 )
+from lifecycle._core import submissions
 from lifecycle._core.timelines import busy
+from lifecycle._core.uses import Uses
 from lifecycle.errors import SubmittedError, WrongContextError
 from lifecycle.testing import Interrupt, Signals, each_interrupt, every_line
 from tests.core.adversary import STORM
@@ -479,6 +481,113 @@ def test_bad_input(manager: SafetyManager, device: Device, timeline: Timeline) -
     assert timeline.wait(5) is True
 
 
+class Looked(Uses):
+    """Calls `then` behind each look at its block."""
+
+    kept: Any = None
+    then: Any = staticmethod(lambda: None)
+
+    @property
+    def block(self) -> Any:  # type: ignore[override]
+        try:
+            return self.kept
+        finally:
+            self.then()
+
+    @block.setter
+    def block(self, block: Any) -> None:
+        self.kept = block
+
+
+def test_a_block_that_ends_between_two_looks_of_a_poll_is_no_error(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submissions, "Uses", Looked)
+    timeline = Timeline("ending", fence=device.fence)
+    with timeline.submission() as work:
+        uses: Any = work._uses
+        uses.then = partial(setattr, uses, "kept", None)  # as another thread does, which ends the block
+        assert (timeline.poll(), device.made) == (0, [])
+        assert (timeline.poll(), len(device.made)) == (0, 1)
+
+
+def test_what_is_lost_and_submitted_between_two_looks_of_a_poll_is_lost_by_the_next(
+    manager: SafetyManager, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Line(deque[Any]):
+        then: Any = None
+
+        def __iter__(self) -> Iterator[Any]:
+            found = list(super().__iter__())
+            then, self.then = self.then, None
+            if then is not None:
+                then()
+            return iter(found)
+
+    def lose() -> None:
+        uses.then = lambda: None
+        timeline._mark_lost("unplugged")
+        line.then = submit
+
+    def submit() -> None:
+        with timeline.submission():  # begun after the loss, it stands before what was lost
+            pass
+        end(None, None, None)
+
+    monkeypatch.setattr(submissions, "Uses", Looked)
+    timeline = Timeline("lost", fence=device.fence)
+    timeline._line = line = Line()
+    frame = owned(manager, [])
+    work = timeline.submission()
+    end = work.__exit__
+    with contextlib.closing(frame):
+        work.__enter__()
+        work.use(frame)
+        uses: Any = work._uses
+        uses.then = lose
+        assert (timeline.poll(), timeline.poll()) == (0, 1)
+        assert (frame.state, timeline.lost_submissions, timeline.in_flight) == ("orphaned", 1, 1)
+
+
+def test_two_that_make_one_fence_leave_none(device: Device) -> None:
+    def fence() -> Done:
+        if not device.made:
+            device.made.append(Done(device, 1))
+            assert timeline.poll() == 0  # in a signal handler, or on another thread
+            return device.made[0]
+        return device.fence()
+
+    timeline = Timeline("twice", fence=fence)
+    with timeline.submission():
+        pass
+    device.run()
+    assert timeline.poll() == 1
+    assert timeline.poll() == 0
+    assert [fence.deleted for fence in device.made] == [1, 1]
+    assert id(timeline) not in busy
+
+
+def test_a_poll_releases_itself_what_it_lets_go_and_wakes_no_worker(
+    manager: SafetyManager, device: Device, timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[Any] = []
+    monkeypatch.setattr(manager._registry, "ring", rung.append)
+    freed: list[int] = []
+    first, second = owned(manager, freed, 1), owned(manager, freed, 2)
+    with timeline.submission() as work:
+        work.use(first)
+        work.use(second)
+    lease = second.lease()
+    assert (first.close(), second.close()) == (False, False)
+    device.run()
+    assert timeline.poll() == 1
+    assert (freed, rung) == ([1], [])
+    del lease  # it is no block that ends: only a worker may release here
+    assert [bell.id for bell in rung] == [second.id]
+    monkeypatch.undo()
+    assert second.close() is True
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 def test_in_a_forked_child_every_timeline_is_empty() -> None:
     run_python(
@@ -505,6 +614,66 @@ def test_in_a_forked_child_every_timeline_is_empty() -> None:
         assert timeline.in_flight == 1
         handle.close()
         assert timeline.poll() == 1 and freed == [1]
+        """
+    ).check()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_a_child_that_is_forked_in_a_block_or_in_a_poll_calls_nothing_of_the_device() -> None:
+    run_python(
+        """
+        import os, warnings
+        warnings.simplefilter("ignore")
+        from lifecycle import ANY_THREAD, SafetyManager, Timeline
+        from lifecycle.errors import SubmittedError
+        parent = os.getpid()
+        child = None
+        class Fence:
+            asked = 0
+            def __init__(self):
+                assert os.getpid() == parent, "made in the child"
+            def signalled(self):
+                assert os.getpid() == parent, "asked in the child"
+                Fence.asked += 1
+                if Fence.asked == 1:
+                    fork()
+                return True
+            def delete(self):
+                assert os.getpid() == parent, "deleted in the child"
+            def __del__(self):
+                if os.getpid() != parent:
+                    os._exit(5)
+        def fork():
+            global child
+            child = os.fork()
+        def ended():
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        manager = SafetyManager(name="forks")
+        timeline = Timeline("device", fence=Fence)
+        freed = []
+        handle = manager.register(1, "buffer", release=freed.append, release_on=ANY_THREAD)
+        with timeline.submission() as work:
+            fork()
+            if not child:
+                try:
+                    work.use(handle)
+                except SubmittedError as error:
+                    assert "forked child" in str(error), error
+                else:
+                    os._exit(4)
+            else:
+                work.use(handle)
+        if not child:
+            os._exit(0 if work.done and timeline.in_flight == 0 and timeline.wait(5) else 3)
+        assert ended() == 0
+        with timeline.submission() as work:
+            work.use(handle)
+        timeline.poll()
+        if not child:
+            os._exit(0 if timeline.in_flight == 0 and not freed else 3)
+        assert ended() == 0
+        handle.close()
+        assert (timeline.in_flight, freed) == (0, [1])
         """
     ).check()
 
