@@ -117,12 +117,12 @@ before their first."""
 def struck_on_entry(error: BaseException, called: Any, obj: Any) -> bool:
     """Whether the interrupt `error`, caught where ``called(obj)`` stands, struck before anything of that ran:
     CPython looks for signals on entering a function in Python."""
-    if isinstance(called, operator.methodcaller):
-        reduced: Any = called.__reduce__()
-        name = str(reduced[1][0] if reduced[0] is operator.methodcaller else reduced[0].args[0])
-        called = getattr(type(obj), name, None)
     while isinstance(called, functools.partial):
         called = called.func
+    if isinstance(called, operator.methodcaller):
+        called = getattr(type(obj), method_called_by(called), None)
+    elif not isinstance(called, (FunctionType, MethodType)):
+        called = getattr(type(called), "__call__", None)  # noqa: B004 - not whether there is one
     if isinstance(called, MethodType):
         called = called.__func__
     here = error.__traceback__
@@ -133,6 +133,14 @@ def struck_on_entry(error: BaseException, called: Any, obj: Any) -> bool:
         return step.tb_lasti < 0
     code = called.__code__.co_code
     return step.tb_lasti <= next((at for at in range(0, len(code), 2) if code[at] == RESUME), -1)
+
+
+def method_called_by(caller: operator.methodcaller) -> str:
+    """The name that `caller` was made of."""
+    reduced: Any = caller.__reduce__()
+    made, given = reduced[:2]
+    # Beside keywords it is reduced to a partial.
+    return str(given[0] if made is operator.methodcaller else made.args[0])
 
 
 def clear_frames(traceback: TracebackType | None, ours: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ once, and about what a program finds afterwards. One process for all, since each
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -285,6 +286,9 @@ class Ended:
     def close(self) -> None:
         self.ends += 1
 
+    def close_by(self, *, by: int) -> None:
+        self.ends += by
+
 
 def end(native: Ended) -> None:
     native.ends += 1
@@ -310,11 +314,41 @@ def struck_on_the_way_into(code: CodeType, call: Callable[[], object]) -> None:
     assert not left
 
 
+class Ends:
+    """Is called as a function is."""
+
+    def __call__(self, native: Ended) -> None:
+        native.ends += 1
+
+
+def closure(*, by: int) -> Callable[[Ended], None]:
+    def end_by(native: Ended) -> None:
+        native.ends += by
+
+        def inner() -> Ended:
+            return native
+
+        inner()
+
+    return end_by
+
+
+END_BY = closure(by=1)
 RELEASES: dict[str, Any] = {
     "function": end,
     "name": "close",
     "method": Ended.close,
     "partial": functools.partial(end),
+    "closure": END_BY,
+    "callable": Ends(),
+    "with keywords": operator.methodcaller("close_by", by=1),
+}
+CODES: dict[str, Any] = {
+    "name": Ended.close,
+    "method": Ended.close,
+    "closure": END_BY,
+    "callable": Ends.__call__,
+    "with keywords": Ended.close_by,
 }
 
 
@@ -329,7 +363,7 @@ def test_before_the_first_line_of_a_release_it_is_called_again(by: str, where: s
         )
         if where == "cleaned up":
             manager.add_cleanup(handle, end, native)
-        code = Ended.close.__code__ if by in ("name", "method") else end.__code__
+        code = CODES.get(by, end).__code__
         struck_on_the_way_into(end.__code__ if where == "cleaned up" else code, handle.close)
         assert native.ends == 0
         queue.drain()
