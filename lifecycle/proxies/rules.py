@@ -8,7 +8,6 @@ group of a group is a child as well.
 from __future__ import annotations
 
 import dis
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from operator import methodcaller
@@ -18,6 +17,7 @@ from typing import Any, Final, Union
 import attrs
 
 from lifecycle._core.calls import PLAIN
+from lifecycle._core.idioms import method_called_by
 from lifecycle.errors import RegistrationError, shown
 from lifecycle.lowlevel import check_callback
 
@@ -207,29 +207,44 @@ def callable_of(release: Callable[[Any], object] | str | None) -> Callable[[Any]
 
 
 def called_on(release: Callable[[Any], object] | None, kind: type) -> str | None:
-    """The method of `kind` that `release` is, or calls on what it is given, as ``lambda one: one.close()``
-    does. None where it is none, or calls several."""
-    names: set[str]
+    """The method of `kind` that `release` is, or calls at last on what it is given, as
+    ``lambda one: one.close()`` does. None where it is none, or calls several, or asks for what it gives."""
     if isinstance(release, methodcaller):
-        reduced: Any = release.__reduce__()
-        made, given = reduced[:2]
-        name = str(given[0] if made is methodcaller else made.args[0])
+        name = method_called_by(release)
         return name if callable(getattr(kind, name, None)) else None
     if not isinstance(release, FunctionType):
         return None
     name = release.__name__
     if getattr(kind, name, None) is release:
         return name
+    steps = list(dis.get_instructions(release))
     first = release.__code__.co_varnames[:1]
-    names = {
-        one.argval
-        for before, one in itertools.pairwise(dis.get_instructions(release))
-        if before.opname.startswith("LOAD_FAST")
-        and (before.argval,) == first
-        and one.opname in ("LOAD_ATTR", "LOAD_METHOD")
-        and callable(getattr(kind, one.argval, None))
-    }
-    return names.pop() if len(names) == 1 else None
+    uses = [at for at, one in enumerate(steps) if "LOAD_FAST" in one.opname and _loads(one)[-1:] == first]
+    taken = [
+        at + 1
+        for at in uses
+        if steps[at + 1].opname in ("LOAD_ATTR", "LOAD_METHOD")
+        and callable(getattr(kind, steps[at + 1].argval, None))
+    ]
+    if len({steps[at].argval for at in taken}) != 1 or uses[-1] >= _dropped_after(steps, taken[-1]):
+        return None
+    return str(steps[taken[-1]].argval)
+
+
+def _loads(one: dis.Instruction) -> tuple[str, ...]:
+    """The variables that it loads. From 3.13 on one instruction may load two."""
+    return one.argval if isinstance(one.argval, tuple) else (one.argval,)
+
+
+def _dropped_after(steps: list[dis.Instruction], at: int) -> int:
+    """Where the method that is taken at `at` has been called, and what it gives is dropped or returned. 0
+    where that is not so."""
+    for behind, one in enumerate(steps[at + 1 : -1], at + 2):
+        if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs:
+            return 0
+        if one.opname.startswith("CALL") and not one.opname.startswith("CALL_INTRINSIC"):
+            return behind if steps[behind].opname in ("POP_TOP", "RETURN_VALUE") else 0
+    return 0
 
 
 def name_of(release: Callable[[Any], object] | str | None) -> str | None:

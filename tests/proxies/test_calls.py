@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import copy
 import functools
 import gc
@@ -400,6 +401,46 @@ def test_the_method_that_the_release_calls_is_the_end(manager: SafetyManager) ->
     proxy.touch()
     assert handle_of(proxy).state == "valid"
     handle_of(proxy).close()
+
+
+def ended_by(store: Store) -> None:
+    with contextlib.suppress(OSError):
+        store.close()
+    print("closed")
+
+
+def ended_if_open(store: Store) -> bool:
+    if store.label:
+        store.close()
+    return True
+
+
+def looked_at(store: Store) -> None:
+    store.touch()
+    freed.append(store.label)
+
+
+freed: list[str] = []
+
+
+@pytest.mark.parametrize("release", [ended_by, ended_if_open])
+def test_a_release_may_do_more_than_call_the_method(release: Any, manager: SafetyManager) -> None:
+    raw = Store()
+    proxy = manager.proxy(raw, release=release)
+    proxy.close()
+    assert raw.log == ["close"]
+    assert handle_of(proxy).state == "released"
+
+
+@pytest.mark.parametrize(
+    "release", [lambda one: freed.append(one.read()), lambda one: not one.read(), looked_at]
+)
+def test_a_method_that_the_release_asks_is_not_the_end(release: Any, manager: SafetyManager) -> None:
+    proxy = manager.proxy(Store(), release=release)
+    proxy.read()
+    proxy.touch()
+    assert handle_of(proxy).state == "valid"
+    assert handle_of(proxy).close()
 
 
 def test_a_queue_releases_at_its_place(manager: SafetyManager, raw: Store) -> None:
