@@ -119,9 +119,11 @@ class WorkersCollector(Uncopied, Collector):
         self._name = name
         self._lock = threading.RLock()
         self._alive = alive
+        self._over = Flag()
+        self._leaving = False
+        """It is being closed, and tells of its process no more."""
         fcntl.lockf(alive, fcntl.LOCK_EX)
         _open[name] = self
-        self._over = Flag()
         writer = threading.Thread(
             target=self._write_now_and_then, args=(interval,), name=f"lifecycle-{name}", daemon=True
         )
@@ -168,7 +170,8 @@ class WorkersCollector(Uncopied, Collector):
             if self._over:
                 return
             # In one turn with the next, so that the figures of the process are neither missing nor doubled.
-            _open.pop(self._name, None)
+            # It stays open until it has written: it may be that it cannot, and goes on.
+            self._leaving = True
             self._write()
             heir = self._first()
             if heir is not None:
@@ -187,7 +190,7 @@ class WorkersCollector(Uncopied, Collector):
     def _first(self) -> WorkersCollector | None:
         """The oldest of this process with this directory: the one that tells of the process."""
         for one in list(_open.values()):
-            if one._process == self._process and one._directory == self._directory:
+            if one._process == self._process and one._directory == self._directory and not one._leaving:
                 return one
         return None
 

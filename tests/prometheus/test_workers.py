@@ -225,6 +225,28 @@ def test_a_writing_that_a_close_overtakes_leaves_no_file(
     assert not file.exists()
 
 
+def test_one_that_cannot_write_as_it_closes_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with SafetyManager(name="app") as one, SafetyManager(name="app") as other:
+        closing, heir = (WorkersCollector(each, directory=tmp_path, interval=50) for each in (one, other))
+        for each in (one, other):
+            each.register([], "job", release=list.clear, release_on=ANY_THREAD).close()
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr(Path, "replace", full)
+            closing.close()
+        # It is not counted among those that have ended, by a look of the other, and then once more.
+        assert registered(heir) == 1
+        for each in (closing, heir):
+            assert registered(each) == 2
+        closing.close()
+        assert registered(heir) == 2
+        heir.close()
+
+
 def test_one_that_cannot_write_is_not_made(
     tmp_path: Path, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
