@@ -74,6 +74,29 @@ def test_an_end_that_is_told_after_a_seek_is_of_before(g: Any, gst: Any, manager
         assert not guard.wait(0), ends
 
 
+def test_an_end_that_comes_while_a_seek_fails_counts(
+    g: Any, gst: Any, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is of before the seek, which takes nothing back."""
+    from lifecycle.integrations.gstreamer.pipelines import pipeline as module
+
+    with g.PipelineGuard(manager, f"{CLIP} ! identity sleep-time=1000 ! fakesink sync=false") as guard:
+
+        def not_taken(seek: Any, timeout: float, name: str) -> bool:
+            monkeypatch.undo()
+            guard.play()
+            eventually(lambda: [message for message in guard.messages() if message.kind == "eos"], timeout=20)
+            assert not guard.ended
+            return False
+
+        guard.pause()
+        monkeypatch.setattr(module, "with_deadline", not_taken)
+        with pytest.raises(g.PipelineError, match="cannot seek"):
+            guard.seek(0)
+        assert guard.ended
+        assert guard.wait(0)
+
+
 def test_a_segment_ends_without_an_end_of_the_stream(g: Any, manager: SafetyManager) -> None:
     with g.PipelineGuard(manager, f"{ENDLESS} ! fakesink sync=false") as guard:
         guard.pause()

@@ -59,7 +59,6 @@ class News:
         self.parts: dict[int, Part] = {}
         """Its branches that are to see the end of the stream before NULL."""
         self.warnings: deque[str] = deque(maxlen=4)
-        self.ended: bool = False
         self.ends: int = 0
         """How often the end has come, also where a seek has undone it since."""
         self.delegated: int = 0
@@ -67,7 +66,8 @@ class News:
         self.waiters: WaitList = WaitList()
         self.bus = 0  # what `drain.py` calls it
         self.threads: StreamingThreads = StreamingThreads()
-        self._undone = 0  # ends whose number is below are of before the last seek
+        self._end = 0  # the number of the last end of this run, 0 where none has come
+        self._undone = 0  # an end whose number is below is of before the last seek
         self._run = 0
         self._kept: tuple[deque[BusMessage], ...] = (
             deque(maxlen=KEPT_ERRORS),
@@ -75,6 +75,11 @@ class News:
             deque(maxlen=KEPT),
         )
         self._delegates: dict[int, Callable[[PipelineError], bool]] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the end has come, and no seek has undone it."""
+        return bool(self._end) and not (self._undone and _is_before(self._end, self._undone))
 
     def messages(self) -> tuple[BusMessage, ...]:
         """All that is kept, oldest first."""
@@ -105,19 +110,24 @@ class News:
 
     def seek_begins(self, number: int) -> Callable[[], None]:
         """A seek of this number (`GstEvent`'s seqnum) is about to flush the pipeline: what has ended so far
-        goes on, and an end that was on its way is told too late. Returns what takes that back."""
-        before = self._undone, self.ended
-        self._undone, self.ended = number, False
+        goes on, and an end that was on its way is told too late. Returns what takes that back: the end that
+        has come by then, before the seek was begun or since, counts again."""
+        ended, before = self.ended, self._undone
+        self._undone = number
 
         def back() -> None:
-            self._undone, self.ended = before
+            if self._undone == number:
+                self._undone = before
+            if self.ended and not ended:
+                self.ends += 1
+            self.waiters.wake()
 
         return back
 
     def run_begins(self) -> None:
         """From here on it has neither errors nor an end."""
         self.errors.clear()
-        self.ended = False
+        self._end = 0
 
     def delegate(self, part: Any, failed: Callable[[PipelineError], bool]) -> Callable[[], object]:
         """Have what fails in the bin `part` told by ``failed(error)``, on the failing thread, and not as the
@@ -159,10 +169,13 @@ class News:
     def on_eos(self, bus: Any, message: Any) -> None:
         """Every sink has seen the end, or, after a seek to a segment, every source has come to its."""
         self.note(message)
-        if self._undone and _is_before(message.get_seqnum(), self._undone):
-            # Of before the seek: told only now, since what waited in a sink had to go first.
+        # Also one of before a seek, told only now since what waited in a sink had to go first: the seek may
+        # yet fail.
+        number = message.get_seqnum()
+        if not (self._end and _is_before(number, self._end)):
+            self._end = number
+        if not self.ended:
             return
-        self.ended = True
         # Who waits is told it, whatever undoes it meanwhile.
         self.ends += 1
         self.waiters.wake()
@@ -171,7 +184,7 @@ class News:
     def on_reset_time(self, bus: Any, message: Any) -> None:
         """A sink was flushed by a seek, and the stream goes on from there: its end is undone. Each sink tells
         that behind the end that it may have told before."""
-        self.ended = False
+        self._end = 0
 
     @contained()
     def on_state_changed(self, bus: Any, message: Any) -> None:
@@ -179,7 +192,7 @@ class News:
         before, state, _ = message.parse_state_changed()
         if self.errors.changed(before, state, pointer_of(message.src) == self.pipeline):
             self._run += 1
-            self.ended = False
+            self._end = 0
 
     @contained()
     def on_stream_status(self, bus: Any, message: Any) -> None:
