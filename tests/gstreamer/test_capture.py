@@ -370,6 +370,23 @@ def test_stop_and_start_again(live: Any, manager: SafetyManager, streaming: bool
             assert (live.get_property("max-buffers"), live.get_property("drop")) == (7, False)
 
 
+def test_an_end_that_comes_as_a_run_begins_stays_told(live: Any, manager: SafetyManager) -> None:
+    """On another thread, after the last look at it."""
+    from lifecycle.integrations.gstreamer import Capture
+
+    capture = Capture(manager, live)
+
+    class Ended(threading.Event):
+        def clear(self) -> None:
+            capture.close(0)
+            super().clear()
+
+    capture._ended = capture._opened.ended = Ended()
+    capture.on_frame(lambda frame: None)
+    assert capture.closed
+    assert capture.wait(5)
+
+
 @BOTH
 def test_a_capture_can_be_closed_from_its_callback(
     live: Any, manager: SafetyManager, streaming: bool

@@ -244,9 +244,9 @@ class Capture(Uncopied):
         if run is not None and not run.stopped.is_set():
             return
         self._error = None
-        self._ended.clear()
         self._ear.listen()
         self._opened.run = self._run = run = Run(self)
+        self._opened.goes_on()
         run.begin(self._streaming)
         if self._closed:  # by the callback, or on another thread, which may have seen no run
             run.halt()
@@ -295,7 +295,7 @@ class Capture(Uncopied):
         flow = flow_of(sink)
         if flow == "flowing":
             if ended.is_set() and not run.stopped.is_set():
-                ended.clear()
+                self._opened.goes_on()
         elif flow == "eos" and self._streaming:
             ended.set()  # its signal may have come just before a clear of ours
         return ended.wait(timeout)
@@ -352,7 +352,7 @@ class Capture(Uncopied):
             # Another was quicker, or is over again.
             self._refuse_second_loop()
         self._turn = mine
-        self._ended.clear()
+        self._opened.goes_on()
         self._ear.listen()
         self._opened.look_if_live()
         self.manager._begin()

@@ -162,9 +162,8 @@ class Frames(Uncopied):
             if _is_cancelled(error):
                 # Of one wait: the loop over the frames may go on, unless another has begun meanwhile.
                 self._capture._turn.last().give_up(self)
-            elif self._started or not isinstance(
-                error, CaptureError
-            ):  # else it was refused, and may ask again
+            elif self._started or not isinstance(error, CaptureError):
+                # Else it was refused, and may ask again.
                 self._over = True
                 self.close()
             raise

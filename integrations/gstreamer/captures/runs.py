@@ -70,6 +70,9 @@ class Opened:
         self.run: Run | None = None
         self.closed: bool = False
         self.ended: threading.Event = threading.Event()
+        """The stream has come to its end, or nobody takes frames of it any more."""
+        self.over: bool = False
+        """It has ended for good."""
         self.leave_manager: Callable[[], object] = int
         self.early: deque[Any] = deque()
         """Samples that came after whoever waited for them had been cancelled: the next loop's."""
@@ -103,9 +106,17 @@ class Opened:
         if sink is not None:
             answer = live(sink)
             if answer is not None:
-                self._bounds = False
                 if answer:
                     sink.set_property("drop", True)
+                self._bounds = False
+
+    def goes_on(self) -> None:
+        """The end is undone: a run or a loop begins, or a seek has taken the stream back. What ends the run
+        or the capture meanwhile, on another thread, stays told."""
+        self.ended.clear()
+        run = self.run
+        if self.over or (run is not None and run.has_left):
+            self.ended.set()
 
     def end(self) -> None:
         """No further frame; the appsink is left flowing, and nobody listens. Waits for nothing; again:
@@ -113,6 +124,7 @@ class Opened:
         self.closed = True
         if has_forked():
             # What was inherited is the parent's, and its locks may be held by threads that are not here.
+            self.over = True
             self.ended.set()
             return
         run, sink, claim = self.run, self.sink, self._claim
@@ -124,6 +136,7 @@ class Opened:
         self.sink = self._claim = None
         self.early.clear()
         self.ear.close()
+        self.over = True
         self.ended.set()
         self.leave_manager()
 
@@ -184,6 +197,11 @@ class Run:
                 capture._results["dropped"] += 1
         if flow_of(sink) == "eos":
             self._opened.ended.set()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it is over: the pipeline flows on without it."""
+        return self._sink is None
 
     def halt(self) -> None:
         """Have it stop, without waiting for anything."""
