@@ -26,6 +26,13 @@ def g(gst: Any) -> Any:
     return lifecycle.integrations.gstreamer
 
 
+class Counts:
+    """What a branch has counted."""
+
+    def __init__(self, tripped: str, passed: int, dropped: int = 0, refused: int = 0) -> None:
+        self.tripped, self.passed, self.dropped, self.refused = tripped, passed, dropped, refused
+
+
 def figures(manager: SafetyManager) -> Any:
     (found,) = [component for component in manager.components() if component.kind == "branches"]
     return found.stats()
@@ -67,19 +74,17 @@ def test_every_way_to_end_is_counted_once(g: Any, manager: SafetyManager) -> Non
 
 
 def test_names_beyond_those_that_are_told_apart_are_one(gst: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
     from lifecycle.integrations.gstreamer.pipelines import figures as module
 
     monkeypatch.setattr(module, "NAMES", 3)
     with SafetyManager() as manager:
         of = module.figures_of(manager)
         assert module.figures_of(manager) is of
-        for number in range(10):
-            branch = SimpleNamespace(tripped="not-negotiated" * (number == 4), passed=1, dropped=2, refused=3)
-            of.enter(number, f"client{number}", branch)
-        of.leave(2)
-        of.leave(2)
+        branches = [Counts("not-negotiated" * (number == 4), 1, 2, 3) for number in range(10)]
+        for number, branch in enumerate(branches):
+            of.enter(f"client{number}", branch)
+        of.leave(branches[2])
+        of.leave(branches[2])
         before = of.stats()
         assert {name: each.results["passed"] for name, each in before.branches.items()} == {
             "client0": 1,
@@ -87,7 +92,7 @@ def test_names_beyond_those_that_are_told_apart_are_one(gst: Any, monkeypatch: p
             "client2": 1,
             "_other_": 7,
         }
-        threads = [threading.Thread(target=of.leave, args=(number,)) for number in range(10)]
+        threads = [threading.Thread(target=of.leave, args=(branch,)) for branch in branches]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -98,22 +103,22 @@ def test_names_beyond_those_that_are_told_apart_are_one(gst: Any, monkeypatch: p
 
 
 def test_an_interrupt_counts_nothing_twice(gst: Any) -> None:
-    from types import SimpleNamespace
-
     from lifecycle.integrations.gstreamer.pipelines.figures import figures_of
 
     with SafetyManager() as manager:
         of = figures_of(manager)
 
+        branch = Counts("eos", 5)
+
         def come_and_go() -> None:
             try:
-                of.enter(1, "one", SimpleNamespace(tripped="eos", passed=5, dropped=0, refused=0))
+                of.enter("one", branch)
             finally:
-                of.leave(1)
+                of.leave(branch)
 
         struck = entered = 0
         for each in each_interrupt(come_and_go):
-            of.leave(1)
+            of.leave(branch)
             struck += 1
             ended = of.stats().ended["eos"]
             assert ended - entered in (0, 1), each.place

@@ -63,25 +63,26 @@ class _Seen:
 
     passed: Mapping[str, tuple[int, int, int]] = attrs.field(factory=dict)
     """By name: what those have passed, dropped and refused that are closed."""
-    living: Mapping[int, tuple[str, Passing]] = attrs.field(factory=dict)
+    living: Mapping[Passing, str] = attrs.field(factory=dict)
+    """The others, with their names."""
     ended: Mapping[str, int] = attrs.field(factory=lambda: dict.fromkeys(REASONS, 0))
     """Of those that are closed."""
     unfinished: int = 0
 
-    def entered(self, key: int, name: str, branch: Passing) -> _Seen:
+    def entered(self, name: str, branch: Passing) -> _Seen:
         label = name if name in self.passed or len(self.passed) < NAMES else OTHER
         passed = {**self.passed, label: self.passed.get(label, (0, 0, 0))}
-        return attrs.evolve(self, passed=passed, living={**self.living, key: (label, branch)})
+        return attrs.evolve(self, passed=passed, living={**self.living, branch: label})
 
-    def left(self, key: int) -> _Seen:
-        if key not in self.living:
+    def left(self, branch: Passing) -> _Seen:
+        label = self.living.get(branch)
+        if label is None:
             return self
-        label, branch = self.living[key]
         reason = _reason(branch, "closed")
         return attrs.evolve(
             self,
             passed={**self.passed, label: _sum(self.passed[label], branch)},
-            living={other: entry for other, entry in self.living.items() if other != key},
+            living={other: name for other, name in self.living.items() if other is not branch},
             ended={**self.ended, reason: self.ended[reason] + 1},
         )
 
@@ -108,13 +109,13 @@ class PipelineFigures(Uncopied):
     def __init__(self) -> None:
         self._seen: Register[_Seen] = Register(_Seen())
 
-    def enter(self, key: int, name: str, branch: Passing) -> None:
-        """From here on `branch` is counted under `name`."""
-        self._seen.update(lambda seen: seen.entered(key, name, branch))
+    def enter(self, name: str, branch: Passing) -> None:
+        """From here on `branch` is counted under `name`. It is kept until it leaves."""
+        self._seen.update(lambda seen: seen.entered(name, branch))
 
-    def leave(self, key: int) -> None:
+    def leave(self, branch: Passing) -> None:
         """It is closed, and counts nothing more. Again: nothing."""
-        self._seen.update(lambda seen: seen.left(key))
+        self._seen.update(lambda seen: seen.left(branch))
 
     def not_finished(self, files: int) -> None:
         """So many files could not be finished."""
@@ -124,7 +125,7 @@ class PipelineFigures(Uncopied):
         """The figures, as a frozen snapshot."""
         seen = self._seen.value
         passed, ended = dict(seen.passed), dict(seen.ended)
-        for label, branch in seen.living.values():
+        for branch, label in seen.living.items():
             passed[label] = _sum(passed[label], branch)
             reason = _reason(branch, "")
             if reason:

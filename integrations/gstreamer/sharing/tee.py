@@ -180,10 +180,10 @@ class Tee(Uncopied):
 
     def _count(self, core: BranchCore) -> None:
         """Have it in the metrics."""
-        key, figures = id(core), figures_of(self.manager)
-        core.leaving.append(partial(figures.leave, key))
-        assert core.fuse is not None
-        figures.enter(key, core.bin.get_name(), core.fuse)
+        figures, fuse = figures_of(self.manager), core.fuse
+        assert fuse is not None
+        core.leaving.append(partial(figures.leave, fuse))
+        figures.enter(core.bin.get_name(), fuse)
 
     def _isolate(self, branch: Branch, wrapped: Any) -> None:
         """Have what fails in `wrapped` told to the branch, as long as it lives."""
