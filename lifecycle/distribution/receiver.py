@@ -48,6 +48,9 @@ class Shut:
 
 SHUT_BY_OWNER = "the first of them was shut by its owner, or could not be shared, before it was received"
 NOTHING_YET, LOOK_AGAIN = -1, -2
+NAMED_AFTER = 1.0
+"""Seconds of a wait in vain from which on it is told who holds the frames. That walks the heap, so it is not
+for one that looks again and again."""
 
 
 class FrameReceiver(Generic[T]):
@@ -74,8 +77,9 @@ class FrameReceiver(Generic[T]):
         """The next frame: a share that is yours to close, or the plain object that was published.
 
         Waits up to `timeout` seconds (None: for ever, 0: not at all). A thread that must not wait
-        (`never_wait`, a garbage collection) does not. Raises `Empty` when nothing came, `Lagged` when frames
-        were missed (the next call goes on), `ClosedError` when everything was read and the distributor, or
+        (`never_wait`, a garbage collection) does not. Raises `Empty` when nothing came (after a second or
+        more it names who holds the frames that are kept, also as its `holders`), `Lagged` when frames were
+        missed (the next call goes on), `ClosedError` when everything was read and the distributor, or
         this receiver, is closed, `EvictedError` when the receiver was thrown out by its policy. An interrupt
         in here loses no frame, or counts it as missed.
         """
@@ -286,10 +290,16 @@ class FrameReceiver(Generic[T]):
         )
 
     def _empty(self, timeout: float | None) -> Empty:
-        return Empty(
-            f"{self!r}: no frame within {timeout or 0} s; wait longer, or see whether the publisher still "
-            "runs"
-        )
+        told = f"{self!r}: no frame within {timeout or 0} s; "
+        blocking = self._ring.awaited()
+        if blocking:
+            told += f"whoever publishes waits for {' and '.join(blocking)} to receive; "
+        held = self._ring.held_elsewhere() if timeout is not None and timeout >= NAMED_AFTER else ()
+        if held:
+            told += f"held are {'; '.join(held)}: where that starves the source, close them earlier; "
+        error = Empty(f"{told}wait longer, or see whether the publisher still runs")
+        error.holders = held
+        return error
 
     def _at_end(self) -> ClosedError:
         return ClosedError(

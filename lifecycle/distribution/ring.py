@@ -26,7 +26,7 @@ from typing import Any, Generic, TypeVar
 from lifecycle.distribution.chain import Register
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter
 from lifecycle.distribution.seats import EVICTED, Roster, Seat, SeatRef, standing
-from lifecycle.distribution.sharing import give_back, is_shareable, is_valid
+from lifecycle.distribution.sharing import give_back, is_shareable, is_valid, keepers_of
 from lifecycle.distribution.slots import GONE, Slot, empty_slot
 from lifecycle.errors import ClosedError
 from lifecycle.lowlevel import (
@@ -49,6 +49,8 @@ TAKE_UP, ENOUGH = 8, 16
 there."""
 PLACES = 1024
 """At most so many slots are found without the table."""
+NAMED = 3
+"""How many of the frames that are held elsewhere are named."""
 STRIKES = 3
 """How often giving a share back is broken off by control flow until it is not tried again. Of a share that is
 not a handle: those of handles are given back by then."""
@@ -293,6 +295,29 @@ class Ring(Generic[T]):
         assert isinstance(seat.policy, EvictAfter)
         if laps and now.lags + laps >= seat.policy.lags:
             self.retire(seat, EVICTED)
+
+    def awaited(self) -> tuple[str, ...]:
+        """The receivers for which whoever publishes the next frame waits, in words."""
+        seq = self.newest().seq + 1
+        full = [seat for seat in self.roster.value.blocking if self._is_full(seat, seq)]
+        return tuple(f"receiver {seat.name!r} of group {seat.group!r}" for seat in full)
+
+    def held_elsewhere(self) -> tuple[str, ...]:
+        """The oldest frames of the ring that somebody else holds too, each with who does. Walks the heap,
+        within its budget."""
+        told: list[str] = []
+        slot = None
+        try:
+            for seq in sorted(snapshot(self.table)):
+                slot = self.table.get(seq)
+                keepers = keepers_of(slot.item) if slot is not None and slot.shared else ""
+                if keepers:
+                    told.append(keepers)
+                if len(told) == NAMED:
+                    break
+            return tuple(told)
+        finally:
+            slot = None  # K3
 
     # -- who receives ----------------------------------------------------------------------------------------
 

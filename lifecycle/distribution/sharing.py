@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from lifecycle.lowlevel import apart
+from lifecycle.errors import LifecycleError
+from lifecycle.lowlevel import apart, describe, holders
 from lifecycle.manager import Handle
 
 
@@ -44,6 +45,23 @@ def share_of(item: Any) -> Any:
         raise
     finally:
         item = share = handle = None  # K3
+
+
+def keepers_of(item: Any) -> str:
+    """Who holds what was published, beside the share `item` of it, in words: empty where nobody does, nothing
+    is known, or the budget for walks of the heap is spent."""
+    handle = None
+    try:
+        handle = item if isinstance(item, Handle) else getattr(item, "handle", None)
+        if not isinstance(handle, Handle):
+            return ""
+        found = holders(handle, within_budget=True)
+        return f"{describe(handle)} by {' and '.join(map(str, found))}" if found else ""
+    except LifecycleError:
+        # It was given back meanwhile.
+        return ""
+    finally:
+        item = handle = None  # K3
 
 
 def is_valid(item: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import queue
+import re
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from lifecycle import (
+    ANY_THREAD,
     AccessRefusedError,
     ClosedError,
     FrameDistributor,
@@ -376,6 +378,66 @@ def test_recv_gives_up_after_its_timeout() -> None:
         receiver.recv(timeout=0.02)
     assert isinstance(empty.value, queue.Empty)
     assert isinstance(empty.value, LifecycleError)
+
+
+@pytest.mark.parametrize("how", ["thread", "coroutine"])
+def test_who_waited_in_vain_is_told_who_holds_the_frames(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    from lifecycle.distribution import receiver as module
+
+    distributor: FrameDistributor[Any] = FrameDistributor(4, name="camera", manager=manager)
+    hoarding, receiver = distributor.subscribe(name="hoard"), distributor.subscribe(name="view")
+    for number in range(5):
+        with manager.register(
+            [number], "frame", release=list.clear, release_on=ANY_THREAD, native=number
+        ) as frame:
+            distributor.publish(frame)
+    receiver.close()
+    receiver = distributor.subscribe(name="view")
+    with pytest.raises(Lagged):
+        hoarding.recv()
+    hoarded = [hoarding.recv() for _ in range(2)]
+
+    def empty(timeout: float) -> Empty:
+        with pytest.raises(Empty) as found:
+            if how == "thread":
+                receiver.recv(timeout=timeout)
+            else:
+                asyncio.run(receiver.recv_async(timeout))
+        return found.value
+
+    assert "held are" not in str(empty(0.02)), "it may look again and again"
+    monkeypatch.setattr(module, "NAMED_AFTER", 0.02)
+    error = empty(0.02)
+    assert len(error.holders) == 2
+    assert re.search(r"held are frame .*native 0x1\).*'hoarded' of .*; frame .*native 0x2\)", str(error)), (
+        error
+    )
+    for share in hoarded:
+        share.close()
+    hoarded.clear()
+    error = empty(0.02)
+    assert error.holders == ()
+    assert "held are" not in str(error)
+    distributor.close(discard=True)
+    assert manager.stats().active_objects == 0
+
+
+def test_who_waited_in_vain_is_told_for_whom_the_publisher_waits() -> None:
+    distributor: FrameDistributor[int] = FrameDistributor(1, name="camera")
+    slow = distributor.subscribe(name="slow", group="disk", policy=BlockPublisher(deadline=60))
+    receiver = distributor.subscribe(name="view")
+    distributor.publish(0)
+    assert receiver.recv() == 0
+    thread = threading.Thread(target=distributor.publish, args=(1,))
+    thread.start()
+    eventually(lambda: bool(distributor._ring.room.hung))
+    with pytest.raises(Empty, match="whoever publishes waits for receiver 'slow' of group 'disk' to receive"):
+        receiver.recv(timeout=0)
+    assert slow.recv() == 0
+    thread.join()
+    assert receiver.recv() == 1
 
 
 def test_closing_wakes_everyone_and_what_was_published_can_be_read() -> None:
