@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -101,8 +102,8 @@ class WebRTCPeer(Uncopied):
         self._on_pad = on_pad
         self._ready = threading.Event()
         self._described = False
-        self._early: list[tuple[int, str]] = []
-        self._ordering = threading.RLock()
+        self._candidates: deque[tuple[int, str]] = deque()
+        """The other side's that webrtcbin was not told yet."""
         self._signals: list[SignalGuard] = []
         for name, handler in (
             ("on-negotiation-needed", lambda *_: self._ready.set()),
@@ -149,11 +150,10 @@ class WebRTCPeer(Uncopied):
     def add_ice(self, mline: int, candidate: str) -> None:
         """Take a candidate of the other side; one that comes before its description is kept until then."""
         self._now()
-        with self._ordering:
-            if not self._described:
-                self._early.append((mline, candidate))
-                return
-        self._now().emit("add-ice-candidate", mline, candidate)
+        self._candidates.append((mline, candidate))
+        # Else whoever sets it, which is after this, tells it.
+        if self._described:
+            self._tell_candidates()
 
     def _describe(self, signal: str, field: str, timeout: float) -> str:
         reply = self._ask(signal, timeout, None)
@@ -176,11 +176,24 @@ class WebRTCPeer(Uncopied):
             raise NegotiationError(f"peer {self.name!r}: the description cannot be read: {text!r:.80}")
         description = GstWebRTC.WebRTCSessionDescription.new(kind, message)
         self._ask("set-remote-description", timeout, description)
-        with self._ordering:
-            self._described = True
-            early, self._early = self._early, []
-        for mline, candidate in early:
-            self._now().emit("add-ice-candidate", mline, candidate)
+        self._described = True
+        self._tell_candidates()
+
+    def _tell_candidates(self) -> None:
+        """Tell webrtcbin those that it does not know. What an interrupt strikes is told with the next one."""
+        element = self._now()
+        entry: tuple[int, str] | None = None
+        try:
+            for entry in iter(self._candidates.popleft, None):  # K2
+                element.emit("add-ice-candidate", *entry)
+                entry = None
+        except IndexError:
+            # None is left.
+            entry = None
+        finally:
+            if entry is not None:
+                self._candidates.appendleft(entry)
+            element = None  # K3
 
     def _ask(self, signal: str, timeout: float, argument: Any) -> Any:
         """One promise, waited for; its reply."""

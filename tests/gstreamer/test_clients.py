@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lifecycle import LifecycleError, ObjectState, SafetyManager
+from lifecycle.testing import each_interrupt
 from tests.support import eventually, run_python
 
 if TYPE_CHECKING:
@@ -288,3 +290,37 @@ def test_negotiations_that_cannot_be(g: Any, manager: SafetyManager) -> None:
     with g.PipelineGuard(manager, "fakesrc name=x ! fakesink") as pipeline:
         with pytest.raises(LifecycleError, match="webrtcbin"):
             WebRTCPeer(manager, pipeline, "x")
+
+
+@pytest.mark.needs("webrtc")
+def test_an_interrupt_loses_no_candidate_that_came_early(g: Any, manager: SafetyManager) -> None:
+    from lifecycle.integrations.gstreamer.webrtc import WebRTCPeer
+
+    told: list[int] = []
+    with (
+        g.PipelineGuard(manager, "webrtcbin name=rtc") as pipeline,
+        WebRTCPeer(manager, pipeline, "rtc") as peer,
+    ):
+        element = peer._element
+        peer._element = SimpleNamespace(emit=lambda signal, mline, candidate: told.append(mline))
+        peer._ask = lambda *_: None  # type: ignore[method-assign]
+
+        def accept() -> None:
+            told.clear()
+            peer._described = False
+            peer._candidates.extend((number, "early") for number in range(3))
+            peer.accept("v=0\r\n", timeout=5)
+
+        struck = 0
+        for each in each_interrupt(accept):
+            struck += 1
+            # The other side tells one more, and whoever was interrupted does it again.
+            for again in (partial(peer.add_ice, 3, "late"), partial(peer.accept, "v=0\r\n", timeout=5)):
+                again()
+                assert not peer._described or {0, 1, 2} <= set(told), (each.place, told)
+            assert peer._described
+            assert not peer._candidates
+        assert struck > 10
+        accept()
+        assert told == [0, 1, 2]
+        peer._element = element
