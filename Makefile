@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 3
 SOAK_SECONDS ?= $(or $(S),3600)
 
-.PHONY: help demo test test-recorded kills test-gpu test-recipes test-all-pythons mutants soak soak-core soak-gstreamer bench lag lint types docs dist clean
+.PHONY: help demo test test-recorded kills test-gpu test-recipes test-all-pythons mutants soak soak-core soak-gstreamer soak-cameras bench lag lint types docs dist clean
 
 help:
 	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
@@ -22,7 +22,8 @@ help:
 	@echo "make soak-core S=3600  objects of every fate for S seconds, or N=5000000 of them: figures, memory and its plot in out/"
 	@echo "make bench             the benchmarks' ratio tables"
 	@echo "make soak-gstreamer    GStreamer for an hour: memory, ages, latency, with plots in out/soak (S=60 for less)"
-	@echo "make soak S=3600       both of them"
+	@echo "make soak-cameras      sixteen cameras, 200 clients, crowds of branches, recordings, for an hour: out/cameras (S=60 for less)"
+	@echo "make soak S=3600       all three of them"
 	@echo "make lag               draws how far sixteen receivers of a 1080p pipeline lag, to out/lag.png"
 	@echo "make lint              ruff, mypy --strict, import-linter"
 	@echo "make types             pyright: every public name has a complete type, as a user's type checker sees it"
@@ -78,7 +79,7 @@ bench:
 	@tools/environment.sh bench
 	@$(PYTHON) -m benchmarks
 
-soak: soak-core soak-gstreamer
+soak: soak-core soak-gstreamer soak-cameras
 
 soak-core:
 	@tools/environment.sh test
@@ -88,6 +89,10 @@ soak-gstreamer:
 	@tools/environment.sh test
 	@GSTREAMER_CYCLES=500 $(PYTHON) -m pytest tests/gstreamer/test_branches.py -k storm
 	@$(PYTHON) -m benchmarks.soak --seconds $(SOAK_SECONDS) --time 60
+
+soak-cameras:
+	@tools/environment.sh bench
+	@$(PYTHON) -m benchmarks.cameras --seconds $(SOAK_SECONDS) --cameras 16 --size 160x120 --rate 5 --clients 200 --crowd 64
 
 lag:
 	@tools/environment.sh bench
