@@ -83,7 +83,7 @@ def _look(record: Record) -> tuple[int, int]:
     pin = None
     try:
         pin = core() if core is not None else None
-        return (0, 0) if pin is None else (sys.getrefcount(pin), _mark(pin) if MARKS else 0)
+        return (0, 0) if pin is None else (sys.getrefcount(pin), _mark_at(id(pin)) if MARKS else 0)
     finally:
         core = pin = None
 
@@ -101,18 +101,20 @@ reference that was let go waits for the maker to take it off, and is the only on
 holder's."""
 
 
-def _mark(obj: object) -> int:
-    return ctypes.c_ssize_t.from_address(id(obj) + _MARK).value & _BITS
+def _mark_at(address: int) -> int:
+    """The mark of the object at `address`, which the caller holds: a frame that held it here would hold it as
+    long as a kept traceback keeps that (K3)."""
+    return ctypes.c_ssize_t.from_address(address + _MARK).value & _BITS
 
 
 def _has_marks() -> bool:
     """Whether this Python marks objects as is said above: the type stands where it should, and a weak
     reference changes the mark as it should."""
     pin = Pin()
-    if _MARK < 0 or ctypes.c_void_p.from_address(id(pin) + _TYPE).value != id(Pin) or _mark(pin):
+    if _MARK < 0 or ctypes.c_void_p.from_address(id(pin) + _TYPE).value != id(Pin) or _mark_at(id(pin)):
         return False
     core = Core(pin)
-    return core() is pin and _mark(pin) == _WEAKLY_REFERRED_TO
+    return core() is pin and _mark_at(id(pin)) == _WEAKLY_REFERRED_TO
 
 
 MARKS = runtime.free_threaded and _has_marks()
