@@ -189,7 +189,12 @@ def in_a_collection(call: Callable[[], Any], told: Told) -> None:
     cycle: Any = Cycle()
     cycle.me = cycle
     del cycle
-    gc.collect()
+
+    def collected() -> bool:
+        gc.collect()  # without the GIL it does nothing while another thread collects
+        return bool(told.results or told.unraisable)
+
+    eventually(collected)
 
 
 def in_a_profile_function(call: Callable[[], Any], told: Told) -> None:
