@@ -57,7 +57,7 @@ getrefcount = sys.getrefcount
 _getframe = sys._getframe
 _record_of = attrgetter("record")
 _cause_of = attrgetter("cause")
-_place_of = attrgetter("record.place")
+_anywhere = attrgetter("anywhere")
 _call: Callable[[Callable[[], Any]], Any] = operator.methodcaller("__call__")
 _ONCE: tuple[tuple[()], ...] = ((),)
 
@@ -121,10 +121,13 @@ class Submission(Uncopied):
             raise SubmittedError(f"{self!r} was entered already: make another with submission()")
         uses.begun = uses.open = True
         uses.since = runtime.monotonic()
-        uses.site = runtime.site_of(_getframe(1))
+        begun_in = _getframe(1)
+        uses.site = (begun_in.f_code, begun_in.f_lasti)
         uses.thread = runtime.get_ident()
         uses.state = "open"
-        self._timeline._enter(uses)
+        timeline = self._timeline
+        busy[id(timeline)] = timeline
+        timeline._open[uses.number] = uses
         return self
 
     if TYPE_CHECKING:
@@ -145,8 +148,14 @@ class Submission(Uncopied):
             pin = handle._cell.pin
             record = pin.record
             uses = self._uses
-            if uses.open and record.cause is None and record.kind.validate is None:
-                uses[pin] = None
+            place = record.place
+            if (
+                uses.open
+                and record.cause is None
+                and record.kind.validate is None
+                and (uses.worlds is None or place.world in uses.worlds)
+            ):
+                uses[pin] = place
                 return record.obj  # type: ignore[no-any-return]
         except AttributeError:  # no pin there, or no handle: told below
             pin = None
@@ -167,6 +176,7 @@ class Submission(Uncopied):
         try:
             if not callable(getattr(handle, "lease", None)):
                 raise LifecycleError(f"use() takes a Handle, not {handle!r}")
+            self._check(handle)
             lease = handle.lease()
             pin = getattr(lease, "_pin", None)
             if pin is None:
@@ -174,13 +184,16 @@ class Submission(Uncopied):
                     f"{handle!r} is only observed: its owner may end it at any moment, so no device can "
                     "hold it"
                 )
-            uses[pin] = None
+            uses[pin] = pin.record.place
             return pin.record.obj  # type: ignore[no-any-return]
         finally:
             pin = None  # K3
             if lease is not None:
                 lease.close()
             lease = None
+
+    def _check(self, handle: Handle[Any]) -> None:
+        """Raise for an object that this submission cannot use. Not asked for those of its `Uses.worlds`."""
 
     @property
     def done(self) -> bool:
@@ -285,6 +298,7 @@ class Timeline(Order):
         uses.timeline = self.name
         uses.begun = uses.open = False
         uses.state = uses.lost = ""
+        uses.worlds = None
         uses.fences = []
         uses.todo = [_last_step, self.ended.add, uses.clear]
         submission = self.submission_type()
@@ -293,10 +307,6 @@ class Timeline(Order):
         submission._end = end = partial(_end_block, self, uses)
         uses.block = ref(end)
         return submission
-
-    def _enter(self, uses: Uses) -> None:
-        busy[id(self)] = self
-        self._open[uses.number] = uses
 
     def _submit(self, uses: Uses) -> None:
         """Make the fence of a block that is over, and let it stand in line. May be repeated, also at the same
@@ -347,8 +357,9 @@ class Timeline(Order):
             return self._poll() or 0
         return 0
 
-    def _poll(self) -> int | None:
-        """As `poll`, where the fences may be asked. None: somebody else has the turn."""
+    def _poll(self, asks: bool = True) -> int | None:
+        """As `poll`, where the fences may be asked; without `asks` only what is lost is ended. None: somebody
+        else has the turn."""
         if not self._open and not self._line:
             self._rest()
             return 0
@@ -371,7 +382,9 @@ class Timeline(Order):
                         turns.pop(None, None)
                 if turns.setdefault(None, turn) is not turn:
                     return None
-            return self._end_what_has_signalled(places, shut)
+            count = self._end_what_has_signalled(places, shut, asks)
+            turns.clear()  # ours, as long as we refer to it; so the next finds none, and need not look
+            return count
         finally:
             # A turn ends as its reference is dropped: two stores, before which no interrupt can come.
             turn = None
@@ -379,17 +392,21 @@ class Timeline(Order):
             if places:
                 self._run_what_fell_due(places, shut)
 
-    def _end_what_has_signalled(self, places: set[Any], shut: list[Record]) -> int:
+    def _end_what_has_signalled(self, places: set[Any], shut: list[Record], asks: bool) -> int:
         generation = self.generation
         if generation is not None and generation.lost_reason is not None:
             self._mark_lost(f"queue {generation.name!r} was lost: {generation.lost_reason}")
-        count = self._end_what_is_lost() if self._losing else self._end_blocks()
+        count = 0
+        if self._losing:
+            count = self._end_what_is_lost()
+        elif self._open:
+            count = self._end_blocks()
         line = self._line
         while line:
             uses = line[0]
             if uses.todo:
                 if uses.fences and not uses.lost:
-                    answer = ask(uses.fences[0], "poll", 0.0)
+                    answer = ask(uses.fences[0], "poll", 0.0) if asks else PENDING
                     if answer is PENDING:
                         break
                     if answer is not SIGNALLED:
@@ -398,8 +415,9 @@ class Timeline(Order):
                     self._lose(uses)
                 else:
                     if uses:
-                        places.update(map(_place_of, uses))
-                        _silence(uses, shut)
+                        places.update(runtime.snapshot(uses.values()))
+                        if any(map(_anywhere, places)):
+                            _silence(uses, shut)
                     _take_steps(uses)
                     uses.state = "signalled"
                     _delete(uses.fences)
@@ -415,8 +433,6 @@ class Timeline(Order):
     def _end_blocks(self) -> int:
         """Of blocks that are over, or died, make the fences; of lost ones the end. How many ended."""
         count = 0
-        if not self._open:
-            return count
         for uses in runtime.snapshot(self._open.values()):
             if uses.lost:
                 self._lose(uses)
@@ -454,10 +470,9 @@ class Timeline(Order):
     def _run_what_fell_due(self, places: set[Any], shut: list[Record]) -> None:
         """Run a bounded number of releases that may run on any thread, as `close` does; workers run the rest.
         Whoever still holds what is `shut` gets its bell back."""
-        if not near_limit() and not nesting():
-            for place in places:
-                if type(place) is AnyThread and place.mailbox:
-                    place.run_some(DRAIN_STEPS, BRIEF_WAIT)
+        for place in places:
+            if type(place) is AnyThread and place.mailbox and not near_limit() and not nesting():
+                place.run_some(DRAIN_STEPS, BRIEF_WAIT)
         for record in shut:
             if record.phase is None and not arm(record):
                 record.kind.registry.ring(record)
@@ -565,7 +580,8 @@ class Timeline(Order):
         also again after an interrupt."""
         self._mark_lost(str(reason))
         count = len(set(map(id, self.used())))
-        while self._poll() is None and not runtime.must_not_wait():
+        # The fences of what begins meanwhile may belong to another world than this thread is in.
+        while self._poll(asks=False) is None and not runtime.must_not_wait():
             runtime.sleep(FIRST_PAUSE)
         return count
 
@@ -624,7 +640,7 @@ def _take_steps(uses: Uses) -> None:
     todo = uses.todo
     if todo:
         steps: Iterator[Callable[[], object]] = iter(todo.pop, _last_step)
-        deque(map(_call, steps), maxlen=0)
+        list(map(_call, steps))
 
 
 def _delete(fences: list[Any]) -> None:

@@ -11,9 +11,10 @@ from lifecycle._core.record import Pin
 from lifecycle._core.runtime import Site
 
 
-class Uses(dict[Pin, None]):
-    """The pins of one submission, each once, and how far the submission is. Its timeline refers to this, and
-    only weakly to the call that ends the block, so it learns that a block has died without its end."""
+class Uses(dict[Pin, Any]):
+    """The pins of one submission, each once, with the place of its object, and how far the submission is. Its
+    timeline refers to this, and only weakly to the call that ends the block, so it learns that a block has
+    died without its end."""
 
     __slots__ = (
         "begun",
@@ -28,6 +29,7 @@ class Uses(dict[Pin, None]):
         "thread",
         "timeline",
         "todo",
+        "worlds",
     )
     number: int
     begun: bool
@@ -37,6 +39,7 @@ class Uses(dict[Pin, None]):
     site: Site | None
     thread: int
     state: str
+    worlds: tuple[int, ...] | None  # of the places (`Place.world`) whose objects it takes unasked; None: any
     block: weakref.ref[Any] | None  # None: it is over
     fences: list[Any]
     lost: str  # why, once that is said

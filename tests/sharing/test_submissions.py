@@ -549,6 +549,33 @@ def test_what_is_lost_and_submitted_between_two_looks_of_a_poll_is_lost_by_the_n
         assert (frame.state, timeline.lost_submissions, timeline.in_flight) == ("orphaned", 1, 1)
 
 
+def test_a_loss_asks_no_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a submission which another thread makes meanwhile belongs to that thread's world."""
+    asked: list[Any] = []
+
+    class Asked:
+        def signalled(self) -> bool:
+            asked.append(self)
+            return True
+
+    mark = Timeline._mark_lost
+
+    def mark_then_submit(timeline: Timeline, reason: str) -> None:
+        mark(timeline, reason)
+        with timeline.submission():
+            pass
+
+    timeline = Timeline("lost", fence=Asked)
+    with timeline.submission():
+        pass
+    monkeypatch.setattr(Timeline, "_mark_lost", mark_then_submit)
+    timeline.lost("unplugged")
+    assert (asked, timeline.in_flight, timeline.lost_submissions) == ([], 1, 1)
+    assert timeline.poll() == 1
+    assert (len(asked), timeline.in_flight) == (1, 0)
+    assert id(timeline) not in busy
+
+
 def test_two_that_make_one_fence_leave_none(device: Device) -> None:
     def fence() -> Done:
         if not device.made:

@@ -45,22 +45,28 @@ _domains: weakref.WeakSet[Domain] = weakref.WeakSet()
 _queues: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
 
 
+class _FenceBehind(GLFence):
+    """The fence of a submission. Its timeline asks it only where its context is current."""
+
+    __slots__ = ()
+    may_poll: Any = None
+
+
 class DomainSubmission(Submission):
     """A submission that refuses names of other worlds."""
 
     __slots__ = ("_places",)
     _places: tuple[Any, Any]
 
-    def use(self, handle: Handle[Any]) -> Any:
-        """As `Submission.use`. Raises `WrongContextError` for an object of another share group or context,
-        whose name means nothing here."""
+    def _check(self, handle: Handle[Any]) -> None:
+        """Raise `WrongContextError` for an object of another share group or context, whose name means nothing
+        here."""
         place = getattr(getattr(handle, "_record", None), "place", None)
         if place is not None and place not in self._places and getattr(place, "queue", None) in _queues:
             raise WrongContextError(
                 f"{handle!r} belongs to {place.name!r} and cannot be used here: its name means nothing, or "
                 "another object, in this context"
             )
-        return Submission.use(self, handle)
 
 
 class _ContextTimeline(Timeline):
@@ -104,16 +110,23 @@ class Domain:
     def _make_timeline(self) -> None:
         weak = weakref.ref(self)
 
+        world = self._world
+        egl = self._fences == "egl"
+
         def fence() -> Any:
+            # Who begins a submission, or polls, has asked the world itself.
             domain = weak()
             try:
                 if domain is None:
                     raise GLError("the domain is gone")
-                return domain._fence_behind()
+                if domain.lost_reason or world.inherited or current() != pointer:
+                    domain.check_here("the end of a submission")
+                return EGLFence(domain.timeline) if egl else _FenceBehind(world.same_context, domain.timeline)
             finally:
                 domain = None
 
-        if self._fences == "egl":
+        current, pointer = world.current, world.pointer
+        if egl:
             timeline = _ContextTimeline(self.name, fence=fence, waiter=True, manager=self.manager)
         else:
             timeline = _ContextTimeline(self.name, self._queue, fence=fence, manager=self.manager)
@@ -204,24 +217,18 @@ class Domain:
             return EGLFence(timeline)
         return GLFence(self._world.here, timeline)
 
-    def _fence_behind(self) -> GLFence | EGLFence:
-        """As `fence`, for the timeline: whoever begins a submission, or polls, has asked the world itself."""
-        if self.lost_reason or not self._world.same_context():
-            self.check_here("the end of a submission")
-        if self._fences == "egl":
-            return EGLFence(self.timeline)
-        return GLFence(self._world.same_context, self.timeline)
-
     def submission(self) -> DomainSubmission:
         """What is drawn in the ``with`` block, with what it uses: ``glBindTexture(GL_TEXTURE_2D,
         work.use(texture))``. Raises `WrongContextError` where the context is not current.
 
         Where another context is current at the end of the block its fence is made by the next `drain`.
         """
-        self.check_here("submission()")
-        timeline = self.timeline
-        submission: Any = timeline.submission()
-        submission._places = (self._share.queue.generation, self._queue.generation)
+        if self.lost_reason or not self._world.here():
+            self.check_here("submission()")
+        submission: Any = self.timeline.submission()
+        shared, own = places = self._share.queue.generation, self._queue.generation
+        submission._places = places
+        submission._uses.worlds = (0, shared.world, own.world)
         return submission  # type: ignore[no-any-return]
 
     def drain(self) -> int:
@@ -229,7 +236,7 @@ class Domain:
         share group; how many ran. For once a frame. Raises `WrongContextError` where the context is not
         current."""
         self.check_here("drain()")
-        self.timeline.poll()
+        self.timeline.poll_from(self._queue.generation)
         return self._share.queue.drain() + self._queue.drain()
 
     # -- memory, pictures, state -----------------------------------------------------------------------------

@@ -6,7 +6,6 @@ What a driver answers is taken by whitelist: two values mean signalled, one mean
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +65,7 @@ class GLFence:
 
     def delete(self) -> None:
         """Delete the sync object, once. Call it where `may_poll` is true."""
-        deque(map(function("glDeleteSync"), _taken_out(self._syncs)), maxlen=0)
+        any(map(function("glDeleteSync"), _taken_out(self._syncs)))  # it answers None
 
     def __repr__(self) -> str:
         return "<GLFence>" if self._syncs else "<GLFence: deleted>"
@@ -112,7 +111,7 @@ class EGLFence:
     def delete(self) -> None:
         """Destroy the sync object, once. Callable on any thread."""
         destroy = egl_sync()[2]
-        deque(map(destroy, (self._display,), _taken_out(self._syncs)), maxlen=0)
+        list(map(destroy, (self._display,), _taken_out(self._syncs)))
 
     def __repr__(self) -> str:
         return "<EGLFence>" if self._syncs else "<EGLFence: deleted>"

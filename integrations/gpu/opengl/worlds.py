@@ -37,11 +37,9 @@ class World:
 
     __slots__ = (
         "__weakref__",
-        "_asked",
-        "_current",
         "_is",
         "_label",
-        "_size",
+        "current",
         "inherited",
         "kind",
         "labelled",
@@ -57,7 +55,7 @@ class World:
         self.inherited: bool = False
         after_fork(self._after_fork)
         self.token: bytes = secrets.token_hex(TOKEN // 2).encode()
-        self._current = current
+        self.current: Callable[[], int | None] = current
         self._is: Any = function("glIsBuffer" if kind == _BUFFER else "glIsVertexArray")
         self._label = function("glGetObjectLabel") if labelled else None
         name = UINT()
@@ -82,7 +80,7 @@ class World:
         is called there: with a driver's threads gone the next call would hang."""
         if self.inherited:
             return False
-        current = self._current()
+        current = self.current()
         if not current or not self._is(self.name):
             return False
         if self._label is not None:
@@ -96,7 +94,7 @@ class World:
     def same_context(self) -> bool:
         """Whether the context that is current has the address of the one in which this was made: enough where
         `here` was true on this thread a moment ago, and a tenth of its cost."""
-        return not self.inherited and self._current() == self.pointer
+        return not self.inherited and self.current() == self.pointer
 
     def _after_fork(self) -> None:
         """In the child: the context is the parent's."""
