@@ -132,7 +132,12 @@ def _end(self: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     finally:
         raw = args = kwargs = light = None  # type: ignore[assignment]  # K3
         if dependents.over:
-            _is_over(handle)
+            try:
+                _is_over(handle)
+            except BaseException:
+                # K6: an interrupt on the way in there would leave a native that has ended to its release.
+                _is_over(handle)
+                raise
         held = None  # type: ignore[assignment]
         if turn is not None:
             turn.close()

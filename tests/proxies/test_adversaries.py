@@ -10,14 +10,16 @@ import sqlite3
 import threading
 import time
 from functools import partial
+from types import CodeType
 from typing import Any
 
 import pytest
 
 from lifecycle import ANY_THREAD, BACKGROUND, AccessRefusedError, LifecycleError, SafetyConfig, SafetyManager
 from lifecycle.errors import ExclusiveError
-from lifecycle.proxies import Child, handle_of
+from lifecycle.proxies import Child, ending, handle_of
 from lifecycle.testing import at_once, each_interrupt, interleavings, switching
+from lifecycle.testing.where import library
 from tests.core.adversary import STORM, assert_adds_up, in_own_process
 from tests.proxies.natives import Closed, Part, Store
 from tests.support import eventually, run_python
@@ -154,7 +156,18 @@ def test_exclusive_calls_run_one_at_a_time(manager: SafetyManager) -> None:
     handle_of(proxy).close()
 
 
-def test_an_interrupt_at_each_point_of_a_child_with_an_end(manager: SafetyManager) -> None:
+def in_the_last_step(code: CodeType) -> bool:
+    return code.co_filename == ending.__file__ and code.co_name in ("_is_over", "attempt")
+
+
+@pytest.mark.parametrize(
+    ("of", "step", "least"),
+    [(library, 5 if STORM >= 10 else 25, 10), (in_the_last_step, 1, 5)],
+    ids=["all", "its last step"],
+)
+def test_an_interrupt_at_each_point_of_a_child_with_an_end(
+    manager: SafetyManager, of: Any, step: int, least: int
+) -> None:
     raws: list[Store] = []
 
     def run() -> None:
@@ -164,7 +177,7 @@ def test_an_interrupt_at_each_point_of_a_child_with_an_end(manager: SafetyManage
         store.close()
 
     struck_in = 0
-    for struck in each_interrupt(run, step=5 if STORM >= 10 else 25):
+    for struck in each_interrupt(run, of=of, step=step):
         struck.error and struck.error.with_traceback(None)
         struck_in += 1
         raw = raws.pop()
@@ -173,7 +186,7 @@ def test_an_interrupt_at_each_point_of_a_child_with_an_end(manager: SafetyManage
         assert raw.released <= 1
         assert raw.log.count("free a") + raw.log.count("commit a") <= made, struck.place
         assert "touched after release" not in raw.log, struck.place
-    assert struck_in > 10
+    assert struck_in > least
 
 
 def test_the_collector_in_the_middle(manager: SafetyManager) -> None:
