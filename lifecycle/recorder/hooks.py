@@ -45,6 +45,7 @@ from lifecycle._core.exclusive import ExclusiveLease, pin_or_refuse
 from lifecycle._core.handle import Handle
 from lifecycle._core.idioms import taking
 from lifecycle._core.leases import Lease
+from lifecycle._core.place import AnyThread
 from lifecycle._core.record import Pin, Record
 from lifecycle._core.shares import FIRST_SHARE
 from lifecycle.distribution import crossing
@@ -111,8 +112,9 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
         Record.__dict__["ended"],
     )
     store_token, store_ended = token_slot.__set__, ended_slot.__set__
-    store_begun, load_begun = begun_slot.__set__, begun_slot.__get__
+    store_begun, load_begun, load_ended = begun_slot.__set__, begun_slot.__get__, ended_slot.__get__
     again, give_back, shut_door = release._retry_later, Handle._give_back, record_module.shut
+    settle = AnyThread.settle
 
     claim, target, ring, mask, local = writer.claim, writer.map, writer.ring, writer.slots - 1, writer.local
     pack_shut, pack_begun, pack_ended = (
@@ -167,37 +169,45 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     def shut(record: Record) -> None:
         """Write down that the door is shut, once. Not of what a forked child has from its parent. Its release
         may begin on another thread meanwhile, so this may stand behind that; its time is before it."""
-        if type(record) is not watched or not record.shut or load_begun(record):
-            return
-        # K1
-        if noted.setdefault(record.id, me := monotonic()) is not me:
-            return
-        if load_begun(record) and noted.get(record.id) is me:
-            # The release was begun between the look and the claim, and its thread has written it.
-            noted.pop(record.id, None)
+        if type(record) is not watched or not record.shut or load_begun(record) or load_ended(record):
             return
         try:
-            write_shut(record)
+            note_shut(record, monotonic())
         except Exception:
             writer.dropped += 1
 
-    def write_shut(record: Record) -> None:
-        name = record.kind.type_name
-        type_ = texts.get(name) or text(name)
-        native, n = local.native, claim()
-        at = ring + ((n - 1 & mask) << 6)
-        cause = causes.get(record.cause, 0)
-        pack_shut(target, at, n, record.shut, record.id, native, type_, layout.SHUT, cause, n & HALF)
+    def note_shut(record: Record, me: float) -> bool:
+        """Write it down where `me`, a clock reading of the caller's own, is the first to ask (K1). False: it
+        is another's to write. What is raised in here leaves it to whoever asks next. (An interrupt between
+        the write and the return has it written twice.)"""
+        id = record.id
+        try:
+            if noted.setdefault(id, me) is not me:
+                return False
+            if (load_begun(record) or load_ended(record)) and noted.get(id) is me:
+                # It has been written, and forgotten perhaps, between the caller's look and the claim.
+                noted.pop(id, None)
+                return True
+            name = record.kind.type_name
+            type_ = texts.get(name) or text(name)
+            native, n = local.native, claim()
+            at = ring + ((n - 1 & mask) << 6)
+            cause = causes.get(record.cause, 0)
+            # Without the GIL the release may begin between the stores of the cause and of the time.
+            when = record.shut or me
+            pack_shut(target, at, n, when, record.id, native, type_, layout.SHUT, cause, n & HALF)
+            return True
+        except BaseException:
+            if noted.get(id) is me:
+                noted.pop(id, None)
+            raise
 
     def begun(record: Record, when: float) -> None:
         if when:
             try:
                 # A release that is tried again has begun before.
-                if not load_begun(record) and record.shut:
-                    if noted.setdefault(record.id, when) is when:
-                        write_shut(record)
-                    else:
-                        noted[record.id] = SEEN
+                if not load_begun(record) and record.cause is not None and not note_shut(record, when):
+                    noted[record.id] = SEEN
                 name = record.kind.type_name
                 type_ = texts.get(name) or text(name)
                 code = record.shut_code
@@ -215,8 +225,6 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     def ended(record: Record, when: float) -> None:
         if when:
             try:
-                # A late closer sees that the release has begun.
-                noted.pop(record.id, None)
                 name = record.kind.type_name
                 type_ = texts.get(name) or text(name)
                 outcome, extra = record.outcome, record.extra
@@ -229,6 +237,9 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
             except Exception:
                 writer.dropped += 1
         store_ended(record, when)
+        if when:
+            # Behind the store, which a late closer sees.
+            noted.pop(record.id, None)
 
     class WatchedRecord(Record):
         """A record whose changes are written down."""
@@ -240,7 +251,7 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     watched: Any = WatchedRecord
     plain: Any = Record
     watched.begun = property(load_begun, begun)
-    watched.ended = property(ended_slot.__get__, ended)
+    watched.ended = property(load_ended, ended)
 
     def given_back(self: Any, frame: Any) -> bool:
         try:
@@ -258,6 +269,12 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
             return done
         finally:  # K3
             cell = None
+
+    def settled(self: Any, record: Record, timeout: Any) -> bool:
+        # `Handle.close` shuts the door of a plain object by its own stores, and waits in here for who holds
+        # it.
+        shut(record)
+        return settle(self, record, timeout)
 
     def retry_later(record: Record) -> None:
         try:
@@ -314,6 +331,7 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     found: list[Exchange] = [
         (Handle, "_token", property(token_slot.__get__, register)),
         (Handle, "_give_back", given_back),
+        (AnyThread, "settle", settled),
         (release, "_retry_later", retry_later),
         *((module, "shut", door_shut) for module in SHUTTING),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import errno
 import gc
 import inspect
@@ -18,6 +19,7 @@ import lifecycle
 from lifecycle import ANY_THREAD, AccessPanicError, Handle, NotReleased, SafetyConfig, SafetyManager
 from lifecycle._core import access, detach, exclusive, facts, handle, release, runtime, shares
 from lifecycle._core import register as register_module
+from lifecycle._core.place import AnyThread
 from lifecycle._core.record import Record
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager import shutdown
@@ -25,6 +27,7 @@ from lifecycle.observe import ledger
 from lifecycle.recorder import Recorder, RecorderError, files, hooks, layout
 from lifecycle.recorder.postmortem import Report, analyse
 from lifecycle.recorder.reader import Entry, read
+from lifecycle.testing.interrupts import run_interrupted
 from tests.core.natives import Native
 from tests.support import eventually, run_python
 
@@ -43,6 +46,7 @@ OWNERS: tuple[Any, ...] = (
     ledger,
     shares,
     shutdown,
+    AnyThread,
 )
 
 
@@ -86,7 +90,7 @@ def test_stopped_everything_is_as_it_was(tmp_path: Path) -> None:
     before = exchanged()
     made = lifecycle.recorder.start(tmp_path / "once.rec", slots=1024)
     changed = {key for key, value in exchanged().items() if before[key] is not value}
-    assert len(changed) == (12 if runtime.free_threaded else 10) + 4 + 6
+    assert len(changed) == (13 if runtime.free_threaded else 11) + 4 + 6
     assert made.running
     assert lifecycle.recorder.active() is made
     made.stop()
@@ -119,6 +123,73 @@ def test_a_lease_that_is_the_last_releases_what_was_closed_meanwhile(
         layout.BEGINS,
         layout.ENDS,
     ]
+
+
+def shuts(recorder: Recorder, id: int) -> int:
+    return [operation for operation, _ in told(recorder, id)].count(layout.SHUT)
+
+
+def claims_of_shuts() -> dict[int, float]:
+    """Who writes down which door that was shut, while a recorder runs."""
+    shut = inspect.getclosurevars(vars(AnyThread)["settle"]).nonlocals["shut"]
+    note_shut = inspect.getclosurevars(shut).nonlocals["note_shut"]
+    claims: dict[int, float] = inspect.getclosurevars(note_shut).nonlocals["noted"]
+    return claims
+
+
+def test_what_is_closed_while_it_is_held_is_shut_in_the_file(
+    manager: SafetyManager, recorder: Recorder
+) -> None:
+    """Also by the plain `close`, which shuts by stores of its own, and while it waits for who holds it."""
+    for _ in range(3):
+        handle = manager.register(Native(), "thing", release=Native.free, release_on=ANY_THREAD)
+        with handle.lease():
+            assert not handle.close()
+            assert shuts(recorder, handle.id) == 1
+    waited = manager.register(Native(), "thing", release=Native.free, release_on=ANY_THREAD)
+    number = waited.id
+    with waited.lease():
+        closer = threading.Thread(target=lambda: waited.close(timeout=None))
+        closer.start()
+        eventually(lambda: shuts(recorder, number) == 1)
+        assert closer.is_alive()
+    closer.join()
+    assert [operation for operation, _ in told(recorder, number)] == [
+        layout.REGISTER,
+        layout.SHUT,
+        layout.BEGINS,
+        layout.ENDS,
+    ]
+    assert not claims_of_shuts()
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_an_interrupt_loses_no_door_that_was_shut(
+    manager: SafetyManager, recorder: Recorder, held: bool
+) -> None:
+    """At each point of what writes it down, and nothing of it is kept behind the object's end."""
+    strike_at = 0
+    places: dict[int, str] = {}
+    while "" not in places.values():
+        strike_at += 1
+        made = manager.register(Native(), "thing", release=Native.free, release_on=ANY_THREAD)
+        number = made.id
+        lease = made.lease() if held else None
+        struck = run_interrupted(made.close, strike_at, of=lambda code: code.co_filename == hooks.__file__)
+        places[number] = struck.place
+        del struck
+        if lease is not None:
+            lease.close()
+        made.close(timeout=0)
+        del made, lease
+    eventually(lambda: manager.stats().active_objects == 0)
+    entries = read(recorder.path).entries
+    written = collections.Counter(entry.object for entry in entries if entry.operation == layout.SHUT)
+    assert not {place for number, place in places.items() if not written[number]}
+    # Where the interrupt falls between the write and the return.
+    assert len([number for number in places if written[number] > 1]) <= 2
+    assert len(places) > 10
+    assert not claims_of_shuts()
 
 
 def test_what_was_registered_before_is_carried_on(manager: SafetyManager, tmp_path: Path) -> None:
