@@ -1589,10 +1589,13 @@ MUTANTS = (
         (
             (
                 "recorder/hooks.py",
-                "                        noted[record.id] = SEEN\n",
-                "                        write_shut(record)\n",
+                "            if noted.setdefault(id, me) is not me:\n",
+                "            if noted.setdefault(id, me) is None:\n",
             ),
         ),
-        ("tests/recorder/test_killed.py",),
+        (
+            "tests/recorder/test_recorder.py::test_what_is_closed_while_it_is_held_is_shut_in_the_file",
+            "tests/recorder/test_killed.py",
+        ),
     ),
 )
