@@ -337,6 +337,22 @@ def prometheus_server() -> str:
 
 
 @pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> support.Refusal:
+    """Call ``refusal("postmortem", "absent.rec")`` for the one line with which that command is refused."""
+    from lifecycle.cli.main import main
+
+    def refused(*words: str) -> str:
+        assert main(list(words)) == 2
+        printed = capsys.readouterr()
+        assert not printed.out
+        assert printed.err.startswith("lifecycle: ")
+        assert printed.err.count("\n") == 1
+        return printed.err
+
+    return refused
+
+
+@pytest.fixture
 def manager(request: pytest.FixtureRequest) -> Iterator[SafetyManager]:
     """A `SafetyManager` named after the test, closed at the end.
 

@@ -22,6 +22,9 @@ SLOW_WAY = bool(os.environ.get("LIFECYCLE_SLOW_WAY"))
 """Have every object end in steps, as those do that are not plain: the whole suite must pass that way too."""
 ROOT = Path(__file__).resolve().parent.parent
 
+Refusal = Callable[..., str]
+"""What the fixture `refusal` is."""
+
 SOON = 15.0
 """Seconds: what does not wait is done in this time also on a machine with many times more work than cores.
 What a test tells it from waits at least three times as long."""

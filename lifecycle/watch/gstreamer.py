@@ -25,7 +25,7 @@ from typing import Any
 from lifecycle.watch import mappings, sites
 from lifecycle.watch.imports import when_imported
 from lifecycle.watch.journal import Seen, frame_here, journal, some
-from lifecycle.watch.patches import hidden, patch, quiet
+from lifecycle.watch.patches import Around, hidden, patch, quiet
 
 NULL, READY, PAUSED = 1, 2, 3
 """Of ``Gst.State``."""
@@ -125,10 +125,10 @@ def begin(make_safe: bool = False) -> None:
             # gst-python's answer before `Gst.init`.
             ready = False
         if ready:
-            _exchange()
+            _exchange(module, CALLS)
 
     when_imported("gi.repository.Gst", loaded)
-    when_imported("gi.repository.GstApp", _app_loaded)
+    when_imported("gi.repository.GstApp", lambda module: _exchange(module, SAMPLES))
     journal.at_end.append(_end)
     sys.addaudithook(_audit)
     if hasattr(os, "register_at_fork"):
@@ -138,42 +138,19 @@ def begin(make_safe: bool = False) -> None:
 def _init(original: Any, args: Any, more: Any) -> Any:
     result = original(*args, **more)
     try:
-        _exchange()
+        _exchange(_modules["Gst"], CALLS)
     except Exception as error:
         journal.say(f"gi.repository.Gst is not watched: {type(error).__name__}: {error}")
     return result
 
 
-def _exchange() -> None:
-    gst = _modules["Gst"]
-    for owner, name, around in (
-        (gst.Buffer, "map", mappings.map_),
-        (gst.Buffer, "map_range", mappings.map_),
-        (gst.Buffer, "unmap", mappings.unmap),
-        (gst.Memory, "map", mappings.map_),
-        (gst.Memory, "unmap", mappings.unmap),
-        (gst.Buffer, "new_wrapped_full", _wrapped),
-        (gst.Memory, "new_wrapped", _wrapped),
-        (gst.Element, "set_state", _set_state),
-        (gst.Element, "release_request_pad", _release_pad),
-        (gst.Bin, "remove", _removed),
-        (gst.Pad, "add_probe", _add_probe),
-        (gst.Pad, "remove_probe", _remove_probe),
-        (gst.Pad, "unlink", _unlink),
-        (gst.BufferPool, "release_buffer", _give_back),
-        (gst.Object, "unref", _unref),
-        (gst.Object, "emit", _emit),
-        (gst.Object, "connect", _connect),
-        (gst.Bus, "set_sync_handler", _connect),
-    ):
-        patch(owner, name, around)
-
-
-def _app_loaded(module: Any) -> None:
-    for name in ("pull_sample", "try_pull_sample", "pull_preroll", "try_pull_preroll"):
-        patch(module.AppSink, name, _pull)
-    for name in ("push_buffer", "push_sample"):
-        patch(module.AppSrc, name, _push)
+def _exchange(module: Any, calls: dict[str, Around]) -> None:
+    """Exchange what `calls` names, as ``"Buffer.map Buffer.unmap"``, for what has the function beside it
+    around the call."""
+    for names, around in calls.items():
+        for call in names.split():
+            owner, _, name = call.partition(".")
+            patch(getattr(module, owner), name, around)
 
 
 # -- what is told --------------------------------------------------------------------------------------------
@@ -627,3 +604,28 @@ def _end() -> None:
     for one in _blocking:
         if one.called and not one.done:
             journal.risk(one.seen, f"blocked and never unblocked: {one.pad}, at {sites.text(one.seen.site)}")
+
+
+# -- what is exchanged ---------------------------------------------------------------------------------------
+
+CALLS: dict[str, Around] = {
+    "Buffer.map Buffer.map_range Memory.map": mappings.map_,
+    "Buffer.unmap Memory.unmap": mappings.unmap,
+    "Buffer.new_wrapped_full Memory.new_wrapped": _wrapped,
+    "Element.set_state": _set_state,
+    "Element.release_request_pad": _release_pad,
+    "Bin.remove": _removed,
+    "Pad.add_probe": _add_probe,
+    "Pad.remove_probe": _remove_probe,
+    "Pad.unlink": _unlink,
+    "BufferPool.release_buffer": _give_back,
+    "Object.unref": _unref,
+    "Object.emit": _emit,
+    "Object.connect Bus.set_sync_handler": _connect,
+}
+"""Of Gst."""
+SAMPLES: dict[str, Around] = {
+    "AppSink.pull_sample AppSink.try_pull_sample AppSink.pull_preroll AppSink.try_pull_preroll": _pull,
+    "AppSrc.push_buffer AppSrc.push_sample": _push,
+}
+"""Of GstApp."""

@@ -17,7 +17,7 @@ from lifecycle.cli.main import main
 from lifecycle.recorder.postmortem import analyse
 from lifecycle.recorder.reader import read
 from tests.recorder.scenes import QUIET, start
-from tests.support import ROOT, Finished
+from tests.support import ROOT, Finished, Refusal
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the program takes this process's place with exec")
 WATCH = [
@@ -508,18 +508,11 @@ def test_nothing_is_written_into_a_file_of_the_programs(folder: Path, to: str) -
     ],
 )
 def test_what_cannot_be_run_is_one_line(
-    words: tuple[str, ...],
-    says: str,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...], says: str, folder: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
 ) -> None:
     write(folder, "")
     monkeypatch.chdir(folder)
-    assert main(["run", *words]) == 2
-    err = capsys.readouterr().err
-    assert says in err
-    assert err.count("\n") == 1
+    assert says in refusal("run", *words)
 
 
 def test_a_leak_level_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
