@@ -10,7 +10,7 @@ SOAK_SECONDS ?= $(or $(S),3600)
 .PHONY: help demo test test-recorded kills test-gpu test-recipes test-all-pythons mutants soak soak-core soak-gstreamer soak-cameras bench lag lint types docs dist clean
 
 help:
-	@echo "make demo              a live pipeline, its callback panicking now and then, and what became of every frame"
+	@echo "make demo              a live pipeline whose callback fails now and then, and what happened to each frame"
 	@echo "make test              the whole suite        (PYTEST_ARGS='-k name -x' is passed on)"
 	@echo "make test-recorded     the core's tests and every adversary, with a flight recorder on"
 	@echo "make kills N=1000      recorded processes killed at random moments: every file is readable, nothing in it wrong"
