@@ -133,7 +133,7 @@ class ProcessFence(Uncopied):
         ended = _has_ended(self._process)
         if ended is None:
             raise FenceError(
-                f"nobody can say any more whether process {self._pid} has ended: the fence was deleted"
+                f"whether process {self._pid} has ended is not known any more: the fence was deleted"
             )
         return ended
 

@@ -389,7 +389,7 @@ def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeou
         record,
         HeldError(
             f"{describe(record)} has {_counted(there)} where {_counted(wanted)} were expected; it is held by "
-            f"{', '.join(names) or 'nobody'}",
+            f"{', '.join(names) or 'nothing'}",
             names,
         ),
         names,

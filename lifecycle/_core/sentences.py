@@ -92,14 +92,17 @@ def _sentence(record: Record, state: ObjectState, holders: tuple[str, ...]) -> s
             "as long as you use it."
         )
     if state is CLOSING:
-        users = f": {', '.join(holders)}" if holders else ""
-        return f"was closed{_at(record)} and goes when its users do{users}. Nobody gets in any more."
+        users = f"; held by {', '.join(holders)}" if holders else ""
+        return (
+            f"was closed{_at(record)} and is released when nothing holds it any more{users}. New accesses "
+            "are refused."
+        )
     if state is DUE:
         return f"was closed{_at(record)} and waits for its release{_why(record)}. Use it before that line."
     if state is KEPT:
         return (
-            f"was closed{_at(record)} and goes when nobody refers to it any more: holders() says who does. "
-            "Use it before that line."
+            f"was closed{_at(record)} and is released when nothing refers to it any more: holders() names "
+            "what does. Use it before that line."
         )
     if state is RELEASING:
         return f"was closed{_at(record)} and is being released. Use it before that line."
@@ -164,7 +167,7 @@ def _orphaned(record: Record) -> str:
         )
     if record.place.lost_reason is not None:
         return (
-            f'went down with queue "{record.place.name}" {when} ({record.place.lost_reason}). It is never '
+            f'was lost with queue "{record.place.name}" {when} ({record.place.lost_reason}). It is never '
             "released; make a new one on the queue's new generation."
         )
     return f"was orphaned {when} ({_reason(record)}). It is never released; make a new one."
@@ -218,14 +221,14 @@ def duplicate(record: Record, first: Record) -> DuplicateError:
         holders = tuple(map(str, raw_references(first, True)))
         waits = f": {', '.join(holders)}" if holders else ""
         text += (
-            f"It was closed{_at(first)} and goes when nobody refers to it any more{waits}; close(timeout=1) "
-            "waits for that."
+            f"It was closed{_at(first)} and is released when nothing refers to it any more{waits}; "
+            "close(timeout=1) waits for that."
         )
     elif state is STUCK:
         text += f"It was closed{_at(first)}, and {_reason(first)}. What it holds is not known."
     else:
         text += (
-            "Released twice it would be freed twice. Same owner: share() on its handle. Part of it: "
-            "parent=its handle. Counts references, or is no native: unique=False."
+            "A second release would free it twice. For another user of the object: share() on its handle. "
+            "For a part of it: parent=its handle. If it counts references, or is no native: unique=False."
         )
     return about(first, DuplicateError(text), holders)

@@ -110,7 +110,7 @@ def judge(
             target.close(timeout=0)
         finally:
             target = None  # K3
-        fate = "this share of it is closed, and nobody else's"
+        fate = "this share of it is closed, and its other shares are open"
     else:
         record.more().panic = type(error).__name__
         invalidate_record(record, Cause.PANIC, f"panic: {reason}{at}", None)

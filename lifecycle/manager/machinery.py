@@ -50,8 +50,8 @@ class Machinery:
             generation = release_on.generation
             if generation.abandoned():
                 raise RegistrationError(
-                    f"queue {release_on.name!r} belongs to a thread that has ended: nobody could release "
-                    "there; make a new queue"
+                    f"queue {release_on.name!r} belongs to a thread that has ended, so nothing can be "
+                    "released there; make a new queue"
                 )
             if release_on not in self.keeper.queues:
                 self.keeper.queues.add(release_on)

@@ -170,8 +170,7 @@ class ObservedHandle(Handle[T]):
     def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> ExclusiveLease[T]:
         """Refused: others may use the object without this manager."""
         self._not_ours(
-            "nobody here can keep its owner from using it: exclusive access is for objects that were "
-            "registered"
+            "its owner may use it at any time: exclusive access is for objects that were registered"
         )
 
     def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:

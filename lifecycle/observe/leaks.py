@@ -186,7 +186,7 @@ class LeakReports:
                 if record is not None and way:
                     self._own_keepers[id] = None
                     site = runtime.describe_site(record.site)
-                    reason = f"refers to its own handle through {way}, so nobody can ever drop that"
+                    reason = f"refers to its own handle through {way}, so that handle is never dropped"
                     self.tell("leak", record, site=site, count=1, reason=reason)
 
     def _look_at_young(self, now: float) -> None:

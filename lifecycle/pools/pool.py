@@ -432,7 +432,7 @@ class Pool(Uncopied):
         error = PoolTimeoutError if waited else PoolExhaustedError
         raise error(
             f"pool {self.name!r} is exhausted: all {self.shelf.limit} are in use, and {time}. Held longest: "
-            f"{told or 'by nobody known'}. Close them earlier, wait longer (timeout=), or make the pool "
+            f"{told or 'not known'}. Close them earlier, wait longer (timeout=), or make the pool "
             "larger (resize)",
             holders,
         )

@@ -576,7 +576,7 @@ def _left_a_callback(_: Any, kind: Any, __: Any, trace: Any) -> None:
         trace = trace.tb_next
     where = (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
     if code in _codes and _once((where, "raised")):
-        what = "which counts as DROP" if code in _probes else "which nobody on its thread hears"
+        what = "which counts as DROP" if code in _probes else "which no code on its thread catches"
         told = f"{kind.__name__} left a callback, {what}: {code.co_name} at {sites.text(where)}"
         journal.mistake(mappings.seen_at("callback", None), told)
 

@@ -235,7 +235,7 @@ def test_its_native_has_an_owner_while_it_is_kept_and_none_after(manager: Safety
     address = 0x7F00_0000_1000
     handle = manager.register(dataset, "dataset", release=DROPPED, release_on=ANY_THREAD, native=address)
     handle.close()
-    with pytest.raises(DuplicateError, match="goes when nobody refers to it"):
+    with pytest.raises(DuplicateError, match="is released when nothing refers to it"):
         manager.register(object(), "other", release=lambda obj: None, native=address)
     with pytest.raises(DuplicateError):
         manager.register(dataset, "dataset", release=DROPPED, release_on=ANY_THREAD)

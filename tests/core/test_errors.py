@@ -141,8 +141,9 @@ def test_closing_names_those_it_waits_for(manager: SafetyManager) -> None:
     over.set()
     thread.join()
     assert str(error) == (
-        f'buffer "left" (object {handle.id}, native 0x7) was closed at {closed} and goes when its users do: '
-        f'lease of thread "decoder", view made at {made}. Nobody gets in any more.'
+        f'buffer "left" (object {handle.id}, native 0x7) was closed at {closed} and is released when '
+        f'nothing holds it any more; held by lease of thread "decoder", view made at {made}. New accesses are '
+        "refused."
     )
     assert error.holders == ('lease of thread "decoder"', f"view made at {made}")
     assert error.state == "closing"
@@ -155,7 +156,7 @@ def test_a_refusal_looks_for_holders_only_where_a_pause_is_in_place(manager: Saf
     with handle.lease():
         handle.close()
         with never_wait():
-            assert "goes when its users do. Nobody" in str(refused(handle))
+            assert "when nothing holds it any more. New" in str(refused(handle))
         began = time.monotonic()
         for _ in range(3000):
             with pytest.raises(AccessRefusedError):
@@ -206,7 +207,7 @@ def test_orphaned_with_its_queue(manager: SafetyManager) -> None:
     error = refused(handle)
     assert error.state == "orphaned"
     assert re.search(
-        r'went down with queue "gl" \d+ ms ago \(context destroyed\)\. It is never released; make a new one on the '
+        r'was lost with queue "gl" \d+ ms ago \(context destroyed\)\. It is never released; make a new one on the '
         r"queue's new generation\.$",
         str(error),
     )
@@ -306,9 +307,9 @@ def test_duplicate(manager: SafetyManager) -> None:
     with pytest.raises(DuplicateError) as caught:
         buffer(manager, native=0x7F00)
     assert str(caught.value) == (
-        f'native 0x7f00 is owned by buffer "left" (object {first.id}, native 0x7f00), valid, from {at}. Released '
-        "twice it would be freed twice. Same owner: share() on its handle. Part of it: parent=its handle. Counts "
-        "references, or is no native: unique=False."
+        f'native 0x7f00 is owned by buffer "left" (object {first.id}, native 0x7f00), valid, from {at}. '
+        "A second release would free it twice. For another user of the object: share() on its handle. For a part "
+        "of it: parent=its handle. If it counts references, or is no native: unique=False."
     )
     assert caught.value.id == first.id
     view = first.view(MEMORY[1], 8)

@@ -70,7 +70,9 @@ def test_a_panic_takes_the_frame_from_nobody_else(
     with pool.get() if source == "pool" else frame(manager, native) as handle:
         distributor.publish(handle)
         share = bad.recv(timeout=0)
-        with pytest.raises(AccessPanicError, match="this share of it is closed, and nobody else's"):
+        with pytest.raises(
+            AccessPanicError, match="this share of it is closed, and its other shares are open"
+        ):
             way(manager, share)
         assert share.valid == (way is of_a_share)
         assert handle.valid

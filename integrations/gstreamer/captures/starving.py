@@ -156,4 +156,4 @@ def _out_of_pools(handles: list[Handle[Held]]) -> list[tuple[int, int]]:
 
 def _named(handle: Handle[Any]) -> str:
     names = ", ".join(names_of_holders(handle))
-    return f"{describe(handle)}, held by {names or 'nobody any more'}"
+    return f"{describe(handle)}, held by {names or 'nothing any more'}"

@@ -77,9 +77,7 @@ class BufferFence(Uncopied):
         deleted."""
         slot = self._slot
         if slot is None:
-            raise FenceError(
-                "this BufferFence was deleted: nobody can say any more what became of its buffer"
-            )
+            raise FenceError("this BufferFence was deleted: whether its buffer is gone is not known any more")
         return bool(slot.value)
 
     def delete(self) -> None:

@@ -68,8 +68,8 @@ def fitting_planes(feeder: str, layout: Layout | None, what: Any) -> tuple[Array
 def _known(feeder: str, layout: Layout | None, what: Any) -> Layout:
     if layout is None:
         raise FeederError(
-            f"feeder {feeder!r} has no caps, so nobody can say what this {type(what).__name__} means; give "
-            "caps= when making it"
+            f"feeder {feeder!r} has no caps, so it cannot tell the format of this {type(what).__name__}; "
+            "give caps= when you make the feeder"
         )
     return layout
 

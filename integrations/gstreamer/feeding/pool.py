@@ -257,8 +257,8 @@ class PoolAdapter(Uncopied):
                         self._refuse_closed()
                     self._count("refused")
                     raise PoolError(
-                        f"pool {self.name!r} lends nothing (flow {flow}): somebody has deactivated or "
-                        "flushed it; make a new one"
+                        f"pool {self.name!r} lends nothing (flow {flow}): it was deactivated or flushed "
+                        "from outside; make a new one"
                     )
                 if timeout is not None and time.monotonic() >= began + timeout:
                     self._count("timeout")

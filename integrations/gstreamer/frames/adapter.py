@@ -125,8 +125,8 @@ class SampleAdapter(Uncopied):
         caps = sample.get_caps()
         if caps is None:
             raise SampleError(
-                f"{frame_of(self._name)}the sample at {hash(sample):#x} has no caps, so nobody can say what "
-                "its bytes are; pull it from a running appsink, or give Gst.Sample.new its caps"
+                f"{frame_of(self._name)}the sample at {hash(sample):#x} has no caps, so the meaning of its "
+                "bytes is not known; pull it from a running appsink, or give Gst.Sample.new its caps"
             )
         return self._layouts.add(caps)
 

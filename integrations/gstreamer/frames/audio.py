@@ -64,8 +64,8 @@ class Sound:
             return (
                 None,
                 (),
-                "its channels lie one after the other and the buffer has no audio meta, so nobody can say "
-                f"where each begins; {CONVERT}",
+                "its channels lie one after the other and the buffer has no audio meta, so it is not "
+                f"known where each begins; {CONVERT}",
             )
         starts = [meta.offsets[channel] for channel in range(self.channels)]
         planes = tuple(Plane((meta.samples,), self.dtype, start, (item,)) for start in starts)

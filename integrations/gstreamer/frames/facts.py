@@ -189,7 +189,7 @@ class FrameFacts(Uncopied):
         rate, pts, count = self.rate, self.pts, self.samples
         if pts is None:
             raise FormatError(
-                f"{self!r} has no pts, so nobody can say when its sound is to be heard; put «audiorate» "
+                f"{self!r} has no pts, so the time of its sound is not known; put «audiorate» "
                 "before the sink, or set do-timestamp=true at the source"
             )
         if rate < 1:
