@@ -173,6 +173,7 @@ class Extra:
         "root",
         "slot",
         "stand_ins",
+        "struck",
         "trace",
         "turn_line",
         "turn_order",
@@ -214,6 +215,8 @@ class Extra:
         # dict, and the key.
         self.slot: tuple[Any, object] | None = None
         self.stand_ins: list[weakref.ref[Pin]] = []  # pins beside that of the cell (`doors.py`)
+        # A cleanup and what it raised, until it is decided what that means.
+        self.struck: tuple[Callable[[], object], BaseException] | None = None
         self.trace: str = ""
         self.turns: dict[None, list[int]] = {}  # who uses the object exclusively
         self.turn_line: Any = None  # waiting.Line: who waits for that to end

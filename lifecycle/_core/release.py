@@ -4,7 +4,8 @@ again.
 **What may interrupt.** Signal handlers run on the main thread after any call. `process` therefore is
 resumable: whatever it did is written on the record before the next call, and on any exception the claim is
 given up and the ticket put back, in an order that leaves no gap. A release that had begun is never begun
-again (I3): it ends as `FAILED`, "interrupted".
+again (I3): it ends as `FAILED`, "interrupted". An interrupt is raised to the caller that it struck and to no
+other: a ticket that is taken up again tells nobody of what cut it short before.
 
 **What may nest.** A release may close other handles, and those releases run inside it on the same thread.
 What falls free meanwhile (parents) goes through its own place's mailbox, so nothing recurses however deep the
@@ -156,11 +157,11 @@ def _perform(record: Record, timed: Timed | None) -> None:
     if extra is not None and extra.dropped is not None and extra.dropped.let_go:
         if record.outcome is None and not _run(record, timed):
             return
-    elif record.phase is RELEASING:
+    elif record.phase is RELEASING and not _taken_back(record):
         if record.outcome is None:
             record.more().reason = "interrupted while its release ran"
             record.outcome = FAILED
-        elif isinstance(record.outcome, BaseException) and not _call_failed(record):
+        elif isinstance(record.outcome, BaseException) and not _call_failed(record, again=True):
             _retry_later(record)
             return
     elif record.place.lost_reason is not None:
@@ -280,7 +281,12 @@ def _is_kept(record: Record, dropped: Dropping, timed: Timed | None) -> bool:
 def _run_cleanups(record: Record) -> None:
     """Each once, the last added first. Ctrl-C in one goes on to the user; the rest and the release follow
     when the ticket is taken up again."""
-    cleanups = record.extra.cleanups if record.extra is not None else []
+    extra = record.extra
+    if extra is None:
+        return
+    if extra.struck is not None:
+        _cleanup_failed(record, extra)
+    cleanups = extra.cleanups
     while cleanups:
         cleanup = cleanups[-1]
         del cleanups[-1]
@@ -288,26 +294,51 @@ def _run_cleanups(record: Record) -> None:
             result = cleanup()
             if result is not None and type(result) in DEFERRED:
                 refuse_deferred(result, "the cleanup")
-        except (
-            BaseException
-        ) as error:  # one failing cleanup changes nothing for the next, nor for the release (I6)
-            if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
-                if struck_on_entry(error, cleanup, None):
-                    cleanups.append(cleanup)
+        except BaseException as error:
+            extra.struck = cleanup, error  # noted before anything is called, as with the release
+            if _cleanup_failed(record, extra):
                 raise
-            record.kind.registry.events.append(("cleanup_failed", record, text_of(error), trace_of(error)))
 
 
-def _call_failed(record: Record) -> bool:
-    """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called
-    again. Ctrl-C is raised again."""
+def _cleanup_failed(record: Record, extra: Extra) -> bool:
+    """Decide what the exception in `Extra.struck` means, and forget it. True: it is the caller's, who was
+    struck here. One failing cleanup changes nothing for the next, nor for the release (I6)."""
+    cleanup, error = extra.struck  # type: ignore[misc]
+    if struck_on_entry(error, cleanup, None):
+        cleanups = extra.cleanups
+        end = len(cleanups)
+        cleanups[end:] = [cleanup]  # K4
+        extra.struck = None
+        return True
+    if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
+        extra.struck = None
+        return True
+    tell = record.kind.registry.events.append
+    told = ("cleanup_failed", record, text_of(error), trace_of(error))
+    extra.struck = None  # K4: told once
+    tell(told)
+    return False
+
+
+def _taken_back(record: Record) -> bool:
+    """True where what cut the release short struck before anything of it ran: it is as if it had not been
+    called."""
     error = record.outcome
-    interrupt = isinstance(error, KeyboardInterrupt) and runtime.on_main_thread()
-    if interrupt and struck_on_entry(error, record.release, record.obj):
-        # As if it had not been called; whoever did has its ticket taken up again. K4
-        record.phase = None
-        record.outcome = None
-        raise error
+    if not isinstance(error, BaseException) or not struck_on_entry(error, record.release, record.obj):
+        return False
+    record.phase = None  # K4
+    record.outcome = None
+    return True
+
+
+def _call_failed(record: Record, again: bool = False) -> bool:
+    """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called
+    again. Ctrl-C is raised again, unless the ticket is taken up `again`: whoever was struck has been told, by
+    what cut this short."""
+    error = record.outcome
+    if _taken_back(record):
+        raise error  # whoever called has the ticket taken up again
+    interrupt = not again and isinstance(error, KeyboardInterrupt) and runtime.on_main_thread()
     extra = record.more()
     extra.reason = text_of(error)
     if is_of(error, (NotReleased, *extra.retry_on)) and _may_retry(record, extra):
@@ -478,6 +509,7 @@ def _end_extra(record: Record, extra: Extra) -> None:
         _drop_fences(record, extra)
     if extra.dropped is not None:
         record.kind.registry.still.pop(record.id, None)
+    extra.struck = None
     if extra.keep_alive:
         let_go(record, extra)
 

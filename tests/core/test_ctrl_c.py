@@ -7,6 +7,7 @@ once, and about what a program finds afterwards. One process for all, since each
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 from lifecycle import ANY_THREAD, ReleaseQueue, SafetyManager
+from lifecycle.testing.interrupts import run_interrupted
+from tests.core.adversary import STORM
 from tests.core.test_process import PRELUDE
 from tests.support import eventually, run_python
 
@@ -388,3 +391,80 @@ def test_in_a_release_that_has_begun_it_is_not_called_again() -> None:
             handle.close()
         assert handle.state == "failed"
         assert native.ends == 1
+
+
+# -- a second one while the library decides about the first ---------------------------------------------------
+
+
+class First(KeyboardInterrupt):
+    """The one that strikes in the release or the cleanup."""
+
+
+def on_entry(code: CodeType) -> Callable[[FrameType, str, object], None]:
+    """For `sys.setprofile`: strikes as the function of `code` is entered for the first time."""
+    left = [code]
+
+    def strike(frame: FrameType, event: str, _: object) -> None:
+        if left and event == "call" and frame.f_code is code:
+            left.clear()
+            raise First
+
+    return strike
+
+
+@pytest.mark.parametrize("where", ["closed", "in a queue", "cleaned up"])
+@pytest.mark.parametrize("begun", [True, False], ids=["in it", "on its entry"])
+def test_an_interrupt_is_raised_once_and_to_whoever_was_struck(where: str, begun: bool) -> None:
+    """Struck twice, `close` raises the second one. The first is not left for whoever takes up the ticket."""
+    for strike_at in itertools.count(1, 1 if STORM > 1 else 5):
+        if not struck_twice(where, begun, strike_at):
+            break
+
+
+def struck_twice(where: str, begun: bool, strike_at: int) -> bool:
+    """One close with two interrupts, the second at point number `strike_at`; False when there is no such point."""
+    ran: list[str] = []
+
+    def work(*_: object) -> None:
+        ran.append("work")
+        if begun:
+            raise First
+
+    manager = SafetyManager(name="struck")
+    queue = ReleaseQueue("mine", thread="current")
+    cleaned = where == "cleaned up"
+    handle = manager.register(
+        Ended(), release=end if cleaned else work, release_on=queue if where == "in a queue" else ANY_THREAD
+    )
+    if cleaned:
+        for cleanup in (lambda: ran.append("after"), work, lambda: ran.append("before")):
+            manager.add_cleanup(handle, cleanup)
+
+    def close() -> None:
+        if not begun:
+            sys.setprofile(on_entry(work.__code__))
+        try:
+            handle.close()
+        finally:
+            sys.setprofile(None)
+
+    struck = run_interrupted(close, strike_at)
+    sys.setprofile(None)
+    had_begun = "work" in ran
+    try:
+        queue.drain()
+        manager.register(Ended(), release=end, release_on=ANY_THREAD).close()
+        handle.close()
+    except First:
+        # In the release that is only called here.
+        assert begun
+        assert not had_begun
+    queue.drain()
+    manager.stats()
+    eventually(lambda: handle.close(timeout=20) or handle.state == "failed")
+    assert isinstance(struck.error, KeyboardInterrupt) or not struck.place
+    assert ran == (["before", "work", "after"] if cleaned else ["work"])
+    assert handle.state == ("released" if cleaned or not begun else "failed")
+    assert manager.stats().failed == (begun and not cleaned)
+    assert manager.close().ok is (cleaned or not begun)
+    return bool(struck.place)
