@@ -8,14 +8,11 @@ the same for one seed: ``LIFECYCLE_SEED=7`` draws others, ``LIFECYCLE_STORM=10``
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import os
-import signal
 import sys
-import threading
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,10 +21,10 @@ import pytest
 from lifecycle import LifecycleError
 from lifecycle.errors import ClosedError, Empty, Lagged
 from lifecycle.testing import Interrupt, every_line, every_point, run_interrupted
+from tests.adversaries.meddling import Garbage, Once, in_a_forked_child, look_at, some
 from tests.adversaries.scenes_across import BOTH, MODULES, TABLE, Scene, Stage, scenes
 from tests.adversaries.stage import PATIENCE, ours
 from tests.adversaries.surface import called, operations, operations_of
-from tests.adversaries.test_every_operation import Garbage, on_another_thread, some
 from tests.support import eventually
 
 pytestmark = [
@@ -156,14 +153,7 @@ class Meddler:
 
     def look(self) -> None:
         """Ask whatever can be asked."""
-        for thing in [self.stage.publisher, self.stage.receiver, *self.stage.things]:
-            repr(thing)
-            for name, value in vars(type(thing)).items():
-                if isinstance(value, property) and not name.startswith("_"):
-                    try:
-                        getattr(thing, name)
-                    except LifecycleError:
-                        continue
+        look_at([self.stage.publisher, self.stage.receiver, *self.stage.things])
         self.stage.manager.stats()
 
     def publish(self) -> None:
@@ -194,24 +184,8 @@ class Meddler:
         """The child finds that nothing is its own, and takes nothing with it."""
         if not hasattr(os, "fork"):
             return
-        pid = os.fork()
-        if not pid:
-            status = 1
-            try:
-                sys.settrace(None)
-                self.in_the_child()
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        until = time.monotonic() + PATIENCE
-        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > until:
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(0.0005)
-        if ended[1]:
-            self.wrong.append(f"the forked child ended with {os.waitstatus_to_exitcode(ended[1])}")
+        if wrong := in_a_forked_child(self.in_the_child):
+            self.wrong.append(wrong)
 
     def in_the_child(self) -> None:
         for call in (self.stage.receiver.recv, self.stage.publish):
@@ -274,7 +248,8 @@ def test_the_collector_at_any_line(transport: str, scene: Scene) -> None:
 @pytest.mark.parametrize(("transport", "scene"), played())
 def test_another_call_at_any_line(transport: str, scene: Scene, how: str) -> None:
     """As by a signal handler or a ``__del__``, at the points where one may come; and as by another thread, at
-    any line."""
+    any line. `meet` asserts that it comes back and raises errors of ours only; `Stage.settle` that nothing is
+    left and every sum is right."""
     here = how == "here"
     adversary = every_point if here else every_line
     with on_stage(transport) as stage:
@@ -297,7 +272,8 @@ def test_another_call_at_any_line(transport: str, scene: Scene, how: str) -> Non
 @pytest.mark.parametrize("end", Meddler.ENDS, ids=lambda end: end.__name__)
 @pytest.mark.parametrize(("transport", "scene"), played(lambda scene: scene.ends))
 def test_an_end_is_closed_at_any_line(transport: str, scene: Scene, end: Any) -> None:
-    """By another thread: who works with it is told so by an error of ours, and nothing is left."""
+    """By another thread: who works with it is told so by an error of ours (`meet` asserts it), and nothing is
+    left (`Stage.end` does)."""
     with on_stage(transport) as stage:
         with every_line(int, of=ours) as passes:
             scene.play(stage)
@@ -314,16 +290,7 @@ def test_an_end_is_closed_at_any_line(transport: str, scene: Scene, end: Any) ->
 def meet(stage: Stage, scene: Scene, deed: Any, at: int, what: str, *, here: bool) -> None:
     """Play `scene`, and have `deed` done once, in its middle."""
     meddler = Meddler(stage)
-    passed = itertools.count(1)
-    threads: list[threading.Thread] = []
-
-    def meddle() -> None:
-        if next(passed) == at:
-            if here:
-                meddler.do(deed)
-            else:
-                threads.append(on_another_thread(lambda: meddler.do(deed)))
-
+    meddle = Once(functools.partial(meddler.do, deed), at, here=here)
     stage.patience = MEDDLED
     with (every_point if here else every_line)(meddle, of=ours):
         try:
@@ -331,9 +298,7 @@ def meet(stage: Stage, scene: Scene, deed: Any, at: int, what: str, *, here: boo
         except (LifecycleError, AssertionError):
             pass  # another has received its frame, or closed it
     stage.patience = PATIENCE
-    for thread in threads:
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), f"{what}: it does not come back"
+    meddle.comes_back(what)
     assert not meddler.wrong, (what, meddler.wrong)
 
 
@@ -359,14 +324,12 @@ def numbers(stage: Stage, seconds: float = 0.05) -> list[int]:
 
 def in_the_middle(run: Callable[[], object], deed: Callable[[], object], at: int) -> None:
     """Call `run`, and `deed` in it, as a signal handler would; what one of them is refused is refused."""
-    passed = itertools.count(1)
 
-    def meddle() -> None:
-        if next(passed) == at:
-            with contextlib.suppress(LifecycleError):
-                deed()
+    def refused() -> None:
+        with contextlib.suppress(LifecycleError):
+            deed()
 
-    with every_point(meddle, of=ours), contextlib.suppress(LifecycleError):
+    with every_point(Once(refused, at), of=ours), contextlib.suppress(LifecycleError):
         run()
 
 

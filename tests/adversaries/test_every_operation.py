@@ -9,15 +9,12 @@ of the many places is drawn, always the same for one seed: ``LIFECYCLE_SEED=7`` 
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import os
-import random
-import signal
 import sys
 import threading
-import time
-import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -34,12 +31,11 @@ from lifecycle import (
 from lifecycle._core import runtime
 from lifecycle.states import ENDED
 from lifecycle.testing import Interrupt, every_line, every_point, run_interrupted
-from tests.adversaries.stage import PATIENCE, PLACES, Native, Scene, Stage, Watch, ours
+from tests.adversaries.meddling import ALL, Garbage, Once, in_a_forked_child, some
+from tests.adversaries.stage import PLACES, Native, Scene, Stage, Watch, ours
 from tests.adversaries.test_surface import SCENES
-from tests.core.adversary import STORM, assert_adds_up
+from tests.core.adversary import assert_adds_up
 
-SEED = os.environ.get("LIFECYCLE_SEED", "1")
-ALL = STORM >= 10
 POINTS = 12
 """Of the points of one scene, how many are interrupted."""
 MEETINGS = 8
@@ -62,13 +58,6 @@ def played(wanted: Callable[[Scene], bool]) -> list[Any]:
         if wanted(scene)
         for place in scene.places
     ]
-
-
-def some(number: int, of: int, *what: object) -> list[int]:
-    """`number` of the numbers from 1 to `of`, drawn by the seed, in order; all of them when all are wanted."""
-    if ALL or of <= number:
-        return list(range(1, of + 1))
-    return sorted(random.Random("/".join(map(str, (SEED, *what)))).sample(range(1, of + 1), number))
 
 
 @pytest.fixture(autouse=True)
@@ -111,17 +100,6 @@ def test_an_interrupt_at_any_point(scene: Scene, place: str, collected_before: N
 
 
 # -- the collector -------------------------------------------------------------------------------------------
-
-
-class Garbage:
-    """What is found by the collector, and does something when it is."""
-
-    def __init__(self, last_deed: Callable[[], object]) -> None:
-        self.last_deed = last_deed
-        self.me = self
-
-    def __del__(self) -> None:
-        self.last_deed()
 
 
 class Meddler:
@@ -214,24 +192,8 @@ class Meddler:
         """The child finds what it inherited shut, and the manager working."""
         if not hasattr(os, "fork"):
             return
-        pid = os.fork()
-        if not pid:
-            status = 1
-            try:
-                sys.settrace(None)
-                self.in_the_child()
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        until = time.monotonic() + PATIENCE
-        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > until:
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(0.0005)
-        if ended[1]:
-            self.wrong.append(f"the forked child ended with {os.waitstatus_to_exitcode(ended[1])}")
+        if wrong := in_a_forked_child(self.in_the_child):
+            self.wrong.append(wrong)
 
     def in_the_child(self) -> None:
         inherited = [native.released for native in self.stage.natives]
@@ -420,14 +382,6 @@ def test_whoever_looks_at_any_point_is_told_one_thing(
 # -- other calls ---------------------------------------------------------------------------------------------
 
 
-def on_another_thread(deed: Callable[[], None]) -> threading.Thread:
-    """`deed` on another thread, which is let run as far as it comes in a moment."""
-    thread = threading.Thread(target=deed, daemon=True)
-    thread.start()
-    thread.join(0.05)
-    return thread
-
-
 @pytest.mark.parametrize("how", ["here", "on another thread"])
 @pytest.mark.parametrize(("scene", "place"), played(lambda scene: scene.lines and scene.meddle))
 def test_another_call_at_any_line(scene: Scene, place: str, how: str, collected_before: None) -> None:
@@ -447,16 +401,7 @@ def test_another_call_at_any_line(scene: Scene, place: str, how: str, collected_
     choices = list(itertools.product(range(1, places.passed + 1), deeds))
     for choice in some(MEETINGS, len(choices), scene, place, how):
         at, deed = choices[choice - 1]
-        passed = itertools.count(1)
-        threads: list[threading.Thread] = []
-
-        def meddle(at: int = at, deed: Any = deed, passed: Any = passed, threads: Any = threads) -> None:
-            if next(passed) == at:
-                if here:
-                    meddler.do(deed)
-                else:
-                    threads.append(on_another_thread(lambda: meddler.do(deed)))
-
+        meddle = Once(functools.partial(meddler.do, deed), at, here=here)
         stage.renew()
         refused = False
         with adversary(meddle, of=ours):
@@ -465,9 +410,7 @@ def test_another_call_at_any_line(scene: Scene, place: str, how: str, collected_
             except LifecycleError:
                 refused = True
         what = f"{deed.__name__} {how} at {'point' if here else 'line'} {at} of {places.passed}"
-        for thread in threads:
-            thread.join(PATIENCE)
-            assert not thread.is_alive(), f"{what}: it does not come back"
+        meddle.comes_back(what)
         stage.settle(what, refused=refused)
         assert not meddler.wrong, (what, meddler.wrong)
     stage.end(leaks=False)
@@ -489,21 +432,13 @@ def test_rules_that_change_at_each_line(name: str, deed: Any, collected_before: 
         stage.play()
     stage.settle("nothing")
     for at in some(150, lines.passed, name, deed):
-        passed = itertools.count(1)
-        threads: list[threading.Thread] = []
-
-        def meddle(at: int = at, passed: Any = passed, threads: Any = threads) -> None:
-            if next(passed) == at:
-                threads.append(on_another_thread(lambda: meddler.do(deed)))
-
+        meddle = Once(functools.partial(meddler.do, deed), at, here=False)
         stage.manager.policy("native", max_live=1000, max_bytes=10_000, validate=Native.use)
         stage.renew()
         with every_line(meddle, of=ours):
             stage.play()  # nothing is refused: no limit is reached, and the validator is content
         what = f"{deed.__name__} at line {at} of {lines.passed}"
-        for thread in threads:  # it may have waited for a lock that the line holds
-            thread.join(PATIENCE)
-            assert not thread.is_alive(), f"{what}: it does not come back"
+        meddle.comes_back(what)
         stage.settle(what)
         assert not meddler.wrong, (what, meddler.wrong)
     stage.end(leaks=False)

@@ -6,12 +6,12 @@ one seed: ``LIFECYCLE_SEED=7`` draws others, ``LIFECYCLE_STORM=10`` tries them a
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import os
 import signal
 import sys
-import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,11 +24,11 @@ from lifecycle import LifecycleError
 from lifecycle._core.runtime import snapshot
 from lifecycle.testing import Interrupt, Struck, each_interrupt, every_line, every_point, run_interrupted
 from tests.adversaries import scenes_loops
+from tests.adversaries.meddling import ALL, Garbage, Once, look_at, some
 from tests.adversaries.scenes_gstreamer import MODULES, TABLE
-from tests.adversaries.stage import PATIENCE, ours
+from tests.adversaries.stage import ours
 from tests.adversaries.stage_gstreamer import Scene, Stage
 from tests.adversaries.surface import called, operations, operations_of
-from tests.adversaries.test_every_operation import ALL, Garbage, on_another_thread, some
 from tests.core.adversary import in_own_process
 
 POINTS, FEW_POINTS = 6, 3
@@ -230,14 +230,7 @@ class Meddler:
 
     def look(self) -> None:
         """Ask whatever can be asked."""
-        for thing in list(self.stage.things):
-            repr(thing)
-            for name, value in vars(type(thing)).items():
-                if isinstance(value, property) and not name.startswith("_"):
-                    try:
-                        getattr(thing, name)
-                    except LifecycleError:
-                        continue
+        look_at(list(self.stage.things))
         self.stage.manager.stats()
         self.stage.manager.objects()
 
@@ -325,25 +318,14 @@ def test_another_call_at_any_line(scene: Scene, how: str) -> None:
     choices = list(itertools.product(range(1, passes.passed + 1), Meddler.ALL))
     for choice in some(number(scene, MEETINGS, FEW_MEETINGS), len(choices), scene, how):
         at, deed = choices[choice - 1]
-        passed = itertools.count(1)
-        threads: list[threading.Thread] = []
-
-        def meddle(at: int = at, deed: Any = deed, passed: Any = passed, threads: Any = threads) -> None:
-            if next(passed) == at:
-                if here:
-                    meddler.do(deed)
-                else:
-                    threads.append(on_another_thread(lambda: meddler.do(deed)))
-
+        meddle = Once(functools.partial(meddler.do, deed), at, here=here)
         with adversary(meddle, of=places(scene)):
             try:
                 stage.play()
             except LifecycleError:
                 pass
         what = f"{deed.__name__} {how} at {'point' if here else 'line'} {at} of {passes.passed}"
-        for thread in threads:
-            thread.join(PATIENCE)
-            assert not thread.is_alive(), f"{what}: it does not come back"
+        meddle.comes_back(what)
         stage.settle(what)
         assert not meddler.wrong, (what, meddler.wrong)
     stage.end()
@@ -359,21 +341,13 @@ def test_the_manager_closes_at_any_line(scene: Scene) -> None:
     stage.end()
     for at in some(1 if scene.few and not ALL else 2, lines.passed, scene, "manager"):
         stage = Stage(scene)
-        passed = itertools.count(1)
-        threads: list[threading.Thread] = []
-
-        def meddle(at: int = at, passed: Any = passed, stage: Any = stage, threads: Any = threads) -> None:
-            if next(passed) == at:
-                threads.append(on_another_thread(stage.manager.close))
-
+        meddle = Once(stage.manager.close, at, here=False)
         with every_line(meddle, of=places(scene)):
             try:
                 stage.play()
             except LifecycleError:
                 pass
-        for thread in threads:
-            thread.join(PATIENCE)
-            assert not thread.is_alive(), f"the manager does not close, begun at line {at} of {lines.passed}"
+        meddle.comes_back(f"the manager closes at line {at} of {lines.passed}")
         stage.end(ok=False)
 
 

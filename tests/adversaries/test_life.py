@@ -14,7 +14,6 @@ import gc
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +26,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from lifecycle import ANY_THREAD, BACKGROUND, CleanupGuard, Handle, LifecycleError, SafetyConfig
 from lifecycle.errors import LimitError
 from lifecycle.states import ENDED, ObjectState
+from tests.adversaries.meddling import in_a_forked_child
 from tests.adversaries.stage import REACHABLE, granted
 from tests.core.adversary import STORM
 from tests.core.test_model import Model, Native, Ownership, Share, index, outcome, places
@@ -410,23 +410,12 @@ class Life(Ownership):
     @rule()
     def fork(self) -> None:
         before = [o.native.released for o in self.objects]
-        pid = os.fork()
-        if not pid:
-            status = 1
-            try:
-                self.in_the_child()
-                assert [o.native.released for o in self.objects] == before
-                status = 0
-            except BaseException as error:
-                os.write(2, f"in a forked child: {error!r}\n".encode())
-            finally:
-                os._exit(status)
-        until = time.monotonic() + 60
-        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > until:
-                os.kill(pid, 9)
-            time.sleep(0.001)
-        assert ended[1] == 0, "the forked child failed"
+
+        def check() -> None:
+            self.in_the_child()
+            assert [o.native.released for o in self.objects] == before
+
+        assert not in_a_forked_child(check)
 
     def in_the_child(self) -> None:
         for share in self.shares:
