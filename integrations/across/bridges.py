@@ -12,13 +12,18 @@ from lifecycle.errors import ClosedError, Empty, Lagged, PoolExhaustedError
 from lifecycle.lowlevel import Uncopied, after_fork, weakly
 from lifecycle.manager import SafetyManager
 
-__all__ = ["Bridge", "BridgeStats"]
+__all__ = ["Bridge", "BridgeStats", "nothing_to_leave"]
 
 LOOK = 0.05
 """Seconds between two looks whether it is to end."""
 PAUSE = 0.002
 """Seconds after which an exhausted seat is looked at again."""
 JOIN = 2.0
+
+
+def nothing_to_leave() -> None:
+    """What an end of a topic is given before it enters itself at its manager, which may be closing: it is
+    closed then before it has stored how to leave."""
 
 
 @attrs.frozen
@@ -109,10 +114,13 @@ class Bridge(Uncopied):
         self._thread = threading.Thread(
             target=self._carrying.run, name=f"lifecycle-bridge-{name}", daemon=True
         )
+        self._leave_manager = self._leave = nothing_to_leave
         self._leave_manager = manager.on_close(weakly(self.close))
         self._leave = manager.add_component(self, end=self._carrying.stop, type_name="topic.Bridge")
         after_fork(self._after_fork)
         self._thread.start()
+        if manager.stopping.is_set:
+            self.close()
 
     @property
     def running(self) -> bool:

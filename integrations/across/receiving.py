@@ -16,7 +16,7 @@ from lifecycle import FrameDistributor
 from lifecycle.distribution import DropOldest, KeepKeyFrames, LatestOnly, Policy, crossing
 from lifecycle.distribution.policies import policy_of
 from lifecycle.errors import ClosedError, Empty, Lagged, LifecycleError
-from lifecycle.integrations.across.bridges import Bridge
+from lifecycle.integrations.across.bridges import Bridge, nothing_to_leave
 from lifecycle.integrations.across.errors import BusyError, SourceDiedError, TopicError
 from lifecycle.integrations.across.feeds import NOBODY, Feed
 from lifecycle.integrations.across.frames import Frame
@@ -88,11 +88,12 @@ class TopicReceiver(Uncopied):
         self._last = source
         self._standing = Standing(source.epoch, source.published, awaits_key=type(policy) is KeepKeyFrames)
         self._figures = TopicFigures(self)
+        self._leave_manager = self._leave = nothing_to_leave
         self._leave_manager = manager.on_close(weakly(self.close))
         self._leave = manager.add_component(self, end=feed.shut, type_name=f"{self.transport}.Receiver")
         manager.add_component(self._figures)
         after_fork(self._after_fork)
-        if manager.closed:
+        if manager.stopping.is_set:
             self.close()
 
     # -- receiving -------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import attrs
 from lifecycle import ANY_THREAD, FrameReceiver, SafetyManager
 from lifecycle.distribution import crossing
 from lifecycle.errors import ClosedError, ForeignHandleError, LifecycleError, PoolExhaustedError
-from lifecycle.integrations.across.bridges import Bridge
+from lifecycle.integrations.across.bridges import Bridge, nothing_to_leave
 from lifecycle.integrations.across.errors import (
     BusyError,
     FrameTooLargeError,
@@ -76,22 +76,31 @@ class _Sending:
         return self.seq + (self.told is not None)
 
 
+class _Counts:
+    """What is known of one life, also once its ports were let go: a publish that is closed in its middle goes
+    on to the end, and counts."""
+
+    __slots__ = ("epoch", "failed", "freed", "sending")
+
+    def __init__(self) -> None:
+        self.epoch = self.freed = self.failed = 0
+        self.sending = _Sending(0)
+
+
 class _Ports(Ends):
     """The publisher's ends. The watcher and calls in flight keep them."""
 
     __slots__ = (
         "busy",
+        "counts",
         "entry",
-        "epoch",
-        "failed",
-        "freed",
+        "forked",
         "heard",
         "known",
         "name",
         "nbytes",
         "publisher",
         "rings",
-        "sending",
         "stopped",
         "turn",
         "waker",
@@ -103,10 +112,9 @@ class _Ports(Ends):
         self.nbytes = nbytes
         self.turn = threading.RLock()
         self.waker: list[int] = []
-        self.stopped = self.busy = False
+        self.stopped = self.busy = self.forked = False
         self.known = -1
-        self.freed = self.failed = 0
-        self.sending = _Sending(0)
+        self.counts = _Counts()
         self.service = self.hold(self._service(name, figures))
         self.publisher = self.hold(self._port(name, nbytes, loans))
         try:
@@ -179,11 +187,11 @@ class _Ports(Ends):
 
     def _entry(self, name: str, figures: Figures) -> Any:
         """The entry of this life's blackboard."""
-        self.epoch = max(time.time_ns(), *(life + 1 for life in (0, *_engine.lives(name))))
+        epoch = self.counts.epoch = max(time.time_ns(), *(life + 1 for life in (0, *_engine.lives(name))))
         readers = figures.receivers + _engine.SPARE_NODES
-        board = self.hold(_engine.new_board(self.node, name, self.epoch, readers))
+        board = self.hold(_engine.new_board(self.node, name, epoch, readers))
         entry = self.hold(self.hold(board.writer_builder().create()).entry(Key(1), Facts))
-        entry.update_with_copy(Facts(self.epoch, 0, 0, os.getpid()))
+        entry.update_with_copy(Facts(epoch, 0, 0, os.getpid()))
         return entry
 
     # -- in use ----------------------------------------------------------------------------------------------
@@ -191,6 +199,7 @@ class _Ports(Ends):
     def send(self, loan: Loan, key: bool) -> int:
         """Send a loan. See the module."""
         raw = sample = sending = None
+        counts = self.counts
         with self.turn:
             if self.busy:
                 raise BusyError(
@@ -200,17 +209,17 @@ class _Ports(Ends):
                 )
             self.busy = True
             try:
-                sending = _Sending(self.sending.next)
+                sending = _Sending(counts.sending.next)
                 if self.stopped:
                     raise ClosedError(
                         f"the publisher of topic {self.name!r} is closed, and the loan stays yours"
                     )
                 id, nbytes = loan._handle.id, loan._form.nbytes
-                loan._write_header(sending.seq, self.epoch, time.time_ns(), key)
+                loan._write_header(sending.seq, counts.epoch, time.time_ns(), key)
                 raw = loan._handle.detach()
                 sample = raw.assume_init()
                 raw = None
-                self.sending = sending
+                counts.sending = sending
                 try:
                     for sending.told in taking(sample.send):
                         break
@@ -228,12 +237,19 @@ class _Ports(Ends):
             finally:
                 raw = sample = loan = None  # type: ignore[assignment]  # K3
                 self.busy = False
-                if sending is not None and sending.told is not None:
+                if self.stopped or (sending is not None and sending.told is not None):
                     self.tell()
 
     def tell(self) -> None:
         """Write the figures, and wake whoever waits. May be repeated."""
-        self.entry.update_with_copy(Facts(self.epoch, self.sending.next, int(self.stopped), os.getpid()))
+        if self.forked:
+            # They are the parent's, in whose publish this process was forked.
+            return
+        now = self.counts
+        told = None
+        # What came in the middle of it, by a signal handler or a ``__del__``, is not written over for good.
+        while told != (told := (now.sending.next, int(self.stopped))):
+            self.entry.update_with_copy(Facts(now.epoch, *told, os.getpid()))
         try:
             self.heard.notify()
         except iox.NotifierNotifyError:
@@ -243,9 +259,14 @@ class _Ports(Ends):
     def reap(self) -> Reaped:
         """Free what the dead had."""
         freed, failed = _engine.reap(self.service)
-        self.freed += freed
-        self.failed += failed
+        self.counts.freed += freed
+        self.counts.failed += failed
         return Reaped(freed, failed)
+
+    def peers(self) -> tuple[Peer, ...]:
+        """The processes at the topic, this end's own entry left out."""
+        with self.turn:
+            return tuple(Peer(pid, executable, state) for pid, executable, state, _ in self.nodes())  # type: ignore[arg-type]
 
     def over(self) -> bool:
         """Whether it was closed."""
@@ -254,11 +275,18 @@ class _Ports(Ends):
     def watch(self) -> None:
         """The watcher's work."""
         watch = Watch()
-        watch.also(self.waker[0])
         told = False
         try:
-            while not self.stopped:
+            with self.turn:
+                if self.stopped:
+                    # Before this thread began: the waker may be closed.
+                    return
+                watch.also(self.waker[0])
+            while True:
                 died = watch.wait(SLICE)
+                # Asked out of turn: who closes in the middle of a publish has the turn, and waits for this.
+                if self.over():
+                    return
                 try:
                     with self.turn:
                         if not self.over():
@@ -286,14 +314,23 @@ class _Ports(Ends):
         watch.follow({pid for pid, _, state, _ in nodes if state == "alive" and pid != os.getpid()})
 
     def shut(self) -> None:
-        """Tell receivers that it is closed, and end the watcher. May be repeated."""
+        """Tell receivers that it is closed, and end the watcher. May be repeated (K7)."""
         with self.turn:
-            if not self.stopped:
-                self.stopped = True
+            self.stopped = True
+            # In the middle of a send, by a signal handler or a ``__del__``: that tells it.
+            if not self.busy:
                 self.tell()
             # In turn, so that nobody closes it meanwhile.
             for writing in self.waker[1:]:
                 os.write(writing, b"x")
+
+    def keep(self) -> None:
+        """In a forked child: destroy nothing, ever, and tell nothing."""
+        # The old lock may be a thread's that is not here.
+        self.turn = threading.RLock()
+        self.stopped = self.forked = True
+        self.busy = False
+        super().keep()
 
     def forget_waker(self) -> None:
         """Once the watcher has ended. May be repeated."""
@@ -417,11 +454,14 @@ class Publisher(Uncopied):
         self._reserved = "not reserved"
         if reserve:
             self._reserved = _engine.reserve(ports.publisher, _lines(nbytes) * _engine.LINE, self._frames)
-        self._last: _Ports | _Past = ports
+        self._counts = ports.counts
         self._ports: _Ports | None = ports
+        # What is not shut yet of a publisher that is closed.
+        self._to_shut: _Ports | None = ports
         self._recipe = recipe(manager, LOAN, release=iox.SampleMutUninit.delete, release_on=ANY_THREAD)
         manager.policy(LOAN, fork="keep")
         self._watcher = threading.Thread(target=ports.watch, name=f"lifecycle-topic-{name}", daemon=True)
+        self._leave_manager = self._leave = nothing_to_leave
         self._leave_manager = manager.on_close(weakly(self.close))
         self._leave = manager.add_component(self, end=ports.shut, type_name="iceoryx2.Publisher")
         after_fork(self._after_fork)
@@ -530,14 +570,13 @@ class Publisher(Uncopied):
     def consumers(self) -> tuple[Peer, ...]:
         """The processes at the topic, this publisher's own entry left out. A process that is stopped, or
         hangs, is alive: it keeps its seat until it ends."""
-        ports = self._open()
-        with ports.turn:
-            return tuple(Peer(pid, executable, state) for pid, executable, state, _ in ports.nodes())  # type: ignore[arg-type]
+        return self._open().peers()
 
     def describe(self) -> dict[str, Any]:
         """What ``lifecycle inspect PID topics`` shows of it, as data: topic, figures, processes."""
         ports, stats = self._ports, self.stats()
-        peers = () if ports is None else self.consumers()
+        # Not asked of `consumers`: another thread may close it by then.
+        peers = () if ports is None else ports.peers()
         return {
             "topic": self._name,
             "transport": "iceoryx2",
@@ -566,12 +605,12 @@ class Publisher(Uncopied):
     @property
     def published(self) -> int:
         """Frames published in this life."""
-        return self._last.sending.next
+        return self._counts.sending.next
 
     @property
     def epoch(self) -> int:
         """Which life of the topic's publisher this is."""
-        return self._last.epoch
+        return self._counts.epoch
 
     @property
     def nbytes(self) -> int:
@@ -605,8 +644,8 @@ class Publisher(Uncopied):
             closed=self.closed,
             close_failures=0,
             groups={},
-            freed=self._last.freed,
-            failed=self._last.failed,
+            freed=self._counts.freed,
+            failed=self._counts.failed,
             frames=self._frames,
         )
 
@@ -616,14 +655,15 @@ class Publisher(Uncopied):
         """Publish nothing more, and tell the receivers. Frames that they have stay valid, unread ones can be
         received. Closing again changes nothing."""
         self._ports = None
-        last = self._last
-        if isinstance(last, _Ports):
+        last = self._to_shut
+        # An interrupt leaves it to the next close (K7).
+        if last is not None:
             last.shut()
             if self._watcher is not threading.current_thread() and self._watcher.ident is not None:
                 self._watcher.join(2.0)
             if not self._watcher.is_alive():
                 last.forget_waker()
-            self._last = _Past(last)
+            self._to_shut = None
         self._leave_manager()
         self._leave()
 
@@ -631,11 +671,9 @@ class Publisher(Uncopied):
         """In a forked child: all of it is the parent's."""
         self._ports = None
         self._forked = True
-        last = self._last
-        if isinstance(last, _Ports):
+        last, self._to_shut = self._to_shut, None
+        if last is not None:
             last.keep()
-            last.stopped = True
-            self._last = _Past(last)
 
     def __enter__(self) -> Publisher:
         self._open()
@@ -647,13 +685,3 @@ class Publisher(Uncopied):
     def __repr__(self) -> str:
         state = "of the parent process" if self._forked else "closed" if self.closed else "open"
         return f"<iceoryx2 publisher of {self._name!r}: {state}, {self.published} published>"
-
-
-class _Past:
-    """What is known of ports that were let go."""
-
-    def __init__(self, ports: Any) -> None:
-        self.sending = ports.sending
-        self.epoch = ports.epoch
-        self.freed = ports.freed
-        self.failed = ports.failed

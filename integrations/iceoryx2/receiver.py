@@ -209,6 +209,8 @@ class _Feed(Ends):
 
     def keep(self) -> None:
         """See `across.feeds.Feed`."""
+        # The old lock may be a thread's that is not here.
+        self._looking = threading.RLock()
         super().keep()
         keep_for_ever(self._page)
 

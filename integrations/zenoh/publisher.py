@@ -10,7 +10,7 @@ from typing import Any, Final
 from lifecycle import FrameReceiver, SafetyManager
 from lifecycle.distribution import crossing
 from lifecycle.errors import ClosedError, LifecycleError
-from lifecycle.integrations.across.bridges import Bridge
+from lifecycle.integrations.across.bridges import Bridge, nothing_to_leave
 from lifecycle.integrations.across.errors import BusyError, TransportError
 from lifecycle.integrations.across.header import array_of, form_of, pack
 from lifecycle.integrations.zenoh._session import END, LIFE, key_of, session_of, zenoh
@@ -45,7 +45,9 @@ class _Ports:
         self.session = session
         self.own = own
         self.turn = threading.RLock()
-        self.stopped = self.ended = self.forked = self.busy = False
+        self.stopped = self.ended = self.forked = False
+        # While a frame is sent; a close in the middle of that on the same thread waits for its end.
+        self.busy = self.closes = False
         self.epoch = time.time_ns()
         self.sending = _Sending(0)
         try:
@@ -55,7 +57,15 @@ class _Ports:
             raise TransportError(f"topic {name!r} cannot be published: zenoh says {error}") from None
 
     def send(self, source: Any, form: Any, key: bool) -> int:
-        """Send a copy, counted by the step that sends it."""
+        """Send a copy."""
+        try:
+            return self._send(source, form, key)
+        finally:
+            if self.closes:
+                self.shut()
+
+    def _send(self, source: Any, form: Any, key: bool) -> int:
+        """Send it, counted by the step that sends it."""
         with self.turn:
             if self.stopped:
                 whose = "is of the parent process" if self.forked else "is closed"
@@ -96,6 +106,10 @@ class _Ports:
         """Tell receivers that it is closed. May be repeated."""
         with self.turn:
             self.stopped = True
+            if self.busy:
+                # By a signal handler or a ``__del__``, in the middle of a send: that ends it.
+                self.closes = True
+                return
         if self.ended:
             return
         steps = [self._tell_end, self.token.undeclare, self.publisher.undeclare]
@@ -120,7 +134,7 @@ class _Ports:
         # The old lock may be a thread's that is not here.
         self.turn = threading.RLock()
         self.stopped = self.ended = self.forked = True
-        self.busy = False
+        self.busy = self.closes = False
 
 
 class Publisher(Uncopied):
@@ -155,6 +169,7 @@ class Publisher(Uncopied):
         self._manager = manager
         self._name = key_of(name)
         self._ports: _Ports = _Ports(self._name, *session_of(session, self._name))
+        self._leave_manager = self._leave = nothing_to_leave
         self._leave_manager = manager.on_close(weakly(self.close))
         self._leave = manager.add_component(self, end=self._ports.shut, type_name="zenoh.Publisher")
         after_fork(self._after_fork)

@@ -304,6 +304,15 @@ def test_a_forked_child_that_ends_takes_nothing_of_its_parents(topic: str, end: 
         frame = receiver.recv(30)
         array = frame.array()
         loan = publisher.loan(64)
+        held, over = threading.Event(), threading.Event()
+        def hold():
+            "Another thread works with both ends at that moment."
+            with publisher._ports.turn, receiver._feed._looking:
+                held.set()
+                over.wait(60)
+        holding = threading.Thread(target=hold)
+        holding.start()
+        held.wait()
         pid = os.fork()
         if not pid:
             for call in (receiver.recv, lambda: publisher.publish(loan), publisher.reap):
@@ -314,6 +323,8 @@ def test_a_forked_child_that_ends_takes_nothing_of_its_parents(topic: str, end: 
                     pass
             {end}
         say("child", os.waitpid(pid, 0)[1])
+        over.set()
+        holding.join()
         for value in range(20):
             loan.array()[...] = value
             say(publisher.publish(loan)) if value == 0 else publisher.publish(loan)

@@ -120,20 +120,21 @@ class Stage:
         self.settle("nothing yet")
         self.base = self._census()
 
-    def new_publisher(self, topic: str) -> Any:
+    def new_publisher(self, topic: str, manager: SafetyManager | None = None) -> Any:
         """A publisher of `topic`."""
+        manager = manager or self.manager
         if self.transport == "zenoh":
-            return self.module.Publisher(self.manager, topic, session=self.session)
+            return self.module.Publisher(manager, topic, session=self.session)
         return self.module.Publisher(
-            self.manager, topic, NBYTES, receivers=3, held=HELD, behind=4, loans=LOANS, history=0
+            manager, topic, NBYTES, receivers=3, held=HELD, behind=4, loans=LOANS, history=0
         )
 
-    def new_receiver(self, topic: str, **more: Any) -> Any:
+    def new_receiver(self, topic: str, manager: SafetyManager | None = None, **more: Any) -> Any:
         """A receiver of `topic`."""
         if self.transport == "zenoh":
             more["session"] = self.session
         more.setdefault("start", self.patience)
-        return self.module.Receiver(self.manager, topic, **more)
+        return self.module.Receiver(manager or self.manager, topic, **more)
 
     def keep(self, thing: Any) -> Any:
         """Close `thing` when the run is over."""

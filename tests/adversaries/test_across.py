@@ -13,16 +13,17 @@ import gc
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from lifecycle import LifecycleError
+from lifecycle import FrameDistributor, LifecycleError, SafetyManager
 from lifecycle.errors import ClosedError, Empty, Lagged
 from lifecycle.testing import Interrupt, every_line, every_point, run_interrupted
 from tests.adversaries.meddling import Garbage, Once, in_a_forked_child, look_at, some
-from tests.adversaries.scenes_across import BOTH, MODULES, TABLE, Scene, Stage, scenes
+from tests.adversaries.scenes_across import BOTH, CONFIG, MODULES, TABLE, Scene, Stage, scenes
 from tests.adversaries.stage import PATIENCE, ours
 from tests.adversaries.surface import called, operations, operations_of
 from tests.support import eventually
@@ -402,3 +403,92 @@ def test_a_receiver_that_is_closed_in_the_middle_of_its_recv_stays_closed(transp
                 receiver.recv(0)
         receiver = None
         stage.settle("closed")
+
+
+@pytest.mark.parametrize("transport", [pytest.param(one, marks=pytest.mark.needs(one)) for one in BOTH])
+def test_a_publisher_that_is_closed_in_the_middle_of_its_publish_tells_what_it_has_sent(
+    transport: str,
+) -> None:
+    """A4: what it says it has published is what the receiver is told."""
+    with on_stage(transport) as stage:
+        with every_point(int, of=ours) as all_points:
+            stage.publish()
+        for at in some(NESTED // 2, all_points.passed, "close", "publish", transport):
+            topic = f"{stage.topic}{at}"
+            with stage.new_publisher(topic) as publisher, stage.new_receiver(topic) as receiver:
+                publisher.copy(b"first")
+                receiver.recv(PATIENCE).close()
+                in_the_middle(functools.partial(publisher.copy, b"second"), publisher.close, at)
+                publisher.close()
+                with pytest.raises(ClosedError):
+                    publisher.copy(b"late")
+                with pytest.raises(ClosedError):
+                    while True:
+                        receiver.recv(PATIENCE).close()
+                assert receiver.source == "closed", at
+                assert publisher.published == receiver.received + receiver.missed + receiver.lag, at
+        publisher = receiver = None
+        stage.settle("closed")
+
+
+def told_an_end(receiver: Any) -> bool:
+    """Whether it knows that its publisher has ended."""
+    return str(receiver.source) != "alive"
+
+
+@pytest.mark.parametrize("transport", [pytest.param(one, marks=pytest.mark.needs(one)) for one in BOTH])
+def test_a_close_that_was_interrupted_is_made_up_for_by_the_next(transport: str) -> None:
+    """A4: the receiver is told that the publisher has closed, and not that its process has ended."""
+    with on_stage(transport) as stage:
+        with stage.new_publisher(f"{stage.topic}all") as publisher, every_point(int, of=ours) as all_points:
+            publisher.close()
+        for at in some(NESTED // 2, all_points.passed, "interrupted", transport):
+            topic = f"{stage.topic}{at}"
+            with stage.new_publisher(topic) as publisher, stage.new_receiver(topic) as receiver:
+                struck = run_interrupted(publisher.close, at, of=ours)
+                assert struck.error is None or isinstance(struck.error, Interrupt), (at, struck.error)
+                del struck
+                publisher.close()
+                eventually(functools.partial(told_an_end, receiver))
+                assert receiver.source == "closed", at
+        publisher = receiver = None
+        stage.settle("closed")
+
+
+MADE: dict[str, Callable[[Stage, SafetyManager], Callable[[], Any]]] = {
+    "publisher": lambda stage, manager: lambda: stage.new_publisher(f"{stage.topic}made", manager),
+    "receiver": lambda stage, manager: lambda: stage.new_receiver(stage.topic, manager),
+    "bridge": lambda stage, manager: functools.partial(
+        stage.new_receiver(stage.topic, manager).into, FrameDistributor(2)
+    ),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+@pytest.mark.parametrize("transport", [pytest.param(one, marks=pytest.mark.needs(one)) for one in BOTH])
+def test_a_manager_that_closes_while_an_end_is_made_closes_it(
+    transport: str, made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a signal handler: it is refused, or made and closed, and no thread of it fails."""
+    failed: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: failed.append(repr(failure.exc_value)))
+    with on_stage(transport) as stage:
+        with SafetyManager(CONFIG) as manager:
+            make = MADE[made](stage, manager)
+            with every_point(int, of=ours) as all_points:
+                make()
+        for at in some(NESTED, all_points.passed, "made", made, transport):
+            manager = SafetyManager(CONFIG)
+            make = MADE[made](stage, manager)
+            end = None
+            closing = Once(manager.close, at)
+            with every_point(closing, of=ours), contextlib.suppress(LifecycleError):
+                end = make()
+            # By zenoh it takes a few points more or less.
+            if end is not None and closing.passed >= at:
+                assert end.closed if made != "bridge" else not end.running, at
+            report = manager.close()
+            assert (report.leaked, report.errors, report.running) == ((), (), ()), at
+            del end, make
+        stage.settle("closed")
+    assert not failed
