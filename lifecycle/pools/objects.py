@@ -22,11 +22,11 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from lifecycle.errors import AccessRefusedError, ConfigError, HeldError, LifecycleError
+from lifecycle.errors import AccessRefusedError, ConfigError, HeldError, LifecycleError, OwnershipError
 from lifecycle.lowlevel import (
     Facts,
     PlaceLike,
@@ -377,8 +377,10 @@ class ObjectPool(Pool, Generic[T]):
         try:
             if handle is not None and handle.valid:
                 if why == "detached":
-                    # Its borrower owns it: nothing is called for it any more.
-                    handle.detach(timeout=0)
+                    # Its borrower owns it: nothing is called for it any more. Nor is there anything to be
+                    # called where it has no release, which is what the error says.
+                    with suppress(OwnershipError):
+                        handle.detach(timeout=0)
                 else:
                     # Somebody may use it for ever: it is not destroyed, and kept.
                     handle.close(timeout=0, after=LostWithLoan())

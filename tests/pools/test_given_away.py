@@ -111,6 +111,25 @@ def test_a_detached_item_is_its_borrowers(manager: SafetyManager) -> None:
     assert (native.released, another.released) == (0, 1)
 
 
+@pytest.mark.parametrize("way", [lose, detach])
+@pytest.mark.parametrize("affinity", [False, True])
+def test_an_item_that_nothing_is_called_for_is_given_away_too(
+    manager: SafetyManager, way: Callable[[Handle[Any]], None], affinity: bool
+) -> None:
+    pool = ObjectPool(manager, Native, size=1, affinity=affinity, timeout=5)
+    used: list[Native] = []
+    for _ in range(3):
+        loan = pool.get()
+        with loan.lease() as item:
+            used.append(item)
+        way(loan)
+        eventually(lambda: pool.stats().items["in_use"] == 0)
+    assert len(set(map(id, used))) == 3
+    assert pool.stats().losses["orphaned" if way is lose else "detached"] == 3
+    pool.close()
+    given_away.clear()
+
+
 def test_a_detached_item_outlives_the_manager_that_closes_at_once(manager: SafetyManager) -> None:
     pool = ObjectPool(manager, Native, size=1, destroy=Native.free, timeout=5, release_on=ANY_THREAD)
     native = pool.get().detach()
