@@ -25,7 +25,7 @@ from lifecycle._core import runtime
 from lifecycle.manager import manager as manager_module
 from lifecycle.states import ENDED, FAILED, STUCK
 from lifecycle.stats import ObjectInfo
-from lifecycle.testing.leaks import LOOK_EVERY
+from lifecycle.testing.leaks import LOOK_EVERY, LeftBehind
 from lifecycle.testing.notes import notes
 
 NAMES: Final = 4096
@@ -50,7 +50,7 @@ Counts = Mapping[str, int]
 
 
 @attrs.frozen
-class GPULeftovers:
+class GPULeftovers(LeftBehind):
     """What a block left behind on the GPU, each in words."""
 
     contexts: tuple[str, ...] = ()
@@ -62,20 +62,8 @@ class GPULeftovers:
     counts: tuple[str, ...] = ()
     """Of what wgpu itself counts more than before, and how many more."""
 
-    def __bool__(self) -> bool:
-        return bool(self.contexts or self.objects or self.names or self.counts)
-
-    def first(self) -> str:
-        """One of them, and how many more there are."""
-        found = [*self.objects, *self.contexts, *self.names, *self.counts]
-        more = len(found) - 1
-        return f"{found[0]}{f' (and {more} more)' if more > 0 else ''}" if found else "nothing"
-
-    def __str__(self) -> str:
-        lines = []
-        for name, found in attrs.asdict(self).items():
-            lines += [f"{name} ({len(found)}):", *(f"  {one}" for one in found)] if found else []
-        return "\n".join(lines)
+    def _in_order(self) -> list[str]:
+        return [*self.objects, *self.contexts, *self.names, *self.counts]
 
 
 class GPULeaksFound(AssertionError):

@@ -38,8 +38,33 @@ LOOK_EVERY = 0.02
 """Seconds between two looks while something is left."""
 
 
+class LeftBehind:
+    """What a block left behind, by kind: a class of attrs whose fields are tuples of words."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return any(attrs.astuple(self, recurse=False))  # type: ignore[arg-type]
+
+    def _in_order(self) -> list[str]:
+        """What is worth telling, the worst first."""
+        raise NotImplementedError
+
+    def first(self) -> str:
+        """One of them, and how many more there are: the one line that a summary of tests shows."""
+        found = self._in_order()
+        more = len(found) - 1
+        return f"{found[0]}{f' (and {more} more)' if more > 0 else ''}" if found else "nothing"
+
+    def __str__(self) -> str:
+        lines = []
+        for name, found in attrs.asdict(self).items():  # type: ignore[arg-type]
+            lines += [f"{name} ({len(found)}):", *(f"  {one}" for one in found)] if found else []
+        return "\n".join(lines)
+
+
 @attrs.frozen
-class Leftovers:
+class Leftovers(LeftBehind):
     """What a block left behind, each in words: what it is, in which state, and where it was made."""
 
     objects: tuple[str, ...] = ()
@@ -53,20 +78,14 @@ class Leftovers:
     dropped: tuple[str, ...] = ()
     """Released, but only since the last handle was collected: nobody had closed it."""
 
-    def __bool__(self) -> bool:
-        return bool(self.objects or self.tickets or self.leases or self.threads or self.dropped)
-
-    def first(self) -> str:
-        """One of them, and how many more there are: the one line that a summary of tests shows."""
-        found = [*self.objects, *self.tickets, *self.dropped, *self.threads, *self.leases]
-        more = len(found) - (len(self.leases) if self.objects else 0) - 1  # leases are those of the objects
-        return f"{found[0]}{f' (and {more} more)' if more > 0 else ''}" if found else "nothing"
-
-    def __str__(self) -> str:
-        lines = []
-        for name, found in attrs.asdict(self).items():
-            lines += [f"{name} ({len(found)}):", *(f"  {one}" for one in found)] if found else []
-        return "\n".join(lines)
+    def _in_order(self) -> list[str]:
+        return [
+            *self.objects,
+            *self.tickets,
+            *self.dropped,
+            *self.threads,
+            *(() if self.objects else self.leases),  # leases are those of the objects
+        ]
 
 
 class LeaksFound(AssertionError):

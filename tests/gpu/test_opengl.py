@@ -604,7 +604,6 @@ def torn(domain: Domain, guarded: bool) -> bool:
     GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, framebuffer.native)
     GL.glFramebufferTexture2D(GL.GL_FRAMEBUFFER, GL.GL_COLOR_ATTACHMENT0, GL.GL_TEXTURE_2D, texture.native, 0)
     GL.glViewport(0, 0, SIDE, SIDE)
-    GL.glUseProgram(program)
     GL.glBindVertexArray(array.native)
     try:
         slot = ring.acquire()
@@ -638,24 +637,16 @@ def torn(domain: Domain, guarded: bool) -> bool:
 
 
 def late_reader() -> int:
-    """A program that works for a while before it reads the buffer."""
+    """A program that works for a while before it reads the buffer; it is in use."""
     from OpenGL import GL
 
-    vertex = """#version 430
-        void main() {
-            gl_Position = vec4(float(gl_VertexID & 1) * 4.0 - 1.0, float(gl_VertexID & 2) * 2.0 - 1.0, 0.0, 1.0);
-        }"""
-    fragment = """#version 430
-        layout(std430, binding=0) readonly buffer In { uint data[]; };
-        out vec4 colour;
-        void main() {
-            uint at = uint(gl_FragCoord.y) * 512u + uint(gl_FragCoord.x);
-            float x = float(at);
-            for (int i = 0; i < 300; i++) { x = sin(x) + cos(x * 1.3); }
-            vec4 found = unpackUnorm4x8(data[at]);
-            colour = x > 1.0e9 ? vec4(0.0) : found;
-        }"""
-    return linked((GL.GL_VERTEX_SHADER, vertex), (GL.GL_FRAGMENT_SHADER, fragment))
+    from examples.gl_camera.opengl import UPLOAD, VERTEX
+
+    program = linked((GL.GL_VERTEX_SHADER, VERTEX), (GL.GL_FRAGMENT_SHADER, UPLOAD))
+    GL.glUseProgram(program)
+    GL.glUniform1i(GL.glGetUniformLocation(program, "width"), SIDE)
+    GL.glUniform1i(GL.glGetUniformLocation(program, "effort"), 300)
+    return program
 
 
 def linked(*sources: tuple[Any, str]) -> int:

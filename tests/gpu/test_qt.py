@@ -68,6 +68,15 @@ START = """
 
         def paintGL(self):
             GL.glClear(GL.GL_COLOR_BUFFER_BIT)
+
+    def shown():
+        # a window and the view in it, whose context is current
+        window, view = QMainWindow(), View()
+        window.setCentralWidget(view)
+        window.show()
+        assert spin(lambda: view.domains)
+        view.makeCurrent()
+        return window, view
 """
 
 
@@ -164,12 +173,7 @@ def test_without_it_a_late_delete_of_an_old_name_deletes_the_new_widgets_texture
 def test_behind_each_frame_the_domain_is_drained_with_the_views_context_current() -> None:
     said = run(
         """
-    window = QMainWindow()
-    view = View()
-    window.setCentralWidget(view)
-    window.show()
-    assert spin(lambda: view.domains)
-    view.makeCurrent()
+    window, view = shown()
     one, other = texture(view.domains[0]), texture(view.domains[0])
     elsewhere(one.close)
     view.doneCurrent()
@@ -221,12 +225,7 @@ def test_a_context_by_itself_is_closed_before_it_is_destroyed() -> None:
 def test_a_widget_that_is_destroyed_is_closed_in_order() -> None:
     said = run(
         """
-    window = QMainWindow()
-    view = View()
-    window.setCentralWidget(view)
-    window.show()
-    assert spin(lambda: view.domains)
-    view.makeCurrent()
+    window, view = shown()
     due, reasons = texture(view.domains[0]), view.reasons
     elsewhere(due.close)
     view.doneCurrent()
@@ -240,12 +239,7 @@ def test_a_widget_that_is_destroyed_is_closed_in_order() -> None:
 def test_memory_that_is_mapped_as_the_widget_goes_is_given_up_and_named() -> None:
     said = run(
         """
-    window = QMainWindow()
-    view = View()
-    window.setCentralWidget(view)
-    window.show()
-    assert spin(lambda: view.domains)
-    view.makeCurrent()
+    window, view = shown()
     name, reasons, domain = int(GL.glGenBuffers(1)), view.reasons, view.domains[0]
     GL.glBindBuffer(GL.GL_ARRAY_BUFFER, name)
     GL.glBufferData(GL.GL_ARRAY_BUFFER, 64, None, GL.GL_STATIC_DRAW)
