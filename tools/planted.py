@@ -517,8 +517,8 @@ MUTANTS = (
         (
             (
                 "_core/release.py",
-                '                raise\n            record.kind.registry.events.append(("cleanup_failed"',
-                '                raise\n            raise\n            record.kind.registry.events.append(("cleanup_failed"',
+                "            if _cleanup_failed(record, extra):\n                raise\n",
+                "            _cleanup_failed(record, extra)\n            raise\n",
             ),
         ),
         core("nesting", "manager"),
@@ -1539,8 +1539,8 @@ MUTANTS = (
         (
             (
                 "_core/release.py",
-                "if interrupt and struck_on_entry(error, record.release, record.obj):",
-                "if False:",
+                "if not isinstance(error, BaseException) or not struck_on_entry(error, record.release, record.obj):",
+                "if True:",
             ),
         ),
         core("ctrl_c::test_before_the_first_line_of_a_release_it_is_called_again"),
@@ -1559,7 +1559,7 @@ MUTANTS = (
         "what has just ended is unknown, and older objects are remembered",
         "I8",
         (
-            ("observe/ledger.py", "        self._expiring.extend(fresh)\n        kinds", "        kinds"),
+            ("observe/ledger.py", "        self._expiring += in_turn\n", ""),
             (
                 "observe/ledger.py",
                 "        batch = self._plain\n        # K4\n",

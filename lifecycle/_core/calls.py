@@ -22,6 +22,7 @@ from lifecycle._core import runtime
 from lifecycle._core.access import refuse
 from lifecycle._core.describe import about, describe
 from lifecycle._core.idioms import OURS, clear_frames
+from lifecycle._core.idioms import method_called_by as method_called_by  # the proxies' as well
 from lifecycle._core.keeping import ProxyType
 from lifecycle._core.proxied import GONE, Proxy
 from lifecycle._core.record import Record, arm, silence

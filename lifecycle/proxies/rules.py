@@ -16,8 +16,7 @@ from typing import Any, Final, Union
 
 import attrs
 
-from lifecycle._core.calls import PLAIN
-from lifecycle._core.idioms import method_called_by
+from lifecycle._core.calls import PLAIN, method_called_by
 from lifecycle.errors import RegistrationError, shown
 from lifecycle.lowlevel import check_callback
 
