@@ -18,7 +18,7 @@ from tests.gstreamer.test_mistakes import BY_CHANCE, DIES, FATAL, LIVING, TRAPS
 from tests.recorder.scenes import start
 from tests.support import ROOT, Finished
 
-pytestmark = pytest.mark.needs("gstreamer", "numpy")
+pytestmark = pytest.mark.needs("gstreamer", "numpy", "gst-overrides")
 SITE = ROOT / "lifecycle" / "watch" / "site"
 
 HERE = r"tests/gstreamer/mistakes\.py:\d+"
