@@ -3,10 +3,11 @@
 Each call holds the pin for its length, in a local variable alone. What leaves on the way out after the door
 was shut releases the object itself, on the thread that used it, if it was the last.
 
-`method`, `bare_method` (without arguments), `getter`, `unary` and `binary` are what most members are made of:
-straight code for objects whose calls need nothing else. `lifecycle.proxies.classes` puts a member's name in
-the place of ``ATTRIBUTE``. `general` does the same, and what is rare: calls that run one at a time, results
-that have to be released, validators and profilers, interrupts between a result and its registration.
+`method`, those for methods of no, one or two arguments, `getter`, `unary` and `binary` are what most members
+are made of: straight code for objects whose calls need nothing else. `lifecycle.proxies.classes` puts a
+member's name in the place of ``ATTRIBUTE``, and its arguments' names in theirs. `general` does the same, and
+what is rare: calls that run one at a time, results that have to be released, validators and profilers,
+interrupts between a result and its registration.
 """
 
 from __future__ import annotations
@@ -139,6 +140,88 @@ def bare_method(self: Any, /) -> Any:
                 pin = raw = result = None
                 leave(record)
         pin = raw = result = None  # K3
+
+
+def method_of_one(self: Any, first: Any) -> Any:
+    """A method that takes one argument, and always that."""
+    pin: Any = None
+    raw = result = held = others = pin
+    handle = self._lifecycle_handle
+    record = handle._record
+    try:
+        pin = handle._cell.pin
+        if pin is None or record.cause is not None or record.kind.validate is not None:
+            pin = None
+            return general(self, "ATTRIBUTE", (first,), {})
+        raw = self._lifecycle_raw
+        if raw is None:
+            raw = record.obj
+        if type(first) in SIMPLE:
+            result = raw.ATTRIBUTE(first)
+        else:
+            held = []
+            others = []
+            (first,), _ = unwrapped((first,), {}, held, others)
+            result = raw.ATTRIBUTE(first)
+            if held:
+                return given(self, pin, result, None, None, held)
+        if type(result) in DATA:
+            return result
+        raw = self._lifecycle_node.results[type(result)]
+        return result if raw is None else raw(self, pin, result)
+    except BaseException as error:
+        forget(error)
+        raise
+    finally:
+        if others or record.cause is not None:
+            others = [*(others or ()), record]
+            try:
+                silence_all(others)
+            finally:
+                pin = raw = result = first = held = None
+                leave_all(others)
+        pin = raw = result = first = held = None  # K3
+
+
+def method_of_two(self: Any, first: Any, second: Any) -> Any:
+    """A method that takes two arguments, and always both."""
+    pin: Any = None
+    raw = result = held = others = pin
+    handle = self._lifecycle_handle
+    record = handle._record
+    try:
+        pin = handle._cell.pin
+        if pin is None or record.cause is not None or record.kind.validate is not None:
+            pin = None
+            return general(self, "ATTRIBUTE", (first, second), {})
+        raw = self._lifecycle_raw
+        if raw is None:
+            raw = record.obj
+        if type(first) in SIMPLE and type(second) in SIMPLE:
+            result = raw.ATTRIBUTE(first, second)
+        else:
+            held = []
+            others = []
+            (first, second), _ = unwrapped((first, second), {}, held, others)
+            result = raw.ATTRIBUTE(first, second)
+            if held:
+                return given(self, pin, result, None, None, held)
+        if type(result) in DATA:
+            return result
+        raw = self._lifecycle_node.results[type(result)]
+        return result if raw is None else raw(self, pin, result)
+    except BaseException as error:
+        forget(error)
+        raise
+    finally:
+        if others or record.cause is not None:
+            others = [*(others or ()), record]
+            try:
+                silence_all(others)
+            finally:
+                pin = raw = result = first = second = held = None
+                leave_all(others)
+        pin = raw = result = first = second = held = None  # K3
 
 
 def getter(self: Any) -> Any:

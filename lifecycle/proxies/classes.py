@@ -249,17 +249,31 @@ def _member(kind: type, name: str, value: Any, general_way: bool) -> Any:
     if callable(value) or partial_method:
         if general_way:
             return _slow_method(name)
-        return _function(_with_code(calls.bare_method if _is_bare(value) else calls.method, name))
+        arguments = _arguments(value)
+        return _function(_with_code(OF_ARGUMENTS.get(len(arguments), calls.method), name, arguments))
     return _slow_getter(name) if general_way else _with_name(calls.getter, name)
 
 
-def _is_bare(value: Any) -> bool:
-    """Return True for a method that takes no arguments."""
+OF_ARGUMENTS: dict[int, Any] = {1: calls.bare_method, 2: calls.method_of_one, 3: calls.method_of_two}
+"""By the number of its arguments, the object itself among them: what a method is made of that always takes so
+many. Nothing has to be made of them, neither a tuple nor a dict."""
+OURS = frozenset(
+    name for number, one in OF_ARGUMENTS.items() for name in ("self", *one.__code__.co_varnames[number:])
+)
+"""Variables of those, which no argument may be called as."""
+
+
+def _arguments(value: Any) -> tuple[str, ...]:
+    """The names of the arguments, the object's first, of a method that always takes the same number of them.
+    Empty where it may take more or fewer."""
     if type(value) is FunctionType:
         code = value.__code__
+        names = code.co_varnames[: code.co_argcount]
         takes_more = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
-        return code.co_argcount == 1 and not code.co_kwonlyargcount and not takes_more
-    return getattr(value, "__text_signature__", None) == "($self, /)"
+        if takes_more or code.co_kwonlyargcount or value.__defaults__ or OURS.intersection(names[1:]):
+            return ()
+        return names
+    return ("self",) if getattr(value, "__text_signature__", None) == "($self, /)" else ()
 
 
 def _by_operator(name: str, operation: Any, general_way: bool) -> Any:
@@ -296,10 +310,12 @@ def _function(code: CodeType) -> FunctionType:
     return FunctionType(code, vars(calls), code.co_name)
 
 
-def _with_code(template: Any, name: str) -> CodeType:
-    """The code of a template with `name` as the attribute that it asks the object for."""
+def _with_code(template: Any, name: str, arguments: tuple[str, ...] = ()) -> CodeType:
+    """The code of a template with `name` as the attribute that it asks the object for, and the names of its
+    `arguments` where it is one of `OF_ARGUMENTS`."""
     code: CodeType = template.__code__
     facts: dict[str, Any] = {
+        "co_varnames": code.co_varnames[:1] + arguments[1:] + code.co_varnames[max(1, len(arguments)) :],
         "co_names": tuple(name if one == ATTRIBUTE else one for one in code.co_names),
         "co_consts": tuple(_named(one, name) for one in code.co_consts),
         "co_name": name,

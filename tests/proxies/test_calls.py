@@ -443,6 +443,89 @@ def test_a_method_that_the_release_asks_is_not_the_end(release: Any, manager: Sa
     assert handle_of(proxy).close()
 
 
+class Fixed:
+    """Methods that always take the same number of arguments."""
+
+    def one(self, first: Any) -> Any:
+        return "one", first
+
+    def two(self, second: Any, first: Any) -> Any:
+        return "two", second, first
+
+    def ours(self, record: Any, pin: Any) -> Any:
+        """Called as variables of the proxy's."""
+        return "ours", record, pin
+
+    def me(this, self: Any) -> Any:
+        return "me", self
+
+    def last(self, before: Any, /, after: Any) -> Any:
+        return "last", before, after
+
+    def during(self, do: Callable[[], object], other: Any) -> object:
+        return do()
+
+    def release(self) -> None: ...
+
+
+FIXED: dict[str, Callable[[Any], object]] = {
+    "one": lambda it: it.one(1),
+    "one by name": lambda it: it.one(first=1),
+    "two": lambda it: it.two(1, 2),
+    "two by name": lambda it: it.two(first=1, second=2),
+    "the second by name": lambda it: it.two(1, first=2),
+    "ours": lambda it: it.ours(1, 2),
+    "ours by name": lambda it: it.ours(pin=1, record=2),
+    "me": lambda it: it.me(self=7),
+    "last": lambda it: it.last(1, after=2),
+    "a list": lambda it: it.one([1, 2]),
+    "containers": lambda it: it.two((), {"a": 1}),
+    "too few": lambda it: it.two(1),
+    "none": lambda it: it.one(),
+    "too many": lambda it: it.one(1, 2),
+    "another name": lambda it: it.two(1, third=2),
+    "twice": lambda it: it.two(1, second=2),
+    "signature": lambda it: [
+        str(inspect.signature(getattr(it, name))) for name in ("one", "two", "ours", "last")
+    ],
+}
+
+
+@pytest.mark.parametrize("call", FIXED)
+def test_methods_of_a_fixed_number_of_arguments(call: str, manager: SafetyManager) -> None:
+    """Answers and errors are the object's, to the word."""
+    said: list[object] = []
+    proxy = manager.proxy(Fixed(), release="release")
+    for it in (Fixed(), proxy):
+        try:
+            said.append(FIXED[call](it))
+        except TypeError as error:
+            said.append(str(error))
+    assert said[0] == said[1]
+    assert handle_of(proxy).close()
+
+
+def test_proxies_as_the_arguments_of_such_methods(manager: SafetyManager) -> None:
+    raw, other = Fixed(), Store()
+    proxy = manager.proxy(raw, release="release")
+    given = manager.proxy(other, release="close")
+    assert proxy.one(given) == ("one", other)
+    assert proxy.two(first=given, second=[given, 1]) == ("two", [other, 1], other)
+
+    def close() -> list[str]:
+        return [str(handle_of(one).close(timeout=0) or handle_of(one).state) for one in (proxy, given)]
+
+    assert proxy.during(close, given) == ["closing", "closing"]
+    assert [handle_of(one).state for one in (proxy, given)] == ["released", "released"]
+    assert other.released == 1
+    with pytest.raises(AccessRefusedError):
+        proxy.one(1)
+    still_open = manager.proxy(Fixed(), release="release")
+    with pytest.raises(AccessRefusedError):
+        still_open.two(1, given)
+    still_open.release()
+
+
 def test_a_queue_releases_at_its_place(manager: SafetyManager, raw: Store) -> None:
     queue = ReleaseQueue("mine", thread="current")
     proxy = manager.proxy(raw, release="close", release_on=queue)
