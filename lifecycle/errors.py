@@ -68,11 +68,18 @@ def text_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
+LONGEST = 160
+"""Characters of a value that are shown in a message."""
+
+
 def shown(value: object) -> str:
-    """``repr(value)``, also of what cannot say it: a message about bad input must not fail because of that
-    input."""
+    """``repr(value)`` in one line, and not all of a long one: what follows in the message is to be read. Also of
+    what cannot say it: a message about bad input must not fail because of that input."""
     try:
-        return repr(value)
+        text = repr(value)
+        if "\n" in text or len(text) > LONGEST:
+            text = " ".join(text.split())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
     except BaseException:
         return f"<{type(value).__name__}>"
 

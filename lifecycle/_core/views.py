@@ -121,6 +121,14 @@ def _address_of(export: memoryview) -> int:
         _release_buffer(at)
 
 
+def _has_buffer(memory: Any) -> bool:
+    try:
+        memoryview(memory).release()
+    except (TypeError, ValueError, BufferError):
+        return False
+    return True
+
+
 NATIVE_FORMATS = frozenset("cbB?hHiIlLqQnNfdP")
 
 
@@ -135,8 +143,12 @@ def make_buffer_view(pin: Pin, memory: Any, nbytes: Any, readonly: bool | None) 
         address = None if own_bytes else number_of(memory)
         if address is not None:
             return make_view(pin, address, nbytes, readonly is not False)
-        if nbytes is not None:
+        if memory is None:
+            problem = "there is no address: handle.native is None where none was given as native="
+        elif nbytes is not None and _has_buffer(memory):
             problem = "a size is for an address only: slice the view"
+        elif nbytes is not None:
+            problem = f"it takes an address and a size, or a buffer, not {shown(memory)} and a size"
         else:
             try:
                 export = memoryview(memory)

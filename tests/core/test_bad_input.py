@@ -324,6 +324,31 @@ def test_what_is_no_parent(manager: SafetyManager, parent: Any) -> None:
     assert manager.stats().total_objects == 0
 
 
+def test_a_long_value_is_not_all_of_the_message(manager: SafetyManager) -> None:
+    for value in ("x" * 5000, "a\nb " * 2000):
+        with pytest.raises(RegistrationError) as caught:
+            manager.register(object(), parent=value)
+        assert len(str(caught.value)) < 300
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).endswith("…")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((None, 16), "there is no address: handle.native is None where none was given as native="),
+        ((None,), "there is no address"),
+        ((bytearray(16), 8), "a size is for an address only: slice the view"),
+        (("16", 16), "it takes an address and a size, or a buffer, not '16' and a size"),
+        ((7.5,), "it takes an address and a size, or a buffer, not 7.5"),
+    ],
+)
+def test_what_no_view_can_be_made_of(given: tuple[Any, ...], said: str, manager: SafetyManager) -> None:
+    with manager.register(object(), release=None) as handle, pytest.raises(LifecycleError) as caught:
+        handle.view(*given)
+    assert said in str(caught.value)
+
+
 def test_a_parent_that_is_closed(manager: SafetyManager) -> None:
     parent = free(manager)
     parent.close()
