@@ -21,6 +21,7 @@ from lifecycle.errors import BudgetError, ConfigError, RegistrationError, shown
 from lifecycle.facades import Facade
 from lifecycle.lowlevel import (
     DEFAULT,
+    Facts,
     Line,
     PlaceLike,
     WhenDue,
@@ -36,6 +37,7 @@ from lifecycle.lowlevel import (
     type_name_of,
     weakly,
 )
+from lifecycle.lowlevel import holders as holders_of
 from lifecycle.manager import BACKGROUND, SafetyManager
 from lifecycle.memory.books import Account, Books, Entry
 from lifecycle.memory.config import MemoryConfig
@@ -313,7 +315,8 @@ class MemoryManager(Facade):
                 answer = self._await_room(entry, patience)
                 if isinstance(answer, str):
                     if not self._books.never(entry):
-                        raise self._refusal(entry, f"{answer}, and {patience or 0:g} s have passed")
+                        waited = f"{answer}, and {patience or 0:g} s have passed"
+                        raise self._refusal(entry, waited, in_vain=True)
                     continue
                 pressed = answer
                 break
@@ -366,12 +369,13 @@ class MemoryManager(Facade):
         self._refuse_closed()
         return problem
 
-    def _refusal(self, entry: Entry, problem: str) -> BudgetError:
+    def _refusal(self, entry: Entry, problem: str, in_vain: bool = False) -> BudgetError:
+        """`in_vain`: it has waited, and is told who holds the largest, which walks the heap."""
         self._refused += 1
         account = entry.account if entry.account.over(entry.size, entry.objects) else self._books.all
         holders = self.holders(None if account is self._books.all else account.name, NAMED_HOLDERS)
         named = [
-            f"{describe(known)} with {info.size} bytes"
+            f"{describe(known)} with {info.size} bytes{self._kept_by(known) if in_vain else ''}"
             for info in holders
             if (known := self._known(info.id)) is not None
         ]
@@ -384,6 +388,15 @@ class MemoryManager(Facade):
             f'choose over="block". {"The object was not taken" if entry.objects else "Nothing was reserved"}',
             tuple(attrs.evolve(info, native=_plain(info.native)) for info in holders),
         )
+
+    def _kept_by(self, known: Facts) -> str:
+        """Who holds an object beside this manager, as far as the budget for that goes."""
+        mine = self._index.get(known.id)
+        try:
+            keepers = holders_of(mine or known, within_budget=True)
+            return f" held by {' and '.join(map(str, keepers))}" if keepers else ""
+        finally:
+            mine = None  # K3
 
     # -- pressure --------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import time
 from typing import Any
@@ -119,6 +120,19 @@ def test_budgets_of_a_type(manager: SafetyManager, rule: str) -> None:
         track(memory, 10)
     assert memory.stats().types["native"].bytes == 30
     assert {last, other} <= set(memory._index)
+    memory.close()
+
+
+def test_who_waited_in_vain_is_told_who_holds_the_largest(manager: SafetyManager) -> None:
+    memory = MemoryManager(manager, MemoryConfig(max_bytes=100, over="block", block_timeout=0.02))
+    id = memory.track_object([], "picture", 80, release=list.clear)
+    with pytest.raises(BudgetError) as mine:
+        memory.track_object([], "picture", 80, release=list.clear)
+    assert "held by" not in str(mine.value), "only by its memory manager"
+    with manager.handle(id) as share, share.lease(), pytest.raises(BudgetError) as found:
+        memory.track_object([], "picture", 80, release=list.clear)
+    assert re.search(r"with 80 bytes held by lease of thread \"MainThread\"", str(found.value)), found.value
+    assert memory.release_object(id)
     memory.close()
 
 
