@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lifecycle import LifecycleError, SafetyManager
-from lifecycle.errors import DuplicateError
+from lifecycle.errors import DuplicateError, RegistrationError
 from tests.support import eventually
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
@@ -54,6 +54,46 @@ def test_the_place_of_a_mistake_is_shown(
     assert line[mark.index("^") :].startswith(marked)
     for name in ("fakesink", "videotestsrc"):
         assert f"not installed: {name}" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [5, b"x", True, "a\0b", "caf\udcff"])
+def test_what_no_element_is_called_is_refused_by_name(g: Any, manager: SafetyManager, name: Any) -> None:
+    with g.PipelineGuard(manager, "videotestsrc is-live=true ! tee name=t") as pipeline:
+        tee = g.Tee(manager, pipeline, "t")
+        branch = tee.attach("fakesink")
+        asks: list[Callable[[], Any]] = [
+            lambda: pipeline[name],
+            lambda: pipeline.set(name, pattern=1),
+            lambda: branch[name],
+            lambda: g.Tee(manager, pipeline, name),
+            lambda: tee.attach("fakesink", name=name),
+        ]
+        for ask in asks:
+            with pytest.raises(g.GuardError, match="takes a te") as told:
+                ask()
+            assert repr(name) in str(told.value)
+        branch.close()
+
+
+@pytest.mark.parametrize("name", [5, b"x", True])
+def test_a_name_that_is_no_text_is_refused(g: Any, manager: SafetyManager, name: Any) -> None:
+    with g.PipelineGuard(manager, "videotestsrc ! appsink name=s  appsrc name=f ! fakesink") as pipeline:
+        makes: list[Callable[[], Any]] = [
+            lambda: g.Capture(manager, pipeline["s"], name=name),
+            lambda: g.Feeder(manager, pipeline["f"], name=name),
+            lambda: g.PoolAdapter(manager, "video/x-raw,format=GRAY8,width=8,height=8", most=2, name=name),
+        ]
+        for make in makes:
+            with pytest.raises(RegistrationError, match="name= is a text"):
+                make()
+        assert not manager.components()[1:], "nothing was begun"
+        g.Capture(manager, pipeline["s"]).close()
+
+
+def test_a_description_does_not_end_at_a_null_character(g: Any, manager: SafetyManager) -> None:
+    with pytest.raises(g.DescriptionError, match="null character") as told:
+        g.PipelineGuard(manager, "fakesrc name=a\0b ! nosuch")
+    assert told.value.position == len("fakesrc name=a")
 
 
 def test_a_mistake_without_a_place_is_told_without_one(g: Any, manager: SafetyManager) -> None:

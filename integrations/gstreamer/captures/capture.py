@@ -46,7 +46,7 @@ from lifecycle.integrations.gstreamer.pipelines.callbacks import check_function,
 from lifecycle.integrations.gstreamer.pipelines.ear import Ear
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, end_opened, or_nothing, state_name
 from lifecycle.integrations.gstreamer.pipelines.threads import refuse_forked
-from lifecycle.lowlevel import Uncopied, check_timeout, weakly
+from lifecycle.lowlevel import Uncopied, check_facts, check_timeout, weakly
 from lifecycle.stats import Histogram
 
 __all__ = ["Capture", "CaptureStats"]
@@ -149,6 +149,7 @@ class Capture(Uncopied):
             )
         # Let go when the capture is closed: it keeps buffers of its own.
         self._sink: Any = an_appsink(appsink)
+        check_facts(name, 0)
         self.name: str = str(name or appsink.get_name())
         self.manager = manager
         self._errors = exception_types(errors, f"capture {self.name!r}: errors=")

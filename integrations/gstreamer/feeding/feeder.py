@@ -63,7 +63,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     state_name,
 )
 from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked
-from lifecycle.lowlevel import Uncopied, weakly
+from lifecycle.lowlevel import Uncopied, check_facts, weakly
 
 __all__ = ["Feeder", "FeederStats"]
 
@@ -169,6 +169,7 @@ class Feeder(Uncopied):
         if isinstance(max_buffers, bool) or not isinstance(max_buffers, int) or max_buffers < 1:
             raise FeederError(f"max_buffers= takes a whole number above 0, not {max_buffers!r}")
         self.manager = manager
+        check_facts(name, 0)
         self.name: str = str(name or appsrc.get_name())
         self.max_buffers = max_buffers
         self._source: Any = appsrc

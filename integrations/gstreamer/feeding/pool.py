@@ -46,7 +46,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
 )
 from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked
-from lifecycle.lowlevel import CollectorNudge, Facts, Uncopied, facts, tend, weakly
+from lifecycle.lowlevel import CollectorNudge, Facts, Uncopied, check_facts, facts, tend, weakly
 from lifecycle.stats import Histogram, PoolStats
 
 __all__ = ["PoolAdapter"]
@@ -157,6 +157,7 @@ class PoolAdapter(Uncopied):
         video = bool(self._layout.planes)
         if pool is None:
             pool = GstVideo.VideoBufferPool.new() if video else Gst.BufferPool.new()
+        check_facts(name, 0)
         self.name: str = str(name or pool.get_name())
         self._pool = pool
         self._pointer = pointer_of(pool)

@@ -44,6 +44,12 @@ def _parsed(description: str, parser: Any, what: str) -> Any:
         raise DescriptionError(
             f"a {what} description is a text such as 'videotestsrc ! fakesink', not {description!r}"
         )
+    if "\0" in description:
+        raise DescriptionError(
+            f"the {what} description {description!r} has a null character, at which GStreamer would end it; "
+            "take that out",
+            position=description.index("\0"),
+        )
     context = Gst.ParseContext.new()
     problem = ""
     try:

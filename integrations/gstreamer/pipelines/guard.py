@@ -33,6 +33,7 @@ __all__ = [
     "Guard",
     "add_to",
     "check_manager",
+    "check_name",
     "check_seconds",
     "children_of",
     "elements_of",
@@ -344,6 +345,12 @@ def check_manager(manager: Any, what: str) -> None:
     if not isinstance(manager, SafetyManager):
         raise GuardError(f"{what}: the first argument is the SafetyManager, not {manager!r}")
     refuse_forked(what)
+
+
+def check_name(name: Any, what: str) -> None:
+    """Refuse what no element can be called: GStreamer's names are UTF-8, and end at a null character."""
+    if not isinstance(name, str) or "\0" in name or name != name.encode("utf-8", "replace").decode("utf-8"):
+        raise GuardError(f"{what} takes a text that is UTF-8 and has no null character, not {name!r}")
 
 
 def check_seconds(value: Any, what: str, error: type[LifecycleError] = GuardError) -> None:

@@ -50,6 +50,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     Core,
     Guard,
     check_manager,
+    check_name,
     check_seconds,
     elements_of,
     name_of,
@@ -146,6 +147,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
 
     def __getitem__(self, name: str) -> Any:
         """The element of that name, also inside a bin. Raises `GuardError` naming those that there are."""
+        check_name(name, f"pipeline {self.name!r}: the name of an element")
         with self._handle.lease() as core:
             element = core.pipeline.get_by_name(name)
             if element is None:

@@ -33,6 +33,7 @@ from lifecycle.integrations.gstreamer.pipelines.finishing import call_it, files_
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     Guard,
     add_to,
+    check_name,
     check_seconds,
     elements_of,
     make_element,
@@ -404,6 +405,7 @@ class Branch(Guard[BranchCore]):
 
     def __getitem__(self, name: str) -> Any:
         """The element of that name in it. Raises `GuardError` naming those that there are."""
+        check_name(name, f"branch {self.name!r}: the name of an element")
         found = self.bin.get_by_name(name)
         if found is None:
             names = ", ".join(sorted(element.get_name() for element in elements_of(self.bin)))

@@ -25,7 +25,13 @@ from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, Pipel
 from lifecycle.integrations.gstreamer.pipelines.descriptions import parse_bin
 from lifecycle.integrations.gstreamer.pipelines.figures import figures_of
 from lifecycle.integrations.gstreamer.pipelines.finishing import AtClose, enter_part, sinks_of
-from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, name_of, pads_of
+from lifecycle.integrations.gstreamer.pipelines.guard import (
+    check_manager,
+    check_name,
+    check_seconds,
+    name_of,
+    pads_of,
+)
 from lifecycle.integrations.gstreamer.pipelines.pads import link_pads
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.sharing.branch import (
@@ -74,6 +80,7 @@ class Tee(Uncopied):
             raise GuardError(f"Tee(pipeline=) takes a PipelineGuard or a Gst.Bin, not {pipeline!r}")
         if isinstance(tee, str):
             name = tee
+            check_name(name, "Tee(tee=)")
             tee = pipeline[name] if guard is not None else pipeline.get_by_name(name)
             if tee is None:
                 raise GuardError(f"{pipeline.get_name()!r} has no element named {name!r}")
@@ -136,6 +143,8 @@ class Tee(Uncopied):
         """
         if eos is not None:
             check_seconds(eos, "Tee.attach(eos=)")
+        if name is not None:
+            check_name(name, "Tee.attach(name=)")
         lease = self._guard.handle.lease() if self._guard is not None else None
         made = None
         try:
