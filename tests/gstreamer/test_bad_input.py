@@ -90,6 +90,14 @@ def test_a_name_that_is_no_text_is_refused(g: Any, manager: SafetyManager, name:
         g.Capture(manager, pipeline["s"]).close()
 
 
+@pytest.mark.parametrize("mask", [0, -1, 1 << 40, 16, "BUFFER", None, True])
+def test_a_mask_that_is_none_is_refused(g: Any, manager: SafetyManager, mask: Any) -> None:
+    with g.PipelineGuard(manager, "videotestsrc ! fakesink name=s") as pipeline:
+        pad = pipeline["s"].get_static_pad("sink")
+        with pytest.raises(g.GuardError, match=r"takes a Gst\.PadProbeType"):
+            g.ProbeGuard(manager, pad, mask, lambda *_: None)
+
+
 def test_a_description_does_not_end_at_a_null_character(g: Any, manager: SafetyManager) -> None:
     with pytest.raises(g.DescriptionError, match="null character") as told:
         g.PipelineGuard(manager, "fakesrc name=a\0b ! nosuch")

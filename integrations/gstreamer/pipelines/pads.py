@@ -410,7 +410,7 @@ class ProbeGuard(CallbackGuard[_ProbeCore]):
         check_manager(manager, "ProbeGuard(manager, pad, mask, callback)")
         if not isinstance(pad, Gst.Pad):
             raise GuardError(f"ProbeGuard takes a pad, not {pad!r}; take element.get_static_pad('src')")
-        if not isinstance(mask, int) or not mask:
+        if not isinstance(mask, Gst.PadProbeType) or not mask:
             raise GuardError(f"ProbeGuard(mask=) takes a Gst.PadProbeType, such as BUFFER, not {mask!r}")
         blocks = bool(int(mask) & int(Gst.PadProbeType.BLOCKING))
         passing = Gst.PadProbeReturn.PASS if blocks else Gst.PadProbeReturn.OK
