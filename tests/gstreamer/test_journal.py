@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -82,12 +83,12 @@ def test_an_end_that_comes_while_a_seek_fails_counts(
 
     with g.PipelineGuard(manager, f"{CLIP} ! identity sleep-time=1000 ! fakesink sync=false") as guard:
 
-        def not_taken(seek: Any, timeout: float, name: str) -> bool:
+        def not_taken(seek: Any, timeout: float, name: str, lane: Any) -> tuple[Any, bool]:
             monkeypatch.undo()
             guard.play()
             eventually(lambda: [message for message in guard.messages() if message.kind == "eos"], timeout=20)
             assert not guard.ended
-            return False
+            return guard.pipeline.target_state, False
 
         guard.pause()
         monkeypatch.setattr(module, "with_deadline", not_taken)
@@ -95,6 +96,35 @@ def test_an_end_that_comes_while_a_seek_fails_counts(
             guard.seek(0)
         assert guard.ended
         assert guard.wait(0)
+
+
+@pytest.mark.parametrize("then", ["pause", "ready", "seek"])
+def test_what_is_asked_of_a_pipeline_is_done_in_its_order(
+    g: Any, gst: Any, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Though the thread that changes its state is late."""
+    from lifecycle.integrations.gstreamer.pipelines import pipeline as pipelines
+    from lifecycle.integrations.gstreamer.pipelines import threads as module
+
+    with g.PipelineGuard(manager, f"{ENDLESS} ! fakesink sync=true") as guard:
+        guard.pause()
+        late = threading.Event()
+        plain = module.in_the_background
+
+        def held_up(function: Any, name: str) -> None:
+            monkeypatch.undo()
+            plain(lambda: (late.wait(20), function()), name)
+
+        monkeypatch.setattr(module, "in_the_background", held_up)
+        monkeypatch.setattr(pipelines, "in_the_background", held_up)
+        guard.play(0)
+        {"pause": guard.pause, "ready": guard.ready, "seek": lambda: guard.seek(0)}[then]()
+        state = {"pause": "paused", "ready": "ready", "seek": "playing"}[then]
+        assert guard.state == state
+        before = threading.active_count()
+        late.set()
+        eventually(lambda: threading.active_count() < before)
+        assert guard.state == state
 
 
 def test_a_segment_ends_without_an_end_of_the_stream(g: Any, manager: SafetyManager) -> None:

@@ -59,6 +59,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
 )
 from lifecycle.integrations.gstreamer.pipelines.news import BusMessage, News
 from lifecycle.integrations.gstreamer.pipelines.threads import (
+    Lane,
     TookTooLong,
     awaited,
     in_the_background,
@@ -122,6 +123,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
             )
         self._news = news = News()
         self._pipeline = weakref.ref(pipeline)
+        self._changes = Lane()
         name = name or pipeline.get_name()
         self._stream: _Stream | None = None
         if eos is not None:
@@ -215,7 +217,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
         change: Any = partial(_go, pipeline, target, weakref.ref(self))
         delegated = news.delegated
         if timeout == 0:
-            in_the_background(change, f"gst-{self.name}")
+            self._changes.begin(change, f"gst-{self.name}")
             return
         if on_streaming_thread():
             raise GuardError(
@@ -225,7 +227,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
         until = time.monotonic() + timeout
         try:
             while True:
-                result = with_deadline(change, max(0.001, until - time.monotonic()), f"gst-{self.name}")
+                left = max(0.001, until - time.monotonic())
+                result = with_deadline(change, left, f"gst-{self.name}", self._changes)
                 if self._await_state(pipeline, target, result, until, delegated):
                     return
                 # A branch failed on the way, and the bin that it stands in with it: without it, once more.
@@ -384,11 +387,12 @@ class PipelineGuard(Guard["_PipelineCore"]):
         with self._handle.lease() as core:
             pipeline = core.pipeline
         until = time.monotonic() + timeout
-        # Where it was sent: a flush takes its sinks back to PAUSED for a while.
         target = pipeline.target_state
         back = self._news.seek_begins(event.get_seqnum())
         try:
-            taken = with_deadline(partial(pipeline.send_event, event), timeout, f"gst-{self.name}")
+            target, taken = with_deadline(
+                partial(_seek, pipeline, event), timeout, f"gst-{self.name}", self._changes
+            )
             if not taken:
                 back()
                 self.check()
@@ -479,6 +483,12 @@ def _go(pipeline: Any, target: Any, guard: Callable[[], PipelineGuard | None]) -
     if living is None or living.closed:
         pipeline.set_state(Gst.State.NULL)
     return result
+
+
+def _seek(pipeline: Any, event: Any) -> tuple[Any, bool]:
+    """Send a seek: where the pipeline was sent by then, since a flush takes its sinks back to PAUSED for a
+    while, and whether anybody has taken it."""
+    return pipeline.target_state, pipeline.send_event(event)
 
 
 def _weak_close(guard: PipelineGuard) -> Any:

@@ -23,6 +23,7 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, Generic, TypeVar
@@ -33,6 +34,7 @@ from lifecycle.integrations.gstreamer.errors import ForkedError, GuardError
 from lifecycle.lowlevel import Flag, complain, must_not_wait, no_wait_threads
 
 __all__ = [
+    "Lane",
     "StreamingThreads",
     "TookTooLong",
     "awaited",
@@ -207,11 +209,11 @@ class TookTooLong(Exception):
     """What was run with a deadline has not come back."""
 
 
-def with_deadline(function: Callable[[], T], timeout: float, name: str) -> T:
-    """The result of ``function()``, run on a thread of its own. Raises what it raises, and `TookTooLong`
-    after `timeout` seconds; it then goes on, and what comes of it is dropped."""
+def with_deadline(function: Callable[[], T], timeout: float, name: str, lane: Lane | None = None) -> T:
+    """The result of ``function()``, run on a thread of its own, in a `lane` in its turn. Raises what it
+    raises, and `TookTooLong` after `timeout` seconds; it then goes on, and what comes of it is dropped."""
     call = _Call(function)
-    in_the_background(call.run, name)
+    (in_the_background if lane is None else lane.begin)(call.run, name)
     try:
         if not call.over.wait(min(max(0.001, timeout), threading.TIMEOUT_MAX)):
             raise TookTooLong
@@ -257,6 +259,36 @@ class _Call(Generic[T]):
             return self._answer[0]
         finally:
             error = None
+
+
+class Lane:
+    """Calls on threads of their own, one at a time and in the order in which they were begun: two threads may
+    come to run in any order. Nobody waits for anybody: whoever finds one at work leaves its call to that."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Callable[[], object]] = deque()
+        self._runner: dict[None, object] = {}
+
+    def begin(self, function: Callable[[], object], name: str) -> None:
+        """Have ``function()`` called, after those that were begun before."""
+        self._calls.append(function)
+        in_the_background(self._run, name)
+
+    def _run(self) -> None:
+        me = object()
+        call: Callable[[], object] | None = None
+        # K1. Asked again behind the end of a turn: one may have come, and left, before that.
+        while self._calls and self._runner.setdefault(None, me) is me:
+            try:
+                while self._calls:
+                    call = self._calls.popleft()
+                    try:
+                        call()
+                    except BaseException:
+                        complain()
+            finally:
+                call = None
+                self._runner.pop(None, None)
 
 
 def in_the_background(function: Callable[[], object], name: str) -> None:
