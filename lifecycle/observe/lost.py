@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import compress, islice, repeat
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 from lifecycle._core import runtime
@@ -38,6 +38,7 @@ _NOTHING = repeat(None)
 _core_of: Any = Record.__call__
 _pin_of: Any = Core.__call__
 _cell_of: Any = DoorRef.__call__
+_door_of = attrgetter("door")
 
 
 class LostTickets:
@@ -103,7 +104,8 @@ class LostTickets:
             self._due[record.id] = record
         if any(map(is_, map(_pin_of, filter(None, map(_core_of, open_))), _NOTHING)):
             self._uproot(open_)
-        doors = [record.door for record in open_ if record.cause is None and record.door is not None]
+        # Each is read once: whoever shuts a door takes it away.
+        doors = list(filter(None, map(_door_of, (record for record in open_ if record.cause is None))))
         if any(map(is_, map(_cell_of, doors), _NOTHING)):
             self._tell([door for door in doors if runtime.is_dead(door)])
         observed = [record.obj for record in open_ if record.owning < 0]
