@@ -21,7 +21,7 @@ from benchmarks.publishing import publish
 from benchmarks.results import RUNS, Result, results, run
 from benchmarks.scaling import CURVES
 
-MODULES = ("core", "guards", "sharing", "scrape", "gstreamer", "pools", "proxies", "recorder")
+MODULES = ("core", "guards", "sharing", "scrape", "gstreamer", "gpu", "pools", "proxies", "recorder")
 SCALING = "scaling"
 
 
