@@ -20,6 +20,7 @@ Nothing here is imported by the rest of the library.
 
 - `leaks`, `notes`: what a test left behind, and where that was made
 - `gpu`: what it left on the GPU, with OpenGL and wgpu as witnesses
+- `gl_names`: where that was made, if by PyOpenGL or moderngl
 - `plugin`: the same around every test
 - `lines`, `interrupts`, `sequencer`, `interleavings`: the adversaries, one each
 - `faults`: which call goes wrong, and how

@@ -25,6 +25,7 @@ from lifecycle._core import runtime
 from lifecycle.manager import manager as manager_module
 from lifecycle.states import ENDED, FAILED, STUCK
 from lifecycle.stats import ObjectInfo
+from lifecycle.testing.gl_names import made
 from lifecycle.testing.leaks import LOOK_EVERY, LeftBehind
 from lifecycle.testing.notes import notes
 
@@ -58,7 +59,8 @@ class GPULeftovers(LeftBehind):
     objects: tuple[str, ...] = ()
     """Registered objects that are not released, and wrappers of wgpu that live, and where each was made."""
     names: tuple[str, ...] = ()
-    """What OpenGL itself knows in the context that is current, and nobody has registered."""
+    """What OpenGL itself knows in the context that is current, and nobody has registered; and where it was
+    made, if PyOpenGL or moderngl made it."""
     counts: tuple[str, ...] = ()
     """Of what wgpu itself counts more than before, and how many more."""
 
@@ -140,7 +142,7 @@ class assert_no_gpu_leaks(contextlib.ContextDecorator):
         current, now = _names_of_opengl()
         before = self._names if current == self._current else {}
         return [
-            f"{kind} {name}, which OpenGL knows, and no registered object stands for it"
+            f"{kind} {name}{_made_at(kind, name)}, which OpenGL knows, and no registered object stands for it"
             for kind, names in now.items()
             for name in sorted(names - before.get(kind, frozenset()))
             if (kind, name) not in owned and ("", name) not in owned
@@ -159,6 +161,7 @@ class assert_no_gpu_leaks(contextlib.ContextDecorator):
 
     def __enter__(self) -> assert_no_gpu_leaks:
         notes.begin()
+        made.begin()
         _wrappers.begin()
         gc.collect()
         self._domains = weakref.WeakSet(_adopted())
@@ -185,6 +188,7 @@ class assert_no_gpu_leaks(contextlib.ContextDecorator):
                 time.sleep(LOOK_EVERY)
         finally:
             _wrappers.end()
+            made.end()
             notes.end()
 
 
@@ -287,6 +291,11 @@ def _names_of_opengl() -> tuple[object, Names]:
         asks = native.function(question)
         found[kind] = frozenset(name for name in range(1, NAMES) if asks(name) and (kind, name) not in tokens)
     return who[1], found
+
+
+def _made_at(kind: str, name: int) -> str:
+    site = made.site(kind, name)
+    return f", made at {site}" if site else ""
 
 
 def _kind(one: Any) -> str:

@@ -10,6 +10,7 @@ import pytest
 from lifecycle import SafetyManager
 from lifecycle.testing import GPULeaksFound, assert_no_gpu_leaks
 from tests.gpu import names
+from tests.support import run_python
 
 if TYPE_CHECKING:
     from tests.gpu.contexts import Context
@@ -96,7 +97,7 @@ def test_what_is_left_in_opengl_fails_the_test_with_its_line(inner: pytest.Pytes
             "*left on the GPU: object * (gl.texture): valid, made at test_what_is_left_in_opengl*.py:*",
             "*left on the GPU: object * (gl.buffer): due*",
             "*names (1):",
-            "*buffer *, which OpenGL knows, and no registered object stands for it",
+            "*buffer *, made at names.py:*, which OpenGL knows, and no registered object stands for it",
             "*domain 'gl', adopted at test_what_is_left_in_opengl*.py:*, neither closed nor lost*",
             "*a context without a window, made at test_what_is_left_in_opengl*.py:*, not destroyed*",
         ]
@@ -195,3 +196,55 @@ def test_nothing_is_imported_for_the_question() -> None:
         assert not {"wgpu", "OpenGL", "moderngl", "numpy"} & set(sys.modules)
         """
     ).check()
+
+
+@pytest.mark.needs("gl", "moderngl")
+def test_names_that_nobody_registered_have_the_line_that_made_them() -> None:
+    """Also where the program had taken PyOpenGL's functions long before the block, and after a function's first
+    call, which PyOpenGL uses to put the address in its place."""
+    said = run_python(
+        """
+        import re, sys
+        import moderngl
+        from OpenGL import GL
+        from OpenGL.GL import *
+        from lifecycle.integrations.gpu.offscreen import offscreen
+        from lifecycle.testing import GPULeaksFound, assert_no_gpu_leaks
+
+        def calls():
+            return [vars(type(one)).get("__call__") for one in (glGenBuffers, glCreateShader, glGenTextures)]
+
+        with offscreen():
+            glDeleteShader(glCreateShader(GL_VERTEX_SHADER))
+            context = moderngl.create_context()
+            glGenBuffers(1)
+            before, method = calls(), moderngl.Context.buffer
+            try:
+                with assert_no_gpu_leaks(timeout=0):
+                    first = sys._getframe().f_lineno
+                    glBindTexture(GL_TEXTURE_2D, glGenTextures(1))
+                    for name in GL.glGenBuffers(2):
+                        glBindBuffer(GL_ARRAY_BUFFER, name)
+                    glCreateProgram()
+                    glCreateProgram()
+                    glCreateShader(GL_VERTEX_SHADER)
+                    kept = context.simple_framebuffer((4, 4))
+            except GPULeaksFound as error:
+                for one in error.left.names:
+                    kind, line = re.match(r"(\\w+) \\d+, made at <string>:(\\d+), which OpenGL", one).groups()
+                    print(kind, int(line) - first)
+            print(calls() == before, moderngl.Context.buffer is method)
+        """
+    ).check()
+    assert said.splitlines() == [
+        "texture 1",
+        "buffer 2",
+        "buffer 2",
+        "renderbuffer 7",
+        "renderbuffer 7",
+        "framebuffer 7",
+        "program 4",
+        "program 5",
+        "shader 6",
+        "True True",
+    ]
