@@ -13,7 +13,7 @@ from lifecycle.integrations.gpu.defaults import manager_or_default
 from lifecycle.integrations.gpu.errors import GLError
 from lifecycle.integrations.gpu.log import at, note
 from lifecycle.integrations.gpu.opengl.fences import EGLFence, GLFence
-from lifecycle.integrations.gpu.opengl.names import check_name, deleter, kind_of
+from lifecycle.integrations.gpu.opengl.names import check_name, check_text, deleter, kind_of
 from lifecycle.integrations.gpu.opengl.toolkits import watch_end
 from lifecycle.integrations.gpu.opengl.worlds import Facts, World, check_pyopengl, context_world, share_world
 from lifecycle.lowlevel import caller
@@ -406,13 +406,12 @@ def adopt(
     Raises `GLError` where no context is current, or it is one of OpenGL ES or older than 3.0 (3.2 without
     ARB_sync), and where PyOpenGL is loaded and looks for contexts of another window system.
     """
-    if not isinstance(name, str) or not name:
-        raise GLError(f"adopt(name=) takes a name, not {name!r}")
+    check_text(name, "adopt(name=)")
     if manager is not None and not isinstance(manager, SafetyManager):
         raise GLError(f"adopt(manager=) takes a SafetyManager, not {manager!r}")
     facts = Facts()
     check_pyopengl(facts)
-    if fences not in ("gl", "egl"):
+    if not isinstance(fences, str) or fences not in ("gl", "egl"):
         raise FenceError(f"adopt(fences=) takes 'gl' or 'egl', not {fences!r}")
     if not facts.syncs:
         raise GLError(

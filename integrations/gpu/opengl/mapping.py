@@ -81,7 +81,7 @@ def map_buffer(domain: Domain, buffer: Handle[int], offset: int, nbytes: int, ac
     """What `Domain.map` returns."""
     domain.check_here("map()")
     domain.check_handle(buffer, "buffer", "map()")
-    if access not in ACCESS:
+    if not isinstance(access, str) or access not in ACCESS:
         raise TransferError(f"map(access=) takes one of {', '.join(map(repr, ACCESS))}, not {access!r}")
     return map_with(domain, buffer, offset, nbytes, ACCESS[access], "gl.mapping")
 

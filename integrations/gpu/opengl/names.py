@@ -55,11 +55,20 @@ def kind_of(name: object) -> Kind:
     return kind
 
 
+def check_text(name: object, call: str) -> None:
+    """Raise `GLError` unless `name` is a text that is not empty, to be shown in messages and metrics."""
+    if not isinstance(name, str) or not name:
+        raise GLError(f"{call} takes a name, not {name!r}")
+
+
 def check_name(kind: Kind, name: Any) -> int:
     """`name` as an int. Raises `GLError` unless it names an object of that kind in what is current."""
     if isinstance(name, bool) or not hasattr(name, "__index__"):
         raise GLError(f"a {kind.name} is named by a whole number, not by {name!r}")
-    number = name.__index__()
+    try:
+        number = name.__index__()
+    except TypeError as error:  # an array of several
+        raise GLError(f"a {kind.name} is named by a whole number, not by {name!r}: {error}") from None
     if not isinstance(number, int) or not 0 < number < 1 << 32:
         raise GLError(f"{number} names no {kind.name}: names are whole numbers above 0")
     if not function(kind.asks)(number):

@@ -15,6 +15,7 @@ from lifecycle.errors import PoolTimeoutError
 from lifecycle.integrations.gpu._native import UINT, function
 from lifecycle.integrations.gpu.errors import GLError, TransferError
 from lifecycle.integrations.gpu.opengl.mapping import Bound, buffer_parameter, map_with, persistent
+from lifecycle.integrations.gpu.opengl.names import check_text
 from lifecycle.lowlevel import check_timeout, monotonic, must_not_wait, snapshot
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Ring:
         for what, value in (("slot_bytes", slot_bytes), ("slots", slots)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise TransferError(f"ring({what}=) takes a whole number above 0, not {value!r}")
+        check_text(name, "ring(name=)")
         domain.check_here("ring()")
         if not (domain.facts.version >= (4, 4) or "GL_ARB_buffer_storage" in domain.facts.extensions):
             raise GLError(

@@ -291,7 +291,7 @@ class StateGuard(Uncopied):
 
     def __init__(self, domain: Domain, groups: tuple[str, ...], units: Iterable[int]) -> None:
         for group in groups:
-            if group not in GROUPS:
+            if not isinstance(group, str) or group not in GROUPS:
                 raise GLError(f"{group!r} is no group of state; the groups are {', '.join(GROUPS)}")
         self._domain = domain
         self._groups = groups or GROUPS

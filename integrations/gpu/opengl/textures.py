@@ -10,6 +10,7 @@ import attrs
 from lifecycle import Handle
 from lifecycle.integrations.gpu.errors import GLError
 from lifecycle.integrations.gpu.log import note
+from lifecycle.integrations.gpu.opengl.names import check_text
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gpu.opengl.domain import Domain
@@ -59,6 +60,7 @@ class TextureCache:
     def __init__(self, domain: Domain, make: Callable[[Any], Any], name: str) -> None:
         if not callable(make):
             raise GLError(f"cache() takes a function of the key that makes a texture, not {make!r}")
+        check_text(name, "cache(name=)")
         self.name = name
         self._make = make
         self._domain = domain

@@ -58,6 +58,7 @@ _PACK: Final = (
     (0x0D00, 0),
     (0x0D01, 0),
 )
+_LARGEST = 0x0D33  # the largest width and height of a texture
 _UNPACK_BUFFER, _UNPACK_BINDING = 0x88EC, 0x88EF
 _PACK_BUFFER, _PACK_BINDING = 0x88EB, 0x88ED
 
@@ -229,6 +230,8 @@ def _shape_of(domain: Domain, name: int, level: int) -> tuple[int, int, bool]:
     """Width, height, and whether its elements are whole numbers, of one level of a texture."""
     if isinstance(level, bool) or not isinstance(level, int) or level < 0:
         raise TransferError(f"level= takes a whole number, 0 or more, not {level!r}")
+    if level >= integer(_LARGEST).bit_length():
+        raise TransferError(f"level {level}: no texture has so many here, not even the largest")
     from lifecycle.integrations.gpu._native import INT
 
     found = []
