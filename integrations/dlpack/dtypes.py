@@ -19,7 +19,8 @@ BFLOAT16: Final = "bfloat16"
 def normal(dtype: Any) -> str:
     """`dtype` as ``<f4``, ``|u1`` or ``bfloat16``. Takes what NumPy takes as short text, and objects of
     ``dtype`` of NumPy and ml_dtypes. Raises `DLPackError` for what DLPack does not have."""
-    if getattr(dtype, "name", None) == BFLOAT16 or dtype == BFLOAT16:
+    # An array in its place compares element by element.
+    if getattr(dtype, "name", None) == BFLOAT16 or (dtype == BFLOAT16) is True:
         return BFLOAT16
     text = getattr(dtype, "str", dtype)
     if type(text) is str:

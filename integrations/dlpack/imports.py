@@ -16,7 +16,7 @@ from lifecycle.integrations.dlpack import _native
 from lifecycle.integrations.dlpack.dtypes import BFLOAT16, contiguous, itemsize_of, normal
 from lifecycle.integrations.dlpack.dtypes import from_dlpack as dtype_of
 from lifecycle.integrations.dlpack.errors import DLPackError
-from lifecycle.integrations.dlpack.tensors import CPU, CUDA_HOST, CUDA_MANAGED, tensor
+from lifecycle.integrations.dlpack.tensors import CPU, CUDA, CUDA_HOST, CUDA_MANAGED, pair, tensor
 from lifecycle.integrations.gpu.defaults import manager_or_default
 from lifecycle.lowlevel import PlaceLike, Uncopied, array_of, forgets, pin
 
@@ -241,7 +241,7 @@ def _capsule_of(producer: Any, copy: bool | None, stream: int | None) -> Any:
         )
     wanted: dict[str, Any] = {}
     where = getattr(producer, "__dlpack_device__", None)
-    if where is not None and where()[0] == 2:
+    if where is not None and pair(where(), "__dlpack_device__()")[0] == CUDA:
         wanted["stream"] = 1 if stream is None else stream
     elif stream is not None:
         raise DLPackError("stream= is for memory of CUDA")

@@ -74,11 +74,11 @@ class Tensor(Uncopied):
     ) -> Any:
         """A capsule for one consumer; as the array API describes. Raises `DLPackError`, a `BufferError`, for
         what would be misunderstood: read-only memory without a version, another device, a copy."""
-        if dl_device is not None and tuple(dl_device) != self.device:
+        if dl_device is not None and pair(dl_device, "dl_device") != self.device:
             raise DLPackError(f"{self!r} is on device {self.device}, not {dl_device}: copy it there first")
         if copy:
             raise DLPackError(f"{self!r} is shared and never copied: copy what you make of it")
-        versioned = max_version is not None and max_version[0] >= _native.MAJOR
+        versioned = max_version is not None and pair(max_version, "max_version")[0] >= _native.MAJOR
         if self.readonly and not versioned:
             raise DLPackError(
                 f"{self!r} is read-only, which a capsule without a version cannot say: ask for "
@@ -255,12 +255,25 @@ def tensor(
             from lifecycle.integrations.cuda.streams import stream_of
 
             made._stream = stream_of(stream)
+        if not isinstance(handle, Pin) and not callable(getattr(handle, "lease", None)):
+            raise DLPackError(f"tensor() takes the Handle of what the memory belongs to, not {shown(handle)}")
         held = handle if isinstance(handle, Pin) else pin(handle)
         made._facts = facts(held)
         made._memory = view(held, address, max(1, made.nbytes), made.readonly)
         return made
     finally:
         made = held = handle = None  # type: ignore[assignment]  # K3
+
+
+def pair(given: Any, what: str) -> tuple[int, int]:
+    """What a consumer, or a producer, says in two numbers; those of its own enumerations are numbers too."""
+    if (
+        not isinstance(given, (tuple, list))
+        or len(given) != 2
+        or not all(hasattr(part, "__index__") and part >= 0 for part in given)
+    ):
+        raise DLPackError(f"{what} of DLPack is a pair of whole numbers, not {shown(given)}")
+    return int(given[0]), int(given[1])
 
 
 def _device(device: Any) -> tuple[int, int]:

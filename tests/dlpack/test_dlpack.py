@@ -401,9 +401,14 @@ def test_questions_of_consumers(bench: Bench) -> None:
     handle, _, given = bench.tensor()
     assert given.__dlpack_device__() == (1, 0)
     ask: Any = given.__dlpack__
-    for bad in ({"copy": True}, {"dl_device": (2, 0)}, {"stream": 1}, {"stream": -1}):
+    refused: tuple[dict[str, Any], ...] = (
+        *({"copy": True}, {"stream": 1}, {"stream": -1}),
+        *({"dl_device": device} for device in ((2, 0), 1, (1,), "ab", (1, -1), [2, 0])),
+        *({"max_version": version} for version in (1, (), (1,), "ab", (1.5, 0), (-1, 0), b"x0")),
+    )
+    for bad in refused:
         with pytest.raises(DLPackError):
-            ask(max_version=(1, 0), **bad)
+            ask(**{"max_version": (1, 0), **bad})
     ask(max_version=(2, 7), copy=False, dl_device=(1, 0), stream=None)
     assert not hasattr(given, "__cuda_array_interface__")
     assert repr(given).startswith("<Tensor <f4[4, 6] of block (object")
@@ -796,6 +801,31 @@ def test_structures_that_cannot_be_understood_are_not_taken(
     assert _native.is_named(capsule, _native.NAME_VERSIONED), "it is still its holder's"
     del capsule, given
     assert handle.close()
+
+
+@pytest.mark.parametrize("bad", [None, 3, "x", object(), [1, 2]])
+def test_what_is_no_handle_and_no_manager_is_refused(bench: Bench, bad: Any) -> None:
+    with pytest.raises(DLPackError, match="takes the Handle"):
+        tensor(bad, 4096, shape=(4,))
+    handle, _, given = bench.tensor()
+    if bad is not None:
+        with pytest.raises(LifecycleError, match="takes a SafetyManager"):
+            from_dlpack(given, manager=bad)
+    del given
+    assert handle.close()
+
+
+@pytest.mark.parametrize("device", [None, 1, (), (1,), "ab", (1.0, 0), (-1, 0)])
+def test_a_producer_that_says_no_device_is_refused(bench: Bench, device: Any) -> None:
+    class Producer:
+        def __dlpack__(self, **_: Any) -> Any:
+            raise AssertionError("asked for a capsule")
+
+        def __dlpack_device__(self) -> Any:
+            return device
+
+    with pytest.raises(DLPackError, match="a pair of whole numbers"):
+        from_dlpack(Producer(), manager=bench.manager)
 
 
 @pytest.mark.parametrize("bad", [None, 3, b"bytes", object(), [1, 2]])
