@@ -507,6 +507,31 @@ def test_mapped_memory_cannot_outlive_its_block(device: Any) -> None:
             pass
 
 
+BAD_RANGES: dict[str, list[Any]] = {
+    "mode": [None, 3, [], "r"],
+    "offset": [-8, 4, 64, 1 << 64, 8.0, "8", None, True, []],
+    "size": [-4, 0, 6, 68, 1 << 64, 4.0, "4", True, []],
+}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{what: value} for what, values in BAD_RANGES.items() for value in values] + [{"offset": 56, "size": 12}],
+    ids=str,
+)
+def test_a_range_that_is_not_in_the_buffer_is_refused_before_it_is_mapped(device: Any, bad: Any) -> None:
+    from lifecycle.integrations.gpu.errors import TransferError
+    from lifecycle.integrations.gpu.wgpu import mapped
+
+    _, target = buffers(device)
+    with pytest.raises(TransferError):
+        with mapped(target, **{"mode": "read", **bad}):
+            pass
+    assert target.map_state == "unmapped"
+    with mapped(target, "read", 56, 8) as view:
+        assert len(view) == 8
+
+
 def test_one_thread_maps_while_another_submits(device: Any) -> None:
     from lifecycle.integrations.gpu.wgpu import GPUMisuseError
 

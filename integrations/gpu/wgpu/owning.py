@@ -51,12 +51,17 @@ def _bytes_of(obj: Any) -> int:
 def mapped(buffer: Any, mode: str, offset: int = 0, size: int | None = None) -> Iterator[memoryview]:
     """Map a guarded buffer for a block, and give its memory: ``mode`` is ``"read"`` or ``"write"``. Leaving
     the block unmaps; with an array of the memory alive it raises `HeldError`, and the buffer stays mapped. An
-    exception in the block passes, and leaves the buffer mapped as long as its traceback holds the memory."""
+    exception in the block passes, and leaves the buffer mapped as long as its traceback holds the memory.
+
+    `offset` is bytes, a multiple of 8. `size` is bytes, a multiple of 4; None: up to the end of the buffer.
+    Raises `TransferError` for others and for what is not in the buffer, and `DeviceError` for a buffer that
+    is not guarded."""
     modes = {"read": flags.MapMode.READ, "write": flags.MapMode.WRITE}
-    if mode not in modes:
+    if not isinstance(mode, str) or mode not in modes:
         raise TransferError(f"mapped(mode) takes 'read' or 'write', not {mode!r}")
     if not hasattr(buffer, "_held"):
         raise DeviceError(f"{buffer!r} is no buffer of a guarded device: call guard(device) first")
+    _check_range(buffer, offset, size)
     buffer.map_async(modes[mode], offset, size).sync_wait()
     view = buffer.read_mapped(offset, size, copy=False) if mode == "read" else _writable(buffer, offset, size)
     try:
@@ -68,6 +73,19 @@ def mapped(buffer: Any, mode: str, offset: int = 0, size: int | None = None) -> 
     view.release()
     view = None
     buffer.unmap()
+
+
+def _check_range(buffer: Any, offset: Any, size: Any) -> None:
+    for what, value, step in (("offset", offset, 8), ("size", 4 if size is None else size, 4)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0 or value % step:
+            raise TransferError(
+                f"mapped({what}=) takes a whole number of bytes, a multiple of {step}, not {value!r}"
+            )
+    left = buffer.size - offset
+    if left <= 0 or (size is not None and not 0 < size <= left):
+        raise TransferError(
+            f"mapped(offset={offset}, size={size}) is not in {buffer!r}, which has {buffer.size} bytes"
+        )
 
 
 def _writable(buffer: Any, offset: int, size: int | None) -> memoryview:
