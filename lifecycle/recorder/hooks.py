@@ -57,17 +57,20 @@ from lifecycle.observe import ledger
 from lifecycle.pools import guarding
 from lifecycle.recorder import layout
 from lifecycle.recorder.writer import HALF, WORD, Writer
-from lifecycle.states import Cause, ObjectState
+from lifecycle.states import STUCK, Cause, ObjectState
 
 get_ident: Callable[[], int] = runtime.get_ident
 monotonic: Callable[[], float] = runtime.monotonic
 _getframe = sys._getframe
 
-CAUSES = {cause: layout.CAUSES.index(str(cause)) for cause in Cause}
-OUTCOMES = {ObjectState(name): layout.OUTCOMES.index(name) for name in layout.OUTCOMES if name}
+REGISTERS, SHUTS, BEGINS, ENDS = (
+    operation << 16 for operation in (layout.REGISTER, layout.SHUT, layout.BEGINS, layout.ENDS)
+)
+CAUSES = {cause: layout.CAUSES.index(str(cause)) << 24 for cause in Cause}
+OUTCOMES = {ObjectState(name): at << 24 | ENDS for at, name in enumerate(layout.OUTCOMES) if name}
+"""Operation and flag, as they stand in one number with the type."""
 SHUTTING = (access, detach, handle, ledger, release, shares, shutdown)
 """The modules that shut a door by `record.shut`."""
-STUCK = layout.OUTCOMES.index("stuck")
 SEEN = -1.0
 """Instead of the moment of a claim: the release has begun, and leaves it to whoever made the claim."""
 
@@ -103,6 +106,8 @@ def install(found: list[Exchange]) -> list[Exchange]:
 def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 - it is its inner functions
     write, text, site = writer.write, writer.text, writer.site
     texts: Any = writer.texts
+    sites = writer.sites
+    changes_class = not runtime.free_threaded
     causes: Any = CAUSES
     outcomes: Any = OUTCOMES
     ours, users = runtime.OURS, runtime.users_files
@@ -117,11 +122,14 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
     settle = AnyThread.settle
 
     claim, target, ring, mask, local = writer.claim, writer.map, writer.ring, writer.slots - 1, writer.local
-    pack_shut, pack_begun, pack_ended = (
+    pack_registered, pack_shut, pack_begun, pack_ended = (
+        layout.REGISTER_RECORD.pack_into,
         layout.SHUT_RECORD.pack_into,
         layout.BEGINS_RECORD.pack_into,
         layout.ENDS_RECORD.pack_into,
     )
+
+    # What follows is `write` and `site` once more, each with what it needs: some calls and zeros less.
 
     def register(made: Any, token: int) -> None:
         record: Any = None
@@ -133,34 +141,42 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
             record = made._record
             try:
                 frame = _getframe(2)
-                while (
-                    frame is not None
-                    and frame.f_code.co_filename not in users
-                    and frame.f_code.co_filename.startswith(ours)
-                ):
+                place = frame.f_code
+                while place.co_filename not in users and place.co_filename.startswith(ours):
                     frame = frame.f_back
+                    if frame is None:
+                        break
+                    place = frame.f_code
+                where = 0
+                if frame is not None:
+                    at = frame.f_lasti
+                    known = sites.get((id(place), at))
+                    where = known[0] if known is not None else site(place, at)
                 kind = record.kind.type_name
                 native, size, extra, name = record.native, record.size, record.extra, record.name
-                write(
+                code = (texts.get(kind) or text(kind)) | REGISTERS | (record.owning & 0xFF) << 24
+                thread, n = local.native, claim()
+                pack_registered(
+                    target,
+                    ring + ((n - 1 & mask) << 6),
+                    n,
                     record.born,
                     record.id,
-                    texts.get(kind) or text(kind),
-                    layout.REGISTER,
-                    record.owning & 0xFF,
+                    thread,
+                    code,
                     native & WORD if type(native) is int else 0,
                     size & WORD if type(size) is int else 0,
                     0 if name is None else text(name, True),
-                    0 if frame is None else site(frame.f_code, frame.f_lasti),
+                    where,
                     0 if extra is None else extra.parent_id & HALF,
+                    n & HALF,
                 )
-                if type(record) is Record and not runtime.free_threaded:
+                if changes_class and type(record) is Record:
                     record.__class__ = watched
             except Exception:
                 writer.dropped += 1
         finally:  # K3
             made = record = frame = None
-
-    # The next three are `write` once more, each with what it needs: a call and some zeros less.
 
     noted: dict[int, float] = {}
     """By object, until its end: who writes down that its door is shut, the one who closed it or the one who
@@ -176,27 +192,24 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
         except Exception:
             writer.dropped += 1
 
-    def note_shut(record: Record, me: float) -> bool:
-        """Write it down where `me`, a clock reading of the caller's own, is the first to ask (K1). False: it
-        is another's to write. What is raised in here leaves it to whoever asks next. (An interrupt between
-        the write and the return has it written twice.)"""
+    def note_shut(record: Record, me: float) -> None:
+        """Write it down where `me`, a clock reading of the caller's own, is the first to ask (K1). What is
+        raised in here leaves it to whoever begins the release. (An interrupt between the write and the
+        return has it written twice.)"""
         id = record.id
         try:
             if noted.setdefault(id, me) is not me:
-                return False
+                return
             if (load_begun(record) or load_ended(record)) and noted.get(id) is me:
                 # It has been written, and forgotten perhaps, between the caller's look and the claim.
                 noted.pop(id, None)
-                return True
+                return
             name = record.kind.type_name
-            type_ = texts.get(name) or text(name)
-            native, n = local.native, claim()
-            at = ring + ((n - 1 & mask) << 6)
-            cause = causes.get(record.cause, 0)
+            code = (texts.get(name) or text(name)) | SHUTS | causes.get(record.cause, 0)
             # Without the GIL the release may begin between the stores of the cause and of the time.
             when = record.shut or me
-            pack_shut(target, at, n, when, record.id, native, type_, layout.SHUT, cause, n & HALF)
-            return True
+            native, n = local.native, claim()
+            pack_shut(target, ring + ((n - 1 & mask) << 6), n, when, id, native, code, n & HALF)
         except BaseException:
             if noted.get(id) is me:
                 noted.pop(id, None)
@@ -204,21 +217,35 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
 
     def begun(record: Record, when: float) -> None:
         if when:
+            number = record.id
+            mine = None
             try:
-                # A release that is tried again has begun before.
-                if not load_begun(record) and record.cause is not None and not note_shut(record, when):
-                    noted[record.id] = SEEN
                 name = record.kind.type_name
-                type_ = texts.get(name) or text(name)
+                cause = record.cause
+                why = (texts.get(name) or text(name)) | causes.get(cause, 0)
                 code = record.shut_code
-                place = 0 if code is None else site(code, record.shut_at)
-                native, n = local.native, claim()
+                place = 0
+                if code is not None:
+                    known = sites.get((id(code), record.shut_at))
+                    place = known[0] if known is not None else site(code, record.shut_at)
+                native = local.native
+                # As `note_shut`. A release that is tried again finds its own claim.
+                if cause is not None and noted.setdefault(number, when) is when:
+                    mine = when
+                    n = claim()
+                    at, since = ring + ((n - 1 & mask) << 6), record.shut or when
+                    pack_shut(target, at, n, since, number, native, why | SHUTS, n & HALF)
+                    mine = None
+                elif cause is not None:
+                    noted[number] = SEEN
+                n = claim()
                 at = ring + ((n - 1 & mask) << 6)
-                cause = causes.get(record.cause, 0)
-                pack_begun(
-                    target, at, n, when, record.id, native, type_, layout.BEGINS, cause, place, n & HALF
-                )
-            except Exception:
+                pack_begun(target, at, n, when, number, native, why | BEGINS, place, n & HALF)
+            except BaseException as error:
+                if mine is not None and noted.get(number) is mine:
+                    noted.pop(number, None)
+                if not isinstance(error, Exception):
+                    raise
                 writer.dropped += 1
         store_begun(record, when)
 
@@ -226,14 +253,15 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
         if when:
             try:
                 name = record.kind.type_name
-                type_ = texts.get(name) or text(name)
                 outcome, extra = record.outcome, record.extra
-                # A release that is declared stuck has no outcome yet.
-                flag = STUCK if outcome is None else outcomes.get(outcome, 0)
+                if type(outcome) is not ObjectState:
+                    # A release that is declared stuck has none yet. An error is not asked for its hash.
+                    outcome = STUCK
+                code = (texts.get(name) or text(name)) | outcomes.get(outcome, ENDS)
                 why = 0 if extra is None or not extra.reason else text(extra.reason[:200], True)
                 native, n = local.native, claim()
                 at = ring + ((n - 1 & mask) << 6)
-                pack_ended(target, at, n, when, record.id, native, type_, layout.ENDS, flag, why, n & HALF)
+                pack_ended(target, at, n, when, record.id, native, code, why, n & HALF)
             except Exception:
                 writer.dropped += 1
         store_ended(record, when)
@@ -335,7 +363,7 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
         (release, "_retry_later", retry_later),
         *((module, "shut", door_shut) for module in SHUTTING),
     ]
-    if runtime.free_threaded:
+    if not changes_class:
         # There a change of class stops the world, and a child forked meanwhile would wait for ever.
         found += [(register_module, "Record", make), (manager_module, "Record", make)]
     return found, (carry, let_go)
@@ -344,79 +372,133 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
 # -- uses ----------------------------------------------------------------------------------------------------
 
 
-class Drop(weakref.ref[Any]):
-    """What tells of a lease or block that is dropped without an end."""
+class Seat:
+    """A place in the table of uses. The access that writes there has the one reference to it, so an access
+    that is dropped without an end drops it."""
 
-    __slots__ = ("use",)
-    use: int
+    __slots__ = ("__weakref__", "at", "ends_at")
+    at: int
+    ends_at: int
+
+
+class Drop(weakref.ref[Seat]):
+    """What tells of a seat that was dropped."""
+
+    __slots__ = ("at",)
+    at: int
+
+
+Use = list[Seat]
+"""An access's own: whoever takes the seat out ends the use, once."""
 
 
 def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inner functions and classes
-    target, free, local, text = writer.map, writer.free, writer.local, writer.text
-    pack, end_at = layout.USE.pack_into, layout.USE_ENDED_AT
+    target, local, text = writer.map, writer.local, writer.text
+    pack, end_at = layout.BEGUN_USE.pack_into, layout.USE_ENDED_AT
     texts = writer.texts
     inner_access = SafetyManager.safe_access
 
-    refs: dict[int, Drop] = {}
+    unused = writer.free
+    free: deque[Seat] = deque()
+    drops: dict[int, Drop] = {}
     dropped: deque[Drop] = deque()
-    tell_drop, pop = dropped.append, refs.pop
+    tell_drop = dropped.append
+    nowhere: Use = []
+    """Of an access for which there was no room."""
 
-    def begin(record: Record, kind: int, owner: Any = None) -> int:
-        """Note that the calling thread uses the object from now on. Returns where that stands, 0 where there
-        is no room. `owner`: what ends the use when it is dropped."""
+    def seated() -> Seat:
+        """The seat at a place that nobody has; where another thread was quicker, one that is free. K5: that
+        it is dropped is told without a bytecode, and is noted by the next use."""
+        at = -1
+        drop: Drop | None = None
+        try:
+            for at in taking(unused.popleft):
+                seat = Seat()
+                seat.at, seat.ends_at = at, at + end_at
+                drop = Drop(seat, tell_drop)
+                drop.at = at
+                # From here on the place comes back when the seat is dropped.
+                drops[at] = drop
+                return seat
+        except IndexError:
+            return free.popleft()
+        except BaseException:
+            if at >= 0 and (drop is None or drops.get(at) is not drop):
+                unused.append(at)
+            raise
+        raise IndexError  # not reached: `taking` ends by one
+
+    # Without the GIL what another thread has made dies when that thread runs Python again, which may be
+    # never. There each access makes its own seat, and drops it at its end.
+    take: Callable[[], Seat] = seated if runtime.free_threaded else free.popleft
+    give: Callable[[Seat], object] = id if runtime.free_threaded else free.append
+
+    def begin(record: Record, kind: int) -> Use:
+        """Note that the calling thread uses the object from now on. Returns where that stands, an empty list
+        where there is no room."""
+        seat: Seat | None = None
         try:
             if dropped:
                 clear()
             native = local.native
+            seat = seated() if unused else take()
             now = monotonic()
-            use = free.popleft()
             name = record.kind.type_name
-            pack(target, use, now, record.id, native, texts.get(name) or text(name), kind, 0, now)
-            if owner is not None:
-                # K5: a drop is told without a bytecode, and is noted by the next use.
-                drop = Drop(owner, tell_drop)
-                drop.use = use
-                refs[use] = drop
-            return use
+            code = (texts.get(name) or text(name)) | kind << 16
+            pack(target, seat.at, now, record.id, native, code, now)
+            return [seat]
         except IndexError:
             writer.lost_use()
         except Exception:
             writer.dropped += 1
         finally:  # K3
-            owner = None
-        return 0
+            seat = None
+        return nowhere
 
-    def end(use: int) -> None:
-        """Note the end of a use."""
-        target[use + end_at] = 1
-        if refs.pop(use, None) is not None:
-            free.append(use)
+    def end(use: Use) -> None:
+        """Note the end of a use. Ending twice is ending once."""
+        try:
+            seat = use.pop()
+        except IndexError:
+            return
+        target[seat.ends_at] = 1
+        give(seat)
 
     def clear() -> None:
         """Note the ends of what was dropped."""
+        drop: Drop | None = None
         try:
             for drop in taking(dropped.popleft):
-                end(drop.use)
+                at = drop.at
+                target[at + end_at] = 1
+                # K4: marked, so that it is given back once.
+                drop.at = -1
+                unused.append(at)
         except IndexError:
             return
+        except BaseException:
+            if drop is not None and drop.at >= 0:
+                dropped.append(drop)
+            raise
 
     class RecordedLease(Lease[Any]):
         """A lease whose begin and end are written down."""
 
-        __slots__ = ("__weakref__", "_use")
-        _use: int
+        __slots__ = ("_use",)
+        _use: Use
 
         def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
             if self._record.cause is not None:
                 self._leave()
             else:
                 self._pin = None
-            use = self._use
-            if use:
-                self._use = 0
-                target[use + end_at] = 1
-                if pop(use, None) is not None:
-                    free.append(use)
+            # As `end`, without its call.
+            try:
+                seat = self._use.pop()
+            except IndexError:
+                return
+            target[seat.ends_at] = 1
+            give(seat)
 
     RecordedLease.__name__ = RecordedLease.__qualname__ = "Lease"
     RecordedLease.__module__ = Lease.__module__
@@ -424,6 +506,7 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
     def lease(self: Any, *, timeout: float | None = 0) -> Any:
         pin: Any = None
         made: Any = None
+        seat: Seat | None = None
         try:
             pin = self._cell.pin
             if pin is None:
@@ -438,11 +521,25 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
                 if timer is not None:
                     return timer.lease(pin)
             made = RecordedLease()
-            made._use = 0
             made._thread = get_ident()
             made._record = record
-            # Written before the pin is in the lease: an interrupt up to here leaves a use, and no holder.
-            made._use = begin(record, 0, made)
+            # As `begin`, without its call.
+            try:
+                if dropped:
+                    clear()
+                native = local.native
+                seat = seated() if unused else take()
+                now = monotonic()
+                name = record.kind.type_name
+                pack(target, seat.at, now, record.id, native, texts.get(name) or text(name), now)
+                made._use = [seat]
+            except IndexError:
+                made._use = nowhere
+                writer.lost_use()
+            except Exception:
+                made._use = nowhere
+                writer.dropped += 1
+            # Behind what is written: an interrupt up to here leaves no holder without a use.
             made._pin = pin
             return made
         except BaseException:
@@ -450,7 +547,7 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
             self = made = None
             raise
         finally:  # K3
-            pin = made = None
+            pin = made = seat = None
 
     lease.__doc__ = Handle.lease.__doc__
     lease.__qualname__, lease.__module__ = Handle.lease.__qualname__, Handle.lease.__module__
@@ -458,14 +555,14 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
     class RecordedBlock(AccessBlock[Any]):
         """A block of `safe_access` that is written down."""
 
-        __slots__ = ("__weakref__", "_use")
-        _use: int
+        __slots__ = ("_use",)
+        _use: Use
 
         def __init__(self, registry: Any, given: Any, errors: Any) -> None:
             try:
-                self._use = 0
+                self._use = nowhere
                 super().__init__(registry, given, errors)
-                self._use = begin(self._record, 1, self)
+                self._use = begin(self._record, 1)
             finally:
                 self = given = None  # type: ignore[assignment]  # K3
 
@@ -473,9 +570,7 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
             try:
                 super().__exit__(kind, error, trace)
             finally:
-                use, self._use = self._use, 0
-                if use:
-                    end(use)
+                end(self._use)
                 self = kind = error = trace = None  # type: ignore[assignment]  # K3
 
     RecordedBlock.__name__ = RecordedBlock.__qualname__ = "AccessBlock"
@@ -484,22 +579,20 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
     def safe_access(self: Any, given: Any, fn: Any = None, /, *args: Any, errors: Any = ()) -> Any:
         if fn is None:
             return RecordedBlock(self._registry, given, errors)
-        use = 0
+        use = nowhere
         try:
             record = self._registry.records.get(given) if type(given) is int else given._record
             if record is not None:
                 use = begin(record, 1)
         except Exception:
             # What is no handle is refused below, with its own message.
-            use = 0
+            use = nowhere
         try:
             return inner_access(self, given, fn, *args, errors=errors)
         finally:
             __tracebackhide__ = True
-            if use:
-                target[use + end_at] = 1
-                free.append(use)
-            self = given = fn = args = None  # type: ignore[assignment]  # K3
+            end(use)
+            self = given = fn = args = use = None  # type: ignore[assignment]  # K3
 
     safe_access.__doc__ = inner_access.__doc__
     safe_access.__qualname__, safe_access.__module__ = inner_access.__qualname__, inner_access.__module__
@@ -507,25 +600,21 @@ def _of_leases(writer: Writer) -> list[Exchange]:  # noqa: C901 - it is its inne
     class RecordedExclusive(ExclusiveLease[Any]):
         """An exclusive access that is written down, from the moment it begins to wait."""
 
-        __slots__ = ("__weakref__", "_use")
-        _use: int
+        __slots__ = ("_use",)
+        _use: Use
 
         def __enter__(self) -> Any:
-            self._use = begin(self._record, 2, self)
+            self._use = begin(self._record, 2)
             try:
                 return super().__enter__()
             except BaseException:
-                if self._use:
-                    end(self._use)
+                end(self._use)
                 self = None  # type: ignore[assignment]  # K3
                 raise
 
         def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
             super().__exit__()
-            use = getattr(self, "_use", 0)
-            if use:
-                self._use = 0
-                end(use)
+            end(getattr(self, "_use", nowhere))
 
     RecordedExclusive.__name__ = RecordedExclusive.__qualname__ = "ExclusiveLease"
     RecordedExclusive.__module__ = ExclusiveLease.__module__

@@ -55,14 +55,18 @@ NO_STACKS: Final = 4
 
 RECORD: Final = Struct("<QdQIHBBQQIIII")
 """Number, time, object, thread, type, operation, flag, a, b, name, site, c, low half of the number."""
-SHUT_RECORD: Final = Struct("<QdQIHBB28xI")
-BEGINS_RECORD: Final = Struct("<QdQIHBB20xI4xI")
-ENDS_RECORD: Final = Struct("<QdQIHBB24xII")
-"""`RECORD` without what is 0 there: of a begin with the site, of an end with the reason as c."""
+REGISTER_RECORD: Final = Struct("<QdQIIQQIIII")
+SHUT_RECORD: Final = Struct("<QdQII28xI")
+BEGINS_RECORD: Final = Struct("<QdQII20xI4xI")
+ENDS_RECORD: Final = Struct("<QdQII24xII")
+"""`RECORD` with type, operation and flag in one number, ``type | operation << 16 | flag << 24``, and without
+what is 0 there: of a begin with the site, of an end with the reason as c."""
 USE: Final = Struct("<dQIHBBd")
 """Time, object, thread, type, kind, ended, time again."""
 USE_ENDED_AT: Final = 23
 """Where in `USE` the byte stands that ends it."""
+BEGUN_USE: Final = Struct("<dQIId")
+"""`USE` as it is begun: type, kind and ended in one number, ``type | kind << 16``."""
 THREAD: Final = Struct("<IIQd40s")
 """Native id, number of its stack + 1 (0: none), `get_ident()`, first seen, name."""
 TEXT: Final = Struct("<58sHI")

@@ -96,7 +96,7 @@ class Writer:
         self._seats = itertools.count()
         self._cells = itertools.count(1)
         self.texts: dict[str, int] = {"": 0}
-        self._sites: dict[tuple[int, int], tuple[int, CodeType]] = {}
+        self.sites: dict[tuple[int, int], tuple[int, CodeType]] = {}
         self._natives: dict[int, int] = {}
         self.free: deque[int] = deque(self._uses + n * layout.USE.size for n in range(uses))
         self.stacks: Stacks = Stacks(self.base + self._stacks_at)
@@ -209,13 +209,13 @@ class Writer:
         if code is None:
             return 0
         key = (id(code), at)
-        known = self._sites.get(key)
+        known = self.sites.get(key)
         if known is not None:
             return known[0]
         number = self.text(f"{code.co_filename}:{runtime.line_of((code, at))}")
-        if len(self._sites) < layout.TEXTS * 4:
+        if len(self.sites) < layout.TEXTS * 4:
             # With the code, whose identity stays its own while it lives.
-            self._sites[key] = (number, code)
+            self.sites[key] = (number, code)
         return number
 
     # -- threads ---------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from lifecycle.observe import ledger
 from lifecycle.recorder import Recorder, RecorderError, files, hooks, layout
 from lifecycle.recorder.postmortem import Report, analyse
 from lifecycle.recorder.reader import Entry, read
+from lifecycle.testing import at_once, each_interrupt, switching
 from lifecycle.testing.interrupts import run_interrupted
 from tests.core.natives import Native
 from tests.support import eventually, run_python
@@ -376,11 +377,56 @@ def test_more_leases_than_room_are_counted(manager: SafetyManager, recorder: Rec
     made.close()
 
 
+def test_an_interrupt_leaves_no_use_open_and_costs_no_place(
+    manager: SafetyManager, recorder: Recorder
+) -> None:
+    made = manager.register(Native(), "thing", release=Native.free, release_on=ANY_THREAD)
+    for lease in [made.lease() for _ in range(8)]:
+        # Each place has been used once.
+        lease.close()
+
+    def run() -> None:
+        with made.lease():
+            pass
+
+    places = []
+    for struck in each_interrupt(run, of=lambda code: code.co_filename == hooks.__file__):
+        places.append(struck.place)
+        struck.error and struck.error.with_traceback(None)
+    assert len(places) > 10
+    for _ in range(2):
+        # The first one clears.
+        leases = [made.lease() for _ in range(8)]
+        assert len(look(recorder).in_use) == 8
+        for lease in leases:
+            lease.close()
+    assert not recorder.stats().left_out_uses
+    assert not look(recorder).in_use
+    made.close()
+
+
+def test_two_that_end_one_lease_end_it_once(manager: SafetyManager, recorder: Recorder) -> None:
+    """Its place in the table is given back once, or two others had it."""
+    made = manager.register(Native(), "thing", release=Native.free, release_on=ANY_THREAD)
+    for _ in range(20):
+        lease = made.lease()
+        with switching():
+            at_once(lease.close, lease.close)
+    leases = [made.lease() for _ in range(8)]
+    assert len(look(recorder).in_use) == 8
+    assert not recorder.stats().left_out_uses
+    with made.lease():
+        assert recorder.stats().left_out_uses == 1
+    for lease in leases:
+        lease.close()
+    made.close()
+
+
 def test_a_use_is_over_when_the_release_has_begun(manager: SafetyManager, recorder: Recorder) -> None:
     """Whatever the table says: an interrupt may have struck where the end was to be written."""
     made = manager.register(Native(), "thing", release=Native.free, release_on=ANY_THREAD)
     lease: Any = made.lease()
-    lease._use = 0
+    lease._use = []
     lease.close()
     assert len(look(recorder).in_use) == 1
     made.close()
