@@ -21,7 +21,7 @@ from lifecycle._core.holders import (
     raw_references,
 )
 from lifecycle._core.place import DEFAULT, WhenDue
-from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut
+from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut, silence
 from lifecycle._core.release import finish
 from lifecycle._core.shares import SHUT
 from lifecycle._core.waiting import poll
@@ -152,6 +152,8 @@ def begin_detach(
                 ),
                 holders,
             )
+        # Nobody holds it: a worker woken by a view's bell would find nothing to do.
+        silence(record)
     finally:
         pin = cell = share = None  # a kept traceback must keep nothing alive
         box.clear()

@@ -91,6 +91,32 @@ def test_detached_it_is_the_callers_again(manager: SafetyManager, released: dequ
     assert stats.types["thing"].closed["detach"] == 1
 
 
+def test_a_detach_wakes_no_worker_for_a_view_that_has_gone(manager: SafetyManager) -> None:
+    """Whoever detaches has the object; a view that outlives a close does wake one."""
+    memory = ctypes.create_string_buffer(8)
+
+    def viewed() -> Handle[Any]:
+        return manager.register(Thing(), "viewed", release=lambda _: None, release_on=ANY_THREAD)
+
+    handle = viewed()
+    registry = handle._record.kind.registry
+    rung: list[Any] = []
+    workers, registry.ring = registry.ring, rung.append
+    try:
+        handle.view(ctypes.addressof(memory), 8).release()
+        handle.detach()
+        assert rung == []
+        handle = viewed()
+        outlives = handle.view(ctypes.addressof(memory), 8)
+        handle.close(timeout=0)
+        del outlives
+        assert len(rung) == 1
+    finally:
+        registry.ring = workers
+    manager.run_due()
+    eventually(lambda: manager.stats().active_objects == 0)
+
+
 def test_detaching_twice_is_refused_and_registers_nothing(
     manager: SafetyManager, released: deque[Thing]
 ) -> None:
