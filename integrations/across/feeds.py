@@ -50,7 +50,7 @@ class Feed(Protocol):
         because `source` told how many were published when this end was opened."""
 
     def shut(self) -> None:
-        """Let go of everything; what another thread is calling ends first."""
+        """Let go of everything, and wake a thread that waits; what another thread is calling ends first."""
 
     def keep(self) -> None:
         """In a forked child: destroy nothing, ever."""

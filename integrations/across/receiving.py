@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["SLICE", "TopicReceiver", "check_name", "check_policy"]
 
 SLICE = 0.05
-"""Seconds that a wait in the engine lasts at most, so that a signal or a close is noticed."""
+"""Seconds that the first waits of a call last at most. A frame, an end and a close wake it; the death of the
+publisher's process, and what another thread was woken for, are looked for."""
+LONGEST, GROWTH = 0.25, 1.25
+"""Where nothing comes, each wait is that many times as long as the one before it, up to these seconds."""
 FORKED = "of the parent process, which this one was forked from"
 
 R = TypeVar("R", bound="TopicReceiver")
@@ -83,6 +86,8 @@ class TopicReceiver(Uncopied):
         self._told = 0
         # While a thread takes one; what comes in the middle of that on the same thread waits for it to end.
         self._busy = self._closes = False
+        # The threads that wait.
+        self._waiting: dict[int, bool] = {}
         # Asked once the topic knows of this receiver: what was published before then it need not get.
         source = feed.source()
         self._last = source
@@ -113,15 +118,20 @@ class TopicReceiver(Uncopied):
         """
         if timeout is not None:
             check_timeout(timeout)
+        frame = self._take()
+        if frame is not None:
+            return frame
         if must_not_wait():
             timeout = 0
         until = None if timeout is None else monotonic() + timeout
+        pause, waited = SLICE, False
         while True:
+            feed, seconds = self._nothing_yet(until, timeout, pause, waited)
+            self._wait(feed, seconds)
             frame = self._take()
             if frame is not None:
                 return frame
-            feed, seconds = self._nothing_yet(until, timeout)
-            feed.wait(seconds)
+            pause, waited = min(pause * GROWTH, LONGEST), True
 
     async def recv_async(self, timeout: float | None = None) -> Frame:
         """`recv` for coroutines: the event loop goes on meanwhile, a thread of its executor waits. Cancelling
@@ -131,12 +141,14 @@ class TopicReceiver(Uncopied):
         if timeout is not None:
             check_timeout(timeout)
         until = None if timeout is None else monotonic() + timeout
+        pause, waited = SLICE, False
         while True:
             frame = self._take()
             if frame is not None:
                 return frame
-            feed, seconds = self._nothing_yet(until, timeout)
-            await asyncio.get_running_loop().run_in_executor(None, feed.wait, seconds)
+            feed, seconds = self._nothing_yet(until, timeout, pause, waited)
+            await asyncio.get_running_loop().run_in_executor(None, self._wait, feed, seconds)
+            pause, waited = min(pause * GROWTH, LONGEST), True
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames until the publisher closes. Each is closed when the next one is asked for. What was missed
@@ -250,10 +262,27 @@ class TopicReceiver(Uncopied):
             return not feed.has_more()
         return frame.key or not now.awaits_key
 
-    def _nothing_yet(self, until: float | None, timeout: float | None) -> tuple[Feed, float]:
-        """Nothing is there: raise what that means, or return what to wait in, and for how many seconds."""
-        left = SLICE if until is None else min(SLICE, until - monotonic())
+    def _wait(self, feed: Feed, seconds: float) -> None:
+        """Wait for what comes; one thread is woken for it."""
+        me = threading.get_ident()
+        if len(self._waiting) > (me in self._waiting):
+            # Another waits as well, and two frames may wake one thread once.
+            seconds = min(seconds, SLICE)
+        try:
+            self._waiting[me] = True
+            feed.wait(seconds)
+        finally:
+            self._waiting.pop(me, None)
+
+    def _nothing_yet(
+        self, until: float | None, timeout: float | None, pause: float, waited: bool
+    ) -> tuple[Feed, float]:
+        """Nothing is there: raise what that means, or return what to wait in, and for how many seconds. The
+        publisher is asked for where a wait has brought nothing: its close ends one."""
+        left = pause if until is None else min(pause, until - monotonic())
         feed = self._open_feed()
+        if not waited and left > 0:
+            return feed, left
         source = self._last = feed.source()
         if source.state != "alive" and (self._told != source.epoch or left <= 0):
             # Asked after the end was seen: what was sent before it has come by now.
@@ -407,6 +436,7 @@ class TopicReceiver(Uncopied):
         # The old lock may be a thread's that is not here.
         self._turn = threading.RLock()
         self._busy = self._closes = False
+        self._waiting = {}
         feed, self._feed = self._feed, None
         self._to_shut = self._arrived = None
         self._standing = self._standing._replace(ended=FORKED, waiting=None)

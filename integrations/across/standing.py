@@ -40,6 +40,9 @@ class Standing(NamedTuple):
     def before(self, frame: Frame, policy: type[Policy]) -> Standing:
         """Where the receiver stands in front of `frame`, with what it has missed; `frame` waits."""
         seq, epoch = frame.seq, frame.epoch
+        if self.begun and epoch == self.epoch and seq == self.cursor:
+            # The next one, as most are.
+            return self._replace(waiting=frame)
         if epoch == self.epoch:
             gap = seq - self.cursor if self.begun else max(0, seq - self.cursor)
             after = self._replace(cursor=seq)

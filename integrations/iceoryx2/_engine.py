@@ -64,6 +64,9 @@ LIFE: Final = "?life "
 RING: Final = "?ring"
 """Behind the topic's name: the event by which receivers ring for the publisher."""
 SHARED: Final = "/dev/shm"
+MOST_DESCRIPTORS: Final = 1024
+UNHEARD: Final = 0.05
+"""Seconds between two looks where the engine does not wait."""
 OVERHEAD: Final = 1 << 19
 """Bytes that the engine's own files take at most: services, connections, events."""
 SPARE_NODES: Final = 8
@@ -363,6 +366,28 @@ class Watch:
     def __init__(self) -> None:
         self._poll: Any = select.poll() if hasattr(select, "poll") and hasattr(os, "pidfd_open") else None
         self._descriptors: dict[int, int] = {}
+        self._events: Any = None
+        self._owner = os.getpid()
+
+    def listen(self, listener: Any) -> bool:
+        """Wake for an event of the engine as well; whether that can be had. Called before all else."""
+        if self._poll is None:
+            return False
+        poll = select.epoll()
+        # The engine waits by select(), which knows no more.
+        if poll.fileno() >= MOST_DESCRIPTORS:
+            return False
+        try:
+            builder = iox.WaitSetBuilder.new()
+            waits = builder.signal_handling_mode(iox.SignalHandlingMode.Disabled).create(ipc)
+            descriptor = iox.FileDescriptor.non_owning_new(poll.fileno())
+            # What is attached is so for as long as its guard is kept.
+            guards = waits.attach_notification(listener), waits.attach_notification_fd(descriptor)
+        except (iox.WaitSetCreateError, iox.WaitSetAttachmentError):
+            return False
+        self._poll = poll
+        self._events = (waits, guards, listener)
+        return True
 
     def follow(self, pids: set[int]) -> None:
         """Watch these, and no others."""
@@ -379,16 +404,26 @@ class Watch:
                 continue  # it has ended, in another namespace perhaps: the engine's own look finds it
             self._poll.register(self._descriptors[pid], select.POLLIN)
 
+    def follows(self, pid: int) -> bool:
+        """Whether the system tells when this one has ended."""
+        return pid in self._descriptors
+
     def also(self, descriptor: int) -> None:
         """Wake for this one as well."""
         if self._poll is not None:
             self._poll.register(descriptor, select.POLLIN)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until one has ended, or `seconds` are over; whether one has."""
+        """Wait until one has ended, something else has come, or `seconds` are over; whether one has ended."""
         if self._poll is None:
             time.sleep(seconds)
             return False
+        if self._events is not None:
+            try:
+                self._events[0].wait_and_process_with_timeout(iox.Duration.from_micros(int(seconds * 1e6)))
+            except iox.WaitSetRunError:
+                time.sleep(min(seconds, UNHEARD))
+            seconds = 0
         ready = {descriptor for descriptor, _ in self._poll.poll(seconds * 1000)}
         over = [pid for pid, descriptor in self._descriptors.items() if descriptor in ready]
         for pid in over:
@@ -411,6 +446,10 @@ class Watch:
 
     def close(self) -> None:
         """Watch nobody. May be repeated."""
+        if self._events is not None and self._owner != os.getpid():
+            # In a forked child: what is taken out of an epoll is taken out of the parent's.
+            return
+        self._events = None
         for pid in list(self._descriptors):
             self._drop(pid)
 

@@ -9,7 +9,29 @@ from lifecycle import Handle
 from lifecycle.integrations.across.header import SIZE, Form, array_over, pack_into
 from lifecycle.lowlevel import Uncopied, pin
 
-__all__ = ["Loan"]
+__all__ = ["Lent", "Loan", "write_header"]
+
+
+def write_header(address: int, form: Form, seq: int, epoch: int, published_ns: int, key: bool) -> None:
+    """Write what stands in front of a frame."""
+    buffer = (ctypes.c_char * SIZE).from_address(address)
+    pack_into(buffer, form, seq, epoch, published_ns, key)
+
+
+class Lent:
+    """What `Publisher.copy` fills: nobody else has it, so it is no object of the manager's. Dropped, the
+    engine has it back."""
+
+    __slots__ = ("__weakref__", "raw")
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+
+    def fill(self, source: Any, form: Form) -> None:
+        """Copy `source` into it."""
+        if form.nbytes:
+            memory = (ctypes.c_char * form.nbytes).from_address(self.raw.payload_ptr)
+            array_over(memoryview(memory).cast("B"), form.shape, form.dtype)[...] = source
 
 
 class Loan(Uncopied):
@@ -67,8 +89,7 @@ class Loan(Uncopied):
         """Write what stands in front of the frame. Raises `AccessRefusedError` once it is closed."""
         held = pin(self._handle)
         try:
-            buffer = (ctypes.c_char * SIZE).from_address(self._header)
-            pack_into(buffer, self._form, seq, epoch, published_ns, key)
+            write_header(self._header, self._form, seq, epoch, published_ns, key)
         finally:
             held = None  # type: ignore[assignment]  # noqa: F841 - K3
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from typing import Any, Final
 
 import attrs
@@ -31,17 +32,18 @@ from lifecycle.integrations.across.errors import (
     TopicError,
     TransportError,
 )
-from lifecycle.integrations.across.header import array_of, form_of
+from lifecycle.integrations.across.header import Form, array_of, form_of
 from lifecycle.integrations.across.receiving import check_name
 from lifecycle.integrations.iceoryx2 import _engine
 from lifecycle.integrations.iceoryx2._engine import Ends, Facts, Figures, Key, Watch, iox
-from lifecycle.integrations.iceoryx2.loans import Loan
+from lifecycle.integrations.iceoryx2.loans import Lent, Loan, write_header
 from lifecycle.integrations.iceoryx2.peers import Peer, Reaped
 from lifecycle.lowlevel import (
     Uncopied,
     after_fork,
     check_timeout,
     complain,
+    keep_for_ever,
     monotonic,
     must_not_wait,
     recipe,
@@ -56,7 +58,8 @@ LOAN: Final = "iceoryx2.Loan"
 """The type under which loans are registered."""
 PAUSE: Final = 0.001
 """Seconds between two looks for a loan that comes back."""
-SLICE: Final = 0.05
+SLICE, LONG_SLICE = 0.05, 0.25
+"""Seconds between two looks of the watcher: where it cannot, and where it can wait for all that it serves."""
 REOPEN: Final = 2.0
 """Seconds within which a topic of a publisher that has just ended must have become free."""
 
@@ -97,8 +100,11 @@ class _Ports(Ends):
         "forked",
         "heard",
         "known",
+        "lent",
         "name",
         "nbytes",
+        "passing",
+        "pid",
         "publisher",
         "rings",
         "stopped",
@@ -114,7 +120,12 @@ class _Ports(Ends):
         self.waker: list[int] = []
         self.stopped = self.busy = self.forked = False
         self.known = -1
+        # Asked once: it is a call of the system, and a forked child tells nothing.
+        self.pid = os.getpid()
         self.counts = _Counts()
+        # What is on its way between the manager and the engine, for a child that is forked there.
+        self.passing: Any = None
+        self.lent: weakref.WeakSet[Lent] = weakref.WeakSet()
         self.service = self.hold(self._service(name, figures))
         self.publisher = self.hold(self._port(name, nbytes, loans))
         try:
@@ -191,34 +202,39 @@ class _Ports(Ends):
         readers = figures.receivers + _engine.SPARE_NODES
         board = self.hold(_engine.new_board(self.node, name, epoch, readers))
         entry = self.hold(self.hold(board.writer_builder().create()).entry(Key(1), Facts))
-        entry.update_with_copy(Facts(epoch, 0, 0, os.getpid()))
+        entry.update_with_copy(Facts(epoch, 0, 0, self.pid))
         return entry
 
     # -- in use ----------------------------------------------------------------------------------------------
 
-    def send(self, loan: Loan, key: bool) -> int:
-        """Send a loan. See the module."""
+    def send(self, loan: Loan | Lent, form: Form, key: bool) -> int:
+        """Send what was lent. See the module."""
         raw = sample = sending = None
         counts = self.counts
+        kept = ", and the loan stays yours" if isinstance(loan, Loan) else ""
         with self.turn:
             if self.busy:
                 raise BusyError(
                     f"a frame of topic {self.name!r} is being published on this thread, in the middle of "
                     "which this call came (a signal handler, a __del__): publish on another thread, or "
-                    "afterwards; the loan stays yours"
+                    f"afterwards{kept}"
                 )
             self.busy = True
             try:
                 sending = _Sending(counts.sending.next)
                 if self.stopped:
-                    raise ClosedError(
-                        f"the publisher of topic {self.name!r} is closed, and the loan stays yours"
-                    )
-                id, nbytes = loan._handle.id, loan._form.nbytes
-                loan._write_header(sending.seq, counts.epoch, time.time_ns(), key)
-                raw = loan._handle.detach()
+                    raise ClosedError(f"the publisher of topic {self.name!r} is closed{kept}")
+                if isinstance(loan, Lent):
+                    id, raw = 0, loan.raw
+                    header = raw.user_header_ptr
+                    write_header(header, form, sending.seq, counts.epoch, time.time_ns(), key)
+                else:
+                    id = loan._handle.id
+                    loan._write_header(sending.seq, counts.epoch, time.time_ns(), key)
+                    raw = loan._handle.detach()
+                self.passing = raw
                 sample = raw.assume_init()
-                raw = None
+                self.passing = sample
                 counts.sending = sending
                 try:
                     for sending.told in taking(sample.send):
@@ -232,10 +248,10 @@ class _Ports(Ends):
                     ) from None
                 note = crossing.note
                 if note is not None:
-                    note("published", LOAN, id, self.name, sending.seq, nbytes)
+                    note("published", LOAN, id, self.name, sending.seq, form.nbytes)
                 return sending.told or 0
             finally:
-                raw = sample = loan = None  # type: ignore[assignment]  # K3
+                raw = sample = loan = self.passing = None  # type: ignore[assignment]  # K3
                 self.busy = False
                 if self.stopped or (sending is not None and sending.told is not None):
                     self.tell()
@@ -249,7 +265,7 @@ class _Ports(Ends):
         told = None
         # What came in the middle of it, by a signal handler or a ``__del__``, is not written over for good.
         while told != (told := (now.sending.next, int(self.stopped))):
-            self.entry.update_with_copy(Facts(now.epoch, *told, os.getpid()))
+            self.entry.update_with_copy(Facts(now.epoch, *told, self.pid))
         try:
             self.heard.notify()
         except iox.NotifierNotifyError:
@@ -281,9 +297,10 @@ class _Ports(Ends):
                 if self.stopped:
                     # Before this thread began: the waker may be closed.
                     return
+                pause = LONG_SLICE if watch.listen(self.rings) else SLICE
                 watch.also(self.waker[0])
             while True:
-                died = watch.wait(SLICE)
+                died = watch.wait(pause)
                 # Asked out of turn: who closes in the middle of a publish has the turn, and waits for this.
                 if self.over():
                     return
@@ -296,6 +313,8 @@ class _Ports(Ends):
                     if not told:
                         complain()
                     told = True
+                    # What it did not take would wake it for ever.
+                    time.sleep(SLICE)
         finally:
             watch.close()
 
@@ -311,7 +330,7 @@ class _Ports(Ends):
             self.reap()
             nodes = self.nodes()
         self.known = self.service.dynamic_config.number_of_subscribers
-        watch.follow({pid for pid, _, state, _ in nodes if state == "alive" and pid != os.getpid()})
+        watch.follow({pid for pid, _, state, _ in nodes if state == "alive" and pid != self.pid})
 
     def shut(self) -> None:
         """Tell receivers that it is closed, and end the watcher. May be repeated (K7)."""
@@ -330,6 +349,8 @@ class _Ports(Ends):
         self.turn = threading.RLock()
         self.stopped = self.forked = True
         self.busy = False
+        for lent in (self.passing, *(one.raw for one in self.lent)):
+            keep_for_ever(lent)
         super().keep()
 
     def forget_waker(self) -> None:
@@ -488,34 +509,9 @@ class Publisher(Uncopied):
         check_timeout(timeout)
         form = form_of(shape, dtype)
         ports = self._open()
-        if form.nbytes > self._nbytes:
-            raise FrameTooLargeError(
-                f"a frame of {form.shape} {form.dtype} has {form.nbytes} bytes, and topic {self._name!r} was "
-                f"made for {self._nbytes}: make its publisher with more nbytes="
-            )
         raw = handle = None
-        until = None if timeout is None else monotonic() + timeout
-        tried = False
         try:
-            while True:
-                try:
-                    raw = ports.publisher.loan_slice_uninit(_lines(form.nbytes))
-                    break
-                except iox.LoanError as error:
-                    reason = _engine.text_of_reason(error)
-                    if reason not in ("ExceedsMaxLoans", "OutOfMemory"):
-                        raise TransportError(
-                            f"topic {self._name!r} gives no frame: iceoryx2 says {reason}"
-                        ) from None
-                if self._manager.run_due() or not tried:
-                    tried = True
-                    continue
-                if (until is not None and monotonic() >= until) or must_not_wait():
-                    raise PoolExhaustedError(
-                        f"topic {self._name!r} has {self._loans} loan(s), and all are being written: publish "
-                        "or close them (and their arrays), or make its publisher with more loans="
-                    )
-                time.sleep(PAUSE)
+            raw = self._lend(ports, form, timeout)
             address, header = raw.payload_ptr, raw.user_header_ptr
             handle = self._recipe.register(raw, address, form.nbytes)
             note = crossing.note
@@ -524,6 +520,36 @@ class Publisher(Uncopied):
             return Loan(handle, form, address, header, ports)
         finally:
             raw = handle = None  # K3
+
+    def _lend(self, ports: _Ports, form: Form, timeout: float | None) -> Any:
+        """The engine's loan, for a frame of this form. As `loan`."""
+        if form.nbytes > self._nbytes:
+            raise FrameTooLargeError(
+                f"a frame of {form.shape} {form.dtype} has {form.nbytes} bytes, and topic {self._name!r} was "
+                f"made for {self._nbytes}: make its publisher with more nbytes="
+            )
+        until = None
+        tried = False
+        while True:
+            try:
+                return ports.publisher.loan_slice_uninit(_lines(form.nbytes))
+            except iox.LoanError as error:
+                reason = _engine.text_of_reason(error)
+                if reason not in ("ExceedsMaxLoans", "OutOfMemory"):
+                    raise TransportError(
+                        f"topic {self._name!r} gives no frame: iceoryx2 says {reason}"
+                    ) from None
+            if timeout is not None and until is None:
+                until = monotonic() + timeout
+            if self._manager.run_due() or not tried:
+                tried = True
+                continue
+            if (until is not None and monotonic() >= until) or must_not_wait():
+                raise PoolExhaustedError(
+                    f"topic {self._name!r} has {self._loans} loan(s), and all are being written: publish "
+                    "or close them (and their arrays), or make its publisher with more loans="
+                )
+            time.sleep(PAUSE)
 
     def publish(self, loan: Loan, *, key: bool = True) -> int:
         """Send a loan to every receiver, and return how many there are. The loan is over then.
@@ -539,17 +565,22 @@ class Publisher(Uncopied):
         ports = self._open()
         if loan._owner is not ports:
             raise ForeignHandleError(f"{loan!r} is no loan of {self!r}: publish it where it was lent")
-        return ports.send(loan, bool(key))
+        return ports.send(loan, loan._form, bool(key))
 
     def copy(self, array: Any, *, key: bool = True) -> int:
         """Publish a copy of an array, of any strides, of bytes, or of anything that NumPy makes an array of.
         As `loan` and `publish`; raises what they raise."""
         source = array_of(array)
-        with self.loan(source.shape, source.dtype) as loan:
-            target = loan.array()
-            target[...] = source
-            del source, target  # K3: the frame is not published while an array of it lives
-            return self.publish(loan, key=key)
+        form = form_of(source.shape, source.dtype)
+        ports = self._open()
+        lent = None
+        try:
+            lent = Lent(self._lend(ports, form, 0))
+            ports.lent.add(lent)
+            lent.fill(source, form)
+            return ports.send(lent, form, bool(key))
+        finally:
+            source = lent = None  # K3
 
     def pump(self, receiver: FrameReceiver[Any]) -> Bridge:
         """Have a thread publish a copy of each frame of a local distributor: arrays, bytes, or frames with

@@ -27,6 +27,8 @@ POLL: Final = 0.02
 """Seconds between two looks for a topic that is not there yet."""
 LOOK: Final = 0.2
 """Seconds between two looks at the engine's own list for a publisher that has died."""
+SELDOM: Final = 1.0
+"""Where the system tells that a process has ended."""
 RETRIES: Final = 5
 PAUSE: Final = 0.001
 """Seconds between two looks for a frame that comes back."""
@@ -52,6 +54,7 @@ class _Feed(Ends):
         "ring",
         "starved",
         "subscriber",
+        "waker",
     )
 
     def __init__(self, manager: SafetyManager, name: str) -> None:
@@ -80,7 +83,8 @@ class _Feed(Ends):
             if not self._turn_page(0):
                 return False
             ports = int(service.static_config.max_subscribers) + _engine.SPARE_NODES
-            heard = _engine.event_service(self.node, self.name, ports).listener_builder().create()
+            event = _engine.event_service(self.node, self.name, ports)
+            heard, waker = event.listener_builder().create(), event.notifier_builder().create()
             ring = _engine.joins_service(self.node, self.name, ports).notifier_builder().create()
         except _ENGINE as error:
             raise _engine.refused(f"topic {self.name!r} cannot be opened", error) from None
@@ -88,6 +92,7 @@ class _Feed(Ends):
         config = service.static_config
         self.held = int(config.subscriber_max_borrowed_samples)
         self.heard = self.hold(heard)
+        self.waker = self.hold(waker)
         self.ring = self.hold(ring)
         self.subscriber = self.hold(self._seat(config))
         self._receive = self.subscriber.receive
@@ -222,7 +227,7 @@ class _Feed(Ends):
             self._watch.follow({pid})
             self._looked = 0.0
         now = monotonic()
-        if not self._watch.wait(0) and now - self._looked < LOOK:
+        if not self._watch.wait(0) and now - self._looked < (SELDOM if self._watch.follows(pid) else LOOK):
             return False
         self._looked = now
         # The engine knows best, where it still has an entry: none is left once somebody has reaped it.
@@ -240,6 +245,11 @@ class _Feed(Ends):
 
     def shut(self) -> None:
         """See `across.feeds.Feed`: whoever has let go of the engine's ends has ended them."""
+        try:
+            self.waker.notify()
+        except iox.NotifierNotifyError:
+            # They look by themselves a moment later.
+            pass
         with self._looking:
             self._watch.close()
 

@@ -162,6 +162,8 @@ class _Feed:
 
     def shut(self) -> None:
         """See `across.feeds.Feed`."""
+        # Who waits is to see it.
+        self.arrivals.heard.set()
         steps = [end.undeclare for end in self.ends]
         if self.own and steps:
             steps.append(self.session.close)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import os
+import select
 import threading
 from typing import Any
 
@@ -385,6 +387,49 @@ def test_a_consumer_that_dies_gives_back_seat_and_frames(manager: SafetyManager,
             assert (survivor.received, survivor.missed) == (sent, 0)
             assert publisher.stats().failed == 0
         assert publisher.consumers() == ()
+
+
+@pytest.mark.skipif(
+    not (hasattr(os, "pidfd_open") and hasattr(select, "epoll")), reason="no system tells of processes here"
+)
+def test_the_watcher_is_woken_for_all_that_it_serves(
+    manager: SafetyManager, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late receiver and a killed one: nothing else would wake it within an hour."""
+    monkeypatch.setattr(
+        importlib.import_module("lifecycle.integrations.iceoryx2.publisher"), "LONG_SLICE", 3600
+    )
+    code = """
+        receiver = Receiver(manager, topic)
+        say(receiver.recv(60).seq)
+        told()
+    """
+    with Publisher(manager, topic, 64, history=1) as publisher:
+        publisher.copy(b"before")
+        with Other(code, topic) as other:
+            assert other.says() == "0"
+            other.kill()
+            eventually(lambda: publisher.receivers == 0)
+
+
+def test_a_copy_is_no_object_of_the_managers(manager: SafetyManager, topic: str) -> None:
+    """Nobody else has what it fills; what is lent for it is back, sent or refused."""
+    with Publisher(manager, topic, 64, loans=1) as publisher, Receiver(manager, topic) as receiver:
+        for number in range(3):
+            publisher.copy(np.full((3, 5), number, "i2"))
+            with receiver.recv(30) as frame:
+                assert (frame.shape, frame.dtype, int(frame.array().max())) == (
+                    (3, 5),
+                    np.dtype("i2"),
+                    number,
+                )
+        with publisher.loan(8):
+            with pytest.raises(PoolExhaustedError):
+                publisher.copy(b"no room")
+        publisher.loan(8).close()
+        assert "iceoryx2.Loan" in manager.stats().types
+        registered = manager.stats().types["iceoryx2.Loan"].registered
+        assert (publisher.published, registered) == (3, 2)
 
 
 # -- bad input -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import importlib
 import itertools
 import os
 import sys
@@ -452,6 +453,33 @@ def test_a_close_that_was_interrupted_is_made_up_for_by_the_next(transport: str)
                 eventually(functools.partial(told_an_end, receiver))
                 assert receiver.source == "closed", at
         publisher = receiver = None
+        stage.settle("closed")
+
+
+@pytest.mark.parametrize("transport", [pytest.param(one, marks=pytest.mark.needs(one)) for one in BOTH])
+def test_a_close_wakes_the_thread_that_waits(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not look by itself: nothing else would end this wait within an hour."""
+    receiving = importlib.import_module("lifecycle.integrations.across.receiving")
+    monkeypatch.setattr(receiving, "SLICE", 3600.0)
+    monkeypatch.setattr(receiving, "LONGEST", 3600.0)
+    with on_stage(transport) as stage:
+        receiver = stage.new_receiver(stage.topic)
+        told: list[str] = []
+
+        def wait() -> None:
+            try:
+                receiver.recv()
+            except ClosedError as error:
+                told.append(str(error))
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        eventually(lambda: receiver._waiting)
+        receiver.close()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        assert len(told) == 1
+        receiver = None
         stage.settle("closed")
 
 

@@ -88,9 +88,12 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
         "the end of a thread of its own, looked at between frames; another in a forked child",
     ),
     ("integrations/across/bridges.py", "join"): (1, "the end of a thread of its own, at close"),
-    ("integrations/iceoryx2/_engine.py", "sleep"): (1, "a process that has died, where no system tells"),
+    ("integrations/iceoryx2/_engine.py", "sleep"): (2, "a process that has died, where no system tells"),
     ("integrations/iceoryx2/publisher.py", "join"): (1, "the end of the watcher, at close"),
-    ("integrations/iceoryx2/publisher.py", "sleep"): (3, "a topic that another process removes; a loan"),
+    ("integrations/iceoryx2/publisher.py", "sleep"): (
+        4,
+        "a topic that another process removes; a loan; an event that cannot be read",
+    ),
     ("integrations/iceoryx2/receiver.py", "sleep"): (
         3,
         "a topic that another process makes; a frame of a thread's",
