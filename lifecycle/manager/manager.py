@@ -160,12 +160,13 @@ class SafetyManager(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True once `close` was called."""
         return self._registry.closed
 
     @property
     def stopping(self) -> StopToken:
-        """The stop token: set when `close` begins, before any door is shut. For whoever produces objects."""
+        """The stop token: set when `close` begins, before any object is closed. Producers of objects look at
+        it."""
         return self._stopping
 
     def __repr__(self) -> str:
@@ -203,29 +204,30 @@ class SafetyManager(Uncopied):
         release:
             Called exactly once as ``release(obj)``, at the place `release_on`. A bound method of `obj` itself
             (``obj.close``) and the name of a method (``"close"``) are called without more. It may raise
-            `NotReleased` to be called again. `DROPPED`: the object frees its native in its own deallocation,
-            so it is let go of once nobody else refers to it, and is ``kept`` until then. None: nothing is
-            called (a borrowed object). What cannot work, such as a function that takes no argument, is
-            refused at once.
+            `NotReleased` to be called again. `DROPPED`: the object frees its native in its own deallocation.
+            Its state is ``kept`` while other references to it exist; then the library drops its own
+            reference. None: nothing is called (a borrowed object). What cannot work, such as a function that
+            takes no argument, is refused at once.
         release_on:
             `BACKGROUND` (timed workers), `ANY_THREAD` (inline), or a `ReleaseQueue`.
         native:
             The native name (address, GL name, file descriptor), hashable. Shown in messages; a second live
-            owner of the same native is refused. An address, a number from 2**32 to 2**48, is one native in
-            the whole process; any other name is one of its type, in the process or on its queue; 0 and
-            negative numbers are none. A number that is registered without `native` is one itself, of its
-            release: an int, one of NumPy, a pointer of ctypes or cffi. An owner whose release has begun is
-            waited for, at most 50 ms, and then is no owner any more.
+            owner of the same native is refused. An address (a number from 2**32 to 2**48) is one native in
+            the whole process. Any other name is one native of its type, in the process or on its queue. 0 and
+            negative numbers mean that there is no native. If `obj` is a number (an int, one of NumPy, a
+            pointer of ctypes or cffi) and `native` is not given, the number itself is the native, of its
+            release function. If the release of the owner has begun, `register` waits for it, at most 50 ms,
+            and then replaces that owner.
         parent:
             A handle or proxy whose object must not be released before this one, or a tuple of several.
         size:
             Native bytes, for statistics and budgets.
         keep_alive:
             Python objects that live until the release has returned, or a tuple of them: callbacks that the
-            native calls, buffers that it reads. Kept for ever where nobody knows whether the native is gone:
-            when the release fails or hangs, the queue is lost, or the object is detached.
+            native calls, buffers that it reads. They are kept for ever if it is not known whether the native
+            is gone: when the release fails or hangs, the queue is lost, or the object is detached.
         retry_on:
-            Exception types of an idempotent `release` that mean «call again», like `NotReleased`.
+            Exception types of an idempotent `release` after which it is called again, as after `NotReleased`.
         retry_for:
             Seconds for which a release that released nothing is called again; None: as long as there is time.
         unique:
@@ -236,7 +238,7 @@ class SafetyManager(Uncopied):
 
         Raises `RegistrationError` (`DuplicateError`, `CallbackError`, `LimitError`, `ForeignHandleError`) for
         what it cannot take; the object is then still yours. After `close` it raises `ClosedError`, and the
-        object, which had become the manager's, has been released. An interrupt in here releases it too.
+        object has then been released. An interrupt inside this call releases the object too.
         """
         registry = self._registry
         record = extra = None
@@ -395,15 +397,15 @@ class SafetyManager(Uncopied):
                 parent_pin = parent = obj = attempt = None  # type: ignore[assignment]
 
     def callback(self, fn: Callable[..., Any], ctype: Any, *, errors: Any = (), on_error: Any = 0) -> Any:
-        """A function that C can call, of the type `ctype` (``ctypes.CFUNCTYPE(…)``): it calls `fn`, and
-        nothing that `fn` does can harm the caller. Give it to ``register(keep_alive=)`` of what calls it.
+        """Return a function that C can call, of the type `ctype` (``ctypes.CFUNCTYPE(…)``). It calls `fn`,
+        and never raises into C. Give it as ``keep_alive=`` when you register the object that calls it.
 
-        An exception of `fn` is counted and reported, as a declared error where its type is in `errors` (or
-        the configuration's), as a panic otherwise, and C gets `on_error`; so it does for a result that cannot
-        be given to C. Ctrl-C is raised again once C has returned. A bound method is kept weakly: once its
-        object is gone, C gets `on_error`. Any other function is kept. Raises `RegistrationError` for what is
-        no function or no such type, or an `on_error` that cannot be given to C, and `CallbackError` for a
-        coroutine function. C may call it on any thread.
+        An exception of `fn` is counted and reported: as a declared error if its type is in `errors` (or in
+        the configuration's), else as a panic. C then gets `on_error`, also for a result that cannot be given
+        to C. Ctrl-C is raised again once C has returned. A bound method is referred to weakly: once its
+        object is gone, C gets `on_error`. Any other function is kept alive. Raises `RegistrationError` if
+        `fn` is no function, `ctype` is no such type, or `on_error` cannot be given to C, and `CallbackError`
+        for a coroutine function. C may call it on any thread.
         """
         return make_callback(fn, ctype, errors, on_error, self.report_error)
 
@@ -417,15 +419,16 @@ class SafetyManager(Uncopied):
         size: int = 0,
         alive: Callable[[T], object] | None = None,
     ) -> Handle[T]:
-        """A handle of an object that is owned elsewhere: the manager keeps no strong reference to it and
-        never releases it.
+        """Return a handle of an object that is owned elsewhere. The manager keeps no strong reference to the
+        object and never releases it.
 
-        The handle's state follows the object: once that is gone it ends as ``released`` with cause ``owner``,
-        and so it does when ``alive(obj)``, asked before each access, says False (or raises): for objects that
-        outlive their native end, such as a texture that was destroyed. `SafetyManager.invalidate` tells of an
-        end that only the owner knows. Leases, views and accesses hold the Python object while they last; the
-        native end itself is its owner's business. The other parameters are those of `register`, and so are
-        the errors; an object that cannot be weakly referenced is refused.
+        The handle's state follows the object: when the object is gone, the state is ``released``, with cause
+        ``owner``. `alive` is for a Python object that can live longer than its native, such as a texture that
+        was destroyed: ``alive(obj)`` is called before each access, and the state is ``released`` once it
+        returns False or raises. If only the owner knows about the end, it calls `SafetyManager.invalidate`.
+        Leases, views and accesses hold the Python object; they do not keep the owner from ending the native.
+        The other parameters and the errors are those of `register`; an object that cannot be weakly
+        referenced is refused.
         """
         if alive is not None:
             check_callback(alive, "alive")
@@ -444,9 +447,9 @@ class SafetyManager(Uncopied):
         release: Callable[[Any], object] | str | None,
         release_on: PlaceLike = BACKGROUND,
     ) -> Callable[[Any, Any, int], Handle[Any]]:
-        """`register` with everything that is the same for each object checked once: ``register(obj, native,
-        size) -> Handle``. For adapters that register per frame. The adapter vouches that no object has two
-        owners: duplicates are not looked for."""
+        """Return a faster `register`: ``register(obj, native, size) -> Handle``. Everything that is the same
+        for each object is checked once, here. For adapters that register an object per frame. It does not
+        look for second owners: the adapter has to make sure that there are none."""
         kind = self._kinds.named(type_name)
         place = self._machinery.place_of(release_on)
         if release is not None:
@@ -496,12 +499,12 @@ class SafetyManager(Uncopied):
         limit: int | None = None,
         unique: bool = True,
     ) -> Callable[..., Handle[T]]:
-        """A function that calls ``make(*args, **kwargs)`` and registers what it returns, with no moment in
-        between at which an interrupt could lose it. For constructors and for helpers that return something
-        the caller owns.
+        """Return a function that calls ``make(*args, **kwargs)`` and registers the result. No interrupt in
+        between can lose the result. For constructors, and for functions that return an object that the caller
+        owns.
 
-        With `limit`, more than so many unreleased objects at a time are refused with `LimitError`, before
-        `make` is called. `unique` is that of `register`.
+        `limit` is the largest number of unreleased objects at a time: more are refused with `LimitError`,
+        before `make` is called. `unique` is that of `register`.
         """
         check_callback(make, "make")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -538,34 +541,37 @@ class SafetyManager(Uncopied):
         parent: Any = None,
         keep_alive: Any = NOTHING,
     ) -> T:
-        """Take ownership of `obj` and return a proxy of it: every call, attribute and operator is a lease for
-        its length, and once the object is closed each raises `AccessRefusedError`.
+        """Take ownership of `obj` and return a proxy of it. Every call, attribute and operator of the proxy
+        takes a lease while it runs. Once the object is closed each of them raises `AccessRefusedError`.
 
         Parameters
         ----------
         obj:
-            An object with methods. Keep the proxy in its place: what is done to `obj` itself is not guarded.
+            An object with methods. Use the proxy in its place: calls on `obj` itself are not guarded.
         release:
-            A method's name, a function of the object, or None (a borrowed object). The method of that name
-            is `Handle.close`: it waits for nobody, and the native goes when the last call inside has.
+            A method's name, a function of the object, or None (a borrowed object). The method of that name is
+            `Handle.close`: it does not wait, and the native is released when the last running call has
+            returned.
         release_on:
-            As for `register`. The thread that was inside last may be the one that releases.
+            As for `register`. The release may run on the thread of the last call.
         children:
-            What to do with results: by type or by method name, None (a light child, which goes through the
-            door of this object), a release, a `lifecycle.proxies.Child`, or `lifecycle.proxies.VIEW`.
+            What to do with results, by type or by method name: None (a light child: each call on it is a
+            lease of this object), a release, a `lifecycle.proxies.Child`, or `lifecycle.proxies.VIEW`.
             Children are closed before this object.
         ends:
-            Names of other methods after which the native is gone. Such a method runs with nobody else inside,
-            and raises `HeldError` while there are views; the release is not called after it. The end of a
-            ``with`` block needs no name where the object calls itself ``closed`` then, as files do.
+            Names of other methods after which the native is gone. Such a method runs while no other call
+            runs, and raises `HeldError` while there are views; the release is not called after it.
+            ``__exit__`` need not be named if the attribute ``closed`` of the object is true after it, as for
+            files.
         exclusive:
-            True, or names of methods: such calls run one at a time. A thread that is inside may call again.
+            True, or names of methods: such calls run one at a time. A thread that is in such a call may make
+            another one.
         name, native, parent, keep_alive:
             As for `register`; `parent` may be a proxy.
 
-        Results that are data come back as they are, and the object itself as the proxy. Generators and
-        coroutines, memoryviews, containers of children are guarded. Raises what `register` raises; the object
-        is then still yours. An interrupt in here releases it.
+        Results that are data are returned as they are, and the proxy is returned in place of the object
+        itself. Generators, coroutines, memoryviews and containers of children are guarded. Raises what
+        `register` raises; the object is then still yours. An interrupt inside this call releases it.
         """
         try:
             made: T = _proxies().proxy_of(
@@ -589,8 +595,8 @@ class SafetyManager(Uncopied):
         parent: Any = None,
         keep_alive: Any = NOTHING,
     ) -> Callable[P, T]:
-        """Return a function that calls `make` and returns a proxy of what that made, with no moment in
-        between at which an interrupt could lose it. The other parameters are those of `proxy`."""
+        """Return a function that calls `make` and returns a proxy of the result. No interrupt in between can
+        lose the result. The other parameters are those of `proxy`."""
         check_callback(make, "make")
         self._machinery.place_of(release_on)
         made: Callable[P, T] = _proxies().factory_of(
@@ -617,8 +623,8 @@ class SafetyManager(Uncopied):
         unchanged. Control flow passes. Any other is a panic: the object becomes `INVALID` and
         `AccessPanicError` is raised from it. (Where fewer than two dozen levels of recursion are left, the
         exception passes and the object becomes `INVALID` a moment later.) Raises `AccessRefusedError` when
-        the door is shut, `UnknownObjectError` for an id that names nothing here, `CallbackError` for a
-        coroutine or generator function.
+        the object is closed, `UnknownObjectError` for an id that this manager does not know, `CallbackError`
+        for a coroutine or generator function.
         """
         if fn is None:
             return AccessBlock(self._registry, target, errors)
@@ -675,8 +681,8 @@ class SafetyManager(Uncopied):
             pin = obj = None
 
     def is_valid(self, target: Any) -> bool:
-        """Whether an access to the handle's or id's object would be granted now, as `Handle.valid`. False for
-        what is not known."""
+        """Return True if an access to the object of this handle or id would be granted now, as
+        `Handle.valid`. False for an unknown id."""
         try:
             record = record_of(self._registry, target)
         except UnknownObjectError:
@@ -688,8 +694,8 @@ class SafetyManager(Uncopied):
         return state_of(record) is VALID
 
     def invalidate(self, target: Any, reason: str) -> bool:
-        """Shut the object's door for everybody, for `reason`: it reports `INVALID` and is released when
-        nobody holds it any more. False when it was shut already."""
+        """Close the object for all its shares, for `reason`. Its state is `INVALID`, and it is released when
+        nothing holds it any more. Return False if it was closed already."""
         record = record_of(self._registry, target)
         site = runtime.site_of(runtime.caller())
         done = invalidate_record(record, Cause.INVALIDATE, str(reason), site, cell_behind(target))
@@ -697,8 +703,8 @@ class SafetyManager(Uncopied):
         return done
 
     def unregister(self, target: Any, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-        """Shut the object's door for everybody and release it, as `Handle.close` does for the last share.
-        True means released."""
+        """Close the object for all its shares and release it, as `Handle.close` does for the last share.
+        Return True if it is released."""
         record = record_of(self._registry, target)
         if timeout is not DEFAULT:
             check_timeout(timeout)
@@ -723,7 +729,7 @@ class SafetyManager(Uncopied):
         validate: Callable[[Any], object] | Unset | None = UNSET,
         fork: Literal["forget", "keep"] | Unset = UNSET,
     ) -> None:
-        """Set rules for a type; what is not given stays as it was, None takes a rule away.
+        """Set rules for a type. A rule that is not given stays as it was; None removes a rule.
 
         Parameters
         ----------
@@ -732,17 +738,17 @@ class SafetyManager(Uncopied):
         max_age:
             Seconds after which a live object counts as held too long.
         max_live, max_bytes:
-            Objects, and bytes as registered with ``size=``, that may be unreleased at a time; more are
-            refused (`LimitError`).
+            The largest number of unreleased objects, and of their bytes as registered with ``size=``, at a
+            time; more are refused (`LimitError`).
         validate:
-            Called with the object before each access; False (whatever is false but None, NumPy's too) or an
+            Called with the object before each access; a false result other than None (NumPy's too) or an
             exception invalidates the object and refuses the access.
         fork:
-            What becomes of the Python objects that a forked child inherits, whose releases it never calls.
-            ``"forget"``, as without a rule: they live as long as its interpreter does. ``"keep"``: they are
-            never destroyed, for objects whose own destructor ends what is the parent's.
+            What happens to the Python objects that a forked child inherits, and whose releases it never
+            calls. ``"forget"``, as without a rule: they live until the child's interpreter ends. ``"keep"``:
+            they are never destroyed, for objects whose own destructor would end a native of the parent.
 
-        Raises `RegistrationError` for a rule that makes no sense, and changes nothing then.
+        Raises `RegistrationError` for a rule that is not possible; nothing is changed then.
         """
         set_policy(
             self._kinds.named(type_name),
@@ -755,12 +761,12 @@ class SafetyManager(Uncopied):
         )
 
     def run_due(self) -> int:
-        """Run on this thread the releases that are due and that any thread may run, and return how many ran.
+        """Run the due releases of `ANY_THREAD` on this thread, and return their number.
 
-        The last array over an `ANY_THREAD` object posts its release, which a thread of the manager runs soon.
-        Whoever has been refused because something is not back yet calls this and asks once more. It waits for
-        nobody: while another thread collects garbage, the rest follows later. Nothing runs inside a release,
-        in a collection or near the recursion limit: the answer is 0.
+        When the last holder of an `ANY_THREAD` object is an array, a thread of the manager runs the release
+        soon. A caller that was refused because such an object is not released yet can call this and ask
+        again. It does not wait: while another thread collects garbage, the rest is released later. Inside a
+        release, in a collection and near the recursion limit it runs nothing and returns 0.
         """
         if nesting() or runtime.near_limit() or (runtime.collecting and runtime.in_collector()):
             return 0
@@ -769,9 +775,9 @@ class SafetyManager(Uncopied):
         return self._any_thread.run_some(None, BRIEF_WAIT)
 
     def add_cleanup(self, target: Any, fn: Callable[..., object], *args: Any) -> None:
-        """Have ``fn(*args)`` called at the object's place before its release; the last added runs first. One
+        """Call ``fn(*args)`` at the object's place before its release; the last added runs first. A cleanup
         that raises is counted and reported, and the next one runs. Raises `AccessRefusedError` when the
-        object is shut."""
+        object is closed."""
         check_callback(fn, "cleanup")
         pin = pin_of(self._registry, target)
         try:
@@ -780,9 +786,8 @@ class SafetyManager(Uncopied):
             pin = None  # type: ignore[assignment]
 
     def set_safe_finalizer(self, obj: object, fn: Callable[..., object], *args: Any) -> SafeFinalizer:
-        """Have ``fn(*args)`` called on a timed worker once `obj`, any object that can be weakly referenced,
-        is gone: exactly once, with a deadline, at exit too if `obj` lives until then. `SafeFinalizer.cancel`
-        takes it back.
+        """Call ``fn(*args)`` on a timed worker once `obj`, any object that can be weakly referenced, is gone:
+        exactly once, with a deadline, at exit if `obj` lives until then. `SafeFinalizer.cancel` cancels it.
 
         Raises `RegistrationError` when `obj` cannot be weakly referenced or `fn` keeps it alive and so would
         never run.
@@ -790,52 +795,53 @@ class SafetyManager(Uncopied):
         return self._finalizers.attach(self.register, obj, fn, args)
 
     def on_close(self, fn: Callable[[], object]) -> Callable[[], None]:
-        """Have ``fn()`` called when the manager begins to close, as `StopToken.on_stop`: producers stop
-        there. Called at once on a closed manager. The latest added is called first. Returns a function that
-        takes it back."""
+        """Call ``fn()`` when the manager begins to close, as `StopToken.on_stop`, so that producers stop. It
+        is called at once if the manager is closed. The last added is called first. Returns a function that
+        removes it."""
         return self._stopping.on_stop(fn)
 
     def close_on(self, *signals: int) -> Callable[[], None]:
-        """Close the manager when one of these signals comes (`signal.SIGTERM`, ``SIGINT``), then let the
-        signal do what it would have done: end the process, or what handled it before. To be called on the
-        main thread.
+        """Close the manager when one of these signals comes (`signal.SIGTERM`, ``SIGINT``). Then the signal
+        does what it would have done before: it ends the process, or calls the earlier handler. Call this on
+        the main thread.
 
-        A thread closes, so it begins at once, whatever the main thread does, and has ``shutdown_timeout``. A
-        second signal cuts it short and says what is left. A forked child has its own handlers again. Returns
-        a function that takes it back. Raises `LifecycleError` for what is no signal, for one that cannot be
-        handled, and on another thread."""
+        The closing runs on a thread of its own. So it begins at once, whatever the main thread does; it has
+        ``shutdown_timeout``. A second signal ends it early and logs what is left. A forked child has the
+        earlier handlers again. Returns a function that removes the handlers. Raises `LifecycleError` for a
+        number that is no signal, for a signal that cannot be handled, and on another thread."""
         return close_on(self, signals)
 
     def add_check(self, fn: Callable[[], str]) -> Callable[[], None]:
-        """Have `health` ask ``fn()`` what is wrong: a text, empty while all is well. It must be quick, wait
-        for nothing and may be called on any thread. Returns a function that takes it back."""
+        """Add a check to `health`: ``fn()`` returns a text that says what is wrong, empty if nothing is. It
+        must be quick and must not wait; it may be called on any thread. Returns a function that removes
+        it."""
         check_callback(fn, "check")
         return enlist(self._keeper.checks, fn)
 
     def add_observer(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Have ``fn(event)`` called, on the observer thread, for every event. A slow observer loses events,
-        which are counted; it holds up nothing else. Returns a function that takes it back."""
+        """Call ``fn(event)`` on the observer thread for every event. A slow observer loses events, which are
+        counted; it delays nothing else. Returns a function that removes it."""
         check_callback(fn, "observer")
         return enlist(self._keeper.observer.hooks, fn)
 
     def add_leak_hook(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Have ``fn(event)`` called, on the observer thread, for every report of a leak: events of the kinds
-        ``leak``, ``held_too_long`` and ``returned``. Unlike an observer it costs nothing otherwise. Returns a
-        function that takes it back."""
+        """Call ``fn(event)`` on the observer thread for every report of a leak: events of the kinds ``leak``,
+        ``held_too_long`` and ``returned``. Unlike an observer it has no cost for other events. Returns a
+        function that removes it."""
         check_callback(fn, "leak hook")
         return enlist(self._keeper.observer.leak_hooks, fn)
 
     def add_component(
         self, component: Any, *, end: Callable[[], object] | None = None, type_name: str | None = None
     ) -> Callable[[], None]:
-        """Let `component` (weakly kept) appear in metrics: it has ``kind``, ``name`` and ``stats()``. Returns
-        a function to be called once it has been closed.
+        """Show `component` in the metrics: an object with ``kind``, ``name`` and ``stats()``, to which the
+        manager refers weakly. Returns a function, which you call when the component has been closed.
 
-        With `end`, a component that is dropped without that is treated as a dropped handle: it is reported as
-        a leak of the type `type_name` (its ``kind`` by default), with the place where it was made, and
-        ``end()`` is called once, on any thread. `end` must be quick and must not refer to the component,
-        which would live for ever. The component must keep what this returns. Raises `RegistrationError` for
-        what cannot be kept weakly.
+        With `end`, a component that is dropped without that call is treated as a dropped handle: it is
+        reported as a leak of the type `type_name` (its ``kind`` by default), with the place where it was
+        made, and ``end()`` is called once, on any thread. `end` must be quick, and must not refer to the
+        component, which would then live for ever. The component must keep the returned function. Raises
+        `RegistrationError` for an object that cannot be weakly referenced.
         """
         try:
             weakref.ref(component)
@@ -878,10 +884,9 @@ class SafetyManager(Uncopied):
     def report_error(
         self, component: str, error: BaseException, *, type_name: str | None = None, errors: Any = ()
     ) -> bool:
-        """Count and report what left a callback outside `safe_access`: as a declared error if it is of a type
-        in `errors` (else in the type's policy, else in the configuration), as a panic otherwise. A
-        `ClosedError` of this library is a declared error everywhere: something was closed, nothing is broken.
-        Returns whether it was declared."""
+        """Count and report an exception that left a callback outside `safe_access`: as a declared error if
+        its type is in `errors` (else in the type's policy, else in the configuration), as a panic otherwise.
+        A `ClosedError` of this library always counts as a declared error. Return True if it was declared."""
         kind = self._kinds.named(type_name or component)
         if not is_of(error, (ClosedError, *declared(kind, errors))):
             self.report_panic(component, error, type_name=type_name)
@@ -900,19 +905,21 @@ class SafetyManager(Uncopied):
     # -- knowing ---------------------------------------------------------------------------------------------
 
     def stats(self) -> SafetyStats:
-        """Exact figures of this moment, counted on this thread. Costs what types exist, not objects.
+        """Return exact figures of this moment, counted on this thread. The time grows with the number of
+        types, not of objects.
 
-        Callable anywhere. Inside a garbage collection, on threads marked with `never_wait` while another
-        thread counts, and where that takes more than ten seconds, the figures are those taken last. A signal
-        handler or ``__del__`` that strikes this thread while it counts is told what was counted so far.
+        Callable anywhere. The figures are those of the last call inside a garbage collection, on threads
+        marked with `never_wait` while another thread counts, and where another thread counts for more than
+        ten seconds. A signal handler or ``__del__`` that interrupts the counting on this thread gets what was
+        counted so far.
         """
         if self._registry.waiting:
             self._begin()
         return self._keeper.ask()
 
     def objects(self) -> Sequence[ObjectInfo]:
-        """Every object that has not ended, oldest first. Costs what objects exist. Objects that are observed
-        are looked after first, as by `Handle.state`."""
+        """Return every object that has not ended, oldest first. The time grows with the number of objects.
+        The states of observed objects are brought up to date first, as by `Handle.state`."""
         for record in open_records(self._registry):
             follow(record)
         return tuple(
@@ -922,35 +929,36 @@ class SafetyManager(Uncopied):
         )
 
     def handle(self, id: int) -> Handle[Any]:
-        """Another share of the object with this id, to be closed on its own. Raises `AccessRefusedError` once
-        it is closed and `UnknownObjectError` for an id that names nothing here."""
+        """Return another share of the object with this id, which is closed separately. Raises
+        `AccessRefusedError` once the object is closed, and `UnknownObjectError` for an id that this manager
+        does not know."""
         record = record_of(self._registry, id)
         follow(record)
         return new_share(record)
 
     def holders(self, target: Any) -> tuple[Holder, ...]:
-        """Who keeps the object with this handle or id from being released, as `Handle.holders`; by id, open
-        handles are named as well. Looks through the whole heap: for reports."""
+        """Return what holds the object with this handle or id, as `Handle.holders`; by id, open handles are
+        named as well. It searches the whole heap: use it for reports."""
         try:
             return all_holders(record_of(self._registry, target), handle_of(target))
         finally:
             target = None
 
     def health(self) -> Health:
-        """Whether the manager's own threads are well; answers even when they are not."""
+        """Return the state of the manager's own threads. The call does not depend on them."""
         return self._keeper.health()
 
     # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self, *, timeout: float | WhenDue | None = DEFAULT) -> ShutdownReport:
-        """Stop producers, shut every door, release everything nobody holds, newest first, within the budget
-        (`shutdown_timeout` unless `timeout` is given). With `timeout`, those who still hold something are
-        waited for as well.
+        """Stop producers, close every object, and release everything that nothing holds, newest first, within
+        `shutdown_timeout`, or `timeout` seconds if given. With `timeout` it also waits for objects that are
+        still held.
 
-        Nothing is freed under a user: what is still held when the budget ends is `leaked` in the report,
-        stays shut, and is released when its last holder lets go, by threads that end after it. The report
-        tells of every release of the manager's life that failed or got stuck, and is false then. Closing
-        twice gives the same report.
+        No object is freed while it is in use. An object that is still held when the time is over is `leaked`
+        in the report; it refuses accesses, and is released when its last holder lets go, by threads that end
+        after that. The report lists every release in the manager's life that failed or got stuck, and is then
+        false. A second call returns the same report.
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)
