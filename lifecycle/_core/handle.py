@@ -101,23 +101,22 @@ class Handle(Generic[T]):
 
     @property
     def state(self) -> ObjectState:
-        """Where the object is in its life; for the object, not for this share of it. Never raises."""
+        """The state of the object, not of this share. Never raises."""
         return state_of(self._record)
 
     @property
     def valid(self) -> bool:
-        """Whether a lease through this handle would be granted right now: this share is open, and the object
-        `VALID`. By the time you look it may have changed: ask for the lease instead where it matters. Never
-        raises.
+        """True if a lease through this handle would be granted now: this share is open, and the object is
+        `VALID`. Another thread may change that at any time: take a lease to be sure. Never raises.
 
-        The type's validator is not asked. An object in exclusive use is valid: who asks for a lease meanwhile
-        waits, or is told to, by an `ExclusiveError`.
+        The type's validator is not called. An object in exclusive use is valid, although `lease` waits or
+        raises `ExclusiveError` then.
         """
         return raw_pin(self._cell) is not None and self._record.cause is None
 
     @property
     def shares(self) -> int:
-        """How many handles share the object and are open. Never raises."""
+        """The number of open handles of the object. Never raises."""
         record = self._record
         tokens = record.kind.registry.shared.get(record.id)
         if tokens:
@@ -127,12 +126,12 @@ class Handle(Generic[T]):
     # -- access ----------------------------------------------------------------------------------------------
 
     def lease(self, *, timeout: float | None = 0) -> Lease[T]:
-        """The right to use the object: ``with handle.lease() as obj``. Exceptions of the block pass
-        unchanged.
+        """Return a lease, the right to use the object: ``with handle.lease() as obj``. Exceptions of the
+        block pass unchanged.
 
-        Raises `AccessRefusedError` once the door is shut or when the type's validator refuses the object, and
-        `ExclusiveError` while somebody uses the object exclusively; `timeout` seconds are waited for the end
-        of that, None for ever.
+        Raises `AccessRefusedError` when the object is closed or the type's validator refuses it. While the
+        object is in exclusive use it waits `timeout` seconds (None: for ever), and then raises
+        `ExclusiveError`.
         """
         try:
             pin = self._cell.pin
@@ -159,18 +158,18 @@ class Handle(Generic[T]):
             raise
 
     def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> ExclusiveLease[T]:
-        """The right to use the object alone: ``with handle.exclusive() as obj``, for natives that are changed
-        in place.
+        """Return the right to use the object alone: ``with handle.exclusive() as obj``. For natives that are
+        changed in place.
 
         Entering the block waits up to `timeout` seconds (`finalizer_timeout` unless given; None for ever)
-        until nobody else holds the object: no lease, view, child or fence, and no other exclusive access.
-        Inside it every other access is refused with `ExclusiveError`; closing shuts the door, and the release
-        waits for the block's end. Exceptions of the block pass unchanged.
+        until nothing else holds the object: no lease, view, child or fence, and no other exclusive access.
+        During the block every other access is refused with `ExclusiveError`. The object may be closed; it is
+        released after the block. Exceptions of the block pass unchanged.
 
-        Entering raises `HeldError` naming the holders when the time is over, `ExclusiveError` when the thread
-        would wait for itself (it is in an exclusive access or a lease of the same object already), and
-        `AccessRefusedError` once the door is shut. Inside a garbage collection, and on threads marked with
-        `never_wait`, it does not wait.
+        Entering raises `HeldError`, which names the holders, when the time is over; `ExclusiveError` when the
+        thread would wait for itself (it is in an exclusive access or a lease of the same object already); and
+        `AccessRefusedError` when the object is closed. Inside a garbage collection, and on threads marked
+        with `never_wait`, it does not wait.
         """
         try:
             cell = self._cell
@@ -191,24 +190,24 @@ class Handle(Generic[T]):
             raise
 
     def view(self, address: Any, nbytes: int | None = None, readonly: bool | None = None) -> memoryview:
-        """The object's native memory, without a copy, as a memoryview. Every slice, cast and NumPy array made
-        from it keeps the object alive, beyond this handle's `close`.
+        """Return the object's native memory as a memoryview, without a copy. The view, and every slice, cast
+        and NumPy array made from it, keeps the object from being released, also after this handle's `close`.
 
         Parameters
         ----------
         address:
-            The address, with `nbytes`: a view of unsigned bytes. An int, one of NumPy, or a pointer of ctypes
-            or cffi. Or anything with the buffer protocol (the
-            object itself, such as an `mmap`, a part of it, a NumPy array over it): a view of the same memory,
-            format and shape, of unsigned bytes where the format is a structure.
+            An address, together with `nbytes`, gives a view of unsigned bytes: an int, one of NumPy, or a
+            pointer of ctypes or cffi. An object with the buffer protocol (the registered object itself, such
+            as an `mmap`, a part of it, a NumPy array over it) gives a view of the same memory, format and
+            shape, or of unsigned bytes if the format is a structure.
         nbytes:
-            The size in bytes, of an address only.
+            The size in bytes, for an address only.
         readonly:
             None: True for an address, and as the buffer has it otherwise.
 
-        The memory must be the object's own; that cannot be checked. A buffer is held until the last view of
-        it goes, and let go before the object is released. Raises `AccessRefusedError` once the door is shut
-        and `LifecycleError` for a NULL address, a negative size, a buffer that is not contiguous (use
+        The memory must belong to the object; that cannot be checked. A buffer is kept as long as a view of it
+        exists, and dropped before the object is released. Raises `AccessRefusedError` when the object is
+        closed, and `LifecycleError` for a NULL address, a negative size, a buffer that is not contiguous (use
         `array`) or has no memory to write. A size of 0 gives an empty view that holds nothing.
         """
         pin = self._cell.pin
@@ -227,10 +226,11 @@ class Handle(Generic[T]):
             pin = None
 
     def array(self, array: Any) -> Any:
-        """A NumPy array of the same memory as `array`, an ndarray over the object's own memory: it keeps the
-        object alive, and so does every slice of it, beyond this handle's `close`. Shape, strides, type, byte
-        order and whether it may be written are those of `array`. Raises `AccessRefusedError` once the door is
-        shut and `LifecycleError` for what is no ndarray, or one of Python objects."""
+        """Return a NumPy array of the same memory as `array`, which is an ndarray over the object's memory.
+        It, and every slice of it, keeps the object from being released, also after this handle's `close`.
+        Shape, strides, type, byte order and the read-only flag are those of `array`. Raises
+        `AccessRefusedError` when the object is closed, and `LifecycleError` if `array` is no ndarray, or has
+        Python objects as elements."""
         pin = self._cell.pin
         try:
             if pin is None or pin.record.cause is not None:
@@ -247,8 +247,8 @@ class Handle(Generic[T]):
     # -- sharing ---------------------------------------------------------------------------------------------
 
     def share(self) -> Handle[T]:
-        """Another share of the same object, to be closed on its own. Raises `AccessRefusedError` when this
-        one is closed."""
+        """Return another share of the same object, which is closed separately. Raises `AccessRefusedError`
+        when this share is closed."""
         handle = None
         try:
             handle = _new_share(self._record, self._cell, self._token)
@@ -259,20 +259,20 @@ class Handle(Generic[T]):
             handle = None  # a kept traceback must keep nothing alive
 
     def weak(self) -> WeakHandle[T]:
-        """A reference that keeps nothing alive: calling it gives a new share, or None once the object is
-        shut."""
+        """Return a weak handle, which keeps nothing alive. Calling it returns a new share, or None once the
+        object is closed."""
         cell_of(self._record, self._cell)  # in a garbage cycle: the record knows its door again from here on
         weak: WeakHandle[T] = _new_object(WeakHandle)
         weak._record = self._record
         return weak
 
     def reparent(self, parent: Any) -> None:
-        """Give the object other parents: `parent` is a handle, a tuple of them, or None for none. They are
-        not released before it from now on; its parents of before no longer wait for it.
+        """Replace the parents of the object: `parent` is a handle, a tuple of handles, or None for no parent.
+        From now on the new parents are not released before the object; the old ones no longer wait for it.
 
-        Raises `AccessRefusedError` when this object, or a parent, is closed, `ForeignHandleError` for one of
-        another manager, and `RegistrationError` for what is no handle, and for the object itself and its own
-        descendants; nothing is changed then.
+        Raises `AccessRefusedError` when this object or a parent is closed, `ForeignHandleError` for a parent
+        of another manager, and `RegistrationError` if `parent` is no handle, or is the object itself or one
+        of its descendants; nothing is changed then.
         """
         pin = None
         pins = None
@@ -289,9 +289,9 @@ class Handle(Generic[T]):
     # -- who holds it ----------------------------------------------------------------------------------------
 
     def holders(self) -> tuple[Holder, ...]:
-        """Who keeps the object from being released, other than this handle: leases, views, children, fences,
-        other handles, and what is none of these, each with who keeps it in turn. Looks through the whole
-        heap: for reports. Callable on any thread, also after `close`."""
+        """Return what keeps the object from being released, except for this handle: leases, views, children,
+        fences, other handles and other references, each with what keeps it in turn. It searches the whole
+        heap: use it for reports. Callable on any thread, also after `close`."""
         return all_holders(self._record, self)
 
     def expect_holders(
@@ -305,11 +305,11 @@ class Handle(Generic[T]):
         shares: int | None = None,
         timeout: float = 0.0,
     ) -> None:
-        """Raise `HeldError`, naming them, unless exactly so many leases, views, fences, submissions and
-        exports hold the object, and so many shares are open (None: any number), at the latest after `timeout`
-        seconds. For tests and assertions. Exact also without the GIL, where it asks for a collection. A view
-        counts once, whatever slices and arrays were made from it; use a `timeout` where other threads are
-        letting go just now."""
+        """Raise `HeldError`, which names the holders, unless exactly these numbers of leases, views, fences,
+        submissions and exports hold the object, and this number of shares is open (None: any number). For
+        tests and assertions. With `timeout` it waits up to so many seconds until the numbers are right, for
+        other threads that are about to let go. Exact also without the GIL, where it runs a garbage
+        collection. A view counts once, whatever slices and arrays were made from it."""
         check_timeout(timeout)
         wanted = {"leases": leases, "views": views, "fences": fences, "submissions": submissions}
         wanted["exports"] = exports
@@ -337,29 +337,30 @@ class Handle(Generic[T]):
     def close(  # noqa: C901 - in one piece: a call more is paid for by every object
         self, *, timeout: float | WhenDue | None = DEFAULT, held: str = "defer", after: Any = None
     ) -> bool:
-        """Give this share back; True means that the object is released. Closing twice gives the same answer.
+        """Give this share back, and return True if the object is released. A second call changes nothing; it
+        returns True if the object is released by then.
 
-        If this was the last share the door is shut. If nobody else holds the object, its release has run when
-        this returns (on a timed place it waits up to ``finalizer_timeout``, then the object is `STUCK` and
-        the answer False). If somebody does, the release follows when the last of them lets go, and the answer
-        is False.
+        If this was the last share, the object is closed to new accesses. If nothing else holds it, its
+        release has run when this call returns; at `BACKGROUND` the call waits up to ``finalizer_timeout``,
+        and if the release takes longer, the object is `STUCK` and the call returns False. If something else
+        holds the object, the call returns False, and the object is released when its last holder lets go.
 
         Parameters
         ----------
         timeout:
-            Also wait up to so many seconds for the others; None for ever, 0 for nothing at all.
+            Wait up to so many seconds for other holders too; None: for ever; 0: do not wait at all.
         held:
-            ``"refuse"``: when others hold the object, or a fence that was attached before is pending, leave
-            the door open and raise `HeldError` with their names.
+            ``"refuse"``: if others hold the object, or a fence that was attached before is pending, leave the
+            object open and raise `HeldError` with their names.
         after:
-            A `Fence`: the release waits until it has signalled. Raises `FenceError` for what is none, or is
-            one of another timeline, and `QueueLostError` when the object's queue was lost; then nothing has
-            changed.
+            A `Fence`: the release waits until it has signalled. Raises `FenceError` if it is no fence, or
+            belongs to another timeline, and `QueueLostError` when the object's queue was lost; nothing is
+            changed then.
 
         Inside a garbage collection, on threads marked with `never_wait`, and where fewer than two dozen
-        levels of recursion are left, it only posts: the release follows elsewhere, and the answer is False.
-        While another thread is collecting no release begins: without `timeout=` the answer may be False then,
-        and the release follows.
+        levels of recursion are left, the call does not wait: it puts the release into its queue and returns
+        False. While another thread collects garbage no release begins: without `timeout=` the call may then
+        return False, and the release follows.
         """
         # In one piece, since nearly every object ends here: `_give_back`, `AnyThread.settle`, `process` and
         # `finish` for an object whose only share is closed where its release may run. What is not as plain as
@@ -527,9 +528,9 @@ class Handle(Generic[T]):
             raise
 
     def release_after(self, fence: Any) -> None:
-        """Have the release wait for `fence`, whenever and however it comes about: for handles that are only
-        dropped. May be called several times; all fences must have signalled then. Raises what
-        ``close(after=)`` raises, and `AccessRefusedError` once this share is closed."""
+        """Make the release wait for `fence`. For handles that are dropped later without a close. May be
+        called several times; then all fences must have signalled. Raises what ``close(after=)`` raises, and
+        `AccessRefusedError` when this share is closed."""
         try:
             shut = raw_pin(self._cell) is None or self._record.cause is not None
             if shut and self._record.place.lost_reason is None:
@@ -539,15 +540,15 @@ class Handle(Generic[T]):
             self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
 
     def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
-        """Take the object out of the manager: the raw object, whose release is now the caller's business. The
-        handle is closed, the object's cleanups are not run, and it ends as `DETACHED`. A child no longer
-        keeps its parent then: hand it over before the parent is closed.
+        """Take the object out of the manager and return the raw object, which the caller now has to release.
+        The handle is closed, the object's cleanups are not run, and its state is `DETACHED`. It no longer
+        keeps its parent from being released: give the object to its new owner before you close the parent.
 
-        Raises `HeldError` naming them when others hold it (shares, leases, views, children, fences), and
-        `OwnershipError` when it is only borrowed or observed; nothing is changed then. An
-        access that began while the door fell shut is waited for up to `timeout` seconds (`finalizer_timeout`
-        unless given; None for ever). Raises `AccessRefusedError` once the door is shut, and `RecursionError`
-        near the recursion limit, with nothing changed.
+        Raises `HeldError`, which names the holders, if others hold the object (shares, leases, views,
+        children, fences), and `OwnershipError` if it is only borrowed or observed; nothing is changed then.
+        It waits for an access that began at the same moment, up to `timeout` seconds (`finalizer_timeout`
+        unless given; None: for ever). Raises `AccessRefusedError` when the object is closed, and
+        `RecursionError` near the recursion limit, with nothing changed.
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)

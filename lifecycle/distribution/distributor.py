@@ -24,16 +24,16 @@ class FrameDistributor(Uncopied, Generic[T]):
     Parameters
     ----------
     capacity:
-        How many frames are kept for receivers that are not so quick; exactly this many, not rounded. Each is
-        one share of its frame, so a bounded pool of buffers must be larger.
+        The number of frames that are kept for slower receivers, exactly. Each of them is one share of its
+        frame, so a bounded pool of buffers must be larger.
     name:
         The label in metrics and messages.
     manager:
         Its metrics show this distributor, and closing it closes the distributor first. Not needed otherwise.
 
-    Publishing costs the same for one receiver and for a thousand. All methods may be called on any thread and
-    at any moment, also from callbacks and releases that a publish has caused. A context manager that closes
-    itself; dropping it closes it too.
+    Publishing takes the same time for one receiver and for a thousand. All methods may be called on any
+    thread and at any moment, also from callbacks and releases that a publish has caused. A context manager
+    that closes itself; a distributor that is dropped is closed too.
     """
 
     _remedy = "pass the distributor itself; subscribe() gives another receiver"
@@ -58,12 +58,12 @@ class FrameDistributor(Uncopied, Generic[T]):
     # -- publishing ------------------------------------------------------------------------------------------
 
     def publish(self, frame: T, *, key: bool = True) -> int:
-        """Give `frame` to every receiver, and return how many there are. Your own share stays yours.
+        """Give `frame` to every receiver, and return the number of receivers. Your own share stays open.
 
-        A `Handle`, a GStreamer `Frame` and whatever else has ``share()`` and ``close()`` is shared; any other
-        object is passed on as it is. Nothing is copied. The share of the frame that falls out of the ring is
-        closed here, without waiting for its release. `key` tells frames that stand for themselves from those
-        that need their predecessors (see `KeepKeyFrames`).
+        A `Handle`, a GStreamer `Frame` and any other object with ``share()`` and ``close()`` is shared; any
+        other object is passed on as it is. Nothing is copied. The oldest frame of a full ring is closed,
+        without waiting for its release. `key` marks a frame that can be used without its predecessors (see
+        `KeepKeyFrames`).
 
         Raises `ClosedError` on a closed distributor, and what ``frame.share()`` raises for a frame that is
         closed; then nothing was published or kept. Waits only for receivers with `BlockPublisher`.
@@ -80,13 +80,13 @@ class FrameDistributor(Uncopied, Generic[T]):
         policy: Policy | str = "drop-oldest",
         name: str = "",
     ) -> FrameReceiver[T]:
-        """A new receiver.
+        """Return a new receiver.
 
         Parameters
         ----------
         start:
-            With the next frame, with the newest key frame that is still there (else the next one that comes),
-            or with the oldest frame that is still there.
+            The first frame that it gets: the next one, the newest key frame in the ring (or else the next key
+            frame), or the oldest frame in the ring.
         group:
             Figures are summed by group, also in metrics.
         policy:
@@ -154,9 +154,9 @@ class FrameDistributor(Uncopied, Generic[T]):
     # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self, *, discard: bool = False) -> None:
-        """Take nothing more, and wake whoever waits. What was published can still be received, and is given
-        back when everyone has read it; with `discard` at once (then it counts as missed). Closing again
-        changes nothing."""
+        """Refuse new frames, and wake all that wait. Published frames can still be received, and are closed
+        when every receiver has read them; with `discard` they are closed at once and count as missed. A
+        second call changes nothing."""
         self._ring.close()
         if discard:
             self._ring.discard()

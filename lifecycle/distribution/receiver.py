@@ -74,14 +74,14 @@ class FrameReceiver(Generic[T]):
     # -- receiving -------------------------------------------------------------------------------------------
 
     def recv(self, timeout: float | None = None) -> T:
-        """The next frame: a share that is yours to close, or the plain object that was published.
+        """Return the next frame: a share, which you have to close, or the plain object that was published.
 
         Waits up to `timeout` seconds (None: for ever, 0: not at all). A thread that must not wait
-        (`never_wait`, a garbage collection) does not. Raises `Empty` when nothing came (after a second or
-        more it names who holds the frames that are kept, also as its `holders`), `Lagged` when frames were
-        missed (the next call goes on), `ClosedError` when everything was read and the distributor, or
-        this receiver, is closed, `EvictedError` when the receiver was thrown out by its policy. An interrupt
-        in here loses no frame, or counts it as missed.
+        (`never_wait`, a garbage collection) does not. Raises `Empty` when no frame came; after a second or
+        more the error names what holds the published frames, also as its `holders`. Raises `Lagged` when
+        frames were missed (the next call goes on), `ClosedError` when everything was read and the
+        distributor, or this receiver, is closed, and `EvictedError` when its policy removed the receiver. A
+        frame that an interrupt loses counts as missed.
         """
         if timeout is not None:
             check_timeout(timeout)
@@ -97,7 +97,7 @@ class FrameReceiver(Generic[T]):
         return item  # type: ignore[no-any-return]
 
     async def recv_async(self, timeout: float | None = None) -> T:
-        """`recv` for coroutines: the event loop goes on meanwhile. Cancelling it loses no frame."""
+        """`recv` for coroutines; it does not block the event loop. Cancelling it loses no frame."""
         if timeout is not None:
             check_timeout(timeout)
         item = self._take()
@@ -352,7 +352,7 @@ class FrameReceiver(Generic[T]):
 
     @property
     def evicted(self) -> bool:
-        """Whether its policy threw it out."""
+        """True if its policy removed it."""
         return self._seat.now().ended == EVICTED
 
     def __len__(self) -> int:
@@ -388,7 +388,7 @@ class FrameReceiver(Generic[T]):
         return subscribe(self._ring, seat.name, seat.group, seat.policy, self._ring.newest().seq + 1, False)
 
     def close(self) -> None:
-        """Receive nothing more. What was not read counts as missed. Closing again changes nothing."""
+        """Stop receiving. Frames that were not read count as missed. A second call changes nothing."""
         self._ring.retire(self._seat, "closed")
 
     def __enter__(self) -> FrameReceiver[T]:

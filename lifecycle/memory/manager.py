@@ -161,8 +161,9 @@ class MemoryManager(Facade):
             obj = parent = None  # type: ignore[assignment]  # K3
 
     def release_object(self, id: int, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-        """Shut the object for everybody and release it; True means released. With `timeout` those who hold it
-        are waited for. Raises `UnknownObjectError` for an id that was not given here."""
+        """Close the object for all its shares and release it; return True if it is released. With `timeout`
+        it waits so many seconds for holders. Raises `UnknownObjectError` for an id that this manager did not
+        give."""
         return self._unregister(id, timeout)
 
     def reserve(
@@ -217,15 +218,16 @@ class MemoryManager(Facade):
             self._waiting.wake()
 
     def add_pressure_callback(self, fn: Callable[[], object]) -> Callable[[], None]:
-        """Have ``fn()`` called when a budget passes its high-water mark, or would pass its limit: to close
-        what can be spared, such as the idle items of a pool. In the order in which they were added, until the
-        low-water marks are reached; on the thread that tracks the object. One that raises is counted as a
-        panic. Returns a function that takes it back."""
+        """Call ``fn()`` when a budget passes its high-water mark, or would pass its limit, to close objects
+        that are not needed, such as the idle items of a pool. The callbacks run in the order in which they
+        were added, until the low-water marks are reached, on the thread that tracks the object. A callback
+        that raises is counted as a panic. Returns a function that removes it."""
         check_callback(fn, "pressure callback")
         return self._pressure.add(fn)
 
     def relieve(self) -> int:
-        """Run the pressure callbacks now, whatever the marks say; how many bytes were released meanwhile."""
+        """Run the pressure callbacks now, also below the marks. Return the number of bytes released
+        meanwhile."""
         before = self.stats_of_all().bytes
         self._pressure.relieve(to_low_water=False)
         return max(0, before - self.stats_of_all().bytes)
@@ -256,8 +258,8 @@ class MemoryManager(Facade):
             return self._books.all.stats()
 
     def holders(self, type_name: str | None = None, limit: int | None = None) -> tuple[ObjectInfo, ...]:
-        """What holds the memory, the largest first; of one type or of all, up to `limit`. Costs what is
-        tracked."""
+        """Return the objects that hold the memory, the largest first; of one type or of all, up to `limit`.
+        The time grows with the number of tracked objects."""
         entries = [
             entry
             for entry in snapshot(self._books.entries.values())

@@ -208,23 +208,23 @@ class ReleaseQueue(Uncopied):
         Shown in metrics, messages and reports.
     thread:
         The thread that owns the queue (a `threading.Thread`, an identity as of `threading.get_ident()`, or
-        ``"current"``). On it closing releases at once, and `drain` anywhere else raises `WrongThreadError`.
-        None: closing only posts, and any thread may drain.
+        ``"current"``). `close` on this thread releases at once, and `drain` on any other thread raises
+        `WrongThreadError`. None: `close` only puts the release into the queue, and any thread may drain it.
     post:
-        Given, an event loop drains the queue by itself: ``post(fn)`` must have the loop call ``fn()`` soon,
-        on the thread that owns the queue, and be callable on any thread (``loop.call_soon_threadsafe`` of
-        asyncio, `GLib.idle_add`). It is called when a release falls due, on a thread of the queue's own.
-        Without it the owner calls `drain`.
+        If given, an event loop drains the queue: ``post(fn)`` must make the loop call ``fn()`` soon, on the
+        thread that owns the queue, and be callable on any thread (``loop.call_soon_threadsafe`` of asyncio,
+        `GLib.idle_add`). It is called when a release falls due, on a thread of the queue's own. Without it
+        the owner calls `drain`.
     here:
-        Given, the queue belongs to a world instead of a thread: ``here()`` says whether the native names mean
-        what they mean there, on this thread and at this moment (a GL context that is current). Closing
-        releases at once, and `drain` is allowed, exactly where it returns True; with any other answer, or an
-        exception, closing posts and `drain` raises `WrongContextError`. Asked once for each close and drain.
+        If given, the queue belongs to a context instead of a thread: ``here()`` returns True if the native
+        names are valid on this thread at this moment (a GL context that is current). Then `close` releases at
+        once, and `drain` is allowed. With any other result, or an exception, `close` only puts the release
+        into the queue, and `drain` raises `WrongContextError`. It is called once for each close and drain.
         Not together with `thread`.
     fences:
-        ``"poll"``: an entry whose fence is pending steps aside. For comparison: ``"wait"`` stands still until
-        it has signalled, up to ``finalizer_timeout``, and ``"ignore"`` does not ask at all, which corrupts
-        whoever is not done.
+        ``"poll"``: an entry whose fence is pending stays in the queue, and the next one runs. For comparison:
+        ``"wait"`` blocks until the fence has signalled, up to ``finalizer_timeout``; ``"ignore"`` does not
+        ask the fence, which corrupts memory that is still in use.
 
     ``register(..., release_on=queue)`` chooses it. All methods may be called on any thread, `drain` where the
     owner allows.
@@ -286,12 +286,12 @@ class ReleaseQueue(Uncopied):
 
     @property
     def orphaned(self) -> int:
-        """Objects forgotten because the queue was lost."""
+        """The number of objects that are never released because the queue was lost."""
         return self._orphaned + sum(generation.orphaned for generation in runtime.snapshot(self._lost))
 
     @property
     def problem(self) -> str:
-        """Why what waits here will not be run, as far as can be known; an empty text otherwise."""
+        """The reason why the waiting releases will not run, if it is known; else an empty text."""
         waiting = self.backlog
         if not waiting:
             return ""
@@ -305,7 +305,7 @@ class ReleaseQueue(Uncopied):
         return ""
 
     def oldest(self) -> float:
-        """Unix time at which the oldest waiting ticket was shut, 0.0 when none waits."""
+        """Unix time at which the object of the oldest waiting ticket was closed, 0.0 when none waits."""
         bell = self._bell
         if bell is not None:
             bell.hand_over()
@@ -317,10 +317,10 @@ class ReleaseQueue(Uncopied):
         return 0.0
 
     def drain(self, limit: int | None = None) -> int:
-        """Run up to `limit` waiting releases on this thread (None: all); how many ran. A release that fails
-        is counted and reported, and the next one runs. Raises `WrongThreadError` on a thread that does not
-        own the queue (`WrongContextError` where ``here()`` is not true), and `RecursionError` where so little
-        recursion is left that releases could fail for that alone; none is begun then."""
+        """Run up to `limit` waiting releases on this thread (None: all), and return how many ran. A release
+        that fails is counted and reported, and the next one runs. Raises `WrongThreadError` on a thread that
+        does not own the queue (`WrongContextError` where ``here()`` is not true), and `RecursionError` where
+        so little recursion is left that releases could fail for that alone; none is begun then."""
         if self._thread is not None and (self._thread != runtime.get_ident() or self.generation.abandoned()):
             if self.generation.abandoned():
                 raise WrongThreadError(
@@ -350,8 +350,8 @@ class ReleaseQueue(Uncopied):
         return generation.run_some(limit)
 
     def lost(self, reason: str) -> int:
-        """The native world behind the queue is gone (a context died): every object of it is orphaned – shut,
-        never released, counted. New registrations start a new generation. Returns how many were orphaned.
+        """Tell the queue that its context is gone. Every object of the queue is orphaned: closed, counted,
+        and never released. New registrations start a new generation. Return the number of orphaned objects.
         Callable on any thread."""
         self.sweep_lost()
         reason = str(reason)

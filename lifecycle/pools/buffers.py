@@ -145,38 +145,38 @@ class BufferPool(Pool):
     count:
         How many buffers the pool has at most. They are made when first needed.
     min_idle:
-        How many buffers are kept ready, as far as `count` allows: they are allocated on a thread of the
-        pool's own, from the beginning on and whenever fewer are idle, and `trim` leaves them. One that is
-        being made there is waited for even without a `timeout`, as long as that takes.
+        The number of buffers that are kept ready, as far as `count` allows. A thread of the pool allocates
+        them, from the beginning on and whenever fewer are idle; `trim` leaves them. `get` waits for a buffer
+        that is being allocated there, even without a `timeout`.
     timeout:
-        Seconds to wait for one when all are in use; None: for ever. 0 (the default) does not wait.
+        Seconds that `get` waits when all are in use; None: for ever. 0 (the default) does not wait.
     exhausted:
-        What happens then: ``"fallback"``, a plain buffer from outside the pool, counted; ``"refuse"``, a
-        `PoolTimeoutError` or `PoolExhaustedError` that names the longest holders; ``"evict"``: the pool holds
-        blocks of the sizes that are asked for, idle ones of another size make room, and when really all are
-        in use it falls back.
+        What `get` does then. ``"fallback"``: it returns a plain buffer from outside the pool, which is
+        counted. ``"refuse"``: it raises `PoolTimeoutError` or `PoolExhaustedError`, which names the longest
+        loans. ``"evict"``: the pool keeps blocks of the sizes that are asked for, and frees idle blocks of
+        another size to make room; when all are in use it does as ``"fallback"``.
     name:
         Shown in messages and metrics.
     type_name:
         The type of its loans in the manager's figures and policies.
     poison:
-        A byte (0–255) that a buffer's whole memory is filled with when it comes back, and looked for before
-        it is lent again: who reads it without holding it sees the poison, and one who writes it is reported,
-        with the place of the last loan, and the block is never used again. For finding stale users; costs two
-        passes over the memory.
+        A byte (0–255). A returned buffer is filled with it, and compared with it before it is lent again.
+        Code that reads the memory without holding it sees the poison. Code that writes it is reported, with
+        the place of the last loan, and the block is never used again. To find faults: it costs two passes
+        over the memory.
     collect:
         Where nothing comes back, run the garbage collector now and then: perhaps only garbage holds what is
         lent (see `CollectorNudge` of `lifecycle.lowlevel`). A program that has disabled the collector is left
         alone.
     guard:
-        Of so many buffers that come back one leaves the pool and is made inaccessible for a while: a raw
-        address that was kept faults at the line that uses it, and the post-mortem of the flight recorder
-        names the buffer. ``"paranoid"``: each one, for tests. None takes the environment's
-        `LIFECYCLE_GUARD`, without which none is. Needs `mprotect`; elsewhere the buffer is freed.
+        A number N: one of N returned buffers leaves the pool and is made inaccessible for a while. Code that
+        kept a raw address then crashes at the line that uses it, and the post-mortem of the flight recorder
+        names the buffer. ``"paranoid"``: every buffer, for tests. None: the value of `LIFECYCLE_GUARD` in the
+        environment, or no buffer. Needs `mprotect`; elsewhere the buffer is freed.
     memory:
-        A `MemoryManager`. What the pool has allocated, idle or lent, counts there as bytes of `type_name`,
-        and under pressure the pool gives back what is idle. `get` then also raises `BudgetError`, or waits,
-        as the memory manager is configured.
+        A `MemoryManager`. The pool's memory, idle or lent, counts there as bytes of `type_name`, and under
+        pressure the pool frees idle buffers. `get` may then also raise `BudgetError`, or wait, as the memory
+        manager is configured.
 
     A closed pool still serves, with plain buffers. Raises `ConfigError` for sizes and counts that are not
     possible, and `OutOfMemoryError` for a size beyond the machine's memory.
@@ -261,9 +261,9 @@ class BufferPool(Pool):
         return self.shelf.limit
 
     def get(self, size: int | None = None, *, timeout: float | Own | None = OWN_TIMEOUT) -> Buffer:
-        """A buffer of `size` bytes (None: the pool's size), whose memory comes back when its last holder
-        goes. A larger one than the pool's size is served plainly, counted as a fallback. What is in it is
-        what the last user left.
+        """Return a buffer of `size` bytes (None: the pool's size), whose memory comes back when its last
+        holder lets go. A buffer that is larger than the pool's size is a plain one, counted as a fallback.
+        The content is what the last user left.
 
         Raises `ConfigError` for a size that is none, `OutOfMemoryError`, `PoolTimeoutError` or
         `PoolExhaustedError` (with ``exhausted="refuse"``), `BudgetError` (with `memory`: at once where the
@@ -303,9 +303,9 @@ class BufferPool(Pool):
     # -- size and memory -------------------------------------------------------------------------------------
 
     def trim(self, keep: int = 0, *, idle_for: float = 0.0) -> int:
-        """Give the memory of idle buffers back to the system, the least recently used first, until `keep` are
-        left; of those only that have been idle for `idle_for` seconds. Returns the bytes freed. What is lent
-        is not touched, and `min_idle` stay in any case."""
+        """Free the memory of idle buffers, the least recently used first, until `keep` are left; only buffers
+        that have been idle for `idle_for` seconds. Return the number of bytes freed. Lent buffers are not
+        touched, and `min_idle` buffers stay in any case."""
         return self._trim(keep, idle_for, _bytes_of)
 
     def resize(self, size: int | None = None, count: int | None = None) -> None:

@@ -79,8 +79,7 @@ class ObjectPool(Pool, Generic[T]):
     manager:
         Owns the items and their loans. When it closes, so does the pool.
     create:
-        Makes an item; called without arguments, on the thread that borrows. What it raises comes out of
-        `get`.
+        Makes an item; called without arguments, on the thread that borrows. `get` raises what it raises.
     size:
         How many items there are at most. They are made when first needed.
     reset:
@@ -105,7 +104,8 @@ class ObjectPool(Pool, Generic[T]):
         takes. A forked child has no such thread. Not with `affinity`: call `warm_up` on the thread that is to
         have them.
     affinity:
-        Items belong to the thread that made them: see above. `release_on` is then the pool's own.
+        True: an item is lent, checked, reset and destroyed only on the thread that made it. `release_on` is
+        then the pool's own.
     release_on:
         Where `destroy` runs: `BACKGROUND` (timed workers), `ANY_THREAD`, or a `ReleaseQueue`.
     name:
@@ -193,8 +193,8 @@ class ObjectPool(Pool, Generic[T]):
         return self.shelf.limit
 
     def get(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Handle[T]:
-        """An item, as a handle: ``with pool.get() as handle, handle.lease() as item``. It comes back when the
-        handle is closed and its last holder gone.
+        """Return an item, as a handle: ``with pool.get() as handle, handle.lease() as item``. It comes back
+        when the handle is closed and its last holder has let go.
 
         Raises `PoolTimeoutError` (nothing came back within `timeout` seconds) and `PoolExhaustedError` (and
         it was not to wait), both naming the longest holders, `ClosedError` when the pool or its manager is
@@ -231,8 +231,8 @@ class ObjectPool(Pool, Generic[T]):
         return self._trim(keep, idle_for, _one)
 
     def resize(self, size: int) -> None:
-        """Change how many items there are at most. Where there are too many, idle ones are destroyed at once,
-        lent ones when they come back. Raises `ConfigError`, and `PoolError` on a closed pool."""
+        """Change the largest number of items. If there are too many, idle ones are destroyed at once, lent
+        ones when they come back. Raises `ConfigError`, and `PoolError` on a closed pool."""
         self._resize(size, "size")
 
     def drain(self) -> int:

@@ -465,8 +465,8 @@ class Pool(Uncopied):
             slot = known = None  # type: ignore[assignment]  # K3
 
     def put(self, handle: Handle[Any]) -> bool:
-        """Give back what `get` gave; the same as ``handle.close(timeout=0)``, but for seeing that it was lent
-        here. True when it is back; False while somebody else holds it: a share, a lease, a view.
+        """Give back a handle of `get`, as ``handle.close(timeout=0)`` does, and check that this pool lent it.
+        Return True if the item is back; False while a share, a lease or a view still holds it.
 
         Raises `NotLentError`, naming the pool that it came from, and `ReturnedTwiceError`.
         """
@@ -523,8 +523,8 @@ class Pool(Uncopied):
     # -- size and memory -------------------------------------------------------------------------------------
 
     def drain(self) -> int:
-        """Run what waits to be run on this thread; how much. There is nothing but in a pool whose items
-        belong to threads."""
+        """Run the work that is due on this thread, and return the number of items. Only a pool whose items
+        belong to threads has such work."""
         return 0
 
     def _resize(self, limit: int, what: str) -> None:
@@ -535,12 +535,12 @@ class Pool(Uncopied):
         self.shelf.adjust()
 
     def warm_up(self, count: int | None = None) -> int:
-        """Make items now, on this thread, until `count` are there, idle or lent (None: `min_idle`, or all
-        where that is 0). Returns how many were made. So the first to borrow do not wait for `create`, or for
-        the memory's pages.
+        """Make items now, on this thread, until there are `count` of them, idle or lent (None: `min_idle`, or
+        all if that is 0). Return the number of items made. The first borrowers then do not wait for `create`,
+        or for the memory's pages.
 
-        Raises what making one raises, and `PoolError` on a closed pool. Callable on any thread, but takes its
-        time.
+        Raises what making an item raises, and `PoolError` on a closed pool. Callable on any thread; it takes
+        as long as making the items takes.
         """
         if count is None:
             count = self._min_idle or self.shelf.limit
@@ -618,7 +618,7 @@ class Pool(Uncopied):
     # -- knowing ---------------------------------------------------------------------------------------------
 
     def loans(self) -> tuple[Loan, ...]:
-        """What is lent now, longest first. Costs what the pool's size is."""
+        """Return the present loans, longest first. The time grows with the pool's size."""
         self._tend()  # what its last holder has let go may wait for somebody to run its release
         found = []
         for slots in (self.shelf.slots, self.shelf.extras):
@@ -652,7 +652,7 @@ class Pool(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether the pool was closed, by `close` or with its manager."""
+        """True if the pool was closed, by `close` or with its manager."""
         return self.shelf.closed
 
     def __repr__(self) -> str:
@@ -664,11 +664,11 @@ class Pool(Uncopied):
     # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self, timeout: float | None = 0.0) -> PoolReport:
-        """Lend no more items of the pool, throw away what is idle, and what comes back from now on. Those who
-        wait are told.
+        """Stop lending items of the pool. Idle items are destroyed now, lent ones when they come back.
+        Waiting calls end.
 
-        Waits up to `timeout` seconds (None: for ever) for what is lent; the report names what has not come
-        back. Nothing is taken from those who hold it. Closing again gives the report as it is then.
+        Waits up to `timeout` seconds (None: for ever) for the loans; the report names those that have not
+        come back. Borrowers keep their loans. A second call returns a new report.
         """
         check_timeout(timeout)
         handles = [slot.handle for slot in snapshot(self.shelf.slots) if slot.handle is not None]

@@ -98,14 +98,14 @@ class Capture(Uncopied):
         Run the callback on GStreamer's streaming thread (new-sample) instead of the capture's own. Frames
         that were queued before are dropped then.
     errors:
-        Exception types that the callback may raise: they are counted as errors and nothing else. Those of the
-        manager's policy for ``"gst.Sample"``, or else of its configuration, where none are given.
+        Exception types that the callback may raise: they are only counted as errors. If none are given: those
+        of the manager's policy for ``"gst.Sample"``, or else of its configuration.
     on_error:
-        ``"continue"``: the next frame follows whatever the callback raised. ``"stop"``: the capture stops
-        (the pipeline flows on), and `wait` raises what it was.
+        ``"continue"``: after an exception of the callback the next frame follows. ``"stop"``: the capture
+        stops (the pipeline goes on), and `wait` raises that exception.
     max_held:
-        How many frames may be held beyond their turn, by arrays, views or shares; what comes meanwhile is
-        dropped. None: any number.
+        The number of frames that arrays, views or shares may hold after their callback or turn of the loop;
+        while that many are held, new frames are dropped. None: any number.
     bound:
         ``"auto"``: an appsink without a bound of its own (``max-buffers=0``, as by default) holds 8 frames at
         most while the capture is open; beyond that a live source drops the oldest, any other waits. The log
@@ -255,7 +255,7 @@ class Capture(Uncopied):
         self.manager._begin()
 
     def stop(self, timeout: float | None = CLOSE_TIMEOUT) -> bool:
-        """Call the callback no more; the pipeline flows on and its frames are dropped. `start` begins again.
+        """Stop calling the callback. The pipeline goes on, and its frames are dropped. `start` begins again.
 
         Waits up to `timeout` seconds for a callback that is running (not when called from it). True when none
         runs any more.
@@ -265,7 +265,7 @@ class Capture(Uncopied):
         return run is None or run.end(timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the stream ends or the capture stops, `timeout` seconds at most; whether it has.
+        """Wait until the stream ends or the capture stops, `timeout` seconds at most. Return True if it has.
 
         Raises `PipelineError` when the pipeline reports an error, `ClosedError` when the manager is closed
         meanwhile, and with ``on_error="stop"`` what the callback raised when that was the reason.
@@ -303,8 +303,7 @@ class Capture(Uncopied):
 
     @property
     def error(self) -> BaseException | None:
-        """The last exception out of the callback, without its traceback (which would keep its frames
-        alive)."""
+        """The last exception of the callback, without its traceback (which would keep frames alive)."""
         return self._error
 
     # -- by iteration ----------------------------------------------------------------------------------------
@@ -425,8 +424,8 @@ class Capture(Uncopied):
     # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> bool:
-        """Stop for good, leaving the appsink dropping. Waits like `stop`; closing again gives the answer as
-        it is then.
+        """Stop for good; from then on the appsink drops its frames. Waits like `stop`. A second call returns
+        what is so by then.
 
         Frames and arrays that are still held stay valid.
         """
