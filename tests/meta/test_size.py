@@ -72,13 +72,11 @@ def rows(heading: str) -> dict[str, tuple[int, str]]:
     return {name: (int(number), reason) for name, number, reason in found}
 
 
-def agree(listed: dict[str, tuple[int, str]], real: dict[str, int]) -> None:
-    """Each name of one stands in the other, with a number that is right to a tenth and a whole sentence."""
+def agree(listed: dict[str, tuple[int, str]], real: dict[str, int], slack: int) -> None:
+    """Each name of one stands in the other, with a number that differs by `slack` at most, and a sentence."""
     assert sorted(real) == sorted(listed), "docs/design.md, Size: rows that are missing or not needed"
     wrong = {
-        name: (number, real[name])
-        for name, (number, _) in listed.items()
-        if abs(number - real[name]) > real[name] / 10
+        name: (number, real[name]) for name, (number, _) in listed.items() if abs(number - real[name]) > slack
     }
     assert wrong == {}, "docs/design.md, Size: (written, counted)"
     assert [name for name, (_, why) in listed.items() if len(why.split()) < 5 or not why.endswith(".")] == []
@@ -86,7 +84,7 @@ def agree(listed: dict[str, tuple[int, str]], real: dict[str, int]) -> None:
 
 def test_each_long_module_has_a_sentence_and_each_sentence_a_long_module() -> None:
     long = {name: lines_of_code(text) for name, text in modules() if len(text.splitlines()) > LINES}
-    agree(rows("module"), long)
+    agree(rows("module"), long, slack=50)
 
 
 def test_each_wide_class_has_a_sentence_and_each_sentence_a_wide_class() -> None:
@@ -97,7 +95,7 @@ def test_each_wide_class_has_a_sentence_and_each_sentence_a_wide_class() -> None
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef) and public_methods(node) > METHODS:
                 wide[node.name] = public_methods(node)
-    agree(rows("class"), wide)
+    agree(rows("class"), wide, slack=3)
 
 
 def test_what_is_counted() -> None:
