@@ -85,8 +85,8 @@ def shown(value: object) -> str:
 
 
 def is_of(error: BaseException, types: tuple[type[BaseException], ...]) -> bool:
-    """Whether `error` is of one of `types`, as ``except`` decides it: by the classes alone. ``isinstance``
-    runs the ``__instancecheck__`` of a user's metaclass, which may raise."""
+    """Return True if `error` is of one of `types`, as ``except`` decides it: by the classes alone.
+    ``isinstance`` runs the ``__instancecheck__`` of a user's metaclass, which may raise."""
     return any(base is one for base in type(error).__mro__ for one in types)
 
 

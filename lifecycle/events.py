@@ -58,7 +58,7 @@ class Event:
     logged: ClassVar[str] = ALWAYS
     """When it is logged: ``always``, or the switch of `SafetyConfig` that has to be on."""
     leak: ClassVar[bool] = False
-    """Whether leak hooks are told of it."""
+    """True if leak hooks are told of it."""
 
     manager: str
     """The manager's name."""

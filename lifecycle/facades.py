@@ -79,7 +79,7 @@ class Facade(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether it, or its manager, was closed."""
+        """True if it, or its manager, was closed."""
         return self._closed or self._manager.closed
 
     def __len__(self) -> int:

@@ -41,7 +41,7 @@ class EventFence(Uncopied):
         self._event = event
 
     def signalled(self) -> bool:
-        """Whether the event is set. Callable on any thread."""
+        """Return True if the event is set. Callable on any thread."""
         return self._event.is_set()  # type: ignore[no-any-return]
 
     def wait(self, timeout: float) -> bool:
@@ -74,8 +74,8 @@ class FutureFence(Uncopied):
         self._asyncio = callable(getattr(future, "get_loop", None))
 
     def signalled(self) -> bool:
-        """Whether the work is over. Callable on any thread. Raises `FenceError` where cancelling has left
-        that unknown."""
+        """Return True if the work is over. Callable on any thread. Raises `FenceError` where cancelling has
+        left that unknown."""
         done = self._future.done()
         if done and self._asyncio and self._future.cancelled():
             raise FenceError(
@@ -127,7 +127,7 @@ class ProcessFence(Uncopied):
             )
 
     def signalled(self) -> bool:
-        """Whether it has ended. Callable on any thread."""
+        """Return True if it has ended. Callable on any thread."""
         if self._fd >= 0:
             return bool(select.select([self._fd], [], [], 0)[0])
         ended = _has_ended(self._process)
@@ -159,7 +159,7 @@ class ProcessFence(Uncopied):
 
 
 def _has_ended(process: Any) -> bool | None:
-    """Whether a Popen or Process says that it has ended; None where it cannot say."""
+    """Return True if a Popen or Process says that it has ended; None where it cannot say."""
     poll = getattr(process, "poll", None)
     if callable(poll):
         return poll() is not None

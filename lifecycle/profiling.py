@@ -93,7 +93,7 @@ class Profiler(Uncopied):
 
     @property
     def running(self) -> bool:
-        """Whether it collects now."""
+        """True if it collects now."""
         return self._running
 
     def start(self) -> None:

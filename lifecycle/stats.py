@@ -172,15 +172,15 @@ class SafetyStats:
 
 @attrs.frozen
 class Health:
-    """Whether the manager's own machinery is well. Read without asking the keeper, so it answers even when
+    """True if the manager's own machinery is well. Read without asking the keeper, so it answers even when
     that is stuck."""
 
     ok: bool
     """True if there are no `problems`."""
     closed: bool
-    """Whether the manager is closed."""
+    """True if the manager is closed."""
     keeper_alive: bool
-    """Whether the keeper's thread runs. It starts with the first object."""
+    """True if the keeper's thread runs. It starts with the first object."""
     keeper_last_run: float
     """Unix time of the keeper's last pass, 0.0 before the first."""
     events_pending: int
@@ -266,7 +266,7 @@ class ShutdownReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything that the manager ever had was released."""
+        """True if everything that the manager ever had was released."""
         return not (self.failed or self.stuck or self.leaked or self.errors or self.running)
 
     def __bool__(self) -> bool:
@@ -352,7 +352,7 @@ class PoolReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything had come back."""
+        """True if everything had come back."""
         return not self.missing
 
     def __bool__(self) -> bool:
@@ -465,7 +465,7 @@ class DistributorStats:
     receivers: int
     """Open receivers now."""
     closed: bool
-    """Whether it is closed."""
+    """True if it is closed."""
     close_failures: int
     """Shares whose ``close()`` raised."""
     groups: Mapping[str, GroupStats]

@@ -39,7 +39,7 @@ class BridgeStats:
     failed: int
     """Frames that could not be handed on; the manager has reported why."""
     running: bool
-    """Whether it still carries."""
+    """True if it still carries."""
 
 
 class _Carrying:
@@ -86,7 +86,8 @@ class _Carrying:
         self.stopped.set()
 
     def over(self) -> bool:
-        """Whether nothing can be carried any more: this side of the receiver is closed, or the other end."""
+        """Return True if nothing can be carried any more: this side of the receiver is closed, or the other
+        end."""
         target = getattr(self.hand_on, "__self__", None)
         return bool(self.receiver.closed or getattr(target, "closed", False) or self.manager.closed)
 
@@ -124,7 +125,7 @@ class Bridge(Uncopied):
 
     @property
     def running(self) -> bool:
-        """Whether it still carries."""
+        """True if it still carries."""
         return not self._carrying.stopped.is_set()
 
     def stats(self) -> BridgeStats:

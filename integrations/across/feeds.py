@@ -31,10 +31,11 @@ class Feed(Protocol):
         """The next frame that has come, or None. Raises `ClosedError` where none can come any more."""
 
     def has_more(self) -> bool:
-        """Whether `take` would give one."""
+        """Return True if `take` would give one."""
 
     def closed(self) -> bool:
-        """Whether what carries the frames was closed under this end, so that nothing can come any more."""
+        """Return True if what carries the frames was closed under this end, so that nothing can come any
+        more."""
 
     def wait(self, seconds: float) -> None:
         """Return when something may have come, after `seconds` at the latest; other threads run meanwhile."""

@@ -54,7 +54,7 @@ class Frame:
 
     @property
     def closed(self) -> bool:
-        """Whether this share was closed."""
+        """True if this share was closed."""
         return is_closed(self._handle)
 
     @property
@@ -69,7 +69,7 @@ class Frame:
 
     @property
     def key(self) -> bool:
-        """Whether it stands for itself (see `KeepKeyFrames`)."""
+        """True if it stands for itself (see `KeepKeyFrames`)."""
         return self._head.key
 
     @property

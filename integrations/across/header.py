@@ -74,7 +74,7 @@ def _dtype_of(dtype: Any) -> Any:
 
 
 def _goes(kind: Any) -> bool:
-    """Whether elements of this type can go to another process, which knows the type by its text."""
+    """Return True if elements of this type can go to another process, which knows the type by its text."""
     if kind.hasobject or kind.names is not None or kind.subdtype is not None or not kind.itemsize:
         return False
     # The text of another library's type names plain bytes.

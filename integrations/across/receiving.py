@@ -257,7 +257,7 @@ class TopicReceiver(Uncopied):
         return now if start is None else now._replace(cursor=start)
 
     def _wants(self, feed: Feed, now: Standing, frame: Frame) -> bool:
-        """Whether the policy gives `frame` to the caller; otherwise it counts as missed."""
+        """Return True if the policy gives `frame` to the caller; otherwise it counts as missed."""
         if type(self._policy) is LatestOnly:
             return not feed.has_more()
         return frame.key or not now.awaits_key
@@ -355,7 +355,7 @@ class TopicReceiver(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether this receiver was closed, or what carries its frames under it."""
+        """True if this receiver was closed, or what carries its frames under it."""
         feed = self._feed
         return feed is None or feed.closed()
 

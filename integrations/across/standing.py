@@ -29,7 +29,7 @@ class Standing(NamedTuple):
     lags: int = 0
     restarts: int = 0
     begun: bool = False
-    """Whether it has got a frame of that life."""
+    """True if it has got a frame of that life."""
     awaits_key: bool = False
     waiting: Frame | None = None
     """A frame that has come, behind a gap that was told; not received yet."""

@@ -80,7 +80,7 @@ call: Callable[[Any], Any] = operator.methodcaller("__call__")
 
 
 class _Process:
-    """Whether this is the process in which the driver was started: in a forked child it is broken."""
+    """True if this is the process in which the driver was started: in a forked child it is broken."""
 
     forked = False
 
@@ -139,7 +139,7 @@ def function(name: str) -> Callable[..., int]:
 
 
 def in_a_child() -> bool:
-    """Whether this is a child of the process that started the driver: nothing may be called there."""
+    """Return True if this is a child of the process that started the driver: nothing may be called there."""
     return _process.forked
 
 

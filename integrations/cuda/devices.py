@@ -37,7 +37,7 @@ class Device(Uncopied):
     ordinal: int
 
     def here(self) -> bool:
-        """Whether its primary context is current on this thread."""
+        """Return True if its primary context is current on this thread."""
         return not _driver.in_a_child() and _driver.current_context() == self.context
 
     @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Stream(Uncopied):
         return self._box.value or 0
 
     def query(self) -> bool:
-        """Whether all that it was given is done. Raises `CUDAError` where something has failed."""
+        """Return True if all that it was given is done. Raises `CUDAError` where something has failed."""
         code = _driver.run_in(self.context, partial(_driver.function("cuStreamQuery"), self.number))
         if code == _driver.NOT_READY:
             return False
@@ -197,7 +197,8 @@ class CUDAFence(Uncopied):
         return 0 if event is None else event.box.value or 0
 
     def signalled(self) -> bool:
-        """Whether the stream has come so far. Raises `CUDAError` for any other answer: then nobody knows."""
+        """Return True if the stream has come so far. Raises `CUDAError` for any other answer: then nobody
+        knows."""
         event = _events.get(self._number)
         if event is None:
             raise CUDAError("this fence was deleted")

@@ -126,7 +126,7 @@ def new_capsule(address: int, versioned: bool) -> Any:
 
 
 def is_named(capsule: Any, name: int) -> bool:
-    """Whether a capsule has this name now."""
+    """Return True if a capsule has this name now."""
     return bool(is_valid(capsule, name))
 
 

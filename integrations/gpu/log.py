@@ -13,7 +13,7 @@ _VARIABLE = "LIFECYCLE_GPU_LOG"
 
 
 def wanted() -> bool:
-    """Whether rebuilds and changes of state are logged."""
+    """Return True if rebuilds and changes of state are logged."""
     return os.environ.get(_VARIABLE, "") not in ("", "0")
 
 

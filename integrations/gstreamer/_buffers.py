@@ -181,12 +181,12 @@ def wrap_memory(owned: Owned, flags: int, address: int, size: int, slot: int | N
 
 
 def sole_owner(buffer: Any) -> bool:
-    """Whether nobody else holds the buffer or any of its memories."""
+    """Return True if nobody else holds the buffer or any of its memories."""
     return bool(_is_writable(buffer)) and bool(_memory_writable(buffer))
 
 
 def is_writable(buffer: Any) -> bool:
-    """Whether there is one reference on the buffer, and so nobody else."""
+    """Return True if there is one reference on the buffer, and so nobody else."""
     return bool(_is_writable(buffer))
 
 

@@ -361,7 +361,7 @@ def _segment(publisher: Any) -> str | None:
 
 
 class Watch:
-    """Whether processes still run, asked of the system at once where it tells (Linux)."""
+    """True if processes still run, asked of the system at once where it tells (Linux)."""
 
     def __init__(self) -> None:
         self._poll: Any = select.poll() if hasattr(select, "poll") and hasattr(os, "pidfd_open") else None

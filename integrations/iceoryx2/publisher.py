@@ -285,7 +285,7 @@ class _Ports(Ends):
             return tuple(Peer(pid, executable, state) for pid, executable, state, _ in self.nodes())  # type: ignore[arg-type]
 
     def over(self) -> bool:
-        """Whether it was closed."""
+        """Return True if it was closed."""
         return self.stopped
 
     def watch(self) -> None:
@@ -661,7 +661,7 @@ class Publisher(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """True if it was closed."""
         return self._ports is None
 
     def stats(self) -> PublisherStats:

@@ -43,7 +43,7 @@ class LifecycleCollector(Uncopied, Collector):
         self._announced: dict[str, object] = {}
         self._group: Group | None = None
         self._gives = True
-        """Whether the registry knows the families as this one's."""
+        """True if the registry knows the families as this one's."""
         self._joining = False
         if registry is not None:
             self._join(registry, managers)
@@ -133,7 +133,7 @@ class Group:
         self.lock = threading.RLock()
 
     def has(self, collector: LifecycleCollector) -> bool:
-        """Whether it is one of them. Waits for nobody: a registry asks while it holds its own lock."""
+        """Return True if it is one of them. Waits for nobody: a registry asks while it holds its own lock."""
         registry = self._prometheus()
         return registry is not None and collector in self.joined and collector in _registered(registry)
 

@@ -50,7 +50,7 @@ class Row:
 
 
 def is_gauge(row: Row) -> bool:
-    """Whether what the row reads ends with the thing that it is of."""
+    """Return True if what the row reads ends with the thing that it is of."""
     return row.make is gauge
 
 

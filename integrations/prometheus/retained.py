@@ -137,7 +137,7 @@ class Known:
 
     @property
     def capped(self) -> bool:
-        """Whether some share a label."""
+        """True if some share a label."""
         return any(
             entry_reading.labels not in self.own.get(entry_reading.kind, {})
             for entry in self.last.values()

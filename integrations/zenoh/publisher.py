@@ -217,7 +217,7 @@ class Publisher(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """True if it was closed."""
         return self._ports.stopped
 
     def stats(self) -> DistributorStats:

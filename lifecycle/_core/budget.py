@@ -18,7 +18,7 @@ class Budget:
         self._at = runtime.monotonic()
 
     def allows(self) -> bool:
-        """Whether there is something left."""
+        """Return True if there is something left."""
         now = runtime.monotonic()
         self._left = min(self._stock, self._left + (now - self._at) * self._share)
         self._at = now

@@ -59,13 +59,14 @@ def _code_of(fn: Any) -> CodeType | None:
 
 
 def refuses(answer: Any) -> bool:
-    """Whether the `answer` of a validator, a ``check=`` or a ``reset=`` is a no: what is false, of whatever
-    type, and not None, which is no answer. NumPy's False is one. Raises what asking for its truth raises."""
+    """Return True if the `answer` of a validator, a ``check=`` or a ``reset=`` is a no: what is false, of
+    whatever type, and not None, which is no answer. NumPy's False is one. Raises what asking for its truth
+    raises."""
     return answer is not None and not answer
 
 
 def is_control_flow(error: BaseException) -> bool:
-    """Whether `error` is not about the object at all: an interrupt, an exit, a cancellation."""
+    """Return True if `error` is not about the object at all: an interrupt, an exit, a cancellation."""
     if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
         return True
     for module, name in (("asyncio", "CancelledError"), ("trio", "Cancelled")):

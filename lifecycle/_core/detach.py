@@ -160,8 +160,8 @@ def begin_detach(
 
 
 def _still_held(record: Record, box: list[Pin | None]) -> bool:
-    """Whether somebody beside `box` holds the pin of an object whose cell has let go of it. Somebody else may
-    have shut the door first, and then the box has nothing to hold."""
+    """Return True if somebody beside `box` holds the pin of an object whose cell has let go of it. Somebody
+    else may have shut the door first, and then the box has nothing to hold."""
     if box[0] is None:
         return record() is not None
     return getrefcount(box[0]) > SOLE_BOXED or stand_ins(record) > 0

@@ -47,12 +47,12 @@ SOLE_LIFE = _sole_references_to_life()
 
 
 def lives(record: Record) -> bool:
-    """Whether the cell of `record` lives: somebody has a handle, a garbage cycle perhaps."""
+    """Return True if the cell of `record` lives: somebody has a handle, a garbage cycle perhaps."""
     return _references_to_life(record) > SOLE_LIFE
 
 
 def is_open(record: Record) -> bool:
-    """Whether the door of `record` is open. Callable on any thread, inside a collection too."""
+    """Return True if the door of `record` is open. Callable on any thread, inside a collection too."""
     if record.cause is not None:
         return False
     door = record.door

@@ -69,11 +69,11 @@ class Dropping:
         self.witness: Bell | None = None  # tells when it is gone
 
     def lives(self) -> bool:
-        """Whether it is known to be there."""
+        """Return True if it is known to be there."""
         return self.witness is not None and not runtime.is_dead(self.witness)
 
     def gone(self) -> bool:
-        """Whether it is known to be gone."""
+        """Return True if it is known to be gone."""
         return self.let_go and self.witness is not None and runtime.is_dead(self.witness)
 
 
@@ -86,13 +86,13 @@ def extra_for(release: object, extra: Extra | None) -> Extra | None:
 
 
 def is_kept(record: Record) -> bool:
-    """Whether the object is closed, and others refer to it."""
+    """Return True if the object is closed, and others refer to it."""
     extra = record.extra
     return extra is not None and extra.dropped is not None and extra.dropped.kept
 
 
 def has_died(record: Record) -> bool:
-    """Whether the object is known to be gone although its end is still to be told."""
+    """Return True if the object is known to be gone although its end is still to be told."""
     extra = record.extra
     return extra is not None and extra.dropped is not None and extra.dropped.gone()
 
@@ -114,8 +114,8 @@ SOLE = _sole()
 
 
 def referred_to(record: Record) -> bool:
-    """Whether somebody else refers to the object. Asked twice: without the GIL the count may be torn while a
-    reference goes from one thread to another."""
+    """Return True if somebody else refers to the object. Asked twice: without the GIL the count may be torn
+    while a reference goes from one thread to another."""
     return references(record) > SOLE and references(record) > SOLE
 
 
@@ -124,7 +124,8 @@ budget = Budget()
 
 
 def may_go(record: Record, dropped: Dropping) -> bool:
-    """Whether nobody else refers to the object any more: nobody at all, or only what it refers to itself."""
+    """Return True if nobody else refers to the object any more: nobody at all, or only what it refers to
+    itself."""
     if not referred_to(record):
         return True
     looks = dropped.looks
@@ -158,7 +159,7 @@ asked for, and after it."""
 
 
 def dies(dropped: Dropping) -> bool:
-    """Whether an object that we do not refer to any more is gone, or is so in a moment: in a cycle the
+    """Return True if an object that we do not refer to any more is gone, or is so in a moment: in a cycle the
     collector frees it, without the GIL the thread that made it."""
     if _is_gone(dropped):
         return True

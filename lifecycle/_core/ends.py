@@ -68,7 +68,7 @@ def let_die(record: Record) -> bool:
 
 
 def _let_go(record: Record) -> bool:
-    """Whether nobody holds the object of `record` any more, be it dead or not.
+    """Return True if nobody holds the object of `record` any more, be it dead or not.
 
     What a thread that is not the maker has let go of last counts on until the maker takes it off. So by their
     counts an object that is held once and one that is not held look the same, and a mark tells them apart."""
@@ -108,7 +108,7 @@ def _mark_at(address: int) -> int:
 
 
 def _has_marks() -> bool:
-    """Whether this Python marks objects as is said above: the type stands where it should, and a weak
+    """Return True if this Python marks objects as is said above: the type stands where it should, and a weak
     reference changes the mark as it should."""
     pin = Pin()
     if _MARK < 0 or ctypes.c_void_p.from_address(id(pin) + _TYPE).value != id(Pin) or _mark_at(id(pin)):
@@ -218,8 +218,8 @@ def _tied(record: Record, waiters: WaitList) -> object:
 
 
 def _circle(record: Record, ours: tuple[Record, ...], me: int) -> tuple[Record, ...]:
-    """Whether `record` ends only after one of the releases that this thread is inside of: the chain of waits
-    that leads there."""
+    """Return True if `record` ends only after one of the releases that this thread is inside of: the chain of
+    waits that leads there."""
     chain = [record]
     while not any(chain[-1] is one for one in ours):
         waits = runtime.snapshot(_waits.items())

@@ -246,7 +246,7 @@ def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeo
 
 
 def _may_go_on(record: Record) -> bool:
-    """Whether a lease need not wait for the end of a turn any more."""
+    """Return True if a lease need not wait for the end of a turn any more."""
     return not record.extra.turns or record.cause is not None  # type: ignore[union-attr]
 
 
@@ -370,7 +370,7 @@ def _await_holders(record: Record, cell: Cell, timeout: float | WhenDue | None) 
 
 
 def _is_free(record: Record, cell: Cell) -> bool:
-    """Whether nobody else holds the object, or it was shut. Polls what devices have."""
+    """Return True if nobody else holds the object, or it was shut. Polls what devices have."""
     if busy:
         poll_busy()
     return raw_pin(cell) is None or not held(record, cell)

@@ -52,7 +52,7 @@ class Export(Uncopied):
         self.site: Site | None = runtime.site_of(runtime.caller(2))
 
     def over(self) -> bool:
-        """Whether the foreign code is done."""
+        """Return True if the foreign code is done."""
         raise NotImplementedError
 
     def ended(self) -> None:

@@ -28,7 +28,8 @@ getrefcount = sys.getrefcount
 
 
 def lease_of_thread(pin: Pin, ident: int) -> bool:
-    """Whether a lease or an access block of thread `ident` holds `pin`. Looks through the whole heap."""
+    """Return True if a lease or an access block of thread `ident` holds `pin`. Looks through the whole
+    heap."""
     try:
         # A list, since an interrupt in a generator that is just being closed is printed and lost.
         return ident in [getattr(referrer, "_thread", None) for referrer in gc.get_referrers(pin)]
@@ -126,7 +127,7 @@ SOLE_REFERENCES = _sole_references()
 
 
 def held(record: Record, cell: Cell) -> bool:
-    """Whether somebody beside the cell holds the object, while its door is open."""
+    """Return True if somebody beside the cell holds the object, while its door is open."""
     return pin_references(cell) > SOLE_REFERENCES or stand_ins(record) > 0
 
 

@@ -115,8 +115,8 @@ before their first."""
 
 
 def struck_on_entry(error: BaseException, called: Any, obj: Any) -> bool:
-    """Whether the interrupt `error`, caught where ``called(obj)`` stands, struck before anything of that ran:
-    CPython looks for signals on entering a function in Python."""
+    """Return True if the interrupt `error`, caught where ``called(obj)`` stands, struck before anything of
+    that ran: CPython looks for signals on entering a function in Python."""
     while isinstance(called, functools.partial):
         called = called.func
     if isinstance(called, operator.methodcaller):

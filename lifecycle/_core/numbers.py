@@ -83,7 +83,7 @@ def _of_cffi(value: Any) -> int | None:
 
 
 def is_pointer(value: Any) -> bool:
-    """Whether `value` is a pointer of ctypes or cffi, and no mere number."""
+    """Return True if `value` is a pointer of ctypes or cffi, and no mere number."""
     kind = type(value)
     if kind.__module__ == "_cffi_backend":
         try:
@@ -104,8 +104,8 @@ FIRST_MAPPED = 1 << 16
 
 
 def is_address(value: Any, number: int) -> bool:
-    """Whether a number, that of `value`, is an address: since pointers have no other, since it is as large as
-    those are, or since it lies in the heap of a program that has its own further down."""
+    """Return True if a number, that of `value`, is an address: since pointers have no other, since it is as
+    large as those are, or since it lies in the heap of a program that has its own further down."""
     if FIRST_ADDRESS <= number <= LAST_ADDRESS:
         return True
     if not FIRST_MAPPED <= number < FIRST_ADDRESS:
@@ -148,7 +148,7 @@ _HEAP_TYPE = 1 << 9
 
 
 def _stays(kind: type) -> bool:
-    """Whether a class is what its module has under its name."""
+    """Return True if a class is what its module has under its name."""
     module = kind.__module__
     one: Any = sys.modules.get(module) if isinstance(module, str) else None
     for name in kind.__qualname__.split("."):

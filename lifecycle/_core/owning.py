@@ -113,8 +113,8 @@ BY_IDENTITY = (2, WITH_ADDRESS)
 
 
 def _side_by_side(first: Record, record: Record) -> bool:
-    """Whether both may own the object: `record` lives within `first`, its parent, as a mapping does within
-    its buffer; or both said what they own of it, and it is not the same."""
+    """Return True if both may own the object: `record` lives within `first`, its parent, as a mapping does
+    within its buffer; or both said what they own of it, and it is not the same."""
     if (
         first.obj is record.obj
         and first.owning in BY_IDENTITY
@@ -146,8 +146,8 @@ all the same."""
 
 
 def _has_let_go(first: Record) -> bool:
-    """Whether an owner no longer has its native: its release was called. (A stuck one keeps it: nobody knows
-    what it holds.)"""
+    """Return True if an owner no longer has its native: its release was called. (A stuck one keeps it: nobody
+    knows what it holds.)"""
     phase = first.phase
     return phase is RELEASING or (phase in ENDED and phase is not STUCK) or has_died(first)
 

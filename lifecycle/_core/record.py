@@ -313,7 +313,7 @@ which CPython 3.14 would leave taken where a signal strikes at the entry of its 
 
 
 stores_meet = runtime.free_threaded
-"""Whether another thread may come between a look and a store behind it. With the GIL only while stores are
+"""True if another thread may come between a look and a store behind it. With the GIL only while stores are
 watched, which makes calls of them (`lifecycle.testing.check_transitions`)."""
 _first: dict[int, Cause] = {}
 """By object: the cause that is being stored. Of two causes at one moment the first stays, as with `_making`.

@@ -238,8 +238,8 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 def reaches(start: object, targets: list[object]) -> bool:
-    """Whether there is a way from `start` to one of `targets`, by attributes, items and closures. Modules and
-    classes are no way: everything reaches everything through them."""
+    """Return True if there is a way from `start` to one of `targets`, by attributes, items and closures.
+    Modules and classes are no way: everything reaches everything through them."""
     wanted = {id(target) for target in targets}
     seen = {id(start)}
     queue: deque[object] = deque((start,))

@@ -372,8 +372,8 @@ def _on_which_thread(record: Record, reason: str) -> str:
 
 
 def _may_retry(record: Record, extra: Extra) -> bool:
-    """Whether a release that released nothing is called again: not more often than the configuration says,
-    nor later than its `retry_for`. Decided again after an interrupt, it is decided alike."""
+    """Return True if a release that released nothing is called again: not more often than the configuration
+    says, nor later than its `retry_for`. Decided again after an interrupt, it is decided alike."""
     most = record.kind.registry.config.max_finalizer_retries
     if most is not None and extra.attempts >= most:
         return False

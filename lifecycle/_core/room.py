@@ -79,8 +79,8 @@ def _collected(generations: Iterator[int]) -> bool:
 
 
 def comes_by_itself(record: Record) -> bool:
-    """Whether another thread runs the release of what is due, or will soon: not what waits for its queue's
-    owner, a fence or a retry."""
+    """Return True if another thread runs the release of what is due, or will soon: not what waits for its
+    queue's owner, a fence or a retry."""
     extra = record.extra
     if extra is not None and (extra.fences or extra.not_before > runtime.monotonic() + ROOM_WITHIN):
         return False

@@ -142,7 +142,7 @@ watch_collections()
 
 
 def in_collector() -> bool:
-    """Whether this thread is inside a garbage collection right now."""
+    """Return True if this thread is inside a garbage collection right now."""
     if not collecting or getattr(_here, "start", None) is not _now.start:
         return False
     _verify_mark()
@@ -168,13 +168,13 @@ collector_enabled: Callable[[], bool] = gc.isenabled
 
 
 def must_not_wait() -> bool:
-    """Whether this thread may not block: it is in collector context, or was marked (a streaming thread, an
-    audio callback)."""
+    """Return True if this thread may not block: it is in collector context, or was marked (a streaming
+    thread, an audio callback)."""
     return (bool(collecting) and in_collector()) or (bool(no_wait_threads) and get_ident() in no_wait_threads)
 
 
 def on_main_thread() -> bool:
-    """Whether this is the thread that signal handlers run on."""
+    """Return True if this is the thread that signal handlers run on."""
     return get_ident() == threading.main_thread().ident
 
 
@@ -192,7 +192,7 @@ _NOTHING = itertools.repeat(None)
 
 
 def is_dead(reference: weakref.ref[Any]) -> bool:
-    """Whether the object of a weak reference is gone. Asked in C, so that the answer holds it for no
+    """Return True if the object of a weak reference is gone. Asked in C, so that the answer holds it for no
     bytecode: others count its references, and it must not die here."""
     return next(map(operator.is_, itertools.starmap(reference, ((),)), _NOTHING))
 
@@ -319,8 +319,8 @@ def thread_name(ident: int) -> str:
 
 
 def has_ended(thread: threading.Thread) -> bool:
-    """Whether `thread` runs no Python any more. The main thread, which says so before exit hooks run, never
-    has.
+    """Return True if `thread` runs no Python any more. The main thread, which says so before exit hooks run,
+    never has.
 
     Up to 3.12 a Ctrl-C in ``thread.join()`` makes ``is_alive()`` of a thread that runs say False for good;
     the list of threads is kept by the threads themselves.
@@ -411,9 +411,9 @@ def line_of(site: Site) -> int:
 
 
 def copy_stays(frame: FrameType, above: FrameType | None) -> bool:
-    """Whether what ``frame.f_locals`` gives is to be left as it is. Up to CPython 3.12 it is a copy, which
-    stays in the frame and keeps all of its variables alive: whoever asked empties it. To be called before it
-    is asked for, so that nothing is called in between (an interrupt would leave it).
+    """Return True if what ``frame.f_locals`` gives is to be left as it is. Up to CPython 3.12 it is a copy,
+    which stays in the frame and keeps all of its variables alive: whoever asked empties it. To be called
+    before it is asked for, so that nothing is called in between (an interrupt would leave it).
 
     `above` is the frame that `frame` has called. Where that is the call of a trace or profile function, the
     copy stays: CPython writes it back into the variables when that function returns, so an empty one would
@@ -467,8 +467,8 @@ if sys.version_info >= (3, 12):
     hundred of them."""
 
     def near_limit() -> bool:
-        """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short
-        by that."""
+        """Return True if fewer than `ROOM` levels of recursion are left here, so that what is begun may be
+        cut short by that."""
         try:
             return sys._getframemodulename(max(1, sys.getrecursionlimit() - ROOM)) is not None or isinstance(
                 None,
@@ -485,8 +485,8 @@ else:
     calls in C are counted together."""
 
     def near_limit() -> bool:
-        """Whether fewer than `ROOM` levels of recursion are left here, so that what is begun may be cut short
-        by that."""
+        """Return True if fewer than `ROOM` levels of recursion are left here, so that what is begun may be
+        cut short by that."""
         try:
             return isinstance(None, _TOWER)  # type: ignore[arg-type]
         except RecursionError:
@@ -755,7 +755,7 @@ weakref.finalize(_anchor, int).detach()
 
 
 def others_run() -> bool:
-    """Whether threads of the program, beside this one, run Python: at exit those are daemons."""
+    """Return True if threads of the program, beside this one, run Python: at exit those are daemons."""
     me = threading.current_thread()
     return any(
         thread is not me

@@ -114,8 +114,8 @@ SOLE_LISTED = _count_listed()
 
 
 def _leads_on(thing: Any) -> bool:
-    """Whether a reference is followed. Modules, classes and managers lead everywhere, and plain data nowhere.
-    What holds an object is not even touched: others count who does."""
+    """Return True if a reference is followed. Modules, classes and managers lead everywhere, and plain data
+    nowhere. What holds an object is not even touched: others count who does."""
     if not gc.is_tracked(thing) or type(thing) in leads_everywhere:
         return False
     return not isinstance(thing, _NOT_FOLLOWED) and not (type(thing) is dict and "__builtins__" in thing)
@@ -127,8 +127,8 @@ leads_everywhere: set[type] = set()
 
 
 def only_from_within(record: Record, others: int) -> bool:
-    """Whether the `others` references to the object of `record`, those beside the record's own, all come from
-    what nobody but the object keeps."""
+    """Return True if the `others` references to the object of `record`, those beside the record's own, all
+    come from what nobody but the object keeps."""
     reach = Reach()
     try:
         reach.add(record.obj, -1)

@@ -85,7 +85,7 @@ def _sweep(tokens: Tokens) -> None:
 
 
 def _any_open(tokens: Tokens) -> bool:
-    """Whether a share is open. The oldest comes first, so this looks at the first token, as a rule."""
+    """Return True if a share is open. The oldest comes first, so this looks at the first token, as a rule."""
     try:
         return any(token > 0 for token in tokens)
     except RuntimeError:  # others change it meanwhile
@@ -148,6 +148,6 @@ def set_apart(record: Record, token: int) -> None:
 
 
 def is_apart(record: Record, token: int) -> bool:
-    """Whether a share is set apart, and is not the last that is open."""
+    """Return True if a share is set apart, and is not the last that is open."""
     tokens = record.kind.registry.shared.get(record.id)
     return tokens is not None and tokens.get(token) is APART and len(tokens) > 1

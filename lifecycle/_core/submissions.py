@@ -197,7 +197,7 @@ class Submission(Uncopied):
 
     @property
     def done(self) -> bool:
-        """Whether the device is done with it: its fence has signalled, or it is lost. Never polls."""
+        """True if the device is done with it: its fence has signalled, or it is lost. Never polls."""
         return not self._uses.todo
 
     def __repr__(self) -> str:

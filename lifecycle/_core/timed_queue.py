@@ -46,7 +46,7 @@ class LockQueue(Generic[T]):
         return len(self._items)
 
     def empty(self) -> bool:
-        """Whether none is in it."""
+        """Return True if none is in it."""
         return not self._items
 
     def put(self, item: T) -> None:

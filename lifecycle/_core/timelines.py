@@ -162,7 +162,7 @@ class Timelines:
         return True
 
     def behind(self, record: Record, fence: Any) -> bool:
-        """Whether another entry stands before `record` in the line of `fence`."""
+        """Return True if another entry stands before `record` in the line of `fence`."""
         line = self._lines.get(id(timeline_of(fence)))
         if line is None:
             return False

@@ -46,7 +46,7 @@ class Uses(dict[Pin, Any]):
     todo: list[Callable[[], object]]  # what its end consists of, the first step last; empty: it has ended
 
     def over(self) -> bool:
-        """Whether its block has ended, or died without its end. Callable on any thread."""
+        """Return True if its block has ended, or died without its end. Callable on any thread."""
         block = self.block  # looked at once: the thread that ends the block takes it away
         return block is None or runtime.is_dead(block)
 

@@ -137,7 +137,7 @@ class FrameDistributor(Uncopied, Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """True if it was closed."""
         return self._ring.closed
 
     def __len__(self) -> int:

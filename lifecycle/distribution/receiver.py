@@ -344,7 +344,7 @@ class FrameReceiver(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be received any more: closed, dropped or evicted, or the distributor is closed
+        """True if nothing can be received any more: closed, dropped or evicted, or the distributor is closed
         and all is read."""
         now = self._seat.now()
         newest = self._ring.newest()

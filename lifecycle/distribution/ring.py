@@ -224,7 +224,7 @@ class Ring(Generic[T]):
         return newest + 1, True
 
     def has_key(self, seq: int) -> bool:
-        """Whether frame `seq` is a key frame that can be had."""
+        """Return True if frame `seq` is a key frame that can be had."""
         slot = self.kept.get(seq)
         if slot is None:
             slot = self.table.get(seq)
@@ -363,7 +363,7 @@ class Ring(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be published any more."""
+        """True if nothing can be published any more."""
         return self.newest().end
 
     def refusal(self) -> ClosedError:

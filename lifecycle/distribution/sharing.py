@@ -25,7 +25,7 @@ class Shareable(Protocol):
 
 
 def is_shareable(item: object) -> bool:
-    """Whether `item` is published by sharing."""
+    """Return True if `item` is published by sharing."""
     kind = type(item)
     if kind is Handle:
         return True

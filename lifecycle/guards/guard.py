@@ -57,7 +57,7 @@ class CleanupGuard(Uncopied):
 
     @property
     def armed(self) -> bool:
-        """Whether the action is still to come."""
+        """True if the action is still to come."""
         return bool(self._slot) and self._generation == process.generation
 
     def close(self) -> bool:

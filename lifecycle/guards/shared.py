@@ -52,13 +52,13 @@ class SharedCleanupGuard(Uncopied):
 
     @property
     def armed(self) -> bool:
-        """Whether the action is still to come."""
+        """True if the action is still to come."""
         shared = self._shared
         return bool(shared.slot) and shared.generation == process.generation
 
     @property
     def closed(self) -> bool:
-        """Whether this share was given back."""
+        """True if this share was given back."""
         return self._token not in self._shared.open
 
     def share(self) -> SharedCleanupGuard:

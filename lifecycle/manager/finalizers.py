@@ -114,7 +114,7 @@ class SafeFinalizer(Uncopied):
 
     @property
     def alive(self) -> bool:
-        """Whether the finalizer is still to come."""
+        """True if the finalizer is still to come."""
         return self._record.id in self._table
 
     @property
@@ -135,8 +135,8 @@ class SafeFinalizer(Uncopied):
 
 
 def reaches(start: object, target: object) -> bool:
-    """Whether `target` can be reached from the callable `start` through what it keeps alive (not through
-    modules, types and a function's globals). Looks at `REACH_LIMIT` objects at most."""
+    """Return True if `target` can be reached from the callable `start` through what it keeps alive (not
+    through modules, types and a function's globals). Looks at `REACH_LIMIT` objects at most."""
     seen = {id(start)}
     queue = [start]
     for item in queue:

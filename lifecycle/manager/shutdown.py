@@ -96,8 +96,8 @@ def _run_batch(free: list[Record], workers: Workers, until: float) -> None:
 
 
 def _somebody_will_run(record: Record) -> bool:
-    """Whether to wait for a ticket: it runs, it waits for its retry or fence, or its queue has an owner to
-    drain it."""
+    """Return True if to wait for a ticket: it runs, it waits for its retry or fence, or its queue has an
+    owner to drain it."""
     place = record.place
     if isinstance(place, Generation) and not place.may_run_here():
         return place.thread is not None and not place.abandoned()
@@ -132,7 +132,7 @@ def await_devices(records: list[Record], until: float) -> None:
 
 
 def _will_be_polled(timeline: Order) -> bool:
-    """Whether its fences may be asked here, or by a thread that owns them and lives."""
+    """Return True if its fences may be asked here, or by a thread that owns them and lives."""
     generation = timeline.generation
     return (
         generation is None

@@ -97,7 +97,7 @@ class _Signals:
                 signal.set_wakeup_fd(theirs)
 
     def wanted(self, number: int) -> bool:
-        """Whether an open manager is to be closed at this signal, or is being closed because of it."""
+        """Return True if an open manager is to be closed at this signal, or is being closed because of it."""
         return number in self.come or any(not manager.closed for manager in self.living(number))
 
     def listen(self) -> None:

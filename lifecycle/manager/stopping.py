@@ -27,8 +27,8 @@ LOOK = 0.02
 
 
 def _runs(thread: threading.Thread) -> bool:
-    """Whether `thread` runs Python. One that Python did not start says for ever that it is alive: between two
-    callbacks, and once it has ended, the interpreter has no frames of it."""
+    """Return True if `thread` runs Python. One that Python did not start says for ever that it is alive:
+    between two callbacks, and once it has ended, the interpreter has no frames of it."""
     if isinstance(thread, threading._DummyThread):
         return thread.ident in sys._current_frames()
     return not runtime.has_ended(thread)
@@ -60,7 +60,7 @@ class StopToken(Uncopied):
 
     @property
     def is_set(self) -> bool:
-        """Whether the manager closes or is closed."""
+        """True if the manager closes or is closed."""
         return bool(self._flag.state)
 
     def __bool__(self) -> bool:

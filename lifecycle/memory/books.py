@@ -90,7 +90,7 @@ class Books:
         self.counting: object = None
         """Whoever looks for room now: another one, on the same thread, may come in between."""
         self.pressed: bool = False
-        """Whether the high-water mark was passed, and the low-water mark not reached since."""
+        """True if the high-water mark was passed, and the low-water mark not reached since."""
 
     def known(self, type_name: str) -> Account | None:
         """The account of that type, None before it is first needed."""
@@ -187,7 +187,7 @@ class Books:
         return found
 
     def above(self, share: float) -> bool:
-        """Whether more than `share` of some limit is used."""
+        """Return True if more than `share` of some limit is used."""
         return any(account.over(0, 0, share) for account in (self.all, *snapshot(self._accounts.values())))
 
     def figures(self) -> dict[str, MemoryTypeStats]:

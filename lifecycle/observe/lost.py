@@ -145,8 +145,8 @@ class LostTickets:
                     place.put(record)
 
     def _unclaimed(self, record: Record) -> bool:
-        """Whether nobody runs its release, and none of those who wait for a fence, or for others to let go,
-        will."""
+        """Return True if nobody runs its release, and none of those who wait for a fence, or for others to
+        let go, will."""
         if record.id in self._registry.claims:
             return False
         extra = record.extra

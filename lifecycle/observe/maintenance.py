@@ -124,7 +124,7 @@ class Keeper:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
+        """True if the thread runs."""
         thread = self._thread
         return thread is not None and thread.is_alive()
 
@@ -434,8 +434,8 @@ class Keeper:
         return queue_figures(self.registry, (self.any_thread, self.workers), self.queues, self.last_run)
 
     def health(self) -> Health:
-        """Whether the manager's own threads are well. Callable on any thread; answers even when they are
-        not."""
+        """Return True if the manager's own threads are well. Callable on any thread; answers even when they
+        are not."""
         workers = self.workers
         problems = []
         if self._thread is not None and not self._stop and not self.registry.closed and not self.alive:

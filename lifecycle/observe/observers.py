@@ -67,7 +67,8 @@ LOGGED_AS = {"traceback": "exception"}
 
 
 def _empty(value: object) -> bool:
-    """Whether there is nothing to log: asked without ``==``, which is the value's own and may do anything."""
+    """Return True if there is nothing to log: asked without ``==``, which is the value's own and may do
+    anything."""
     return value is None or (type(value) in (str, int, float, bool, tuple) and not value)
 
 
@@ -174,7 +175,7 @@ class Observer:
             self._report(event, hook, error)
 
     def logs(self, kind: str) -> bool:
-        """Whether the configuration wants events of `kind` in the log."""
+        """Return True if the configuration wants events of `kind` in the log."""
         logged = CLASSES[kind].logged
         return logged == ALWAYS or bool(getattr(self.config, logged))
 

@@ -98,8 +98,8 @@ class Generation(DequePlace):
                 bell.put(None)
 
     def may_run_here(self) -> bool:
-        """Whether this thread may run the tickets: the owner's, or any once nothing native is touched any
-        more."""
+        """Return True if this thread may run the tickets: the owner's, or any once nothing native is touched
+        any more."""
         if self.lost_reason is not None:
             return True
         if self.here is not None:
@@ -107,8 +107,8 @@ class Generation(DequePlace):
         return self.thread is not None and self.thread == runtime.get_ident() and not self.abandoned()
 
     def abandoned(self) -> bool:
-        """Whether the thread that owns the queue is known to have ended: nobody can run its releases any
-        more."""
+        """Return True if the thread that owns the queue is known to have ended: nobody can run its releases
+        any more."""
         return self.owner is not None and runtime.has_ended(self.owner)
 
     def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:

@@ -55,8 +55,8 @@ beginning."""
 
 
 def held_up(record: Record) -> bool:
-    """Whether a collection on another thread keeps the release from beginning: `close` does not wait for
-    that."""
+    """Return True if a collection on another thread keeps the release from beginning: `close` does not wait
+    for that."""
     return (
         bool(runtime.collecting)
         and record.id not in record.kind.registry.claims

@@ -33,7 +33,7 @@ class Filler:
         self._bell = WaitList()
         self._rung = {0: None}
         self.making: bool = False
-        """Whether it has a slot in hand: one that no caller has, and that is as good as idle."""
+        """True if it has a slot in hand: one that no caller has, and that is as good as idle."""
         self._pool = weakref.ref(pool, self._gone)
         threading.Thread(target=self._run, name=f"pool-{pool.name}", daemon=True).start()
 

@@ -146,7 +146,7 @@ class Node:
         own: dict[type, ChildRule] = {key: rule for key, rule in children.items() if isinstance(key, type)}
         self.types: dict[type, ChildRule] = {**(up.types if up is not None else {}), **own}
         self.owns: bool = any(_owning(rule) for rule in (*self.types.values(), *self.names.values()))
-        """Whether a call may make something that has to be released."""
+        """True if a call may make something that has to be released."""
         self._below: dict[int, tuple[ChildRule, Node]] = {}
         self.classes: dict[type, Any] = {}
         """By type of the object: the class of its proxies."""
@@ -177,11 +177,12 @@ class Node:
         return None
 
     def alone(self, name: object) -> bool:
-        """Whether calls of that method run one at a time."""
+        """Return True if calls of that method run one at a time."""
         return self.exclusive is True or (self.exclusive is not False and name in self.exclusive)
 
     def stands_for(self, cls: type) -> bool:
-        """Whether an object of that type may be one that a proxy of this node, or above it, stands for."""
+        """Return True if an object of that type may be one that a proxy of this node, or above it, stands
+        for."""
         node: Node | None = self
         while node is not None:
             if cls in node.classes:

@@ -91,7 +91,7 @@ class Recording:
     parent: int
     """The id of its parent process."""
     child: bool
-    """Whether it was forked from a process with a recorder."""
+    """True if it was forked from a process with a recorder."""
     program: str
     """The command line."""
     python: str
@@ -109,7 +109,7 @@ class Recording:
     zero: float
     """The monotonic time of the start."""
     clean: bool
-    """Whether the process ended in order."""
+    """True if the process ended in order."""
     live: bool
     """The process still runs."""
     entries: tuple[Entry, ...]
@@ -137,7 +137,7 @@ class Recording:
     text_elsewhere: bool
     """The program had enabled faulthandler itself."""
     no_stacks: bool
-    """Whether the platform has no alternate signal stacks, so that the fault's address is unknown."""
+    """True if the platform has no alternate signal stacks, so that the fault's address is unknown."""
     problems: tuple[str, ...]
     """What of the file could not be read, in sentences."""
 

@@ -55,7 +55,7 @@ def _library() -> Any:
 
 _c = _library()
 available: bool = _c is not None
-"""Whether this platform's frames are known."""
+"""True if this platform's frames are known."""
 
 
 class Stacks:

@@ -65,9 +65,9 @@ def _handlers(code: CodeType) -> dict[int, int]:
 
 
 def _same_handler(code: CodeType, last: int, here: int) -> bool:
-    """Whether an interrupt that a call at `last` lets in goes to the handler to which one goes that is raised
-    at `here`, which is all that can be done from outside. Where it does not, as behind the last call of a
-    ``try`` block, nothing strikes: what the handler there does is tried at the points before."""
+    """Return True if an interrupt that a call at `last` lets in goes to the handler to which one goes that is
+    raised at `here`, which is all that can be done from outside. Where it does not, as behind the last call
+    of a ``try`` block, nothing strikes: what the handler there does is tried at the points before."""
     if not _opcodes(code).get(last, ("", -1))[0].startswith("CALL"):
         return True
     handlers = _handlers(code)
@@ -75,7 +75,8 @@ def _same_handler(code: CodeType, last: int, here: int) -> bool:
 
 
 def _may_interrupt(code: dict[int, tuple[str, int]], last: int, here: int) -> bool:
-    """Whether CPython runs signal handlers between the instructions at `last` (-1: none yet) and `here`."""
+    """Return True if CPython runs signal handlers between the instructions at `last` (-1: none yet) and
+    `here`."""
     now, _ = code.get(here, ("", -1))
     before, following = code.get(last, ("", -1))
     if JUMPS_LOOK and now in NOT_BEFORE:

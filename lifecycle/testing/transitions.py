@@ -44,7 +44,7 @@ BY_ITSELF: dict[ObjectState, frozenset[ObjectState]] = {
 
 
 def follows(one: ObjectState, two: ObjectState) -> bool:
-    """Whether `two` may be seen after `one`, with changes that no store makes in between."""
+    """Return True if `two` may be seen after `one`, with changes that no store makes in between."""
     if one is two or two in TRANSITIONS[one]:
         return True
     return any(middle in TRANSITIONS[one] and follows(middle, two) for middle in BY_ITSELF.get(one, ()))

@@ -16,7 +16,7 @@ _KIT = os.path.dirname(__file__) + os.sep
 
 
 def library(code: CodeType) -> bool:
-    """Whether `code` is the library's own (this kit is not)."""
+    """Return True if `code` is the library's own (this kit is not)."""
     name = code.co_filename
     return name.startswith(_LIBRARY) and not name.startswith(_KIT)
 

@@ -25,7 +25,7 @@ LATER = 2
 package = ""
 """What the paths of PyGObject begin with."""
 make_safe = False
-"""Whether an unmapping waits for the last view."""
+"""True if an unmapping waits for the last view."""
 
 
 class Mapping:
@@ -214,8 +214,8 @@ def _postponed(original: Any, args: Any, mapping: Mapping) -> bool:
 
 
 def writable(buffer: Any) -> tuple[bool, sites.Site] | None:
-    """Whether a buffer that is pushed can still be written to: through an open mapping, or through a view
-    that outlives one. None where it cannot."""
+    """Return True if a buffer that is pushed can still be written to: through an open mapping, or through a
+    view that outlives one. None where it cannot."""
     pointer = hash(buffer)
     found = None
     for mapping in list(_mappings.values()):

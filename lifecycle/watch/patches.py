@@ -75,7 +75,7 @@ class Patched:
         self.original, self.around = original, around
         kind = getattr(original, "is_method", None)
         self.bare = isinstance(original, staticmethod | classmethod) or (kind is not None and not kind())
-        """Whether it is called without an object, so bound to a class each time."""
+        """True if it is called without an object, so bound to a class each time."""
         self.call = None if self.bare else hidden(around, getattr(owner, name))
         self.__doc__ = getattr(original, "__doc__", None)
 

@@ -97,7 +97,7 @@ class Domain:
         self.site: str = at(caller())
         """Where it was adopted: ``file.py:31``."""
         self.watched: bool = False
-        """Whether its context will tell of its end."""
+        """True if its context will tell of its end."""
         self.on_lost: list[Callable[[Domain], object]] = []
         self.mappings: set[int] = set()
         """The ids of what was mapped here, also of what has ended."""
@@ -135,7 +135,7 @@ class Domain:
     # -- where -----------------------------------------------------------------------------------------------
 
     def here(self) -> bool:
-        """Whether its context is current on this thread now."""
+        """Return True if its context is current on this thread now."""
         return not self.lost_reason and self._world.here()
 
     @property

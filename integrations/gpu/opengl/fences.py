@@ -41,7 +41,7 @@ class GLFence:
             raise GLError("the driver made no sync object: no context is current, or it was lost")
 
     def may_poll(self) -> bool:
-        """Whether its world is current on this thread."""
+        """Return True if its world is current on this thread."""
         return self._here()
 
     def signalled(self) -> Any:

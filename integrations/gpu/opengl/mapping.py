@@ -122,7 +122,7 @@ def map_with(
 
 
 def _registered(domain: Domain, type_name: str, address: int | None) -> bool:
-    """Whether a mapping at that address is the manager's, which then unmaps it."""
+    """Return True if a mapping at that address is the manager's, which then unmaps it."""
     return any(info.type_name == type_name and info.native == address for info in domain.manager.objects())
 
 

@@ -24,9 +24,9 @@ class Kind:
     asks: str
     deletes: str
     shared: bool
-    """Whether it belongs to the share group; False: to one context."""
+    """True if it belongs to the share group; False: to one context."""
     single: bool = False
-    """Whether its delete takes one name, and not an array of them."""
+    """True if its delete takes one name, and not an array of them."""
 
 
 KINDS: Final[dict[str, Kind]] = {

@@ -76,8 +76,8 @@ class World:
             raise GLError("the current context does not know the object that was just made in it")
 
     def here(self) -> bool:
-        """Whether this world is current on this thread now. In a forked child it never is, and nothing native
-        is called there: with a driver's threads gone the next call would hang."""
+        """Return True if this world is current on this thread now. In a forked child it never is, and nothing
+        native is called there: with a driver's threads gone the next call would hang."""
         if self.inherited:
             return False
         current = self.current()
@@ -92,8 +92,8 @@ class World:
         return self._token_in_buffer() == self.token
 
     def same_context(self) -> bool:
-        """Whether the context that is current has the address of the one in which this was made: enough where
-        `here` was true on this thread a moment ago, and a tenth of its cost."""
+        """Return True if the context that is current has the address of the one in which this was made:
+        enough where `here` was true on this thread a moment ago, and a tenth of its cost."""
         return not self.inherited and self.current() == self.pointer
 
     def _after_fork(self) -> None:
@@ -167,17 +167,17 @@ class Facts:
 
     @property
     def labels(self) -> bool:
-        """Whether objects can be labelled."""
+        """True if objects can be labelled."""
         return self.version >= (4, 3) or "GL_KHR_debug" in self.extensions
 
     @property
     def direct(self) -> bool:
-        """Whether objects can be changed without binding them (4.5)."""
+        """True if objects can be changed without binding them (4.5)."""
         return self.version >= (4, 5) or "GL_ARB_direct_state_access" in self.extensions
 
     @property
     def syncs(self) -> bool:
-        """Whether there are sync objects (3.2)."""
+        """True if there are sync objects (3.2)."""
         return self.version >= (3, 2) or "GL_ARB_sync" in self.extensions
 
 

@@ -41,7 +41,7 @@ def guard(device: Any) -> Any:
 
 
 def guarded(one: Any) -> bool:
-    """Whether an object of wgpu is guarded."""
+    """Return True if an object of wgpu is guarded."""
     return KEY in getattr(one, "__dict__", ())
 
 

@@ -339,7 +339,7 @@ class Capture(Uncopied):
 
     @property
     def _iterating(self) -> bool:
-        """Whether a loop has the frames: its iterator lives, and is not over."""
+        """True if a loop has the frames: its iterator lives, and is not over."""
         self._turn = turn = self._turn.last()
         return turn.lives()
 
@@ -446,7 +446,7 @@ class Capture(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether the capture was closed."""
+        """True if the capture was closed."""
         return self._opened.closed
 
     @property

@@ -60,11 +60,11 @@ class Turn:
             self.over = True
 
     def is_of(self, frames: Frames) -> bool:
-        """Whether `frames` has it now."""
+        """Return True if `frames` has it now."""
         return not self.over and self._frames is not None and self._frames() is frames
 
     def lives(self) -> bool:
-        """Whether its loop may still ask for frames."""
+        """Return True if its loop may still ask for frames."""
         if self.over or self._frames is None:
             return False
         frames = self._frames()
@@ -215,7 +215,7 @@ class Frames(Uncopied):
         return max(1, int(left * 1e9))
 
     def _admitted(self) -> bool:
-        """Whether one more frame may be out; else what has come is dropped."""
+        """Return True if one more frame may be out; else what has come is dropped."""
         if self._capture._held.room():
             return True
         self._capture._results["dropped"] += 1
@@ -280,7 +280,7 @@ async def _on_a_thread(function: Callable[[], object]) -> None:
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    """Whether a task of asyncio or trio was cancelled."""
+    """Return True if a task of asyncio or trio was cancelled."""
     cancelled: Any = getattr(sys.modules.get("trio"), "Cancelled", asyncio.CancelledError)
     return isinstance(error, (asyncio.CancelledError, cancelled))
 

@@ -74,7 +74,7 @@ def bound(sink: Any, name: str) -> dict[str, Any] | None:
 
 
 def live(sink: Any) -> bool | None:
-    """Whether what comes is live, so that it cannot wait; None where that is not known yet."""
+    """Return True if what comes is live, so that it cannot wait; None where that is not known yet."""
     if sink.get_state(0)[1] < Gst.State.PAUSED:
         return None
     query = Gst.Query.new_latency()

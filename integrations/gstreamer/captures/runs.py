@@ -200,7 +200,7 @@ class Run:
 
     @property
     def has_left(self) -> bool:
-        """Whether it is over: the pipeline flows on without it."""
+        """True if it is over: the pipeline flows on without it."""
         return self._sink is None
 
     def halt(self) -> None:

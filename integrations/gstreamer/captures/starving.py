@@ -47,7 +47,7 @@ class Stall:
     seconds: float
     """For how long."""
     starved: bool
-    """Whether the frames that are held are the reason."""
+    """True if the frames that are held are the reason."""
     held: tuple[str, ...]
     """Frames that are still held, and by whom."""
     text: str
@@ -78,7 +78,7 @@ class HeldFrames:
             self._limit = 2 * len(self._frames) + SLACK
 
     def room(self) -> bool:
-        """Whether one more may be out."""
+        """Return True if one more may be out."""
         most = self._most
         if most is None or len(self._frames) < most:
             return True
@@ -130,8 +130,8 @@ class HeldFrames:
 
 
 def is_held(frame: Frame) -> bool:
-    """Whether the frame's memory is still out. Where its last array has just gone it is given back here and
-    now."""
+    """Return True if the frame's memory is still out. Where its last array has just gone it is given back
+    here and now."""
     return bool(frame._handles) and frame._handles[0].state in LIVE and not frame.close()
 
 

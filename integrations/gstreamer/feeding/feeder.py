@@ -325,7 +325,7 @@ class Feeder(Uncopied):
             sample = None
 
     def _may_lend(self, what: Any, array: np.ndarray[Any, Any], lend: bool) -> bool:
-        """Whether the memory of `array` is lent instead of copied."""
+        """Return True if the memory of `array` is lent instead of copied."""
         if is_fixed(array):
             return True
         if lend and not can_be_sealed(array):
@@ -463,7 +463,7 @@ class Feeder(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """True if it was closed."""
         return self._closed.is_set()
 
     @property

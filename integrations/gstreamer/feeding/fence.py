@@ -73,7 +73,7 @@ class BufferFence(Uncopied):
         parent.drop()  # the buffer alone holds it now
 
     def signalled(self) -> bool:
-        """Whether the buffer is gone. Callable on any thread. Raises `FenceError` once the fence was
+        """Return True if the buffer is gone. Callable on any thread. Raises `FenceError` once the fence was
         deleted."""
         slot = self._slot
         if slot is None:

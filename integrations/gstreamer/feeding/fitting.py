@@ -40,7 +40,7 @@ def fitting(feeder: str, layout: Layout | None, what: Any) -> Array:
 
 
 def _is(layout: Layout, array: Array) -> bool:
-    """Whether the array is the picture (or sound) by shape and dtype."""
+    """Return True if the array is the picture (or sound) by shape and dtype."""
     sound, image = layout.sound, layout.image
     if sound is not None:
         shaped = sound.interleaved and array.ndim == 2 and array.size > 0

@@ -73,7 +73,7 @@ class Checked:
         return bytes(self._bytes[:: max(1, len(self._bytes) // SAMPLED)])
 
     def is_as_it_was(self) -> bool:
-        """Whether these bytes are what they were."""
+        """Return True if these bytes are what they were."""
         return self._before == self._now()
 
 
@@ -84,7 +84,8 @@ def address_of(array: np.ndarray[Any, Any]) -> int:
 
 
 def is_fixed(array: np.ndarray[Any, Any]) -> bool:
-    """Whether nobody can write to what `array` shows, however he came by it: bytes, and what a `Frame` shows.
+    """Return True if nobody can write to what `array` shows, however he came by it: bytes, and what a `Frame`
+    shows.
 
     An array that owns its memory can be made writable again, and whoever has a bytearray, an `array.array` or
     an mmap writes to it whatever is made of it.
@@ -99,7 +100,7 @@ def is_fixed(array: np.ndarray[Any, Any]) -> bool:
 
 
 def can_be_sealed(array: np.ndarray[Any, Any]) -> bool:
-    """Whether the memory is NumPy's own, so that its arrays can be made read-only."""
+    """Return True if the memory is NumPy's own, so that its arrays can be made read-only."""
     return isinstance(_owner_of(array), np.ndarray)
 
 

@@ -358,7 +358,7 @@ class PoolAdapter(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """True if it was closed."""
         return self._closed.is_set()
 
     def __enter__(self) -> PoolAdapter:

@@ -66,7 +66,7 @@ class Layout:
     """All planes; `planes_problem` says why there are none."""
     planes_problem: str = ""
     plain: bool = True
-    """Whether the caps promise system memory."""
+    """True if the caps promise system memory."""
     sound: Sound | None = None
     whose: str = ""
     """The name of the capture (or adapter) that the frames are of, for messages."""
@@ -75,7 +75,7 @@ class Layout:
 
     @property
     def varies(self) -> bool:
-        """Whether only a buffer can say what there is: sound, whose length is the buffer's own."""
+        """True if only a buffer can say what there is: sound, whose length is the buffer's own."""
         return self.sound is not None
 
     @property

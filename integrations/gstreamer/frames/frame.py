@@ -405,7 +405,7 @@ class Frame(FrameFacts):
 
     @property
     def closed(self) -> bool:
-        """Whether the frame was closed."""
+        """True if the frame was closed."""
         return self._closed
 
     def __enter__(self) -> Frame:

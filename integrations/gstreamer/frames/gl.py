@@ -115,7 +115,7 @@ class FrameTexture(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """True if it was closed."""
         return not self.handle.valid
 
     def __enter__(self) -> FrameTexture:

@@ -98,7 +98,7 @@ class WritableFrame(Uncopied):
             self.copied: bool = (
                 copied or own.memory != memory
             )  # GStreamer copies memory that may only be read
-            """Whether the bytes were copied, because somebody else holds the original or it may only be read.
+            """True if the bytes were copied, because somebody else holds the original or it may only be read.
             """
             self._handle = registrar_of(manager)(own, own.buffer, own.size)
         except BaseException:
@@ -253,7 +253,7 @@ class WritableFrame(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed or handed on."""
+        """True if it was closed or handed on."""
         return self._closed
 
     def __enter__(self) -> WritableFrame:

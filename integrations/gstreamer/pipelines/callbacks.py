@@ -281,7 +281,7 @@ def check_function(function: Any, what: str) -> None:
 
 
 def is_foreign_thread() -> bool:
-    """Whether this thread was not started by Python: GStreamer's, most likely."""
+    """Return True if this thread was not started by Python: GStreamer's, most likely."""
     me = threading.get_ident()
     return not any(
         thread.ident == me and not isinstance(thread, threading._DummyThread)

@@ -165,7 +165,7 @@ def _fitting(what: str, element: Any, spec: Any, value: Any) -> Any:
 
 
 def _takes(kind: Any, value: Any) -> bool:
-    """Whether a property of type `kind`, which is no number, takes `value`. What cannot be told here
+    """Return True if a property of type `kind`, which is no number, takes `value`. What cannot be told here
     PyGObject tells as it is set."""
     if kind == GObject.TYPE_STRING:
         return isinstance(value, str)
@@ -300,7 +300,7 @@ class Guard(Uncopied, Generic[C]):
 
     @property
     def closed(self) -> bool:
-        """Whether the guard was closed, or its object was shut otherwise."""
+        """True if the guard was closed, or its object was shut otherwise."""
         return not self._handle.valid
 
     def close(self) -> bool:

@@ -78,7 +78,7 @@ class News:
 
     @property
     def ended(self) -> bool:
-        """Whether the end has come, and no seek has undone it."""
+        """True if the end has come, and no seek has undone it."""
         return bool(self._end) and not (self._undone and _is_before(self._end, self._undone))
 
     def messages(self) -> tuple[BusMessage, ...]:
@@ -205,5 +205,5 @@ class News:
 
 
 def _is_before(one: int, other: int) -> bool:
-    """Whether a number of GStreamer's was given before another; they begin again after 32 bits."""
+    """Return True if a number of GStreamer's was given before another; they begin again after 32 bits."""
     return 0 < (other - one) & 0xFFFFFFFF < 0x80000000

@@ -328,7 +328,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
 
     @property
     def ended(self) -> bool:
-        """Whether the end of the stream has reached every sink."""
+        """True if the end of the stream has reached every sink."""
         return self._news.ended
 
     # -- seeking ---------------------------------------------------------------------------------------------

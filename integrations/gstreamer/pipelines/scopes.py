@@ -46,8 +46,8 @@ def scope_name(element: Any) -> str:
 
 
 def concerns(source: Any, element: Any) -> bool:
-    """Whether what `source` reports is the business of `element`: it is, unless it happened in a branch in
-    which `element` does not lie."""
+    """Return True if what `source` reports is the business of `element`: it is, unless it happened in a
+    branch in which `element` does not lie."""
     scope = scope_of(source)
     if not scope:
         return True

@@ -74,8 +74,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def has_forked() -> bool:
-    """Whether this is a child of a process that used GStreamer: none of its threads is here, and its locks
-    may be held for ever."""
+    """Return True if this is a child of a process that used GStreamer: none of its threads is here, and its
+    locks may be held for ever."""
     return _forked
 
 
@@ -124,13 +124,13 @@ def contained(
 
 
 def on_streaming_thread() -> bool:
-    """Whether this is a streaming thread of a guarded pipeline."""
+    """Return True if this is a streaming thread of a guarded pipeline."""
     return threading.get_ident() in _streaming
 
 
 def may_wait() -> bool:
-    """Whether this thread may block: not a streaming thread, not one marked with `lifecycle.never_wait`, not
-    inside a garbage collection."""
+    """Return True if this thread may block: not a streaming thread, not one marked with
+    `lifecycle.never_wait`, not inside a garbage collection."""
     return not must_not_wait()
 
 

@@ -329,7 +329,7 @@ def reached_end(branch: Any, until: float) -> bool:
 
 
 def is_full(queue: Any) -> bool:
-    """Whether whoever pushes into a queue waits."""
+    """Return True if whoever pushes into a queue waits."""
     if queue.find_property("leaky") is None or int(queue.get_property("leaky")) != 0:
         return False
     return any(

@@ -70,7 +70,7 @@ class ClientStats:
     fell_behind: int
     """How often its appsrc was full."""
     waiting_for_key: bool
-    """Whether it gets nothing before the next key frame."""
+    """True if it gets nothing before the next key frame."""
 
 
 class _ClientCore(Core):
@@ -330,7 +330,7 @@ class Fanout(Uncopied):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, or its capture was."""
+        """True if it was closed, or its capture was."""
         return self._closed or self._capture.closed
 
     @property
@@ -383,7 +383,7 @@ def _await_running(pipeline: PipelineGuard, appsrc: Any) -> None:
 
 
 def is_key_frame(frame: Frame) -> bool:
-    """Whether an encoded frame can be decoded without what came before."""
+    """Return True if an encoded frame can be decoded without what came before."""
     sample = frame._sample_now()
     try:
         return not BufferHead.from_address(frame._buffer_of(sample)).mini_object.flags & DELTA_UNIT

@@ -231,7 +231,7 @@ class Fuse(_Probe):
 
 
 def _knows(peer: int, pad: int, kind: int) -> bool:
-    """Whether `peer` has been told the sticky event that `pad` has."""
+    """Return True if `peer` has been told the sticky event that `pad` has."""
     told, known = _sticky(pad, kind, 0), _sticky(peer, kind, 0)
     for event in (told, known):
         if event:
