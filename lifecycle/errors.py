@@ -194,7 +194,7 @@ class ForeignHandleError(UnknownObjectError):
 
 
 class AccessPanicError(AccessError):
-    """Panic during object access: an exception nobody declared left `safe_access`; the object is now
+    """Panic during object access: an exception that was not declared left `safe_access`; the object is now
     `INVALID`.
 
     The exception itself is ``__cause__``.
@@ -374,12 +374,12 @@ class CleanupErrorGroup(LifecycleError, _Group):
 
 
 class PoolError(LifecycleError):
-    """Base of what pools refuse. Nothing is lost by it: what was lent stays lent, what was given stays the
-    giver's."""
+    """Base of the errors of pools. They change nothing: loans stay lent, and an object that was given back
+    stays the caller's."""
 
 
 class PoolExhaustedError(PoolError):
-    """Everything the pool may lend is lent. `holders` says by whom, longest first."""
+    """Everything that the pool may lend is lent. `holders` names the loans, longest first."""
 
     def __init__(self, message: str, holders: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -387,7 +387,7 @@ class PoolExhaustedError(PoolError):
 
 
 class PoolTimeoutError(PoolExhaustedError, TimeoutError):
-    """Nothing came back to the pool within the time one was willing to wait."""
+    """Nothing came back to the pool within the timeout."""
 
 
 class NotLentError(PoolError):
@@ -395,7 +395,7 @@ class NotLentError(PoolError):
 
 
 class ReturnedTwiceError(PoolError):
-    """What was given back had been given back before."""
+    """A loan was given back that had been given back before."""
 
 
 class OutOfMemoryError(LifecycleError, MemoryError):
@@ -403,4 +403,5 @@ class OutOfMemoryError(LifecycleError, MemoryError):
 
 
 class StaleUseError(PoolError):
-    """A buffer was written to after it had come back. Reported, never raised: whoever did it is long gone."""
+    """A buffer was written to after it had come back. Reported, never raised: the code that did it has gone
+    on."""

@@ -94,7 +94,7 @@ class Registered(Event):
 
 @attrs.frozen(kw_only=True)
 class Closed(Event):
-    """It was closed to new accesses while somebody held it still."""
+    """It was closed to new accesses while it was still held."""
 
     kind: ClassVar[str] = "closed"
     level: ClassVar[str] = "debug"

@@ -218,9 +218,9 @@ class Facade(Uncopied):
         """The manager closes, or we do: for facades that somebody waits at."""
 
     def close(self, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-        """Release everything that was registered here, the newest first; True when all of it is released.
-        With `timeout` (seconds), those who still hold something are waited for, all together for so long. The
-        manager stays open, unless it was made by this facade. Closing again gives the answer of now."""
+        """Release everything that was registered here, the newest first, and return True if all of it is
+        released. With `timeout` it waits up to so many seconds in total for what is still held. The manager
+        stays open, unless this facade made it. A second call returns what is so by then."""
         if timeout is not DEFAULT:
             check_timeout(timeout)
         self._closed = True

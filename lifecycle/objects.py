@@ -144,8 +144,9 @@ class ObjectLifecycleManager(Facade):
             _leave(self._children, known.parent_id, id)
 
     def unregister_object(self, id: int, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-        """Shut the object for everybody and release it; True means released. With `timeout` those who hold it
-        are waited for. Raises `UnknownObjectError` for an id that was not given here."""
+        """Close the object for all its shares and release it; return True if it is released. With `timeout`
+        it waits so many seconds for holders. Raises `UnknownObjectError` for an id that this manager did not
+        give."""
         return self._unregister(id, timeout)
 
     def _after_fork(self) -> None:

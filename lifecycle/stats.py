@@ -474,7 +474,7 @@ class DistributorStats:
 
 @attrs.frozen
 class ObjectStats:
-    """The figures of an `ObjectLifecycleManager`, for whoever shows its components."""
+    """The figures of an `ObjectLifecycleManager`, for code that shows components."""
 
     objects: int
     """Registered here and not ended."""

@@ -29,7 +29,7 @@ class MissingTransportError(LifecycleError, ImportError):
 
 
 class NoPublisherError(TopicError, TimeoutError):
-    """Nobody has published under this name within the time given."""
+    """The topic had no publisher within the timeout."""
 
 
 class SecondPublisherError(TopicError):

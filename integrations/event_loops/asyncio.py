@@ -47,12 +47,12 @@ def release_queue(name: str = "asyncio") -> ReleaseQueue:
 async def run_leased(
     handle: Handle[T], fn: Callable[..., R], /, *args: Any, executor: Executor | None = None
 ) -> R:
-    """``fn(obj, *args)`` on a thread, which owns a lease of the object meanwhile.
+    """Call ``fn(obj, *args)`` on a thread, which owns a lease of the object meanwhile, and return the result.
 
-    The lease is taken at once, so that a shut door is refused here (`AccessRefusedError`) and not later. It
-    ends when `fn` is back, before this returns. Where the task is cancelled before a thread has begun, it
-    ends then; where it is cancelled later, `fn` runs on with its lease, and should it then raise, the loop's
-    exception handler is told, since nobody else will be.
+    The lease is taken at once, so that a closed object is refused here (`AccessRefusedError`) and not later.
+    It ends when `fn` has returned, before this call returns. If the task is cancelled before a thread has
+    begun, the lease ends then. If it is cancelled later, `fn` goes on with its lease; an exception of `fn`
+    then goes to the loop's exception handler.
 
     Parameters
     ----------
@@ -121,9 +121,8 @@ class _Call(Generic[T]):
 
 
 async def aclose(handle: Handle[Any], *, timeout: float | WhenDue | None = DEFAULT) -> bool:
-    """`Handle.close`, with the same answers, but waiting without blocking the loop: for the release on a
-    worker thread or wherever else it runs, and with `timeout` (seconds, None for ever) for the others who
-    hold the object.
+    """`Handle.close`, with the same results, but it does not block the loop while it waits: for the release,
+    on whatever thread it runs, and with `timeout` (seconds; None: for ever) for other holders of the object.
 
     If the task is cancelled the handle is closed all the same, and only the waiting ends.
     """

@@ -620,8 +620,8 @@ class Publisher(Uncopied):
         }
 
     def reap(self) -> Reaped:
-        """Free the seats and frames of processes that have died. The watcher does it by itself, and so does
-        whoever opens the topic."""
+        """Free the seats and frames of processes that have died. The watcher does this by itself, and so does
+        every process that opens the topic."""
         ports = self._open()
         with ports.turn:
             return ports.reap()

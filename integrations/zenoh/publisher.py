@@ -145,8 +145,8 @@ class Publisher(Uncopied):
     manager:
         Closing it closes the publisher first.
     name:
-        The topic: a zenoh key without wildcards. It has one publisher at a time, which nobody checks: of two
-        that publish at once receivers get both, each with its own `epoch` and counts.
+        The topic: a zenoh key without wildcards. It should have one publisher at a time, which is not
+        checked: of two that publish at once receivers get both, each with its own `epoch` and counts.
     session:
         A ``zenoh.Session`` that stays yours, to be closed after the publisher; None opens one of its own,
         with zenoh's defaults.
@@ -178,7 +178,7 @@ class Publisher(Uncopied):
 
     def copy(self, frame: Any, *, key: bool = True) -> int:
         """Publish a copy of an array, of any strides, of bytes (an encoded frame), or of anything that NumPy
-        makes an array of. Return 1 if somebody listens, else 0.
+        makes an array of. Return 1 if there is a receiver, else 0.
 
         `key` tells frames that stand for themselves from those that need their predecessors (see
         `KeepKeyFrames`). Raises `FrameFormatError` for what another process could not read, `ClosedError`,

@@ -87,12 +87,12 @@ class Facts:
 
     @property
     def cause(self) -> Cause | None:
-        """Why it was closed; None while nobody has, and where the last handle was dropped."""
+        """Why it was closed; None while it is open, and if the last handle was dropped."""
         return self._record.cause
 
     @property
     def reason(self) -> str:
-        """What was said of the end: an error, the reason given to `invalidate`. Empty without one."""
+        """The reason of the end: an error, or the reason given to `invalidate`. Empty without one."""
         extra = self._record.extra
         return "" if extra is None else extra.reason
 
@@ -201,7 +201,7 @@ E = TypeVar("E", bound=LifecycleError)
 
 def about(target: Handle[Any] | Pin | Facts, error: E, holders: Iterable[str] = ()) -> E:
     """Return `error` with the facts of the object that it is about, as they are now: plain data, which keeps
-    nothing alive. `holders`: who holds it, in words, where the error is about that."""
+    nothing alive. `holders`: the holders in words, if the error is about them."""
     try:
         return about_record(_record_of(target), error, holders)
     finally:
@@ -209,12 +209,12 @@ def about(target: Handle[Any] | Pin | Facts, error: E, holders: Iterable[str] = 
 
 
 def holders(target: Handle[Any] | Pin | Facts, *, within_budget: bool = False) -> tuple[Holder, ...]:
-    """Return who keeps the object from its release, also after `close`. Walks the heap: for messages and
-    diagnosis, not per frame.
+    """Return what keeps the object from being released, also after `close`. It searches the heap: use it for
+    messages and diagnosis, not per frame.
 
-    `within_budget` is for errors that a program may raise, and survive, in a tight loop: all such walks of
-    the process together take half a second and then a twentieth of the time. Empty where that is spent, and
-    where a pause is out of place (inside a collection, on threads marked with `never_wait`).
+    `within_budget` is for errors that a program may raise, and survive, in a tight loop: all such searches of
+    the process together take half a second, and after that a twentieth of the time. Empty if that time is
+    used up, and where a pause is not allowed (inside a collection, on threads marked with `never_wait`).
     """
     if not within_budget:
         return all_holders(_record_of(target), target)
@@ -228,7 +228,7 @@ def holders(target: Handle[Any] | Pin | Facts, *, within_budget: bool = False) -
 
 
 def pin(handle: Handle[Any]) -> Pin:
-    """Return the reference that counts: while it is held the object is not released (I1, I2).
+    """Return the pin of the object: while it is held the object is not released (I1, I2).
 
     Raises `AccessRefusedError` where an access is refused: the handle is closed, the object is in exclusive
     use, its queue was lost. Callable on any thread.
@@ -244,11 +244,11 @@ def pin(handle: Handle[Any]) -> Pin:
 
 
 def held_pin(target: Handle[Any] | Pin | Facts) -> Pin | None:
-    """Return the pin of an object that somebody still holds, also after its handles were closed; None where
-    nobody does.
+    """Return the pin of an object that is still held, also after its handles were closed; None if it is not
+    held.
 
-    Whoever keeps the pin delays the release, as with every pin. For diagnosis and for adapters that look at
-    what others hold. Callable on any thread.
+    While the pin is kept the release is delayed, as with every pin. For diagnosis and for adapters that look
+    at what others hold. Callable on any thread.
     """
     core = _record_of(target)()
     try:
@@ -258,7 +258,7 @@ def held_pin(target: Handle[Any] | Pin | Facts) -> Pin | None:
 
 
 def is_closed(handle: Handle[Any]) -> bool:
-    """Return True once this very handle was closed: a share of its own, whatever became of the object."""
+    """Return True once this handle itself was closed, also if the object is open by other shares."""
     return handle._cell is SHUT_CELL
 
 

@@ -27,7 +27,8 @@ class Fence(Protocol):
         An attribute: any object. Fences of one timeline signal in order, so only the first of them is asked;
         see `Timeline`.
     ``may_poll() -> bool``
-        Whether it may be asked here and now. Anything but True: it is pending, and asked again later.
+        True if it may be asked on this thread now. Any other result: it counts as pending, and is asked again
+        later.
     ``wait(timeout: float) -> bool``
         Wait for it. For queues with ``fences="wait"``.
     ``delete()``
@@ -36,8 +37,9 @@ class Fence(Protocol):
     """
 
     def signalled(self) -> bool:
-        """True: whoever used the object is done with it. False: not yet. Anything else, or an exception:
-        nobody knows. Called at the object's place, where its release will run."""
+        """Return True if the device has finished with the object, False if not yet. Any other result, or an
+        exception, means that it is not known: the fence is lost. Called at the object's place, where its
+        release will run."""
         ...
 
 

@@ -213,15 +213,15 @@ class Timeline(Order):
     name:
         Shown in messages.
     queue:
-        The queue in whose native world the fences live (GL's): they are asked only where that queue may be
-        drained. Objects of any other place, and of that queue once it was lost, are refused as entries of
-        ``close(after=)`` (`FenceError`). Without it fences may be asked anywhere.
+        The queue whose context the fences belong to (for GL): they are asked only where that queue may be
+        drained. Objects of any other place, and of that queue once it was lost, are refused by
+        ``close(after=)`` (`FenceError`). Without it fences may be asked on any thread.
     fence:
-        ``fence() -> Fence``: makes a fence that covers all that was given to the device before. What it
-        raises leaves that to the next poll. Needed for `submission`.
+        ``fence() -> Fence``: makes a fence that signals after all work that the device was given before. If
+        it raises, the next poll makes the fence. Needed for `submission`.
     waiter:
-        For fences that may be asked anywhere: a daemon thread waits for them while something is in flight, so
-        that pins are given back though nobody polls.
+        For fences that may be asked on any thread: a daemon thread waits for them while something is in
+        flight, so that objects are released without a poll.
     manager:
         In whose metrics the timeline stands; None: in those of the first manager whose object it uses.
 
@@ -340,9 +340,8 @@ class Timeline(Order):
     # -- polling ---------------------------------------------------------------------------------------------
 
     def poll(self) -> int:
-        """How many submissions ended now: those whose fences have signalled give back what they used. Never
-        blocks; 0 where somebody else is polling, inside a garbage collection, and where the fences may not be
-        asked."""
+        """End the submissions whose fences have signalled, and return their number. Never blocks. Returns 0
+        while another thread polls, inside a garbage collection, and where the fences may not be asked."""
         generation = self.generation
         if generation is not None and generation.lost_reason is None:
             owned = generation.thread is not None or generation.here is not None
@@ -575,9 +574,9 @@ class Timeline(Order):
     # -- losing ----------------------------------------------------------------------------------------------
 
     def lost(self, reason: str) -> int:
-        """The device is gone: every object of every submission in flight is orphaned – shut, never released,
-        counted – whoever else holds it. How many were. New submissions may begin. Callable on any thread,
-        also again after an interrupt."""
+        """Tell the timeline that its device is gone. Every object of every submission in flight is orphaned
+        (closed, counted, never released), also if others hold it. Return their number. New submissions may
+        begin. Callable on any thread, also again after an interrupt."""
         self._mark_lost(str(reason))
         count = len(set(map(id, self.used())))
         # The fences of what begins meanwhile may belong to another world than this thread is in.

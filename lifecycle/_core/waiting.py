@@ -97,7 +97,7 @@ _GAVE_UP = ("gave up",)
 
 
 class Reply(Generic[T]):
-    """One answer to one question: the first wins, and giving up is an answer too."""
+    """One answer to one question: the first answer is kept, and giving up is an answer too."""
 
     __slots__ = ("_box", "_waiters")
 
@@ -106,8 +106,8 @@ class Reply(Generic[T]):
         self._waiters = WaitList()
 
     def offer(self, value: T) -> bool:
-        """Answer. Return False if there is an answer, or the one who asked has given up. Where an interrupt
-        comes out of this, `has` says if the answer is `value`."""
+        """Give the answer. Return False if there is an answer already, or the waiter has given up. If an
+        interrupt is raised here, `has` says if the answer is `value`."""
         mine = (value,)
         try:
             return self._box.setdefault(0, mine) is mine
@@ -211,8 +211,8 @@ class Inbox(Generic[T]):
 
 
 class WaitTable(dict[Any, WaitList]):
-    """A `WaitList` for each of many keys, while somebody waits for it. A dict: if it is empty nobody waits,
-    and to ask that runs no Python. Only what stands here may change it.
+    """A `WaitList` for each key that is waited for. It is a dict: if it is empty there is no waiter, and that
+    check runs no Python code. Change it by the methods of this class only.
 
     Whatever takes a list out wakes it, and a waiter also asks if its list is still the one in the table. So
     the leaver may take an empty list out while another is about to enter it: that one sees it, and goes to
@@ -316,12 +316,12 @@ class WaitTable(dict[Any, WaitList]):
 
 
 class Line:
-    """Threads that wait their turn: only the first is asked if it is ready, so nobody is passed by, and
+    """A queue of waiting threads: only the first is asked if it is ready, so no thread overtakes another, and
     `wake` wakes one.
 
-    Whoever leaves, content or not, wakes the one who is first then, and who is first asks: so there is no
-    wake-up that could be lost with somebody. Where others could go on beside the first, the next is first as
-    soon as it has left.
+    A thread that leaves, with or without success, wakes the thread that is then the first, which asks again:
+    so no wake-up is lost with a thread that gives up. If several threads could go on, the next one is the
+    first as soon as the one before it has left.
     """
 
     __slots__ = ("__weakref__", "_era", "_heads", "_row", "first", "wake")
@@ -354,7 +354,7 @@ class Line:
         look: Callable[[], float | None] | None = None,
         every: float = LOOK,
     ) -> T | None:
-        """As `WaitList.wait`, but `ready` is asked only while nobody stands before this one. Return its last
+        """As `WaitList.wait`, but `ready` is asked only while this thread is the first. Return its last
         answer, None if it was not asked."""
         if runtime.free_threaded and self._era is not waiting_list.era:
             self._renew()

@@ -52,7 +52,8 @@ class _Owned:
 
 
 class Sink(Generic[T]):
-    """A function that gives its frame back; made by `with_release`. Whoever calls it hands over the share."""
+    """A function that closes its frame at its end; made by `with_release`. It takes over the share that it is
+    called with."""
 
     def __init__(self, fn: Callable[..., Any], fallback: Callable[..., Any] | None) -> None:
         self._fn = fn

@@ -62,11 +62,11 @@ class SharedCleanupGuard(Uncopied):
         return self._token not in self._shared.open
 
     def share(self) -> SharedCleanupGuard:
-        """Another share. Raises `LifecycleError` when this one was given back, or the action was defused.
+        """Return another share. Raises `LifecycleError` when this one was closed, or the action was defused.
 
-        The new share is announced before this one is looked at, so whoever gives back the last share has seen
-        it, or this one sees that it came too late: the action cannot run with a share left open, nor be left
-        to nobody.
+        The new share is entered before this one is checked. So either the close of the last share has seen
+        it, or this call sees that it came too late: the action never runs with a share open, and is never
+        forgotten.
         """
         shared = self._shared
         made = SharedCleanupGuard.__new__(SharedCleanupGuard)

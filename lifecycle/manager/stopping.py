@@ -35,12 +35,11 @@ def _runs(thread: threading.Thread) -> bool:
 
 
 class StopToken(Uncopied):
-    """Told when its manager begins to close: `SafetyManager.stopping`. All methods may be called on any
+    """It is set when its manager begins to close: `SafetyManager.stopping`. All methods may be called on any
     thread, at any moment.
 
-    Closing is announced in this order: the token is set and whoever waits for it wakes; the callbacks are
-    called, the last added first; the attached threads are waited for, within the budget of the close. Only
-    then are doors shut.
+    The order is: the token is set, and all that wait for it wake; the callbacks are called, the last added
+    first; the close waits for the attached threads, within its timeout. Only then are objects closed.
     """
 
     _remedy = "pass the token itself"

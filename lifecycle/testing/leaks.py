@@ -212,7 +212,7 @@ class assert_no_leaks(contextlib.ContextDecorator):
         self.leave(check=error is None)
 
     def leave(self, *, check: bool = True) -> None:
-        """The end of the block, for who cannot use `with`; without `check`, nothing is looked at."""
+        """End the block, for code that cannot use `with`; without `check`, nothing is checked."""
         __tracebackhide__ = True
         try:
             until = time.monotonic() + self._timeout

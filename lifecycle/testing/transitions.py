@@ -54,7 +54,8 @@ class check_transitions:
     """While on, every change of an object's state is looked up in the table; ``broken`` says which were not
     there.
 
-    A context manager; `start` and `stop` for who cannot use `with`. One at a time. Callable on any thread.
+    A context manager; use `start` and `stop` where `with` cannot be used. One at a time. Callable on any
+    thread.
     """
 
     def __init__(self) -> None:

@@ -187,11 +187,11 @@ class Domain:
 
     def own(self, kind: str, name: int, *, size: int = 0, parent: Any = None) -> Handle[int]:
         """Take ownership of an object of OpenGL: ``own("texture", name)``. It is deleted once, where its name
-        is valid, when nobody and no device uses it any more.
+        is valid, when neither the program nor a device uses it any more.
 
-        `size` is its native bytes; `parent` a handle whose object must not go before it. Raises `GLError` for
-        a name that names nothing of that kind, `WrongContextError` where the context is not current,
-        `DuplicateError` for a name that has an owner already. The object is yours then.
+        `size` is its native bytes; `parent` a handle whose object must not be released before it. Raises
+        `GLError` for a name that names nothing of that kind, `WrongContextError` where the context is not
+        current, `DuplicateError` for a name that has an owner already. The object is yours then.
         """
         self.check_here(f"own({kind!r}, {name!r})")
         known = kind_of(kind)
@@ -299,8 +299,8 @@ class Domain:
 
     def close(self, timeout: float | None = 10.0) -> int:
         """Before the context is destroyed, with it current: wait up to `timeout` seconds for the device, run
-        the releases that wait, then give up what is left, which goes with the context. How many objects that
-        were. Closing twice gives 0.
+        the releases that wait, then give up the objects that are left, which end with the context. Return the
+        number of these. A second call returns 0.
 
         Raises `HeldError`, naming them, while memory is mapped: whoever reads it would read what is gone.
         Nothing is given up then.

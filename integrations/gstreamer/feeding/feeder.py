@@ -456,8 +456,8 @@ class Feeder(Uncopied):
             )
 
     def close(self) -> None:
-        """Feed no more; whoever waits for room gets `ClosedError`. What was pushed flows on, and its arrays
-        live until GStreamer has dropped them. Does not end the stream. Closing twice is closing once."""
+        """Stop feeding; pushes that wait for room raise `ClosedError`. Pushed buffers flow on, and their
+        arrays live until GStreamer has dropped them. Does not end the stream. A second call does nothing."""
         self._opened.end()
         self._over()
 

@@ -78,11 +78,11 @@ class SampleAdapter(Uncopied):
         return Frame(self, sample, layout)
 
     def convert(self, sample: Any, fn: Callable[[Any], T]) -> T:
-        """What ``fn(array)`` returns for the sample's picture, in one call: frame, panic boundary and close.
+        """Return ``fn(array)`` for the sample's picture. One call does all: frame, panic boundary and close.
 
-        The array is the read-only one of `Frame.array`; it may be kept, or be part of the result. What `fn`
-        raises and nobody declared is a panic: `AccessPanicError`, from it. Raises what `frame` and
-        `Frame.array` raise.
+        The array is the read-only one of `Frame.array`; it may be kept, or be part of the result. An
+        exception of `fn` that is not declared is a panic: `AccessPanicError`, from it. Raises what `frame`
+        and `Frame.array` raise.
         """
         with self.frame(sample) as frame:
             frame.array()  # what the sample or its format cannot give is no panic of fn's

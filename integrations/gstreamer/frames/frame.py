@@ -368,7 +368,7 @@ class Frame(FrameFacts):
             view = other = None  # a kept traceback must keep nothing alive
 
     def writable(self) -> WritableFrame:
-        """The frame for writing; this one is closed by it.
+        """Return the frame for writing, and close this one.
 
         If the frame was the last to hold its buffer, the buffer itself: nobody else can see it. Otherwise
         (another branch of a tee, an array or a sample that is kept, memory that is read-only) a copy;

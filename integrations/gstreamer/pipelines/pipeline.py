@@ -176,9 +176,9 @@ class PipelineGuard(Guard["_PipelineCore"]):
         return self._news.errors.now()
 
     def messages(self) -> tuple[BusMessage, ...]:
-        """What was heard of it, oldest first: the last 16 errors (those of its branches, too), the last 16
-        ends, and 256 other messages. Of these it knows warnings, and what it has dropped from a bus that
-        nobody reads. Takes nothing off the bus."""
+        """Return the messages of the pipeline, oldest first: the last 16 errors (those of its branches, too),
+        the last 16 ends, and 256 other messages: warnings, and what the guard has dropped from a bus that is
+        not read. Takes nothing off the bus."""
         return self._news.messages()
 
     @property
