@@ -34,7 +34,7 @@ from lifecycle.integrations.cuda import (
     stream_of,
     timeline,
 )
-from lifecycle.integrations.cuda.check import held_up
+from lifecycle.integrations.cuda.check.bench import held_up
 from lifecycle.integrations.dlpack import DLPackError, from_dlpack, tensor
 from lifecycle.testing import each_interrupt
 from tests.core.adversary import STORM

@@ -77,9 +77,19 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
     # -- what only looking tells
     ("integrations/gpu/opengl/ring.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
     ("integrations/gpu/wgpu/fences.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
-    ("integrations/cuda/check.py", "join"): (4, "a program that tries a device: it ends its own threads"),
-    ("integrations/cuda/check.py", "Event"): (1, "a program that tries a device: a thread waits for another"),
-    ("integrations/cuda/check.py", "sleep"): (3, "a program that tries a device: it gives the device time"),
+    ("integrations/cuda/check/driver.py", "join"): (
+        4,
+        "a program that tries a device: it ends its own threads",
+    ),
+    ("integrations/cuda/check/driver.py", "Event"): (
+        1,
+        "a program that tries a device: a thread waits for another",
+    ),
+    ("integrations/cuda/check/bench.py", "sleep"): (1, "a program that tries a device: it asks again"),
+    ("integrations/cuda/check/driver.py", "sleep"): (
+        2,
+        "a program that tries a device: it gives the device time",
+    ),
     ("lifecycle/_core/submissions.py", "sleep"): (3, "a device tells nobody that it has done: it is asked"),
     ("lifecycle/manager/shutdown.py", "sleep"): (1, "a device tells nobody that it has done: it is asked"),
     # -- other processes, which tell nobody here
