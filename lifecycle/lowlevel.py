@@ -1,64 +1,64 @@
 """The low-level layer: what pools, distribution, the memory and object managers and every integration are
 built on, and what an integration of your own is built on (docs/integrations.md).
 
-It is stable and public, and it asks more of its user than the rest of the library: an adapter that breaks one
-of the contracts below can lose objects. Everything here may be called on any thread, inside a garbage
+It is stable and public, but it has more rules than the rest of the library: an adapter that breaks one of the
+contracts below can lose objects. Everything here may be called on any thread, inside a garbage
 collection and in a signal handler, and nothing here waits, unless the table says otherwise.
 
 =====================  =======================================================================  ==========
 name                   contract                                                                 keeps
 =====================  =======================================================================  ==========
-`recipe`, `Recipe`     registering per frame: from the call on the object is released           I3, I9
-`Pin`, `pin`           the reference that counts: while it is held nothing is released          I1, I2
+`recipe`, `Recipe`     register an object per frame; from the call on it will be released       I3, I9
+`Pin`, `pin`           a reference on the object's pin; while it is held nothing is released    I1, I2
 `raw`                  the object itself, valid while the pin is held                           I4
-`view`                 native memory that holds the pin                                         I2
-`view_of`, `array_of`  the memory of a buffer or ndarray, likewise                              I2
-`facts`, `Facts`       what is known of an object, of now and after its end; keeps nothing      I9
-`apart`                a consumer's share: a panic through it closes it, and no other            I6
-`describe`             its name in messages                                                     I9
-`about`                an error of yours with the facts of the object that it is about          I9
-`Export`               a pin held by memory that foreign code was handed, until that says so     I2
-`sweep_exports`        end those that are over, and run a bounded share of what fell due          I2, I5
-`holders`              who keeps it from its release. Walks the heap; a budget if wished        I9
-`is_closed`            whether this very handle was closed
-`held_pin`             the pin of an object that somebody still holds, also after `close`       I2
-`Leaving`              a table whose entries go by the step that ends their objects             I3
-`tend`                 run a share, or all, of the releases that wait for any thread            I5
-`releasing`            whether a release runs or waits for a worker
-`type_name_of`         the type of an object that is registered without a type's name
-`Claim`                who does it, once: K1                                                    I3
+`view`                 a memoryview of native memory, which holds the pin                       I2
+`view_of`, `array_of`  the same for the memory of a buffer or ndarray                           I2
+`facts`, `Facts`       the facts of an object, now and after its end; keeps nothing alive       I9
+`apart`                mark a consumer's share: a panic through it closes only this share       I6
+`describe`             the object's name in messages                                            I9
+`about`                add the facts of an object to an error of your own                       I9
+`Export`               holds a pin for memory in foreign code, until that has finished          I2
+`sweep_exports`        end finished exports, and run a bounded number of due releases           I2, I5
+`holders`              what keeps it from being released. Searches the heap; with a budget      I9
+`is_closed`            true if this handle itself was closed
+`held_pin`             the pin of an object that is still held, also after `close`              I2
+`Leaving`              a table whose entries are removed by the step that ends their objects    I3
+`tend`                 run some, or all, of the releases that wait for any thread               I5
+`releasing`            true if a release runs or waits for a worker
+`type_name_of`         the type name of an object that is registered without one
+`Claim`                decides which caller does something, once: K1                            I3
 `taking`               take and store in one step: K2                                           I3
 `forgets`              a kept exception keeps no object alive: K3                               I2
 `refuse_near_limit`    `RecursionError` before anything is taken that could not be given back   I3
-`is_control_flow`      an exception that is not to be contained: Ctrl-C, exit, cancellation
-`refuses`              whether the answer of a validator or check is a no, whatever its type
-`is_dead`              whether a weak reference is dead, asked without holding its object       I3
+`is_control_flow`      true for an exception that must pass: Ctrl-C, exit, cancellation
+`refuses`              true if a result of a validator or check means no, of any type
+`is_dead`              true if a weak reference is dead; does not hold its object meanwhile     I3
 `next_id`              a number that no object of the process has or will have
-`Tally`                a count that any context raises by one                                   I7
+`Tally`                a counter that can be raised in any context                              I7
 `WaitList`             threads and coroutines that wait until something is true. `wait` waits   I5
-`Line`                 turns: only the first that waits is asked, and nobody is passed by       I5
-`Flag`                 what is true from now on; `wait` waits                                   I5
+`Line`                 a queue of waiters: only the first is asked, none is overtaken           I5
+`Flag`                 is set once, and stays set; `wait` waits                                 I5
 `Reply`                one answer to one question; `get` waits                                  I5
-`Inbox`                items for a thread that lives from them; `get` waits                     I5
-`poll`                 asking again and again, for what can tell nobody. Waits                  I5
+`Inbox`                items for one consumer thread; `get` waits                               I5
+`poll`                 ask again and again, for what cannot wake a waiter. Waits                I5
 `HistogramCount`       durations in the buckets of `BUCKETS`, written by one thread at a time   I7
-`CollectorNudge`       runs the collector, ever more rarely, when a pool stays exhausted        I5
+`CollectorNudge`       runs the collector, less and less often, when a pool stays exhausted     I5
 `collect`              run the collector
-`must_not_wait`        whether this thread may not block: a collection, `never_wait`            I5
+`must_not_wait`        true if this thread must not block: a collection, `never_wait`           I5
 `no_wait_threads`      the identities of threads that may not block: add and discard            I5
-`complain`             report on stderr what nobody can be given, at any moment                 I9
+`complain`             report on stderr an error that cannot be raised, at any moment           I9
 `after_fork`           called in each forked child while its object lives
 `keep_for_ever`        an object that is never destroyed, at exit neither: for forked children
-`run_apart`            a call on a thread of its own, for what a collection may not do          I4, I5
-`snapshot`             a list of a container that other threads change
+`run_apart`            call a function on a new thread, for what a collection must not do       I4, I5
+`snapshot`             a list of the items of a container that other threads change
 `caller`               the frame outside this library, for ``site=``
-`free_threaded`        whether this interpreter runs without the GIL
+`free_threaded`        true if this interpreter runs without the GIL
 `monotonic`            the clock of timeouts, which `lifecycle.testing` can stop
 `wall_time`            the clock of reports, which it can stop as well
-`Uncopied`, `weakly`   objects that exist once; callbacks that keep their object alive not      I3
-`check_timeout`        the refusal of bad timeouts
-`check_callback`       the refusal of coroutine functions
-`check_facts`          the refusal of names and sizes that are none
+`Uncopied`, `weakly`   objects that refuse copies; callbacks that do not keep their object      I3
+`check_timeout`        raise for a bad timeout
+`check_callback`       raise for a coroutine function
+`check_facts`          raise for a bad name or size
 `PlaceLike`            the type of ``release_on=``
 `DEFAULT`, `WhenDue`   the timeout that was not given, and its type
 =====================  =======================================================================  ==========
