@@ -73,8 +73,9 @@ LONGEST = 160
 
 
 def shown(value: object) -> str:
-    """``repr(value)`` in one line, and not all of a long one: what follows in the message is to be read. Also of
-    what cannot say it: a message about bad input must not fail because of that input."""
+    """Return ``repr(value)`` in one line, cut short where it is long: what follows in the message is to be
+    read. A value whose ``__repr__`` fails is shown by its type: a message about bad input must not fail
+    because of that input."""
     try:
         text = repr(value)
         if "\n" in text or len(text) > LONGEST:

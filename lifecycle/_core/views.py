@@ -137,34 +137,15 @@ def make_buffer_view(pin: Pin, memory: Any, nbytes: Any, readonly: bool | None) 
     the buffer's export, and lets go of it ahead of the pin."""
     array = export = view = None
     try:
-        problem = ""
         # An integer of ctypes without a size is a buffer as well: its own bytes.
         own_bytes = nbytes is None and isinstance(memory, ctypes._SimpleCData) and not is_pointer(memory)
         address = None if own_bytes else number_of(memory)
         if address is not None:
             return make_view(pin, address, nbytes, readonly is not False)
-        if memory is None:
-            problem = "there is no address: handle.native is None where none was given as native="
-        elif nbytes is not None and _has_buffer(memory):
-            problem = "a size is for an address only: slice the view"
-        elif nbytes is not None:
-            problem = f"it takes an address and a size, or a buffer, not {shown(memory)} and a size"
-        else:
-            try:
-                export = memoryview(memory)
-            except TypeError:
-                problem = f"it takes an address and a size, or a buffer, not {shown(memory)}"
-            except (ValueError, BufferError) as error:  # released, or of a type that buffers do not have
-                why = f"{error}".rstrip(".")
-                problem = f"{why}; of an array of NumPy use handle.array()"
-            else:
-                if not export.c_contiguous:
-                    problem = "the buffer is not contiguous: use handle.array(), which keeps strides"
-                elif readonly is False and export.readonly:
-                    problem = "the buffer is read-only, so there is no view that could be written to"
-        if problem or export is None:
+        export = _export_of(memory, nbytes, readonly)
+        if isinstance(export, str):
             record = pin.record
-            raise about(record, LifecycleError(f"no view of {describe(record)} can be made: {problem}"))
+            raise about(record, LifecycleError(f"no view of {describe(record)} can be made: {export}"))
         size = export.nbytes
         readonly = export.readonly if readonly is None else readonly
         if size == 0:
@@ -191,6 +172,28 @@ def make_buffer_view(pin: Pin, memory: Any, nbytes: Any, readonly: bool | None) 
         raise
     finally:
         export = None
+
+
+def _export_of(memory: Any, nbytes: Any, readonly: bool | None) -> memoryview | str:
+    """The buffer of `memory` that a view is made of, or why there is none."""
+    if memory is None:
+        return "there is no address: handle.native is None where none was given as native="
+    if nbytes is not None and _has_buffer(memory):
+        return "a size is for an address only: slice the view"
+    if nbytes is not None:
+        return f"it takes an address and a size, or a buffer, not {shown(memory)} and a size"
+    try:
+        export = memoryview(memory)
+    except TypeError:
+        return f"it takes an address and a size, or a buffer, not {shown(memory)}"
+    except (ValueError, BufferError) as error:  # released, or of a type that buffers do not have
+        why = f"{error}".rstrip(".")
+        return f"{why}; of an array of NumPy use handle.array()"
+    if not export.c_contiguous:
+        return "the buffer is not contiguous: use handle.array(), which keeps strides"
+    if readonly is False and export.readonly:
+        return "the buffer is read-only, so there is no view that could be written to"
+    return export
 
 
 class ArrayOwner:
