@@ -68,19 +68,12 @@ def text_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-LONGEST = 160
-"""Characters of a value that are shown in a message."""
-
-
 def shown(value: object) -> str:
-    """Return ``repr(value)`` in one line, cut short where it is long: what follows in the message is to be
-    read. A value whose ``__repr__`` fails is shown by its type: a message about bad input must not fail
-    because of that input."""
+    """``repr(value)`` in one line, and not all of a long one. Also of what cannot say it: a message about bad
+    input must not fail because of that input."""
     try:
-        text = repr(value)
-        if "\n" in text or len(text) > LONGEST:
-            text = " ".join(text.split())
-        return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
+        text = " ".join(repr(value).split("\n"))
+        return text if len(text) < 160 else f"{text[:158]} …"
     except BaseException:
         return f"<{type(value).__name__}>"
 
