@@ -25,6 +25,8 @@ from lifecycle import (
     SafetyManager,
     never_wait,
 )
+from lifecycle._core import facts
+from lifecycle._core.budget import Budget
 from lifecycle.distribution import BlockPublisher, EvictAfter, KeepKeyFrames, Policy, Shareable
 from lifecycle.errors import Empty, EvictedError
 from tests.core.natives import Native
@@ -386,6 +388,8 @@ def test_who_waited_in_vain_is_told_who_holds_the_frames(
 ) -> None:
     from lifecycle.distribution import receiver as module
 
+    # One that no other test has spent.
+    monkeypatch.setattr(facts, "walks", Budget(30.0))
     distributor: FrameDistributor[Any] = FrameDistributor(4, name="camera", manager=manager)
     hoarding, receiver = distributor.subscribe(name="hoard"), distributor.subscribe(name="view")
     for number in range(5):
