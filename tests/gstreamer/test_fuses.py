@@ -475,3 +475,23 @@ def test_a_flush_while_the_caps_are_on_their_way_is_no_failure(g: Any, gst: Any,
         assert not flushes[0].is_alive()
         next(frames).close()
         assert branch.stats().dropped == 0
+
+
+def test_what_fails_in_a_branch_that_is_being_closed_is_no_error_of_the_pipeline(
+    g: Any, gst: Any, manager: SafetyManager
+) -> None:
+    """Its elements run until it is released."""
+    from gi.repository import GLib
+
+    Gst = gst.Gst
+    with g.PipelineGuard(manager, "videotestsrc is-live=true ! tee name=t") as pipeline:
+        branch = g.Tee(manager, pipeline, "t").attach("identity name=i ! fakesink")
+        pipeline.play()
+        element = branch["i"]
+        with branch.handle.lease():
+            assert not branch.handle.close(timeout=0)
+            error = GLib.Error.new_literal(Gst.stream_error_quark(), "made up", 1)
+            assert element.post_message(Gst.Message.new_error(element, error, ""))
+            assert pipeline.errors == ()
+            assert not pipeline.wait(0)
+        assert [message.kind for message in pipeline.messages() if "made up" in message.text] == ["error"]

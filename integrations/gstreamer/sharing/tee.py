@@ -16,10 +16,11 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from lifecycle import SafetyManager
+from lifecycle import AccessRefusedError, SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError, LinkError, PipelineError
 from lifecycle.integrations.gstreamer.pipelines.descriptions import parse_bin
@@ -195,15 +196,17 @@ class Tee(Uncopied):
         figures.enter(core.bin.get_name(), fuse)
 
     def _isolate(self, branch: Branch, wrapped: Any) -> None:
-        """Have what fails in `wrapped` told to the branch, as long as it lives."""
+        """Have what fails in `wrapped` told to the branch, as long as it is open. What fails in it while it
+        is being closed is no error of the pipeline either."""
         assert self._guard is not None
         weak = weakref.ref(branch)
 
         def failed(error: PipelineError) -> bool:
             living = weak()
-            if living is None or not living.handle.valid:
-                return False
-            living._failed(error)
+            if living is not None:
+                # Refused where it is closed.
+                with suppress(AccessRefusedError):
+                    living._failed(error)
             return True
 
         news = self._guard._news
