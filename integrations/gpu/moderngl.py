@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from lifecycle import Handle, SafetyManager
+from lifecycle.errors import AccessRefusedError
 from lifecycle.integrations.gpu import opengl
 from lifecycle.integrations.gpu.errors import GLError
 from lifecycle.lowlevel import complain
@@ -55,7 +56,10 @@ class ModernGLDomain:
 
     def own(self, obj: Any, *, size: int = 0, parent: Any = None) -> Handle[Any]:
         """Take ownership of an object of moderngl: it is released once, where its name is valid, when nobody
-        and no device uses it any more. Raises `GLError` for what is none of moderngl's, or was released."""
+        and no device uses it any more. Raises `GLError` for what is none of moderngl's, or was released.
+
+        Methods of an object that was released so raise `AccessRefusedError`. Where moderngl hands it to C, as
+        a program to a vertex array, moderngl's own `TypeError` comes."""
         self.domain.check_here(f"own({obj!r})")
         kind = _OBJECTS.get(type(obj).__name__)
         if kind is None or not callable(getattr(obj, "release", None)):
@@ -149,5 +153,26 @@ def _release_dead(dead: Any) -> bool:
     return True
 
 
+class _ReleasedError(AccessRefusedError, AttributeError):
+    """Raised by what is called on an object of moderngl that was released as owned."""
+
+
 def _release(obj: Any) -> None:
     obj.release()
+    plain: Any = type(obj.mglo)
+    if plain.__name__ == "InvalidObject":
+        obj.mglo = said = _saying(plain)()
+        said.what = f"moderngl.{type(obj).__name__} {getattr(obj, 'glo', '')}"
+
+
+@cache
+def _saying(plain: Any) -> Any:
+    """moderngl's stand-in for what was released, which says so. moderngl knows it by its class."""
+
+    def refuse(stand_in: Any, name: str) -> Any:
+        raise _ReleasedError(
+            f"{vars(stand_in).get('what', 'the object')} was released, since its handle was closed or "
+            f"dropped: {name!r} cannot be used any more; close the handle after the last use"
+        )
+
+    return type(plain.__name__, (plain,), {"__getattr__": refuse, "__module__": plain.__module__})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -143,4 +143,32 @@ def test_an_owned_texture_is_in_flight_like_any_other(context: Any, manager: Saf
         domain.own(made)
     with pytest.raises(GLError, match="takes an object of moderngl, not 3"):
         domain.own(3)
+    assert domain.close() == 0
+
+
+@pytest.mark.parametrize("kind", ["texture", "buffer", "framebuffer", "vertex_array", "sampler"])
+def test_what_is_used_after_its_close_says_so(kind: str, context: Any, manager: SafetyManager) -> None:
+    from lifecycle.integrations.gpu.moderngl import adopt
+    from lifecycle.integrations.gpu.opengl import GLError
+
+    domain = adopt(context, manager=manager)
+    program = context.program(vertex_shader="#version 330\nvoid main() { gl_Position = vec4(0.0); }")
+    calls: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+        "texture": (lambda: context.texture((4, 4), 4), lambda it: it.use(0)),
+        "buffer": (lambda: context.buffer(b"abcd"), lambda it: it.read()),
+        "framebuffer": (lambda: context.simple_framebuffer((4, 4)), lambda it: it.clear()),
+        "vertex_array": (lambda: context.vertex_array(program, []), lambda it: it.render(vertices=1)),
+        "sampler": (lambda: context.sampler(), lambda it: it.use(0)),
+    }
+    make, use = calls[kind]
+    made = make()
+    assert domain.own(made).close() is True
+    with pytest.raises(AccessRefusedError, match="was released, since its handle was closed"):
+        use(made)
+    made.release()  # moderngl takes it for what it is: released
+    with pytest.raises(GLError, match="was released already"):
+        domain.own(made)
+    del made
+    program.release()
+    domain.drain()
     assert domain.close() == 0
