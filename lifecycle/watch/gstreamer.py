@@ -96,6 +96,8 @@ _codes: set[CodeType] = set()
 """Of callbacks that streaming threads call."""
 _probes: set[CodeType] = set()
 _said: set[object] = set()
+_pulled_from: set[int] = set()
+"""Appsinks, by address."""
 _make_safe = _playing = _forked = False
 _package = ""
 _modules: dict[str, Any] = {}
@@ -119,6 +121,10 @@ def begin(make_safe: bool = False) -> None:
         _modules["Gst"] = module
         for name in ("init", "init_check"):
             patch(module, name, _init)
+        info = getattr(module, "MapInfo", None)
+        if info is not None and not hasattr(info, "memory"):
+            # gst-python's, which is written in Python.
+            info.memory = mappings.Memory()
         try:
             ready = bool(module.is_initialized())
         except Exception:
@@ -256,6 +262,8 @@ def _about_to_set(element: Any, state: Any) -> None:
             told(
                 _named(element), f"set_state({STATES[target]}) on a streaming thread, which waits for itself"
             )
+        elif target == NULL:
+            _undrained(element)
         return
     if target == NULL and int(parent.current_state) >= PAUSED:
         tee = _tee_before(element)
@@ -281,6 +289,22 @@ def _tee_before(element: Any) -> Any:
             if len(waiting) < LONGEST_WAY:
                 waiting.append(before)
     return None
+
+
+def _undrained(element: Any) -> None:
+    """Tell of the appsinks that are full, and that nothing was ever pulled from."""
+    gst = _modules["Gst"]
+    if not isinstance(element, gst.Bin):
+        return
+    found = element.iterate_all_by_element_factory_name("appsink")
+    result, sink = found.next()
+    while result == gst.IteratorResult.OK:
+        most = sink.get_property("max-buffers")
+        if most and _pointer(sink) not in _pulled_from and not sink.get_property("drop"):
+            known, waiting = sink.get_property("stats").get_uint64("rendered")
+            if known and waiting >= most:
+                _risk(_named(sink), f"full (max-buffers={most}), and nothing was ever pulled from it")
+        result, sink = found.next()
 
 
 @quiet
@@ -462,9 +486,15 @@ def _emit(original: Any, args: Any, more: Any) -> Any:
 
 
 def _pull(original: Any, args: Any, more: Any) -> Any:
+    _pulls(args[0])
     sample = original(*args, **more)
     _pulled(args[0], sample)
     return sample
+
+
+@quiet
+def _pulls(sink: Any) -> None:
+    _pulled_from.add(_pointer(sink))
 
 
 @quiet

@@ -213,6 +213,36 @@ def _postponed(original: Any, args: Any, mapping: Mapping) -> bool:
     return True
 
 
+class Memory:
+    """``MapInfo.memory``, an attribute of the instance: what reads it behind the unmapping has the address of
+    memory that the mapping does not hold any more."""
+
+    def __get__(self, info: Any, owner: Any = None) -> Any:
+        if info is None:
+            raise AttributeError("type object 'MapInfo' has no attribute 'memory'")
+        _asked(info)
+        try:
+            return vars(info)["memory"]
+        except KeyError:
+            raise AttributeError("'MapInfo' object has no attribute 'memory'") from None
+
+    def __set__(self, info: Any, value: object) -> None:
+        vars(info)["memory"] = value
+
+
+@quiet
+def _asked(info: Any) -> None:
+    mapping = _mappings.get(id(info))
+    if mapping is None or mapping.open:
+        return
+    where = sites.site(sites.user(frame_here(1), package))
+    seen = mapping.seen
+    if where in seen.said:
+        return
+    seen.said += (where,)
+    journal.risk(seen, f"info.memory behind the unmapping: {mapping.where}: at {sites.text(where)}")
+
+
 def writable(buffer: Any) -> tuple[bool, sites.Site] | None:
     """Return True if a buffer that is pushed can still be written to: through an open mapping, or through a
     view that outlives one. None where it cannot."""

@@ -30,7 +30,7 @@ TOLD = {
     "fd-memory-kept-after-unmap": KEPT,
     "the-pool-recycles-the-buffer": KEPT,
     "another-thread-reads-while-the-first-unmaps": f"{KEPT}|{MISSED}",  # it dies in the unmapping, or behind it
-    "map-info-memory-after-unmap": MISSED,
+    "map-info-memory-after-unmap": f"risk: info.memory behind the unmapping: mapped at {HERE}, unmapped at {HERE}: at {HERE}",
     "unmapped-twice": f"unmapped twice: mapping of Buffer made at {HERE}: at {HERE}; first at {HERE}",
     "never-unmapped": f"never unmapped: mapping of Buffer made at {HERE}",
     "write-through-a-read-mapping": MISSED,  # by C functions that are not GStreamer's Python
@@ -54,7 +54,7 @@ TOLD = {
     "exit-while-playing": rf"never set to NULL before the end: Pipeline '.*', PLAYING since {HERE}",
     "fork-after-init": f"GStreamer used in a forked child, whose parent's threads are not there: pipeline .* at {HERE}",
     "live-objects-of-the-leaks-tracer": f"get-live-objects of the leaks tracer .*: GstLeaksTracer '.*' at {HERE}",
-    "an-appsink-that-nobody-drains": MISSED,
+    "an-appsink-that-nobody-drains": r"risk: full \(max-buffers=2\), and nothing was ever pulled from it: appsink '.*' at ",
 }
 """What is told of each: a mistake, a risk, or nothing, which is said on the page."""
 
