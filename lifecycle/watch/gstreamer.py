@@ -602,9 +602,12 @@ def _left_a_callback(_: Any, kind: Any, __: Any, trace: Any) -> None:
     if trace is None:
         return
     code = trace.tb_frame.f_code
-    while trace.tb_next is not None:
+    where = (code.co_filename, trace.tb_lineno)
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not sites.foreign(name, _package):
+            where = (name, trace.tb_lineno)
         trace = trace.tb_next
-    where = (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
     if code in _codes and _once((where, "raised")):
         what = "which counts as DROP" if code in _probes else "which no code on its thread catches"
         told = f"{kind.__name__} left a callback, {what}: {code.co_name} at {sites.text(where)}"

@@ -308,6 +308,34 @@ def test_views_that_are_kept_over_more_mappings_are_a_mistake_and_hold_them_if_m
     assert done.rc == 0
 
 
+LINKS = """
+import gi
+gi.require_version("Gst", "1.0")
+from gi.repository import Gst
+Gst.init(None)
+pipeline = Gst.parse_launch("videotestsrc num-buffers=3 ! fakesink name=sink")
+
+def probed(pad, info):
+    pad.get_peer().link(pad)
+    return Gst.PadProbeReturn.OK
+
+pipeline.get_by_name("sink").get_static_pad("sink").add_probe(Gst.PadProbeType.BUFFER, probed)
+pipeline.set_state(Gst.State.PLAYING)
+pipeline.get_bus().timed_pop_filtered(20 * Gst.SECOND, Gst.MessageType.EOS)
+pipeline.set_state(Gst.State.NULL)
+"""
+
+
+@pytest.mark.needs("gst-overrides")
+def test_an_exception_that_pygobject_raises_in_a_callback_is_told_with_the_programs_line(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "links.py").write_text(LINKS, encoding="utf-8")
+    done = start(tmp_path, "links.py", env=order(verbose=False))
+    (told,) = [line for line in told_of(done) if "watched" not in line]
+    assert told == "LinkError left a callback, which counts as DROP: probed at links.py:9"
+
+
 def test_make_safe_is_of_gst(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--make-safe", __file__]) == 2
     assert "--make-safe is of --gst" in capsys.readouterr().err
