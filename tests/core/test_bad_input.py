@@ -572,3 +572,21 @@ def test_an_exception_class_that_judges_its_instances_is_not_asked(
         pytest.raises(AccessPanicError),
     ):
         manager.safe_access(other, int, errors=Judged)
+
+
+def test_an_event_of_no_known_kind_is_refused_with_the_kinds_that_there_are(manager: SafetyManager) -> None:
+    with pytest.raises(LifecycleError, match=r"there is no event kind 'relaesed'; the kinds are .*released"):
+        manager.report("relaesed")
+
+
+def test_a_method_of_c_that_is_not_its_types_is_refused_since_it_keeps_the_object(
+    manager: SafetyManager,
+) -> None:
+    class Hidden(list[int]):
+        clear = None  # type: ignore[assignment]
+
+    obj = Hidden()
+    with pytest.raises(
+        RegistrationError, match=r"keeps the object itself alive.*release=lambda obj: obj\.clear\(\)"
+    ):
+        manager.register(obj, "list", release=super(Hidden, obj).clear)

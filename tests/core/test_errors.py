@@ -213,6 +213,21 @@ def test_orphaned_with_its_queue(manager: SafetyManager) -> None:
     )
 
 
+def test_orphaned_with_its_fence(manager: SafetyManager) -> None:
+    class Unknown:
+        def signalled(self) -> Any:
+            return 7
+
+    handle = buffer(manager)
+    handle.close(after=Unknown())
+    error = refused(handle)
+    assert error.state == "orphaned"
+    assert re.search(
+        r"was orphaned \d+ ms ago \(its fence is lost: it said 7, .*\)\. It is never released; make a new one\.$",
+        str(error),
+    )
+
+
 def test_detached(manager: SafetyManager) -> None:
     handle = buffer(manager)
     handle.detach()

@@ -8,6 +8,7 @@ shares one.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -408,3 +409,26 @@ def test_ctrl_c_as_a_child_of_multiprocessing_ends(tmp_path: Path, method: str, 
     )
     assert done.returncode == 0, done
     assert sorted(done.stdout.splitlines()) == ["ended", "released 0", "released 1"], done
+
+
+def test_of_very_many_leaks_the_first_are_named_and_the_others_counted_by_type() -> None:
+    """20 of them, the newest first: a log with each of a million is no help."""
+    done = support.run_python(
+        """
+        from lifecycle import ANY_THREAD, SafetyManager
+
+        manager = SafetyManager(name="many")
+        handles, leases = [], []
+        for number in range(30):
+            of = "frame" if number < 8 else "buffer"
+            handles.append(manager.register([number], of, release=list.clear, release_on=ANY_THREAD))
+            leases.append(handles[-1].lease())
+            leases[-1].__enter__()
+        """
+    )
+    assert done.rc == 0
+    named = [line for line in done.stderr.splitlines() if "not released at exit: object" in line]
+    assert len(named) == 20
+    (rest,) = [line for line in done.stderr.splitlines() if "not released at exit, further" in line]
+    counted = dict(reversed(words.split(" of type ")) for words in re.findall(r"\d+ of type \w+", rest))
+    assert {kind: int(number) for kind, number in counted.items()} == {"frame": 8, "buffer": 2}
