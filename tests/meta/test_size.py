@@ -84,7 +84,7 @@ def agree(listed: dict[str, tuple[int, str]], real: dict[str, int], slack: int) 
 
 def test_each_long_module_has_a_sentence_and_each_sentence_a_long_module() -> None:
     long = {name: lines_of_code(text) for name, text in modules() if len(text.splitlines()) > LINES}
-    agree(rows("module"), long, slack=50)
+    agree(rows("module"), long, slack=100)
 
 
 def test_each_wide_class_has_a_sentence_and_each_sentence_a_wide_class() -> None:
