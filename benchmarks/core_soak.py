@@ -33,7 +33,9 @@ from lifecycle import (
     ANY_THREAD,
     BACKGROUND,
     AccessPanicError,
+    Handle,
     NotReleased,
+    ObjectState,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
@@ -43,8 +45,8 @@ from lifecycle import (
 THREADS = 2
 DEADLINE = 2.0
 """Of a release, in seconds."""
-LATE = 1.0
-"""By how much those that hang come back too late."""
+LATE = 60.0
+"""How long those that hang wait at most to be declared stuck: a busy machine comes to that late."""
 HANGS_EVERY = 200_000
 """Objects between two releases that hang, of one thread."""
 BATCH = 500
@@ -82,9 +84,17 @@ def fail(native: Native) -> None:
     raise OSError("the driver said no")
 
 
-def hang(native: Native) -> None:
-    """A release that comes back after its deadline."""
-    time.sleep(DEADLINE + LATE)
+class Hanging:
+    """A release that comes back after it was declared stuck."""
+
+    def __init__(self) -> None:
+        self.handle: Handle[Any] | None = None
+
+    def __call__(self, native: Native) -> None:
+        handle, self.handle = self.handle, None
+        until = time.monotonic() + DEADLINE + LATE
+        while handle is not None and handle.state is not ObjectState.STUCK and time.monotonic() < until:
+            time.sleep(0.05)
 
 
 def use(native: Native) -> None:
@@ -129,7 +139,9 @@ class Churn:
             fate(ANY_THREAD if number < 0.88 else self.queue if number < 0.97 else BACKGROUND)
         if self.objects >= self.next_hang:
             self.next_hang += HANGS_EVERY
-            self.made("late").register(Native(), "soak", release=hang).close(timeout=0)
+            hang = Hanging()
+            hang.handle = self.made("late").register(Native(), "soak", release=hang)
+            hang.handle.close(timeout=0)
 
     def made(self, *what: str) -> SafetyManager:
         """Count one more object, and what else will have happened."""
