@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from lifecycle._core import runtime
 from lifecycle._core.checks import check_callback, check_timeout
+from lifecycle._core.idioms import struck_on_entry, taking
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.waiting import Flag, poll
 from lifecycle.errors import ClosedError, RegistrationError, text_of
@@ -112,17 +113,41 @@ class StopToken(Uncopied):
         first Ctrl-C that struck in one, which is for the user and stops none of the others."""
         errors: list[str] = []
         interrupt = None
-        while self._callbacks:
-            try:
-                fn = self._callbacks.popitem()[1]
-            except KeyError:
-                break
-            try:
-                fn() if call is None else call(fn)
-            except BaseException as error:
-                errors.append(f"{fn!r}: {text_of(error)}")
-                if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
-                    interrupt = interrupt or error
+        tried: set[int] = set()
+        # Taken and not called yet; called, and what was raised.
+        entry: tuple[int, Callable[[], object]] | None = None
+        struck: tuple[int, Callable[[], object], BaseException] | None = None
+        try:
+            while self._callbacks:
+                try:
+                    for entry in taking(self._callbacks.popitem):  # noqa: B007 - K2
+                        break
+                except KeyError:
+                    break
+                key, fn = entry  # type: ignore[misc]
+                entry = None
+                try:
+                    fn() if call is None else call(fn)
+                except BaseException as error:
+                    struck = key, fn, error
+                    if key not in tried and struck_on_entry(error, fn, None):
+                        # Nothing of it ran: it is called again, once.
+                        tried.add(key)
+                        self._callbacks[key] = fn
+                    else:
+                        errors.append(f"{fn!r}: {text_of(error)}")
+                    if isinstance(error, KeyboardInterrupt) and runtime.on_main_thread():
+                        interrupt = interrupt or error
+                    struck = None
+        except BaseException:
+            # Whoever closes the manager next calls the rest.
+            if entry is not None:
+                self._callbacks[entry[0]] = entry[1]
+            if struck is not None and struck_on_entry(struck[2], struck[1], None):
+                self._callbacks[struck[0]] = struck[1]
+            raise
+        finally:
+            struck = None  # its traceback keeps this frame
         return errors, interrupt
 
     def join(self, until: float) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import _thread
+import itertools
 import queue
 import threading
 import time
 from collections import deque
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -18,9 +20,12 @@ from lifecycle import (
     RegistrationError,
     SafetyConfig,
     SafetyManager,
+    StopToken,
     never_wait,
 )
+from lifecycle.testing.interrupts import Interrupt, run_interrupted
 from tests.core.adversary import STORM, at_once, each_interrupt, switching
+from tests.core.test_ctrl_c import struck_on_the_way_into
 from tests.support import eventually
 
 QUIET = SafetyConfig(leak_level="off", shutdown_timeout=20.0)
@@ -119,6 +124,43 @@ def test_callbacks_once_late_and_taken_back() -> None:
     manager.close()
     manager.stopping.on_stop(lambda: called.append("late"))
     assert list(called) == ["kept", "late"]
+
+
+def test_struck_at_any_point_each_callback_is_called_once() -> None:
+    """By the close that was interrupted, or by the next."""
+
+    def first() -> None:
+        called.append("first")
+
+    def second() -> None:
+        called.append("second")
+
+    def chosen(code: CodeType) -> bool:
+        return code.co_filename == StopToken.on_stop.__code__.co_filename
+
+    def made() -> SafetyManager:
+        called.clear()
+        manager = SafetyManager(QUIET)
+        manager.stopping.on_stop(first)
+        manager.on_close(second)
+        return manager
+
+    called: list[str] = []
+    for strike_at in itertools.count(1):
+        manager = made()
+        struck = run_interrupted(manager.close, strike_at, of=chosen)
+        report = manager.close()
+        assert not report.leaked
+        assert called == ["second", "first"], struck.place
+        if not struck.place:
+            break
+        assert isinstance(struck.error, Interrupt)
+    assert strike_at > 10
+    for callback in (first, second):
+        manager = made()
+        struck_on_the_way_into(callback.__code__, manager.close)
+        assert called == ["second", "first"]
+        assert not manager.close().errors
 
 
 def test_what_callbacks_raise_is_reported_and_stops_nothing() -> None:
