@@ -297,7 +297,9 @@ def end(native: Ended) -> None:
     native.ends += 1
 
 
-def struck_on_the_way_into(code: CodeType, call: Callable[[], object]) -> None:
+def struck_on_the_way_into(
+    code: CodeType, call: Callable[[], object], error: type[BaseException] = KeyboardInterrupt
+) -> None:
     """Call it, with Ctrl-C as the function of `code` is entered for the first time: where CPython looks for
     signals before anything of it has run."""
     left = [code]
@@ -305,12 +307,12 @@ def struck_on_the_way_into(code: CodeType, call: Callable[[], object]) -> None:
     def strike(frame: FrameType, event: str, _: object) -> None:
         if left and frame.f_code is code:
             left.clear()
-            raise KeyboardInterrupt
+            raise error
 
     before = sys.gettrace()
     sys.settrace(strike)
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(error):
             call()
     finally:
         sys.settrace(before)
@@ -375,6 +377,23 @@ def test_before_the_first_line_of_a_release_it_is_called_again(by: str, where: s
         assert native.ends == (2 if where == "cleaned up" else 1)
         assert handle.state == "released"
         assert manager.stats().failed == 0
+
+
+@pytest.mark.parametrize("where", ["closed", "cleaned up"])
+def test_so_it_is_where_a_handler_raises_something_else(where: str) -> None:
+    """A time limit, say. What raises before the release has begun is no failure of the release."""
+    native = Ended()
+    with SafetyManager(name="struck") as manager:
+        handle = manager.register(native, release="close", release_on=ANY_THREAD)
+        if where == "cleaned up":
+            manager.add_cleanup(handle, end, native)
+        code = end.__code__ if where == "cleaned up" else Ended.close.__code__
+        struck_on_the_way_into(code, handle.close, TimeoutError)
+        assert native.ends == 0
+        assert handle.close(timeout=20)
+        assert native.ends == (2 if where == "cleaned up" else 1)
+        assert manager.stats().failed == 0
+        assert not manager.close().errors
 
 
 def test_in_a_release_that_has_begun_it_is_not_called_again() -> None:
