@@ -44,7 +44,7 @@ ENCODER = (
     "target-bitrate=100000 ! appsink name=encoded"
 )
 CLIENT = "appsrc name=feed is-live=true ! rtpvp8pay ! fakesink sync=false async=false"
-RECORDER = "videorate ! jpegenc ! matroskamux ! filesink location={}"
+RECORDER = "videorate skip-to-first=true ! jpegenc ! matroskamux ! filesink location={}"
 GUESTS = {
     "viewer": "appsink sync=false max-buffers=2 drop=true",
     "snapshot": "jpegenc snapshot=true ! fakesink",
