@@ -273,9 +273,10 @@ def new_board(node: Any, name: str, epoch: int, readers: int) -> Any:
     return _one_key(builder).add(Key(1), Facts()).max_readers(readers).max_nodes(readers).create()
 
 
-def reap(service: Any) -> tuple[int, int]:
-    """Free what dead processes had of the service: how many were freed, and at how many that failed."""
-    state = service.try_cleanup_dead_nodes()
+def reap(where: Any) -> tuple[int, int]:
+    """Free what dead processes had of a service, or of all services of a node's machine: how many were freed,
+    and at how many that failed."""
+    state = where.try_cleanup_dead_nodes()
     return int(state.cleanups), int(state.failed_cleanups)
 
 
@@ -455,7 +456,7 @@ class Watch:
 
     def __del__(self) -> None:
         # What is closed before loses nothing by an interrupt in here.
-        if self._descriptors:
+        if getattr(self, "_descriptors", None):
             self.close()
 
 

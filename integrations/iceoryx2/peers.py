@@ -28,4 +28,6 @@ class Reaped:
     freed: int
     """Dead processes whose seats and frames are free again."""
     failed: int
-    """Dead processes that could not be removed: they may keep files, and keep no frames."""
+    """Dead processes of the topic that could not be removed: they may keep files, and keep no frames."""
+    left: int = 0
+    """Dead processes of any topic that the engine cannot remove: a few small files each."""

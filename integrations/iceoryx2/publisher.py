@@ -279,6 +279,14 @@ class _Ports(Ends):
         self.counts.failed += failed
         return Reaped(freed, failed)
 
+    def reap_all(self) -> Reaped:
+        """That, and what those had who died before they had joined a topic, or in other topics."""
+        own = self.reap()
+        freed, left = _engine.reap(self.node)
+        # It keeps the file of a connection until it looks.
+        self.publisher.update_connections()
+        return Reaped(own.freed + freed, own.failed, left)
+
     def peers(self) -> tuple[Peer, ...]:
         """The processes at the topic, this end's own entry left out."""
         with self.turn:
@@ -328,6 +336,7 @@ class _Ports(Ends):
         nodes = self.nodes()
         if died or any(state == "dead" for _, _, state, _ in nodes):
             self.reap()
+            self.publisher.update_connections()
             nodes = self.nodes()
         self.known = self.service.dynamic_config.number_of_subscribers
         watch.follow({pid for pid, _, state, _ in nodes if state == "alive" and pid != self.pid})
@@ -620,11 +629,12 @@ class Publisher(Uncopied):
         }
 
     def reap(self) -> Reaped:
-        """Free the seats and frames of processes that have died. The watcher does this by itself, and so does
-        every process that opens the topic."""
+        """Free the seats and frames of processes that have died, and remove their files, those of other
+        topics too. The watcher frees by itself what was this topic's, and every process that opens a topic does
+        all of it."""
         ports = self._open()
         with ports.turn:
-            return ports.reap()
+            return ports.reap_all()
 
     # -- facts -----------------------------------------------------------------------------------------------
 

@@ -150,6 +150,66 @@ def test_every_file_of_the_engine_is_removed_by_hand_and_who_is_there_goes_on(to
 
 
 @pytest.mark.needs("iceoryx2")
+def test_no_file_stays_of_what_was_killed_but_what_is_counted(topic: str) -> None:
+    """Consumers are killed at work and while starting, the publisher's watcher and `reap` remove what they
+    had; a publisher is killed, and the next one removes what it had."""
+    code = """
+        import random, subprocess
+        consuming = (
+            "import sys; from lifecycle import SafetyManager;"
+            "from lifecycle.integrations.iceoryx2 import Receiver;"
+            "print(flush=True); receiver = Receiver(SafetyManager(), sys.argv[1]);"
+            "print(flush=True); sys.stdin.read()"
+        )
+        publishing = consuming.replace("Receiver(", "Publisher(").replace("import Receiver", "import Publisher")
+        publishing = publishing.replace("sys.argv[1])", "sys.argv[1], 64)")
+
+        def start(code, topic, lines):
+            command = [sys.executable, "-c", code, topic]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            other = subprocess.Popen(command, **pipes)
+            for _ in range(lines):
+                other.stdout.readline()
+            return other
+
+        def files():
+            tops = ("/dev/shm", "/tmp/iceoryx2")
+            return {os.path.join(folder, name) for top in tops for folder, _, names in os.walk(top) for name in names}
+
+        def removed():
+            until = time.monotonic() + 60
+            while files() - base and time.monotonic() < until:
+                time.sleep(0.01)
+            return len(files() - base)
+
+        publisher = Publisher(manager, topic, 64)
+        base = files()
+        others = [start(consuming, topic, 2)]
+        for other in others:
+            other.kill()
+            other.wait()
+        say(removed(), publisher.receivers)
+        others = [start(consuming, topic, 1), start(publishing, topic + "/b", 2)]
+        time.sleep(0.02)
+        for other in others:
+            other.kill()
+            other.wait()
+        reaped = publisher.reap()
+        say(len(files() - base) if not reaped.left else "counted")
+        publisher.close()
+        manager.close()
+        del publisher
+        gc.collect()
+        say(*sorted(name.rpartition(".")[2] for name in files()) if not reaped.left else ["global_mgmt"])
+    """
+    with Other(code, topic, before=in_small_memory("size=64m")) as other:
+        said = other.ends()
+        assert said[0] == "0 0"
+        assert said[1] in ("0", "counted")
+        assert said[2] == "global_mgmt"
+
+
+@pytest.mark.needs("iceoryx2")
 def test_a_publisher_that_is_stopped_is_alive_and_goes_on(manager: SafetyManager, topic: str) -> None:
     publishing = """
         publisher = Publisher(manager, topic, 64)

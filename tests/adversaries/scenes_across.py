@@ -216,6 +216,16 @@ class Stage:
             pause = min(2 * pause, 0.02)
             if pause > 0.002:
                 gc.collect()
+                self._forget_connections()
+
+    def _forget_connections(self) -> None:
+        """What the engine keeps of a receiver that has gone, a file and a socket, until the next frame."""
+        publisher = getattr(self, "publisher", None)
+        ports = getattr(publisher, "_ports", None) if self.transport == "iceoryx2" else None
+        if ports is not None:
+            with ports.turn:
+                ports.publisher.update_connections()
+                ports.tell()
 
     def _census(self) -> dict[str, object]:
         found: dict[str, object] = {
