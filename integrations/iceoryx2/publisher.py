@@ -630,8 +630,8 @@ class Publisher(Uncopied):
 
     def reap(self) -> Reaped:
         """Free the seats and frames of processes that have died, and remove their files, those of other
-        topics too. The watcher frees by itself what was this topic's, and every process that opens a topic does
-        all of it."""
+        topics too. The watcher frees by itself what was this topic's, and every process that opens a topic
+        does all of it."""
         ports = self._open()
         with ports.turn:
             return ports.reap_all()
