@@ -28,7 +28,7 @@ from lifecycle.stats import Histogram, TypeProfile
 
 if TYPE_CHECKING:
     from lifecycle._core.record import Record
-    from lifecycle._core.tables import Kind
+    from lifecycle._core.tables import ObjectType
 
 _new_object = object.__new__
 _starting = runtime.process_lock()
@@ -49,7 +49,7 @@ class _TimedLease(Lease[Any]):
     """A lease that says how long it was held."""
 
     __slots__ = ("_kind", "_profiler", "_since")
-    _kind: Kind
+    _kind: ObjectType
     _profiler: Profiler
     _since: float
 
@@ -88,7 +88,7 @@ class Profiler(Uncopied):
             raise LifecycleError(f"Profiler takes a SafetyManager, not {manager!r}")
         self._manager = manager
         self._counts: dict[str, _Counts] = {}
-        self._held: deque[tuple[Kind, float]] = deque()
+        self._held: deque[tuple[ObjectType, float]] = deque()
         self._running = False
 
     @property
@@ -98,7 +98,7 @@ class Profiler(Uncopied):
 
     def start(self) -> None:
         """Begin to collect; what was collected before stays. Starting twice is starting once."""
-        registry, ledger = self._manager._registry, self._manager._keeper.ledger
+        registry, ledger = self._manager._registry, self._manager._maintenance.ledger
         self._manager.stats()  # what has ended before is not ours
         with _starting:
             if registry.timer is not None and registry.timer is not self:
@@ -113,7 +113,7 @@ class Profiler(Uncopied):
 
     def stop(self) -> None:
         """Collect no more. Leases that are held now are not counted."""
-        registry, ledger = self._manager._registry, self._manager._keeper.ledger
+        registry, ledger = self._manager._registry, self._manager._maintenance.ledger
         if registry.timer is not self:
             return
         self._manager.stats()
@@ -193,7 +193,7 @@ class Profiler(Uncopied):
 
         return timed
 
-    def note(self, kind: Kind, since: float) -> None:
+    def note(self, kind: ObjectType, since: float) -> None:
         """Something was held since then. Callable at any moment."""
         if self._running:
             self._held.append((kind, monotonic() - since))

@@ -6,7 +6,7 @@ imports all of them from its transport, and changes that by changing one line. T
 
 - `bridges`: threads between a topic and a local distributor
 - `receiving`: the receiver
-- `standing`: its counts and policies
+- `position`: its counts and policies
 - `feeds`: what it asks of the library that carries the frames
 - `frames`: frames that came
 - `header`: what stands in front of each

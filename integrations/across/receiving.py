@@ -20,7 +20,7 @@ from lifecycle.integrations.across.bridges import Bridge, nothing_to_leave
 from lifecycle.integrations.across.errors import BusyError, SourceDiedError, TopicError
 from lifecycle.integrations.across.feeds import NOBODY, Feed
 from lifecycle.integrations.across.frames import Frame
-from lifecycle.integrations.across.standing import Standing
+from lifecycle.integrations.across.position import Position
 from lifecycle.lowlevel import Uncopied, after_fork, check_timeout, monotonic, must_not_wait, weakly
 from lifecycle.manager import SafetyManager
 from lifecycle.stats import DistributorStats, GroupStats, ReceiverStats
@@ -91,7 +91,7 @@ class TopicReceiver(Uncopied):
         # Asked once the topic knows of this receiver: what was published before then it need not get.
         source = feed.source()
         self._last = source
-        self._standing = Standing(source.epoch, source.published, awaits_key=type(policy) is KeepKeyFrames)
+        self._position = Position(source.epoch, source.published, awaits_key=type(policy) is KeepKeyFrames)
         self._figures = TopicFigures(self)
         self._leave_manager = self._leave = nothing_to_leave
         self._leave_manager = manager.on_close(weakly(self.close))
@@ -181,7 +181,7 @@ class TopicReceiver(Uncopied):
     def _open_feed(self) -> Feed:
         feed = self._feed
         if feed is None:
-            ended = self._standing.ended or "closed"
+            ended = self._position.ended or "closed"
             raise ClosedError(
                 f"the {self.transport} receiver of topic {self._name!r} is {ended}: nothing can be received "
                 "from it; make another receiver"
@@ -204,14 +204,14 @@ class TopicReceiver(Uncopied):
                     # From here on a close on this thread waits.
                     feed = self._open_feed()
                     while True:
-                        now = self._standing
+                        now = self._position
                         frame = now.waiting
                         if frame is None:
                             frame = self._arrived = self._arrived or feed.take()
                             if frame is None:
                                 return None
                             before = now
-                            self._standing = now = self._started(now).before(frame, type(self._policy))
+                            self._position = now = self._started(now).before(frame, type(self._policy))
                             self._arrived = None  # K4
                             if now.lags > before.lags:
                                 raise self._lagged(now.missed - before.missed)
@@ -223,7 +223,7 @@ class TopicReceiver(Uncopied):
                             awaits_key=now.awaits_key and not received,
                             waiting=None,
                         )
-                        self._standing = new
+                        self._position = new
                         if received:
                             note = crossing.note
                             if note is not None:
@@ -241,22 +241,22 @@ class TopicReceiver(Uncopied):
                 finally:
                     self._busy = False
         except BaseException:
-            if new is not None and self._standing is new:
+            if new is not None and self._position is new:
                 # An interrupt fell between the count and the caller: it waits again.
-                self._standing = cast("Standing", now)
+                self._position = cast("Position", now)
             raise
         finally:
             frame = now = new = before = feed = None  # type: ignore[assignment]  # K3
             if self._closes:
                 self.close()
 
-    def _started(self, now: Standing) -> Standing:
+    def _started(self, now: Position) -> Position:
         """Where it stands before its first frame, as far as that is known."""
         feed = self._feed
         start = None if now.begun or feed is None else feed.start(now.epoch)
         return now if start is None else now._replace(cursor=start)
 
-    def _wants(self, feed: Feed, now: Standing, frame: Frame) -> bool:
+    def _wants(self, feed: Feed, now: Position, frame: Frame) -> bool:
         """Return True if the policy gives `frame` to the caller; otherwise it counts as missed."""
         if type(self._policy) is LatestOnly:
             return not feed.has_more()
@@ -322,13 +322,13 @@ class TopicReceiver(Uncopied):
     @property
     def received(self) -> int:
         """Frames received, of all lives of the publisher."""
-        return self._standing.received
+        return self._position.received
 
     @property
     def missed(self) -> int:
         """Frames that this receiver will never get. For each life, once its publisher is at rest, ``published
         == received + missed + lag`` from the first frame on that it could get."""
-        return self._standing.missed
+        return self._position.missed
 
     @property
     def lag(self) -> int:
@@ -338,12 +338,12 @@ class TopicReceiver(Uncopied):
         if feed is None:
             return 0
         source = self._last = feed.source()
-        return self._started(self._standing).lag(source)
+        return self._started(self._position).lag(source)
 
     @property
     def restarts(self) -> int:
         """How many lives of the publisher were seen after the first."""
-        return self._standing.restarts
+        return self._position.restarts
 
     @property
     def source(self) -> str:
@@ -362,7 +362,7 @@ class TopicReceiver(Uncopied):
     def stats(self) -> ReceiverStats:
         """The figures, as a frozen snapshot."""
         feed = self._feed
-        now = self._standing
+        now = self._position
         source = NOBODY if feed is None else feed.source()
         lag = 0 if feed is None else self._started(now).lag(source)
         return ReceiverStats(
@@ -406,7 +406,7 @@ class TopicReceiver(Uncopied):
                         # By a signal handler or a ``__del__``, in the middle of taking one: that closes it.
                         self._closes = True
                         return
-                    now = self._started(self._standing)
+                    now = self._started(self._position)
                     if not now.ended:
                         try:
                             lag = now.lag(feed.source())
@@ -414,7 +414,7 @@ class TopicReceiver(Uncopied):
                             lag = 0
                         waiting, arrived = now.waiting, self._arrived
                         self._arrived = None
-                        self._standing = now._replace(
+                        self._position = now._replace(
                             missed=now.missed + lag, cursor=now.cursor + lag, ended="closed", waiting=None
                         )
                     self._to_shut, self._feed = feed, None
@@ -439,7 +439,7 @@ class TopicReceiver(Uncopied):
         self._waiting = {}
         feed, self._feed = self._feed, None
         self._to_shut = self._arrived = None
-        self._standing = self._standing._replace(ended=FORKED, waiting=None)
+        self._position = self._position._replace(ended=FORKED, waiting=None)
         if feed is not None:
             feed.keep()
 
@@ -451,7 +451,7 @@ class TopicReceiver(Uncopied):
         self.close()
 
     def __repr__(self) -> str:
-        now = self._standing
+        now = self._position
         state = now.ended or f"{now.received} received, {now.missed} missed"
         return f"<{self.transport} receiver of {self._name!r}: {state}>"
 

@@ -52,7 +52,7 @@ from lifecycle.integrations.gstreamer.frames.metas import Area, MemoryFacts, Reg
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame
 from lifecycle.integrations.gstreamer.pipelines.bus import BusWatch
 from lifecycle.integrations.gstreamer.pipelines.elements import ElementGuard
-from lifecycle.integrations.gstreamer.pipelines.news import BusMessage
+from lifecycle.integrations.gstreamer.pipelines.journal import BusMessage
 from lifecycle.integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard, ProbeInfo
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard

@@ -250,4 +250,4 @@ class Receiver(TopicReceiver):
         super().__init__(manager, name, chosen, feed)
         if not feed.arrivals.first:
             # What was published before it came here is not known, nor missed.
-            self._standing = self._standing._replace(cursor=LATEST)
+            self._position = self._position._replace(cursor=LATEST)

@@ -169,7 +169,7 @@ def wait_for_end(
         if busy:
             poll_busy()
         if step is not None and not circle:
-            record.place.serve(record)
+            record.place.run_one(record)
         if held or (step is None and runtime.free_threaded):
             pause = min(2 * pause, LONGEST_LOOK)
         given_up = unless is not None and unless(record)
@@ -190,7 +190,7 @@ def wait_for_end(
             held = False
             pause = step or pause
             if not ended():
-                record.place.serve(record)
+                record.place.run_one(record)
         record.kind.registry.waiters.wait(
             record.id,
             ended,

@@ -36,7 +36,7 @@ from lifecycle._core.release import also_release, disown, failed, finish, forget
 from lifecycle._core.runtime import BRIEF_WAIT, STEPS, collecting, cramped, near_limit
 from lifecycle._core.shares import SHUT, add_share, drop_share, give_back, next_share
 from lifecycle._core.tables import owners
-from lifecycle._core.timelines import attach
+from lifecycle._core.timelines import add_fence
 from lifecycle._core.views import make_array, make_buffer_view, make_view
 from lifecycle.errors import (
     HeldError,
@@ -535,7 +535,7 @@ class Handle(Generic[T]):
             shut = raw_pin(self._cell) is None or self._record.cause is not None
             if shut and self._record.place.lost_reason is None:
                 refuse(self._record, self)
-            attach(self._record, fence, "release_after()")
+            add_fence(self._record, fence, "release_after()")
         finally:
             self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
 
@@ -701,7 +701,7 @@ def _prepare_to_close(
             if record.extra is not None and record.extra.dropped is not None:
                 refuse_if_referred_to(record)
         if after is not None:
-            attach(record, after, "close(after=)")
+            add_fence(record, after, "close(after=)")
     finally:
         share = None
 

@@ -166,7 +166,7 @@ def _make_way(first: Record) -> bool:
         # Waits for a collection on another thread where `close` does not: otherwise the owner would be
         # refused.
         runtime.await_collection()
-        first.place.serve(first)
+        first.place.run_one(first)
     begun = (
         first.phase is RELEASING
         or is_kept(first)  # it goes within its own deallocation, which tells of itself at its end

@@ -54,7 +54,7 @@ class Place:
         released."""
         raise NotImplementedError
 
-    def serve(self, record: Record) -> None:
+    def run_one(self, record: Record) -> None:
         """Run the ticket of `record` if this thread may."""
         raise NotImplementedError
 
@@ -237,7 +237,7 @@ class AnyThread(DequePlace):
             return record.phase is RELEASED
         return self._await(record, timeout, None)
 
-    def serve(self, record: Record) -> None:
+    def run_one(self, record: Record) -> None:
         """As `Place.serve`."""
         if near_limit():
             return

@@ -48,7 +48,7 @@ from lifecycle._core.runtime import Site, monotonic
 from lifecycle.states import Cause, ObjectState
 
 if TYPE_CHECKING:
-    from lifecycle._core.tables import Kind
+    from lifecycle._core.tables import ObjectType
 
 
 class Pin:
@@ -260,7 +260,7 @@ class Record(weakref.ref[Core]):
         "size",
     )
     id: int
-    kind: Kind
+    kind: ObjectType
     obj: Any  # moved out, and its last reference dropped, by the place alone (I4)
     release: Callable[[Any], object] | None
     place: Any  # places.place.Place

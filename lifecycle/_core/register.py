@@ -27,7 +27,7 @@ from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Pins, Record
 from lifecycle._core.release import leave_owners
 from lifecycle._core.runtime import caller, monotonic, next_id, site_of
 from lifecycle._core.shares import FIRST_SHARE
-from lifecycle._core.tables import HIGH_WATER, NOT_COUNTING, Kind, keys_of, owners
+from lifecycle._core.tables import HIGH_WATER, NOT_COUNTING, ObjectType, keys_of, owners
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, shown
 from lifecycle.states import BY_CLOSE, DETACHED
 
@@ -36,7 +36,7 @@ RESCUES = range(32)
 
 
 def enter(  # noqa: C901 - in one piece: every call more is a point where an interrupt may fall
-    kind: Kind,
+    kind: ObjectType,
     place: Any,
     obj: Any,
     release: Callable[[Any], object] | None,
@@ -175,7 +175,7 @@ def withdraw(record: Record) -> None:
 
 
 def _not_entered(
-    kind: Kind,
+    kind: ObjectType,
     place: Any,
     obj: Any,
     release: Callable[[Any], object] | None,
@@ -207,7 +207,7 @@ def unhashable(native: Any, error: BaseException) -> RegistrationError | None:
 
 
 def abandon(
-    kind: Kind,
+    kind: ObjectType,
     place: Any,
     obj: Any,
     release: Callable[[Any], object] | None,

@@ -16,7 +16,7 @@ from lifecycle._core.exports import exported, sweep
 from lifecycle._core.record import Record
 from lifecycle._core.release import nesting, releases_here
 from lifecycle._core.sentences import who_holds
-from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.tables import ObjectType, Registry
 from lifecycle.states import ENDED, VALID
 
 ROOM_WITHIN = 0.05
@@ -51,7 +51,7 @@ def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) ->
                 return ended or not there
             continue
         for record in due:
-            record.place.serve(record)
+            record.place.run_one(record)
             if record.phase in ENDED:
                 ended = True
         if ended:
@@ -87,7 +87,7 @@ def comes_by_itself(record: Record) -> bool:
     return not record.place.inline or record.id in record.kind.registry.claims
 
 
-def live_of(kind: Kind) -> list[Record]:
+def live_of(kind: ObjectType) -> list[Record]:
     """What counts against the limits of a type, the oldest first."""
     records = kind.registry.records
     ids = itertools.islice(runtime.snapshot(kind.alive or ()), LOOKED_AT)
@@ -106,12 +106,12 @@ def live_with(registry: Registry, slots: object) -> list[Record]:
     ]
 
 
-def make_room_for(kind: Kind) -> bool:
+def make_room_for(kind: ObjectType) -> bool:
     """As `make_room`, below the limits of a type."""
     return make_room(kind.registry, lambda: live_of(kind))
 
 
-def limit_holders(kind: Kind) -> tuple[str, ...]:
+def limit_holders(kind: ObjectType) -> tuple[str, ...]:
     """Some of what counts against the limits of a type, in words."""
     return in_the_way(live_of(kind))
 

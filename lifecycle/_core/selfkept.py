@@ -19,7 +19,7 @@ from typing import Any
 
 from lifecycle._core.leases import Lease
 from lifecycle._core.record import Cell, Core, Held, Pin, Record, raw_pin
-from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.tables import ObjectType, Registry
 
 REACH = 5_000
 """How many objects are looked through."""
@@ -121,7 +121,7 @@ def _leads_on(thing: Any) -> bool:
     return not isinstance(thing, _NOT_FOLLOWED) and not (type(thing) is dict and "__builtins__" in thing)
 
 
-_NOT_FOLLOWED = (type, ModuleType, FrameType, Cell, Core, Held, Kind, Lease, Pin, Registry)
+_NOT_FOLLOWED = (type, ModuleType, FrameType, Cell, Core, Held, ObjectType, Lease, Pin, Registry)
 leads_everywhere: set[type] = set()
 """Types in layers above whose objects refer to every record: managers."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lifecycle.config import SafetyConfig
 
 
-class Kind:
+class ObjectType:
     """A type's name within one manager, with its policy. Written by the manager, read on every access.
 
     What other threads may change is read once and then used: ``timer = kind.timer``, and not ``kind.timer``
@@ -208,7 +208,7 @@ class Registry:
         self.claims: dict[int, object] = {}
         self.roots: set[weakref.ref[Pin]] = set()  # cores, and `doors.Root`
         self.shared: dict[int, Any] = {}  # by id: `shares.Tokens`
-        self.kinds: dict[str, Kind] = {}
+        self.kinds: dict[str, ObjectType] = {}
         self.waiters: WaitTable = WaitTable()  # for the end of an object, by its id
         self.kept: dict[int, Any] = {}  # handles that the manager keeps
         # Registrations and ends to be counted, and whatever else happens.
@@ -241,9 +241,9 @@ class Registry:
         self.abandon: Callable[..., None] = _nothing  # have an object released that nobody will own
         self.relieve: Callable[[], None] = _nothing
         # By a registration at the limit of its type: release what is due; who holds the rest.
-        self.make_room: Callable[[Kind], bool] = _no_room
+        self.make_room: Callable[[ObjectType], bool] = _no_room
         self.show: Callable[[Any], None] = _nothing  # have a component appear in metrics
-        self.in_the_way: Callable[[Kind], tuple[str, ...]] = _nobody
+        self.in_the_way: Callable[[ObjectType], tuple[str, ...]] = _nobody
 
     def pending(self) -> int:
         """Events that wait to be counted."""
@@ -254,12 +254,12 @@ def _nothing(*_: object) -> None:
     """Nobody to call yet."""
 
 
-def _no_room(kind: Kind) -> bool:
+def _no_room(kind: ObjectType) -> bool:
     """Nobody to make it yet."""
     return False
 
 
-def _nobody(kind: Kind) -> tuple[str, ...]:
+def _nobody(kind: ObjectType) -> tuple[str, ...]:
     """Nobody to ask yet."""
     return ()
 

@@ -67,7 +67,7 @@ def timeline_of(fence: Any) -> Any:
     return fence if timeline is None else timeline
 
 
-def attach(record: Record, fence: Any, call: str) -> None:
+def add_fence(record: Record, fence: Any, call: str) -> None:
     """Have the release of `record` wait for `fence`, too. Raises before anything is changed, `FenceError` or
     `QueueLostError`."""
     if not callable(getattr(fence, "signalled", None)):

@@ -3,7 +3,7 @@
 - `distributor`, `receiver`: what users call: who publishes, and who receives
 - `consuming`: consumers that are given frames, and give them back
 - `ring`, `slots`: what was published, in order; the place of one frame in it
-- `seats`: who receives, and where each stands
+- `subscribers`: who receives, and where each stands
 - `sharing`: what can be published
 - `policies`: what happens to those who fall behind
 - `chain`: deciding without a lock

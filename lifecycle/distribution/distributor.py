@@ -133,7 +133,7 @@ class FrameDistributor(Uncopied, Generic[T]):
     def receivers(self) -> int:
         """How many receivers there are now."""
         self._ring.bury()
-        return len(self._ring.roster.value.seats)
+        return len(self._ring.subscribers.value.subscriptions)
 
     @property
     def closed(self) -> bool:

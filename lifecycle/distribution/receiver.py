@@ -18,9 +18,9 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle.distribution.policies import EvictAfter, KeepKeyFrames, LatestOnly
 from lifecycle.distribution.ring import STRIKES, Ring
-from lifecycle.distribution.seats import EVICTED, Seat, SeatRef, Standing, standing
 from lifecycle.distribution.sharing import give_back, is_shareable, share_of
 from lifecycle.distribution.slots import GONE, Slot
+from lifecycle.distribution.subscribers import EVICTED, Position, Subscription, SubscriptionRef, position
 from lifecycle.errors import ClosedError, Empty, EvictedError, Lagged
 from lifecycle.lowlevel import Uncopied, check_timeout, is_control_flow, monotonic
 from lifecycle.stats import ReceiverStats
@@ -61,15 +61,15 @@ class FrameReceiver(Generic[T]):
     it closed at the end of a block.
     """
 
-    __slots__ = ("__weakref__", "_ring", "_seat", "_struck")
+    __slots__ = ("__weakref__", "_ring", "_struck", "_subscription")
 
-    def __init__(self, ring: Ring[T], seat: Seat) -> None:
+    def __init__(self, ring: Ring[T], subscription: Subscription) -> None:
         self._struck: tuple[int, int] = (-1, 0)
         """The frame whose sharing was broken off last, and how often that one's was."""
         self._ring = ring
-        self._seat = seat
-        seat.ref = SeatRef(self, ring.dropped.append)
-        seat.ref.seat = seat
+        self._subscription = subscription
+        subscription.ref = SubscriptionRef(self, ring.dropped.append)
+        subscription.ref.subscription = subscription
 
     # -- receiving -------------------------------------------------------------------------------------------
 
@@ -123,20 +123,20 @@ class FrameReceiver(Generic[T]):
 
     def _has_news(self) -> bool:
         """Return True if `_take` would not say `NOTHING`. Takes nothing."""
-        now = self._seat.now()
+        now = self._subscription.now()
         newest = self._ring.newest()
         return bool(now.ended) or newest.end or now.cursor <= newest.seq
 
     def _take(self) -> Any:
         """The next frame, or `NOTHING`; raises what `recv` raises. Decided by one step, after everything is
         at hand."""
-        seat, ring = self._seat, self._ring
+        subscription, ring = self._subscription, self._ring
         slot: Slot | None = None
         now = new = None
         item = NOTHING
         try:
             while True:
-                now = seat.now()
+                now = subscription.now()
                 if now.ended:
                     raise self._over(now)
                 slot, at = self._next_slot(now)
@@ -151,8 +151,8 @@ class FrameReceiver(Generic[T]):
                     item = GONE if slot is None else self._share_of(slot, at)
                 if item is GONE or slot is None:
                     continue
-                new = standing(at + 1, now.received + 1, now.missed + at - now.cursor, now.lags)
-                if seat.advance(now, new):
+                new = position(at + 1, now.received + 1, now.missed + at - now.cursor, now.lags)
+                if subscription.advance(now, new):
                     return item
                 if slot.shared:
                     ring.close_share(item)  # another thread took that one
@@ -173,10 +173,10 @@ class FrameReceiver(Generic[T]):
             finally:
                 item = slot = now = new = None  # K3
 
-    def _next_slot(self, now: Standing) -> tuple[Slot | None, int]:
+    def _next_slot(self, now: Position) -> tuple[Slot | None, int]:
         """The slot to be received now, and its number; without a slot, `NOTHING_YET` or `LOOK_AGAIN`. Raises
         `Lagged`, after the receiver was put where it goes on."""
-        ring, policy = self._ring, self._seat.policy
+        ring, policy = self._ring, self._subscription.policy
         cursor = now.cursor
         if type(policy) is LatestOnly:
             newest = ring.newest()
@@ -208,21 +208,21 @@ class FrameReceiver(Generic[T]):
                 self._lag(now, newest.seq - ring.capacity + 1, now.awaits_key)
         return None, LOOK_AGAIN
 
-    def _move(self, now: Standing, to: int, awaits_key: bool) -> None:
+    def _move(self, now: Position, to: int, awaits_key: bool) -> None:
         """Go on at `to`, without having fallen behind: what lies between is missed."""
         missed = now.missed + to - now.cursor
-        self._seat.advance(now, standing(to, now.received, missed, now.lags, awaits_key))
+        self._subscription.advance(now, position(to, now.received, missed, now.lags, awaits_key))
 
-    def _lag(self, now: Standing, to: int, awaits_key: bool, error: BaseException | None = None) -> None:
+    def _lag(self, now: Position, to: int, awaits_key: bool, error: BaseException | None = None) -> None:
         """Go on at `to` and say so, unless another thread moved this receiver meanwhile. `error`: why the
         frame could not be shared, where that and not falling behind is the reason."""
-        seat = self._seat
+        subscription = self._subscription
         missed = to - now.cursor
         lags = now.lags + 1
-        if isinstance(seat.policy, EvictAfter) and lags >= seat.policy.lags:
-            self._ring.retire(seat, EVICTED)
+        if isinstance(subscription.policy, EvictAfter) and lags >= subscription.policy.lags:
+            self._ring.retire(subscription, EVICTED)
             return
-        if seat.advance(now, standing(to, now.received, now.missed + missed, lags, awaits_key)):
+        if subscription.advance(now, position(to, now.received, now.missed + missed, lags, awaits_key)):
             raise self._lagged(missed, SHUT_BY_OWNER if error is not None else "") from error
 
     def _share_of(self, slot: Slot, at: int) -> Any:
@@ -245,12 +245,12 @@ class FrameReceiver(Generic[T]):
             item = slot = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
 
     def _past_shut(
-        self, now: Standing, at: int, newest: int, error: BaseException
+        self, now: Position, at: int, newest: int, error: BaseException
     ) -> tuple[Slot | None, int]:
         """Frame `at` can be had by nobody: go on as the policy says. With `LatestOnly` that is the next older
         one, which is returned with its number, or what comes after `newest`, which was tried first; otherwise
         `Lagged` is raised, or everything is to be looked at again."""
-        ring, policy = self._ring, self._seat.policy
+        ring, policy = self._ring, self._subscription.policy
         if type(policy) is LatestOnly:
             for older in range(at - 1, now.cursor - 1, -1):
                 slot = ring.table.get(older)
@@ -266,10 +266,10 @@ class FrameReceiver(Generic[T]):
     def _never_came(self) -> None:
         """An interrupt fell between the deciding step and the caller: what counts as received was not."""
         while True:
-            now = self._seat.now()
-            if now.ended or self._seat.advance(
+            now = self._subscription.now()
+            if now.ended or self._subscription.advance(
                 now,
-                standing(now.cursor, now.received - 1, now.missed + 1, now.lags, now.awaits_key),
+                position(now.cursor, now.received - 1, now.missed + 1, now.lags, now.awaits_key),
             ):
                 return
 
@@ -306,11 +306,11 @@ class FrameReceiver(Generic[T]):
             f"{self!r} has read everything, and its distributor is closed; there is nothing more to come"
         )
 
-    def _over(self, now: Standing) -> ClosedError:
+    def _over(self, now: Position) -> ClosedError:
         if now.ended == EVICTED:
             return EvictedError(
-                f"{self!r} was thrown out after {now.lags} lag(s) by its policy {self._seat.policy!r}: "
-                "resubscribe() and receive faster, or choose another policy"
+                f"{self!r} was thrown out after {now.lags} lag(s) by its policy "
+                f"{self._subscription.policy!r}: resubscribe() and receive faster, or choose another policy"
             )
         return ClosedError(f"{self!r} is {now.ended}: nothing can be received from it; subscribe() again")
 
@@ -319,45 +319,45 @@ class FrameReceiver(Generic[T]):
     @property
     def name(self) -> str:
         """The receiver's name, empty without one."""
-        return self._seat.name
+        return self._subscription.name
 
     @property
     def group(self) -> str:
         """The group that its figures belong to."""
-        return self._seat.group
+        return self._subscription.group
 
     @property
     def received(self) -> int:
         """Frames received."""
-        return self._seat.now().received
+        return self._subscription.now().received
 
     @property
     def missed(self) -> int:
         """Frames that this receiver will never get. ``published == received + missed + lag``, always."""
-        return self._seat.now().missed
+        return self._subscription.now().missed
 
     @property
     def lag(self) -> int:
         """Frames published and neither received nor missed yet."""
-        now = self._seat.now()
+        now = self._subscription.now()
         return 0 if now.ended else max(0, self._ring.newest().seq + 1 - now.cursor)
 
     @property
     def closed(self) -> bool:
         """True if nothing can be received any more: closed, dropped or evicted, or the distributor is closed
         and all is read."""
-        now = self._seat.now()
+        now = self._subscription.now()
         newest = self._ring.newest()
         return bool(now.ended) or (newest.end and now.cursor > newest.seq)
 
     @property
     def evicted(self) -> bool:
         """True if its policy removed it."""
-        return self._seat.now().ended == EVICTED
+        return self._subscription.now().ended == EVICTED
 
     def __len__(self) -> int:
         """How many frames could be received right now."""
-        most = 1 if type(self._seat.policy) is LatestOnly else self._ring.capacity
+        most = 1 if type(self._subscription.policy) is LatestOnly else self._ring.capacity
         return 0 if self._ring.discarded else min(self.lag, most)
 
     def __bool__(self) -> bool:
@@ -365,13 +365,13 @@ class FrameReceiver(Generic[T]):
 
     def stats(self) -> ReceiverStats:
         """The figures, as a frozen snapshot."""
-        seat = self._seat
-        now = seat.now()
+        subscription = self._subscription
+        now = subscription.now()
         lag = 0 if now.ended else max(0, self._ring.newest().seq + 1 - now.cursor)
         return ReceiverStats(
-            name=seat.name,
-            group=seat.group,
-            published=now.cursor + lag - seat.start,
+            name=subscription.name,
+            group=subscription.group,
+            published=now.cursor + lag - subscription.start,
             received=now.received,
             missed=now.missed,
             lags=now.lags,
@@ -384,12 +384,19 @@ class FrameReceiver(Generic[T]):
     def resubscribe(self) -> FrameReceiver[T]:
         """Another receiver of the same name, group and policy, from now on. Raises `ClosedError` when the
         distributor is closed."""
-        seat = self._seat
-        return subscribe(self._ring, seat.name, seat.group, seat.policy, self._ring.newest().seq + 1, False)
+        subscription = self._subscription
+        return subscribe(
+            self._ring,
+            subscription.name,
+            subscription.group,
+            subscription.policy,
+            self._ring.newest().seq + 1,
+            False,
+        )
 
     def close(self) -> None:
         """Stop receiving. Frames that were not read count as missed. A second call changes nothing."""
-        self._ring.retire(self._seat, "closed")
+        self._ring.retire(self._subscription, "closed")
 
     def __enter__(self) -> FrameReceiver[T]:
         return self
@@ -404,10 +411,10 @@ class FrameReceiver(Generic[T]):
         )
 
     def __repr__(self) -> str:
-        seat = self._seat
-        name = f" {seat.name!r}" if seat.name else ""
-        group = f" of group {seat.group!r}" if seat.group else ""
-        now = seat.now()
+        subscription = self._subscription
+        name = f" {subscription.name!r}" if subscription.name else ""
+        group = f" of group {subscription.group!r}" if subscription.group else ""
+        now = subscription.now()
         state = now.ended or f"{now.received} received, {now.missed} missed, {self.lag} to come"
         return f"<FrameReceiver{name}{group} of {self._ring.name!r}: {state}>"
 
@@ -485,7 +492,7 @@ def subscribe(
     """A new receiver at `start`; raises `ClosedError` on a closed ring."""
     if ring.closed:
         raise ring.refusal()
-    seat = Seat(name, group, policy, start, awaits_key)
-    receiver = FrameReceiver(ring, seat)
-    ring.roster.update(lambda roster: roster.with_seat(seat))
+    subscription = Subscription(name, group, policy, start, awaits_key)
+    receiver = FrameReceiver(ring, subscription)
+    ring.subscribers.update(lambda subscribers: subscribers.with_subscription(subscription))
     return receiver

@@ -5,9 +5,9 @@ is the publication. A table finds a slot by its number; the slot that fell out o
 it and its share closed. Numbers have no gaps, so a receiver needs nothing but its own number, and what it has
 missed is a difference.
 
-**Receivers** (`seats`) cost the publisher nothing: it knows how many there are, and wakes who waits (`heard`)
-in one step. It does so once more when it leaves `publish`, however that is: an interrupt may have struck
-between the slot and the first.
+**Receivers** (`subscriptions`) cost the publisher nothing: it knows how many there are, and wakes who waits
+(`heard`) in one step. It does so once more when it leaves `publish`, however that is: an interrupt may have
+struck between the slot and the first.
 
 **Guaranteed.** A frame is published wholly or not at all, and then to everybody. Its share is closed by the
 publish that overwrites it, or when the ring is closed and read by everyone. Publishing to a closed ring
@@ -25,9 +25,9 @@ from typing import Any, Generic, TypeVar
 
 from lifecycle.distribution.chain import Register
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter
-from lifecycle.distribution.seats import EVICTED, Roster, Seat, SeatRef, standing
 from lifecycle.distribution.sharing import give_back, is_shareable, is_valid, keepers_of
 from lifecycle.distribution.slots import GONE, Slot, empty_slot
+from lifecycle.distribution.subscribers import EVICTED, Subscribers, Subscription, SubscriptionRef, position
 from lifecycle.errors import ClosedError
 from lifecycle.lowlevel import (
     Tally,
@@ -69,11 +69,11 @@ class Ring(Generic[T]):
         # takes a lock where there is no GIL. A slot of another number may stand there, or an old one.
         self.places: list[Slot] = [empty_slot(-1)] * min(capacity, PLACES)
         self.kept: dict[int, Slot] = {}  # overwritten key frames
-        self.roster: Register[Roster] = Register(Roster())
+        self.subscribers: Register[Subscribers] = Register(Subscribers())
         # Who waits for something to receive, and for a receiver that blocks the publisher to move on.
         self.heard: WaitList = WaitList()
         self.room: WaitList = WaitList()
-        self.dropped: deque[SeatRef] = deque()
+        self.dropped: deque[SubscriptionRef] = deque()
         self.discarded: bool = False
         self.close_failures: Tally = Tally()
 
@@ -101,7 +101,7 @@ class Ring(Generic[T]):
                 if tail.end:
                     raise self.refusal()
                 slot.seq = tail.seq + 1
-                if self.roster.value.blocking:
+                if self.subscribers.value.blocking:
                     began = began or monotonic()
                     if self._waited_for_room(slot.seq, began):
                         continue
@@ -139,12 +139,12 @@ class Ring(Generic[T]):
                     self._overwrite(old)
         if self.dropped or seq % capacity == 0:
             self.bury()
-        roster = self.roster.value
-        if roster.evicting and seq % capacity == 0:
-            for seat in roster.evicting:
-                self._evict_if_left_behind(seat, seq)
-            roster = self.roster.value
-        return len(roster.seats)
+        subscribers = self.subscribers.value
+        if subscribers.evicting and seq % capacity == 0:
+            for subscription in subscribers.evicting:
+                self._evict_if_left_behind(subscription, seq)
+            subscribers = self.subscribers.value
+        return len(subscribers.subscriptions)
 
     def _index(self, slot: Slot) -> None:
         if not slot.indexed:
@@ -160,7 +160,7 @@ class Ring(Generic[T]):
             return
         try:
             slot.gone = True
-            keep = self.roster.value.keep
+            keep = self.subscribers.value.keep
             if keep and slot.key and slot.item is not GONE:
                 self.kept[seq] = slot
                 self._trim_kept(keep)
@@ -272,9 +272,9 @@ class Ring(Generic[T]):
         """Seconds for which frame `seq` waits in all for the receivers that it would overtake."""
         return max(
             (
-                seat.policy.deadline
-                for seat in self.roster.value.blocking
-                if isinstance(seat.policy, BlockPublisher) and self._is_full(seat, seq)
+                subscription.policy.deadline
+                for subscription in self.subscribers.value.blocking
+                if isinstance(subscription.policy, BlockPublisher) and self._is_full(subscription, seq)
             ),
             default=0.0,
         )
@@ -282,25 +282,31 @@ class Ring(Generic[T]):
     def _has_room(self, seq: int, began: float) -> bool:
         return self.closed or self._patience(seq) <= monotonic() - began
 
-    def _is_full(self, seat: Seat, seq: int) -> bool:
-        now = seat.now()
+    def _is_full(self, subscription: Subscription, seq: int) -> bool:
+        now = subscription.now()
         return not now.ended and seq - self.capacity >= now.cursor
 
-    def _evict_if_left_behind(self, seat: Seat, newest: int) -> None:
+    def _evict_if_left_behind(self, subscription: Subscription, newest: int) -> None:
         """A receiver lags once for each time that the whole ring has passed it by; at the number that it is
         allowed it goes."""
-        now = seat.now()
+        now = subscription.now()
         behind = newest - self.capacity + 1 - now.cursor
         laps = -(-behind // self.capacity) if behind > 0 else 0
-        assert isinstance(seat.policy, EvictAfter)
-        if laps and now.lags + laps >= seat.policy.lags:
-            self.retire(seat, EVICTED)
+        assert isinstance(subscription.policy, EvictAfter)
+        if laps and now.lags + laps >= subscription.policy.lags:
+            self.retire(subscription, EVICTED)
 
     def awaited(self) -> tuple[str, ...]:
         """The receivers for which whoever publishes the next frame waits, in words."""
         seq = self.newest().seq + 1
-        full = [seat for seat in self.roster.value.blocking if self._is_full(seat, seq)]
-        return tuple(f"receiver {seat.name!r} of group {seat.group!r}" for seat in full)
+        full = [
+            subscription
+            for subscription in self.subscribers.value.blocking
+            if self._is_full(subscription, seq)
+        ]
+        return tuple(
+            f"receiver {subscription.name!r} of group {subscription.group!r}" for subscription in full
+        )
 
     def held_elsewhere(self) -> tuple[str, ...]:
         """The oldest frames of the ring that somebody else holds too, each with who does. Walks the heap,
@@ -321,19 +327,19 @@ class Ring(Generic[T]):
 
     # -- who receives ----------------------------------------------------------------------------------------
 
-    def retire(self, seat: Seat, reason: str) -> None:
+    def retire(self, subscription: Subscription, reason: str) -> None:
         """End a receiver: what it has not read counts as missed. Calling again changes nothing."""
         try:
             while True:
-                now = seat.now()
+                now = subscription.now()
                 if now.ended:
                     break
                 end = max(now.cursor, self.newest().seq + 1)
-                last = standing(end, now.received, now.missed + end - now.cursor, now.lags, ended=reason)
-                if seat.advance(now, last):
+                last = position(end, now.received, now.missed + end - now.cursor, now.lags, ended=reason)
+                if subscription.advance(now, last):
                     break
-            roster = self.roster.update(lambda roster: roster.without(seat))
-            self._trim_kept(roster.keep)
+            subscribers = self.subscribers.update(lambda subscribers: subscribers.without(subscription))
+            self._trim_kept(subscribers.keep)
         finally:
             # No call of Python lies before either, so an interrupt costs nobody the wake-up.
             try:
@@ -350,14 +356,14 @@ class Ring(Generic[T]):
             except IndexError:
                 return
             try:
-                self.retire(ref.seat, "dropped")
+                self.retire(ref.subscription, "dropped")
             except BaseException:
                 self.dropped.append(ref)
                 raise
         # Where a receiver was dropped at the recursion limit CPython could not post it.
-        for seat in self.roster.value.seats:
-            if seat.ref is not None and is_dead(seat.ref):
-                self.retire(seat, "dropped")
+        for subscription in self.subscribers.value.subscriptions:
+            if subscription.ref is not None and is_dead(subscription.ref):
+                self.retire(subscription, "dropped")
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -399,7 +405,9 @@ class Ring(Generic[T]):
         if self.dropped:
             self.bury()
         newest = self.newest()
-        if newest.end and all(seat.now().cursor > newest.seq for seat in self.roster.value.seats):
+        if newest.end and all(
+            subscription.now().cursor > newest.seq for subscription in self.subscribers.value.subscriptions
+        ):
             self.discard()
 
     def discard(self) -> None:
@@ -418,19 +426,19 @@ class Ring(Generic[T]):
     def stats(self) -> DistributorStats:
         """See `FrameDistributor.stats`."""
         self.bury()
-        roster = self.roster.value
+        subscribers = self.subscribers.value
         newest = self.newest()
         published = newest.seq + 1
         figures: dict[str, list[int]] = {
             group: [0, total.published, total.received, total.missed, 0, total.evictions]
-            for group, total in roster.totals.items()
+            for group, total in subscribers.totals.items()
         }
-        for seat in roster.seats:
-            now = seat.now()
-            group = figures[seat.group]
+        for subscription in subscribers.subscriptions:
+            now = subscription.now()
+            group = figures[subscription.group]
             lag = 0 if now.ended else max(0, published - now.cursor)
             group[0] += not now.ended
-            group[1] += now.cursor + lag - seat.start
+            group[1] += now.cursor + lag - subscription.start
             group[2] += now.received
             group[3] += now.missed
             group[4] = max(group[4], lag)
@@ -440,7 +448,7 @@ class Ring(Generic[T]):
             capacity=self.capacity,
             published=published,
             held=len(self.table) + len(self.kept),
-            receivers=len(roster.seats),
+            receivers=len(subscribers.subscriptions),
             closed=newest.end,
             close_failures=int(self.close_failures),
             groups={group: GroupStats(group, *numbers) for group, numbers in figures.items()},

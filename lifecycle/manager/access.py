@@ -21,7 +21,7 @@ from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import leave
 from lifecycle._core.record import Pin, Record, silence
 from lifecycle._core.shares import is_apart
-from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.tables import ObjectType, Registry
 from lifecycle._core.targets import pin_of
 from lifecycle.config import exception_types
 from lifecycle.errors import (
@@ -51,7 +51,7 @@ def refuse_late(result: object, record: Record, fn: object) -> NoReturn:
     raise about(record, error)
 
 
-def declared(kind: Kind, errors: Any) -> tuple[type[BaseException], ...]:
+def declared(kind: ObjectType, errors: Any) -> tuple[type[BaseException], ...]:
     """The declared errors in force: nearest wins (the call, the type's policy, the configuration)."""
     if errors:
         return exception_types(errors, "safe_access(errors=)")

@@ -27,7 +27,7 @@ from lifecycle._core.keeping import Uncopied
 from lifecycle._core.record import SHUT_CELL, Cell, Core, DoorRef, Pin, Record
 from lifecycle._core.release import end_without_release
 from lifecycle._core.shares import FIRST_SHARE
-from lifecycle._core.tables import Kind
+from lifecycle._core.tables import ObjectType
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED
 
 
@@ -76,7 +76,7 @@ class Membership(Uncopied):
 
 
 def enter_component(
-    kind: Kind, place: Any, end: Callable[[], object], name: str | None, start: bool
+    kind: ObjectType, place: Any, end: Callable[[], object], name: str | None, start: bool
 ) -> Membership:
     """Enter what ends a component, as `registration.enter` does an object, but without counting it. `start`:
     see that the manager's threads run, by which its drop is noticed at once. Without them the next

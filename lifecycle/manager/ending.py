@@ -103,7 +103,7 @@ class Ending:
     def _close(
         self, timeout: float | WhenDue | None, began: float, until: float, exiting: bool
     ) -> tuple[ShutdownReport, KeyboardInterrupt | None, bool]:
-        self._machinery.keeper.lost.make_up()
+        self._machinery.maintenance.lost.make_up()
         self._registry.closed = True
         try:
             self._stopping.set()
@@ -113,7 +113,7 @@ class Ending:
             raise
         errors, interrupt = self._stopping.call_back(self._call_at_exit if exiting else None)
         running = () if nesting() else self._stopping.join(until)
-        before = self._machinery.keeper.ledger.unreleased()
+        before = self._machinery.maintenance.ledger.unreleased()
         seen = {info.id for info in before}
         records = [record for record in open_records(self._registry) if record.id not in seen]
         may_wait = not runtime.must_not_wait()
@@ -121,7 +121,7 @@ class Ending:
         try:
             workers.hold_back = True  # the tickets that come of it wait for their turn in the batch
             shut_doors(records)
-            self._machinery.keeper.lost.look_at_all()
+            self._machinery.maintenance.lost.look_at_all()
             self._registry.kept.clear()
             self._finalizers.forget()
             if may_wait:
@@ -197,7 +197,7 @@ class Ending:
             "duration": round(report.duration, 3),
         }
         events.append(("told", "shutdown", facts))
-        keeper = self._machinery.keeper
+        keeper = self._machinery.maintenance
         keeper.tell_all()  # the threads would go on, but the process does not
         keeper.observer.stop(1.0)
 

@@ -14,7 +14,7 @@ from lifecycle._core.handle import Handle
 from lifecycle._core.record import Extra
 from lifecycle._core.register import enter, insist
 from lifecycle._core.room import in_the_way, live_with, make_room
-from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.tables import ObjectType, Registry
 from lifecycle.errors import ClosedError, LifecycleError, LimitError
 from lifecycle.manager.rare import plan_release
 from lifecycle.places.queues import PlaceLike
@@ -53,7 +53,7 @@ class Places:
 
 def build_factory(  # noqa: C901 - it is its inner functions
     registry: Registry,
-    kind_of: Callable[[Any, str | None], Kind],
+    kind_of: Callable[[Any, str | None], ObjectType],
     place_of: Callable[[Any], Any],
     rescue: Callable[..., bool],
     make: Callable[..., T],

@@ -7,7 +7,7 @@ import weakref
 from typing import Any
 
 from lifecycle._core.counters import TypeCount, bounds_with
-from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.tables import ObjectType, Registry
 from lifecycle.errors import RegistrationError, shown
 from lifecycle.observe.leaks import arm
 
@@ -25,7 +25,7 @@ class Kinds:
         self.bounds: tuple[float, ...] = bounds_with(registry.config.finalizer_timeout)
         """Of the histograms of release times, in seconds: the deadline is one of them."""
 
-    def named(self, type_name: Any) -> Kind:
+    def named(self, type_name: Any) -> ObjectType:
         """The kind of that name. Raises `RegistrationError` for what is no name."""
         kind = self._registry.kinds.get(type_name) if isinstance(type_name, str) else None
         if kind is None:
@@ -33,7 +33,7 @@ class Kinds:
                 raise RegistrationError(
                     f"a type name is a text of one letter or more, not {shown(type_name)}"
                 )
-            kind = Kind(self._registry, type_name, TypeCount(self.bounds))
+            kind = ObjectType(self._registry, type_name, TypeCount(self.bounds))
             arm(kind, self._registry.config.leak_level)
             kind = self._registry.kinds.setdefault(type_name, kind)
             timer = self._registry.timer
@@ -42,7 +42,7 @@ class Kinds:
                 kind.watch()
         return kind
 
-    def of(self, obj: Any, type_name: Any) -> Kind:
+    def of(self, obj: Any, type_name: Any) -> ObjectType:
         """The kind of that name, or, with None, that of the object's class."""
         return self.named(self.name_of(obj) if type_name is None else type_name)
 

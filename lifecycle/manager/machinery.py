@@ -16,7 +16,7 @@ from lifecycle._core.record import Record
 from lifecycle._core.release import nesting, process
 from lifecycle._core.tables import HIGH_WATER, Registry
 from lifecycle.errors import ClosedError, RegistrationError, shown
-from lifecycle.observe.maintenance import Keeper
+from lifecycle.observe.maintenance import Maintenance
 from lifecycle.places.queues import ReleaseQueue
 from lifecycle.places.workers import Workers
 from lifecycle.states import RELEASED
@@ -29,14 +29,14 @@ class Machinery:
         self._registry = registry
         self.any_thread: AnyThread = AnyThread("ANY_THREAD")
         self.workers: Workers = Workers(registry)
-        self.keeper: Keeper = Keeper(registry, self.any_thread, self.workers)
+        self.maintenance: Maintenance = Maintenance(registry, self.any_thread, self.workers)
         self._background: Place = self.workers if registry.config.enable_finalizer_safety else self.any_thread
         self._starters: dict[None, object] = {}  # who starts the threads
         self._over: bool = False  # the manager has been closed
         registry.waiting = self.any_thread.mailbox
         registry.ring = self.workers.put
         registry.tend = self.tend
-        registry.count_here = self.keeper.count_here
+        registry.count_here = self.maintenance.count_here
         registry.refuse_closed = self.refuse_closed
 
     def place_of(self, release_on: Any) -> Any:
@@ -53,8 +53,8 @@ class Machinery:
                     f"queue {release_on.name!r} belongs to a thread that has ended, so nothing can be "
                     "released there; make a new queue"
                 )
-            if release_on not in self.keeper.queues:
-                self.keeper.queues.add(release_on)
+            if release_on not in self.maintenance.queues:
+                self.maintenance.queues.add(release_on)
             generation.registries.add(self._registry)
             return generation
         raise RegistrationError(
@@ -81,7 +81,7 @@ class Machinery:
             if self._registry.closed or self._starters.setdefault(None, me) is not me:
                 return
             self.workers.start()
-            self.keeper.start()
+            self.maintenance.start()
             runtime.arm_exit()  # in a forked child once more
             self._registry.started = True
             self._end_if_over()
@@ -123,9 +123,9 @@ class Machinery:
         if not self._registry.started:
             return
         if lingering:
-            self.keeper.linger()
+            self.maintenance.linger()
         else:
-            self.keeper.stop(1.0)
+            self.maintenance.stop(1.0)
             self.workers.stop(1.0)
 
     def after_fork(self) -> None:
@@ -140,5 +140,5 @@ class Machinery:
         self.workers.after_fork()
         registry.bells = {}
         registry.ring = self.workers.put
-        self.keeper.after_fork()
+        self.maintenance.after_fork()
         registry.started = False

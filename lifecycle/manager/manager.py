@@ -76,7 +76,7 @@ from lifecycle.manager.policies import set_policy
 from lifecycle.manager.rare import ANY_OBJECT, NOTHING, plan_release, rare_facts
 from lifecycle.manager.signals import close_on
 from lifecycle.manager.stopping import StopToken
-from lifecycle.observe.observers import enlist
+from lifecycle.observe.observers import subscribe
 from lifecycle.places.queues import PlaceLike
 from lifecycle.states import BY_CLOSE, DETACHED, ENDED, RELEASED, VALID, Cause
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport
@@ -129,7 +129,7 @@ class SafetyManager(Uncopied):
         self._registry = Registry(name, config or SafetyConfig())
         self._kinds = Kinds(self._registry)
         self._machinery = Machinery(self._registry)
-        self._keeper = self._machinery.keeper
+        self._maintenance = self._machinery.maintenance
         self._any_thread = self._machinery.any_thread
         self._kept: dict[int, Handle[Any]] = self._registry.kept
         self._finalizers = Finalizers()
@@ -139,12 +139,12 @@ class SafetyManager(Uncopied):
         self._registry.abandon = abandon
         self._registry.make_room = make_room_for
         self._registry.in_the_way = limit_holders
-        self._keeper.sweeps.append(self._finalizers.sweep)
-        self._keeper.lost.after_round.append(self._finalizers.sweep)
+        self._maintenance.sweeps.append(self._finalizers.sweep)
+        self._maintenance.lost.after_round.append(self._finalizers.sweep)
         self._ending = Ending(self._registry, self._machinery, self._finalizers, self._stopping, keeps=self)
         _managers.add(self)
         registries.add(self._registry)
-        runtime.around_fork(self._keeper.before_fork, self._keeper.after_fork_in_parent)
+        runtime.around_fork(self._maintenance.before_fork, self._maintenance.after_fork_in_parent)
 
     # -- facts -----------------------------------------------------------------------------------------------
 
@@ -816,20 +816,20 @@ class SafetyManager(Uncopied):
         must be quick and must not wait; it may be called on any thread. Returns a function that removes
         it."""
         check_callback(fn, "check")
-        return enlist(self._keeper.checks, fn)
+        return subscribe(self._maintenance.checks, fn)
 
     def add_observer(self, fn: Callable[[Event], object]) -> Callable[[], None]:
         """Call ``fn(event)`` on the observer thread for every event. A slow observer loses events, which are
         counted; it delays nothing else. Returns a function that removes it."""
         check_callback(fn, "observer")
-        return enlist(self._keeper.observer.hooks, fn)
+        return subscribe(self._maintenance.observer.hooks, fn)
 
     def add_leak_hook(self, fn: Callable[[Event], object]) -> Callable[[], None]:
         """Call ``fn(event)`` on the observer thread for every report of a leak: events of the kinds ``leak``,
         ``held_too_long`` and ``returned``. Unlike an observer it has no cost for other events. Returns a
         function that removes it."""
         check_callback(fn, "leak hook")
-        return enlist(self._keeper.observer.leak_hooks, fn)
+        return subscribe(self._maintenance.observer.leak_hooks, fn)
 
     def add_component(
         self, component: Any, *, end: Callable[[], object] | None = None, type_name: str | None = None
@@ -915,7 +915,7 @@ class SafetyManager(Uncopied):
         """
         if self._registry.waiting:
             self._begin()
-        return self._keeper.ask()
+        return self._maintenance.ask()
 
     def objects(self) -> Sequence[ObjectInfo]:
         """Return every object that has not ended, oldest first. The time grows with the number of objects.
@@ -946,7 +946,7 @@ class SafetyManager(Uncopied):
 
     def health(self) -> Health:
         """Return the state of the manager's own threads. The call does not depend on them."""
-        return self._keeper.health()
+        return self._maintenance.health()
 
     # -- the end ---------------------------------------------------------------------------------------------
 

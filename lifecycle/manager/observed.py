@@ -19,7 +19,7 @@ from lifecycle._core.leases import Lease
 from lifecycle._core.place import DEFAULT, Place, WhenDue
 from lifecycle._core.record import ObservedRef, Record
 from lifecycle._core.register import enter
-from lifecycle._core.tables import Kind
+from lifecycle._core.tables import ObjectType
 from lifecycle._core.views import ArrayOwner
 from lifecycle.errors import OwnershipError, RegistrationError, text_of
 from lifecycle.states import Cause, ObjectState
@@ -187,7 +187,7 @@ set_observed_handle(ObservedHandle)
 
 
 def enter_observed(
-    kind: Kind,
+    kind: ObjectType,
     place: Place,
     obj: Any,
     name: str | None,

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle._core.checks import check_callback
-from lifecycle._core.tables import Kind, open_records
+from lifecycle._core.tables import ObjectType, open_records
 from lifecycle.config import Unset, exception_types
 from lifecycle.errors import RegistrationError, shown
 
 
 def set_policy(
-    kind: Kind,
+    kind: ObjectType,
     *,
     errors: Any,
     max_age: float | Unset | None,

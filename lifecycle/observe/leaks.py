@@ -37,7 +37,7 @@ from lifecycle._core.dropped import collect
 from lifecycle._core.holders import raw_references
 from lifecycle._core.record import ENDED_TOO, Record
 from lifecycle._core.selfkept import keeps_itself
-from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.tables import ObjectType, Registry
 from lifecycle.events import Event, Leak
 from lifecycle.states import ENDED, RELEASED
 
@@ -68,7 +68,7 @@ LOOK_EVERY = (0.05, 5.0)
 """
 
 
-def arm(kind: Kind, level: str) -> None:
+def arm(kind: ObjectType, level: str) -> None:
     """Have `kind` note what `level` asks for."""
     kind.site_mask, kind.first_sites = SITES[level]
     if HISTORY[level]:
@@ -112,7 +112,7 @@ class LeakReports:
 
     def __init__(self, registry: Registry, tell: Callable[..., None]) -> None:
         self.registry = registry
-        self.tell = tell
+        self.emit = tell
         self._told: dict[tuple[str, Any], float] = {}  # when last, by kind of report and site
         self._held_back: dict[tuple[str, Any], tuple[Record, int]] = {}
         self.alarmed: dict[int, None] = {}
@@ -141,7 +141,7 @@ class LeakReports:
             return
         for record in records:
             if record.id in self.alarmed:
-                self.tell("returned", record, held=record.ended - record.born)
+                self.emit("returned", record, held=record.ended - record.born)
                 self.alarmed.pop(record.id, None)
 
     def look(self) -> None:
@@ -187,7 +187,7 @@ class LeakReports:
                     self._own_keepers[id] = None
                     site = runtime.describe_site(record.site)
                     reason = f"refers to its own handle through {way}, so that handle is never dropped"
-                    self.tell("leak", record, site=site, count=1, reason=reason)
+                    self.emit("leak", record, site=site, count=1, reason=reason)
 
     def _look_at_young(self, now: float) -> None:
         """Look at objects that have just become old enough to refer to their own handles, for a slice of
@@ -240,7 +240,7 @@ class LeakReports:
                     collect()
                     continue
                 dropped.told = tuple(map(str, raw_references(record, True)))
-                self.tell("kept", record, site=runtime.describe_site(record.site), holders=dropped.told)
+                self.emit("kept", record, site=runtime.describe_site(record.site), holders=dropped.told)
 
     def tell_held_back(self, before: float = float("inf")) -> None:
         """Tell what was held back at the sites last reported `before` then (monotonic): all by default, for
@@ -280,7 +280,7 @@ class LeakReports:
             fields["accesses"] = accesses
         if kind == "held_too_long":
             fields["age"] = runtime.monotonic() - record.born
-        self.tell(kind, record, **fields)
+        self.emit(kind, record, **fields)
 
 
 def warn_of_leak(event: Event) -> None:

@@ -29,7 +29,7 @@ from lifecycle._core.counters import HistogramCount, PlainTotals
 from lifecycle._core.describe import info_of
 from lifecycle._core.doors import cell_of, lives
 from lifecycle._core.record import ENDED_TOO, LISTED, PLAIN, REGISTERED, DoorRef, ObservedRef, Record, shut
-from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.tables import ObjectType, Registry
 from lifecycle.events import event_of
 from lifecycle.observe.leaks import LeakReports
 from lifecycle.observe.observers import Observer
@@ -68,7 +68,7 @@ class Ledger:
         self.observer = observer
         self.late: int = 0
         self.other_failures: int = 0
-        self.plain: dict[Kind, PlainTotals] = {}
+        self.plain: dict[ObjectType, PlainTotals] = {}
         """What plain ends came to so far. Never changed but replaced."""
         # Taken out of the mailboxes of the registry and not counted yet.
         self._entered: list[Record] = []
@@ -169,7 +169,7 @@ class Ledger:
             others += [record for record in batch if record.id in ids]
         return others
 
-    def _count_plain_of(self, kind: Kind, ours: list[Record], rest: list[Record]) -> None:
+    def _count_plain_of(self, kind: ObjectType, ours: list[Record], rest: list[Record]) -> None:
         """Count the plain ends of one type; `rest` is what is left of the batch. Where somebody counted while
         they lived, their registrations move to the totals of plain ends."""
         count, living = kind.count, kind.count.living
@@ -384,16 +384,16 @@ class Ledger:
     def _on_shut(self, record: Record) -> None:
         self._note_shut(record)
 
-    def _on_refused(self, kind: Kind, state: ObjectState) -> None:
+    def _on_refused(self, kind: ObjectType, state: ObjectState) -> None:
         kind.count.refused[state] += 1
         self._event = None
 
-    def _on_panic(self, kind: Kind, record: Record | None, reason: str, trace: str) -> None:
+    def _on_panic(self, kind: ObjectType, record: Record | None, reason: str, trace: str) -> None:
         self._tell_with("panic", record, {"reason": reason, "traceback": trace}, kind)
         kind.count.panics += 1
         self._event = None
 
-    def _on_error(self, kind: Kind, record: Record | None, reason: str) -> None:
+    def _on_error(self, kind: ObjectType, record: Record | None, reason: str) -> None:
         if self.registry.config.log_state_changes or self.observer.hooks:
             self._tell_with("error", record, {"reason": reason}, kind)
         kind.count.errors += 1
@@ -434,14 +434,14 @@ class Ledger:
         event: str,
         record: Record | None,
         fields: dict[str, Any],
-        kind: Kind | None = None,
+        kind: ObjectType | None = None,
         type_name: str = "",
     ) -> None:
         """Tell observers and the log. The names of `fields` are the program's own business."""
         if not self.observer.hooks and not self.observer.logs(event):
             return
         kind = record.kind if record is not None else kind
-        self.observer.tell(
+        self.observer.emit(
             event_of(
                 event,
                 fields,

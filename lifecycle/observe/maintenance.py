@@ -69,7 +69,7 @@ def _ask(check: Callable[[], str]) -> str:
         return f"a check failed: {text_of(error)}"
 
 
-class Keeper:
+class Maintenance:
     """Counts for one manager. What stands under «from any thread» is called there; the rest runs on the
     keeper's thread."""
 

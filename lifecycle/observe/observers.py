@@ -44,7 +44,7 @@ Hooks = dict[int, Callable[[Event], object]]
 several."""
 
 
-def enlist(hooks: dict[int, F], fn: F) -> Callable[[], None]:
+def subscribe(hooks: dict[int, F], fn: F) -> Callable[[], None]:
     """Add `fn` to hooks; returns a function that takes this very entry back, once."""
     key = _next_hook()
     hooks[key] = fn
@@ -90,7 +90,7 @@ class Observer:
         self.stopped: bool = False
         self._over = Flag()  # set by its last act
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Queue `event`, or drop and count it when the observers are too slow."""
         if self.queue.qsize() >= OBSERVER_LIMIT:
             self.dropped += 1
@@ -209,7 +209,7 @@ class Observer:
 
     def tell_failure(self, error: Exception) -> None:
         """The keeper itself failed."""
-        self.tell(
+        self.emit(
             ObserverFailed(
                 manager=self.name, time=runtime.wall_time(), error=text_of(error), traceback=trace_of(error)
             )

@@ -9,7 +9,7 @@ from lifecycle._core import runtime
 from lifecycle._core.counters import PlainTotals
 from lifecycle._core.place import Place
 from lifecycle._core.record import ENDED_TOO, Record
-from lifecycle._core.tables import Kind, Registry
+from lifecycle._core.tables import ObjectType, Registry
 from lifecycle.observe.ledger import Ledger
 from lifecycle.places.queues import ReleaseQueue
 from lifecycle.places.workers import Workers
@@ -21,12 +21,12 @@ def figures(
     registry: Registry, ledger: Ledger, workers: Workers, queues: tuple[QueueStats, ...], last_run: float
 ) -> SafetyStats:
     """A snapshot. Exact when nobody counts meanwhile."""
-    releasing: dict[Kind, list[Record]] = {}
+    releasing: dict[ObjectType, list[Record]] = {}
     for id in runtime.snapshot(registry.claims):
         record = registry.records.get(id)
         if record is not None and record.phase is RELEASING and record.counted not in (0, ENDED_TOO):
             releasing.setdefault(record.kind, []).append(record)
-    kept: dict[Kind, list[Record]] = {}
+    kept: dict[ObjectType, list[Record]] = {}
     for record in runtime.snapshot(registry.still.values()):
         if record.phase is None and record.counted not in (0, ENDED_TOO):
             kept.setdefault(record.kind, []).append(record)
@@ -63,7 +63,7 @@ def figures(
 
 
 def _type_figures(
-    kind: Kind, releasing: list[Record], kept: list[Record], plain: PlainTotals | None
+    kind: ObjectType, releasing: list[Record], kept: list[Record], plain: PlainTotals | None
 ) -> TypeStats:
     count = kind.count
     plain = plain or PlainTotals.none(count.duration.bounds)
@@ -105,7 +105,7 @@ def _type_figures(
     )
 
 
-def _held_too_long(kind: Kind) -> int:
+def _held_too_long(kind: ObjectType) -> int:
     max_age = kind.max_age
     if max_age is None:
         return 0

@@ -1,4 +1,4 @@
-"""The bell: how an event loop learns that a ticket waits in its release queue.
+"""The notifier: how an event loop learns that a ticket waits in its release queue.
 
 **The problem.** A ticket arrives by a weakref callback that is a C method, since no Python code may run
 between death and ticket. So nothing of ours runs at that moment that could call the loop, and a loop that
@@ -10,9 +10,9 @@ interrupt, moves them on to the mailbox and has the loop take a turn. Until the 
 listen, so that a burst rings once.
 
 **What is guaranteed.** A ticket is in the inbox or in the mailbox (it is moved in C, in one step), and a
-drain looks into both. So the bell is for promptness only: without it, in a forked child or where no thread
-starts any more, a queue is drained like any other. A turn that the loop has not taken after `PATIENCE`
-seconds is posted again, with back-off. While nothing falls due nothing runs.
+drain looks into both. So the notifier is for promptness only: without it, in a forked child or where no
+thread starts any more, a queue is drained like any other. A turn that the loop has not taken after
+`PATIENCE` seconds is posted again, with back-off. While nothing falls due nothing runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TURN_STEPS = 8
 """Tickets between two looks at the clock."""
 
 
-class Bell:
+class LoopNotifier:
     """Calls the loop of one `ReleaseQueue`. Knows the queue weakly: its thread ends with it.
 
     Parameters
@@ -62,7 +62,7 @@ class Bell:
         self._answered: Inbox[None] = Inbox()
         self._post = post
         self._queue = weakref.ref(queue, inbox.put)  # its death is the last thing that arrives
-        self._thread = runtime.new_thread(self._listen, f"lifecycle-bell-{queue.name}")
+        self._thread = runtime.new_thread(self._listen, f"lifecycle-notifier-{queue.name}")
 
     def start(self) -> None:
         """Start the thread, or another one where it has died: exceptions that other threads raised in it

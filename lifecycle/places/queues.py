@@ -33,7 +33,7 @@ from lifecycle.errors import (
     WrongContextError,
     WrongThreadError,
 )
-from lifecycle.places.loops import Bell
+from lifecycle.places.loops import LoopNotifier
 from lifecycle.states import ENDED, ORPHANED, RELEASED, Cause
 
 _place_of = attrgetter("place")
@@ -54,7 +54,12 @@ class Generation(DequePlace):
     orphaned: int
 
     def __init__(
-        self, name: str, thread: int | None, owner: Thread | None, queue: ReleaseQueue, bell: Bell | None
+        self,
+        name: str,
+        thread: int | None,
+        owner: Thread | None,
+        queue: ReleaseQueue,
+        notifier: LoopNotifier | None,
     ) -> None:
         super().__init__(name)
         self.thread: int | None = thread
@@ -63,11 +68,11 @@ class Generation(DequePlace):
         # Lives as long as a record refers to this: somebody must be able to drain it.
         self.queue: ReleaseQueue = queue
         self.world: int = id(self)
-        self.bell: Bell | None = bell
-        if bell is not None:
-            self.mailbox: deque[Record | None] = bell.mailbox
-            self.put: Callable[[Record], None] = bell.put
-            self.requeue: Callable[[Record], None] = bell.mailbox.append
+        self.notifier: LoopNotifier | None = notifier
+        if notifier is not None:
+            self.mailbox: deque[Record | None] = notifier.mailbox
+            self.put: Callable[[Record], None] = notifier.put
+            self.requeue: Callable[[Record], None] = notifier.mailbox.append
             self.takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)
         self.here: Callable[[], bool] | None = queue.here
         self.fence_mode: FenceMode = queue.fences
@@ -79,23 +84,23 @@ class Generation(DequePlace):
         ] = []  # orphans that somebody used when the queue was lost, and that have a parent
 
     def __len__(self) -> int:
-        return len(self.mailbox) + (len(self.bell) if self.bell is not None else 0)
+        return len(self.mailbox) + (len(self.notifier) if self.notifier is not None else 0)
 
     def tickets(self) -> set[int] | None:
         """As `Place.tickets`. What has not reached the mailbox yet cannot be looked at."""
-        return None if self.bell is not None and len(self.bell) else super().tickets()
+        return None if self.notifier is not None and len(self.notifier) else super().tickets()
 
     def run_some(self, limit: int | None, patience: float = runtime.COLLECTION_WAIT) -> int:
         """As `DequePlace.run_some`."""
-        bell = self.bell
-        if bell is None:
+        notifier = self.notifier
+        if notifier is None:
             return super().run_some(limit, patience)
         try:
-            bell.hand_over()
+            notifier.hand_over()
             return super().run_some(limit, patience)
         finally:
-            if self.mailbox and not bell.ringing:
-                bell.put(None)
+            if self.mailbox and not notifier.ringing:
+                notifier.put(None)
 
     def may_run_here(self) -> bool:
         """Return True if this thread may run the tickets: the owner's, or any once nothing native is touched
@@ -125,7 +130,7 @@ class Generation(DequePlace):
             record, None if timeout is None else runtime.monotonic() + timeout, 0.001 if here else None
         )
 
-    def serve(self, record: Record) -> None:
+    def run_one(self, record: Record) -> None:
         """As `Place.serve`."""
         if self.may_run_here():
             self._serve_here(record)
@@ -264,15 +269,15 @@ class ReleaseQueue(Uncopied):
         self._thread, self._owner = _owner_of(thread)
         self._lost: deque[Generation] = deque()
         self._orphaned = 0
-        self._bell = None if post is None else Bell(self, post)
+        self._notifier = None if post is None else LoopNotifier(self, post)
         self.generation: Generation = self._new_generation()
         runtime.at_fork_in_child(self._after_fork)
-        if self._bell is not None:
-            self._bell.start()
+        if self._notifier is not None:
+            self._notifier.start()
             belled.add(self)
 
     def _new_generation(self) -> Generation:
-        return Generation(self.name, self._thread, self._owner, self, self._bell)
+        return Generation(self.name, self._thread, self._owner, self, self._notifier)
 
     @property
     def backlog(self) -> int:
@@ -298,19 +303,18 @@ class ReleaseQueue(Uncopied):
         what = f"queue {self.name!r}: {waiting} release(s) wait"
         if self.generation.abandoned():
             return f"{what}, but the thread that owns it has ended; give them up with lost()"
-        if self._bell is not None and self._bell.problem:
-            return (
-                f"{what}, but its event loop takes no turn: {self._bell.problem}; call drain() on its thread"
-            )
+        if self._notifier is not None and self._notifier.problem:
+            problem = self._notifier.problem
+            return f"{what}, but its event loop takes no turn: {problem}; call drain() on its thread"
         return ""
 
     def oldest(self) -> float:
         """Unix time at which the object of the oldest waiting ticket was closed, 0.0 when none waits."""
-        bell = self._bell
-        if bell is not None:
-            bell.hand_over()
-            if bell.mailbox and not bell.ringing:
-                bell.put(None)
+        notifier = self._notifier
+        if notifier is not None:
+            notifier.hand_over()
+            if notifier.mailbox and not notifier.ringing:
+                notifier.put(None)
         for record in runtime.snapshot(self.generation.mailbox):
             if record is not None and record.phase not in ENDED:
                 return runtime.wall_time() - (runtime.monotonic() - (record.shut or runtime.monotonic()))
@@ -384,12 +388,12 @@ class ReleaseQueue(Uncopied):
 
     def look_after_bell(self) -> None:
         """See that the thread which tells the event loop runs. Called by the keeper."""
-        bell = self._bell
-        if bell is not None:
-            bell.start()
+        notifier = self._notifier
+        if notifier is not None:
+            notifier.start()
 
     def _after_fork(self) -> None:
-        self._bell = None  # its thread is not here, and the loop is the parent's
+        self._notifier = None  # its thread is not here, and the loop is the parent's
         old, self.generation = self.generation, self._new_generation()
         old.after_fork()
 

@@ -553,7 +553,7 @@ class Workers(Place):
             worker.waits = False
         return record.phase is RELEASED
 
-    def serve(self, record: Record) -> None:
+    def run_one(self, record: Record) -> None:
         """As `Place.serve`."""
         worker = self.by_ident.get(runtime.get_ident())
         if worker is not None and not runtime.near_limit():

@@ -32,7 +32,7 @@ from lifecycle.pools.figures import loan_of
 from lifecycle.pools.guarding import Sampler, bytes_of, interval_of
 from lifecycle.pools.guarding import guard as guard_block
 from lifecycle.pools.pool import OWN_TIMEOUT, Borrowing, Own, Pool
-from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
+from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Sign, Slot, Waiter
 from lifecycle.stats import Loan, PoolStats
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class BufferPool(Pool):
     @property
     def count(self) -> int:
         """How many buffers the pool has at most."""
-        return self.shelf.limit
+        return self.free_list.limit
 
     def get(self, size: int | None = None, *, timeout: float | Own | None = OWN_TIMEOUT) -> Buffer:
         """Return a buffer of `size` bytes (None: the pool's size), whose memory comes back when its last
@@ -329,13 +329,13 @@ class BufferPool(Pool):
     def _want(self) -> int:
         return self._class
 
-    def _find(self, request: Request) -> bool:
-        shelf = self.shelf
-        if shelf.take(request.want, request) or shelf.take(EMPTY, request):
+    def _find(self, waiter: Waiter) -> bool:
+        free_list = self.free_list
+        if free_list.take(waiter.want, waiter) or free_list.take(EMPTY, waiter):
             return True
-        keys = sorted(key for key in snapshot(shelf.takes) if key != EMPTY)
-        larger = [key for key in keys if key > request.want]
-        return any(shelf.take(key, request) for key in (*larger, *keys))
+        keys = sorted(key for key in snapshot(free_list.takes) if key != EMPTY)
+        larger = [key for key in keys if key > waiter.want]
+        return any(free_list.take(key, waiter) for key in (*larger, *keys))
 
     def _fit(self, slot: Slot, want: int, patience: float | WhenDue | None) -> str:
         block: Block | None = slot.item
@@ -403,7 +403,7 @@ class BufferPool(Pool):
         slot.item = None
         slot.key = EMPTY
         if why == EXTRA:
-            self.shelf.extras.pop(slot, None)
+            self.free_list.extras.pop(slot, None)
         else:
             self._counts.lost(why)
 

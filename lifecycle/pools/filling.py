@@ -73,7 +73,7 @@ class Filler:
         """Make what is missing. False: it could not be made."""
         try:
             self.making = True
-            while pool.shelf.count_idle()[0] < pool._min_idle and pool._make_one(pool._want()):
+            while pool.free_list.count_idle()[0] < pool._min_idle and pool._make_one(pool._want()):
                 pass
             return True
         except BaseException as error:

@@ -41,7 +41,7 @@ from lifecycle.lowlevel import (
 )
 from lifecycle.manager import BACKGROUND, Handle, ReleaseQueue, SafetyManager
 from lifecycle.pools.pool import OWN_TIMEOUT, Borrowing, Own, Pool
-from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Request, Sign, Slot
+from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Sign, Slot, Waiter
 from lifecycle.states import POISONED
 
 T = TypeVar("T")
@@ -190,7 +190,7 @@ class ObjectPool(Pool, Generic[T]):
     @property
     def size(self) -> int:
         """How many items there are at most."""
-        return self.shelf.limit
+        return self.free_list.limit
 
     def get(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Handle[T]:
         """Return an item, as a handle: ``with pool.get() as handle, handle.lease() as item``. It comes back
@@ -264,8 +264,8 @@ class ObjectPool(Pool, Generic[T]):
         for key, (home, queue) in snapshot(self._queues.items()):
             if home() is None:
                 queue.lost("its thread has ended")
-                self.shelf.forget_row(key)
-                if not any(slot.key == key for slot in snapshot(self.shelf.slots)):
+                self.free_list.forget_row(key)
+                if not any(slot.key == key for slot in snapshot(self.free_list.slots)):
                     self._queues.pop(key, None)
 
     # -- how a pool of objects works -------------------------------------------------------------------------
@@ -273,14 +273,14 @@ class ObjectPool(Pool, Generic[T]):
     def _want(self) -> int:
         return ANYONE if not self._affine else self._home().key
 
-    def _find(self, request: Request) -> bool:
-        shelf = self.shelf
-        if shelf.take(request.want, request) or shelf.take(EMPTY, request):
+    def _find(self, waiter: Waiter) -> bool:
+        free_list = self.free_list
+        if free_list.take(waiter.want, waiter) or free_list.take(EMPTY, waiter):
             return True
         if not self._affine:
             return False
         self._bury()
-        return shelf.take(EMPTY, request) or shelf.take_any(request)  # another thread's makes room
+        return free_list.take(EMPTY, waiter) or free_list.take_any(waiter)  # another thread's makes room
 
     def _fit(self, slot: Slot, want: int, patience: float | WhenDue | None) -> str:
         if slot.key not in (EMPTY, want):
@@ -361,7 +361,7 @@ class ObjectPool(Pool, Generic[T]):
         slot.dirty = False
         try:
             if why == EXTRA:
-                self.shelf.extras.pop(slot, None)
+                self.free_list.extras.pop(slot, None)
             else:
                 self._counts.lost(why)
         finally:

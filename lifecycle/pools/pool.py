@@ -1,4 +1,4 @@
-"""What both pools are: a shelf of slots whose contents are lent under handles of the manager.
+"""What both pools are: a free list of slots whose contents are lent under handles of the manager.
 
 **A loan is an object like any other.** `get` registers what it lends with the manager, for this once, and the
 release of that registration is giving the slot back. So a loan ends when its last holder goes (leases, views,
@@ -6,9 +6,9 @@ arrays), on whatever thread, exactly once; a borrower who forgets to close is re
 the place where it borrowed, and the item comes back all the same; the manager's exit, its reports and its
 figures know every loan.
 
-**Getting** takes a slot from the shelf, or waits for one, sees that there is an item in it that is fit (and
-makes one if not), and enters the loan. Whatever is raised on the way, from the user's own functions too, the
-slot goes back and wakes whoever waits.
+**Getting** takes a slot from the free list, or waits for one, sees that there is an item in it that is fit
+(and makes one if not), and enters the loan. Whatever is raised on the way, from the user's own functions
+too, the slot goes back and wakes whoever waits.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from lifecycle.lowlevel import holders as holders_of
 from lifecycle.manager import ANY_THREAD, Handle, SafetyManager
 from lifecycle.pools.figures import Counts, loan_of
 from lifecycle.pools.filling import Filler
-from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, Request, Shelf, Sign, Slot
+from lifecycle.pools.waiting import CLOSED, EMPTY, GAVE_UP, FreeList, Sign, Slot, Waiter
 from lifecycle.states import BY_DROP
 from lifecycle.stats import Loan, PoolReport, PoolStats
 
@@ -183,13 +183,13 @@ class Pool(Uncopied):
         self.looks_after = False  # and when it comes back
         self._loans = recipe(manager, type_name, release=None, release_on=ANY_THREAD)
         self._tend = functools.partial(tend, manager)
-        self.shelf: Shelf = Shelf(self, self._check_limit(limit, "size"), self._empty, self._gone)
+        self.free_list: FreeList = FreeList(self, self._check_limit(limit, "size"), self._empty, self._gone)
         me = weakref.ref(self)
 
         def manager_closes() -> None:
             pool = me()
             if pool is not None:
-                pool.shelf.shut()
+                pool.free_list.shut()
                 if pool._filler is not None:
                     pool._filler.wake()
 
@@ -207,8 +207,8 @@ class Pool(Uncopied):
 
     # -- what the two kinds do differently -------------------------------------------------------------------
 
-    def _find(self, request: Request) -> bool:
-        """Take an idle slot for ``request.want`` from the shelf, the best first."""
+    def _find(self, waiter: Waiter) -> bool:
+        """Take an idle slot for ``waiter.want`` from the free list, the best first."""
         raise NotImplementedError
 
     def _fit(self, slot: Slot, want: int, patience: float | WhenDue | None) -> str:
@@ -238,18 +238,18 @@ class Pool(Uncopied):
         timeout: float | Own | None,
         frame: FrameType | None,
         plain: str = "",
-        given: Request | None = None,
+        given: Waiter | None = None,
     ) -> Handle[Any]:
         """The loan of an item of `want`; with `plain`, of one from outside the pool, counted as that; with
-        `given`, of what that request was answered with."""
+        `given`, of what that waiter was answered with."""
         # What was taken could not be given back.
         refuse_near_limit("get() of a pool")
-        slot = request = answer = parent = handle = None
+        slot = waiter = answer = parent = handle = None
         began = waited = 0.0
         result = plain
         begun = [False]
         try:
-            takes = self.shelf.takes.get(want) if given is None else None
+            takes = self.free_list.takes.get(want) if given is None else None
             if takes is not None and not plain:
                 try:
                     for slot, _ in takes:  # noqa: B007 - taken and stored in one step
@@ -259,11 +259,11 @@ class Pool(Uncopied):
             if slot is None:
                 began = monotonic()
                 if not plain:
-                    request = given or Request(want)
+                    waiter = given or Waiter(want)
                     if given is None:
-                        request.waited = self._obtain(request, timeout)
-                    waited = request.waited
-                    answer = request.box[0]
+                        waiter.waited = self._obtain(waiter, timeout)
+                    waited = waiter.waited
+                    answer = waiter.box[0]
                     if isinstance(answer, Slot):
                         slot = answer
                         answer = None
@@ -271,7 +271,7 @@ class Pool(Uncopied):
                         result = self._instead(answer) or self._refuse(answer, timeout, waited)
                 if slot is None:
                     slot = Slot(self)
-                    self.shelf.extras[slot] = None
+                    self.free_list.extras[slot] = None
             handle = slot.handle
             if handle is not None:
                 try:
@@ -310,44 +310,44 @@ class Pool(Uncopied):
             return handle
         except BaseException:
             if not begun[0]:
-                self._undo(slot, request)
+                self._undo(slot, waiter)
             raise
         finally:
-            slot = request = given = answer = parent = handle = frame = None  # K3
+            slot = waiter = given = answer = parent = handle = frame = None  # K3
 
-    def _undo(self, slot: Slot | None, request: Request | None) -> None:
+    def _undo(self, slot: Slot | None, waiter: Waiter | None) -> None:
         """Nothing was lent: the slot goes to the next."""
         try:
             if slot is not None:
-                self.shelf.put(slot)
-            elif request is not None:
-                request.take_back(self.shelf)
+                self.free_list.put(slot)
+            elif waiter is not None:
+                waiter.take_back(self.free_list)
         finally:
-            slot = request = None
+            slot = waiter = None
 
-    def _obtain(self, request: Request, timeout: float | Own | None) -> float:
-        """Have ``request.box`` filled: from the shelf, by whoever gives something back, or with what says
+    def _obtain(self, waiter: Waiter, timeout: float | Own | None) -> float:
+        """Have ``waiter.box`` filled: from the free list, by whoever gives something back, or with what says
         that nobody did. For how long it waited, in seconds."""
         if not isinstance(timeout, Own):
             check_timeout(timeout)
-        if self._found_at_once(request):
+        if self._found_at_once(waiter):
             return 0.0
         if isinstance(timeout, Own):
             timeout = self._timeout
-        if self.shelf.closed or must_not_wait() or (timeout == 0 and self._filler is None):
-            request.box.setdefault(0, CLOSED if self.shelf.closed else GAVE_UP)
+        if self.free_list.closed or must_not_wait() or (timeout == 0 and self._filler is None):
+            waiter.box.setdefault(0, CLOSED if self.free_list.closed else GAVE_UP)
             return 0.0
         began = monotonic()
-        self.shelf.wait(request, *self._until(timeout), self._look_around)
-        request.answer()
+        self.free_list.wait(waiter, *self._until(timeout), self._look_around)
+        waiter.answer()
         return max(monotonic() - began, 1e-9)
 
-    def _found_at_once(self, request: Request) -> bool:
-        """Have ``request.box`` filled from the shelf, or by what can be had without waiting; False where
+    def _found_at_once(self, waiter: Waiter) -> bool:
+        """Have ``waiter.box`` filled from the free list, or by what can be had without waiting; False where
         there is nothing."""
-        for again in (self._tend, self.shelf.find_lost, self._ask_the_collector, None):
-            if self._find(request):
-                request.box[0], request.hand = request.hand, None  # type: ignore[assignment]
+        for again in (self._tend, self.free_list.find_lost, self._ask_the_collector, None):
+            if self._find(waiter):
+                waiter.box[0], waiter.hand = waiter.hand, None  # type: ignore[assignment]
                 return True
             if again is not None:
                 again()
@@ -360,54 +360,54 @@ class Pool(Uncopied):
         return Borrowing(functools.partial(self._lend, want, nbytes, timeout, plain))
 
     async def _lend(self, want: int, nbytes: int, timeout: float | Own | None, plain: str) -> Handle[Any]:
-        request = None
+        waiter = None
         try:
             if not plain:
-                request = Request(want)
+                waiter = Waiter(want)
                 try:
-                    await self._obtain_async(request, timeout)
+                    await self._obtain_async(waiter, timeout)
                 except BaseException:
                     # Cancelled, perhaps as it was handed something.
-                    request.take_back(self.shelf)
+                    waiter.take_back(self.free_list)
                     raise
             # Nothing is waited for from here on: that would block the event loop.
-            return self._get(want, nbytes, 0.0, _getframe(1), plain, request)
+            return self._get(want, nbytes, 0.0, _getframe(1), plain, waiter)
         finally:
-            request = None  # K3
+            waiter = None  # K3
 
-    async def _obtain_async(self, request: Request, timeout: float | Own | None) -> None:
+    async def _obtain_async(self, waiter: Waiter, timeout: float | Own | None) -> None:
         """`_obtain` in a coroutine."""
-        if self._found_at_once(request):
+        if self._found_at_once(waiter):
             return
         if isinstance(timeout, Own):
             timeout = self._timeout
-        if self.shelf.closed or (timeout == 0 and self._filler is None):
-            request.box.setdefault(0, CLOSED if self.shelf.closed else GAVE_UP)
+        if self.free_list.closed or (timeout == 0 and self._filler is None):
+            waiter.box.setdefault(0, CLOSED if self.free_list.closed else GAVE_UP)
             return
         began = monotonic()
-        await self.shelf.wait_async(request, *self._until(timeout), self._look_around)
-        request.answer()
-        request.waited = max(monotonic() - began, 1e-9)
+        await self.free_list.wait_async(waiter, *self._until(timeout), self._look_around)
+        waiter.answer()
+        waiter.waited = max(monotonic() - began, 1e-9)
 
-    def _until(self, timeout: float | None) -> tuple[float | None, Callable[[Request], bool]]:
-        """How long a request waits, and how it finds what suits. Without a timeout it waits for what is being
+    def _until(self, timeout: float | None) -> tuple[float | None, Callable[[Waiter], bool]]:
+        """How long a waiter waits, and how it finds what suits. Without a timeout it waits for what is being
         made all the same: it would have to make that itself."""
         return (None, self._find_made) if timeout == 0 else (timeout, self._find)
 
-    def _find_made(self, request: Request) -> bool:
+    def _find_made(self, waiter: Waiter) -> bool:
         """`_find`, that gives up where the pool's own thread makes nothing either."""
         filler = self._filler
-        # Asked first: it says so after what it made is on the shelf.
+        # Asked first: it says so after what it made is on the free list.
         making = filler is not None and filler.making
-        found = self._find(request)
+        found = self._find(waiter)
         if not found and not making:
-            request.offer(GAVE_UP)
+            waiter.offer(GAVE_UP)
         return found
 
     def _look_around(self) -> None:
         """Have what may come back do so."""
         self._tend()
-        self.shelf.find_lost()
+        self.free_list.find_lost()
         self._ask_the_collector()
 
     def _ask_the_collector(self) -> None:
@@ -416,7 +416,7 @@ class Pool(Uncopied):
 
     def _lent(self) -> list[int]:
         """The loans of now: equal as long as nothing comes back."""
-        return [0 if (loan := slot.loan) is None else loan.id for slot in snapshot(self.shelf.slots)]
+        return [0 if (loan := slot.loan) is None else loan.id for slot in snapshot(self.free_list.slots)]
 
     def _refuse(self, answer: Sign, timeout: float | Own | None, waited: float) -> str:
         if answer is CLOSED:
@@ -431,8 +431,8 @@ class Pool(Uncopied):
         time = f"nothing came back within {waited:.3g} s" if waited else "it was not to wait"
         error = PoolTimeoutError if waited else PoolExhaustedError
         raise error(
-            f"pool {self.name!r} is exhausted: all {self.shelf.limit} are in use, and {time}. Held longest: "
-            f"{told or 'not known'}. Close them earlier, wait longer (timeout=), or make the pool "
+            f"pool {self.name!r} is exhausted: all {self.free_list.limit} are in use, and {time}. Held "
+            f"longest: {told or 'not known'}. Close them earlier, wait longer (timeout=), or make the pool "
             "larger (resize)",
             holders,
         )
@@ -441,7 +441,7 @@ class Pool(Uncopied):
         """The longest loans in words, with who keeps each: the variables and attributes that refer to its
         handle, as far as the budget for that goes. Walks the heap, so it is for whoever has waited in
         vain."""
-        slots = [*snapshot(self.shelf.slots), *snapshot(self.shelf.extras)]
+        slots = [*snapshot(self.free_list.slots), *snapshot(self.free_list.extras)]
         known = sorted((slot.loan for slot in slots if slot.loan is not None), key=lambda loan: loan.born)
         borrowers = {slot.loan: slot.borrower for slot in slots if slot.loan is not None}
         told = []
@@ -459,7 +459,12 @@ class Pool(Uncopied):
         try:
             if known is not None and (known.cause is None or known.cause is BY_DROP):
                 self._counts.was_dropped()
-            if slot.dirty and known is not None and not self.shelf.closed and slot in self.shelf.slots:
+            if (
+                slot.dirty
+                and known is not None
+                and not self.free_list.closed
+                and slot in self.free_list.slots
+            ):
                 self._clean(slot, known)
         finally:
             slot = known = None  # type: ignore[assignment]  # K3
@@ -531,8 +536,8 @@ class Pool(Uncopied):
         limit = self._check_limit(limit, what)
         if self.closed:
             raise PoolError(f"pool {self.name!r} is closed and cannot be resized; make a new one")
-        self.shelf.limit = limit
-        self.shelf.adjust()
+        self.free_list.limit = limit
+        self.free_list.adjust()
 
     def warm_up(self, count: int | None = None) -> int:
         """Make items now, on this thread, until there are `count` of them, idle or lent (None: `min_idle`, or
@@ -543,7 +548,7 @@ class Pool(Uncopied):
         as long as making the items takes.
         """
         if count is None:
-            count = self._min_idle or self.shelf.limit
+            count = self._min_idle or self.free_list.limit
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise PoolError(
                 f"pool {self.name!r}: warm_up(count=) takes a whole number, 0 or more, not {count!r}"
@@ -557,7 +562,7 @@ class Pool(Uncopied):
 
     def _there(self) -> int:
         """How many slots have an item, idle or lent."""
-        return len(self.shelf.slots) - self.shelf.count_idle()[1]
+        return len(self.free_list.slots) - self.free_list.count_idle()[1]
 
     def _want(self) -> int:
         """The key of the items that `warm_up` makes."""
@@ -565,18 +570,18 @@ class Pool(Uncopied):
 
     def _make_one(self, want: int) -> bool:
         """Make one more item of `want`, idle; False where there is no empty slot, or the pool is closed."""
-        request = Request(want)
+        waiter = Waiter(want)
         slot = None
         try:
-            if self.shelf.closed or not self.shelf.take(EMPTY, request):
+            if self.free_list.closed or not self.free_list.take(EMPTY, waiter):
                 return False
-            slot, request.hand = request.hand, None
+            slot, waiter.hand = waiter.hand, None
             self._fit(slot, want, 0.0)  # type: ignore[arg-type]
             return True
         finally:
-            taken, request.hand = request.hand, None
+            taken, waiter.hand = waiter.hand, None
             try:
-                self.shelf.put(slot if slot is not None else taken)
+                self.free_list.put(slot if slot is not None else taken)
             finally:
                 slot = taken = None  # K3
 
@@ -591,9 +596,9 @@ class Pool(Uncopied):
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
             raise PoolError(f"pool {self.name!r}: trim(keep=) takes a whole number, 0 or more, not {keep!r}")
         check_timeout(idle_for)
-        shelf = self.shelf
-        shelf.find_lost()
-        rows = [row for key, row in snapshot(shelf.idle.items()) if key != EMPTY]
+        free_list = self.free_list
+        free_list.find_lost()
+        rows = [row for key, row in snapshot(free_list.idle.items()) if key != EMPTY]
         idle = [(slot.idle_since, number, slot) for row in rows for number, slot in enumerate(snapshot(row))]
         idle.sort(key=lambda entry: entry[:2])
         keep = max(keep, self._min_idle)
@@ -602,14 +607,14 @@ class Pool(Uncopied):
         slot = None
         try:
             for since, _, slot in idle[: max(0, len(idle) - keep)]:
-                row = shelf.idle.get(slot.key)
+                row = free_list.idle.get(slot.key)
                 if now - since < idle_for or row is None or row.pop(slot, self) is not None:
                     continue
                 try:
                     total += freed(slot)
                     self._empty(slot, "trimmed")
                 finally:
-                    shelf.put(slot)
+                    free_list.put(slot)
             return total
         finally:
             idle.clear()
@@ -621,7 +626,7 @@ class Pool(Uncopied):
         """Return the present loans, longest first. The time grows with the pool's size."""
         self._tend()  # what its last holder has let go may wait for somebody to run its release
         found = []
-        for slots in (self.shelf.slots, self.shelf.extras):
+        for slots in (self.free_list.slots, self.free_list.extras):
             for slot in snapshot(slots):
                 known = slot.loan
                 if known is not None:
@@ -630,19 +635,19 @@ class Pool(Uncopied):
 
     def stats(self) -> PoolStats:
         """The figures of this moment. Costs what the pool's size is."""
-        shelf = self.shelf
+        free_list = self.free_list
         loans = self.loans()
-        shelf.find_lost()
-        idle, empty = shelf.count_idle()
-        slots = snapshot(shelf.slots)
+        free_list.find_lost()
+        idle, empty = free_list.count_idle()
+        slots = snapshot(free_list.slots)
         counted = self._counts.snapshot(sum(slot.at_once for slot in slots))
-        in_use = max(0, len(slots) - idle - empty) + len(self.shelf.extras)
+        in_use = max(0, len(slots) - idle - empty) + len(self.free_list.extras)
         return PoolStats(
             name=self.name,
             items={"idle": idle, "in_use": in_use},
-            items_limit=shelf.limit,
+            items_limit=free_list.limit,
             item_bytes=self._bytes_of(slots),
-            waiters=len(shelf.waiters),
+            waiters=len(free_list.waiters),
             longest=loans[0] if loans else None,
             **counted,
         )
@@ -653,13 +658,15 @@ class Pool(Uncopied):
     @property
     def closed(self) -> bool:
         """True if the pool was closed, by `close` or with its manager."""
-        return self.shelf.closed
+        return self.free_list.closed
 
     def __repr__(self) -> str:
-        idle, empty = self.shelf.count_idle()
-        in_use = len(self.shelf.slots) - idle - empty + len(self.shelf.extras)
+        idle, empty = self.free_list.count_idle()
+        in_use = len(self.free_list.slots) - idle - empty + len(self.free_list.extras)
         state = "closed" if self.closed else f"{idle} idle"
-        return f"<{type(self).__name__} {self.name!r}: {in_use} in use, {state}, {self.shelf.limit} at most>"
+        return (
+            f"<{type(self).__name__} {self.name!r}: {in_use} in use, {state}, {self.free_list.limit} at most>"
+        )
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -671,8 +678,8 @@ class Pool(Uncopied):
         come back. Borrowers keep their loans. A second call returns a new report.
         """
         check_timeout(timeout)
-        handles = [slot.handle for slot in snapshot(self.shelf.slots) if slot.handle is not None]
-        self.shelf.shut()
+        handles = [slot.handle for slot in snapshot(self.free_list.slots) if slot.handle is not None]
+        self.free_list.shut()
         if self._filler is not None:
             self._filler.wake()
         self._leave_manager()
@@ -698,12 +705,12 @@ class Pool(Uncopied):
     def _after_fork(self) -> None:
         """In the child: what was made belongs to the parent, and other threads may have been anywhere. It
         begins with nothing."""
-        old = self.shelf
+        old = self.free_list
         self._filler = None
         self._counts.lock = RLock()
-        self.shelf = Shelf(self, old.limit, self._empty, self._gone)
+        self.free_list = FreeList(self, old.limit, self._empty, self._gone)
         if old.closed:
-            self.shelf.shut()
+            self.free_list.shut()
 
 
 def _left_of(timeout: float | Own | None, began: float) -> float | WhenDue | None:

@@ -1,4 +1,4 @@
-"""The shelf: a fixed number of slots, lent again and again, and those who wait for one.
+"""The free list: a fixed number of slots, lent again and again, and those who wait for one.
 
 **The problem.** Items go back from anywhere: a `close`, the death of the last array, a drain on another
 thread, a signal handler in the middle of a `get`. So no lock may be held here. And nothing may be lost: not
@@ -6,25 +6,25 @@ to a waiter that gives up at the moment it is handed something, not to a Ctrl-C 
 not to an item that turned out to be broken.
 
 **The idea.** What is lent is a *slot*, the right to have one item, and not the item. A slot whose item was
-thrown away is an empty one, and goes the same way: to the first waiter, else to the shelf. So whoever waits
-learns of it, whatever became of the item, and the number of slots never changes but by `resize`.
+thrown away is an empty one, and goes the same way: to the first waiter, else to the free list. So whoever
+waits learns of it, whatever became of the item, and the number of slots never changes but by `resize`.
 
-**One owner.** A slot is in exactly one of: the shelf (`idle`), a waiter's box, a loan's record, a local
+**One owner.** A slot is in exactly one of: the free list (`idle`), a waiter's box, a loan's record, a local
 variable. It moves between them by single steps with no call in between, after which CPython looks for
-signals: it is taken from the shelf by ``for slot, _ in takes`` (the iterator's step and the store are one)
-and put there by a store into a dict.
+signals: it is taken from the free list by ``for slot, _ in takes`` (the iterator's step and the store are
+one) and put there by a store into a dict.
 
-**Hand-over is a handshake** (psycopg_pool's ``WaitingClient.set``): `Request.offer` and the waiter's giving
+**Hand-over is a handshake** (psycopg_pool's ``WaitingClient.set``): `Waiter.offer` and the waiter's giving
 up are the same ``box.setdefault``, so one of them decides and both know it. A waiter is entered first and
-looks at the shelf after; a slot is put on the shelf first and its giver looks for waiters after: one of the
-two always sees the other.
+looks at the free list after; a slot is put on the free list first and its giver looks for waiters
+after: one of the two always sees the other.
 
 **What is not to be lent again.** A loan may end without its release: the fence that it waited for is lost,
 and whoever used the item then may use it for ever; or its borrower has detached it, and owns it. The slot
-comes back then, and not the item: `Shelf.find_lost` sees by the loan's end what became of it.
+comes back then, and not the item: `FreeList.find_lost` sees by the loan's end what became of it.
 
 **What an interrupt loses is found.** A slot that nobody has is referred to by the table of slots alone, so
-its reference count says so: `Shelf.find_lost` puts it back. It is asked where somebody starves, and by
+its reference count says so: `FreeList.find_lost` puts it back. It is asked where somebody starves, and by
 `stats`. Without the GIL a count is exact only when nothing moves, so a slot must be found lost twice,
 `SURE_AFTER` seconds apart.
 """
@@ -43,7 +43,7 @@ EMPTY = 0
 """The key of slots without an item. Others are the pool's: sizes, threads."""
 
 EXTRA = "extra"
-"""Why a slot is emptied that never was the shelf's."""
+"""Why a slot is emptied that never was the free list's."""
 
 GIVEN_AWAY = {ObjectState.ORPHANED: "orphaned", ObjectState.DETACHED: "detached"}
 """The ends of loans whose items do not come back, and why a slot is emptied then."""
@@ -99,13 +99,13 @@ class Slot:
                 self.dirty = False
         finally:
             try:
-                pool.shelf.put(self)
+                pool.free_list.put(self)
             finally:
                 self = known = None  # type: ignore[assignment]  # K3
 
 
 class Sign:
-    """An answer to a request that is no slot."""
+    """An answer to a waiter that is no slot."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -118,18 +118,18 @@ GAVE_UP = Sign("gave up")
 CLOSED = Sign("closed")
 
 
-class Request:
-    """One caller that wants a slot. `hand` is where it takes one from the shelf into, `box` where one is
-    given to it, `bell` where it waits for that; `waited`: for how long it has, in seconds."""
+class Waiter:
+    """One caller that wants a slot. `hand` is where it takes one from the free list into, `box` where one is
+    given to it, `waits` where it waits for that; `waited`: for how long it has, in seconds."""
 
-    __slots__ = ("bell", "box", "hand", "waited", "want")
+    __slots__ = ("box", "hand", "waited", "waits", "want")
 
     def __init__(self, want: int = EMPTY) -> None:
         self.want: int = want
         self.waited: float = 0.0
         self.hand: Slot | None = None
         self.box: dict[int, Slot | Sign] = {}
-        self.bell: WaitList | None = None
+        self.waits: WaitList | None = None
 
     def offer(self, answer: Slot | Sign) -> bool:
         """Give it `answer`, the first wins; False: it was given another, or has given up. Callable on any
@@ -137,28 +137,28 @@ class Request:
         try:
             return self.box.setdefault(0, answer) is answer
         finally:
-            if self.bell is not None:
-                self.bell.wake()
+            if self.waits is not None:
+                self.waits.wake()
 
     def answer(self) -> Slot | Sign:
         """The answer, from now on final: a slot, `CLOSED`, or `GAVE_UP`."""
         return self.box.setdefault(0, GAVE_UP)
 
-    def take_back(self, shelf: Shelf) -> None:
+    def take_back(self, free_list: FreeList) -> None:
         """It is over: what it took or was given goes back."""
         try:
             answer = self.answer()
             if isinstance(answer, Slot):
-                shelf.put(answer)
+                free_list.put(answer)
         finally:
             slot, self.hand, answer = self.hand, None, GAVE_UP
             try:
-                shelf.put(slot)
+                free_list.put(slot)
             finally:
                 slot = None
 
 
-class Shelf:
+class FreeList:
     """Slots, idle by key, and waiters in their order. `empty(slot, why)` throws a slot's item away, whatever
     that takes, and `gone(slot)` is told of a slot that is no more. All methods may be called on any thread at
     any moment."""
@@ -172,7 +172,7 @@ class Shelf:
         self.slots: dict[Slot, None] = {}
         self.idle: dict[int, dict[Slot, None]] = {}
         self.takes: dict[int, Iterator[tuple[Slot, None]]] = {}
-        self.waiters: dict[Request, None] = {}
+        self.waiters: dict[Waiter, None] = {}
         self.extras: dict[Slot, None] = {}  # lent, and none of `slots`: they end when they come back
         self.stray: dict[Slot, None] = {}  # whose way back was interrupted
         self.clearing: dict[int, object] = {}  # by loan: who empties the slot of one that was given away
@@ -194,10 +194,10 @@ class Shelf:
 
     def forget_row(self, key: int) -> None:
         """Nothing of `key` will come any more; what is idle there is emptied."""
-        request = Request()
+        waiter = Waiter()
         try:
-            while self.take(key, request):
-                slot, request.hand = request.hand, None
+            while self.take(key, waiter):
+                slot, waiter.hand = waiter.hand, None
                 try:
                     if slot is not None:
                         self._empty(slot, "retired")
@@ -205,26 +205,26 @@ class Shelf:
                     self.put(slot)
                     slot = None
         finally:
-            request.hand = None
+            waiter.hand = None
         if not self.idle.get(key):
             self.takes.pop(key, None)
             self.idle.pop(key, None)
 
-    def take(self, key: int, request: Request) -> bool:
-        """Take an idle slot of `key`, the last used first, into ``request.hand``."""
+    def take(self, key: int, waiter: Waiter) -> bool:
+        """Take an idle slot of `key`, the last used first, into ``waiter.hand``."""
         takes = self.takes.get(key)
         if takes is None:
             return False
         try:
-            for request.hand, _ in takes:
+            for waiter.hand, _ in takes:
                 return True
         except KeyError:
             pass  # none is there
         return False
 
-    def take_any(self, request: Request) -> bool:
-        """Take any idle slot into ``request.hand``, an empty one first."""
-        return any(self.take(key, request) for key in snapshot(self.takes))
+    def take_any(self, waiter: Waiter) -> bool:
+        """Take any idle slot into ``waiter.hand``, an empty one first."""
+        return any(self.take(key, waiter) for key in snapshot(self.takes))
 
     def count_idle(self) -> tuple[int, int]:
         """How many slots are idle with an item, and how many without."""
@@ -234,9 +234,9 @@ class Shelf:
     # -- giving back -----------------------------------------------------------------------------------------
 
     def put(self, slot: Slot | None) -> None:
-        """Give a slot to the first waiter, or to the shelf, or let it go where there are too many or the pool
-        is closed. From the call on it is no longer the caller's, however this ends."""
-        request = waiter = None
+        """Give a slot to the first waiter, or to the free list, or let it go where there are too many or the
+        pool is closed. From the call on it is no longer the caller's, however this ends."""
+        mine = waiter = None
         try:
             while slot is not None:
                 if self.closed or len(self.slots) > self.limit or slot not in self.slots:
@@ -255,16 +255,16 @@ class Shelf:
                 slot = None
                 if not (self.waiters or self.closed or len(self.slots) > self.limit):
                     return
-                request = request or Request()  # somebody came to wait, or it was closed, after we had looked
-                if self.take_any(request):
-                    slot, request.hand = request.hand, None
+                mine = mine or Waiter()  # somebody came to wait, or it was closed, after we had looked
+                if self.take_any(mine):
+                    slot, mine.hand = mine.hand, None
         except BaseException:
             # Nothing is called up to the store, so no second interrupt falls in here.
             if slot is not None and not (waiter is not None and 0 in waiter.box and waiter.box[0] is slot):
                 self.stray[slot] = None
             raise
         finally:
-            slot = request = waiter = None  # a kept traceback must keep nothing
+            slot = mine = waiter = None  # a kept traceback must keep nothing
 
     def _retire(self, slot: Slot) -> None:
         """A slot that is one too many, of a closed pool, or no slot of this pool's any more (of before a
@@ -282,7 +282,7 @@ class Shelf:
 
     def adjust(self) -> None:
         """Make or let go slots until there are `limit`. What is lent goes when it comes back."""
-        request = Request()
+        waiter = Waiter()
         slot = None
         try:
             while not self.closed and len(self.slots) != self.limit:
@@ -290,28 +290,28 @@ class Shelf:
                     slot = Slot(self.pool)
                     self.slots[slot] = None
                     self.put(slot)
-                elif self.take_any(request):
-                    slot, request.hand = request.hand, None
+                elif self.take_any(waiter):
+                    slot, waiter.hand = waiter.hand, None
                     self.put(slot)
                 else:
                     return
         finally:
-            slot = request.hand = None
+            slot = waiter.hand = None
 
     def shut(self) -> None:
         """Close: everybody who waits is told, what is idle is let go, and so is what comes back from now
         on."""
         self.closed = True
         self.tell_all(CLOSED)
-        request = Request()
+        waiter = Waiter()
         try:
-            while self.take_any(request):
-                slot, request.hand = request.hand, None
+            while self.take_any(waiter):
+                slot, waiter.hand = waiter.hand, None
                 self.put(slot)
             slot = None
             self.find_lost()
         finally:
-            slot = request.hand = None
+            slot = waiter.hand = None
 
     def tell_all(self, sign: Sign) -> None:
         """Answer everybody who waits with `sign`."""
@@ -323,47 +323,47 @@ class Shelf:
 
     def wait(
         self,
-        request: Request,
+        waiter: Waiter,
         timeout: float | None,
-        find: Callable[[Request], bool],
+        find: Callable[[Waiter], bool],
         look_around: Callable[[], None],
     ) -> None:
-        """Block until `request` has an answer or `timeout` seconds are over (None: never). `find` takes from
-        the shelf what suits, `look_around` is called now and then and may bring something back."""
-        request.bell = WaitList()
+        """Block until `waiter` has an answer or `timeout` seconds are over (None: never). `find` takes from
+        the free list what suits, `look_around` is called now and then and may bring something back."""
+        waiter.waits = WaitList()
         try:
-            self.waiters[request] = None
-            request.bell.wait(partial(self._answered, request, find), timeout, look=look_around, every=SLICE)
+            self.waiters[waiter] = None
+            waiter.waits.wait(partial(self._answered, waiter, find), timeout, look=look_around, every=SLICE)
         finally:
-            self.waiters.pop(request, None)
+            self.waiters.pop(waiter, None)
 
     async def wait_async(
         self,
-        request: Request,
+        waiter: Waiter,
         timeout: float | None,
-        find: Callable[[Request], bool],
+        find: Callable[[Waiter], bool],
         look_around: Callable[[], None],
     ) -> None:
         """`wait` in a coroutine of asyncio or trio. One that is cancelled may have been given an answer."""
-        request.bell = WaitList()
+        waiter.waits = WaitList()
         try:
-            self.waiters[request] = None
-            ready = partial(self._answered, request, find)
-            await request.bell.wait_async(ready, timeout, look=look_around, every=SLICE)
+            self.waiters[waiter] = None
+            ready = partial(self._answered, waiter, find)
+            await waiter.waits.wait_async(ready, timeout, look=look_around, every=SLICE)
         finally:
-            self.waiters.pop(request, None)
+            self.waiters.pop(waiter, None)
 
-    def _answered(self, request: Request, find: Callable[[Request], bool]) -> bool:
-        """Return True once `request` has an answer. What it finds on the shelf it is given."""
+    def _answered(self, waiter: Waiter, find: Callable[[Waiter], bool]) -> bool:
+        """Return True once `waiter` has an answer. What it finds on the free list it is given."""
         slot = None
         try:
             if self.closed:
-                request.offer(CLOSED)
-            elif not request.box and find(request):
-                slot, request.hand = request.hand, None
-                if slot is not None and not request.offer(slot):
+                waiter.offer(CLOSED)
+            elif not waiter.box and find(waiter):
+                slot, waiter.hand = waiter.hand, None
+                if slot is not None and not waiter.offer(slot):
                     self.put(slot)
-            return bool(request.box)
+            return bool(waiter.box)
         finally:
             slot = None  # K3
 

@@ -269,8 +269,8 @@ def _open_leases(ids: set[int]) -> Iterator[str]:
 def _threads_of(manager: SafetyManager) -> list[threading.Thread | None]:
     workers = manager._machinery.workers
     return [
-        manager._keeper._thread,
-        manager._keeper.observer.thread,
-        manager._keeper.observer.last,
+        manager._maintenance._thread,
+        manager._maintenance.observer.thread,
+        manager._maintenance.observer.last,
         *(worker.thread for worker in [*workers.healthy, *workers.stuck]),
     ]

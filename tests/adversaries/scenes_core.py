@@ -316,8 +316,8 @@ def at_a_signal(stage: Stage) -> None:
 def hooks_taken_back_twice(stage: Stage) -> None:
     """Of two equal hooks each is taken back by its own function, however often that is called."""
     for add, table in (
-        (stage.manager.add_observer, stage.manager._keeper.observer.hooks),
-        (stage.manager.add_leak_hook, stage.manager._keeper.observer.leak_hooks),
+        (stage.manager.add_observer, stage.manager._maintenance.observer.hooks),
+        (stage.manager.add_leak_hook, stage.manager._maintenance.observer.leak_hooks),
     ):
         first = stage.keep(add(stage.ran.append))
         second = stage.keep(add(stage.ran.append))

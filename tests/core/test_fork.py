@@ -487,7 +487,7 @@ def test_ctrl_c_that_is_pending_as_a_program_forks_is_raised_in_it() -> None:
     interrupt = ctypes.CDLL(None)["raise"]
     manager = SafetyManager()
     handle = manager.register(Native("open"), release=Native.free)
-    role = manager._keeper._role
+    role = manager._maintenance._role
     import functools
     os.register_at_fork(before=functools.partial(interrupt, 2), after_in_parent=functools.partial(interrupt, 2))
     came = 0

@@ -124,7 +124,7 @@ def test_who_asks_makes_no_call_for_each_object_that_was_closed(of: str) -> None
             for name in {"thing", "other"} if of == "two types" else {"thing"}:
                 manager.policy(name, **{of: limit[of]} if of in limit else {})  # type: ignore[arg-type]
             manager.register(object(), "first", release=None).close()
-            manager._keeper.stop(20)  # so that nobody else counts
+            manager._maintenance.stop(20)  # so that nobody else counts
             handles = [
                 manager.register(
                     object(),
@@ -283,8 +283,8 @@ def test_the_keeper_looks_after_lost_queues_alone(
     handles = [
         forgetful.register(object(), "thing", release=lambda _: None, release_on=queue) for queue in queues
     ]
-    before = forgetful._keeper.last_run
-    eventually(lambda: forgetful._keeper.last_run > before + 0.1)
+    before = forgetful._maintenance.last_run
+    eventually(lambda: forgetful._maintenance.last_run > before + 0.1)
     assert not swept
     parent = forgetful.register(object(), "parent", release=lambda _: None, release_on=ANY_THREAD)
     child = forgetful.register(object(), "thing", release=lambda _: None, release_on=queues[0], parent=parent)
@@ -400,7 +400,7 @@ def test_sites_of_code_that_is_made_as_the_program_runs_are_forgotten(
     monkeypatch.setattr(leaks, "SITES_KEPT", 20)
     monkeypatch.setattr(leaks, "REPORT_EVERY", 0.01)
     with SafetyManager(SafetyConfig(leak_level="detailed")) as manager:
-        reports = manager._machinery.keeper.ledger.leaks
+        reports = manager._machinery.maintenance.ledger.leaks
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             for number in range(200):

@@ -31,9 +31,9 @@ from lifecycle.events import Closed
 from lifecycle.lowlevel import pin
 from lifecycle.observe import maintenance as keeper_module
 from lifecycle.observe.lost import LostTickets
-from lifecycle.observe.observers import Observer, enlist
+from lifecycle.observe.observers import Observer, subscribe
 from lifecycle.places import workers as workers_module
-from lifecycle.places.loops import Bell
+from lifecycle.places.loops import LoopNotifier
 from lifecycle.places.workers import Batch, Job, Worker, Workers
 from lifecycle.testing.interrupts import run_interrupted
 from tests.core.adversary import in_own_process
@@ -71,7 +71,7 @@ class Still:
         self.machinery = self.manager._machinery
         self.workers: Workers = self.machinery.workers
         self.started = 0
-        self.machinery.keeper.start = self.workers.start = lambda: None  # type: ignore[method-assign]
+        self.machinery.maintenance.start = self.workers.start = lambda: None  # type: ignore[method-assign]
         self.workers._start_one = self._count  # type: ignore[method-assign]
         self.handles: dict[str, Handle[Thing]] = {}
 
@@ -214,7 +214,7 @@ def test_a_worker_that_dies_is_replaced() -> None:
 def test_the_keeper_loses_no_ticket(what: str) -> None:
     def scene() -> Any:
         still = Still()
-        keeper = still.machinery.keeper
+        keeper = still.machinery.maintenance
         refusals = iter([NotReleased("not yet")])
 
         def once() -> None:
@@ -253,7 +253,7 @@ def test_the_observer_tells_every_hook() -> None:
         observer = Observer("test", QUIET)
         told: list[tuple[str, int]] = []
         for name in "ab":
-            enlist(observer.hooks, lambda event, name=name: told.append((name, event.id)))  # type: ignore[misc]
+            subscribe(observer.hooks, lambda event, name=name: told.append((name, event.id)))  # type: ignore[misc]
         for number in (1, 2):
             observer.queue.put(Closed(manager="test", time=0.0, id=number, type_name="thing"))
         observer.queue.put(None)
@@ -271,8 +271,8 @@ def test_the_bell_rings_all_the_same() -> None:
     def scene() -> Any:
         turns: list[Callable[[], None]] = []
         queue = ReleaseQueue("bell")
-        bell = Bell(queue, lambda turn: turns.append(turn) or bell._answered.put(None))
-        queue._bell = queue.generation.bell = bell
+        bell = LoopNotifier(queue, lambda turn: turns.append(turn) or bell._answered.put(None))
+        queue._notifier = queue.generation.notifier = bell
         queue.generation.mailbox = bell.mailbox
 
         def end() -> None:
@@ -310,11 +310,11 @@ def test_each_thread_goes_on(error: type[BaseException]) -> None:
         manager.add_observer(told.append)
         manager.register(Thing(), "thing", release=repr).close()
         machinery = manager._machinery
-        eventually(lambda: machinery.keeper.observer.thread is not None)
+        eventually(lambda: machinery.maintenance.observer.thread is not None)
         threads = [
             *(worker.thread for worker in machinery.workers.healthy),
-            machinery.keeper._thread,
-            machinery.keeper.observer.thread,
+            machinery.maintenance._thread,
+            machinery.maintenance.observer.thread,
         ]
         assert len(threads) == 4
         for thread in threads:
@@ -380,7 +380,7 @@ def test_a_thread_that_is_ended_before_it_begins_is_not_waited_for(monkeypatch: 
             manager.register(Thing(), "thing", release=repr).close(timeout=30)
         eventually(lambda: manager.stats().released == 4)
         eventually(lambda: len(manager._machinery.workers.healthy) == 2)
-        assert manager._machinery.keeper.alive
+        assert manager._machinery.maintenance.alive
     assert struck[:2] == ["release", "keeper"]
 
 
@@ -422,7 +422,7 @@ def test_a_keeper_that_died_is_replaced(noticed: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(threading, "excepthook", lambda info: None)
     with SafetyManager(QUIET) as manager:
         handle = manager.register(Thing(), "thing", release=repr)
-        keeper = manager._machinery.keeper
+        keeper = manager._machinery.maintenance
         first = keeper._thread
         assert first is not None
 
@@ -467,7 +467,7 @@ def test_a_bell_that_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda info: None)
     turns: list[Callable[[], None]] = []
     queue = ReleaseQueue("bell", post=turns.append)
-    bell = queue._bell
+    bell = queue._notifier
     assert bell is not None
     with SafetyManager(QUIET) as manager:
         handle = manager.register(Thing(), "thing", release=repr, release_on=queue)
@@ -599,7 +599,7 @@ def test_a_keeper_that_fails_each_time_pauses_and_ends(
     manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager.register("one", "thing", release=lambda thing: None).close(timeout=10)
-    keeper = manager._keeper
+    keeper = manager._maintenance
     thread = keeper._thread
     assert thread is not None
     passes: list[float] = []

@@ -15,7 +15,7 @@ import pytest
 from lifecycle import ANY_THREAD, MemoryConfig, MemoryManager, Profiler, SafetyManager
 from lifecycle._core import release as releases
 from lifecycle._core.handle import Handle
-from lifecycle._core.tables import Kind
+from lifecycle._core.tables import ObjectType
 from lifecycle.errors import BudgetError, DuplicateError, LimitError
 from lifecycle.manager import policies
 from lifecycle.manager.factory import Places
@@ -113,7 +113,7 @@ def test_an_interrupt_at_each_point_of_a_registration(manager: SafetyManager) ->
     def run() -> None:
         register(manager, 10).close()
 
-    for struck in each_interrupt(run, of=code_of(Kind.reserve, releases)):
+    for struck in each_interrupt(run, of=code_of(ObjectType.reserve, releases)):
         let_go(struck)
         assert room(manager, 16) == 0, struck.place
         # Last: what it closes is still to be counted when the next one is struck.
@@ -145,7 +145,7 @@ def test_a_handler_that_registers_in_the_middle_of_a_registration(manager: Safet
                 handler()
 
         outer = None
-        with every_line(at_line, of=code_of(Kind.reserve)) as struck:
+        with every_line(at_line, of=code_of(ObjectType.reserve)) as struck:
             try:
                 outer = register(manager, 10)
             except LimitError:
@@ -174,7 +174,7 @@ def test_of_two_that_register_at_once_as_many_as_fit_are_taken(manager: SafetyMa
     def scene() -> list[Callable[[], object]]:
         return [lambda: attempt(20), lambda: attempt(20)]
 
-    for run in interleavings(scene, of=code_of(Kind.reserve), switches=1):
+    for run in interleavings(scene, of=code_of(ObjectType.reserve), switches=1):
         got: list[Any] = [outcome.result for outcome in run.outcomes]
         assert got.count(None) == 1, run
         for handle in got:
@@ -193,7 +193,7 @@ def test_a_limit_that_is_set_while_objects_end(manager: SafetyManager) -> None:
         closing = handles[0]
         return [closing.close, lambda: manager.policy("thing", max_live=1)]
 
-    of = code_of(releases.finish, Kind.limit, policies.set_policy)
+    of = code_of(releases.finish, ObjectType.limit, policies.set_policy)
     for run in interleavings(scene, of=of, switches=1):
         assert room(manager) == 1, run
 
@@ -335,7 +335,7 @@ def test_policies_and_profilers_that_come_and_go_before_each_instruction(manager
     profiler = Profiler(manager)
     handle = register(manager, 1)
     kind = handle._record.kind
-    ledger = manager._keeper.ledger
+    ledger = manager._maintenance.ledger
     on = False
     period = countdown = 1
 
@@ -392,7 +392,7 @@ def test_a_validator_stays_while_a_profiler_comes_and_goes(manager: SafetyManage
             lambda: (setattr(kind, "timer", Profiler(manager)), kind.watch()),
         ]
 
-    for run in interleavings(scene, of=code_of(Kind.watch, policies.set_policy), switches=1):
+    for run in interleavings(scene, of=code_of(ObjectType.watch, policies.set_policy), switches=1):
         asked.clear()
         handle.lease().close()
         assert asked, run

@@ -730,7 +730,7 @@ def test_looking_for_the_lost_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         handles = [
             manager.register(Native(), "t", release=gc.is_tracked, release_on=ANY_THREAD) for _ in range(200)
         ]
-        looks = manager._keeper.lost
+        looks = manager._maintenance.lost
         stop = threading.Event()
 
         def keep_looking() -> None:

@@ -764,7 +764,7 @@ def test_a_deadline_holds_while_nobody_watches(outcome: str) -> None:
 
     with SafetyManager(QUICK) as manager:
         handle = on(manager, BACKGROUND, release)
-        with manager._keeper._role:  # the keeper stands
+        with manager._maintenance._role:  # the keeper stands
             handle.close(timeout=0)
             eventually(lambda: calls)
             time.sleep(0.5)
@@ -965,7 +965,7 @@ def test_what_is_due_is_run_by_whoever_asks(manager: SafetyManager, monkeypatch:
     """I5, I3: `run_due` runs the releases that any thread may run, here and once, and none inside a release."""
     # Nobody else is quicker: no bell wakes a worker, and the keeper does not come by.
     monkeypatch.setattr(manager._registry, "ring", lambda record: None)
-    manager._keeper.stop(5.0)
+    manager._maintenance.stop(5.0)
     memory, released, inside = bytearray(16), [], []
 
     def release(obj: object) -> None:
@@ -989,7 +989,7 @@ def test_what_foreign_code_has_given_back_is_due(
     manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager._registry, "ring", lambda record: None)
-    manager._keeper.stop(5.0)
+    manager._maintenance.stop(5.0)
     released: list[object] = []
     done: list[bool] = []
 
@@ -1010,7 +1010,7 @@ def test_what_foreign_code_has_given_back_is_due(
 def test_what_is_due_waits_for_no_collection(manager: SafetyManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """I5: of another thread, whose ``__del__`` may take long. What is left is run by the next who asks."""
     monkeypatch.setattr(manager._registry, "ring", lambda record: None)
-    manager._keeper.stop(5.0)
+    manager._maintenance.stop(5.0)
     released: list[object] = []
     inside, go_on = threading.Event(), threading.Event()
 

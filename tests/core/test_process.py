@@ -665,7 +665,7 @@ parents = manager.register(Native("parent's"), "limited", release=Native.free)
 held, go_on = threading.Event(), threading.Event()
 
 def hold():
-    with manager._registry.kinds["limited"].budget, manager._keeper._role:
+    with manager._registry.kinds["limited"].budget, manager._maintenance._role:
         held.set()
         go_on.wait()
 

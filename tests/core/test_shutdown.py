@@ -523,7 +523,7 @@ def test_threads_that_were_being_started_serve_the_one_who_closes(monkeypatch: p
     manager = SafetyManager(name="serving")
     machinery = manager._machinery
     starting, closing = threading.Event(), threading.Event()
-    start = machinery.keeper.start
+    start = machinery.maintenance.start
     workers: list[int] = []
 
     def slow_start() -> None:
@@ -531,7 +531,7 @@ def test_threads_that_were_being_started_serve_the_one_who_closes(monkeypatch: p
         starting.set()
         assert closing.wait(20)
 
-    monkeypatch.setattr(machinery.keeper, "start", slow_start)
+    monkeypatch.setattr(machinery.maintenance, "start", slow_start)
 
     def close() -> None:
         assert starting.wait(20)

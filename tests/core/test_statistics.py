@@ -456,7 +456,7 @@ def test_asking_on_the_keeper_itself_while_it_sleeps(manager: SafetyManager) -> 
     """As a callback of `gc.callbacks` does that comes after ours: the collection is over for us, and runs on
     any thread."""
     handle = on(manager)
-    keeper = manager._keeper
+    keeper = manager._maintenance
     bell = keeper._bell
     told: list[tuple[int, int]] = []
 
@@ -519,7 +519,7 @@ def test_counting_that_is_interrupted_anywhere_counts_everything_once() -> None:
 
     with SafetyManager(config, name="struck") as manager:
         on(manager).close()
-        manager._keeper.stop(20)  # so that nobody else counts, and the points are the same in every run
+        manager._maintenance.stop(20)  # so that nobody else counts, and the points are the same in every run
 
         def happen() -> None:
             nonlocal asked
@@ -560,7 +560,7 @@ def test_counting_that_is_interrupted_anywhere_counts_everything_once() -> None:
             )
             assert all(each.bytes == 0 for each in kinds.values()), struck.place
             assert len(manager._registry.records) <= 5, struck.place
-            forgotten_next = [record.id for record in manager._keeper.ledger._expiring]
+            forgotten_next = [record.id for record in manager._maintenance.ledger._expiring]
             assert len(set(forgotten_next)) == len(forgotten_next), struck.place
             happen()
         assert asked > 100
@@ -576,7 +576,7 @@ def test_a_signal_handler_and_a_del_that_ask_while_this_thread_counts(manager: S
     for _ in range(5):
         on(manager).close()
     with every_point(
-        ask, of=code_of(maintenance.Keeper._count, ledger.Ledger.count_all, ledger.Ledger._count_plain)
+        ask, of=code_of(maintenance.Maintenance._count, ledger.Ledger.count_all, ledger.Ledger._count_plain)
     ):
         figures = manager.stats()
     assert figures.total_objects == figures.released == 5
@@ -592,7 +592,7 @@ def test_who_finds_another_thread_counting_waits_for_it_or_takes_the_last_figure
     on(manager).close()
     before = manager.stats()
     on(manager).close()
-    with manager._keeper._role:
+    with manager._maintenance._role:
         with never_wait():
             assert manager.stats() == before
         monkeypatch.setattr(maintenance, "ROLE_WAIT", 0.05)

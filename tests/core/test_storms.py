@@ -175,7 +175,7 @@ def test_asking_while_the_keeper_ends() -> None:
     manager = SafetyManager(QUIET)
     for _ in range(10):
         manager.register(Node(), "node", release_on=ANY_THREAD).close()
-    with Standing(manager.stats, keeper.Keeper.ask, "answers: list[SafetyStats] = []") as standing:
+    with Standing(manager.stats, keeper.Maintenance.ask, "answers: list[SafetyStats] = []") as standing:
         manager.close()
         began = time.monotonic()
         stats = standing.result()

@@ -219,7 +219,7 @@ def test_a_stream_that_starts_behind_an_error_does_not_hide_it(
             capture.wait(0)
         pipeline.set_state(gst.Gst.State.PLAYING)  # another run
         pipeline.get_state(20 * gst.Gst.SECOND)
-        eventually(lambda: capture._ear.error is None)
+        eventually(lambda: capture._listener.error is None)
         assert next(iter(capture.frames(timeout=20))) is not None
     gst.shutdown(pipeline)
 

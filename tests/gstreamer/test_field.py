@@ -322,7 +322,7 @@ def test_an_error_outlives_a_pause_and_late_streams(g: Any, manager: SafetyManag
 def test_errors_of_runs() -> None:
     from lifecycle.integrations.gstreamer import PipelineError
     from lifecycle.integrations.gstreamer._native import Gst
-    from lifecycle.integrations.gstreamer.pipelines.ear import KEPT_ERRORS, Errors
+    from lifecycle.integrations.gstreamer.pipelines.listening import KEPT_ERRORS, Errors
 
     state = Gst.State
     errors = Errors()

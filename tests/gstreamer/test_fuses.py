@@ -101,7 +101,7 @@ def test_a_branch_ends_alone(
     assert branch.close()
     flows(viewer)
     if not guarded:
-        playing._news.errors.clear()  # a plain bin has nobody who tells the branch's errors apart
+        playing._journal.errors.clear()  # a plain bin has nobody who tells the branch's errors apart
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_a_branch_that_cannot_follow_to_ready_is_not_asked_again(
         guard.play()
         assert guard.wait(20)
         assert guard.errors == ()
-        assert guard._news.delegated < 5
+        assert guard._journal.delegated < 5
         with pytest.raises(g.PipelineError, match="such/folder/x"):
             branch.wait(20)
         assert branch.end.reason == "error"

@@ -192,7 +192,7 @@ def test_a_null_that_hangs_names_element_thread_and_line(g: Any, hasty: SafetyMa
     guard = g.PipelineGuard(hasty, f"{LIVE} ! identity name=door signal-handoffs=true ! fakesink async=false")
     hold_up(guard, "door", hold)
     guard.play()
-    eventually(lambda: guard._news.threads.blocked(), timeout=20)
+    eventually(lambda: guard._journal.threads.blocked(), timeout=20)
     with pytest.raises(g.StateTimeout) as caught:
         guard.close()
     text = str(caught.value)
@@ -239,7 +239,7 @@ def test_closing_under_a_lock_that_a_probe_wants(g: Any, gst: Any, hasty: Safety
         guard.play()
         eventually(lambda: probe.calls > 2, timeout=20)
         with lock:
-            eventually(lambda: guard._news.threads.blocked(), timeout=20)
+            eventually(lambda: guard._journal.threads.blocked(), timeout=20)
             with pytest.raises(g.StateTimeout, match="wants_the_lock"):
                 guard.close()
     eventually(lambda: ended(guard), timeout=20)

@@ -193,7 +193,7 @@ def test_what_is_held_too_long_is_told_once_and_withdrawn(make: Callable[..., Sa
     eventually(lambda: "returned" in reports.kinds(), timeout=20)
     assert reports.events[-1].fields["held"] >= event.fields["age"] - 0.01
     assert manager.stats().types["native"].held_too_long == 0
-    assert not manager._keeper.ledger.leaks.alarmed
+    assert not manager._maintenance.ledger.leaks.alarmed
 
 
 def test_what_comes_back_in_time_is_no_alarm(make: Callable[..., SafetyManager]) -> None:

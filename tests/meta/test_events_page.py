@@ -141,7 +141,7 @@ def test_what_is_told_has_the_fields_of_the_page() -> None:
         memory.track_object([], "memory", 10, release=list.clear, release_on=ANY_THREAD)
     manager.report("types_capped", limit=200)
     manager._ending.tell_of(ShutdownReport(1, (), (), (), ("planted",), 0.1))
-    manager._keeper.observer.tell_failure(RuntimeError("planted"))
+    manager._maintenance.observer.tell_failure(RuntimeError("planted"))
     manager.report("thread_interrupted", thread="lifecycle-keeper-page", error="planted")
     eventually(lambda: told["late"] and told["returned"] and told["observer_failed"], timeout=20)
     eventually(lambda: told["kept"], timeout=20)

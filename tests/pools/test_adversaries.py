@@ -121,9 +121,9 @@ def assert_whole(pool: AnyPool) -> None:
         handle.close()
     stats = pool.stats()
     assert stats.items["in_use"] == 0
-    assert len(pool.shelf.slots) == limit
-    assert not pool.shelf.waiters
-    assert not pool.shelf.extras
+    assert len(pool.free_list.slots) == limit
+    assert not pool.free_list.waiters
+    assert not pool.free_list.extras
 
 
 # -- Ctrl-C at every point -----------------------------------------------------------------------------------

@@ -314,7 +314,7 @@ def test_what_a_warm_up_raises_comes_out_and_costs_no_slot(manager: SafetyManage
     with pytest.raises(OSError, match="no"):
         pool.warm_up()
     assert pool.stats().items == {"idle": 0, "in_use": 0}
-    assert len(pool.shelf.idle[0]) == 1
+    assert len(pool.free_list.idle[0]) == 1
     pool.close()
 
 

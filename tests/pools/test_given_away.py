@@ -167,11 +167,11 @@ def test_two_who_look_at_once_put_the_slot_back_once(manager: SafetyManager) -> 
         for loan in [pool.get() for _ in range(4)]:
             lose(loan)
         eventually(lambda: manager.stats().active_objects == 0)
-        looks = [threading.Thread(target=pool.shelf.find_lost) for _ in range(4)]
+        looks = [threading.Thread(target=pool.free_list.find_lost) for _ in range(4)]
         for look in looks:
             look.start()
         for look in looks:
             look.join()
-        assert sum(len(row) for row in pool.shelf.idle.values()) == 4
+        assert sum(len(row) for row in pool.free_list.idle.values()) == 4
     assert pool.stats().losses["orphaned"] == 80
     pool.close()

@@ -99,7 +99,9 @@ def test_the_last_receiver_against_publish(manager: SafetyManager) -> None:
     receiver = distributor.subscribe()
     native = Native()
     handle = frame(manager, native)
-    with Standing(lambda: distributor.publish(handle), Ring._published, "return len(roster.seats)") as one:
+    with Standing(
+        lambda: distributor.publish(handle), Ring._published, "return len(subscribers.subscriptions)"
+    ) as one:
         receiver.close()
         one.result()
     assert (receiver.missed, receiver.received) == (1, 0)
@@ -114,7 +116,7 @@ def test_the_last_receiver_against_the_close(manager: SafetyManager) -> None:
     native = Native()
     with frame(manager, native) as handle:
         distributor.publish(handle)
-    with Standing(receiver.close, Ring.retire, "roster = self.roster.update") as one:
+    with Standing(receiver.close, Ring.retire, "subscribers = self.subscribers.update") as one:
         distributor.close()
         one.result()
     assert native.released == 1
@@ -165,7 +167,9 @@ def test_two_threads_receive_from_one_receiver(manager: SafetyManager) -> None:
     handles = [frame(manager) for _ in range(2)]
     for handle in handles:
         distributor.publish(handle)
-    with Standing(lambda: receiver.recv(timeout=0), Receiver._take, "if seat.advance(now, new)") as one:
+    with Standing(
+        lambda: receiver.recv(timeout=0), Receiver._take, "if subscription.advance(now, new)"
+    ) as one:
         first = receiver.recv(timeout=0)
         second = one.result()
     assert [first.id, second.id] == [handle.id for handle in handles]
@@ -181,7 +185,9 @@ def test_closing_a_receiver_against_its_recv(manager: SafetyManager) -> None:
     native = Native()
     with frame(manager, native) as handle:
         distributor.publish(handle)
-    with Standing(lambda: receiver.recv(timeout=0), Receiver._take, "if seat.advance(now, new)") as one:
+    with Standing(
+        lambda: receiver.recv(timeout=0), Receiver._take, "if subscription.advance(now, new)"
+    ) as one:
         receiver.close()
         with pytest.raises(ClosedError):
             one.result()

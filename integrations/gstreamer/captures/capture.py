@@ -43,8 +43,8 @@ from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
 from lifecycle.integrations.gstreamer.frames.formats import Layout
 from lifecycle.integrations.gstreamer.frames.frame import TYPE_NAME, Frame
 from lifecycle.integrations.gstreamer.pipelines.callbacks import check_function, forget_frames
-from lifecycle.integrations.gstreamer.pipelines.ear import Ear
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, end_opened, or_nothing, state_name
+from lifecycle.integrations.gstreamer.pipelines.listening import ErrorListener
 from lifecycle.integrations.gstreamer.pipelines.threads import refuse_forked
 from lifecycle.lowlevel import Uncopied, check_facts, check_timeout, weakly
 from lifecycle.stats import Histogram
@@ -168,13 +168,13 @@ class Capture(Uncopied):
             raise CaptureError(f"capture {self.name!r}: bound= takes 'auto' or None, not {bound!r}")
         self._held = HeldFrames(max_held)
         self._streaming = streaming
-        self._ear = Ear(appsink)
+        self._listener = ErrorListener(appsink)
         self._adapter = SampleAdapter(manager, name=self.name)
         self._try_pull = puller(appsink)
         self._callback: Callable[[Frame], object] | None = None
         self._run: Run | None = None
         self._turn = Turn()
-        self._opened = Opened(self._sink, self._ear)
+        self._opened = Opened(self._sink, self._listener)
         self._ended = self._opened.ended
         self._error: BaseException | None = None
         self._results = {"ok": 0, "error": 0, "panic": 0, "dropped": 0}
@@ -192,7 +192,7 @@ class Capture(Uncopied):
         except CaptureError:
             self._over()
             raise
-        self._ear.listen()
+        self._listener.listen()
         self._opened.leave_manager = manager.on_close(weakly(self._manager_closes))
 
     # -- by callback -----------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Capture(Uncopied):
         if run is not None and not run.stopped.is_set():
             return
         self._error = None
-        self._ear.listen()
+        self._listener.listen()
         self._opened.run = self._run = run = Run(self)
         self._opened.goes_on()
         run.begin(self._streaming)
@@ -353,7 +353,7 @@ class Capture(Uncopied):
             self._refuse_second_loop()
         self._turn = mine
         self._opened.goes_on()
-        self._ear.listen()
+        self._listener.listen()
         self._opened.look_if_live()
         self.manager._begin()
 
@@ -364,8 +364,8 @@ class Capture(Uncopied):
     # -- when nothing comes ----------------------------------------------------------------------------------
 
     def _raise_pipeline_error(self) -> None:
-        self._ear.listen()
-        error = self._ear.error
+        self._listener.listen()
+        error = self._listener.error
         if error is not None and not self._closed:
             raise error
 

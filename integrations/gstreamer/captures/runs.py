@@ -19,7 +19,7 @@ from lifecycle.lowlevel import Claim, weakly
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gstreamer.captures.capture import Capture
-    from lifecycle.integrations.gstreamer.pipelines.ear import Ear
+    from lifecycle.integrations.gstreamer.pipelines.listening import ErrorListener
 
 __all__ = ["SLICE", "Opened", "Quiet", "Run", "an_appsink", "flow_of", "puller"]
 
@@ -64,9 +64,9 @@ class Opened:
     """What a capture has opened, and how that ends. Refers to nothing of the capture, which may be gone by
     then."""
 
-    def __init__(self, sink: Any, ear: Ear) -> None:
+    def __init__(self, sink: Any, listener: ErrorListener) -> None:
         self.sink: Any = sink
-        self.ear = ear
+        self.listener = listener
         self.run: Run | None = None
         self.closed: bool = False
         self.ended: threading.Event = threading.Event()
@@ -96,7 +96,7 @@ class Opened:
         take_back(self.sink)
         self._user = bound(self.sink, name) if bounds else None
         self._bounds = self._user is not None
-        self.ear.on_playing = weakly(self.look_if_live)
+        self.listener.on_playing = weakly(self.look_if_live)
         self.look_if_live()
 
     def look_if_live(self) -> None:
@@ -135,7 +135,7 @@ class Opened:
             _claims.pop(self._pointer, None)
         self.sink = self._claim = None
         self.early.clear()
-        self.ear.close()
+        self.listener.close()
         self.over = True
         self.ended.set()
         self.leave_manager()

@@ -54,7 +54,6 @@ from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter
 from lifecycle.integrations.gstreamer.frames.formats import Layout
 from lifecycle.integrations.gstreamer.frames.frame import Frame
 from lifecycle.integrations.gstreamer.frames.writable import WritableFrame, nanoseconds
-from lifecycle.integrations.gstreamer.pipelines.ear import Ear
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_manager,
     check_seconds,
@@ -62,6 +61,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
     state_name,
 )
+from lifecycle.integrations.gstreamer.pipelines.listening import ErrorListener
 from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked
 from lifecycle.lowlevel import Uncopied, check_facts, weakly
 
@@ -93,8 +93,8 @@ class _Opened:
     """What a feeder has opened, and how that ends. Refers to nothing of the feeder, which may be gone by
     then."""
 
-    def __init__(self, ear: Ear, store: MemoryStore) -> None:
-        self.ear = ear
+    def __init__(self, listener: ErrorListener, store: MemoryStore) -> None:
+        self.listener = listener
         self.store = store
         self.closed = threading.Event()
         self.leave_manager: Callable[[], object] = int
@@ -104,7 +104,7 @@ class _Opened:
         self.closed.set()
         if has_forked():
             return
-        self.ear.close()
+        self.listener.close()
         self.store.most = 0
         self.store.clear()
         self.leave_manager()
@@ -181,8 +181,8 @@ class Feeder(Uncopied):
         self._follows = False
         self._loans = Loans()
         self._store = MemoryStore(max_buffers + 2)
-        self._ear = Ear(appsrc)
-        self._opened = _Opened(self._ear, self._store)
+        self._listener = ErrorListener(appsrc)
+        self._opened = _Opened(self._listener, self._store)
         self._closed = self._opened.closed
         self._counting = threading.RLock()
         self._pushed = 0
@@ -196,7 +196,7 @@ class Feeder(Uncopied):
             appsrc.set_property("format", Gst.Format.TIME)
         appsrc.set_property("block", False)
         self._over = manager.add_component(self, end=self._opened.end, type_name="gst.Feeder")
-        self._ear.listen()
+        self._listener.listen()
         self._opened.leave_manager = manager.on_close(weakly(self.close))
 
     def _set_caps(self, layout: Layout) -> None:
@@ -411,7 +411,7 @@ class Feeder(Uncopied):
             check_seconds(timeout, f"feeder {self.name!r}: timeout=", FeederError)
         if self._closed.is_set() or has_forked():
             self._raise_if_over()
-        self._ear.listen()
+        self._listener.listen()
         if level_of(self._pointer) < self.max_buffers:
             return
         until = None if timeout is None else time.monotonic() + timeout
@@ -437,7 +437,7 @@ class Feeder(Uncopied):
             raise ClosedError(
                 f"{whose} is closed: feeder {self.name!r} takes nothing any more; make a new one"
             )
-        error = self._ear.error
+        error = self._listener.error
         if error is not None and self._source.get_state(0)[1] >= Gst.State.PAUSED:
             raise error
 

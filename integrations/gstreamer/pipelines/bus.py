@@ -17,7 +17,6 @@ from lifecycle import SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst, pointer_of
 from lifecycle.integrations.gstreamer.errors import GuardError, PipelineError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, Kept
-from lifecycle.integrations.gstreamer.pipelines.ear import KEPT_ERRORS, error_of
 from lifecycle.integrations.gstreamer.pipelines.guard import (
     Core,
     Guard,
@@ -25,6 +24,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_seconds,
     or_nothing,
 )
+from lifecycle.integrations.gstreamer.pipelines.listening import KEPT_ERRORS, error_of
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.lowlevel import Flag, Reply
 

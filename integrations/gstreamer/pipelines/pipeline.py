@@ -13,7 +13,7 @@ which a streaming thread stands.
 **Listening.** Errors, warnings, the end of the stream and the coming and going of streaming threads are heard
 by synchronous messages, which take nothing off the bus: `BusWatch`, a GLib signal watch, or a loop of the
 program's own see them too. What nobody fetches is dropped in time (`drain.py`). The handlers know only the
-`News`, never the pipeline.
+`Journal`, never the pipeline.
 
 **Closing**: end-of-stream with a deadline where asked, NULL, the bus drained, the handlers gone. In this
 order, since a file is complete only after its end-of-stream, and nothing tells of it after NULL.
@@ -57,7 +57,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     or_nothing,
     set_properties,
 )
-from lifecycle.integrations.gstreamer.pipelines.news import BusMessage, News
+from lifecycle.integrations.gstreamer.pipelines.journal import BusMessage, Journal
 from lifecycle.integrations.gstreamer.pipelines.threads import (
     Lane,
     TookTooLong,
@@ -121,7 +121,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
                 f"PipelineGuard takes a Gst.Pipeline or a description, not {pipeline!r}; guard an element of "
                 "a pipeline with ElementGuard, a part that comes and goes with Tee.attach"
             )
-        self._news = news = News()
+        self._journal = journal = Journal()
         self._pipeline = weakref.ref(pipeline)
         self._changes = Lane()
         name = name or pipeline.get_name()
@@ -129,8 +129,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
         if eos is not None:
             figures_of(manager)
             told = partial(tell_unfinished, manager, "closing a pipeline", self.type_name)
-            self._stream = _Stream(pipeline, news, eos, name, told)
-        self._register(manager, _PipelineCore(pipeline, news), name, pointer_of(pipeline))
+            self._stream = _Stream(pipeline, journal, eos, name, told)
+        self._register(manager, _PipelineCore(pipeline, journal), name, pointer_of(pipeline))
         with self._handle.lease() as core:
             core.listen()
         with self._handle.lease() as core:
@@ -173,18 +173,18 @@ class PipelineGuard(Guard["_PipelineCore"]):
     @property
     def errors(self) -> tuple[PipelineError, ...]:
         """The last errors of its elements, oldest first (the last 16)."""
-        return self._news.errors.now()
+        return self._journal.errors.now()
 
     def messages(self) -> tuple[BusMessage, ...]:
         """Return the messages of the pipeline, oldest first: the last 16 errors (those of its branches, too),
         the last 16 ends, and 256 other messages: warnings, and what the guard has dropped from a bus that is
         not read. Takes nothing off the bus."""
-        return self._news.messages()
+        return self._journal.messages()
 
     @property
     def streaming_threads(self) -> int:
         """How many streaming threads it has now."""
-        return len(self._news.threads)
+        return len(self._journal.threads)
 
     # -- states ----------------------------------------------------------------------------------------------
 
@@ -210,12 +210,12 @@ class PipelineGuard(Guard["_PipelineCore"]):
         check_seconds(timeout, f"pipeline {self.name!r}: timeout=")
         wanted = target.value_nick.upper()
         with self._handle.lease() as core:
-            pipeline, news = core.pipeline, self._news
+            pipeline, journal = core.pipeline, self._journal
         if pipeline.get_state(0)[1] <= Gst.State.READY:
-            news.run_begins()
+            journal.run_begins()
 
         change: Any = partial(_go, pipeline, target, weakref.ref(self))
-        delegated = news.delegated
+        delegated = journal.delegated
         if timeout == 0:
             self._changes.begin(change, f"gst-{self.name}")
             return
@@ -232,7 +232,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
                 if self._await_state(pipeline, target, result, until, delegated):
                     return
                 # A branch failed on the way, and the bin that it stands in with it: without it, once more.
-                delegated = news.delegated
+                delegated = journal.delegated
         except TookTooLong:
             self._too_late(pipeline, target, timeout)
         finally:
@@ -260,13 +260,13 @@ class PipelineGuard(Guard["_PipelineCore"]):
 
     def _failed(self, target: Any, delegated: int | None) -> bool:
         """Raise what made it fail; True if that was a branch alone."""
-        news = self._news
+        journal = self._journal
         # The message may be on its way, on another thread.
-        news.waiters.wait(
-            lambda: bool(news.errors) or (delegated is not None and news.delegated > delegated), SLICE
+        journal.waiters.wait(
+            lambda: bool(journal.errors) or (delegated is not None and journal.delegated > delegated), SLICE
         )
         self.check()
-        if delegated is not None and news.delegated > delegated:
+        if delegated is not None and journal.delegated > delegated:
             return True
         raise PipelineError(
             f"pipeline {self.name!r} cannot go to {target.value_nick.upper()}: an element refused and said "
@@ -274,8 +274,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
         )
 
     def _too_late(self, pipeline: Any, target: Any, timeout: float) -> NoReturn:
-        elements, blocked = _stragglers(pipeline, target), self._news.threads.blocked()
-        warnings = "; ".join(self._news.warnings)
+        elements, blocked = _stragglers(pipeline, target), self._journal.threads.blocked()
+        warnings = "; ".join(self._journal.warnings)
         raise StateTimeout(
             f"pipeline {self.name!r} is not {target.value_nick.upper()} after {timeout:g} s: "
             f"{_listing(elements)}{_standing(blocked)}"
@@ -295,12 +295,12 @@ class PipelineGuard(Guard["_PipelineCore"]):
         closed meanwhile.
         """
         self._check_timeout(timeout)
-        return self._news.waiters.wait(self._has_ended(), timeout, look=_look)
+        return self._journal.waiters.wait(self._has_ended(), timeout, look=_look)
 
     async def wait_async(self, timeout: float | None = None) -> bool:
         """`wait` in a coroutine of asyncio or trio."""
         self._check_timeout(timeout)
-        return await self._news.waiters.wait_async(self._has_ended(), timeout, look=_look)
+        return await self._journal.waiters.wait_async(self._has_ended(), timeout, look=_look)
 
     def _check_timeout(self, timeout: float | None) -> None:
         if timeout is not None:
@@ -308,11 +308,11 @@ class PipelineGuard(Guard["_PipelineCore"]):
 
     def _has_ended(self) -> Callable[[], bool]:
         """Asks whether it has ended, from here on; raises what there is to be said of it."""
-        news, ends = self._news, self._news.ends
+        journal, ends = self._journal, self._journal.ends
 
         def ended() -> bool:
             self.check()
-            if news.ended or news.ends > ends:
+            if journal.ended or journal.ends > ends:
                 return True
             if not self._handle.valid:
                 self._handle.lease()
@@ -323,13 +323,13 @@ class PipelineGuard(Guard["_PipelineCore"]):
     def check(self) -> None:
         """Raise the first `PipelineError` that an element has reported since the last change of state, if
         there is one."""
-        for first in self._news.errors.now()[:1]:
+        for first in self._journal.errors.now()[:1]:
             raise first
 
     @property
     def ended(self) -> bool:
         """True if the end of the stream has reached every sink."""
-        return self._news.ended
+        return self._journal.ended
 
     # -- seeking ---------------------------------------------------------------------------------------------
 
@@ -388,7 +388,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
             pipeline = core.pipeline
         until = time.monotonic() + timeout
         target = pipeline.target_state
-        back = self._news.seek_begins(event.get_seqnum())
+        back = self._journal.seek_begins(event.get_seqnum())
         try:
             target, taken = with_deadline(
                 partial(_seek, pipeline, event), timeout, f"gst-{self.name}", self._changes
@@ -464,7 +464,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
     def _stuck(self) -> NoReturn:
         pipeline = self._pipeline()
         elements = () if pipeline is None else _stragglers(pipeline, Gst.State.NULL)
-        blocked = self._news.threads.blocked()
+        blocked = self._journal.threads.blocked()
         raise StateTimeout(
             f"pipeline {self.name!r} did not reach NULL within {self.manager.config.finalizer_timeout:g} s: "
             f"{_listing(elements)}{_standing(blocked)}. It is quarantined as STUCK and never touched again; "
@@ -506,10 +506,10 @@ class _Stream:
     """The stream of a pipeline with ``eos=``, to be finished."""
 
     def __init__(
-        self, pipeline: Any, news: News, eos: float, name: str, told: Callable[[Any, str], object]
+        self, pipeline: Any, journal: Journal, eos: float, name: str, told: Callable[[Any, str], object]
     ) -> None:
         self._pipeline = weakref.ref(pipeline)
-        self._news = news
+        self._journal = journal
         self.eos: float | None = eos
         self._name = name
         self._told = told
@@ -522,7 +522,7 @@ class _Stream:
             return self._await_other
         pipeline = self._pipeline()
         try:
-            if pipeline is None or self._news.ended or Gst.State.PLAYING not in pipeline.get_state(0)[1:]:
+            if pipeline is None or self._journal.ended or Gst.State.PLAYING not in pipeline.get_state(0)[1:]:
                 self.over.set()
                 return self._await_other
             in_the_background(partial(pipeline.send_event, Gst.Event.new_eos()), f"gst-{self._name}")
@@ -535,12 +535,14 @@ class _Stream:
         return ""
 
     def _finish(self, until: float) -> str:
-        news = self._news
+        journal = self._journal
         pipeline = self._pipeline()
         try:
-            news.waiters.wait(lambda: news.ended or bool(news.errors), max(0.0, until - time.monotonic()))
+            journal.waiters.wait(
+                lambda: journal.ended or bool(journal.errors), max(0.0, until - time.monotonic())
+            )
             # What failed is told elsewhere, and is no reason not to stop.
-            if news.ended or news.errors or pipeline is None:
+            if journal.ended or journal.errors or pipeline is None:
                 return ""
             said = (
                 f"pipeline {self._name!r} was closed before the end of the stream had reached its sinks "
@@ -560,37 +562,37 @@ def _look() -> None:
 class _PipelineCore(Core):
     """The pipeline and who listens to it."""
 
-    def __init__(self, pipeline: Any, news: News) -> None:
+    def __init__(self, pipeline: Any, journal: Journal) -> None:
         self.pipeline = pipeline
-        self.news = news
+        self.journal = journal
         self.heard: Any = None
         self.signals: list[int] = []
         self.leaving: list[Callable[[], object]] = []
 
     def listen(self) -> None:
         """Hear of what happens, from the first state change on."""
-        self.news.pipeline = pointer_of(self.pipeline)
+        self.journal.pipeline = pointer_of(self.pipeline)
         bus = self.pipeline.get_bus()
         bus.enable_sync_message_emission()
         self.heard = bus
         handlers = {
-            "sync-message::stream-status": self.news.on_stream_status,
-            "sync-message::error": self.news.on_error,
-            "sync-message::warning": self.news.on_warning,
-            "sync-message::eos": self.news.on_eos,
-            "sync-message::segment-done": self.news.on_eos,
-            "sync-message::reset-time": self.news.on_reset_time,
-            "sync-message::state-changed": self.news.on_state_changed,
+            "sync-message::stream-status": self.journal.on_stream_status,
+            "sync-message::error": self.journal.on_error,
+            "sync-message::warning": self.journal.on_warning,
+            "sync-message::eos": self.journal.on_eos,
+            "sync-message::segment-done": self.journal.on_eos,
+            "sync-message::reset-time": self.journal.on_reset_time,
+            "sync-message::state-changed": self.journal.on_state_changed,
         }
         # Connected and known in one call into C: no interrupt falls between.
         self.signals.extend(map(bus.connect, handlers, handlers.values()))
-        self.news.bus = watch_bus(bus, self.news.note)
+        self.journal.bus = watch_bus(bus, self.journal.note)
 
     def release(self) -> None:
         """What is being recorded is finished, NULL, the bus emptied, nobody listening."""
         self.finish_parts()
         self.pipeline.set_state(Gst.State.NULL)
-        leave_bus(self.news.bus)
+        leave_bus(self.journal.bus)
         signals, self.signals = self.signals, []
         bus = self.pipeline.get_bus()
         while bus.pop() is not None:  # each message keeps its element
@@ -599,13 +601,13 @@ class _PipelineCore(Core):
             bus.disconnect(signal)
         if self.heard is not None:
             bus.disable_sync_message_emission()
-        self.news.threads.clear()
-        self.news.waiters.wake()
+        self.journal.threads.clear()
+        self.journal.waiters.wake()
         once_each(call_it, self.leaving)
 
     def finish_parts(self) -> None:
         """Have the branches that want it see the end of the stream, all of them at once."""
-        finish(snapshot(self.news.parts.values()))
+        finish(snapshot(self.journal.parts.values()))
 
 
 def _stragglers(pipeline: Any, target: Any) -> tuple[str, ...]:

@@ -209,13 +209,13 @@ class Tee(Uncopied):
                     living._failed(error)
             return True
 
-        news = self._guard._news
+        journal = self._guard._journal
         with branch.handle.lease() as core:
             key = id(core)
-            core.leaving.append(news.delegate(wrapped, failed))
-            core.leaving.append(partial(news.parts.pop, key, None))
+            core.leaving.append(journal.delegate(wrapped, failed))
+            core.leaving.append(partial(journal.parts.pop, key, None))
             if core.eos is not None:
-                news.parts[key] = core
+                journal.parts[key] = core
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
         """Drop everything that waits in any branch. As `Branch.flush`."""

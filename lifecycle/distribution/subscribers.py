@@ -1,8 +1,8 @@
-"""Who receives: where each receiver stands, and the roster of them all.
+"""Who receives: where each receiver stands, and all of them together.
 
-A receiver's `Standing` (position, received, missed) is one object that is replaced in one step, so its
-figures always add up. The `Roster` is replaced as a whole too: a receiver is counted either among the open
-ones or in the totals of its group.
+A receiver's `Position` (position, received, missed) is one object that is replaced in one step, so its
+figures always add up. `Subscribers` is replaced as a whole too: a receiver is counted either among the
+open ones or in the totals of its group.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lifecycle.distribution.chain import Link
 from lifecycle.distribution.policies import BlockPublisher, EvictAfter, KeepKeyFrames, Policy
 
 
-class Standing(Link):
+class Position(Link):
     """Where a receiver stands. Never changed: the next one is hung on it."""
 
     __slots__ = ("awaits_key", "cursor", "ended", "lags", "missed", "received")
@@ -30,11 +30,11 @@ class Standing(Link):
     """Why it receives nothing any more, empty while it does."""
 
 
-def standing(
+def position(
     cursor: int, received: int, missed: int, lags: int = 0, awaits_key: bool = False, ended: str = ""
-) -> Standing:
-    """A `Standing`."""
-    new = Standing()
+) -> Position:
+    """A `Position`."""
+    new = Position()
     new.cursor = cursor
     new.received = received
     new.missed = missed
@@ -44,39 +44,39 @@ def standing(
     return new
 
 
-class SeatRef(weakref.ref[Any]):
+class SubscriptionRef(weakref.ref[Any]):
     """How the ring knows that a receiver was dropped: its callback is the C method that posts it. No code of
     ours runs there."""
 
-    __slots__ = ("seat",)
-    seat: Seat
+    __slots__ = ("subscription",)
+    subscription: Subscription
 
 
-class Seat:
+class Subscription:
     """A receiver, as the ring sees it."""
 
-    __slots__ = ("__weakref__", "group", "name", "policy", "ref", "standing", "start")
+    __slots__ = ("__weakref__", "group", "name", "policy", "position", "ref", "start")
 
     def __init__(self, name: str, group: str, policy: Policy, start: int, awaits_key: bool) -> None:
         self.name: str = name
         self.group: str = group
         self.policy: Policy = policy
         self.start: int = start
-        self.standing: Standing = standing(start, 0, 0, awaits_key=awaits_key)
-        self.ref: SeatRef | None = None
+        self.position: Position = position(start, 0, 0, awaits_key=awaits_key)
+        self.ref: SubscriptionRef | None = None
 
-    def now(self) -> Standing:
+    def now(self) -> Position:
         """Where it stands."""
-        now = self.standing
+        now = self.position
         # `get` takes the dictionary's lock without the GIL, also to read; these do not.
         while None in now:
             now = now[None]
         return now
 
-    def advance(self, seen: Standing, new: Standing) -> bool:
+    def advance(self, seen: Position, new: Position) -> bool:
         """Replace `seen` by `new`; False when another was quicker."""
         if seen.setdefault(None, new) is new:
-            self.standing = new
+            self.position = new
             return True
         return False
 
@@ -95,41 +95,43 @@ EVICTED = "evicted"
 
 
 @attrs.frozen
-class Roster:
+class Subscribers:
     """Who receives. Replaced as a whole, so a receiver is counted either among the open ones or in the
     totals."""
 
-    seats: tuple[Seat, ...] = ()
-    blocking: tuple[Seat, ...] = ()
-    evicting: tuple[Seat, ...] = ()
+    subscriptions: tuple[Subscription, ...] = ()
+    blocking: tuple[Subscription, ...] = ()
+    evicting: tuple[Subscription, ...] = ()
     keep: int = 0
     totals: dict[str, Totals] = attrs.field(factory=dict)
 
-    def of(self, seats: tuple[Seat, ...], totals: dict[str, Totals]) -> Roster:
-        """A roster of these."""
-        return Roster(
-            seats,
-            tuple(seat for seat in seats if isinstance(seat.policy, BlockPublisher)),
-            tuple(seat for seat in seats if isinstance(seat.policy, EvictAfter)),
-            max((seat.policy.keep for seat in seats if isinstance(seat.policy, KeepKeyFrames)), default=0),
+    def of(self, subscriptions: tuple[Subscription, ...], totals: dict[str, Totals]) -> Subscribers:
+        """These, and no others."""
+        return Subscribers(
+            subscriptions,
+            tuple(one for one in subscriptions if isinstance(one.policy, BlockPublisher)),
+            tuple(one for one in subscriptions if isinstance(one.policy, EvictAfter)),
+            max(
+                (one.policy.keep for one in subscriptions if isinstance(one.policy, KeepKeyFrames)), default=0
+            ),
             totals,
         )
 
-    def with_seat(self, seat: Seat) -> Roster:
+    def with_subscription(self, subscription: Subscription) -> Subscribers:
         """With one more."""
-        return self.of((*self.seats, seat), {seat.group: Totals(), **self.totals})
+        return self.of((*self.subscriptions, subscription), {subscription.group: Totals(), **self.totals})
 
-    def without(self, seat: Seat) -> Roster:
+    def without(self, subscription: Subscription) -> Subscribers:
         """With one less; what it had received stays in the totals of its group."""
-        if not any(other is seat for other in self.seats):
+        if not any(other is subscription for other in self.subscriptions):
             return self
-        last = seat.now()
-        old = self.totals.get(seat.group, Totals())
+        last = subscription.now()
+        old = self.totals.get(subscription.group, Totals())
         total = Totals(
-            old.published + last.cursor - seat.start,
+            old.published + last.cursor - subscription.start,
             old.received + last.received,
             old.missed + last.missed,
             old.evictions + (last.ended == EVICTED),
         )
-        seats = tuple(other for other in self.seats if other is not seat)
-        return self.of(seats, {**self.totals, seat.group: total})
+        subscriptions = tuple(other for other in self.subscriptions if other is not subscription)
+        return self.of(subscriptions, {**self.totals, subscription.group: total})

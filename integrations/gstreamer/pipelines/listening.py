@@ -1,4 +1,4 @@
-"""The ear: what a pipeline reports as an error, heard without taking it from anybody.
+"""The listener: what a pipeline reports as an error, heard without taking it from anybody.
 
 A bus has one reader, which is the program's own business. What is posted can be heard beside it, on the
 thread that posts it. So whoever waits for frames, or for room, learns at once that none will come.
@@ -23,7 +23,7 @@ from lifecycle.integrations.gstreamer.pipelines.scopes import concerns
 from lifecycle.integrations.gstreamer.pipelines.threads import contained
 from lifecycle.lowlevel import snapshot
 
-__all__ = ["KEPT_ERRORS", "Ear", "Errors", "error_of"]
+__all__ = ["KEPT_ERRORS", "ErrorListener", "Errors", "error_of"]
 
 KEPT_ERRORS: Final = 16
 """How many errors are kept: the last ones."""
@@ -95,7 +95,7 @@ class Errors:
         return bool(self._all)
 
 
-class Ear:
+class ErrorListener:
     """Hears the errors of the pipeline that `element` is in, from `listen` until `close`. Callable on any
     thread."""
 
@@ -124,19 +124,19 @@ class Ear:
 
         @contained()
         def heard(bus: Any, message: Any) -> None:
-            ear = me()
-            if ear is not None and concerns(message.src, ear._element):
-                ear._errors.add(error_of(message))
+            listener = me()
+            if listener is not None and concerns(message.src, listener._element):
+                listener._errors.add(error_of(message))
 
         @contained()
         def changed(bus: Any, message: Any) -> None:
-            ear = me()
-            if ear is not None:
+            listener = me()
+            if listener is not None:
                 whole = pointer_of(message.src) == pipeline
                 before, state, _ = message.parse_state_changed()
-                ear._errors.changed(before, state, whole)
+                listener._errors.changed(before, state, whole)
                 if whole and state == Gst.State.PLAYING:
-                    ear.on_playing()
+                    listener.on_playing()
 
         for signal, handler in (("error", heard), ("state-changed", changed)):
             # Each is done and known in one call into C: no interrupt falls between.

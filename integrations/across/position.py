@@ -14,10 +14,10 @@ from lifecycle.distribution import KeepKeyFrames, LatestOnly, Policy
 from lifecycle.integrations.across.feeds import Source
 from lifecycle.integrations.across.frames import Frame
 
-__all__ = ["Standing"]
+__all__ = ["Position"]
 
 
-class Standing(NamedTuple):
+class Position(NamedTuple):
     """Where a receiver stands."""
 
     epoch: int
@@ -37,7 +37,7 @@ class Standing(NamedTuple):
     """Earlier lives, and how far they were read."""
     ended: str = ""
 
-    def before(self, frame: Frame, policy: type[Policy]) -> Standing:
+    def before(self, frame: Frame, policy: type[Policy]) -> Position:
         """Where the receiver stands in front of `frame`, with what it has missed; `frame` waits."""
         seq, epoch = frame.seq, frame.epoch
         if self.begun and epoch == self.epoch and seq == self.cursor:

@@ -1,7 +1,7 @@
 """What is heard of a pipeline: errors, warnings, the end of the stream, and its streaming threads.
 
-`News` is what the handlers of a bus know: small, and without a way to the pipeline, so that a pipeline nobody
-refers to is gone at once. Written on whatever thread posts, read on any; takes no lock.
+`Journal` is what the handlers of a bus know: small, and without a way to the pipeline, so that a pipeline
+that is no longer referred to is gone at once. Written on whatever thread posts, read on any; takes no lock.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import attrs
 from lifecycle.integrations.gstreamer._native import Gst, pointer_of
 from lifecycle.integrations.gstreamer.errors import PipelineError
 from lifecycle.integrations.gstreamer.pipelines.drain import sweep
-from lifecycle.integrations.gstreamer.pipelines.ear import KEPT_ERRORS, Errors, error_of
 from lifecycle.integrations.gstreamer.pipelines.finishing import Part
 from lifecycle.integrations.gstreamer.pipelines.guard import path_of
+from lifecycle.integrations.gstreamer.pipelines.listening import KEPT_ERRORS, Errors, error_of
 from lifecycle.integrations.gstreamer.pipelines.scopes import scope_name
 from lifecycle.integrations.gstreamer.pipelines.threads import StreamingThreads, contained
 from lifecycle.lowlevel import WaitList, snapshot, wall_time
 
-__all__ = ["BusMessage", "News"]
+__all__ = ["BusMessage", "Journal"]
 
 
 KEPT: Final = 256
@@ -50,7 +50,7 @@ class BusMessage:
     """Unix time in seconds."""
 
 
-class News:
+class Journal:
     """What was heard of one pipeline: its journal."""
 
     def __init__(self) -> None:
