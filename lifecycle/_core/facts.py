@@ -166,13 +166,16 @@ class Facts:
 
 
 def _record_of(target: Any) -> Record:
-    if isinstance(target, Handle):
-        return target._record
-    if isinstance(target, Pin):
-        return target.record
-    if isinstance(target, Facts):
-        return target._record
-    raise LifecycleError(f"this takes a handle, a pin or facts of an object, not {shown(target)}")
+    try:
+        if isinstance(target, Handle):
+            return target._record
+        if isinstance(target, Pin):
+            return target.record
+        if isinstance(target, Facts):
+            return target._record
+        raise LifecycleError(f"this takes a handle, a pin or facts of an object, not {shown(target)}")
+    finally:
+        target = None  # K3
 
 
 def facts(target: Handle[Any] | Pin | int, manager: Any = None) -> Facts:
@@ -181,14 +184,17 @@ def facts(target: Handle[Any] | Pin | int, manager: Any = None) -> Facts:
     An id is known until the record has expired (``state_retention``); `UnknownObjectError` is raised for any
     other.
     """
-    made = Facts()
-    if isinstance(target, Handle):
-        made._record = target._record
-    elif type(target) is int and manager is not None:
-        made._record = record_of(manager._registry, target)
-    else:
-        made._record = _record_of(target)
-    return made
+    try:
+        made = Facts()
+        if isinstance(target, Handle):
+            made._record = target._record
+        elif type(target) is int and manager is not None:
+            made._record = record_of(manager._registry, target)
+        else:
+            made._record = _record_of(target)
+        return made
+    finally:
+        target = None  # type: ignore[assignment]  # K3
 
 
 def describe(target: Handle[Any] | Pin | Facts) -> str:
