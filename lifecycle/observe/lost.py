@@ -108,6 +108,10 @@ class LostTickets:
         doors = list(filter(None, map(_door_of, (record for record in open_ if record.cause is None))))
         if any(map(is_, map(_cell_of, doors), _NOTHING)):
             self._tell([door for door in doors if runtime.is_dead(door)])
+        # An interrupt may have come between the door and its telling. It is counted once, however often told.
+        for record in open_:
+            if record.cause is not None and record.phase is None and record.id not in record.kind.count.shut:
+                self._registry.events.append(("shut", record))
         observed = [record.obj for record in open_ if record.owning < 0]
         self._tell([ref for ref in observed if type(ref) is ObservedRef and runtime.is_dead(ref)])
         return len(records)

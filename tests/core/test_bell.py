@@ -214,7 +214,7 @@ def test_a_lost_queue_with_a_loop_goes_on_with_its_next_generation(
 
 def test_the_bells_thread_ends_with_its_queue(loop: Loop) -> None:
     def bells() -> int:
-        return sum(thread.name == "lifecycle-bell-short" for thread in threading.enumerate())
+        return sum(thread.name == "lifecycle-notifier-short" for thread in threading.enumerate())
 
     manager = SafetyManager()
     queue = ReleaseQueue("short", thread=loop.thread, post=loop.post)

@@ -695,7 +695,7 @@ def test_formats_and_shapes(manager: SafetyManager) -> None:
     for wrong, says in (
         (array[:, ::2], "contiguous"),
         ("text", "a buffer"),
-        (None, "a buffer"),
+        (None, "there is no address"),
         (3.5, "a buffer"),
     ):
         with pytest.raises(LifecycleError, match=says):

@@ -20,14 +20,17 @@ from lifecycle import (
     Handle,
     LifecycleError,
     NotReleased,
+    ObjectState,
     ReleaseQueue,
     SafetyConfig,
     SafetyManager,
     SafetyStats,
     TypeStats,
 )
+from lifecycle._core.record import shut
 from lifecycle._core.runtime import never_wait
 from lifecycle.observe import ledger, maintenance
+from lifecycle.states import BY_CLOSE
 from lifecycle.stats import Histogram
 from lifecycle.testing import code_of, each_interrupt, every_point
 from tests.core.natives import Native
@@ -131,6 +134,19 @@ def test_states_while_releases_run(manager: SafetyManager) -> None:
     for handle in (closed, poisoned, closing, invalid):
         eventually(handle.close)
     check_sums(manager.stats())
+
+
+def test_a_door_whose_closer_was_interrupted_before_it_told_is_counted(manager: SafetyManager) -> None:
+    """What the figures call valid is valid, also while the object is held on."""
+    handle = manager.register(Native(), "native", release=Native.free, release_on=ANY_THREAD)
+    with handle.lease():
+        shut(handle._record, None, BY_CLOSE, None)  # and there the interrupt comes
+        assert handle.state is not ObjectState.VALID
+        eventually(lambda: manager.stats().types["native"].states["valid"] == 0)
+        assert manager.stats().types["native"].closed["close"] == 1
+    handle.close()
+    kind = manager.stats().types["native"]
+    assert (kind.live, kind.closed["close"], kind.ended["released"]) == (0, 1, 1)
 
 
 def test_every_kind_of_end_and_of_cause() -> None:

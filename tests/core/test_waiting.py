@@ -35,7 +35,7 @@ from lifecycle._core import ends, exclusive, waiting_loops
 from lifecycle._core.handle import Handle
 from lifecycle._core.waiting import Flag, Inbox, Line, Reply, WaitList, WaitTable
 from lifecycle.testing import code_of, interleavings
-from tests.core.adversary import STORM, Signals, each_interrupt, every_line, switching
+from tests.core.adversary import STORM, Signals, each_interrupt, every_line, in_own_process, switching
 from tests.core.waits import GIL, LOST, NEVER, WAITING, State, joined, started, woken
 from tests.support import eventually
 
@@ -470,8 +470,7 @@ def switches(thread: int) -> int:
         return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="the system counts switches there")
-def test_idle_waiters_do_not_wake() -> None:
+def idle_waiters_do_not_wake() -> None:
     """Nobody looks again in slices: of what a thread in a wait costs, nothing. Without the GIL five looks a
     second. Who may run tickets looks for those of the object's children, four times a second."""
     manager = SafetyManager(SafetyConfig(leak_level="off"))
@@ -523,6 +522,12 @@ def test_idle_waiters_do_not_wake() -> None:
     else:
         # Each look takes locks of the interpreter, which count as well.
         assert all(times <= 300 for times in woken_up.values()), woken_up
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="the system counts switches there")
+def test_idle_waiters_do_not_wake() -> None:
+    """In a process of its own: beside other threads each look costs switches, for the GIL."""
+    in_own_process(idle_waiters_do_not_wake)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -95,7 +95,7 @@ def test_the_qt_loop_releases_its_own_objects() -> None:
         gc.collect()       # the queue, and with it the object that stands for the loop, dies on another thread
     thread(collect).join()
     say(gone())
-    until(lambda: not any(t.name.startswith("lifecycle-bell") for t in threading.enumerate()))
+    until(lambda: not any(t.name.startswith("lifecycle-notifier") for t in threading.enumerate()))
     app.processEvents()
     """) == [
         "release_queue('qt') belongs to a Qt event loop: make the QApplication (or QCoreApplication) first",

@@ -270,7 +270,7 @@ def test_a_pool_of_ones_own_is_used_as_it_is(gst: ModuleType, manager: SafetyMan
 
 def test_a_pool_that_somebody_stopped(gst: ModuleType, manager: SafetyManager, pool: Any) -> None:
     pool._pool.set_active(False)
-    with pytest.raises(PoolError, match="somebody has deactivated or flushed it"):
+    with pytest.raises(PoolError, match="it was deactivated or flushed from outside"):
         pool.acquire(timeout=20)
 
 
