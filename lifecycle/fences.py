@@ -87,6 +87,25 @@ class FutureFence(Uncopied):
         return f"<FutureFence of {self._future!r}>"
 
 
+class _Watched:
+    """A descriptor of a process. It is closed when its last user lets go of it: on another thread a call may
+    use it while the fence is deleted, and its number may be given out again."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, pid: int) -> None:
+        self._number = -1
+        self._number = os.pidfd_open(pid)
+
+    def fileno(self) -> int:
+        return self._number
+
+    def __del__(self) -> None:
+        if self._number >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._number)
+
+
 class ProcessFence(Uncopied):
     """Signals when a process has ended: it maps no memory of ours any more.
 
@@ -99,11 +118,11 @@ class ProcessFence(Uncopied):
 
     _remedy = "pass the fence itself, or make another of the same process"
 
-    __slots__ = ("_fd", "_pid", "_process")
+    __slots__ = ("_pid", "_process", "_watched")
 
     def __init__(self, process: Any) -> None:
         pid = process if isinstance(process, int) else getattr(process, "pid", None)
-        self._fd = -1
+        self._watched: _Watched | None = None
         self._process = None if isinstance(process, int) else process
         if isinstance(pid, bool) or not isinstance(pid, int) or pid <= 0:
             raise FenceError(
@@ -114,7 +133,7 @@ class ProcessFence(Uncopied):
             return
         if hasattr(os, "pidfd_open"):
             try:
-                self._fd = os.pidfd_open(pid)
+                self._watched = _Watched(pid)
             except OSError as error:
                 if _has_ended(self._process) is not True:
                     raise FenceError(
@@ -128,8 +147,9 @@ class ProcessFence(Uncopied):
 
     def signalled(self) -> bool:
         """Return True if it has ended. Callable on any thread."""
-        if self._fd >= 0:
-            return bool(select.select([self._fd], [], [], 0)[0])
+        watched = self._watched
+        if watched is not None:
+            return bool(select.select([watched], [], [], 0)[0])
         ended = _has_ended(self._process)
         if ended is None:
             raise FenceError(
@@ -139,20 +159,14 @@ class ProcessFence(Uncopied):
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for it."""
-        if self._fd >= 0:
-            return bool(select.select([self._fd], [], [], timeout)[0])
+        watched = self._watched
+        if watched is not None:
+            return bool(select.select([watched], [], [], timeout)[0])
         return self.signalled()
 
     def delete(self) -> None:
         """Let go of the process. Again: nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            with contextlib.suppress(OSError):
-                self.delete()
+        self._watched = None
 
     def __repr__(self) -> str:
         return f"<ProcessFence of {self._pid}>"

@@ -1583,6 +1583,35 @@ MUTANTS = (
         kind="a wake-up lost",
     ),
     Mutant(
+        "who speaks of an object holds its life",
+        "while a sentence about a dropped object is made, it is open to another thread",
+        "I1",
+        (("_core/describe.py", "record.shut or record.born + 0.0", "record.shut or record.born"),),
+        core("answers::test_who_speaks_of_a_dropped_object_opens_no_door"),
+        kind="two answers about one object",
+    ),
+    Mutant(
+        "a door that is not told is not looked for",
+        "after an interrupt the figures call an object valid that is closed",
+        "I7",
+        (("observe/lost.py", "if record.cause is not None and record.phase is None and", "if False and"),),
+        core("statistics::test_a_door_whose_closer_was_interrupted_before_it_told_is_counted"),
+        kind="two answers about one object",
+    ),
+    Mutant(
+        "a fence's descriptor is closed under a call",
+        "its number is another file's already, which is asked instead",
+        "I5",
+        (
+            (
+                "fences.py",
+                "        watched = self._watched\n        if watched is not None:\n            return bool(select.select([watched], [], [], 0)[0])",
+                "        watched = self._watched and self._watched.fileno()\n        if watched is not None:\n            return bool(select.select([watched], [], [], 0)[0])",
+            ),
+        ),
+        ("tests/sharing/test_fences.py::test_a_fence_of_a_process_is_deleted_while_another_thread_asks_it",),
+    ),
+    Mutant(
         "two write that a door is shut",
         "the flight recorder tells of a second shutting behind the release",
         "I7",

@@ -96,7 +96,8 @@ def since(record: Record, state: ObjectState) -> float:
     """When (monotonic) an object came into `state`, the one that it is in."""
     if state in ENDED and record.ended:
         return record.ended
-    return record.begun if state is RELEASING and record.begun else record.shut or record.born
+    # A float of its own: see `doors.py`.
+    return record.begun if state is RELEASING and record.begun else record.shut or record.born + 0.0
 
 
 def ago(since: float) -> str:

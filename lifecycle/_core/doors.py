@@ -8,7 +8,8 @@ door that is open all the same. «Gone» and «cleared by the collector» look a
 **The idea.** Record and cell share one object that nobody else keeps, the float of `Record.born`
 (`Cell.life`). While two refer to it the cell lives, whatever became of weak references. So the record always
 knows *whether* its door can be used (`is_open`). A door is shut by `Record.cause`, which every access looks
-at, whether the cell was found or not.
+at, whether the cell was found or not. Nobody else may hold that float where another thread may run, not as
+the argument of a Python function either: others take ``record.born + 0.0``, which is a new one.
 
 The cell itself is found again (`cell_of`) by way of a handle where the call has one. Otherwise the collector
 is asked who refers to the core, once the collection is over. From then on the record has a weak reference

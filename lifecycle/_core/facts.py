@@ -111,7 +111,7 @@ class Facts:
     @property
     def born(self) -> float:
         """When it was registered."""
-        return self._record.born
+        return self._record.born + 0.0  # a float of its own: see `doors.py`
 
     @property
     def shut(self) -> float:

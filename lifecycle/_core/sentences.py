@@ -122,7 +122,7 @@ def _when(record: Record, state: ObjectState) -> str:
 
 def _at(record: Record) -> str:
     site = runtime.describe_site(record.shut_site)
-    return f" at {site}" if site else f" {ago(record.shut or record.born)}"
+    return f" at {site}" if site else f" {ago(record.shut or record.born + 0.0)}"
 
 
 def _by(record: Record, cause: Cause) -> str:
@@ -142,7 +142,7 @@ def _why(record: Record) -> str:
 
 def _invalid(record: Record, state: ObjectState) -> str:
     """After a panic or `invalidate`."""
-    when = ago(record.shut or record.born)
+    when = ago(record.shut or record.born + 0.0)
     how = "is invalid" if state is not RELEASED else "is invalid, and released,"
     if record.cause is Cause.PANIC:
         extra = record.extra

@@ -323,7 +323,7 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
                 native, size, extra = record.native, record.size, record.extra
                 place = record.site
                 write(
-                    record.born,
+                    record.born + 0.0,  # a float of its own, behind which calls follow: see `doors.py`
                     record.id,
                     text(record.kind.type_name),
                     layout.REGISTER,

@@ -843,7 +843,7 @@ def process_fence(stage: Stage) -> None:
     fence.delete()
 
 
-@scene("ProcessFence.__del__", prepare=ended_process, meddle=False)
+@scene("ProcessFence.__init__", prepare=ended_process, meddle=False)
 def process_fence_dropped(stage: Stage) -> None:
     ProcessFence(stage.props.process)
 

@@ -22,7 +22,8 @@ from lifecycle import (
     Profiler,
     SafetyManager,
 )
-from lifecycle._core import runtime
+from lifecycle._core import describe, doors, runtime, sentences
+from lifecycle._core.facts import facts
 from tests.core.natives import Native
 from tests.support import eventually
 
@@ -312,3 +313,30 @@ def test_a_trace_function_holds_nothing(manager: SafetyManager, setter: Callable
             sys.setprofile(before[1])
         handle.close()
     assert len(released) == 3
+
+
+def test_who_speaks_of_a_dropped_object_opens_no_door(
+    manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Record and cell share the float of `Record.born`, which says whether the cell lives. A sentence about the
+    object, in the middle of which another thread runs, must not look like the cell."""
+    handle = manager.register(Native(), "native", release=Native.free, release_on=ANY_THREAD)
+    record = handle._record
+    told = []
+    with handle.lease():
+        times = [describe.since(record, ObjectState.VALID), facts(handle).born]
+        id = handle.id
+        del handle
+        assert not doors.is_open(record), times
+
+        def ago(since: float) -> str:
+            told.append(doors.is_open(record))
+            return f"{since} ago"
+
+        for module in (describe, sentences):
+            monkeypatch.setattr(module, "ago", ago)
+        with pytest.raises(AccessRefusedError):
+            manager.safe_access(id, int)
+        describe.fate(record)
+        assert told
+        assert not any(told)

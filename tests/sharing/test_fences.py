@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import select
 import subprocess
 import sys
 import threading
@@ -522,6 +524,29 @@ def test_a_task() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pidfd")
+def test_a_fence_of_a_process_is_deleted_while_another_thread_asks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    fences = [ProcessFence(child), ProcessFence(child)]
+    real = select.select
+
+    def in_between(*args: Any) -> Any:
+        fences[0].delete()
+        return real(*args)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(select, "select", in_between)
+    assert fences[0].signalled() is False
+    fences.reverse()
+    assert fences[1].signalled() is False
+    assert fences[0].wait(0.001) is False
+    monkeypatch.undo()
+    assert len(os.listdir("/proc/self/fd")) == before - 2  # closed when the call was over
+    child.communicate(b"\n", timeout=PATIENCE)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pidfd")
 def test_a_process(manager: SafetyManager) -> None:
     native = Native()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -533,7 +558,7 @@ def test_a_process(manager: SafetyManager) -> None:
     child.communicate(b"\n", timeout=PATIENCE)
     assert by_number.wait(PATIENCE) is True
     eventually(lambda: native.released == 1, timeout=PATIENCE)
-    assert fence._fd == -1  # deleted
+    assert fence._watched is None  # deleted
     by_number.delete()
     by_number.delete()
     assert ProcessFence(child).signalled() is True
