@@ -1588,7 +1588,7 @@ MUTANTS = (
         "I1",
         (("_core/describe.py", "record.shut or record.born + 0.0", "record.shut or record.born"),),
         core("answers::test_who_speaks_of_a_dropped_object_opens_no_door"),
-        kind="two answers about one object",
+        kind="two answers",
     ),
     Mutant(
         "a door that is not told is not looked for",
@@ -1596,7 +1596,7 @@ MUTANTS = (
         "I7",
         (("observe/lost.py", "if record.cause is not None and record.phase is None and", "if False and"),),
         core("statistics::test_a_door_whose_closer_was_interrupted_before_it_told_is_counted"),
-        kind="two answers about one object",
+        kind="two answers",
     ),
     Mutant(
         "a fence's descriptor is closed under a call",
