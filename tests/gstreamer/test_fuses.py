@@ -399,7 +399,7 @@ def test_a_branch_that_fails_as_the_pipeline_starts_does_not_keep_it_from_playin
             branch = g.Tee(manager, guard, "t").attach("identity error-after=1 ! fakesink sync=false")
             guard.play()
             assert guard.wait(20)
-            assert branch.close()
+            eventually(branch.close)  # the thread that fails may still hold it
 
 
 def test_a_branch_that_cannot_follow_to_ready_is_not_asked_again(
