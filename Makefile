@@ -21,7 +21,7 @@ help:
 	@echo "make test-all-pythons  the suite on every CPython 3.10-3.14 found here"
 	@echo "make mutants           bugs planted in the core, one at a time: the tests must find each"
 	@echo "make soak-core S=3600  objects of every fate for S seconds, or N=5000000 of them: figures, memory and its plot in out/"
-	@echo "make bench             the benchmarks' ratio tables"
+	@echo "make bench             the benchmarks' ratio tables, and plots, into docs/benchmarks.md"
 	@echo "make soak-gstreamer    GStreamer for an hour: memory, ages, latency, with plots in out/soak (S=60 for less)"
 	@echo "make soak-cameras      sixteen cameras, 200 clients, crowds of branches, recordings, for an hour: out/cameras (S=60 for less)"
 	@echo "make soak S=3600       all three of them"
@@ -93,7 +93,7 @@ mutants:
 
 bench:
 	@tools/environment.sh bench
-	@$(PYTHON) -m benchmarks
+	@$(PYTHON) -m benchmarks --publish
 
 soak: soak-core soak-gstreamer soak-cameras
 

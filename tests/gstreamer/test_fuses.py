@@ -230,6 +230,28 @@ def test_an_error_is_that_of_its_branch(g: Any, manager: SafetyManager, tee: Tee
     inner.close()
 
 
+def test_an_error_is_heard_before_its_branch_is_taken_out(
+    g: Any, tee: Tee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a capture of the branch could see the end alone, and its loop would be over without the error."""
+    branch = tee.attach("identity error-after=5 name=broken ! appsink")
+    capture = branch.capture()
+    heard: list[Any] = []
+    take_out = g.Branch._failed
+
+    def failed(self: Any, error: Any) -> None:
+        heard.append(capture._listener.error)
+        take_out(self, error)
+
+    monkeypatch.setattr(g.Branch, "_failed", failed)
+    with pytest.raises(g.PipelineError, match="broken"):
+        for _ in capture.frames(timeout=20):
+            pass
+    assert "broken" in str(heard)
+    assert len(capture._listener._errors.now()) == 1
+    branch.close()
+
+
 # -- files ----------------------------------------------------------------------------------------------------
 
 RECORDING = r"""

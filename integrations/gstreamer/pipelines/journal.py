@@ -17,7 +17,12 @@ from lifecycle.integrations.gstreamer.errors import PipelineError
 from lifecycle.integrations.gstreamer.pipelines.drain import sweep
 from lifecycle.integrations.gstreamer.pipelines.finishing import Part
 from lifecycle.integrations.gstreamer.pipelines.guard import path_of
-from lifecycle.integrations.gstreamer.pipelines.listening import KEPT_ERRORS, Errors, error_of
+from lifecycle.integrations.gstreamer.pipelines.listening import (
+    KEPT_ERRORS,
+    Errors,
+    error_of,
+    tell_listeners,
+)
 from lifecycle.integrations.gstreamer.pipelines.scopes import scope_name
 from lifecycle.integrations.gstreamer.pipelines.threads import StreamingThreads, contained
 from lifecycle.lowlevel import WaitList, snapshot, wall_time
@@ -146,6 +151,7 @@ class Journal:
     def on_error(self, bus: Any, message: Any) -> None:
         """An element failed."""
         error = error_of(message)
+        tell_listeners(bus, message)
         self.note(message)
         part = message.src
         while part is not None and self._delegates:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import filterfalse
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from lifecycle.integrations.gstreamer.pipelines.scopes import concerns
 from lifecycle.integrations.gstreamer.pipelines.threads import contained
 from lifecycle.lowlevel import snapshot
 
-__all__ = ["KEPT_ERRORS", "ErrorListener", "Errors", "error_of"]
+__all__ = ["KEPT_ERRORS", "ErrorListener", "Errors", "error_of", "tell_listeners"]
 
 KEPT_ERRORS: Final = 16
 """How many errors are kept: the last ones."""
@@ -95,6 +96,20 @@ class Errors:
         return bool(self._all)
 
 
+_of_bus: dict[tuple[int, int], weakref.ref[ErrorListener]] = {}
+"""Who listens, by bus and listener."""
+
+
+def tell_listeners(bus: Any, message: Any) -> None:
+    """Have an error of `bus` heard before anything is done about it. What ends a failed part may wake whoever
+    waits for its frames, and that is to find the error; the listeners' own handlers are called too late."""
+    number = pointer_of(bus)
+    for (of, _), each in snapshot(_of_bus.items()):
+        listener = each() if of == number else None
+        if listener is not None:
+            listener.hear(message)
+
+
 class ErrorListener:
     """Hears the errors of the pipeline that `element` is in, from `listen` until `close`. Callable on any
     thread."""
@@ -105,6 +120,8 @@ class ErrorListener:
         self._listening: list[int] = []  # its handlers of ours
         self._emitting: list[Any] = []  # it, as often as it was asked to emit
         self._errors = Errors()
+        self._heard = 0  # the number of the last message
+        self._key = (0, id(self))
         self.on_playing: Callable[[], object] = int
         """Called when the pipeline has reached PLAYING, on whatever thread that is."""
 
@@ -125,8 +142,8 @@ class ErrorListener:
         @contained()
         def heard(bus: Any, message: Any) -> None:
             listener = me()
-            if listener is not None and concerns(message.src, listener._element):
-                listener._errors.add(error_of(message))
+            if listener is not None:
+                listener.hear(message)
 
         @contained()
         def changed(bus: Any, message: Any) -> None:
@@ -138,10 +155,19 @@ class ErrorListener:
                 if whole and state == Gst.State.PLAYING:
                     listener.on_playing()
 
+        self._key = key = (pointer_of(bus), id(self))
+        _of_bus[key] = weakref.ref(self, partial(_of_bus.pop, key))
         for signal, handler in (("error", heard), ("state-changed", changed)):
             # Each is done and known in one call into C: no interrupt falls between.
             self._emitting.extend(filterfalse(Gst.Bus.enable_sync_message_emission, (bus,)))
             self._listening.extend(map(bus.connect, (f"sync-message::{signal}",), (handler,)))
+
+    def hear(self, message: Any) -> None:
+        """Note the error `message`, if it concerns the element, once."""
+        number = message.get_seqnum()
+        if number != self._heard and concerns(message.src, self._element):
+            self._heard = number
+            self._errors.add(error_of(message))
 
     @property
     def error(self) -> PipelineError | None:
@@ -153,6 +179,7 @@ class ErrorListener:
 
     def close(self) -> None:
         """Listen no more. What was heard stays known. Calling twice is calling once."""
+        _of_bus.pop(self._key, None)
         if self._bus is not None:
             once_each(self._bus.disconnect, self._listening)
             once_each(Gst.Bus.disable_sync_message_emission, self._emitting)
