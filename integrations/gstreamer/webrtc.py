@@ -25,7 +25,12 @@ from lifecycle import SafetyManager
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GStreamerError, GuardError, MissingGStreamerError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import close_each
-from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, check_seconds, or_nothing
+from lifecycle.integrations.gstreamer.pipelines.guard import (
+    check_manager,
+    check_name,
+    check_seconds,
+    or_nothing,
+)
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
 from lifecycle.integrations.gstreamer.pipelines.threads import TookTooLong, on_streaming_thread, with_deadline
@@ -148,7 +153,14 @@ class WebRTCPeer(Uncopied):
         self._remote(GstWebRTC.WebRTCSDPType.ANSWER, answer, timeout)
 
     def add_ice(self, mline: int, candidate: str) -> None:
-        """Take a candidate of the other side; one that comes before its description is kept until then."""
+        """Take a candidate of the other side; one that comes before its description is kept until then.
+        Raises `NegotiationError` for what no candidate can be."""
+        if type(mline) is not int or not 0 <= mline < 1 << 32:
+            raise NegotiationError(
+                f"peer {self.name!r}: add_ice(mline) takes the number of a media line, 0 or more, "
+                f"not {mline!r}"
+            )
+        check_name(candidate, f"peer {self.name!r}: add_ice(candidate)", NegotiationError)
         self._now()
         self._candidates.append((mline, candidate))
         # Else whoever sets it, which is after this, tells it.
@@ -190,6 +202,10 @@ class WebRTCPeer(Uncopied):
         except IndexError:
             # None is left.
             entry = None
+        except Exception:
+            # It is refused, which says nothing of those behind it.
+            entry = None
+            raise
         finally:
             if entry is not None:
                 self._candidates.appendleft(entry)

@@ -218,8 +218,8 @@ def _tied(record: Record, waiters: WaitList) -> object:
 
 
 def _circle(record: Record, ours: tuple[Record, ...], me: int) -> tuple[Record, ...]:
-    """Return True if `record` ends only after one of the releases that this thread is inside of: the chain of
-    waits that leads there."""
+    """Return the chain of waits from `record` to one of the releases that this thread is inside of, without
+    which it does not end; empty if there is none."""
     chain = [record]
     while not any(chain[-1] is one for one in ours):
         waits = runtime.snapshot(_waits.items())

@@ -434,8 +434,8 @@ class Maintenance:
         return queue_figures(self.registry, (self.any_thread, self.workers), self.queues, self.last_run)
 
     def health(self) -> Health:
-        """Return True if the manager's own threads are well. Callable on any thread; answers even when they
-        are not."""
+        """Return the state of the manager's own threads. Callable on any thread; the call does not depend on
+        them."""
         workers = self.workers
         problems = []
         if self._thread is not None and not self._stop and not self.registry.closed and not self.alive:

@@ -244,8 +244,8 @@ def _asked(info: Any) -> None:
 
 
 def writable(buffer: Any) -> tuple[bool, sites.Site] | None:
-    """Return True if a buffer that is pushed can still be written to: through an open mapping, or through a
-    view that outlives one. None where it cannot."""
+    """How a buffer that is pushed can still be written to: True through an open mapping, False through a view
+    that outlives one; and where that was mapped. None where it cannot."""
     pointer = hash(buffer)
     found = None
     for mapping in list(_mappings.values()):

@@ -276,6 +276,11 @@ def test_negotiations_that_cannot_be(g: Any, manager: SafetyManager) -> None:
             (lambda: peer.wait("1"), "takes seconds"),  # type: ignore[arg-type]
             (lambda: peer.offer(-1), "takes seconds"),
             (lambda: peer.answer("v=0\r\n", float("nan")), "takes seconds"),
+            (lambda: peer.add_ice("0", "candidate"), "number of a media line"),  # type: ignore[arg-type]
+            (lambda: peer.add_ice(-1, "candidate"), "number of a media line"),
+            (lambda: peer.add_ice(1 << 32, "candidate"), "number of a media line"),
+            (lambda: peer.add_ice(0, 5), "takes a text"),  # type: ignore[arg-type]
+            (lambda: peer.add_ice(0, "one\0two"), "takes a text"),
         ):
             with pytest.raises(NegotiationError, match=words) as caught:
                 attempt()
@@ -290,6 +295,33 @@ def test_negotiations_that_cannot_be(g: Any, manager: SafetyManager) -> None:
     with g.PipelineGuard(manager, "fakesrc name=x ! fakesink") as pipeline:
         with pytest.raises(LifecycleError, match="webrtcbin"):
             WebRTCPeer(manager, pipeline, "x")
+
+
+@pytest.mark.needs("webrtc")
+def test_a_candidate_that_is_refused_stands_in_the_way_of_no_other(g: Any, manager: SafetyManager) -> None:
+    from lifecycle.integrations.gstreamer.webrtc import WebRTCPeer
+
+    told: list[int] = []
+
+    class Element:
+        def emit(self, signal: str, mline: int, candidate: str) -> None:
+            if candidate == "refused":
+                raise ValueError("refused")
+            told.append(mline)
+
+    with (
+        g.PipelineGuard(manager, "webrtcbin name=rtc", name="rtc") as pipeline,
+        WebRTCPeer(manager, pipeline, "rtc") as peer,
+    ):
+        peer._now = Element  # type: ignore[method-assign]
+        peer.add_ice(0, "refused")
+        peer.add_ice(1, "good")
+        peer._described = True
+        with pytest.raises(ValueError, match="refused"):
+            peer.add_ice(2, "good")
+        peer.add_ice(3, "good")
+        assert told == [1, 2, 3]
+        del peer._now
 
 
 @pytest.mark.needs("webrtc")

@@ -347,10 +347,10 @@ def check_manager(manager: Any, what: str) -> None:
     refuse_forked(what)
 
 
-def check_name(name: Any, what: str) -> None:
+def check_name(name: Any, what: str, error: type[LifecycleError] = GuardError) -> None:
     """Refuse what no element can be called: GStreamer's names are UTF-8, and end at a null character."""
     if not isinstance(name, str) or "\0" in name or name != name.encode("utf-8", "replace").decode("utf-8"):
-        raise GuardError(f"{what} takes a text that is UTF-8 and has no null character, not {name!r}")
+        raise error(f"{what} takes a text that is UTF-8 and has no null character, not {name!r}")
 
 
 def check_seconds(value: Any, what: str, error: type[LifecycleError] = GuardError) -> None:
