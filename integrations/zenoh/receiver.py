@@ -30,6 +30,11 @@ LATEST: Final = 2**63
 """A position behind every frame."""
 
 
+GRACE: Final = 0.25
+"""Seconds for which a publisher whose token has ended counts as alive. zenoh tells of tokens ahead of data,
+so the message that it has closed may still be on its way."""
+
+
 def _forget(payload: bytes) -> None:
     """The release: the bytes are Python's own, and go with the last reference."""
 
@@ -41,6 +46,8 @@ class _Arrivals:
         self.frames: deque[tuple[Head, bytes]] = deque(maxlen=behind)
         self.heard = threading.Event()
         self.alive: set[int] = set()
+        self.lost: dict[int, float] = {}
+        """When the token of a publisher has ended (monotonic)."""
         self.ended: dict[int, int] = {}
         self.first: dict[int, int] = {}
         self.last: dict[int, int] = {}
@@ -71,6 +78,7 @@ class _Arrivals:
             if sample.kind == zenoh.SampleKind.PUT:
                 self.alive.add(int(number))
             else:
+                self.lost[int(number)] = monotonic()
                 self.alive.discard(int(number))
             self.heard.set()
 
@@ -150,7 +158,8 @@ class _Feed:
         published = max(arrivals.last.get(epoch, -1) + 1, arrivals.ended.get(epoch, 0))
         if epoch in arrivals.ended:
             return Source(epoch, published, "closed")
-        return Source(epoch, published, "alive" if epoch in arrivals.alive else "died")
+        alive = epoch in arrivals.alive or monotonic() - arrivals.lost.get(epoch, -GRACE) < GRACE
+        return Source(epoch, published, "alive" if alive else "died")
 
     def peers(self) -> list[dict[str, Any]]:
         """See `across.feeds.Feed`: zenoh does not tell."""
@@ -203,8 +212,9 @@ class Receiver(TopicReceiver):
         closed, what has come can be received, and then `recv` raises `ClosedError`.
 
     Counts are exact from the first frame on that came here: what the network dropped is missed. `source` is
-    ``"died"`` once zenoh has told that the publisher is gone: at once for a process on this machine, after
-    the session's lease for a host that is dead. A context manager that closes itself.
+    ``"died"`` a quarter of a second after zenoh has told that the publisher is gone: it tells at once of a
+    process on this machine, and after the session's lease of a host that is dead. A context manager that
+    closes itself.
 
     Raises `NoPublisherError` where nobody publishes in time, `TopicError`, `TransportError`.
     """

@@ -6,6 +6,7 @@ import os
 import socket
 import textwrap
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,14 +16,14 @@ pytestmark = pytest.mark.needs("zenoh")
 
 from lifecycle import FrameDistributor, SafetyManager
 from lifecycle.errors import ClosedError, Empty, Lagged, LifecycleError
-from lifecycle.integrations.across.header import SIZE
+from lifecycle.integrations.across.header import SIZE, form_of, pack
 from lifecycle.testing import each_interrupt
 from tests.across.support import Other
 from tests.core.adversary import STORM
 from tests.support import eventually
 
 try:
-    import zenoh  # noqa: F401 - for the function that SESSION makes
+    import zenoh
 
     from lifecycle.integrations.zenoh import (
         FrameFormatError,
@@ -33,6 +34,7 @@ try:
         TopicError,
         TransportError,
     )
+    from lifecycle.integrations.zenoh import receiver as receiver_module
 except ImportError:
     pass
 
@@ -315,3 +317,20 @@ def test_bad_input_is_refused(manager: SafetyManager, link: Any, capfd: Any) -> 
         receiver.close()
     with pytest.raises(ClosedError):
         publisher.copy(b"late")
+
+
+def test_who_closes_is_not_taken_for_dead_where_the_token_ends_ahead_of_the_message() -> None:
+    """As on a busy machine: zenoh tells of tokens ahead of data."""
+    arrivals = receiver_module._Arrivals(4)
+    feed = object.__new__(receiver_module._Feed)
+    feed.arrivals = arrivals
+    for epoch in (7, 8):
+        arrivals.last[epoch] = 2
+        for kind in (zenoh.SampleKind.PUT, zenoh.SampleKind.DELETE):
+            arrivals.lives(SimpleNamespace(key_expr=f"{TOPIC}/lives/{epoch}", kind=kind))
+            assert feed.source().state == "alive"
+        if epoch == 7:
+            end = pack(form_of(0, "u1"), 3, epoch, 0, False)
+            arrivals.closes(SimpleNamespace(attachment=SimpleNamespace(to_bytes=lambda end=end: end)))
+            assert (feed.source().state, feed.source().published) == ("closed", 3)
+    eventually(lambda: feed.source().state == "died")
