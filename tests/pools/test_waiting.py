@@ -118,7 +118,7 @@ def test_one_who_is_about_to_wait_sees_what_came_back(
 
 @gil
 def test_two_returns_and_one_waiter(manager: SafetyManager, make: Natives) -> None:
-    """The second return finds the waiter served already, and shelves."""
+    """The second return finds the waiter served already, and puts it among the idle ones."""
     with ObjectPool(manager, make, size=2, destroy=Native.free, timeout=20) as pool:
         one, two = pool.get(), pool.get()
         got: list[Handle[Native]] = []
