@@ -17,17 +17,6 @@ LEAK_LEVELS = ("off", "simple", "detailed", "paranoid")
 DEFAULT_LEAK_LEVEL = "simple"
 
 
-class Unset:
-    """The type of `UNSET`."""
-
-    def __repr__(self) -> str:
-        return "unchanged"
-
-
-UNSET = Unset()
-"""A rule that was not given, and stays as it was."""
-
-
 def _positive(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise ConfigError(f"SafetyConfig.{attribute.name} is a number of seconds above 0, not {value!r}")

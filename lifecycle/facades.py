@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, UnknownObjectError
 from lifecycle.lowlevel import (
     DEFAULT,
+    Default,
     Facts,
     Leaving,
     PlaceLike,
     Uncopied,
-    WhenDue,
     about,
     after_fork,
     check_timeout,
@@ -202,7 +202,7 @@ class Facade(Uncopied):
             self._facts_of(id)
         return self._manager.safe_access(id, fn, *args, errors=errors)
 
-    def _unregister(self, id: int, timeout: float | WhenDue | None) -> bool:
+    def _unregister(self, id: int, timeout: float | Default | None) -> bool:
         if timeout is not DEFAULT:
             check_timeout(timeout)
         self._facts_of(id)
@@ -217,7 +217,7 @@ class Facade(Uncopied):
     def _stopped(self) -> None:
         """The manager closes, or we do: for facades that somebody waits at."""
 
-    def close(self, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
+    def close(self, *, timeout: float | Default | None = DEFAULT) -> bool:
         """Release everything that was registered here, the newest first, and return True if all of it is
         released. With `timeout` it waits up to so many seconds in total for what is still held. The manager
         stays open, unless this facade made it. A second call returns what is so by then."""

@@ -60,7 +60,7 @@ name                   contract                                                 
 `check_callback`       raise for a coroutine function
 `check_facts`          raise for a bad name or size
 `PlaceLike`            the type of ``release_on=``
-`DEFAULT`, `WhenDue`   the timeout that was not given, and its type
+`DEFAULT`, `Default`   what was not given, where None means something of its own; its type
 =====================  =======================================================================  ==========
 
 The idioms K1–K7 are explained in `lifecycle._core.idioms`.
@@ -68,6 +68,7 @@ The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 
 from lifecycle._core.checks import check_callback, check_facts, check_timeout, is_control_flow, refuses
 from lifecycle._core.counters import BUCKETS, HistogramCount
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.exports import Export
 from lifecycle._core.exports import sweep as sweep_exports
 from lifecycle._core.facts import (
@@ -89,7 +90,6 @@ from lifecycle._core.idioms import Claim, forgets, taking
 from lifecycle._core.keeping import Uncopied, keep_for_ever, weakly
 from lifecycle._core.leaving import Leaving
 from lifecycle._core.nudge import CollectorNudge
-from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Pin
 from lifecycle._core.runtime import (
     Tally,
@@ -117,6 +117,7 @@ __all__ = [
     "DEFAULT",
     "Claim",
     "CollectorNudge",
+    "Default",
     "Export",
     "Facts",
     "Flag",
@@ -131,7 +132,6 @@ __all__ = [
     "Tally",
     "Uncopied",
     "WaitList",
-    "WhenDue",
     "about",
     "after_fork",
     "apart",

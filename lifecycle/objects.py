@@ -18,9 +18,9 @@ from lifecycle.errors import RegistrationError
 from lifecycle.facades import Facade
 from lifecycle.lowlevel import (
     DEFAULT,
+    Default,
     Facts,
     PlaceLike,
-    WhenDue,
     check_facts,
     facts,
     monotonic,
@@ -143,7 +143,7 @@ class ObjectLifecycleManager(Facade):
         if known.parent_id:
             _leave(self._children, known.parent_id, id)
 
-    def unregister_object(self, id: int, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
+    def unregister_object(self, id: int, *, timeout: float | Default | None = DEFAULT) -> bool:
         """Close the object for all its shares and release it; return True if it is released. With `timeout`
         it waits so many seconds for holders. Raises `UnknownObjectError` for an id that this manager did not
         give."""

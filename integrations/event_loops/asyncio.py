@@ -26,7 +26,7 @@ from lifecycle import (
 from lifecycle._core import runtime
 from lifecycle._core.ends import LET_DIE, LONGEST_LOOK
 from lifecycle._core.record import Record
-from lifecycle.lowlevel import DEFAULT, WhenDue, check_callback, check_timeout
+from lifecycle.lowlevel import DEFAULT, Default, check_callback, check_timeout
 from lifecycle.places.workers import SLACK
 from lifecycle.states import ENDED, RELEASED
 
@@ -120,7 +120,7 @@ class _Call(Generic[T]):
             self.loop.call_exception_handler(facts)
 
 
-async def aclose(handle: Handle[Any], *, timeout: float | WhenDue | None = DEFAULT) -> bool:
+async def aclose(handle: Handle[Any], *, timeout: float | Default | None = DEFAULT) -> bool:
     """`Handle.close`, with the same results, but it does not block the loop while it waits: for the release,
     on whatever thread it runs, and with `timeout` (seconds; None: for ever) for other holders of the object.
 
@@ -135,7 +135,7 @@ async def aclose(handle: Handle[Any], *, timeout: float | WhenDue | None = DEFAU
             return record.phase is RELEASED
     finally:
         handle = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
-    if isinstance(timeout, WhenDue):
+    if timeout is DEFAULT:
         if record() is not None:
             return False
         timeout = record.kind.registry.config.finalizer_timeout + SLACK

@@ -30,7 +30,7 @@ module here imports from lower lines of this list only:
 - `record`: the object, its door and its ticket
 - `runtime`: the one door to clocks, threads, fork, exit and the collector
 - `idioms`: what survives an interrupt at any bytecode, by name: K1 to K7
-- `checks`, `keeping`, `numbers`, `streams`, `timed_queue`: what every call asks of its arguments; objects
-  that exist once, and callbacks that keep nothing alive; which number an object is; the program's own output;
-  a queue with exact deadlines
+- `checks`, `default`, `keeping`, `numbers`, `streams`, `timed_queue`: what every call asks of its arguments;
+  what was not given, where None means something; objects that exist once, and callbacks that keep nothing
+  alive; which number an object is; the program's own output; a queue with exact deadlines
 """

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from lifecycle._core.access import refuse
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import stand_ins
 from lifecycle._core.dropped import referred_to
@@ -20,7 +21,6 @@ from lifecycle._core.holders import (
     in_words,
     raw_references,
 )
-from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut, silence
 from lifecycle._core.release import finish
 from lifecycle._core.shares import SHUT
@@ -118,7 +118,7 @@ def refuse_if_referred_to(record: Record) -> None:
 
 
 def begin_detach(
-    record: Record, share: Any, me: list[object], timeout: float | WhenDue | None, site: Any
+    record: Record, share: Any, me: list[object], timeout: float | Default | None, site: Any
 ) -> None:
     """The first half of `Handle.detach`: afterwards the claim is `me`, so no release begins, the door is
     shut, and nobody holds the object any more. Whatever is raised in here, `undo_detach` puts right."""
@@ -187,8 +187,7 @@ def undo_detach(record: Record, me: list[object], obj: Any, release: Any, parent
         obj = parent = None
 
 
-def _seconds(record: Record, timeout: float | WhenDue | None) -> float | None:
+def _seconds(record: Record, timeout: float | Default | None) -> float | None:
     if timeout is DEFAULT:
         timeout = record.kind.registry.config.finalizer_timeout
-    assert not isinstance(timeout, WhenDue)
     return timeout

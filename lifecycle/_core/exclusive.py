@@ -29,12 +29,12 @@ from typing import Any, Generic, NoReturn, TypeVar
 from lifecycle._core import runtime
 from lifecycle._core.access import checked, refuse
 from lifecycle._core.checks import check_timeout
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.describe import about, describe
 from lifecycle._core.doors import stand_ins
 from lifecycle._core.holders import SOLE_REFERENCES, held, held_error, holders_of, lease_of_thread
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import leave
-from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import SHUT_CELL, Cell, Extra, Pin, Record, raw_pin, set_raw_pin, silence
 from lifecycle._core.timelines import busy, poll_busy
 from lifecycle._core.waiting import Line, poll
@@ -98,7 +98,7 @@ class ExclusiveLease(Uncopied, Generic[T]):
     _cell: Cell
     _pin: Pin | None
     _record: Record
-    _timeout: float | WhenDue | None
+    _timeout: float | Default | None
     _turn: list[int] | None
 
     def __enter__(self) -> T:
@@ -184,7 +184,7 @@ class ExclusiveLease(Uncopied, Generic[T]):
         return f"<Exclusive access to {describe(self._record)}: {active}>"
 
 
-def make_exclusive(record: Record, cell: Cell, timeout: float | WhenDue | None) -> ExclusiveLease[T]:
+def make_exclusive(record: Record, cell: Cell, timeout: float | Default | None) -> ExclusiveLease[T]:
     """What `Handle.exclusive` returns."""
     if timeout is not DEFAULT:
         check_timeout(timeout)
@@ -313,7 +313,7 @@ def _sole_turn() -> int:
 SOLE_TURN = _sole_turn()
 
 
-def _await_turn(record: Record, mine: list[int], timeout: float | WhenDue | None) -> None:
+def _await_turn(record: Record, mine: list[int], timeout: float | Default | None) -> None:
     """Get the turn that somebody else has."""
     until = _until(record, timeout)
     extra: Extra = record.extra  # type: ignore[assignment]
@@ -348,7 +348,7 @@ def _await_turn(record: Record, mine: list[int], timeout: float | WhenDue | None
             raise held_error(record, (who,), LONGER)
 
 
-def _await_holders(record: Record, cell: Cell, timeout: float | WhenDue | None) -> None:
+def _await_holders(record: Record, cell: Cell, timeout: float | Default | None) -> None:
     """Having the turn, wait until everybody who was there before has let go."""
     until = _until(record, timeout)
     looks_at = runtime.monotonic() + LOOK_FOR_OWN_LEASES_AFTER
@@ -406,8 +406,7 @@ def _left(*ends: float | None) -> float | None:
     return min(known) - runtime.monotonic() if known else None
 
 
-def _until(record: Record, timeout: float | WhenDue | None) -> float | None:
+def _until(record: Record, timeout: float | Default | None) -> float | None:
     if timeout is DEFAULT:
         timeout = record.kind.registry.config.finalizer_timeout
-    assert not isinstance(timeout, WhenDue)
     return None if timeout is None else runtime.monotonic() + timeout

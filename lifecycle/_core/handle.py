@@ -15,6 +15,7 @@ from lifecycle._core import record as doors
 from lifecycle._core import runtime
 from lifecycle._core.access import checked, refuse
 from lifecycle._core.checks import DEFERRED, check_timeout, refuse_deferred
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.describe import about, describe, fate, state_of
 from lifecycle._core.detach import (
     begin_detach,
@@ -30,7 +31,7 @@ from lifecycle._core.holders import Holder, HolderKind, all_holders, expect
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import Lease
 from lifecycle._core.parents import give_parents
-from lifecycle._core.place import DEFAULT, DRAIN_STEPS, WhenDue
+from lifecycle._core.place import DRAIN_STEPS
 from lifecycle._core.record import PLAIN, SHUT_CELL, Cell, Pin, Pins, Record, raw_pin, shut
 from lifecycle._core.release import also_release, disown, failed, finish, forget, let_parent_go
 from lifecycle._core.runtime import BRIEF_WAIT, STEPS, collecting, cramped, near_limit
@@ -157,7 +158,7 @@ class Handle(Generic[T]):
             self = pin = lease = None  # type: ignore[assignment]  # noqa: F841 - K3
             raise
 
-    def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> ExclusiveLease[T]:
+    def exclusive(self, *, timeout: float | Default | None = DEFAULT) -> ExclusiveLease[T]:
         """Return the right to use the object alone: ``with handle.exclusive() as obj``. For natives that are
         changed in place.
 
@@ -335,7 +336,7 @@ class Handle(Generic[T]):
     # -- closing ---------------------------------------------------------------------------------------------
 
     def close(  # noqa: C901 - in one piece: a call more is paid for by every object
-        self, *, timeout: float | WhenDue | None = DEFAULT, held: str = "defer", after: Any = None
+        self, *, timeout: float | Default | None = DEFAULT, held: str = "defer", after: Any = None
     ) -> bool:
         """Give this share back, and return True if the object is released. A second call changes nothing; it
         returns True if the object is released by then.
@@ -539,7 +540,7 @@ class Handle(Generic[T]):
         finally:
             self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
 
-    def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
+    def detach(self, *, timeout: float | Default | None = DEFAULT) -> T:
         """Take the object out of the manager and return the raw object, which the caller now has to release.
         The handle is closed, the object's cleanups are not run, and its state is `DETACHED`. It no longer
         keeps its parent from being released: give the object to its new owner before you close the parent.
@@ -570,7 +571,7 @@ class Handle(Generic[T]):
         finally:
             self = obj = parent = None  # type: ignore[assignment]  # a kept error keeps nothing alive
 
-    def _not_released(self, timeout: float | WhenDue | None, held: str) -> None:
+    def _not_released(self, timeout: float | Default | None, held: str) -> None:
         record = self._record
         self._tell_shut()
         self = None  # type: ignore[assignment]  # a kept error keeps nothing alive
@@ -630,7 +631,7 @@ class Handle(Generic[T]):
         finally:
             cell = None  # type: ignore[assignment]
 
-    def _prepare(self, timeout: float | WhenDue | None, held: str, after: Any) -> None:
+    def _prepare(self, timeout: float | Default | None, held: str, after: Any) -> None:
         """The rarer ways of closing: see that they are possible before anything is changed."""
         record = self._record
         share: Handle[T] | None = self
@@ -686,7 +687,7 @@ _EXIT = Handle.__exit__.__code__
 
 
 def _prepare_to_close(
-    record: Record, share: Handle[Any] | None, timeout: float | WhenDue | None, held: str, after: Any
+    record: Record, share: Handle[Any] | None, timeout: float | Default | None, held: str, after: Any
 ) -> None:
     """What `Handle._prepare` does, with no reference to the handle once it raises."""
     try:

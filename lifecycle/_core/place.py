@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from lifecycle._core import runtime
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.ends import let_die, wait_for_end
 from lifecycle._core.fence import FenceMode
 from lifecycle._core.record import Record, arm
@@ -21,16 +22,6 @@ from lifecycle.states import ENDED, ORPHANED, RELEASED
 
 DRAIN_STEPS = 32
 """How many waiting tickets one `register` or `close` runs at most on behalf of others."""
-
-
-class WhenDue:
-    """The type of `DEFAULT`: wait for the release if nobody else holds the object, and for nothing more."""
-
-    def __repr__(self) -> str:
-        return "DEFAULT"
-
-
-DEFAULT = WhenDue()
 
 
 class Place:
@@ -49,7 +40,7 @@ class Place:
     timelines: Timelines
     fence_mode: FenceMode = "poll"
 
-    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+    def settle(self, record: Record, timeout: float | Default | None) -> bool:
         """Called by whoever just closed `record`: run or await its release as the place allows. True means
         released."""
         raise NotImplementedError
@@ -156,7 +147,7 @@ class AnyThread(DequePlace):
     at_once = True
     anywhere = True
 
-    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+    def settle(self, record: Record, timeout: float | Default | None) -> bool:
         """As `Place.settle`. What is not released here a worker releases as soon as nobody holds it."""
         try:
             if (
@@ -177,7 +168,7 @@ class AnyThread(DequePlace):
             return released  # its ticket waits in the mailbox
         return released
 
-    def _settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+    def _settle(self, record: Record, timeout: float | Default | None) -> bool:
         if collecting and runtime.in_collector():
             return False
         claims = record.kind.registry.claims
@@ -224,13 +215,12 @@ class AnyThread(DequePlace):
         return self._await(record, record.kind.registry.config.finalizer_timeout, 0.001)
 
     @staticmethod
-    def _await(record: Record, timeout: float | WhenDue | None, step: float | None) -> bool:
+    def _await(record: Record, timeout: float | None, step: float | None) -> bool:
         if timeout == 0 or runtime.must_not_wait():
             return False
-        assert not isinstance(timeout, WhenDue)
         return wait_for_end(record, None if timeout is None else runtime.monotonic() + timeout, step)
 
-    def _without_room(self, record: Record, timeout: float | WhenDue | None) -> bool:
+    def _without_room(self, record: Record, timeout: float | Default | None) -> bool:
         """As `settle`, where so little recursion is left that the release could fail for that alone: another
         thread runs it."""
         if timeout is DEFAULT or record.phase in ENDED:

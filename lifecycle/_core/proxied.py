@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from lifecycle._core import runtime
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.handle import Handle
 from lifecycle._core.keeping import ProxyType
 from lifecycle._core.leases import Lease
-from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.record import SHUT_CELL
 from lifecycle._core.targets import registries
 from lifecycle.errors import LifecycleError
@@ -172,7 +172,7 @@ class ProxyHandle(Handle[T]):
     _where: Any
 
     def close(
-        self, *, timeout: float | WhenDue | None = DEFAULT, held: str = "defer", after: Any = None
+        self, *, timeout: float | Default | None = DEFAULT, held: str = "defer", after: Any = None
     ) -> bool:
         """As `Handle.close`. With ``held="refuse"`` children count as holders, and nothing is closed."""
         site = None

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.dropped import is_kept
 from lifecycle._core.holders import all_holders
-from lifecycle._core.place import DEFAULT, WhenDue
 from lifecycle._core.release import nesting
 from lifecycle._core.tables import Registry, open_records
 from lifecycle._core.timelines import busy
@@ -69,7 +69,7 @@ class Ending:
         runtime.at_fork_in_child(self.after_fork)
         runtime.at_exit(self.at_exit)
 
-    def shut_down(self, timeout: float | WhenDue | None, budget: float, exiting: bool) -> ShutdownReport:
+    def shut_down(self, timeout: float | Default | None, budget: float, exiting: bool) -> ShutdownReport:
         """Close the manager within `budget` seconds, or wait for the one who does. `timeout` is that of
         `SafetyManager.close`."""
         if self._report is None:
@@ -101,7 +101,7 @@ class Ending:
         return report
 
     def _close(
-        self, timeout: float | WhenDue | None, began: float, until: float, exiting: bool
+        self, timeout: float | Default | None, began: float, until: float, exiting: bool
     ) -> tuple[ShutdownReport, KeyboardInterrupt | None, bool]:
         self._machinery.maintenance.lost.make_up()
         self._registry.closed = True

@@ -18,6 +18,7 @@ from lifecycle._core.checks import (
     check_facts,
     check_timeout,
 )
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.describe import info_of, state_of
 from lifecycle._core.dropped import DROPPED, extra_for
 from lifecycle._core.exclusive import pin_or_refuse
@@ -28,7 +29,7 @@ from lifecycle._core.keeping import Uncopied
 from lifecycle._core.leases import leave
 from lifecycle._core.numbers import HAS_IDENTITY
 from lifecycle._core.owning import own, supersede
-from lifecycle._core.place import ANY_THREAD, BACKGROUND, DEFAULT, WhenDue
+from lifecycle._core.place import ANY_THREAD, BACKGROUND
 from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record, silence
 from lifecycle._core.register import abandon, enter, insist, unhashable, withdraw
 from lifecycle._core.release import nesting
@@ -52,7 +53,7 @@ from lifecycle._core.targets import (
     record_of,
     registries,
 )
-from lifecycle.config import UNSET, SafetyConfig, Unset
+from lifecycle.config import SafetyConfig
 from lifecycle.errors import (
     ClosedError,
     LifecycleError,
@@ -702,7 +703,7 @@ class SafetyManager(Uncopied):
         record.place.settle(record, 0)
         return done
 
-    def unregister(self, target: Any, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
+    def unregister(self, target: Any, *, timeout: float | Default | None = DEFAULT) -> bool:
         """Close the object for all its shares and release it, as `Handle.close` does for the last share.
         Return True if it is released."""
         record = record_of(self._registry, target)
@@ -722,12 +723,12 @@ class SafetyManager(Uncopied):
         self,
         type_name: str,
         *,
-        errors: Any = UNSET,
-        max_age: float | Unset | None = UNSET,
-        max_live: int | Unset | None = UNSET,
-        max_bytes: int | Unset | None = UNSET,
-        validate: Callable[[Any], object] | Unset | None = UNSET,
-        fork: Literal["forget", "keep"] | Unset = UNSET,
+        errors: Any = DEFAULT,
+        max_age: float | Default | None = DEFAULT,
+        max_live: int | Default | None = DEFAULT,
+        max_bytes: int | Default | None = DEFAULT,
+        validate: Callable[[Any], object] | Default | None = DEFAULT,
+        fork: Literal["forget", "keep"] | Default = DEFAULT,
     ) -> None:
         """Set rules for a type. A rule that is not given stays as it was; None removes a rule.
 
@@ -950,7 +951,7 @@ class SafetyManager(Uncopied):
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def close(self, *, timeout: float | WhenDue | None = DEFAULT) -> ShutdownReport:
+    def close(self, *, timeout: float | Default | None = DEFAULT) -> ShutdownReport:
         """Stop producers, close every object, and release everything that nothing holds, newest first, within
         `shutdown_timeout`, or `timeout` seconds if given. With `timeout` it also waits for objects that are
         still held.
@@ -962,7 +963,7 @@ class SafetyManager(Uncopied):
         """
         if timeout is not DEFAULT:
             check_timeout(timeout)
-        budget = self.config.shutdown_timeout if timeout is DEFAULT or timeout is None else float(timeout)  # type: ignore[arg-type]
+        budget = self.config.shutdown_timeout if timeout is DEFAULT or timeout is None else float(timeout)
         return self._ending.shut_down(timeout, budget, False)
 
     def __enter__(self) -> SafetyManager:

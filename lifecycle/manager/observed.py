@@ -12,11 +12,12 @@ from typing import Any, NoReturn, TypeVar
 
 from lifecycle._core.access import invalidate_record, refuse
 from lifecycle._core.checks import is_control_flow
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.describe import about, describe
 from lifecycle._core.exclusive import ExclusiveLease
 from lifecycle._core.handle import Handle, set_observed_handle
 from lifecycle._core.leases import Lease
-from lifecycle._core.place import DEFAULT, Place, WhenDue
+from lifecycle._core.place import Place
 from lifecycle._core.record import ObservedRef, Record
 from lifecycle._core.register import enter
 from lifecycle._core.tables import ObjectType
@@ -167,13 +168,13 @@ class ObservedHandle(Handle[T]):
         finally:
             obj = made = base = array = None
 
-    def exclusive(self, *, timeout: float | WhenDue | None = DEFAULT) -> ExclusiveLease[T]:
+    def exclusive(self, *, timeout: float | Default | None = DEFAULT) -> ExclusiveLease[T]:
         """Refused: others may use the object without this manager."""
         self._not_ours(
             "its owner may use it at any time: exclusive access is for objects that were registered"
         )
 
-    def detach(self, *, timeout: float | WhenDue | None = DEFAULT) -> T:
+    def detach(self, *, timeout: float | Default | None = DEFAULT) -> T:
         """Refused: there is no ownership to hand out."""
         self._not_ours("there is no ownership to hand out: close the handle and use the object you have")
 

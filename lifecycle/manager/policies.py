@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle._core.checks import check_callback
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.tables import ObjectType, open_records
-from lifecycle.config import Unset, exception_types
+from lifecycle.config import exception_types
 from lifecycle.errors import RegistrationError, shown
 
 
@@ -15,32 +16,32 @@ def set_policy(
     kind: ObjectType,
     *,
     errors: Any,
-    max_age: float | Unset | None,
-    max_live: int | Unset | None,
-    max_bytes: int | Unset | None,
-    validate: Callable[[Any], object] | Unset | None,
-    fork: str | Unset,
+    max_age: float | Default | None,
+    max_live: int | Default | None,
+    max_bytes: int | Default | None,
+    validate: Callable[[Any], object] | Default | None,
+    fork: str | Default,
 ) -> None:
     """Set the rules that are given. Raises `RegistrationError` for one that makes no sense, and changes
     nothing then."""
     type_name = kind.type_name
     registry = kind.registry
-    if not isinstance(errors, Unset):
+    if errors is not DEFAULT:
         errors = exception_types(errors or (), "policy(errors=)")
     for rule, value, types in (
         ("max_age", max_age, (int, float)),
         ("max_live", max_live, int),
         ("max_bytes", max_bytes, int),
     ):
-        if value is None or isinstance(value, Unset):
+        if value is None or value is DEFAULT:
             continue
         if isinstance(value, bool) or not isinstance(value, types) or not value > 0:
             raise RegistrationError(
                 f"policy({rule}=) of type {type_name!r} takes a number above 0 or None, not {value!r}"
             )
-    if validate is not None and not isinstance(validate, Unset):
+    if validate is not None and validate is not DEFAULT:
         check_callback(validate, "validate")
-    if not isinstance(fork, Unset) and fork not in ("forget", "keep"):
+    if fork is not DEFAULT and fork not in ("forget", "keep"):
         raise RegistrationError(
             f"policy(fork=) of type {type_name!r} takes 'forget' or 'keep', not {shown(fork)}"
         )
@@ -50,11 +51,11 @@ def set_policy(
         ("max_live", max_live),
         ("max_bytes", max_bytes),
         ("validator", validate),
-        ("forked", fork if isinstance(fork, Unset) else fork == "keep"),
+        ("forked", fork if fork is DEFAULT else fork == "keep"),
     )
     with kind.budget:
         for rule, value in rules:
-            if not isinstance(value, Unset):
+            if value is not DEFAULT:
                 setattr(kind, rule, value)
         kind.watch()
         limited = kind.max_live is not None or kind.max_bytes is not None

@@ -16,15 +16,14 @@ from typing import Any, TypeVar
 
 import attrs
 
-from lifecycle.config import UNSET, Unset
 from lifecycle.errors import BudgetError, ConfigError, RegistrationError, shown
 from lifecycle.facades import Facade
 from lifecycle.lowlevel import (
     DEFAULT,
+    Default,
     Facts,
     Line,
     PlaceLike,
-    WhenDue,
     check_callback,
     check_facts,
     check_timeout,
@@ -121,7 +120,7 @@ class MemoryManager(Facade):
         release_on: PlaceLike = BACKGROUND,
         native: Any = None,
         parent: Any = None,
-        timeout: float | WhenDue | None = DEFAULT,
+        timeout: float | Default | None = DEFAULT,
     ) -> int:
         """Take ownership of `obj`, which holds `size` native bytes, and return its id. Everything else as in
         `SafetyManager.register`; `parent` may also be an id that was given here.
@@ -160,14 +159,14 @@ class MemoryManager(Facade):
         finally:
             obj = parent = None  # type: ignore[assignment]  # K3
 
-    def release_object(self, id: int, *, timeout: float | WhenDue | None = DEFAULT) -> bool:
+    def release_object(self, id: int, *, timeout: float | Default | None = DEFAULT) -> bool:
         """Close the object for all its shares and release it; return True if it is released. With `timeout`
         it waits so many seconds for holders. Raises `UnknownObjectError` for an id that this manager did not
         give."""
         return self._unregister(id, timeout)
 
     def reserve(
-        self, size: int, type_name: str = "memory", *, timeout: float | WhenDue | None = DEFAULT
+        self, size: int, type_name: str = "memory", *, timeout: float | Default | None = DEFAULT
     ) -> Reservation:
         """Count `size` bytes that are no object of the manager's, such as what a cache keeps ready, for as
         long as the `Reservation` is there. They count against the budgets in bytes of `type_name` and of all
@@ -193,14 +192,14 @@ class MemoryManager(Facade):
         self,
         type_name: str | None = None,
         *,
-        max_bytes: int | Unset | None = UNSET,
-        max_live: int | Unset | None = UNSET,
+        max_bytes: int | Default | None = DEFAULT,
+        max_live: int | Default | None = DEFAULT,
     ) -> None:
         """Limit the bytes and objects of a type, or, without one, of all together; what is not given stays,
         None takes a limit away. What is live already stays live. Raises `RegistrationError` for a limit that
         is no number above 0."""
         for rule, value in (("max_bytes", max_bytes), ("max_live", max_live)):
-            if value is None or isinstance(value, Unset):
+            if value is None or value is DEFAULT:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
                 raise RegistrationError(
@@ -210,9 +209,9 @@ class MemoryManager(Facade):
         account = self._books.all if type_name is None else self._account(type_name)
         try:
             with self._books.lock:
-                if not isinstance(max_bytes, Unset):
+                if max_bytes is not DEFAULT:
                     account.max_bytes = max_bytes
-                if not isinstance(max_live, Unset):
+                if max_live is not DEFAULT:
                     account.max_live = max_live
         finally:
             self._waiting.wake()
@@ -293,7 +292,7 @@ class MemoryManager(Facade):
 
     # -- room ------------------------------------------------------------------------------------------------
 
-    def _reserve(self, entry: Entry, timeout: float | WhenDue | None) -> None:
+    def _reserve(self, entry: Entry, timeout: float | Default | None) -> None:
         """Count `entry`, as soon as it may be; or raise."""
         relieved = False
         while True:
@@ -311,8 +310,8 @@ class MemoryManager(Facade):
             else:
                 patience: float | None = RELIEF_WAIT
                 if self._config.over == "block":
-                    patience = self._config.block_timeout if isinstance(timeout, WhenDue) else timeout
-                elif not isinstance(timeout, WhenDue) and timeout is not None:
+                    patience = self._config.block_timeout if timeout is DEFAULT else timeout
+                elif timeout is not DEFAULT and timeout is not None:
                     patience = min(RELIEF_WAIT, timeout)
                 answer = self._await_room(entry, patience)
                 if isinstance(answer, str):

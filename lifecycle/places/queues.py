@@ -17,10 +17,11 @@ from typing import Any
 
 from lifecycle._core import runtime
 from lifecycle._core.checks import check_callback
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.ends import wait_for_end
 from lifecycle._core.fence import MODES, FenceMode
 from lifecycle._core.keeping import Uncopied
-from lifecycle._core.place import DEFAULT, DRAIN_STEPS, DequePlace, NamedPlace, WhenDue
+from lifecycle._core.place import DRAIN_STEPS, DequePlace, NamedPlace
 from lifecycle._core.record import Record
 from lifecycle._core.release import NEST_LIMIT, end_without_release, nesting, process
 from lifecycle._core.runtime import BRIEF_WAIT, Tally, near_limit
@@ -116,7 +117,7 @@ class Generation(DequePlace):
         any more."""
         return self.owner is not None and runtime.has_ended(self.owner)
 
-    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+    def settle(self, record: Record, timeout: float | Default | None) -> bool:
         """As `Place.settle`."""
         if runtime.collecting and runtime.in_collector():
             return False
@@ -125,7 +126,6 @@ class Generation(DequePlace):
             self._serve_here(record)
         if record.phase in ENDED or timeout is DEFAULT or timeout == 0 or runtime.must_not_wait():
             return record.phase is RELEASED
-        assert not isinstance(timeout, WhenDue)
         return wait_for_end(
             record, None if timeout is None else runtime.monotonic() + timeout, 0.001 if here else None
         )

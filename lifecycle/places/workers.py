@@ -27,9 +27,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lifecycle._core import runtime
+from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.dropped import is_kept
 from lifecycle._core.ends import wait_for_end
-from lifecycle._core.place import Place, WhenDue
+from lifecycle._core.place import Place
 from lifecycle._core.record import Bell, Record
 from lifecycle._core.release import NEST_LIMIT, Timed, notify, process
 from lifecycle._core.tables import Registry
@@ -499,7 +500,7 @@ class Workers(Place):
         """Releases that are not started because every worker that may exist is stuck."""
         return len(self) if self.stuck and not self.healthy else 0
 
-    def settle(self, record: Record, timeout: float | WhenDue | None) -> bool:
+    def settle(self, record: Record, timeout: float | Default | None) -> bool:
         """As `Place.settle`."""
         if runtime.collecting and runtime.in_collector():
             return False
@@ -512,7 +513,7 @@ class Workers(Place):
                 worker.closing = None  # before what others left is looked at
                 if worker.left:
                     worker.go_on_with_left()
-            if isinstance(timeout, WhenDue):
+            if timeout is DEFAULT:
                 return self._await_another(worker, record)
         if worker is None and self.unstartable and not self.healthy and not self.stuck:
             process(record)  # no thread could be started any more: here, without a deadline, or never
@@ -520,7 +521,7 @@ class Workers(Place):
             return record.phase is RELEASED
         if not self.registry.started:
             self.registry.tend()
-        if isinstance(timeout, WhenDue):
+        if timeout is DEFAULT:
             if record() is not None or self.quarantined or _need_not_wait(record):
                 return False
             until = runtime.monotonic() + self.timeout + SLACK

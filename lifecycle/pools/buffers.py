@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
-from lifecycle.lowlevel import Facts, Uncopied, WhenDue, snapshot
+from lifecycle.lowlevel import DEFAULT, Default, Facts, Uncopied, snapshot
 from lifecycle.manager import Handle, SafetyManager
 from lifecycle.pools.figures import loan_of
 from lifecycle.pools.guarding import Sampler, bytes_of, interval_of
 from lifecycle.pools.guarding import guard as guard_block
-from lifecycle.pools.pool import OWN_TIMEOUT, Borrowing, Own, Pool
+from lifecycle.pools.pool import Borrowing, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Sign, Slot, Waiter
 from lifecycle.stats import Loan, PoolStats
 
@@ -260,7 +260,7 @@ class BufferPool(Pool):
         """How many buffers the pool has at most."""
         return self.free_list.limit
 
-    def get(self, size: int | None = None, *, timeout: float | Own | None = OWN_TIMEOUT) -> Buffer:
+    def get(self, size: int | None = None, *, timeout: float | Default | None = DEFAULT) -> Buffer:
         """Return a buffer of `size` bytes (None: the pool's size), whose memory comes back when its last
         holder lets go. A buffer that is larger than the pool's size is a plain one, counted as a fallback.
         The content is what the last user left.
@@ -284,7 +284,7 @@ class BufferPool(Pool):
         return self._get(want, size, timeout, frame, plain)  # type: ignore[return-value]
 
     def get_async(
-        self, size: int | None = None, *, timeout: float | Own | None = OWN_TIMEOUT
+        self, size: int | None = None, *, timeout: float | Default | None = DEFAULT
     ) -> Borrowing[Buffer]:
         """`get` for coroutines of asyncio or trio: ``async with pool.get_async() as buffer``, or ``buffer =
         await pool.get_async()``. The event loop goes on while it waits for one that comes back; room in a
@@ -337,7 +337,7 @@ class BufferPool(Pool):
         larger = [key for key in keys if key > waiter.want]
         return any(free_list.take(key, waiter) for key in (*larger, *keys))
 
-    def _fit(self, slot: Slot, want: int, patience: float | WhenDue | None) -> str:
+    def _fit(self, slot: Slot, want: int, patience: float | Default | None) -> str:
         block: Block | None = slot.item
         if block is not None and (block.nbytes < want or (block.nbytes != want and not self._evicts)):
             self._empty(slot, "evicted")
@@ -352,7 +352,7 @@ class BufferPool(Pool):
         slot.key = want
         return "created"
 
-    def _allocate(self, nbytes: int, patience: float | WhenDue | None) -> Block:
+    def _allocate(self, nbytes: int, patience: float | Default | None) -> Block:
         reservation = None
         try:
             if self._memory is not None:

@@ -28,9 +28,10 @@ from typing import Any, Generic, TypeVar
 
 from lifecycle.errors import AccessRefusedError, ConfigError, HeldError, LifecycleError, OwnershipError
 from lifecycle.lowlevel import (
+    DEFAULT,
+    Default,
     Facts,
     PlaceLike,
-    WhenDue,
     caller,
     check_callback,
     monotonic,
@@ -40,7 +41,7 @@ from lifecycle.lowlevel import (
     snapshot,
 )
 from lifecycle.manager import BACKGROUND, Handle, ReleaseQueue, SafetyManager
-from lifecycle.pools.pool import OWN_TIMEOUT, Borrowing, Own, Pool
+from lifecycle.pools.pool import Borrowing, Pool
 from lifecycle.pools.waiting import CLOSED, EMPTY, EXTRA, Sign, Slot, Waiter
 from lifecycle.states import POISONED
 
@@ -192,7 +193,7 @@ class ObjectPool(Pool, Generic[T]):
         """How many items there are at most."""
         return self.free_list.limit
 
-    def get(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Handle[T]:
+    def get(self, *, timeout: float | Default | None = DEFAULT) -> Handle[T]:
         """Return an item, as a handle: ``with pool.get() as handle, handle.lease() as item``. It comes back
         when the handle is closed and its last holder has let go.
 
@@ -208,14 +209,14 @@ class ObjectPool(Pool, Generic[T]):
             frame = None
         return self._get(want, 0, timeout, frame)
 
-    def get_async(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Borrowing[Handle[T]]:
+    def get_async(self, *, timeout: float | Default | None = DEFAULT) -> Borrowing[Handle[T]]:
         """`get` for coroutines of asyncio or trio: ``async with pool.get_async() as handle``, or ``handle =
         await pool.get_async()``. The event loop goes on while it waits; `create`, `check` and `reset` run on
         the loop's thread. Cancelling it loses no item. Raises as `get`, when it is awaited."""
         return self._borrow(self._want(), 0, timeout)
 
     @contextmanager
-    def item(self, *, timeout: float | Own | None = OWN_TIMEOUT) -> Iterator[T]:
+    def item(self, *, timeout: float | Default | None = DEFAULT) -> Iterator[T]:
         """An item for a block: ``with pool.item() as item``. Raises as `get`."""
         handle = self._get(ANYONE if not self._affine else self._home().key, 0, timeout, caller())
         try:
@@ -282,7 +283,7 @@ class ObjectPool(Pool, Generic[T]):
         self._bury()
         return free_list.take(EMPTY, waiter) or free_list.take_any(waiter)  # another thread's makes room
 
-    def _fit(self, slot: Slot, want: int, patience: float | WhenDue | None) -> str:
+    def _fit(self, slot: Slot, want: int, patience: float | Default | None) -> str:
         if slot.key not in (EMPTY, want):
             self._empty(slot, "evicted")
         if slot.key != EMPTY:

@@ -34,9 +34,9 @@ from lifecycle.errors import (
 from lifecycle.lowlevel import (
     DEFAULT,
     CollectorNudge,
+    Default,
     Facts,
     Uncopied,
-    WhenDue,
     about,
     after_fork,
     check_facts,
@@ -72,17 +72,6 @@ NAMED_HOLDERS = 3
 """How many of those who hold something an error names."""
 
 _getframe = sys._getframe
-
-
-class Own:
-    """The type of `OWN_TIMEOUT`."""
-
-    def __repr__(self) -> str:
-        return "the pool's own"
-
-
-OWN_TIMEOUT: Final = Own()
-"""What `get` waits unless told otherwise: the pool's own `timeout`."""
 
 
 class Borrowing(Uncopied, Generic[H]):
@@ -211,7 +200,7 @@ class Pool(Uncopied):
         """Take an idle slot for ``waiter.want`` from the free list, the best first."""
         raise NotImplementedError
 
-    def _fit(self, slot: Slot, want: int, patience: float | WhenDue | None) -> str:
+    def _fit(self, slot: Slot, want: int, patience: float | Default | None) -> str:
         """See that there is an item in `slot` that serves `want` and is fit; ``reused`` or ``created``.
         `patience`: seconds that are left of the timeout that `get` was given, `DEFAULT` where it was not."""
         raise NotImplementedError
@@ -235,7 +224,7 @@ class Pool(Uncopied):
         self,
         want: int,
         nbytes: int,
-        timeout: float | Own | None,
+        timeout: float | Default | None,
         frame: FrameType | None,
         plain: str = "",
         given: Waiter | None = None,
@@ -325,14 +314,14 @@ class Pool(Uncopied):
         finally:
             slot = waiter = None
 
-    def _obtain(self, waiter: Waiter, timeout: float | Own | None) -> float:
+    def _obtain(self, waiter: Waiter, timeout: float | Default | None) -> float:
         """Have ``waiter.box`` filled: from the free list, by whoever gives something back, or with what says
         that nobody did. For how long it waited, in seconds."""
-        if not isinstance(timeout, Own):
+        if timeout is not DEFAULT:
             check_timeout(timeout)
         if self._found_at_once(waiter):
             return 0.0
-        if isinstance(timeout, Own):
+        if timeout is DEFAULT:
             timeout = self._timeout
         if self.free_list.closed or must_not_wait() or (timeout == 0 and self._filler is None):
             waiter.box.setdefault(0, CLOSED if self.free_list.closed else GAVE_UP)
@@ -353,13 +342,15 @@ class Pool(Uncopied):
                 again()
         return False
 
-    def _borrow(self, want: int, nbytes: int, timeout: float | Own | None, plain: str = "") -> Borrowing[Any]:
+    def _borrow(
+        self, want: int, nbytes: int, timeout: float | Default | None, plain: str = ""
+    ) -> Borrowing[Any]:
         """`_get` for coroutines."""
-        if not isinstance(timeout, Own):
+        if timeout is not DEFAULT:
             check_timeout(timeout)
         return Borrowing(functools.partial(self._lend, want, nbytes, timeout, plain))
 
-    async def _lend(self, want: int, nbytes: int, timeout: float | Own | None, plain: str) -> Handle[Any]:
+    async def _lend(self, want: int, nbytes: int, timeout: float | Default | None, plain: str) -> Handle[Any]:
         waiter = None
         try:
             if not plain:
@@ -375,11 +366,11 @@ class Pool(Uncopied):
         finally:
             waiter = None  # K3
 
-    async def _obtain_async(self, waiter: Waiter, timeout: float | Own | None) -> None:
+    async def _obtain_async(self, waiter: Waiter, timeout: float | Default | None) -> None:
         """`_obtain` in a coroutine."""
         if self._found_at_once(waiter):
             return
-        if isinstance(timeout, Own):
+        if timeout is DEFAULT:
             timeout = self._timeout
         if self.free_list.closed or (timeout == 0 and self._filler is None):
             waiter.box.setdefault(0, CLOSED if self.free_list.closed else GAVE_UP)
@@ -418,7 +409,7 @@ class Pool(Uncopied):
         """The loans of now: equal as long as nothing comes back."""
         return [0 if (loan := slot.loan) is None else loan.id for slot in snapshot(self.free_list.slots)]
 
-    def _refuse(self, answer: Sign, timeout: float | Own | None, waited: float) -> str:
+    def _refuse(self, answer: Sign, timeout: float | Default | None, waited: float) -> str:
         if answer is CLOSED:
             self._counts.got("closed", waited, waited)
             who = f"manager {self.manager.name!r}" if self.manager.closed else f"pool {self.name!r}"
@@ -713,9 +704,9 @@ class Pool(Uncopied):
             self.free_list.shut()
 
 
-def _left_of(timeout: float | Own | None, began: float) -> float | WhenDue | None:
+def _left_of(timeout: float | Default | None, began: float) -> float | Default | None:
     """Seconds that are left of the timeout that `get` was given; `DEFAULT` where it was not."""
-    if isinstance(timeout, Own):
+    if timeout is DEFAULT:
         return DEFAULT
     check_timeout(timeout)
     return None if timeout is None else max(0.0, timeout - (monotonic() - began))

@@ -13,7 +13,7 @@ from typing import Any
 
 from lifecycle._core.calls import complain
 from lifecycle._core.proxied import GONE, Proxy, all_drops, is_light, set_raw
-from lifecycle.lowlevel import WhenDue, after_fork, snapshot
+from lifecycle.lowlevel import Default, after_fork, snapshot
 
 FIRST_SWEEP = 64
 """Entries of proxies that may be dead above which it is looked which are."""
@@ -115,7 +115,7 @@ class Dependents:
         finally:
             proxy = box = None  # K3
 
-    def close_children(self, timeout: float | WhenDue | None) -> None:
+    def close_children(self, timeout: float | Default | None) -> None:
         """Close the registered children, the newest first. One that cannot be closed does not keep the others
         from it: the first error is raised in the end."""
         failed: Exception | None = None

@@ -306,7 +306,7 @@ def counts(stage: Stage) -> None:
     "collect",
     "is_control_flow",
     "refuse_near_limit",
-    "WhenDue.__repr__",
+    "Default.__repr__",
 )
 def checks(stage: Stage) -> None:
     check_callback(len, "fn")
