@@ -10,7 +10,6 @@ from typing import Any
 from lifecycle import ANY_THREAD, Handle, LifecycleError
 from lifecycle.lowlevel import (
     BUCKETS,
-    DEFAULT,
     Claim,
     CollectorNudge,
     Export,
@@ -306,14 +305,12 @@ def counts(stage: Stage) -> None:
     "collect",
     "is_control_flow",
     "refuse_near_limit",
-    "Default.__repr__",
 )
 def checks(stage: Stage) -> None:
     check_callback(len, "fn")
     check_facts("name", 1)
     check_timeout(1.0)
     must_not_wait()
-    repr(DEFAULT)
     kept = Kept()
     after_fork(kept.call)  # type: ignore[arg-type]
     run_apart(int)
