@@ -58,6 +58,8 @@ NAME_VERSIONED = _for_ever(b"dltensor_versioned")
 USED = _for_ever(b"used_dltensor")
 USED_VERSIONED = _for_ever(b"used_dltensor_versioned")
 TAKEN_BACK = _for_ever(b"lifecycle: taken back, it was never used")
+TAKEN = (USED, USED_VERSIONED, TAKEN_BACK)
+"""The names of capsules that are not to be taken any more."""
 
 
 def _deleter() -> int:

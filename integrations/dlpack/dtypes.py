@@ -26,7 +26,7 @@ def normal(dtype: Any) -> str:
     if type(text) is str:
         order, letters = (text[0], text[1:]) if text[:1] in "<>=|" and text else ("=", text)
         letters = {"?": "b1", "bool": "b1"}.get(letters, letters)
-        if letters[:1] in _SIZES and letters[1:].isdecimal() and int(letters[1:]) in _SIZES[letters[0]]:
+        if letters[:1] in _SIZES and letters[1:] in map(str, _SIZES[letters[:1]]):
             if int(letters[1:]) == 1:
                 return f"|{letters}"
             if order in "=|" or order == _ORDER:
@@ -41,6 +41,19 @@ def normal(dtype: Any) -> str:
 def itemsize_of(dtype: str) -> int:
     """Bytes of one element of a `normal` type."""
     return 2 if dtype == BFLOAT16 else int(dtype[2:])
+
+
+def check_size(shape: tuple[int, ...], itemsize: int) -> None:
+    """Raise `DLPackError` for more elements than memory has addresses. An extent of 0 counts as 1, as NumPy
+    counts it: strides are made of the others."""
+    nbytes = itemsize
+    for extent in shape:
+        nbytes *= max(1, extent)
+    if nbytes >= 1 << 63:
+        raise DLPackError(
+            f"a tensor of shape {shape} and {itemsize} byte(s) an element is too big for an address space: "
+            "no library takes it"
+        )
 
 
 def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

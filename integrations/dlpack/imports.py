@@ -13,12 +13,12 @@ from typing import Any
 from lifecycle import ANY_THREAD, Handle, SafetyManager
 from lifecycle.errors import shown
 from lifecycle.integrations.dlpack import _native
-from lifecycle.integrations.dlpack.dtypes import BFLOAT16, contiguous, itemsize_of, normal
+from lifecycle.integrations.dlpack.dtypes import BFLOAT16, check_size, contiguous, itemsize_of, normal
 from lifecycle.integrations.dlpack.dtypes import from_dlpack as dtype_of
 from lifecycle.integrations.dlpack.errors import DLPackError
 from lifecycle.integrations.dlpack.tensors import CPU, CUDA, CUDA_HOST, CUDA_MANAGED, pair, tensor
 from lifecycle.integrations.gpu.defaults import manager_or_default
-from lifecycle.lowlevel import PlaceLike, Uncopied, array_of, forgets, pin
+from lifecycle.lowlevel import PlaceLike, Uncopied, array_of, forgets, pin, raw
 
 __all__ = ["Imported", "from_dlpack"]
 
@@ -54,7 +54,8 @@ class Imported(Uncopied):
     @forgets
     def array(self, handle: Handle[Any]) -> Any:
         """An ndarray of the memory that holds the object; `handle` is the object's own. Raises `DLPackError`
-        where the host cannot touch the memory. Callable on any thread."""
+        where the host cannot touch the memory, and for any other handle, which would not hold it. Callable on
+        any thread."""
         import numpy
 
         if self.device[0] not in (CPU, CUDA_HOST, CUDA_MANAGED):
@@ -65,25 +66,29 @@ class Imported(Uncopied):
             kind, shown_as = numpy.dtype(self.dtype), self.dtype
         if not self.nbytes:
             return numpy.empty(self.shape, kind)  # there is no memory, and so nothing to hold
-        if any(stride < 0 for stride in self.strides):
-            held = None
-            try:
-                held = pin(handle)
+        held = None
+        try:
+            held = pin(handle) if callable(getattr(handle, "lease", None)) else None
+            if held is None or raw(held) is not self:
+                raise DLPackError(
+                    f"array() of {self!r} takes the handle that it was given by, not {shown(handle)}"
+                )
+            if any(stride < 0 for stride in self.strides):
                 # Only its description is used, and `array_of` holds the object for it.
                 array = array_of(held, numpy.asarray(_Interface(self, shown_as)))
-            finally:
-                held = None  # K3
-        else:
-            array = numpy.asarray(
-                tensor(
-                    handle,
-                    self.address,
-                    shape=self.shape,
-                    dtype=shown_as,
-                    strides=self.strides,
-                    readonly=self.readonly,
+            else:
+                array = numpy.asarray(
+                    tensor(
+                        held,
+                        self.address,
+                        shape=self.shape,
+                        dtype=shown_as,
+                        strides=self.strides,
+                        readonly=self.readonly,
+                    )
                 )
-            )
+        finally:
+            held = None  # K3
         return array.view(kind) if self.dtype == BFLOAT16 else array
 
     def __repr__(self) -> str:
@@ -176,8 +181,13 @@ def from_dlpack(
         # Asked once it is ours to take: whoever took it before has renamed it by then.
         versioned = _native.is_named(capsule, _native.NAME_VERSIONED)
         if not versioned and not _native.is_named(capsule, _native.NAME):
+            if any(_native.is_named(capsule, name) for name in _native.TAKEN):
+                raise DLPackError(
+                    f"{shown(capsule)} was used already: a capsule is for one consumer; ask for another"
+                )
             raise DLPackError(
-                f"{shown(capsule)} was used already: a capsule is for one consumer; ask for another"
+                f"{shown(capsule)} is no capsule of a tensor: its producer does not follow DLPack, or it is "
+                "another library's capsule"
             )
         made = _described(capsule, versioned, writable)
         handle = manager_or_default(manager, "dlpack").register(
@@ -208,6 +218,7 @@ def _described(capsule: Any, versioned: bool, writable: bool) -> Imported:
     made.shape = said.shape
     if any(extent < 0 for extent in said.shape):
         raise DLPackError(f"a tensor of shape {said.shape} cannot be taken")
+    check_size(said.shape, size)
     if said.strides is None:
         made.strides = contiguous(said.shape, size)
     else:
@@ -235,7 +246,7 @@ def _capsule_of(producer: Any, copy: bool | None, stream: int | None) -> Any:
     if type(producer).__name__ == "PyCapsule":
         return producer
     ask = getattr(producer, "__dlpack__", None)
-    if ask is None:
+    if not callable(ask) or isinstance(producer, type):
         raise DLPackError(
             f"from_dlpack() takes an object with __dlpack__, or a capsule, not {shown(producer)}"
         )

@@ -10,7 +10,14 @@ from typing import Any
 from lifecycle import Handle
 from lifecycle.errors import shown
 from lifecycle.integrations.dlpack import _native
-from lifecycle.integrations.dlpack.dtypes import BFLOAT16, contiguous, itemsize_of, normal, to_dlpack
+from lifecycle.integrations.dlpack.dtypes import (
+    BFLOAT16,
+    check_size,
+    contiguous,
+    itemsize_of,
+    normal,
+    to_dlpack,
+)
 from lifecycle.integrations.dlpack.errors import DLPackError
 from lifecycle.lowlevel import Export, Facts, Pin, Uncopied, describe, facts, forgets, held_pin, pin, view
 
@@ -297,6 +304,7 @@ def _layout(shape: Any, strides: Any, itemsize: int) -> tuple[tuple[int, ...], t
             f"shape= takes a tuple of {_native.MOST_DIMENSIONS} whole numbers at most, none below 0, not "
             f"{shown(shape)}"
         )
+    check_size(shape, itemsize)
     if strides is None:
         return shape, contiguous(shape, itemsize)
     if (

@@ -368,6 +368,11 @@ def test_types(bench: Bench, dtype: Any) -> None:
         {"shape": (True,)},
         {"shape": (1.0,)},
         {"shape": (1,) * 59},
+        {"shape": (0, 1 << 61, 1 << 61)},
+        {"shape": (1 << 61, 0), "strides": (8, 4)},
+        {"shape": (1 << 31, 1 << 31)},
+        {"dtype": "f\u0664"},
+        {"dtype": "<f04"},
         {"strides": (-24, 4)},
         {"strides": (24,)},
         {"strides": (24, 3)},
@@ -828,10 +833,50 @@ def test_a_producer_that_says_no_device_is_refused(bench: Bench, device: Any) ->
         from_dlpack(Producer(), manager=bench.manager)
 
 
-@pytest.mark.parametrize("bad", [None, 3, b"bytes", object(), [1, 2]])
+@pytest.mark.parametrize("bad", [None, 3, b"bytes", object(), [1, 2], numpy.ndarray])
 def test_what_has_no_dlpack_is_refused(manager: SafetyManager, bad: Any) -> None:
     with pytest.raises(DLPackError, match="takes an object with __dlpack__"):
         from_dlpack(bad, manager=manager)
+
+
+@pytest.mark.parametrize("given", [3, None, "dltensor", __import__("datetime").datetime_CAPI])
+def test_what_gives_no_capsule_of_a_tensor_is_told_apart_from_one_that_was_used(
+    manager: SafetyManager, given: Any
+) -> None:
+    class Producer:
+        def __dlpack__(self, **_: Any) -> Any:
+            return given
+
+    with pytest.raises(DLPackError, match="is no capsule of a tensor"):
+        from_dlpack(Producer(), manager=manager)
+
+
+def test_what_is_too_big_for_any_array_is_not_taken(bench: Bench) -> None:
+    handle, _, given = bench.tensor(shape=(0, 3))
+    capsule = versioned(given)
+    struct = _native.struct_of(capsule, True, False)
+    ctypes.c_int64.from_address(struct + _native.SHAPE_AT + 8).value = 1 << 62
+    with pytest.raises(DLPackError, match="too big for an address space"):
+        from_dlpack(capsule, manager=bench.manager)
+    del capsule, given
+    assert handle.close()
+
+
+@pytest.mark.parametrize("strides", [(24, 4), (-24, 4)])
+def test_an_array_of_an_import_wants_the_handle_of_that_import(
+    manager: SafetyManager, strides: tuple[int, int]
+) -> None:
+    """Another handle would hold another object, and the array would read what is gone."""
+    source = numpy.arange(24, dtype="f4").reshape(4, 6)
+    imported, other = (from_dlpack(source, manager=manager) for _ in range(2))
+    with imported.lease() as it:
+        it.strides = strides
+        for bad in (other, None, 3):
+            with pytest.raises(DLPackError, match="takes the handle that it was given by"):
+                it.array(bad)
+    imported.expect_holders()
+    assert imported.close()
+    assert other.close()
 
 
 def test_what_register_refuses_stays_the_producers(bench: Bench) -> None:
