@@ -53,6 +53,15 @@ class Unclear:
     __hash__ = object.__hash__
 
 
+class Slot:
+    """Has what a handle has, and another's native name."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+
+
+NO_SLOTS = (Slot(()), Slot((1,)), Slot((1, 2, 3)))
+
 BAD: dict[str, tuple[Callable[[Given, Any], Any], tuple[Any, ...]]] = {
     "own-size": (lambda on, bad: on.domain.own("texture", on.name, size=bad), (-1, "x", 1.5, None, True)),
     "own-name": (
@@ -93,7 +102,7 @@ BAD: dict[str, tuple[Callable[[Given, Any], Any], tuple[Any, ...]]] = {
     "ring-bytes": (lambda on, bad: on.domain.ring(bad), (None, "x", -1, 0, 1.5, True, 1 << 60)),
     "ring-name": (lambda on, bad: on.domain.ring(16, 1, name=bad), (None, 3, b"x", "")),
     "ring-acquire": (lambda on, bad: on.ring.acquire(bad), ("x", -1, float("nan"), True)),
-    "ring-view": (lambda on, bad: on.ring.view(bad), (3, None, "texture")),
+    "ring-view": (lambda on, bad: on.ring.view(bad), (3, None, "texture", *NO_SLOTS)),
     "ring-offset": (lambda on, bad: on.ring.offset(bad), (None, "texture", -1, 7, "x", True)),
     "state-group": (lambda on, bad: on.domain.state_guard(bad), ("nothing", 3, None, [], Unclear())),
     "state-units": (

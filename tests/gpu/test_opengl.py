@@ -795,6 +795,62 @@ def test_what_does_not_fit_is_refused_and_nothing_is_copied(domain: Domain) -> N
         domain.upload(texture, one)
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_what_opengl_would_not_copy_is_refused_and_says_so(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    """OpenGL only sets its error flag: what was uploaded would not be there, and what was read back would be
+    whatever lay in memory."""
+    import numpy as np
+    from OpenGL import GL
+
+    from lifecycle.integrations.gpu._native import function
+    from lifecycle.integrations.gpu.opengl import GLError, TransferError
+    from lifecycle.integrations.gpu.opengl.worlds import Facts
+    from tests.gpu import names
+
+    monkeypatch.setattr(Facts, "direct", direct)
+    picture = np.full((8, 8, 4), 9, "u1")
+    stranger = domain.own("texture", names.texture(8, 8))
+    domain.upload(stranger, np.ones((8, 8, 4), "u1"))
+
+    def made(target: int, store: Callable[..., Any], *size: int, form: int = GL.GL_RGBA8) -> Any:
+        name = int(GL.glGenTextures(1))
+        GL.glBindTexture(target, name)
+        store(target, 1, form, *size)
+        return domain.own("texture", name)
+
+    flat, deep = GL.glTexStorage2D, GL.glTexStorage3D
+    refused = [
+        (made(GL.GL_TEXTURE_3D, deep, 8, 8, 4), "not two-dimensional"),
+        (made(GL.GL_TEXTURE_2D_ARRAY, deep, 8, 8, 4), "not two-dimensional"),
+        (made(GL.GL_TEXTURE_CUBE_MAP, flat, 8, 8), "not two-dimensional"),
+        (made(GL.GL_TEXTURE_2D, flat, 8, 8, form=GL.GL_DEPTH_COMPONENT24), "holds depth or stencil"),
+        (made(GL.GL_TEXTURE_2D, flat, 8, 8, form=GL.GL_DEPTH24_STENCIL8), "holds depth or stencil"),
+        (deleted := domain.own("texture", names.texture(8, 8)), "deleted by its name"),
+    ]
+    GL.glDeleteTextures([deleted.native])
+    GL.glBindTexture(GL.GL_TEXTURE_2D, stranger.native)
+    for texture, message in refused:
+        with pytest.raises(TransferError, match=message):
+            domain.upload(texture, picture)
+        with pytest.raises(TransferError, match=message):
+            domain.read_back(texture)
+        assert function("glGetError")() == 0
+        assert texture.close()
+    squeezed = made(GL.GL_TEXTURE_2D, flat, 8, 8, form=GL.GL_COMPRESSED_RED_RGTC1)
+    domain.upload(squeezed, picture)
+    with pytest.raises(TransferError, match="is compressed"):
+        domain.upload(squeezed, picture[:2, :2], offset=(1, 1))
+    buffer = domain.own("buffer", names.buffer(16))
+    GL.glDeleteBuffers(1, [buffer.native])
+    with pytest.raises(GLError, match="deleted by its name"):
+        domain.map(buffer, 0, 4)
+    assert function("glGetError")() == 0
+    assert (domain.read_back(stranger) == 1).all()
+    assert all(handle.close() for handle in (stranger, squeezed, buffer))
+
+
 def test_the_bytes_that_are_needed() -> None:
     from lifecycle.integrations.gpu.opengl.transfers import bytes_needed
 

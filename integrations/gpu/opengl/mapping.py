@@ -91,6 +91,8 @@ def map_with(
 ) -> Mapping:
     """Map with the flags of OpenGL, and register the mapping as a child of its buffer."""
     with buffer.lease() as name:
+        if not function("glIsBuffer")(name):
+            raise GLError(f"{buffer!r} is gone: it was deleted by its name, and not by its handle")
         check_range(buffer, offset, nbytes, buffer_parameter(domain, name, _BUFFER_SIZE))
         if buffer_parameter(domain, name, _BUFFER_MAPPED):
             raise GLError(

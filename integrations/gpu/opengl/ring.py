@@ -94,7 +94,7 @@ class Ring:
         index: int | None = None
         while True:
             if self._closed:
-                raise GLError(f"{self!r} is closed")
+                raise GLError(f"{self!r} is closed: make another with ring() of its domain")
             try:
                 for index in iter(self._free.popleft, None):  # taken and stored in one step
                     return self.domain.manager.register(
@@ -152,7 +152,7 @@ class Ring:
 
     def _index(self, slot: Any) -> int:
         native = getattr(slot, "native", None)
-        if not isinstance(native, tuple) or native[0] != id(self):
+        if native not in [(id(self), index) for index in range(self.slots)]:
             raise GLError(f"{slot!r} is no slot of {self!r}")
         return int(native[1])
 

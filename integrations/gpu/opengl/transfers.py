@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle import Handle
-from lifecycle.integrations.gpu._native import function, integer
+from lifecycle.integrations.gpu._native import INT, function, integer
 from lifecycle.integrations.gpu.errors import TransferError
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ _TYPES: Final = {
 _FORMATS: Final = {1: 0x1903, 2: 0x8227, 3: 0x1907, 4: 0x1908}
 _INTEGER_FORMATS: Final = {1: 0x8D94, 2: 0x8228, 3: 0x8D98, 4: 0x8D99}
 _WIDTH, _HEIGHT, _RED_TYPE = 0x1000, 0x1001, 0x8C10
+_DEPTH_SIZE, _STENCIL_SIZE, _COMPRESSED = 0x884A, 0x88F1, 0x86A1
 _TEXTURE_2D, _BINDING_2D = 0x0DE1, 0x8069
+_FLAT: Final = ((_TEXTURE_2D, _BINDING_2D), (0x84F5, 0x84F6))
+"""Two-dimensional textures and rectangles: where each is bound, and the question for what is bound there."""
 _INTEGER_TYPES: Final = (0x1404, 0x1405)
 
 # (parameter, value): alignment, row length, skips, image height, byte order, bit order
@@ -125,6 +128,11 @@ def upload(domain: Domain, texture: Handle[int], array: Any, offset: tuple[int, 
     x, y = _whole("offset", offset, 2)
     with texture.lease() as name:
         wide, high, integral = _shape_of(domain, name, level)
+        if (width, height) != (wide, high) and _level(domain, name, level, _COMPRESSED):
+            raise TransferError(
+                f"level {level} of {texture!r} is compressed: OpenGL takes a whole level of {wide} × {high} "
+                "there, and no part of one"
+            )
         if x + width > wide or y + height > high:
             raise TransferError(
                 f"an array of {width} × {height} at ({x}, {y}) does not fit into level {level} of "
@@ -139,7 +147,7 @@ def upload(domain: Domain, texture: Handle[int], array: Any, offset: tuple[int, 
                     name, level, x, y, width, height, wanted, _TYPES[kind], address
                 )
             else:
-                with _Bound2D(name):
+                with _Bound(_TEXTURE_2D, _BINDING_2D, name):
                     function("glTexSubImage2D")(
                         _TEXTURE_2D, level, x, y, width, height, wanted, _TYPES[kind], address
                     )
@@ -168,7 +176,7 @@ def read_back(
             if domain.facts.direct:
                 function("glGetTextureImage")(name, level, wanted, _TYPES[kind], array.nbytes, address)
             else:
-                with _Bound2D(name):
+                with _Bound(_TEXTURE_2D, _BINDING_2D, name):
                     function("glGetTexImage")(_TEXTURE_2D, level, wanted, _TYPES[kind], address)
     return array
 
@@ -227,38 +235,63 @@ def _format(channels: int, kind: str, integral: bool, texture: Handle[int]) -> i
 
 
 def _shape_of(domain: Domain, name: int, level: int) -> tuple[int, int, bool]:
-    """Width, height, and whether its elements are whole numbers, of one level of a texture."""
+    """Width, height, and whether its elements are whole numbers, of one level of a texture. Refuses what
+    OpenGL would not copy: it says so by its error flag alone, and an array would stay as it was made."""
     if isinstance(level, bool) or not isinstance(level, int) or level < 0:
         raise TransferError(f"level= takes a whole number, 0 or more, not {level!r}")
     if level >= integer(_LARGEST).bit_length():
         raise TransferError(f"level {level}: no texture has so many here, not even the largest")
-    from lifecycle.integrations.gpu._native import INT
-
-    found = []
-    for parameter in (_WIDTH, _HEIGHT, _RED_TYPE):
-        value = (INT * 1)()
-        if domain.facts.direct:
-            function("glGetTextureLevelParameteriv")(name, level, parameter, value)
-        else:
-            with _Bound2D(name):
-                function("glGetTexLevelParameteriv")(_TEXTURE_2D, level, parameter, value)
-        found.append(value[0])
-    if not found[0] or not found[1]:
+    if not function("glIsTexture")(name):
+        raise TransferError(f"texture {name} is gone: it was deleted by its name, and not by its handle")
+    if not _is_flat(domain, name):
+        raise TransferError(
+            f"texture {name} is not two-dimensional (it is an array, a cube map, multisampled, or of one or "
+            "three dimensions): copy its parts with OpenGL"
+        )
+    wide, high = _level(domain, name, level, _WIDTH), _level(domain, name, level, _HEIGHT)
+    if not wide or not high:
         raise TransferError(f"texture {name} has no level {level}, or no storage yet")
-    return found[0], found[1], found[2] in _INTEGER_TYPES
+    if _level(domain, name, level, _DEPTH_SIZE) or _level(domain, name, level, _STENCIL_SIZE):
+        raise TransferError(f"texture {name} holds depth or stencil, and only colours are copied")
+    return wide, high, _level(domain, name, level, _RED_TYPE) in _INTEGER_TYPES
 
 
-class _Bound2D:
-    """For drivers that change only what is bound."""
+def _is_flat(domain: Domain, name: int) -> bool:
+    """Return True if a texture is of a kind that the copies here are for. A driver binds a texture only to
+    the kind that it is of; not every one answers a question for it."""
+    # What has to be bound for its copy is bound as the first.
+    for target, binding in _FLAT if domain.facts.direct else _FLAT[:1]:
+        with _Bound(target, binding, name):
+            if integer(binding) == name:
+                return True
+            # It has refused, and has set its error flag.
+            function("glGetError")()
+    return False
 
-    __slots__ = ("_before", "_name")
 
-    def __init__(self, name: int) -> None:
+def _level(domain: Domain, name: int, level: int, parameter: int) -> int:
+    """One number that OpenGL knows of a level of a texture."""
+    value = (INT * 1)()
+    if domain.facts.direct:
+        function("glGetTextureLevelParameteriv")(name, level, parameter, value)
+    else:
+        with _Bound(_TEXTURE_2D, _BINDING_2D, name):
+            function("glGetTexLevelParameteriv")(_TEXTURE_2D, level, parameter, value)
+    return value[0]
+
+
+class _Bound:
+    """A texture bound for a block, and what was bound before behind it."""
+
+    __slots__ = ("_before", "_name", "_target")
+
+    def __init__(self, target: int, binding: int, name: int) -> None:
+        self._target = target
+        self._before = integer(binding)
         self._name = name
-        self._before = integer(_BINDING_2D)
 
     def __enter__(self) -> None:
-        function("glBindTexture")(_TEXTURE_2D, self._name)
+        function("glBindTexture")(self._target, self._name)
 
     def __exit__(self, *_: object) -> None:
-        function("glBindTexture")(_TEXTURE_2D, self._before)
+        function("glBindTexture")(self._target, self._before)
