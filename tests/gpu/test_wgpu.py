@@ -532,6 +532,27 @@ def test_a_range_that_is_not_in_the_buffer_is_refused_before_it_is_mapped(device
         assert len(view) == 8
 
 
+def test_a_buffer_that_cannot_be_mapped_so_stays_as_it_was(device: Any) -> None:
+    """What wgpu itself refuses is pending for ever, and can never be mapped again."""
+    from lifecycle.integrations.gpu.errors import TransferError
+    from lifecycle.integrations.gpu.wgpu import GPUMisuseError, mapped
+
+    source, target = buffers(device)
+    for buffer, mode, usage in ((target, "write", "MAP_WRITE"), (source, "read", "MAP_READ")):
+        with pytest.raises(TransferError, match=f"usage=BufferUsage.{usage}"):
+            with mapped(buffer, mode):
+                pass
+        assert buffer.map_state == "unmapped"
+    with mapped(target, "read"):
+        with pytest.raises(GPUMisuseError, match="is mapped already"):
+            with mapped(target, "read"):
+                pass
+    assert target.map_state == "unmapped"
+    device.destroy()
+    with pytest.raises(GPUMisuseError, match=r"^create_buffer\(\): the device was destroyed"):
+        device.create_buffer(size=4, usage=8)
+
+
 def test_one_thread_maps_while_another_submits(device: Any) -> None:
     from lifecycle.integrations.gpu.wgpu import GPUMisuseError
 

@@ -97,6 +97,7 @@ def test_what_is_no_picture_is_refused(device: Any, manager: SafetyManager) -> N
         np.zeros((4, 4, 3), "u1"),
         np.zeros((4, 4, 4), "f4"),
         np.zeros((0, 4, 4), "u1"),
+        [[1], [2, 3]],
         Planar(),
     )
     for one in bad:
@@ -105,6 +106,9 @@ def test_what_is_no_picture_is_refused(device: Any, manager: SafetyManager) -> N
     for size in ((0, 4), (-1, 4), (4, 1.5), (True, 4)):
         with pytest.raises(TransferError, match="whole number above 0"):
             VideoFrame.create_texture(device, *size, manager=manager)  # type: ignore[arg-type]
+    for large in (device.limits["max-texture-dimension-2d"] + 1, 1 << 40):
+        with pytest.raises(TransferError, match="this device makes at most"):
+            VideoFrame.create_texture(device, 4, large, manager=manager)
     with pytest.raises(DeviceError, match="is not guarded"):
         VideoFrame.create_texture(new_device(), 4, 4, manager=manager)
     with VideoFrame.create_texture(device, 4, 4, manager=manager) as frame:
@@ -118,6 +122,9 @@ def test_what_is_no_picture_is_refused(device: Any, manager: SafetyManager) -> N
         with pytest.raises(DeviceError, match="takes the handle of a texture"):
             frame.clone_with_texture(buffer, manager=manager)
         buffer.destroy()
+        elsewhere = new_device().create_texture(size=(4, 4, 1), format="r8unorm", usage=2)
+        with pytest.raises(DeviceError, match="belongs to another device"):
+            frame.clone_with_texture(elsewhere, manager=manager)
     device.destroy()
     with pytest.raises(GPUMisuseError):
         VideoFrame.create_texture(device, 4, 4, manager=manager)

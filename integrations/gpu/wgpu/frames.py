@@ -51,6 +51,10 @@ class VideoFrame(Uncopied):
         with handle.lease() as texture:
             if not isinstance(texture, classes.GPUTexture):
                 raise DeviceError(f"VideoFrame takes the handle of a texture of wgpu, not {handle!r}")
+            if texture._device is not device:
+                raise DeviceError(
+                    f"VideoFrame: {handle!r} belongs to another device than the frame is to be of"
+                )
             self.width: int = texture.size[0]
             self.height: int = texture.size[1]
             self.format: str = texture.format
@@ -80,6 +84,8 @@ class VideoFrame(Uncopied):
         for what, value in (("width", width), ("height", height)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise TransferError(f"create_texture({what}=) takes a whole number above 0, not {value!r}")
+            if value > (most := device.limits["max-texture-dimension-2d"]):
+                raise TransferError(f"create_texture({what}={value}): this device makes at most {most}")
         size = (width, height, 1)
         texture = device.create_texture(label=label, size=size, format=format, usage=_USAGE | usage)
         nbytes = width * height * _PIXELS.get(format, 0)
@@ -167,7 +173,10 @@ def _array_of(frame: Any) -> tuple[Any, str]:
                 f"{', '.join(_FORMATS)}"
             )
         return np.ascontiguousarray(frame.array()), _FORMATS[name][0]
-    array = np.asarray(frame)
+    try:
+        array = np.asarray(frame)
+    except ValueError as error:  # rows of different lengths
+        raise TransferError(f"a frame is an array, and this makes none: {error}") from error
     if (
         array.dtype != np.uint8
         or 0 in array.shape

@@ -144,7 +144,8 @@ def _making(name: str) -> Callable[..., Any]:
 
     def make(self: Any, *args: Any, **kwargs: Any) -> Any:
         state = self.__dict__[KEY]
-        state.check(f"{name}()")
+        # As the program has called it: `_create_buffer` is create_buffer's.
+        state.check(f"{name.lstrip('_')}()")
         return take_in(getattr(_library(self), name)(*args, **kwargs), state)
 
     return _named(make, name)

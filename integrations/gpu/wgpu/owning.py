@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from wgpu import classes, flags
 
 from lifecycle import ANY_THREAD, Handle, SafetyManager
 from lifecycle.integrations.gpu.defaults import manager_or_default
 from lifecycle.integrations.gpu.errors import DeviceError, TransferError
+from lifecycle.integrations.gpu.wgpu.doors import refuse, shown
+
+_USAGE: Final = {"read": int(flags.BufferUsage.MAP_READ), "write": int(flags.BufferUsage.MAP_WRITE)}
 
 
 def own(obj: Any, *, parent: Any = None, size: int = 0, manager: SafetyManager | None = None) -> Handle[Any]:
@@ -54,14 +57,23 @@ def mapped(buffer: Any, mode: str, offset: int = 0, size: int | None = None) -> 
     exception in the block passes, and leaves the buffer mapped as long as its traceback holds the memory.
 
     `offset` is bytes, a multiple of 8. `size` is bytes, a multiple of 4; None: up to the end of the buffer.
-    Raises `TransferError` for others and for what is not in the buffer, and `DeviceError` for a buffer that
-    is not guarded."""
+    Raises `TransferError` for others, for what is not in the buffer and for a buffer whose usage does not
+    allow that mode, `GPUMisuseError` for one that is mapped already, and `DeviceError` for one that is not
+    guarded."""
     modes = {"read": flags.MapMode.READ, "write": flags.MapMode.WRITE}
     if not isinstance(mode, str) or mode not in modes:
         raise TransferError(f"mapped(mode) takes 'read' or 'write', not {mode!r}")
     if not hasattr(buffer, "_held"):
         raise DeviceError(f"{buffer!r} is no buffer of a guarded device: call guard(device) first")
     _check_range(buffer, offset, size)
+    if not buffer.usage & _USAGE[mode]:
+        # wgpu's own refusal leaves the buffer pending for ever.
+        raise TransferError(
+            f"mapped(mode={mode!r}): {shown(buffer)} cannot be mapped so; make it with "
+            f"usage=BufferUsage.MAP_{mode.upper()}"
+        )
+    if buffer.map_state != "unmapped":
+        refuse("mapped", f"mapped(): {shown(buffer)} is {buffer.map_state} already; unmap it first")
     buffer.map_async(modes[mode], offset, size).sync_wait()
     view = buffer.read_mapped(offset, size, copy=False) if mode == "read" else _writable(buffer, offset, size)
     try:
