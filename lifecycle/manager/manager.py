@@ -197,7 +197,8 @@ class SafetyManager(Uncopied):
         Parameters
         ----------
         obj:
-            Any Python object that stands for the native one.
+            Any Python object that stands for the native one. None, as ctypes returns it for NULL, is refused,
+            unless `native` is given or `unique` is False.
         type_name:
             The type in metrics and policies; None takes the class's qualified name.
         name:

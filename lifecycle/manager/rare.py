@@ -43,7 +43,7 @@ def plan_release(release: Any, obj: Any) -> Callable[[Any], object]:
     if kind is str:
         return _by_name(release, obj)
     check_callback(release, "release")
-    if obj is not ANY_OBJECT:
+    if obj is not ANY_OBJECT and obj is not None:
         if getattr_or_none(release, "__self__") is obj:
             return _own_method(release, obj)
         if kind is functools.partial:

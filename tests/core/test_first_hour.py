@@ -183,6 +183,34 @@ def test_a_release_that_cannot_work_is_refused_at_once(
     assert device.calls == [()]
 
 
+def failed_open() -> Any:
+    """What a function of ctypes returns for NULL."""
+
+
+@pytest.mark.parametrize("release", [ctypes.CDLL(None).free, lambda address: None, "close"])
+def test_none_is_what_a_failed_open_returns(manager: SafetyManager, release: Any) -> None:
+    """A function of C would be called with NULL."""
+    match = (
+        "no method of that name"
+        if release == "close"
+        else "is None: the call that makes it has perhaps failed"
+    )
+    with pytest.raises(RegistrationError, match=match):
+        manager.register(failed_open(), "device", release=release, release_on=ANY_THREAD)
+    with pytest.raises(RegistrationError, match=match):
+        manager.factory(failed_open, "device", release=release, release_on=ANY_THREAD)()
+    assert manager.objects() == ()
+
+
+def test_none_may_stand_for_a_native_that_has_a_name(manager: SafetyManager) -> None:
+    given: list[Any] = []
+    assert manager.register(None, "section", native=7, release=given.append, release_on=ANY_THREAD).close()
+    assert manager.register(
+        None, "section", unique=False, release=given.append, release_on=ANY_THREAD
+    ).close()
+    assert given == [None, None]
+
+
 @pytest.mark.parametrize("by", ["name", "method"])
 def test_a_method_whose_body_would_run_later_is_refused(manager: SafetyManager, by: str) -> None:
     class Later(Device):
