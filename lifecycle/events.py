@@ -228,7 +228,8 @@ class Leak(_LeakReport):
 
     kind: ClassVar[str] = "leak"
     reason: str | None = None
-    """What was left at exit, or refers to its own handle, and why."""
+    """How it came about: ``dropped without close()``, left at exit (what, and why), or the object refers to
+    its own handle (through what)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -63,6 +63,8 @@ WALK_SLICE, WALK_SHARE = 0.005, 0.01
 KEPT_FOR = 1.0
 """Seconds after which it is reported that others refer to what was closed and is released by its own
 deallocation."""
+UNCLOSED = "dropped without close()"
+"""The reason of a leak whose last handle was collected, as the log shows it."""
 LOOK_EVERY = (0.05, 5.0)
 """Seconds between two looks for what is held too long: a quarter of the shortest ``max_age``, within these.
 """
@@ -278,7 +280,9 @@ class LeakReports:
         accesses = accesses_of(record)
         if accesses:
             fields["accesses"] = accesses
-        if kind == "held_too_long":
+        if kind == "leak":
+            fields["reason"] = UNCLOSED
+        else:
             fields["age"] = runtime.monotonic() - record.born
         self.emit(kind, record, **fields)
 
@@ -289,7 +293,7 @@ def warn_of_leak(event: Event) -> None:
     way there."""
     if not isinstance(event, Leak) or not event.id:  # what is left at exit is in the log
         return
-    if event.reason:
+    if event.reason and event.reason != UNCLOSED:
         text = (
             f"{event.type_name} (object {event.id}{f', from {event.site}' if event.site else ''}) "
             f"{event.reason}. Close it, or let it refer to that weakly"
@@ -307,7 +311,7 @@ def warn_of_leak(event: Event) -> None:
     else:
         fate = "it has been released" if gone else "it is released at its place"
     text = (
-        f"{event.type_name}{name} (object {event.id}{made}) was dropped without close(); {fate}. Use `with`, "
+        f"{event.type_name}{name} (object {event.id}{made}) was {UNCLOSED}; {fate}. Use `with`, "
         f"or close(){f' ({count - 1} more like it)' if count > 1 else ''}"
         f"{f'; last used at {accesses[0]}' if accesses else ''}"
     )

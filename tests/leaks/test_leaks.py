@@ -68,6 +68,7 @@ def test_a_leak_is_told_with_its_site_and_its_source(make: Callable[..., SafetyM
             eventually(lambda: ours(caught) and reports.events, timeout=20)
         event = reports.events[0]
         assert event.fields["site"].startswith("test_leaks.py:")
+        assert event.fields["reason"] == "dropped without close()"
         found = tracemalloc.get_object_traceback(event.source)
         assert found is not None
         assert any(frame.filename == __file__ for frame in found)
