@@ -124,10 +124,10 @@ PANELS: dict[str, tuple[Panel, ...]] = {
                 (f"lifecycle_release_queue_entries{{{OF_MANAGER}}}", "{{queue}}"),
                 (f"lifecycle_fences_pending{{{OF_MANAGER}}}", "fences of {{queue}}"),
             ),
-            "Tickets that wait for their place.",
+            "Releases that wait to run.",
         ),
         (
-            "Oldest ticket, last drain",
+            "Oldest waiting release, last drain",
             "s",
             (
                 (
@@ -166,7 +166,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             "Above 0 natives are kept for good.",
         ),
         (
-            "The keeper",
+            "The maintenance thread",
             "s",
             (
                 (

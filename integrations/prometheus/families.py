@@ -71,7 +71,7 @@ counter: type[CounterMetricFamily] = CounterMetricFamily
 histogram: type[HistogramMetricFamily] = HistogramMetricFamily
 
 PER_TYPE: tuple[Row, ...] = (
-    Row(gauge, "objects", "Objects not ended, by state.", "states", "state"),
+    Row(gauge, "objects", "Objects that have not ended, by state.", "states", "state"),
     Row(gauge, "object_bytes", "Native bytes registered with size= and not ended.", "bytes"),
     Row(gauge, "object_bytes_limit", "Budget of native bytes, where one is set.", "bytes_limit"),
     Row(gauge, "objects_limit", "Most live objects allowed, where a limit is set.", "objects_limit"),
@@ -81,36 +81,73 @@ PER_TYPE: tuple[Row, ...] = (
         "Unix time at which the oldest live object was registered, 0 when there is none.",
         "oldest",
     ),
-    Row(counter, "registered", "Registrations.", "registered"),
-    Row(counter, "ended", "Ends of objects.", "ended", "end"),
-    Row(counter, "closed", "What shut the door of objects.", "closed", "cause"),
-    Row(counter, "refused", "Accesses refused, by the state that refused.", "refused", "state"),
-    Row(counter, "panics", "Panics contained by safe_access and callbacks.", "panics"),
-    Row(counter, "errors", "Declared errors that passed the boundary.", "errors"),
-    Row(counter, "leaks", "Handles collected unclosed.", "leaks"),
-    Row(gauge, "held_too_long", "Objects held longer than max_age now.", "held_too_long"),
-    Row(histogram, "release_duration_seconds", "The release call alone.", "release_duration"),
+    Row(counter, "registered", "Objects registered.", "registered"),
+    Row(
+        counter,
+        "ended",
+        "Objects that have ended, by how: released, failed, stuck, detached or orphaned.",
+        "ended",
+        "end",
+    ),
+    Row(counter, "closed", "Objects closed to new accesses, by cause.", "closed", "cause"),
+    Row(counter, "refused", "Accesses refused, by the state of the object.", "refused", "state"),
+    Row(counter, "panics", "Undeclared exceptions that safe_access and callbacks contained.", "panics"),
+    Row(
+        counter,
+        "errors",
+        "Exceptions declared with errors= that safe_access passed on or a callback counted.",
+        "errors",
+    ),
+    Row(counter, "leaks", "Objects whose last handle was dropped without close().", "leaks"),
+    Row(
+        gauge,
+        "held_too_long",
+        "Objects that now live for longer than the max_age of their type.",
+        "held_too_long",
+    ),
+    Row(histogram, "release_duration_seconds", "Time that a call of a release took.", "release_duration"),
     Row(
         histogram,
         "release_wait_seconds",
-        "From the door shut until the release began: holders and queue.",
+        "Time from close until the release began: waiting for holders, then in the queue.",
         "release_wait",
     ),
-    Row(counter, "release_failures", "Releases that failed.", "release_failures", "reason"),
-    Row(counter, "release_retries", "Retries after NotReleased or retry_on.", "retries"),
+    Row(
+        counter,
+        "release_failures",
+        "Failed calls of releases: an exception, the deadline, or NotReleased.",
+        "release_failures",
+        "reason",
+    ),
+    Row(
+        counter,
+        "release_retries",
+        "Releases called again after NotReleased or an exception of retry_on.",
+        "retries",
+    ),
 )
 
 PER_QUEUE: tuple[Row, ...] = (
-    Row(gauge, "release_queue_entries", "Tickets that wait for their place.", "entries"),
+    Row(gauge, "release_queue_entries", "Releases that wait to run.", "entries"),
     Row(
         gauge,
         "release_queue_oldest_timestamp_seconds",
-        "Unix time of the oldest waiting ticket, 0 when the queue is empty.",
+        "Unix time at which the oldest waiting release was queued, 0 when the queue is empty.",
         "oldest",
     ),
-    Row(gauge, "release_queue_last_drain_timestamp_seconds", "Unix time of the last drain.", "last_drain"),
-    Row(counter, "release_queue_orphaned", "Entries forgotten because their context was lost.", "orphaned"),
-    Row(gauge, "fences_pending", "Entries that wait for a fence.", "fences_pending"),
+    Row(
+        gauge,
+        "release_queue_last_drain_timestamp_seconds",
+        "Unix time at which the queue was last drained.",
+        "last_drain",
+    ),
+    Row(
+        counter,
+        "release_queue_orphaned",
+        "Objects that are never released because the queue was lost.",
+        "orphaned",
+    ),
+    Row(gauge, "fences_pending", "Releases that wait for a fence.", "fences_pending"),
     Row(
         counter,
         "release_queue_outcomes",
@@ -121,18 +158,26 @@ PER_QUEUE: tuple[Row, ...] = (
 )
 
 PER_MANAGER: tuple[Row, ...] = (
-    Row(gauge, "stuck_workers", "Workers written off.", "stuck_workers"),
+    Row(gauge, "stuck_workers", "Worker threads that hang in a release past its deadline.", "stuck_workers"),
     Row(
         gauge,
         "stuck_workers_limit",
-        "How many workers may be written off (max_stuck_finalizers).",
+        "How many worker threads may hang (max_stuck_finalizers).",
         "stuck_workers_limit",
     ),
-    Row(gauge, "quarantined_releases", "Releases not started because that limit is reached.", "quarantined"),
     Row(
-        gauge, "keeper_last_run_timestamp_seconds", "Unix time of the keeper's last pass.", "keeper_last_run"
+        gauge,
+        "quarantined_releases",
+        "Releases that do not start because that many worker threads hang.",
+        "quarantined",
     ),
-    Row(gauge, "events_pending", "Length of the keeper's mailbox.", "events_pending"),
+    Row(
+        gauge,
+        "keeper_last_run_timestamp_seconds",
+        "Unix time at which the maintenance thread last ran.",
+        "keeper_last_run",
+    ),
+    Row(gauge, "events_pending", "Events that have not been counted yet.", "events_pending"),
     Row(
         counter,
         "observer_events_dropped",
@@ -142,35 +187,50 @@ PER_MANAGER: tuple[Row, ...] = (
 )
 
 PER_CAPTURE: tuple[Row, ...] = (
-    Row(counter, "capture_frames", "Frames, by what became of them.", "results", "result"),
+    Row(
+        counter,
+        "capture_frames",
+        "Frames by result: ok, error (declared), panic (undeclared exception), dropped.",
+        "results",
+        "result",
+    ),
     Row(
         gauge,
         "capture_last_frame_timestamp_seconds",
         "Unix time of the last frame, 0 before the first.",
         "last_frame",
     ),
-    Row(histogram, "capture_callback_duration_seconds", "The user's callback.", "callback_duration"),
-    Row(gauge, "capture_frames_held", "Frames alive beyond their callback.", "frames_held"),
+    Row(
+        histogram,
+        "capture_callback_duration_seconds",
+        "Time that the callback took for a frame.",
+        "callback_duration",
+    ),
+    Row(gauge, "capture_frames_held", "Frames still held after their callback returned.", "frames_held"),
 )
 
 PER_POOL: tuple[Row, ...] = (
     Row(gauge, "pool_items", "Items, idle and in use.", "items", "state"),
     Row(gauge, "pool_items_limit", "How many items the pool keeps at most.", "items_limit"),
     Row(gauge, "pool_waiters", "Callers waiting now.", "waiters"),
-    Row(histogram, "pool_get_wait_seconds", "The time to get an item.", "get_wait"),
-    Row(counter, "pool_gets", "Calls of get, by what they ended in.", "results", "result"),
-    Row(counter, "guarded_releases", "Buffers made inaccessible as they came back.", "guarded"),
-    Row(gauge, "guarded_bytes", "Bytes that are inaccessible now.", "guarded_bytes"),
+    Row(histogram, "pool_get_wait_seconds", "Time from the call of get until it returned.", "get_wait"),
+    Row(counter, "pool_gets", "Calls of get, by result.", "results", "result"),
+    Row(
+        counter, "guarded_releases", "Buffers made inaccessible when they were returned (guard=).", "guarded"
+    ),
+    Row(gauge, "guarded_bytes", "Bytes of buffers that are inaccessible now.", "guarded_bytes"),
 )
 
 PER_DISTRIBUTOR: tuple[Row, ...] = (Row(counter, "distributor_published", "Frames published.", "published"),)
 
 PER_GROUP: tuple[Row, ...] = (
-    Row(gauge, "distributor_receivers", "Receivers now.", "receivers"),
+    Row(gauge, "distributor_receivers", "Receivers that are open.", "receivers"),
     Row(counter, "receiver_received", "Frames received, summed over the group.", "received"),
     Row(counter, "receiver_missed", "Frames missed, summed over the group.", "missed"),
-    Row(gauge, "receiver_lag_frames", "Largest lag in the group.", "lag"),
-    Row(counter, "receiver_evictions", "Receivers evicted.", "evictions"),
+    Row(gauge, "receiver_lag_frames", "Most frames that a receiver of the group is behind.", "lag"),
+    Row(
+        counter, "receiver_evictions", "Receivers removed because they fell behind (EvictAfter).", "evictions"
+    ),
 )
 
 PER_BRANCH: tuple[Row, ...] = (
@@ -214,8 +274,8 @@ PER_TIMELINE: tuple[Row, ...] = (
 
 PER_TEXTURE_CACHE: tuple[Row, ...] = (
     Row(gauge, "texture_cache_entries", "Textures in the cache.", "entries"),
-    Row(gauge, "texture_cache_bytes", "Native bytes of these, as given with size=.", "bytes"),
-    Row(counter, "texture_cache_gets", "Requests, by whether the texture was there.", "gets", "result"),
+    Row(gauge, "texture_cache_bytes", "Native bytes of the cached textures, as given with size=.", "bytes"),
+    Row(counter, "texture_cache_gets", "Requests, by result.", "gets", "result"),
     Row(counter, "texture_cache_rebuilds", "Rebuilds after a change of context.", "rebuilds"),
 )
 

@@ -112,7 +112,11 @@ LIMITS = tuple(row for row in PER_TYPE if row.field in ("bytes_limit", "objects_
 
 
 def _build_info(leak_levels: Iterable[str]) -> Metric:
-    family = InfoMetricFamily("lifecycle_build", "What runs here.", labels=("leak_level",))
+    family = InfoMetricFamily(
+        "lifecycle_build",
+        "Versions of the library and of Python, and the leak level.",
+        labels=("leak_level",),
+    )
     for level in sorted(leak_levels):
         family.add_metric((level,), _BUILD)
     return family
