@@ -3,6 +3,7 @@ distributors and profilers. The counters behind them stand in `_core/counters.py
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -295,7 +296,10 @@ class Loan:
     def __str__(self) -> str:
         held = "" if self.state == "valid" else f", {self.state}: a lease or view still holds it"
         at = f" at {self.site}" if self.site else ""
-        return f"{self.text}, lent {self.seconds:.3g} s ago{at} on thread {self.thread}{held}"
+        # Not `enumerate`: it takes a lock, and this may run in the collector.
+        thread = threading._active.get(self.thread)  # type: ignore[attr-defined]
+        on = self.thread if thread is None else f'"{thread.name}"'
+        return f"{self.text}, lent {self.seconds:.3g} s ago{at} on thread {on}{held}"
 
 
 @attrs.frozen

@@ -197,8 +197,8 @@ class ObjectPool(Pool, Generic[T]):
         """Return an item, as a handle: ``with pool.get() as handle, handle.lease() as item``. It comes back
         when the handle is closed and its last holder has let go.
 
-        Raises `PoolTimeoutError` (nothing came back within `timeout` seconds) and `PoolExhaustedError` (and
-        it was not to wait), both naming the longest holders, `ClosedError` when the pool or its manager is
+        Raises `PoolTimeoutError` (nothing came back within `timeout` seconds) and `PoolExhaustedError` (all
+        are in use, and `timeout` is 0), both naming the longest holders, `ClosedError` when the pool or its manager is
         closed, also while it waits, and whatever `create` raises.
         """
         want = ANYONE if not self._affine else self._home().key

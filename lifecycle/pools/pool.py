@@ -419,7 +419,7 @@ class Pool(Uncopied):
         told = "; ".join(self._kept() if waited else holders[:NAMED_HOLDERS])
         if len(holders) > NAMED_HOLDERS:
             told += f"; and {len(holders) - NAMED_HOLDERS} more"
-        time = f"nothing came back within {waited:.3g} s" if waited else "it was not to wait"
+        time = f"nothing came back within {waited:.3g} s" if waited else "get() was not to wait (timeout=0)"
         error = PoolTimeoutError if waited else PoolExhaustedError
         raise error(
             f"pool {self.name!r} is exhausted: all {self.free_list.limit} are in use, and {time}. Held "
