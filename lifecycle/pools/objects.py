@@ -198,8 +198,8 @@ class ObjectPool(Pool, Generic[T]):
         when the handle is closed and its last holder has let go.
 
         Raises `PoolTimeoutError` (nothing came back within `timeout` seconds) and `PoolExhaustedError` (all
-        are in use, and `timeout` is 0), both naming the longest holders, `ClosedError` when the pool or its manager is
-        closed, also while it waits, and whatever `create` raises.
+        are in use, and `timeout` is 0), both naming the longest holders, `ClosedError` when the pool or its
+        manager is closed, also while it waits, and whatever `create` raises.
         """
         want = ANYONE if not self._affine else self._home().key
         try:
