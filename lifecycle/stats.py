@@ -317,13 +317,14 @@ class PoolStats:
     waiters: int
     """Callers that wait now."""
     results: Mapping[str, int]
-    """Calls of `get` by what they ended in."""
+    """Calls of `get` by result: ``reused`` and ``created`` items of the pool, ``fallback`` (one from outside the
+    pool), ``timeout``, ``refused`` (all in use, without a wait), ``closed`` (the pool or its manager is)."""
     waits: int
-    """How many of them had to wait for somebody else."""
+    """Calls of `get` that waited for an item to come back."""
     wait_seconds: float
-    """How long, in all."""
+    """Seconds that these calls waited, in all."""
     get_wait: Histogram
-    """The time to get an item. One that was taken at once counts as 0 seconds."""
+    """Seconds from the call of `get` until it returned. An item that was taken at once counts as 0."""
     losses: Mapping[str, int]
     """Items that left the pool, by reason."""
     dropped: int
