@@ -81,6 +81,7 @@ class Ledger:
         self._expiring: deque[Record] = deque()
         self._unsorted: list[Record] = []
         self._in_turn: list[Record] = []  # of the plain ends in hand: those that are among them already
+        self._any_failed = False  # whether any of them may have failed; then it stays so
         self.leaks: LeakReports = LeakReports(registry, self._tell)
         self.profiler: Any = None  # profiling.Profiler, while one runs
         self.failed: deque[ObjectInfo] = deque(maxlen=FAILED_KEPT)
@@ -309,6 +310,7 @@ class Ledger:
         waited_bucket = bisect_left(waits.bounds, waited)
         # Those that are stuck stay, with all they hold.
         retain = (_FORGOTTEN if phase is STUCK else self._unsorted).append
+        self._any_failed = self._any_failed or phase is FAILED
         # K4
         count.bytes -= freed
         living.gone += listed
@@ -500,8 +502,11 @@ class Ledger:
         """Forget the oldest where more have ended than are retained."""
         number = len(self._expiring) - self.registry.config.max_retained
         if number > 0:
-            gone = islice(runtime.snapshot(self._expiring), number)
-            self.failed.extend([info_of(record) for record in gone if record.phase is FAILED])
+            if self._any_failed:
+                # Only who counts changes them. One call: the whole, copied each time, would cost more than all
+                # else that is counted here.
+                gone = list(islice(self._expiring, number))
+                self.failed.extend([info_of(record) for record in gone if record.phase is FAILED])
             ids = map(_id_of, islice(iter(self._expiring.popleft, None), number))
             deque(map(self.registry.records.pop, ids, repeat(None)), 0)
 
