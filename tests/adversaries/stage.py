@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 import traceback
@@ -314,11 +315,18 @@ class Stage:
         # A release that an interrupt struck has failed; that is no fault.
         assert (report.stuck, report.leaked, report.errors, report.running) == ((), (), (), ()), report
         assert_nothing_left(self.manager)
+        forget_what_was_printed()
         if any(ref() is not None for ref in self.seen):
             gc.collect()
         kept = [native for ref in self.seen if (native := ref()) is not None]
         native = None
         assert not kept, f"{len(kept)} natives are kept by {[_who_keeps(one) for one in kept[:2]]}"
+
+
+def forget_what_was_printed() -> None:
+    """What struck a callback before its first line was printed by PyGObject or PySide, and `sys` keeps it."""
+    for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+        vars(sys).pop(name, None)
 
 
 def close(thing: Any) -> None:

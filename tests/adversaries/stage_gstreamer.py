@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-import sys
 import threading
 import time
 import types
@@ -24,7 +23,7 @@ import attrs
 
 from lifecycle import LifecycleError, SafetyConfig, SafetyManager
 from lifecycle.testing import Struck
-from tests.adversaries.stage import PATIENCE, _clear_our_frames
+from tests.adversaries.stage import PATIENCE, _clear_our_frames, forget_what_was_printed
 from tests.core.adversary import assert_nothing_left
 
 CONFIG = SafetyConfig(
@@ -180,9 +179,7 @@ class Stage:
         """End the run, and see that the world is as it was. `what` is what had been done to it; `calm`: nothing that could have
         made a call fail."""
         if struck is not None:
-            # What struck a callback before its first line was printed by PyGObject, and `sys` keeps it.
-            for name in ("last_exc", "last_type", "last_value", "last_traceback"):
-                vars(sys).pop(name, None)
+            forget_what_was_printed()
         if struck is not None and struck.error is not None and self.scene.lets_go:
             struck.error.with_traceback(None)
         _clear_our_frames(struck)

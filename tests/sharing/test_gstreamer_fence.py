@@ -31,8 +31,11 @@ def test_a_buffer_that_is_pushed(gst: ModuleType, manager: SafetyManager) -> Non
 
     pipeline = gst.Gst.parse_launch(
         "appsrc name=source format=time is-live=true caps=video/x-raw,format=GRAY8,width=64,height=48,framerate=30/1 ! "
-        "identity name=slow sleep-time=300000 ! fakesink sync=false async=false enable-last-sample=false"
+        "identity name=gate ! fakesink sync=false async=false enable-last-sample=false"
     )
+    gate = pipeline.get_by_name("gate").get_static_pad("src")
+    stop = gst.Gst.PadProbeType.BLOCK | gst.Gst.PadProbeType.BUFFER
+    closed = gate.add_probe(stop, lambda pad, info: gst.Gst.PadProbeReturn.OK)
     pipeline.set_state(gst.Gst.State.PLAYING)
     source = pipeline.get_by_name("source")
     queue = ReleaseQueue("slots")
@@ -43,7 +46,9 @@ def test_a_buffer_that_is_pushed(gst: ModuleType, manager: SafetyManager) -> Non
     del buffer
     assert repr(fence) == "<BufferFence: pending>"
     manager.register(native, "slot", release=Native.free, release_on=queue).close(after=fence)
+    eventually(gate.is_blocking, timeout=PATIENCE)
     assert queue.drain() == 0
+    gate.remove_probe(closed)
     eventually(lambda: queue.drain() >= 0 and native.released == 1, timeout=PATIENCE)
     assert repr(fence) == "<BufferFence: deleted>"
     gst.shutdown(pipeline)
