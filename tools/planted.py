@@ -49,15 +49,15 @@ def anywhere(*tests: str) -> tuple[str, ...]:
 MUTANTS = (
     # -- the door
     Mutant(
-        "the door stays open",
-        "close() forgets to shut it",
+        "the object stays open",
+        "close() does not close the object to new accesses",
         "I1",
         (("_core/record.py", "        cell.pin = None\n", ""),),
         core("shares", "manager"),
     ),
     Mutant(
-        "a lease holds the door",
-        "access by id goes on after the last close, through somebody's lease",
+        "a lease keeps the object open",
+        "access by id succeeds after the last close, as long as there is a lease",
         "I1",
         (
             (
@@ -74,22 +74,22 @@ MUTANTS = (
         core("leases_and_views"),
     ),
     Mutant(
-        "the last share does not shut",
+        "the last share does not close",
         "giving back a share never finds that it was the last",
         "I3",
         (("_core/shares.py", "    return not tokens\n", "    return False\n"),),
         core("interleavings::test_every_two_operations[share]"),
     ),
     Mutant(
-        "any share shuts",
-        "closing one share shuts the object for all",
+        "any share closes",
+        "closing one share closes the object for all",
         "I1",
         (("_core/shares.py", "    return not tokens\n", "    return True\n"),),
         core("shares"),
     ),
     Mutant(
         "a share is not announced",
-        "a share is born while the last other one closes, and nobody shuts the door, or both do",
+        "a share is made while the last other one closes: nothing closes the object, or both do",
         "I1",
         (
             ("_core/shares.py", "        tokens[-token] = None\n        if parent", "        if parent"),
@@ -98,8 +98,8 @@ MUTANTS = (
         core("interleavings::test_every_two_operations[share]", "shares"),
     ),
     Mutant(
-        "an unborn share leaves the door open",
-        "who takes back an announced share does not shut the door it held open",
+        "an announced share keeps the object open",
+        "a share that was announced and not made does not close the object that it kept open",
         "I3",
         (("_core/shares.py", "        if ours and not tokens:\n", "        if False:\n"),),
         core("interleavings::test_every_two_operations[share]"),
@@ -128,7 +128,7 @@ MUTANTS = (
     ),
     Mutant(
         "a parent is never let go",
-        "the end of a child frees nobody",
+        "the end of a child does not give back its parent",
         "I3",
         (
             (
@@ -150,8 +150,8 @@ MUTANTS = (
         core("collector"),
     ),
     Mutant(
-        "no second net",
-        "a drain runs while a collection does: what dies a second time is released too early",
+        "the collector is not waited for",
+        "a drain runs during a collection: an object that dies a second time is released too early",
         "I2",
         (
             (
@@ -169,7 +169,7 @@ MUTANTS = (
     ),
     Mutant(
         "two collections taken for one",
-        "who waits for the end of a collection loses patience in the midst of a later one",
+        "a wait for the end of a collection gives up in the middle of a later one",
         "I2",
         (("_core/runtime.py", "    while collecting and _now.start is this:\n", "    while collecting:\n"),),
         core("collector"),
@@ -189,7 +189,7 @@ MUTANTS = (
     ),
     Mutant(
         "an ended lease holds on",
-        "the end of the block lets nothing go",
+        "a lease holds its object after the end of its block",
         "I3",
         (
             (
@@ -202,7 +202,7 @@ MUTANTS = (
     ),
     Mutant(
         "the place keeps the object",
-        "the last reference does not go with the release",
+        "the last reference does not go when the release has run",
         "I4",
         (
             ("_core/release.py", "        record.obj = None  # the last", "        pass  # the last"),
@@ -213,7 +213,7 @@ MUTANTS = (
     # -- once
     Mutant(
         "no claim",
-        "two that come by at once both run the release",
+        "two threads at the same moment both run the release",
         "I3",
         (
             (
@@ -227,7 +227,7 @@ MUTANTS = (
     ),
     Mutant(
         "no claim in one piece",
-        "who closes a plain object runs its release though a drain has begun it",
+        "close() of a plain object runs its release although a drain has begun it",
         "I3",
         (
             (
@@ -258,8 +258,8 @@ MUTANTS = (
         core("interrupts::test_what_is_called_as_an_object_dies_is_c_alone"),
     ),
     Mutant(
-        "a drain that is struck loses its ticket",
-        "an interrupt between taking a ticket and running it",
+        "an interrupted drain loses its ticket",
+        "an interrupt comes between taking a ticket and running it",
         "I3",
         (
             (
@@ -288,7 +288,7 @@ MUTANTS = (
     ),
     Mutant(
         "a pending signal ends the exit pass",
-        "it strikes before the first line of the pass, which is not entered again",
+        "a signal strikes before the first line of the pass, which is not entered again",
         "I3",
         (
             ("_core/runtime.py", "_ENTRIES = 4\n", "_ENTRIES = 1\n"),
@@ -301,8 +301,8 @@ MUTANTS = (
         core("exit::test_ctrl_c_that_is_pending_as_the_exit_pass_begins"),
     ),
     Mutant(
-        "a worker that is struck loses its ticket",
-        "an exception of another thread between taking a ticket and running it",
+        "an interrupted worker loses its ticket",
+        "an exception of another thread comes between taking a ticket and running it",
         "I3",
         (
             (
@@ -315,28 +315,28 @@ MUTANTS = (
     ),
     Mutant(
         "a dead worker is not replaced",
-        "an exception of another thread on its last lines: nobody runs its tickets",
+        "an exception of another thread ends it on its last lines: its tickets are never run",
         "I3",
         (("places/workers.py", "        self._replace_dead()\n", ""),),
         core("late_exceptions::test_a_worker_that_died_without_a_word_is_replaced"),
     ),
     Mutant(
         "what is left to a closing worker is dropped",
-        "the worker that was to run it does not come to it",
+        "the worker that should run it ends before it does",
         "I3",
         (("places/workers.py", "                other.left.append(ticket)\n", ""),),
         core("late_exceptions::test_a_close_on_a_worker_that_ends_early_leaves_its_ticket_to_others"),
     ),
     Mutant(
         "close waits for a collection elsewhere",
-        "for as long as a __del__ on another thread takes",
+        "close() waits for as long as a __del__ on another thread takes",
         "I5",
         (("_core/runtime.py", "        if now > until:\n            return False\n", ""),),
         core("collector::test_a_close_does_not_wait_for_a_collection_on_another_thread"),
     ),
     Mutant(
         "every failure is tried again",
-        "a release that may have released is called once more",
+        "a release that may have released is called a second time",
         "I3",
         (
             (
@@ -349,7 +349,7 @@ MUTANTS = (
     ),
     Mutant(
         "retried after a timeout",
-        "a release that came back too late, saying NotReleased, runs again",
+        "a release that raised NotReleased after its deadline runs again",
         "I3",
         (
             (
@@ -362,7 +362,7 @@ MUTANTS = (
     ),
     Mutant(
         "an interrupted release begins again",
-        "what an interrupt struck in its middle is run a second time",
+        "a release that was interrupted in the middle runs a second time",
         "I3",
         (
             (
@@ -399,7 +399,7 @@ MUTANTS = (
     # -- at its place
     Mutant(
         "released in the death callback",
-        "wherever the last reference goes, inside the collector too",
+        "the release runs wherever the last reference goes, also inside the collector",
         "I4",
         (
             (
@@ -427,7 +427,7 @@ MUTANTS = (
     ),
     Mutant(
         "closing in the collector releases there",
-        "ANY_THREAD is taken to mean inside a collection too",
+        "with ANY_THREAD the release runs inside a collection",
         "I4",
         (
             (
@@ -445,7 +445,7 @@ MUTANTS = (
     ),
     Mutant(
         "any thread may drain",
-        "a queue's objects are released by whoever closes them",
+        "the objects of a queue are released on whatever thread closes them",
         "I4",
         (
             (
@@ -458,7 +458,7 @@ MUTANTS = (
     ),
     Mutant(
         "a child process releases",
-        "what a fork inherits is taken for its own",
+        "a forked child releases objects that it inherited",
         "I4",
         (
             (
@@ -471,15 +471,15 @@ MUTANTS = (
     ),
     Mutant(
         "a lost queue releases nevertheless",
-        "natives of a world that is gone",
+        "natives whose context is gone are released",
         "I4",
         (("places/queues.py", "        count = old.lose()\n", "        count = 0\n"),),
         core("places"),
     ),
     # -- deadlines and failures
     Mutant(
-        "a stuck release frees the parent",
-        "it may still be running",
+        "a stuck release lets go of the parent",
+        "the parent is released although the release of the child may still be running",
         "I2",
         (
             (
@@ -492,14 +492,14 @@ MUTANTS = (
     ),
     Mutant(
         "no deadline",
-        "a release that hangs is never declared stuck, and holds up a worker for ever",
+        "a release that hangs is never declared stuck, and blocks a worker for ever",
         "I6",
         (("places/workers.py", "                    now >= deadline\n", "                    False\n"),),
         core("places::test_a_release_past_its_deadline_is_stuck_and_may_come_back_late"),
     ),
     Mutant(
         "cleanups in the order of adding",
-        "the first added runs first",
+        "the cleanup that was added first runs first",
         "I2",
         (
             (
@@ -512,7 +512,7 @@ MUTANTS = (
     ),
     Mutant(
         "one failing cleanup ends them all",
-        "the rest and the release do not run",
+        "the other cleanups and the release do not run",
         "I6",
         (
             (
@@ -524,7 +524,7 @@ MUTANTS = (
         core("nesting", "manager"),
     ),
     Mutant(
-        "a panic poisons nothing",
+        "a panic does not close the object",
         "the object stays open after an undeclared exception",
         "I6",
         (
@@ -538,7 +538,7 @@ MUTANTS = (
     ),
     Mutant(
         "Ctrl-C is a panic",
-        "control flow in an access poisons the object",
+        "a KeyboardInterrupt in an access makes the object invalid",
         "I6",
         (("manager/access.py", "    if is_control_flow(error):\n        return None\n", ""),),
         core("safe_access"),
@@ -546,7 +546,7 @@ MUTANTS = (
     # -- nothing waits for itself
     Mutant(
         "nesting has no end",
-        "a chain of releases that close each other is a recursion",
+        "a chain of releases that close each other is a recursion without a limit",
         "I5",
         (
             (
@@ -559,7 +559,7 @@ MUTANTS = (
     ),
     Mutant(
         "starting is not given back",
-        "an interrupt while the threads are started: no later registration starts them",
+        "after an interrupt while the threads are started, no later registration starts them",
         "I5",
         (
             (
@@ -581,8 +581,8 @@ MUTANTS = (
         core("interrupts::test_the_first_registration_of_a_manager_which_starts_the_threads"),
     ),
     Mutant(
-        "waiting in vain leaves a waiter",
-        "every close(timeout=) that was in vain stays in a table",
+        "a wait that times out leaves its entry",
+        "each close(timeout=) that timed out stays in a table",
         "I8",
         (
             (
@@ -596,8 +596,8 @@ MUTANTS = (
     ),
     # -- one wait
     Mutant(
-        "a waiter asks before it stands at the bell alone",
-        "a change between its question and its place at the bell is slept through",
+        "a waiter checks before it is in the list",
+        "a change between its check and its entry is missed",
         "I5",
         (
             (
@@ -609,8 +609,8 @@ MUTANTS = (
         core("waiting::test_every_order_of_a_waiter_and_a_change"),
     ),
     Mutant(
-        "a waiter does not look if its bell still hangs",
-        "a child that was forked in the middle of the wait sleeps at a lock that a thread of its parent has",
+        "a waiter does not check that its entry is still there",
+        "a child that was forked in the middle of the wait waits for a lock that a thread of its parent holds",
         "I5",
         (
             (
@@ -623,8 +623,8 @@ MUTANTS = (
         kind="a wake-up lost",
     ),
     Mutant(
-        "who gives up takes the bell away",
-        "another has just found that bell, and nobody rings it",
+        "a waiter that gives up removes the entry",
+        "another waiter has just found that entry, and is never woken",
         "I5",
         (
             (
@@ -640,14 +640,14 @@ MUTANTS = (
     ),
     Mutant(
         "a woken thread keeps the lock",
-        "of several who wait one is woken",
+        "of several waiters only one is woken",
         "I5",
         (("_core/waiting_list.py", "                    if rung:\n", "                    if False:\n"),),
         core("waiting::test_many_waiters_are_one_bell_and_leave_nothing"),
     ),
     Mutant(
         "a woken thread passes the lock on after another call",
-        "an interrupt in the first of those at a bell leaves the others asleep",
+        "an interrupt in the first waiter leaves the others asleep",
         "I5",
         (
             (
@@ -662,7 +662,7 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "taking a bell's lock and knowing it are two steps",
+        "taking the lock of an entry and noting it are two steps",
         "an interrupt between the two keeps the lock for ever",
         "I5",
         (
@@ -679,7 +679,7 @@ MUTANTS = (
     ),
     Mutant(
         "waking is a Python function",
-        "an interrupt between a change and its announcement leaves everybody asleep",
+        "an interrupt between a change and the wake-up leaves all waiters asleep",
         "I5",
         (
             (
@@ -691,8 +691,8 @@ MUTANTS = (
         core("waiting::test_an_interrupt_at_each_point_of_the_change"),
     ),
     Mutant(
-        "a call between a bell and its ring",
-        "an interrupt there leaves a lock that nobody lets go",
+        "a call between taking an entry and waking it",
+        "an interrupt there leaves a lock that is never released",
         "I5",
         (
             (
@@ -708,7 +708,7 @@ MUTANTS = (
     ),
     Mutant(
         "a forked child keeps the waits of its parent",
-        "it counts waits of threads that it does not have, and its own wait stands behind them",
+        "it counts waits of threads that it does not have, and its own wait comes after theirs",
         "I5",
         (
             (
@@ -720,16 +720,16 @@ MUTANTS = (
         core("waiting_forms"),
     ),
     Mutant(
-        "a list is taken out without a word",
-        "who leaves the table last takes along the place at which another has just begun to wait",
+        "a list is removed without a wake-up",
+        "the last waiter to leave the table removes a list at which another has just begun to wait",
         "I5",
         (("_core/waiting.py", "                out.wake()\n", "                pass\n"),),
         core("waiting"),
         kind="a wake-up lost",
     ),
     Mutant(
-        "who waits at a table stays at a list that was taken out",
-        "nobody wakes that list again",
+        "a waiter stays at a list that was removed",
+        "that list is never woken again",
         "I5",
         (
             (
@@ -741,8 +741,8 @@ MUTANTS = (
         core("waiting"),
     ),
     Mutant(
-        "who leaves a line wakes nobody",
-        "the next one in it does not learn that it is first",
+        "leaving a line wakes nobody",
+        "the next one in the line does not learn that it is first",
         "I5",
         (("_core/waiting.py", "                self._heads,\n", ""),),
         core(
@@ -765,8 +765,8 @@ MUTANTS = (
         core("waiting_forms::test_an_interrupt_at_each_point_of_a_turn_that_others_stand_behind"),
     ),
     Mutant(
-        "an answer is announced only if nothing strikes",
-        "an interrupt between an answer and its announcement leaves whoever asked asleep",
+        "an answer is announced only without an interrupt",
+        "an interrupt between an answer and its announcement leaves the asking thread asleep",
         "I5",
         (
             (
@@ -778,8 +778,8 @@ MUTANTS = (
         core("waiting_forms::test_an_interrupt_at_each_point_of_an_answer"),
     ),
     Mutant(
-        "a death wakes nobody",
-        "who waits for an object that others hold learns of its death by a look alone",
+        "the death of an object wakes nobody",
+        "a thread that waits for the end of a held object learns of it only at its next check",
         "I5",
         (
             (
@@ -791,8 +791,8 @@ MUTANTS = (
         core("waiting::test_the_death_of_the_last_holder_wakes_who_waits_for_the_end"),
     ),
     Mutant(
-        "an exclusive use ends without a word",
-        "who waits for its end learns of it by a look alone",
+        "the end of exclusive use wakes nobody",
+        "a thread that waits for it learns of it only at its next check",
         "I5",
         (
             (
@@ -805,7 +805,7 @@ MUTANTS = (
     ),
     Mutant(
         "a loop that could not be called counts as called",
-        "an interrupt in the call leaves its coroutines to the loop's next look, and all wakes after it too",
+        "after an interrupt in the call, its coroutines wake only at the loop's next check, and so do all later ones",
         "I5",
         (
             (
@@ -817,22 +817,22 @@ MUTANTS = (
         core("waiting::test_an_interrupt_of_waking_a_coroutine_is_made_up_for_at_once"),
     ),
     Mutant(
-        "the loops are rung once",
-        "an interrupt in the call of a loop leaves its coroutines to the loop's next look",
+        "the loops are called once",
+        "after an interrupt in the call of a loop, its coroutines wake only at the loop's next check",
         "I5",
         (("_core/waiting_loops.py", "ATTEMPTS = 4\n", "ATTEMPTS = 1\n"),),
         core("waiting::test_an_interrupt_of_waking_a_coroutine_is_made_up_for_at_once"),
     ),
     Mutant(
-        "a loop does not look after its coroutines",
-        "an interrupt at the entry of the ring leaves them asleep for good",
+        "a loop does not check its coroutines",
+        "an interrupt at the entry of the call leaves them asleep for good",
         "I5",
         (("_core/waiting_loops.py", "    ticker.bells[bell] = None\n", ""),),
         core("waiting::test_an_interrupt_at_each_point_of_waking_a_coroutine"),
     ),
     Mutant(
-        "the sum of a limit is believed",
-        "an interrupt in the middle of counting leaves bytes counted that nobody holds",
+        "the sum of a limit is not recounted",
+        "after an interrupt in the middle of counting, bytes stay counted that no object has",
         "I7",
         (
             (
@@ -850,7 +850,7 @@ MUTANTS = (
     ),
     Mutant(
         "a place is given back twice",
-        "what is tidied up again after an interrupt makes room for one more than the factory's limit",
+        "the clean-up that is repeated after an interrupt lets the factory make one object more than its limit",
         "I9",
         (
             (
@@ -863,7 +863,7 @@ MUTANTS = (
     ),
     Mutant(
         "the timer is read twice",
-        "a lease fails when a profiler stops between two looks at it",
+        "a lease fails when a profiler stops between the two reads",
         "I9",
         (
             (
@@ -876,14 +876,14 @@ MUTANTS = (
     ),
     Mutant(
         "a finalizer stays an owner",
-        "each safe finalizer that is over keeps its record for ever",
+        "each safe finalizer that has run keeps its record for ever",
         "I8",
         (("manager/finalizers.py", "            owners.pop(id(action), None)", "            pass"),),
         core("growth::test_finalizers_that_are_over_leave_nothing"),
     ),
     Mutant(
-        "the list of what lives keeps what has ended",
-        "records of a burst of objects stay until others of their type come",
+        "the list of live objects keeps ended ones",
+        "records of a burst of objects stay until other objects of their type are made",
         "I8",
         (
             (
@@ -896,7 +896,7 @@ MUTANTS = (
     ),
     Mutant(
         "each release queue looks at all others",
-        "making one costs what lives",
+        "making a queue takes time in proportion to the live ones",
         "I8",
         (("_core/runtime.py", '_sweep_at["child"] = 2 * len(_fork_hooks) + 64', '_sweep_at["child"] = 0'),),
         core("growth::test_a_release_queue_costs_the_same_with_many_alive"),
@@ -904,7 +904,7 @@ MUTANTS = (
     # -- odd places
     Mutant(
         "a caller is always there",
-        "close() raises where C calls it and no Python frame is below",
+        "close() raises if C calls it and there is no Python frame below",
         "I3",
         (
             (
@@ -917,7 +917,7 @@ MUTANTS = (
     ),
     Mutant(
         "a release is begun at the recursion limit",
-        "it fails for the depth it was closed at, and its native is not freed",
+        "the release fails because of the depth at which close() was called, and its native is not freed",
         "I3",
         (
             ("_core/place.py", "            if no_room:\n", "            if False:\n"),
@@ -926,7 +926,7 @@ MUTANTS = (
         core("odd_places::test_no_release_fails_for_the_depth_it_was_closed_at"),
     ),
     Mutant(
-        "a core that was not told of stays a root",
+        "a core whose death was not noted stays a root",
         "an object that was dropped at the recursion limit stays closing for ever",
         "I3",
         (("observe/lost.py", "                self._registry.unroot(core)\n", "                pass\n"),),
@@ -934,20 +934,20 @@ MUTANTS = (
     ),
     Mutant(
         "a lost ticket is not posted again",
-        "an object whose ticket the recursion limit has lost stays due for ever",
+        "an object whose ticket was lost at the recursion limit stays due for ever",
         "I3",
         (("observe/lost.py", "                    place.put(record)\n", "                    pass\n"),),
         core("odd_places::test_a_death_that_was_not_told_is_found"),
     ),
     Mutant(
-        "what waits is taken for lost",
-        "a queue that is not drained grows with every round of the keeper",
+        "a waiting ticket is taken for a lost one",
+        "a queue that is not drained grows with every round of the maintenance thread",
         "I7",
         (("observe/lost.py", " and record.id not in waiting and", " and"),),
         core("odd_places::test_what_waits_for_a_drain_is_not_posted_again"),
     ),
     Mutant(
-        "what the recursion limit cut is forgotten",
+        "what the recursion limit cut off is forgotten",
         "an object that a factory made at the limit is never released",
         "I3",
         (
@@ -962,7 +962,7 @@ MUTANTS = (
     # -- what people were told
     Mutant(
         "Ctrl-C in a release is a failure like any",
-        "the release ends as failed, and the program goes on as if nobody had pressed anything",
+        "the release ends as failed, and the program goes on as if Ctrl-C had not been pressed",
         "I3",
         (
             (
@@ -975,8 +975,8 @@ MUTANTS = (
         kind="an interrupt swallowed",
     ),
     Mutant(
-        "a handle asks the door that exclusive use hides",
-        "while somebody uses the object exclusively `valid` says no, and the state and `is_valid(id)` say yes",
+        "a handle does not see exclusive use",
+        "during exclusive use `valid` says no, while the state and `is_valid(id)` say yes",
         "I1",
         (
             (
@@ -989,8 +989,8 @@ MUTANTS = (
         kind="two answers",
     ),
     Mutant(
-        "components are held",
-        "what appears in metrics lives for ever",
+        "components are held strongly",
+        "a component that appears in the metrics lives for ever",
         "I3",
         (
             (
@@ -1003,16 +1003,16 @@ MUTANTS = (
         kind="a hook that holds its owner",
     ),
     Mutant(
-        "who borrowed is told of a leak",
-        "dropping a handle of what is owned elsewhere is reported",
+        "a borrowed object is a leak",
+        "dropping a handle of an object that is owned elsewhere is reported",
         "I7",
         (("observe/leaks.py", ' == "off" or record.owning <= 0:\n', ' == "off":\n'),),
         ("tests/leaks/test_leaks.py",),
         kind="a false alarm",
     ),
     Mutant(
-        "the validator is asked for twice",
-        "it is taken away between two looks, and an access raises TypeError",
+        "the validator is read twice",
+        "it is removed between the two reads, and an access raises TypeError",
         "I5",
         (
             (
@@ -1026,7 +1026,7 @@ MUTANTS = (
     ),
     Mutant(
         "an evicted loop just ends",
-        "a receiver that was thrown out sees the end of the stream",
+        "a receiver that was evicted sees the end of the stream",
         "I9",
         (
             (
@@ -1043,7 +1043,7 @@ MUTANTS = (
     # -- the figures
     Mutant(
         "an end is counted twice",
-        "what is announced again after an interrupt is counted again",
+        "an end that is announced again after an interrupt is counted again",
         "I7",
         (
             (
@@ -1069,7 +1069,7 @@ MUTANTS = (
     ),
     Mutant(
         "a call between the totals and the batch",
-        "an interrupt there has plain ends counted twice",
+        "after an interrupt there plain ends are counted twice",
         "I7",
         (
             (
@@ -1096,7 +1096,7 @@ MUTANTS = (
     ),
     Mutant(
         "the role is taken in two steps",
-        "an interrupt between them leaves it taken for good: nobody is told what is new",
+        "after an interrupt between them the role stays taken: nothing is counted or reported any more",
         "I7",
         (
             (
@@ -1111,7 +1111,7 @@ MUTANTS = (
     ),
     Mutant(
         "a registration keeps its frame's pin",
-        "what a release raised on the way, kept by somebody, keeps an object that has nothing to do with it",
+        "a kept exception of a release that ran during a registration keeps an unrelated object alive",
         "I2",
         (
             (
@@ -1137,7 +1137,7 @@ MUTANTS = (
     ),
     Mutant(
         "a limit is never given back",
-        "released objects still count against it",
+        "released objects still count against the limit",
         "I7",
         (
             (
@@ -1163,7 +1163,7 @@ MUTANTS = (
     # -- the end
     Mutant(
         "oldest first",
-        "closing the manager releases in the order of registration",
+        "closing the manager releases in the order of registration, not newest first",
         "I2",
         (
             (
@@ -1176,7 +1176,7 @@ MUTANTS = (
     ),
     Mutant(
         "registered after the end",
-        "a closed manager takes objects that nobody will release",
+        "a closed manager takes objects that it never releases",
         "I3",
         (
             ("_core/register.py", "        if registry.closed:\n            raise ClosedError\n", ""),
@@ -1191,7 +1191,7 @@ MUTANTS = (
     # -- what is kept, by whom, and how often
     Mutant(
         "a hook keeps its owner",
-        "a facade that nobody refers to lives as long as its manager, and is told to nobody",
+        "a dropped facade lives as long as its manager, and is not reported",
         "I3",
         (
             (
@@ -1204,21 +1204,21 @@ MUTANTS = (
     ),
     Mutant(
         "a dropped component is not reported",
-        "what was forgotten is ended, and nobody learns of it",
+        "a forgotten component is ended, and no leak is reported",
         "I7",
         (("manager/components.py", "        record.owning = 1\n", "        record.owning = 0\n"),),
         ("tests/managers/test_dropped.py",),
     ),
     Mutant(
-        "a closed component is an object",
-        "the end of what was never counted is counted",
+        "a closed component counts as an object",
+        "an end is counted although the component was never counted",
         "I7",
         (("manager/components.py", "            registry.records.pop(record.id, None)\n", ""),),
         ("tests/managers/test_dropped.py",),
     ),
     Mutant(
         "GStreamer keeps the function",
-        "an object whose guard calls a method of it lives for ever",
+        "an object whose guard calls one of its methods lives for ever",
         "I3",
         (
             (
@@ -1244,7 +1244,7 @@ MUTANTS = (
     ),
     Mutant(
         "an appsink that starts is at its end",
-        "a loop that begins as its pipeline starts ends in silence",
+        "a loop that begins while its pipeline starts ends without an error",
         "I6",
         (
             (
@@ -1257,7 +1257,7 @@ MUTANTS = (
     ),
     Mutant(
         "one component fails the scrape",
-        "what one component raises costs the figures of all others",
+        "an exception of one component loses the figures of all others",
         "I6",
         (
             (
@@ -1272,14 +1272,14 @@ MUTANTS = (
     # -- one answer, and no false alarm
     Mutant(
         "what the collector has is taken for gone",
-        "an open door in a garbage cycle is said to be shut, though leases are granted",
+        "an open object in a garbage cycle is said to be closed, though leases are granted",
         "I9",
         (("_core/doors.py", " or door() is not None or lives(record)", " or door() is not None"),),
         core("answers"),
     ),
     Mutant(
-        "a door that is not found stays open",
-        "closing by id in the midst of a collection keeps nobody out",
+        "an object in a garbage cycle stays open",
+        "closing it by id during a collection has no effect",
         "I1",
         (
             (
@@ -1292,13 +1292,13 @@ MUTANTS = (
     ),
     Mutant(
         "judged before __del__ has run",
-        "what its cycle's __del__ closes is counted and told as a leak",
+        "an object that a __del__ of its cycle closes is counted and reported as a leak",
         "I7",
         (("observe/ledger.py", "        if lives(record) and looks < LOOKS:\n", "        if False:\n"),),
         core("answers"),
     ),
     Mutant(
-        "nobody waits for a release that has begun",
+        "a release that has begun is not waited for",
         "a number that is given out again is taken for a second owner",
         "I9",
         (
@@ -1316,8 +1316,8 @@ MUTANTS = (
         core("owners"),
     ),
     Mutant(
-        "who begins to release in the meantime is refused for",
-        "a number is taken for a second owner's though its release began since that was looked at",
+        "a release that begins meanwhile leads to a refusal",
+        "a number is taken for a second owner, though the release of the first began after it was checked",
         "I9",
         (
             (
@@ -1330,8 +1330,8 @@ MUTANTS = (
         kind="a false alarm",
     ),
     Mutant(
-        "who comes beside others takes their entry",
-        "those who own a native side by side are forgotten, and a true second owner is not refused",
+        "an owner beside others takes their entry",
+        "objects that own a native side by side are forgotten, and a true second owner is not refused",
         "I3",
         (
             (
@@ -1343,14 +1343,14 @@ MUTANTS = (
         core("owners"),
     ),
     Mutant(
-        "who ends takes another's entry",
-        "the successor's native is left without an owner, and a second one is not refused",
+        "an end removes another's entry",
+        "the successor's native is left without an owner, and a second owner is not refused",
         "I3",
         (("_core/release.py", "        if owners[key] is record:\n", "        if owners[key]:\n"),),
         core("owners"),
     ),
     Mutant(
-        "an address is one of its type",
+        "an address is one native of its type only",
         "the same address under another type, at another place or in another manager is not refused",
         "I3",
         (
@@ -1363,15 +1363,15 @@ MUTANTS = (
         core("owners"),
     ),
     Mutant(
-        "a number is one of its type everywhere",
-        "texture 7 of one queue is refused beside texture 7 of another",
+        "a number is one native of its type everywhere",
+        "texture 7 of one queue is refused because of texture 7 of another",
         "I9",
         (("places/queues.py", "        self.world: int = id(self)\n", ""),),
         core("owners"),
     ),
     Mutant(
-        "threads that start end under the one who closes",
-        "close() sleeps out its budget when another thread makes the first registration",
+        "threads that start end during close",
+        "close() waits for its whole budget when another thread makes the first registration",
         "I5",
         (
             (
@@ -1384,14 +1384,14 @@ MUTANTS = (
     ),
     Mutant(
         "a thread that never begins is waited for",
-        "a worker that is struck on its first line holds its starter for ever",
+        "if a worker is interrupted on its first line, the thread that started it waits for ever",
         "I5",
         (("_core/runtime.py", "functools.partial(begun.wait, START_PATIENCE)", "begun.wait"),),
         core("late_exceptions::test_a_thread_that_is_ended_before_it_begins_is_not_waited_for"),
     ),
     Mutant(
         "a flush is taken for a refusal of caps",
-        "a branch that is flushed as new caps come ends for good",
+        "a branch that is flushed while new caps come ends for good",
         "I9",
         (
             (
@@ -1403,8 +1403,8 @@ MUTANTS = (
         ("tests/gstreamer/test_fuses.py::test_a_flush_while_the_caps_are_on_their_way_is_no_failure",),
     ),
     Mutant(
-        "no bell with a view",
-        "an array that outlives its handle is followed by the release a quarter of a second later",
+        "no wake-up with a view",
+        "the release comes a quarter of a second after the last array, not at once",
         "I5",
         (
             (
@@ -1416,8 +1416,8 @@ MUTANTS = (
         core("at_once"),
     ),
     Mutant(
-        "no bell for who outlives a close",
-        "what a lease on another thread, a child or a block held is released a quarter of a second later",
+        "no wake-up for what outlives a close",
+        "the release comes a quarter of a second after the last lease, child or block, not at once",
         "I5",
         (
             ("_core/place.py", " and not arm(record):\n", " and record() is None:\n"),
@@ -1431,7 +1431,7 @@ MUTANTS = (
     ),
     Mutant(
         "each close wakes a worker",
-        "the bell of a view rings although its closer releases the object",
+        "a worker is woken although the closing thread itself releases the object",
         "I5",
         (
             (
@@ -1443,7 +1443,7 @@ MUTANTS = (
         core("at_once"),
     ),
     Mutant(
-        "who lets go leaves it to the worker",
+        "the worker releases what the closing thread should",
         "a native that is bound to its thread is released on another",
         "I4",
         (("_core/leases.py", "        leave(record)\n", ""),),
@@ -1451,7 +1451,7 @@ MUTANTS = (
     ),
     Mutant(
         "what others refer to is said to be gone",
-        "a native that goes in its own deallocation goes wherever the last reference does",
+        "a native that is freed by its own deallocation is freed wherever the last reference goes",
         "I4",
         (
             (
@@ -1471,14 +1471,14 @@ MUTANTS = (
     ),
     Mutant(
         "an export is ended before it is over",
-        "the sweep does not ask the foreign code whether it is done",
+        "the sweep does not ask the foreign code whether it has finished",
         "I2",
         (("_core/exports.py", "export is None or not export.over()", "export is None"),),
         ("tests/dlpack/test_dlpack.py",),
     ),
     Mutant(
-        "detached without a word in the table",
-        "a state follows that the table does not have",
+        "detached without an entry in the table",
+        "the object has a state that the table of states does not have",
         "I9",
         (
             (
@@ -1491,7 +1491,7 @@ MUTANTS = (
     ),
     Mutant(
         "one broken event breaks the batch",
-        "what was being counted with it is lost",
+        "the events that were being counted with it are lost",
         "I7",
         (
             (
@@ -1504,7 +1504,7 @@ MUTANTS = (
     ),
     Mutant(
         "a remover removes twice",
-        "the hook of somebody else goes with it",
+        "the hook of another caller is removed too",
         "I6",
         (("observe/observers.py", "        hooks.pop(key, None)\n", "        hooks.popitem()\n"),),
         core("observers"),
@@ -1512,7 +1512,7 @@ MUTANTS = (
     # -- numbers, and what strikes on the way
     Mutant(
         "a pointer is an object like any",
-        "two wrappers of one native have an owner each, and it is released twice",
+        "two wrappers of one native have one owner each, and it is released twice",
         "I3",
         (("_core/numbers.py", "    if issubclass(kind, _POINTER):\n        return _of_pointer\n", ""),),
         core("owners::test_a_number_is_the_same_native_in_every_form"),
@@ -1534,7 +1534,7 @@ MUTANTS = (
     ),
     Mutant(
         "an interrupt on the entry ends the release",
-        "nothing of it has run, and the native is lost",
+        "nothing of the release has run, and the native is lost",
         "I3",
         (
             (
@@ -1548,7 +1548,7 @@ MUTANTS = (
     ),
     Mutant(
         "garbage counts against the limit",
-        "a registration is refused though nobody can reach what is in its way",
+        "a registration is refused because of objects that only garbage refers to",
         "I9",
         (("_core/room.py", "not _collected(left_to_ask)", "True"),),
         core("limits::test_what_only_garbage_holds_makes_room"),
@@ -1556,7 +1556,7 @@ MUTANTS = (
     ),
     Mutant(
         "types are forgotten one after the other",
-        "what has just ended is unknown, and older objects are remembered",
+        "an object that has just ended is unknown, while older ones are remembered",
         "I8",
         (
             ("observe/ledger.py", "        self._expiring += in_turn\n", ""),
@@ -1569,8 +1569,8 @@ MUTANTS = (
         core("manager::test_of_several_types_the_oldest_are_forgotten_first"),
     ),
     Mutant(
-        "a wish is forgotten in the push",
-        "a client that lost packets waits for a key frame that nobody asks for",
+        "a key frame request is lost in the push",
+        "a client that lost packets waits for a key frame that is not requested",
         "I7",
         (
             (
@@ -1583,15 +1583,15 @@ MUTANTS = (
         kind="a wake-up lost",
     ),
     Mutant(
-        "who speaks of an object holds its life",
-        "while a sentence about a dropped object is made, it is open to another thread",
+        "describing an object makes it accessible",
+        "while a message about a dropped object is made, another thread can access the object",
         "I1",
         (("_core/describe.py", "record.shut or record.born + 0.0", "record.shut or record.born"),),
         core("answers::test_who_speaks_of_a_dropped_object_opens_no_door"),
         kind="two answers",
     ),
     Mutant(
-        "a door that is not told is not looked for",
+        "a close that was not counted is not looked for",
         "after an interrupt the figures call an object valid that is closed",
         "I7",
         (("observe/lost.py", "if record.cause is not None and record.phase is None and", "if False and"),),
@@ -1599,8 +1599,8 @@ MUTANTS = (
         kind="two answers",
     ),
     Mutant(
-        "a fence's descriptor is closed under a call",
-        "its number is another file's already, which is asked instead",
+        "a fence's descriptor is closed during a call",
+        "its number belongs to another file already, which is asked instead",
         "I5",
         (
             (
@@ -1612,8 +1612,8 @@ MUTANTS = (
         ("tests/sharing/test_fences.py::test_a_fence_of_a_process_is_deleted_while_another_thread_asks_it",),
     ),
     Mutant(
-        "two write that a door is shut",
-        "the flight recorder tells of a second shutting behind the release",
+        "two threads write that an object is closed",
+        "the flight recorder has a second closing after the release",
         "I7",
         (
             (
