@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from itertools import islice, repeat, takewhile
+from collections.abc import Iterator
+from itertools import islice, repeat, starmap, takewhile
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from lifecycle._core import runtime
 from lifecycle._core.access import invalidate_record
@@ -36,6 +37,8 @@ from lifecycle.observe.observers import Observer
 from lifecycle.states import BY_DROP, ENDED, FAILED, POISONED, RELEASED, STUCK, Cause, ObjectState
 from lifecycle.stats import ObjectInfo
 
+T = TypeVar("T")
+
 _kind_of = attrgetter("kind")
 _id_of, _ended_of = attrgetter("id"), attrgetter("ended")
 
@@ -44,7 +47,13 @@ def _move(mailbox: deque[Record], into: list[Record], most: int | None = None) -
     """Move what is in `mailbox` now. Others go on appending; only the one who counts takes. One call: each is
     in the one or in the other."""
     number = len(mailbox) if most is None else min(len(mailbox), most)
-    into.extend(islice(iter(mailbox.popleft, None), number))
+    into.extend(_first_of(mailbox, number))
+
+
+def _first_of(mailbox: deque[T], number: int) -> Iterator[T]:
+    """Take the first `number` out of `mailbox`, each when it is asked for. In C, and without the comparison
+    that ``iter(mailbox.popleft, None)`` makes for each."""
+    return starmap(mailbox.popleft, repeat((), number))
 
 
 GLANCE = 512
@@ -121,7 +130,7 @@ class Ledger:
         told of, or is to be told of, go the way of all others."""
         batch = self._plain
         _move(self.registry.plain_ends, batch)
-        if not batch:
+        if not batch or self._count_sums(batch):
             return
         others = self._not_plain(batch)
         if others:
@@ -150,15 +159,38 @@ class Ledger:
             self._count_plain_of(kind, ours, rest)
         self._in_turn = []
 
-    def _not_plain(self, batch: list[Record]) -> list[Record]:
-        """Those of `batch` that a sum is not enough for."""
+    def _count_sums(self, batch: list[Record]) -> bool:
+        """Count the whole of `batch` in one step, where each is plain and nobody has counted or was told of
+        any before; False where that is not so, and then nothing has changed."""
+        if self._in_turn or self._ended or self.leaks.alarmed or self._each_is_told():
+            return False
+        kinds = {record.kind for record in batch}
+        uncounted = [record for record in batch if record.outcome is PLAIN and not record.counted]
+        if len(uncounted) < len(batch) or [kind for kind in kinds if kind.count.shut]:
+            return False
+        totals = self.plain.copy()
+        for kind in kinds:
+            before = totals.get(kind) or PlainTotals.none(kind.count.duration.bounds)
+            totals[kind] = before.plus([rec.ended - rec.begun for rec in batch if rec.kind is kind])
+        # K4. All types in one, in their order: the oldest are forgotten first.
+        self._expiring += batch
+        self.plain = totals
+        batch[:] = ()
+        return True
+
+    def _each_is_told(self) -> bool:
+        """Return True if somebody is told of each end."""
         config = self.registry.config
-        if (
+        return bool(
             self.observer.hooks
             or self.profiler is not None
             or config.log_state_changes
             or config.log_finalizers
-        ):
+        )
+
+    def _not_plain(self, batch: list[Record]) -> list[Record]:
+        """Those of `batch` that a sum is not enough for."""
+        if self._each_is_told():
             return batch
         others = [record for record in batch if record.outcome is not PLAIN]
         alarmed = self.leaks.alarmed
@@ -503,11 +535,11 @@ class Ledger:
         number = len(self._expiring) - self.registry.config.max_retained
         if number > 0:
             if self._any_failed:
-                # Only who counts changes them. One call: the whole, copied each time, would cost more than all
-                # else that is counted here.
+                # One call, since they are more than all else that is looked at here. Only who counts changes
+                # them.
                 gone = list(islice(self._expiring, number))
                 self.failed.extend([info_of(record) for record in gone if record.phase is FAILED])
-            ids = map(_id_of, islice(iter(self._expiring.popleft, None), number))
+            ids = map(_id_of, _first_of(self._expiring, number))
             deque(map(self.registry.records.pop, ids, repeat(None)), 0)
 
     def expire(self) -> None:
