@@ -26,7 +26,15 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from lifecycle.errors import AccessRefusedError, ConfigError, HeldError, LifecycleError, OwnershipError
+from lifecycle.errors import (
+    AccessRefusedError,
+    CallbackError,
+    ConfigError,
+    DuplicateError,
+    HeldError,
+    LifecycleError,
+    OwnershipError,
+)
 from lifecycle.lowlevel import (
     DEFAULT,
     Default,
@@ -80,7 +88,9 @@ class ObjectPool(Pool, Generic[T]):
     manager:
         Owns the items and their loans. When it closes, so does the pool.
     create:
-        Makes an item; called without arguments, on the thread that borrows. `get` raises what it raises.
+        Makes an item, another one each time; called without arguments, on the thread that borrows. `get`
+        raises what it raises, `CallbackError` where it gives None, and `DuplicateError` where it gives an
+        item that the pool has already: two borrowers would have the same.
     size:
         How many items there are at most. They are made when first needed.
     reset:
@@ -170,6 +180,9 @@ class ObjectPool(Pool, Generic[T]):
         self._affine = bool(affinity)
         self._homes = threading.local()
         self._queues: dict[int, tuple[weakref.ref[Home], ReleaseQueue]] = {}
+        # By an item's address, the slot that has it, weakly: a slot is found lost by its reference count.
+        # What is left of an item whose slot has another counts for nothing.
+        self._slot_of: dict[int, weakref.ref[Slot]] = {}
         super().__init__(
             manager,
             name=name,
@@ -295,10 +308,49 @@ class ObjectPool(Pool, Generic[T]):
         try:
             slot.item = self._raw(handle)
             slot.handle = handle
+            self._refuse_misfit(slot)
             slot.dirty = False
             slot.key = want
             slot.made = monotonic()
             return "created"
+        finally:
+            handle = None  # K3
+
+    def _refuse_misfit(self, slot: Slot) -> None:
+        """Raise where what was made cannot be lent beside the others. Nothing is called for it: it is no item
+        of the pool's, or another slot's."""
+        other = handle = None
+        try:
+            if slot.item is None:
+                error: LifecycleError = CallbackError(
+                    f"pool {self.name!r}: create returned None, so there is nothing to lend; have it return "
+                    "what it makes"
+                )
+            else:
+                mine = weakref.ref(slot)
+                other = self._slot_of.setdefault(id(slot.item), mine)()
+                if other is slot:
+                    return
+                if other is None or other.item is not slot.item:
+                    self._slot_of[id(slot.item)] = mine
+                    return
+                error = DuplicateError(
+                    f"pool {self.name!r}: create returned an object that is an item of the pool already "
+                    f"({other.handle!r}): two borrowers would have the same; have it make another each time"
+                )
+            handle, slot.handle, slot.item = slot.handle, None, None
+            self._give_up(handle)
+            raise error
+        finally:
+            other = handle = slot = None  # type: ignore[assignment]  # K3
+
+    def _give_up(self, handle: Handle[T] | None) -> None:
+        """Have nothing called for an item any more. Raises `HeldError` while somebody uses it."""
+        try:
+            if handle is not None:
+                # Nor is there anything to be called where it has no release, which is what the error says.
+                with suppress(OwnershipError):
+                    handle.detach(timeout=0)
         finally:
             handle = None  # K3
 
@@ -357,6 +409,9 @@ class ObjectPool(Pool, Generic[T]):
 
     def _empty(self, slot: Slot, why: str) -> None:
         handle = slot.handle
+        known = self._slot_of.get(id(slot.item))
+        if known is not None and known() is slot:
+            self._slot_of.pop(id(slot.item), None)
         slot.handle = slot.item = None
         slot.key = EMPTY
         slot.dirty = False
@@ -378,10 +433,8 @@ class ObjectPool(Pool, Generic[T]):
         try:
             if handle is not None and handle.valid:
                 if why == "detached":
-                    # Its borrower owns it: nothing is called for it any more. Nor is there anything to be
-                    # called where it has no release, which is what the error says.
-                    with suppress(OwnershipError):
-                        handle.detach(timeout=0)
+                    # Its borrower owns it: nothing is called for it any more.
+                    self._give_up(handle)
                 else:
                     # Somebody may use it for ever: it is not destroyed, and kept.
                     handle.close(timeout=0, after=LostWithLoan())
@@ -399,6 +452,7 @@ class ObjectPool(Pool, Generic[T]):
     def _after_fork(self) -> None:
         self._homes = threading.local()
         self._queues = {}
+        self._slot_of = {}
         super()._after_fork()
 
 

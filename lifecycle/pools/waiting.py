@@ -60,6 +60,7 @@ class Slot:
     """The right to have one item. `pool` is who lends it."""
 
     __slots__ = (
+        "__weakref__",
         "at_once",
         "borrower",
         "dirty",

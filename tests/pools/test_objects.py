@@ -21,7 +21,7 @@ from lifecycle import (
     never_wait,
 )
 from lifecycle._core import runtime
-from lifecycle.errors import DuplicateError, PoolExhaustedError, PoolTimeoutError
+from lifecycle.errors import CallbackError, DuplicateError, PoolExhaustedError, PoolTimeoutError
 from tests.core.adversary import assert_nothing_left
 from tests.core.natives import Native
 from tests.support import eventually
@@ -243,6 +243,56 @@ def test_create_must_make_a_new_one(manager: SafetyManager) -> None:
 
 
 # -- waiting -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("owned", [True, False], ids=["destroy", "nothing to destroy"])
+def test_two_borrowers_never_have_the_same_item(manager: SafetyManager, make: Maker, owned: bool) -> None:
+    """Whether the pool destroys its items or not; what the pool has no more may be made again."""
+    native = make()
+    pool = ObjectPool(
+        manager,
+        lambda: native,
+        size=2,
+        timeout=0,
+        exhausted="fallback",
+        destroy=free if owned else None,
+        release_on=ANY_THREAD,
+        name="natives",
+    )
+    for _ in range(2):
+        with pool.get(), pytest.raises(DuplicateError):
+            pool.get()
+        assert native.released == 0, "what was refused is another slot's item"
+        assert pool.stats().items == {"idle": 1, "in_use": 0}
+    assert pool.trim() == 1
+    native.threads.clear()
+    with pool.item() as again:
+        assert again is native
+
+
+@pytest.mark.parametrize("min_idle", [0, 1])
+def test_none_is_no_item(manager: SafetyManager, min_idle: int) -> None:
+    """As of a function whose return was forgotten; once it is there the pool lends what it gives."""
+    given: list[Any] = [None]
+    destroyed: list[Any] = []
+    pool = ObjectPool(
+        manager,
+        lambda: given[0],
+        size=1,
+        timeout=0,
+        min_idle=min_idle,
+        destroy=destroyed.append,
+        release_on=ANY_THREAD,
+        name="natives",
+    )
+    for _ in range(2):
+        with pytest.raises(CallbackError, match="'natives': create returned None"):
+            pool.get(timeout=5)
+    assert destroyed == []
+    assert pool.stats().items == {"idle": 0, "in_use": 0}
+    given[0] = Native("native")
+    with pool.item(timeout=5) as item:
+        assert item is given[0]
 
 
 def test_the_first_to_come_is_the_first_served(manager: SafetyManager, make: Maker) -> None:
