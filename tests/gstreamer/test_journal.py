@@ -75,6 +75,39 @@ def test_an_end_that_is_told_after_a_seek_is_of_before(g: Any, gst: Any, manager
         assert not guard.wait(0), ends
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_end_counts_where_two_seeks_at_once_fail(
+    g: Any, gst: Any, manager: SafetyManager, first: int
+) -> None:
+    """Whichever fails first, and where one of them was taken it does not count."""
+    Gst = gst.Gst
+
+    def number() -> int:
+        event = Gst.Event.new_seek(
+            1.0, Gst.Format.TIME, Gst.SeekFlags.FLUSH, Gst.SeekType.SET, 0, Gst.SeekType.NONE, -1
+        )
+        return int(event.get_seqnum())
+
+    with g.PipelineGuard(manager, "fakesrc num-buffers=3 ! fakesink async=false") as guard:
+        guard.play()
+        assert guard.wait(20)
+        for _ in range(3):
+            seeks = [guard._journal.seek_begins(number()) for _ in range(2)]
+            assert not guard.ended
+            seeks[first](False)
+            assert not guard.ended
+            seeks[1 - first](False)
+            assert guard.ended
+            assert guard.wait(0)
+        seeks = [guard._journal.seek_begins(number()) for _ in range(2)]
+        seeks[first](True)
+        seeks[1 - first](False)
+        assert not guard.ended
+        for _ in range(100):
+            guard._journal.seek_begins(number())(True)
+        assert len(guard._journal._seeks) == 1
+
+
 def test_an_end_that_comes_while_a_seek_fails_counts(
     g: Any, gst: Any, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

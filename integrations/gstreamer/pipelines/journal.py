@@ -72,7 +72,9 @@ class Journal:
         self.bus = 0  # what `drain.py` calls it
         self.threads: StreamingThreads = StreamingThreads()
         self._end = 0  # the number of the last end of this run, 0 where none has come
-        self._undone = 0  # an end whose number is below is of before the last seek
+        # The numbers of the seeks that are under way, and of the last that was taken: an end whose number is
+        # before one of them is undone.
+        self._seeks: dict[int, None] = {}
         self._run = 0
         self._kept: tuple[deque[BusMessage], ...] = (
             deque(maxlen=KEPT_ERRORS),
@@ -84,7 +86,8 @@ class Journal:
     @property
     def ended(self) -> bool:
         """True if the end has come, and no seek has undone it."""
-        return bool(self._end) and not (self._undone and _is_before(self._end, self._undone))
+        end = self._end
+        return bool(end) and not any(_is_before(end, seek) for seek in snapshot(self._seeks))
 
     def messages(self) -> tuple[BusMessage, ...]:
         """All that is kept, oldest first."""
@@ -113,21 +116,25 @@ class Journal:
             )
         )
 
-    def seek_begins(self, number: int) -> Callable[[], None]:
+    def seek_begins(self, number: int) -> Callable[[bool], None]:
         """A seek of this number (`GstEvent`'s seqnum) is about to flush the pipeline: what has ended so far
-        goes on, and an end that was on its way is told too late. Returns what takes that back: the end that
-        has come by then, before the seek was begun or since, counts again."""
-        ended, before = self.ended, self._undone
-        self._undone = number
+        goes on, and an end that was on its way is told too late. Returns what is told whether it was taken:
+        if not, the end that has come by then, before the seek was begun or since, counts again."""
+        ended = self.ended
+        self._seeks[number] = None
 
-        def back() -> None:
-            if self._undone == number:
-                self._undone = before
+        def over(taken: bool) -> None:
+            if taken:
+                for seek in snapshot(self._seeks):
+                    if _is_before(seek, number):  # what is before it is before this one, too
+                        self._seeks.pop(seek, None)
+                return
+            self._seeks.pop(number, None)
             if self.ended and not ended:
                 self.ends += 1
             self.waiters.wake()
 
-        return back
+        return over
 
     def run_begins(self) -> None:
         """From here on it has neither errors nor an end."""

@@ -388,13 +388,13 @@ class PipelineGuard(Guard["_PipelineCore"]):
             pipeline = core.pipeline
         until = time.monotonic() + timeout
         target = pipeline.target_state
-        back = self._journal.seek_begins(event.get_seqnum())
+        over = self._journal.seek_begins(event.get_seqnum())
         try:
             target, taken = with_deadline(
                 partial(_seek, pipeline, event), timeout, f"gst-{self.name}", self._changes
             )
+            over(taken)
             if not taken:
-                back()
                 self.check()
                 raise PipelineError(
                     f"pipeline {self.name!r}, which is {self.state.upper()}, cannot seek to {position}: no "
@@ -405,7 +405,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
         except TookTooLong:
             self._too_late(pipeline, target, timeout)
         finally:
-            pipeline = event = back = None  # type: ignore[assignment]  # a kept traceback keeps no pipeline
+            pipeline = event = over = None  # type: ignore[assignment]  # a kept traceback keeps no pipeline
 
     # -- in coroutines ---------------------------------------------------------------------------------------
 
