@@ -68,6 +68,10 @@ class Scripted:
     def get_state(self, timeout: int) -> tuple[None, Any, None]:
         return None, self._state, None
 
+    def get_static_pad(self, name: str) -> Any:
+        """A pad that has seen the end."""
+        return SimpleNamespace(get_sticky_event=lambda kind, index: kind, get_peer=lambda: None)
+
 
 def test_an_appsink_that_is_started_between_two_questions(gst: Any) -> None:
     from lifecycle.integrations.gstreamer.captures.runs import flow_of
@@ -311,3 +315,97 @@ def test_a_cancelled_task_of_trio_leaves_the_frames_to_the_next_loop(
     assert len(seen) == 60
     assert seen == sorted(set(seen)), "a frame was lost, or came twice"
     gst.shutdown(pipeline)
+
+
+@HOWS
+def test_each_run_of_a_pipeline_has_an_end_of_its_own(
+    g: Any, gst: Any, manager: SafetyManager, how: str
+) -> None:
+    """An appsink keeps the end of a run that a change to READY has ended; whoever asks is told of this run."""
+    pipeline, sink = pipeline_of(gst, f"videotestsrc num-buffers=5 ! {TINY} ! identity sleep-time=5000")
+    with g.Capture(manager, sink) as capture:
+        for state in ("READY", "READY", "NULL", "READY"):
+            pipeline.set_state(gst.Gst.State.PLAYING)
+            assert looped(capture, how) == 5
+            pipeline.set_state(getattr(gst.Gst.State, state))
+    gst.shutdown(pipeline)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("asks", [True, False], ids=["asked", "there"])
+def test_who_waits_waits_for_the_end_of_this_run(
+    g: Any, gst: Any, manager: SafetyManager, streaming: bool, asks: bool
+) -> None:
+    with g.PipelineGuard(
+        manager,
+        f"videotestsrc num-buffers=5 ! {TINY} ! identity sleep-time=20000 ! appsink name=sink sync=false",
+    ) as guard:
+        seen: list[int] = []
+        capture = g.Capture(manager, guard["sink"], streaming=streaming)
+        capture.on_frame(lambda frame: seen.append(frame.pts))
+        for number in range(1, 4):
+            guard.play(timeout=0 if asks else 20)
+            assert capture.wait(20)
+            assert len(seen) == 5 * number
+            guard.ready()
+            assert capture.wait(0)
+        capture.close()
+
+
+@pytest.mark.parametrize("state", ["READY", "NULL"])
+@HOWS
+def test_a_loop_ends_where_its_pipeline_is_stopped(
+    g: Any, gst: Any, manager: SafetyManager, how: str, state: str
+) -> None:
+    pipeline, sink = pipeline_of(gst, f"videotestsrc is-live=true ! {TINY},framerate=100/1")
+    with g.Capture(manager, sink) as capture:
+        pipeline.set_state(gst.Gst.State.PLAYING)
+        stopper = threading.Timer(0.1, pipeline.set_state, (getattr(gst.Gst.State, state),))
+        stopper.start()
+        assert looped(capture, how) > 0
+        stopper.join()
+    gst.shutdown(pipeline)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("state", ["READY", "NULL"])
+def test_who_waits_is_told_that_the_pipeline_was_stopped(
+    g: Any, gst: Any, manager: SafetyManager, streaming: bool, state: str
+) -> None:
+    pipeline, sink = pipeline_of(gst, f"videotestsrc is-live=true ! {TINY},framerate=100/1")
+    with g.Capture(manager, sink, streaming=streaming) as capture:
+        seen: list[int] = []
+        capture.on_frame(lambda frame: seen.append(frame.pts))
+        assert not capture.wait(0.05), "it has not begun"
+        for _ in range(2):
+            count = len(seen)
+            pipeline.set_state(gst.Gst.State.PLAYING)
+            eventually(lambda count=count: len(seen) > count)  # type: ignore[misc]
+            assert not capture.wait(0.02)
+            pipeline.set_state(getattr(gst.Gst.State, state))
+            assert capture.wait(20)
+    gst.shutdown(pipeline)
+
+
+@pytest.mark.parametrize("how", ["for", "async", "callback", "streaming"])
+def test_a_segment_ends_who_loops_and_who_waits(g: Any, gst: Any, manager: SafetyManager, how: str) -> None:
+    """With no end of the stream, and behind the last of its frames; the next segment begins anew."""
+    with g.PipelineGuard(
+        manager, f"videotestsrc ! {TINY},framerate=10/1 ! appsink name=sink sync=false max-buffers=3"
+    ) as guard:
+        seen: list[int] = []
+        capture = g.Capture(manager, guard["sink"], streaming=how == "streaming")
+        if how in ("callback", "streaming"):
+            capture.on_frame(lambda frame: seen.append(frame.pts))
+        guard.pause()
+        for _ in range(3):
+            seen.clear()
+            guard.seek(0, stop=gst.Gst.SECOND, segment=True)
+            if guard.state != "playing":
+                guard.play(0)
+            if how in ("for", "async"):
+                assert looped(capture, how) == 10
+            else:
+                assert capture.wait(20)
+                assert len(set(seen)) == 10
+        capture.close()

@@ -293,12 +293,15 @@ class Capture(Uncopied):
         sink = self._sink
         if run is None or run.stopped.is_set() or sink is None:
             return ended.wait(timeout)
+        opened = self._opened
         flow = flow_of(sink)
-        if flow == "flowing":
+        if flow == "idle" and opened.flowed:
+            return True  # the pipeline was stopped
+        if flow == "flowing" and not opened.segment_over:
             if ended.is_set() and not run.stopped.is_set():
-                self._opened.goes_on()
-        elif flow == "eos" and self._streaming:
-            ended.set()  # its signal may have come just before a clear of ours
+                opened.goes_on()
+        elif flow != "idle" and self._streaming:
+            ended.set()  # its signal may have come just before a clear of ours; a segment has none
         return ended.wait(timeout)
 
     @property

@@ -20,7 +20,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lifecycle.integrations.gstreamer.captures.runs import SLICE, Opened, Quiet, flow_of
+from lifecycle.integrations.gstreamer.captures.runs import (
+    REST,
+    SLICE,
+    Opened,
+    Quiet,
+    answers_at_once,
+    flow_of,
+)
 from lifecycle.integrations.gstreamer.errors import CaptureError
 from lifecycle.integrations.gstreamer.frames.frame import Frame
 from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked
@@ -116,11 +123,12 @@ class Frames(Uncopied):
                 sink = self._sink()
                 if sink is None:
                     break
+                segment_over = self._capture._opened.segment_over
                 sample = early.popleft() if early else self._capture._try_pull(sink, self._slice(began))
                 if sample is not None and self._admitted():
                     return self._give(sample)
                 came, sample = sample is not None, None
-                if self._ended(sink, began, quiet):
+                if self._ended(sink, began, quiet, segment_over):
                     break
                 if not came:
                     _rest(sink)
@@ -144,11 +152,12 @@ class Frames(Uncopied):
                 sink = self._sink()
                 if sink is None:
                     break
+                segment_over = self._capture._opened.segment_over
                 sample = early.popleft() if early else self._capture._try_pull(sink, 0)
                 if sample is not None and self._admitted():
                     return self._give(sample)
                 sample = None
-                if self._ended(sink, began, quiet):
+                if self._ended(sink, began, quiet, segment_over):
                     break
                 if not early:
                     # Without `self`: the loop's end must not wait for a thread to let go of it.
@@ -232,8 +241,9 @@ class Frames(Uncopied):
             self._capture._count("error", self._began, None)
             raise
 
-    def _ended(self, sink: Any, began: float, quiet: Quiet) -> bool:
+    def _ended(self, sink: Any, began: float, quiet: Quiet, segment_over: bool) -> bool:
         """Nothing has come that could be given: whether nothing will. Raises what there is to be said of it.
+        `segment_over`: a segment that was sought had come to its end before.
 
         A loop ends without a word only after frames, or at an end that it has seen come. An appsink at its
         end from the start has nothing to tell of what it was: frames that others took, an error, or nothing
@@ -243,7 +253,7 @@ class Frames(Uncopied):
         capture._held.look_around()
         flow = flow_of(sink)
         capture._raise_pipeline_error()
-        if flow == "eos":
+        if flow == "eos" or (flow == "flowing" and segment_over):
             if capture._opened.waits or capture._opened.early:
                 return False  # the wait of a cancelled turn may have the last frame
             if not (self._given or self._witnessed or capture._last_frame > 0.0):
@@ -261,9 +271,9 @@ class Frames(Uncopied):
 
 
 def _rest(sink: Any) -> None:
-    """A pull does not wait on an element that does not run."""
-    if flow_of(sink) == "idle":
-        time.sleep(0.01)
+    """Where a pull does not wait."""
+    if answers_at_once(sink):
+        time.sleep(REST)
 
 
 async def _on_a_thread(function: Callable[[], object]) -> None:

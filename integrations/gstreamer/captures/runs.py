@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.integrations.gstreamer._native import Gst, GstApp, pointer_of
@@ -21,13 +22,28 @@ if TYPE_CHECKING:
     from lifecycle.integrations.gstreamer.captures.capture import Capture
     from lifecycle.integrations.gstreamer.pipelines.listening import ErrorListener
 
-__all__ = ["SLICE", "Opened", "Quiet", "Run", "an_appsink", "flow_of", "puller"]
+__all__ = [
+    "REST",
+    "SLICE",
+    "Opened",
+    "Quiet",
+    "Run",
+    "an_appsink",
+    "answers_at_once",
+    "flow_of",
+    "puller",
+]
 
 SLICE: Final = 0.05
 """Seconds for which a pull waits before it looks around."""
+REST: Final = 0.01
+"""Seconds between two pulls where they do not wait."""
 STALE: Final = 1000
 """How many frames that were queued before a streaming capture began are dropped at most, where the queue is
 unbounded."""
+
+
+NEW_SEGMENT: Final = (Gst.EventType.FLUSH_STOP, Gst.EventType.STREAM_START, Gst.EventType.SEGMENT)
 
 
 class Quiet:
@@ -78,6 +94,12 @@ class Opened:
         """Samples that came after whoever waited for them had been cancelled: the next loop's."""
         self.waits: deque[None] = deque()
         """One for each wait on a thread of an event loop's pool, also of a cancelled task."""
+        self.flowed: bool = False
+        """Frames have come to the callback in this run of the pipeline."""
+        self.segment_over: bool = False
+        """What was sought as a segment has come to its end; what is in the queue is before that."""
+        self._pad = sink.get_static_pad("sink")
+        self._probes: list[int] = []
         self._pointer = pointer_of(sink)
         self._claim: Claim[Opened] | None = None
         self._user: dict[str, Any] | None = None
@@ -93,10 +115,14 @@ class Opened:
                 f"capture {name!r}: another capture pulls from its appsink already, and each would get "
                 "a part of the frames; close that one first, or tee the pipeline to a second appsink"
             )
+        mask = Gst.PadProbeType.EVENT_DOWNSTREAM | Gst.PadProbeType.EVENT_FLUSH
+        # Added and known in one call into C: no interrupt falls between.
+        self._probes.extend(map(self._pad.add_probe, (mask,), (partial(_on_event, weakref.ref(self)),)))
         take_back(self.sink)
         self._user = bound(self.sink, name) if bounds else None
         self._bounds = self._user is not None
         self.listener.on_playing = weakly(self.look_if_live)
+        self.listener.on_run = weakly(self.run_begins)
         self.look_if_live()
 
     def look_if_live(self) -> None:
@@ -118,6 +144,13 @@ class Opened:
         if self.over or (run is not None and run.has_left):
             self.ended.set()
 
+    def run_begins(self) -> None:
+        """The pipeline has left READY or NULL: its last stream is history."""
+        self.flowed = False
+        run = self.run
+        if run is not None and not run.stopped.is_set():
+            self.goes_on()
+
     def end(self) -> None:
         """No further frame; the appsink is left flowing, and nobody listens. Waits for nothing; again:
         nothing."""
@@ -133,12 +166,26 @@ class Opened:
         if sink is not None and claim is not None and claim.held_by(self):
             let_flow(sink, self._user)
             _claims.pop(self._pointer, None)
+        once_each(self._pad.remove_probe, self._probes)
         self.sink = self._claim = None
         self.early.clear()
         self.listener.close()
         self.over = True
         self.ended.set()
         self.leave_manager()
+
+
+@contained(lambda: Gst.PadProbeReturn.OK)
+def _on_event(of: weakref.ref[Opened], pad: Any, info: Any) -> Any:
+    """What comes to the appsink beside its buffers, in their order."""
+    opened = of()
+    if opened is not None:
+        kind = info.get_event().type
+        if kind == Gst.EventType.SEGMENT_DONE:
+            opened.segment_over = True
+        elif kind in NEW_SEGMENT:
+            opened.segment_over = False
+    return Gst.PadProbeReturn.OK
 
 
 class Run:
@@ -172,6 +219,7 @@ class Run:
         if sink is None:  # it was stopped before it began
             return
         take_back(sink)  # what the run before has left behind
+        self._opened.flowed = False
         self._opened.look_if_live()
         if streaming:
             self._streaming = True
@@ -242,6 +290,7 @@ class Run:
         """Wait for one frame, a slice at most, and deliver it. For how many seconds to rest then; None where
         the capture is gone. Nothing is held when this returns."""
         sink = self._sink
+        segment_over = self._opened.segment_over
         sample = None if sink is None else self._try_pull(sink, int(SLICE * 1e9))
         capture = self._capture()
         frame = None
@@ -252,16 +301,20 @@ class Run:
                 frame = capture._adapter.frame(sample)
                 sample = None  # the frame alone holds it
                 self._opened.look_if_live()
+                self._opened.flowed = True
                 quiet.over()
                 capture._deliver(frame)
                 return 0.0
             capture._held.look_around()
             flow = flow_of(sink)
-            if flow == "eos":
+            if flow == "eos" or (flow == "flowing" and segment_over):
                 self._opened.ended.set()
+                quiet.over()
             if flow != "flowing":
                 quiet.over()
                 return SLICE
+            if answers_at_once(sink):
+                return REST
             if capture._on_stall is not None and quiet.told_after(capture._stall_after()):
                 capture._tell_stall(quiet.seconds)
             return 0.0
@@ -283,6 +336,7 @@ class Run:
         capture = self._capture()
         frame = None
         try:
+            self._opened.flowed = True
             if sample is not None and capture is not None and not self.stopped.is_set():
                 frame = capture._adapter.frame(sample)
                 sample = None  # the frame alone holds it
@@ -320,18 +374,35 @@ class Run:
 
 
 def flow_of(sink: Any) -> str:
-    """Why a pull gave nothing: ``flowing`` (nothing there yet), ``eos``, or ``idle`` (the element is not
-    running).
+    """Why a pull gave nothing: ``flowing`` (nothing there yet), ``eos``, or ``idle`` (the element does not
+    run).
 
     The property ``eos`` is true of an element that has not been started, too, and between two questions it
     may be started: so the state is asked first, and the property again behind it. Of an element that runs it
-    says that the end has come and that nothing is left to be pulled.
+    says that the end has come and that nothing is left to be pulled, be it the end of a run that a change to
+    READY has ended: the element keeps it, its pad does not.
     """
     if not sink.get_property("eos"):
-        return "flowing"
+        _, state, pending = sink.get_state(0)
+        return "idle" if state == Gst.State.READY and pending <= state else "flowing"
     if sink.get_state(0)[1] < Gst.State.PAUSED:
         return "idle"
-    return "eos" if sink.get_property("eos") else "flowing"
+    return "eos" if sink.get_property("eos") and _has_seen_end(sink) else "flowing"
+
+
+def _has_seen_end(sink: Any) -> bool:
+    """Return True if the end of the stream is at its pad, or on its way from the pad before."""
+    pad = sink.get_static_pad("sink")
+    return any(
+        one is not None and one.get_sticky_event(Gst.EventType.EOS, 0) is not None
+        for one in (pad, pad.get_peer())
+    )
+
+
+def answers_at_once(sink: Any) -> bool:
+    """Return True if a pull that finds nothing does not wait: of an element that does not run, is at its end,
+    or keeps the end of a run before."""
+    return bool(sink.get_property("eos"))
 
 
 def an_appsink(element: Any) -> Any:

@@ -24,7 +24,14 @@ from lifecycle.integrations.gstreamer.pipelines.scopes import concerns
 from lifecycle.integrations.gstreamer.pipelines.threads import contained
 from lifecycle.lowlevel import snapshot
 
-__all__ = ["KEPT_ERRORS", "ErrorListener", "Errors", "error_of", "tell_listeners"]
+__all__ = [
+    "KEPT_ERRORS",
+    "ErrorListener",
+    "Errors",
+    "error_of",
+    "tell_listeners",
+    "tell_run_begins",
+]
 
 KEPT_ERRORS: Final = 16
 """How many errors are kept: the last ones."""
@@ -110,6 +117,16 @@ def tell_listeners(bus: Any, message: Any) -> None:
             listener.hear(message)
 
 
+def tell_run_begins(bus: Any) -> None:
+    """A guard of the pipeline with that bus is about to have it run. What is asked of a capture from here on
+    is about that run, though none of the elements has begun."""
+    number = pointer_of(bus)
+    for (of, _), each in snapshot(_of_bus.items()):
+        listener = each() if of == number else None
+        if listener is not None:
+            listener.on_run()
+
+
 class ErrorListener:
     """Hears the errors of the pipeline that `element` is in, from `listen` until `close`. Callable on any
     thread."""
@@ -124,6 +141,8 @@ class ErrorListener:
         self._key = (0, id(self))
         self.on_playing: Callable[[], object] = int
         """Called when the pipeline has reached PLAYING, on whatever thread that is."""
+        self.on_run: Callable[[], object] = int
+        """Called when a run of the pipeline begins, or is asked of its guard; again where both."""
 
     def listen(self) -> None:
         """Begin, if the element is in a pipeline by now; does nothing where it listens already."""
@@ -151,7 +170,8 @@ class ErrorListener:
             if listener is not None:
                 whole = pointer_of(message.src) == pipeline
                 before, state, _ = message.parse_state_changed()
-                listener._errors.changed(before, state, whole)
+                if listener._errors.changed(before, state, whole):
+                    listener.on_run()
                 if whole and state == Gst.State.PLAYING:
                     listener.on_playing()
 

@@ -58,6 +58,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     set_properties,
 )
 from lifecycle.integrations.gstreamer.pipelines.journal import BusMessage, Journal
+from lifecycle.integrations.gstreamer.pipelines.listening import tell_run_begins
 from lifecycle.integrations.gstreamer.pipelines.threads import (
     Lane,
     TookTooLong,
@@ -213,6 +214,8 @@ class PipelineGuard(Guard["_PipelineCore"]):
             pipeline, journal = core.pipeline, self._journal
         if pipeline.get_state(0)[1] <= Gst.State.READY:
             journal.run_begins()
+            if target > Gst.State.READY:
+                tell_run_begins(pipeline.get_bus())
 
         change: Any = partial(_go, pipeline, target, weakref.ref(self))
         delegated = journal.delegated
