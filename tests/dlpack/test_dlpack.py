@@ -871,7 +871,8 @@ def test_an_array_of_an_import_wants_the_handle_of_that_import(
     imported, other = (from_dlpack(source, manager=manager) for _ in range(2))
     with imported.lease() as it:
         it.strides = strides
-        for bad in (other, None, 3):
+        others: tuple[Any, ...] = (other, None, 3)
+        for bad in others:
             with pytest.raises(DLPackError, match="takes the handle that it was given by"):
                 it.array(bad)
     imported.expect_holders()
