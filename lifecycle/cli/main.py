@@ -107,7 +107,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         if arguments.json:
             say(json.dumps(summary.as_dict(), allow_nan=False))
         else:
-            again = not arguments.once and sys.stdout.isatty()
+            again = not arguments.once and sys.stdout is not None and sys.stdout.isatty()
             say(("\x1b[H\x1b[2J" if again else "") + str(summary))
         recording = summary.report.recording
         if not recording.live:
@@ -123,6 +123,8 @@ def question(arguments: argparse.Namespace) -> int:
     pid = int(target) if target.isascii() and target.isdigit() else 0
     if arguments.attach and not pid:
         raise InspectionError(f"--attach takes a process by its id, not {target}")
+    if arguments.id is not None and arguments.question != "holders":
+        raise InspectionError(f"{arguments.question} takes no id: holders {arguments.id} asks of one object")
     more = {"id": arguments.id, "yes": arguments.yes} if arguments.question == "holders" else {}
     if arguments.attach:
         told = attach(pid, arguments.question, **more)
@@ -137,7 +139,7 @@ def question(arguments: argparse.Namespace) -> int:
         for queue, waiting in manager["backlog"].items():
             say(plain(f"  queue {queue}: {waiting} waiting"))
     for group in told.get("groups", ()):
-        site = group["site"] or "an unknown line"
+        site = group["site"] or "a line that was not noted (LIFECYCLE_LEAK_LEVEL=detailed notes each)"
         say(
             plain(
                 f"{group['live']:>8,} {group['type']}, {group['bytes']:,} bytes, the oldest (object "
@@ -185,38 +187,70 @@ def report(arguments: argparse.Namespace) -> int:
             descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
         except FileExistsError:
             raise RecordingError(f"{path} is there already: name another with -o, or add --force") from None
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            # Half a page would be in the way of the next try.
+            os.unlink(path)
+            raise RecordingError(f"{path} cannot be written: {error.strerror or error}") from None
         say(plain(path))
     return CRASHED if found.crashed else CLEAN
 
 
 def say(text: str) -> None:
-    """Print `text`, whatever the terminal's encoding."""
+    """Print `text`, whatever the terminal's encoding; nothing where standard output was closed."""
+    if sys.stdout is None:
+        return
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     sys.stdout.flush()
+
+
+def refused(text: str) -> int:
+    """Say on standard error why there is nothing to read; the exit status for that."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"lifecycle: {plain(text, 2000)}\n")
+    return UNREADABLE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     words, program = running.divided(words)
-    arguments = parser().parse_args(words)
     try:
+        arguments = _parsed(words)
         if program is not None:
             return running.run(arguments, program)
         status: int = arguments.run(arguments)
         return status
     except LifecycleError as error:
-        sys.stderr.write(f"lifecycle: {plain(str(error), 2000)}\n")
-        return UNREADABLE
+        return refused(str(error))
     except BrokenPipeError:
         # Nobody reads any more, as with `| head`. CPython would complain when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return CLEAN
     except OSError as error:
-        sys.stderr.write(f"lifecycle: {plain(str(error), 2000)}\n")
-        return UNREADABLE
+        _give_up_output()
+        return refused(f"{error.filename or 'standard output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
+
+
+def _parsed(words: list[str]) -> argparse.Namespace:
+    try:
+        return parser().parse_args(words)
+    except SystemExit:
+        # It has printed its help, and what the stream still keeps fails here, and not when all has ended.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        raise
+
+
+def _give_up_output() -> None:
+    """Have what standard output still keeps go nowhere, where it cannot be written."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -155,9 +155,11 @@ def check(program: list[str]) -> None:
 
 
 def _recorder(pattern: str) -> str:
+    if not pattern:
+        raise RunError("--recorder names no file: give a path, as in --recorder app-{pid}.rec")
     path = os.path.abspath(pattern)
     folder = os.path.dirname(path)
-    if not pattern or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise RunError(f"no recorder at {pattern!r}: there is no folder {folder} that may be written to")
     return path
 

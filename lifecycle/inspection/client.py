@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 from typing import Any
 
 from lifecycle.inspection.protocol import (
@@ -50,6 +51,15 @@ def ask(path: str, question: str, **more: Any) -> dict[str, Any]:
     """Ask the process that serves at the socket `path`. Raises `InspectionError` with what it answers
     instead, or with why it does not."""
     check_path(path)
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        is_socket = True  # to be told by connect()
+    if not is_socket:
+        raise InspectionError(
+            f"{path} is no socket: a question takes the id of a process, or the path that {VARIABLE} gave "
+            "it. A recorder's file is shown by `lifecycle inspect FILE` without a question"
+        )
     request = json.dumps({"question": question, **more}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PATIENCE)

@@ -147,7 +147,7 @@ def open_to_read(path: str) -> int:
     except (OSError, ValueError) as error:
         link = isinstance(error, OSError) and error.errno == errno.ELOOP
         why = "it is a symbolic link: name the file itself" if link else _why(error)
-        raise RecordingError(f"{path[:300]} cannot be read: {why}") from None
+        raise RecordingError(f"{path[:300] or repr(path)} cannot be read: {why}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise RecordingError(f"{path[:300]} cannot be read: it is no regular file")

@@ -26,7 +26,7 @@ import attrs
 
 from lifecycle.recorder import layout
 from lifecycle.recorder.reader import Entry, Frame, Recording, Use, frames_of
-from lifecycle.recorder.report import dict_of, seconds, short, text_of
+from lifecycle.recorder.report import dict_of, lasting, seconds, short, text_of
 
 PAGE = 4096
 MOST_SUSPECTS = 10
@@ -259,8 +259,11 @@ def _suspects(
     for life in running:
         assert life.begun is not None
         here = thread != 0 and life.begun.thread == thread
-        since = seconds(recording.end - life.begun.time)
-        why = f"its release has been running on {recording.thread(life.begun.thread)} for {since}"
+        closed = f", closed at {short(life.begun.site)}" if life.begun.site else ""
+        why = (
+            f"its release has been running on {recording.thread(life.begun.thread)} for "
+            f"{lasting(recording, life.begun.time)}{closed}"
+        )
         found.append(_suspect(recording, life, "releasing" if here else "running", why, life.begun))
     found.sort(key=lambda suspect: RULES.index(suspect.rule))
     known: set[int] = set()
@@ -297,7 +300,7 @@ def _by_address(
         at_line = f" at {short(life.begun.site)}" if life.begun is not None and life.begun.site else ""
         how = (
             f"{how or 'ended'} on {recording.thread(end.thread)}{at_line}, "
-            f"{seconds(recording.end - end.time)} before the end"
+            f"{seconds(recording.end - end.time)} before the last record"
         )
         if life.guarded is not None:
             how = f"inaccessible since it was {how}"

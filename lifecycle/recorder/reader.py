@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 import unicodedata
 from collections.abc import Iterator
 
@@ -146,6 +147,13 @@ class Recording:
         """The time of the last thing that is known."""
         times = [entry.time for entry in self.entries[-64:]] + [use.since for use in self.uses]
         return max(times, default=self.zero)
+
+    @property
+    def until(self) -> float:
+        """Up to when what has not ended is known to have gone on: now while the process runs, else `end`."""
+        # The monotonic clock is that of the machine. A file of another one, or of a process that is gone, has
+        # only its own last time.
+        return max(self.end, time.monotonic()) if self.live else self.end
 
     def thread(self, native: int) -> str:
         """How a thread is called in texts."""

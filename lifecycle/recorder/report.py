@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lifecycle.recorder import layout
-from lifecycle.recorder.reader import Entry, Use, plain
+from lifecycle.recorder.reader import Entry, Recording, Use, plain
 
 if TYPE_CHECKING:
     from lifecycle.recorder.postmortem import Life, Report
@@ -60,7 +60,7 @@ def _ending(report: Report) -> str:
     if not report.signal:
         if recording.text_elsewhere:
             return "by a signal, by os._exit or with the machine"
-        return "by SIGKILL, by os._exit or with the machine: no signal was seen"
+        return "by SIGKILL or SIGTERM, by os._exit or with the machine: none of them leaves a trace"
     frame = report.frame
     where = f" in {short(frame.file)}:{frame.line} {frame.function}" if frame is not None else ""
     thread = f", thread {recording.thread(report.thread)}" if report.thread else ""
@@ -85,7 +85,7 @@ def _suspects(report: Report) -> list[str]:
         if registered is not None:
             at = f" at {short(registered.site)}" if registered.site else ""
             ago = seconds(report.recording.end - registered.time)
-            more.append(f"registered{at}, {ago} before the end")
+            more.append(f"registered{at}, {ago} before the last record")
         if more:
             lines.append(f"       {' · '.join(more)}")
     return lines
@@ -99,7 +99,7 @@ def _uses(report: Report) -> list[str]:
         here = ", the thread that crashed," if report.thread and use.thread == report.thread else ""
         lines.append(
             f"  {life!s:22} {_VERBS[use.kind]} by {recording.thread(use.thread)}{here} for "
-            f"{seconds(recording.end - use.since)}"
+            f"{lasting(recording, use.since)}"
         )
     if len(report.in_use) > LISTED:
         lines.append(f"  and {len(report.in_use) - LISTED} more")
@@ -112,10 +112,7 @@ _VERBS = {"lease": "leased", "access": "accessed", "exclusive": "used exclusivel
 def _releasing(report: Report, life: Life) -> str:
     assert life.begun is not None
     recording = report.recording
-    return (
-        f"  {life!s:22} on {recording.thread(life.begun.thread)} for "
-        f"{seconds(recording.end - life.begun.time)}"
-    )
+    return f"  {life!s:22} on {recording.thread(life.begun.thread)} for {lasting(recording, life.begun.time)}"
 
 
 def _named(report: Report) -> set[int]:
@@ -212,7 +209,7 @@ def dict_of(report: Report) -> dict[str, Any]:
             {
                 **_life(life),
                 "thread": recording.thread(life.begun.thread if life.begun else 0),
-                "for": recording.end - life.begun.time if life.begun else None,
+                "for": recording.until - life.begun.time if life.begun else None,
             }
             for life in report.releasing
         ],
@@ -236,7 +233,7 @@ def _use(report: Report, use: Use) -> dict[str, Any]:
         **_life(report.lives[use.object]),
         "kind": use.kind,
         "thread": report.recording.thread(use.thread),
-        "for": report.recording.end - use.since,
+        "for": report.recording.until - use.since,
     }
 
 
@@ -265,6 +262,13 @@ def seconds(value: float) -> str:
     if value < 1:
         return f"{value * 1e3:.1f} ms" if value < 0.1 else f"{value:.3f} s"
     return f"{value:.1f} s"
+
+
+def lasting(recording: Recording, since: float) -> str:
+    """How long what has not ended has gone on, for people. Of a process that is gone only the last record
+    tells."""
+    least = "" if recording.live else "at least "
+    return f"{least}{seconds(recording.until - since)}"
 
 
 def short(site: str) -> str:

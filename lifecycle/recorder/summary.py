@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import Any
 
 import attrs
@@ -111,9 +110,7 @@ class Summary:
 def summarise(recording: Recording) -> Summary:
     """Sum up what a recording shows now."""
     report = analyse(recording)
-    # The monotonic clock is that of the machine. A file of another one, or of a process that is gone, has
-    # only its own last time.
-    now = max(recording.end, time.monotonic()) if recording.live else recording.end
+    now = recording.until
     types: dict[str, TypeLine] = {}
     nameless = 0
     for life in report.lives.values():

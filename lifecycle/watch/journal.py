@@ -102,6 +102,10 @@ class Journal:
         self._file: tuple[int, int] | None = None
         """Device and inode of what is written to: a program that closes all descriptors, as a daemon does,
         may open a file of its own under the same number."""
+        self._errors: tuple[int, int] | None = None
+        """The same of standard error at the start."""
+        self._lost = False
+        """It was said that the file cannot be written to."""
         self._prefix = "lifecycle: "
         self.watched: dict[str, Callable[[], str]] = {}
         """What is watched, and how that stands."""
@@ -118,6 +122,7 @@ class Journal:
         if self._started:
             return
         self._started = True
+        self._errors = None if sys.__stderr__ is None else _file(2)
         if to:
             self._path = os.path.abspath(to)
             self._open()
@@ -256,8 +261,22 @@ class Journal:
                 there = True
             if there:
                 os.write(self._to, line.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            # The copy of standard error is closed: the program's own affair.
+            if self._path and not self._lost:
+                self._lost = True
+                self._say_lost(error)
+
+    def _say_lost(self, error: OSError) -> None:
+        """Say once that the file takes nothing, as on a full disk: on standard error, if that is still what
+        it was."""
+        if self._errors is None or _file(2) != self._errors:
+            return
+        text = f"{self._prefix}what is found cannot be written to {self._path}: {error.strerror or error}"
+        try:
+            os.write(2, "".join(one if one.isprintable() else "?" for one in text).encode() + b"\n")
         except OSError:
-            # The copy of standard error is closed, or the disk is full: the program's own affair.
+            # Neither takes it: there is nobody left to tell.
             return
 
     def _open(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -76,6 +78,60 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert "Exception ignored" not in err
 
 
+@linux
+@pytest.mark.parametrize(
+    "words", ["postmortem a.rec", "inspect a.rec --once", "--help", "--version", "report a.rec -o -"]
+)
+def test_output_that_cannot_be_written_is_one_line_and_a_closed_one_is_nothing(
+    tmp_path: Path, words: str
+) -> None:
+    lifecycle.recorder.start(tmp_path / "a.rec", slots=1024, fault=False).stop()
+
+    def run(redirection: str) -> tuple[int, str]:
+        # Python looks whether a stream can be written when it ends, unless it is asked to write at once.
+        told = subprocess.run(
+            ["sh", "-c", f'"{sys.executable}" -m lifecycle {words} {redirection}'],
+            cwd=tmp_path,
+            env={**os.environ, **QUIET, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return told.returncode, told.stderr
+
+    assert run(">/dev/full") == (2, "lifecycle: standard output: No space left on device\n")
+    status, told = run(">&-")
+    assert status == 0
+    # argparse has its help on standard error then.
+    assert told == "" or words in ("--help", "--version")
+    assert "Traceback" not in told
+
+
+@linux
+def test_a_refusal_without_standard_error_has_its_status(tmp_path: Path) -> None:
+    command = ["sh", "-c", f'"{sys.executable}" -m lifecycle postmortem absent.rec 2>&-']
+    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False, timeout=60).returncode == 2
+
+
+@linux
+def test_a_page_that_could_not_be_written_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lifecycle.recorder.start("a.rec", slots=1024, fault=False).stop()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        assert "a.rec.html cannot be written: File too large" in refusal("report", "a.rec")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not Path("a.rec.html").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["postmortem"], ["inspect", "1", "--every", "0"]])
 def test_what_it_does_not_know_is_said_with_the_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
@@ -103,6 +159,10 @@ def test_what_it_does_not_know_is_said_with_the_usage(
         (("inspect", "4194999", "managers"), "4194999"),
         (("inspect", "4194999", "managers", "--attach"), "4194999"),
         (("inspect", "good.rec", "managers", "--attach"), "--attach takes a process by its id"),
+        (("inspect", "good.rec", "managers"), "good.rec is no socket"),
+        (("inspect", "4194999", "old", "3"), "old takes no id: holders 3 asks"),
+        (("inspect", "", "--once"), "'' cannot be read"),
+        (("postmortem", ""), "'' cannot be read"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -184,6 +244,11 @@ made.close()
             time.sleep(0.05)
         assert 'encoder 1 "x264" on MainThread (' in str(summary)
         assert "closed at hangs.py:" in str(summary)
+        # Nothing more is recorded, and the release goes on.
+        found = summary.report
+        (first, second) = (found.as_dict()["releasing"][0]["for"] for _ in range(2))
+        assert second > first
+        assert found.recording.until > found.recording.end
         process.send_signal(signal.SIGKILL)
         process.wait(60)
     finally:
@@ -191,6 +256,14 @@ made.close()
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+    # How long it hung is not in the file of one that is gone.
+    assert main(["postmortem", str(tmp_path / f"hangs-{process.pid}.rec")]) == 1
+    told = capsys.readouterr().out
+    assert re.search(
+        r'encoder 1 "x264": its release has been running on MainThread \(\d+\) for at least .* closed at hangs.py:',
+        told,
+    ), told
+    assert "before the last record" in told
     # Without --once it goes on until the process is gone.
     assert main(["inspect", str(tmp_path / f"hangs-{process.pid}.rec")]) == 1
     assert "gone, no clean end" in capsys.readouterr().out

@@ -490,6 +490,15 @@ def test_nothing_is_written_into_a_file_of_the_programs(folder: Path, to: str) -
         assert done.stderr == first
 
 
+def test_a_file_that_takes_nothing_is_told_once(folder: Path) -> None:
+    write(folder, "from pump import Pump\nPump()\nPump()\n")
+    done = start(
+        folder, "-m", "lifecycle", "run", "--watch", "pump:Pump.close", "--to", "/dev/full", "app.py"
+    )
+    assert done.check() == ""
+    assert done.stderr == "lifecycle: what is found cannot be written to /dev/full: No space left on device\n"
+
+
 # -- bad input -----------------------------------------------------------------------------------------------
 
 
@@ -504,6 +513,7 @@ def test_nothing_is_written_into_a_file_of_the_programs(folder: Path, to: str) -
         (("--watch", "h5py.File", "app.py"), "'h5py.File' names no class and closing method"),
         (("--to", "no/such/folder", "app.py"), "nothing can be written to"),
         (("--recorder", "no/such/a.rec", "app.py"), "no recorder at 'no/such/a.rec': there is no folder"),
+        (("--recorder", "", "app.py"), "--recorder names no file"),
         (("a\0b",), "cannot be read"),
     ],
 )
