@@ -139,7 +139,7 @@ def pack(form: Form, seq: int, epoch: int, published_ns: int, key: bool) -> byte
 
 
 def array_over(memory: memoryview, shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array over `memory`. One over memory that may only be read can be made writable by nobody."""
+    """An array over `memory`. An array over memory that may only be read cannot be made writable."""
     if not memory.nbytes:
         return np.empty(shape, dtype)
     return np.frombuffer(memory, dtype).reshape(shape)

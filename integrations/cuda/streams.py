@@ -197,8 +197,8 @@ class CUDAFence(Uncopied):
         return 0 if event is None else event.box.value or 0
 
     def signalled(self) -> bool:
-        """Return True if the stream has come so far. Raises `CUDAError` for any other answer: then nobody
-        knows."""
+        """Return True if the stream has come so far. Raises `CUDAError` for any other answer: then it is not
+        known."""
         event = _events.get(self._number)
         if event is None:
             raise CUDAError("this fence was deleted")
@@ -260,7 +260,7 @@ def _destroy_dropped() -> None:
 
 
 class _NoFence:
-    """In the place of an event that a stream would not take: nobody will ever know how far it came."""
+    """In the place of an event that a stream would not take: it will never be known how far it came."""
 
     __slots__ = ("_error",)
 

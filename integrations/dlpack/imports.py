@@ -127,11 +127,11 @@ def _ending(capsule: Any, deleter: int, versioned: bool) -> Callable[[], object]
 _call: Callable[[Any], Any] = operator.methodcaller("__call__")
 
 _taking: dict[int, object] = {}
-"""By identity: the capsules that somebody is taking just now, and who (K1)."""
+"""By identity: the capsules that are being taken now, each with its taker (K1)."""
 
 
 def _letting_go(key: int, me: object) -> Callable[[], object]:
-    """What takes a claim back, where it is `me` who has it: one step of C, so an interrupt leaves none."""
+    """Takes a claim back if `me` has it: one step of C, so an interrupt leaves none."""
     is_mine = map(operator.is_, (me,), map(_taking.get, (key,)))
     return partial(deque, map(_call, compress((partial(_taking.pop, key, None),), is_mine)), 0)
 

@@ -174,7 +174,7 @@ class Tensor(Uncopied):
 
 
 class Capsule(Export):
-    """A capsule that was handed out. Done: the deleter has written, or nobody else ever took it."""
+    """A capsule that was handed out. Done: the deleter has written, or the tensor was never taken."""
 
     __slots__ = ("block", "blocks", "capsule", "names", "unlike", "word")
     block: int
@@ -188,7 +188,8 @@ class Capsule(Export):
         """As `Export.over`."""
         if self.word.value != self.unlike:
             return True
-        # As long as it has our name nobody has taken it, and where nobody else refers to it nobody can.
+        # As long as it has the name of the library it was not taken, and without other references it cannot
+        # be taken.
         if getrefcount(self.capsule) > SOLE:
             return False
         if not _native.is_named(self.capsule, self.names[0]):

@@ -1,4 +1,4 @@
-"""The manager of those who name none."""
+"""The default manager."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def adopt(
         As for `opengl.adopt`.
 
     Where Qt destroys the context the domain is closed before: what is due is released, and the rest is given
-    up with the context. Memory that is mapped then is given up too, and whoever reads it reads what is gone.
+    up with the context. Memory that is mapped at that moment is given up too, and reading it is an error.
 
     Call it on the thread that draws. Raises `GLError` for what has no context yet or is none of these, and
     what `opengl.adopt` raises.

@@ -12,11 +12,11 @@ does not copy. The C functions are the same everywhere, and cost a tenth. What s
   through `CDLL`, without the lock.
 - **Mapping and knowing it are one C call**: `gst_buffer_map` writes into a structure that is already owned.
   So no interrupt can fall between having a mapping and having a record of it.
-- **While a mapping lives its memory is nobody else's**: it holds a reference on the memory, whose address
-  cannot be reused.
-- **What holds the buffer is the sample's wrapper.** Whoever owns a sample alone may exchange its buffer,
-  though. What is mapped stays: the mapping holds the memory. Only the call that ends it needs a buffer, of
-  which it asks nothing but its type (1.20 to 1.28, tested), so it is always given the same one, `ANY`.
+- **While a mapping lives, its memory is used for nothing else**: it holds a reference on the memory, whose
+  address cannot be reused.
+- **What holds the buffer is the sample's wrapper.** But the only owner of a sample may exchange its buffer.
+  What is mapped stays: the mapping holds the memory. Only the call that ends it needs a buffer, of which it
+  asks nothing but its type (1.20 to 1.28, tested), so it is always given the same one, `ANY`.
 - **A mapping is ended once because it is an iterator.** ``map(unmap, ANY, (address,))`` calls once, in C,
   when it is advanced first; advancing it again does nothing. So no interrupt falls between deciding and
   doing. Advanced where nothing was mapped it does nothing either: GStreamer ends a mapping of no memory that

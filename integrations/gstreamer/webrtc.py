@@ -274,7 +274,8 @@ class WebRTCPeer(Uncopied):
             time.sleep(0.005)
 
     def close(self) -> bool:
-        """Take its handlers away; True when none runs any more. Its pipeline is closed by whoever owns it."""
+        """Take its handlers away; True when none runs any more. Its pipeline is closed by the pipeline's
+        owner."""
         self._element = None
         return close_each(signal.close for signal in self._signals)
 

@@ -446,7 +446,7 @@ class Watch:
             return
 
     def close(self) -> None:
-        """Watch nobody. May be repeated."""
+        """Stop watching. May be repeated."""
         if self._events is not None and self._owner != os.getpid():
             # In a forked child: what is taken out of an epoll is taken out of the parent's.
             return

@@ -6,7 +6,7 @@ told by the step that stores the engine's answer, so a frame that went out count
 then.
 
 **Figures follow.** A frame's number is that of the last one that went out, plus one. The blackboard follows
-the send, and so does the event that wakes receivers; whoever comes next makes up for one that was cut short.
+the send, and so does the event that wakes receivers; the next call makes up for one that was interrupted.
 
 **The watcher** is a thread that waits for receivers that ring (it gives them the frames of `history`) and for
 the death of their processes, whose seats it has freed at once.
@@ -309,7 +309,8 @@ class _Ports(Ends):
                 watch.also(self.waker[0])
             while True:
                 died = watch.wait(pause)
-                # Asked out of turn: who closes in the middle of a publish has the turn, and waits for this.
+                # Asked out of turn: a call that closes in the middle of a publish has the turn, and waits for
+                # this.
                 if self.over():
                     return
                 try:
@@ -327,7 +328,7 @@ class _Ports(Ends):
             watch.close()
 
     def _look(self, watch: Watch, died: bool) -> None:
-        """Serve who has rung, and free what the dead had."""
+        """Serve the peers that have sent a wake-up, and free what dead peers had."""
         rung = bool(self.rings.try_wait())
         if rung:
             self.publisher.update_connections()

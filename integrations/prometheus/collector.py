@@ -129,7 +129,7 @@ class Group:
         after_fork(self._after_fork)
 
     def _after_fork(self) -> None:
-        """In the child: whoever held the lock is the parent's."""
+        """In the child: the thread that held the lock exists only in the parent."""
         self.lock = threading.RLock()
 
     def has(self, collector: LifecycleCollector) -> bool:

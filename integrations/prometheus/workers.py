@@ -229,7 +229,8 @@ class WorkersCollector(Uncopied, Collector):
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """Have nobody else read or tidy up meanwhile: no thread of this process, and no other worker."""
+        """Keep other workers from reading or tidying up meanwhile: no thread of this process, and no other
+        worker."""
         with (
             _turns.setdefault(self._process, threading.RLock()),
             (self._directory / f"{GONE}.lock").open("w") as file,

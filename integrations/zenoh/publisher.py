@@ -234,8 +234,8 @@ class Publisher(Uncopied):
         )
 
     def describe(self) -> dict[str, Any]:
-        """What ``lifecycle inspect PID topics`` shows of it, as data: the topic and its figures. Who receives
-        elsewhere is not known."""
+        """What ``lifecycle inspect PID topics`` shows of it, as data: the topic and its figures. Receivers on
+        other machines are not known."""
         return {
             "topic": self._name,
             "transport": "zenoh",

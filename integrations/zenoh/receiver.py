@@ -171,7 +171,7 @@ class _Feed:
 
     def shut(self) -> None:
         """See `across.feeds.Feed`."""
-        # Who waits is to see it.
+        # A waiting thread must see it.
         self.arrivals.heard.set()
         steps = [end.undeclare for end in self.ends]
         if self.own and steps:

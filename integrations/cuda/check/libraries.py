@@ -27,7 +27,7 @@ def module(name: str) -> Any:
 
 
 def with_torch(bench: Bench) -> str:
-    """PyTorch: its streams, its tensors, and ours in its hands."""
+    """PyTorch: its streams, its tensors, and tensors of the library that it uses."""
     torch = module("torch")
     if not torch.cuda.is_available():
         raise NotHere("this PyTorch has no CUDA")

@@ -37,7 +37,7 @@ class DebugMessage:
     """One message of the driver."""
 
     source: str
-    """Which part of the system speaks, such as ``api``."""
+    """The part of the system that sent the message, such as ``api``."""
     type: str
     """What kind of message it is, such as ``error``."""
     id: int
@@ -81,7 +81,7 @@ def install(domain: Domain, fn: Callable[[DebugMessage], object], synchronous: b
         fn(_message(source, kind, number, severity, said))
 
     thunk = _THUNK(told)
-    # Owned before the driver knows it: an interrupt in between leaves a thunk that nobody calls.
+    # Owned before the driver knows it: an interrupt in between leaves a thunk that is never called.
     handle = domain.manager.register(
         thunk, "gl.debug_callback", release=_take_out, release_on=domain.queue, size=0
     )

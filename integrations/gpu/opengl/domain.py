@@ -114,7 +114,7 @@ class Domain:
         egl = self._fences == "egl"
 
         def fence() -> Any:
-            # Who begins a submission, or polls, has asked the world itself.
+            # The call that begins a submission, or polls, has checked the context itself.
             domain = weak()
             try:
                 if domain is None:
@@ -400,8 +400,8 @@ def adopt(
     manager:
         Owns its objects; None: the process's manager for GPU objects.
     fences:
-        ``"gl"``: sync objects of OpenGL, asked by whoever drains. ``"egl"``: those of EGL, which a thread of
-        their own waits for, so that what was used is given back though nothing is drawn.
+        ``"gl"``: sync objects of OpenGL, which the draining thread polls. ``"egl"``: those of EGL, which a
+        thread of their own waits for, so that what was used is given back though nothing is drawn.
 
     Raises `GLError` where no context is current, or it is one of OpenGL ES or older than 3.0 (3.2 without
     ARB_sync), and where PyOpenGL is loaded and looks for contexts of another window system.

@@ -1,7 +1,7 @@
 """A ring: memory that the host writes while the device still reads other parts of it.
 
 A slot is lent as an object. A submission that uses it holds it until its fence has signalled, and only then
-is it lent again: so what the device reads is never overwritten, and nobody passes a fence by hand.
+is it lent again: so what the device reads is never overwritten, and the caller need not pass a fence.
 """
 
 from __future__ import annotations

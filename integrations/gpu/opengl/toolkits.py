@@ -41,7 +41,7 @@ def watch_end(domain: Domain, context: Any, view: Any = None) -> None:
     domain.watched = True
     weak_view = (lambda: None) if view is None else weakref.ref(view)
     the_context = _asked_anew(context)
-    # The domain is kept by the signal: its objects outlive whoever asked for it.
+    # The domain is kept by the signal: its objects outlive their user.
 
     def end() -> None:
         if domain.lost_reason:

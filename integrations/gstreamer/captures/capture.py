@@ -14,9 +14,9 @@ capture.frames()`` pulls on the caller's own thread instead.
 it waits in slices of `SLICE` seconds and looks around in between: closing takes one slice at most, beyond
 what the callback itself takes.
 
-**When nothing comes** there is a reason, and whoever waits is told it: the stream's end, an error on the bus
-(`PipelineError`), frames that are held from a bounded pool (`Starved`, with their holders), the manager's end
-(`ClosedError`), or none of these (`NoFrames`).
+**When no frame comes** there is a reason, and the waiting call raises it: the stream's end, an error on the
+bus (`PipelineError`), frames that are held from a bounded pool (`Starved`, with their holders), the manager's
+end (`ClosedError`), or none of these (`NoFrames`).
 
 **Closing** leaves the appsink behind with ``max-buffers=1 drop=true``: a live pipeline flows on, and nothing
 piles up.
@@ -73,7 +73,7 @@ class CaptureStats:
     """The capture's name."""
     results: dict[str, int]
     """Frames by what became of them: ``ok``, ``error`` (declared, or no frame could be made), ``panic``,
-    ``dropped`` (pulled when nobody was to have it any more)."""
+    ``dropped`` (pulled when it was no longer wanted)."""
     last_frame: float
     """Unix time of the last frame, 0.0 before the first."""
     callback_duration: Histogram
@@ -184,8 +184,8 @@ class Capture(Uncopied):
         self._on_stall: Callable[[Stall], object] | None = None
         self._layout: Layout | None = None
         self._manager_closed = False
-        # Not here, where an appsink fills up that nobody pulls from yet, but with the first run or loop the
-        # threads are started.
+        # The threads are not started here, where the appsink is not drained yet and would fill up, but with
+        # the first run or loop.
         self._over = manager._join(self, self._opened.end, "gst.Capture", start=False)
         try:
             self._opened.take(self.name, bound == "auto")
@@ -347,8 +347,8 @@ class Capture(Uncopied):
         return turn.lives()
 
     def _loop_begins(self, frames: Frames) -> None:
-        """Give the frames to a loop. Raises `CaptureError` where another one has them. An interrupt in here
-        leaves the capture to the loop as long as its iterator lives, and to nobody after that."""
+        """Give the frames to a loop. Raises `CaptureError` where another one has them. After an interrupt in
+        here the capture belongs to the loop as long as its iterator lives, and is free after that."""
         self._refuse_second_loop()
         mine = Turn(frames)
         while not self._turn.last().follow(mine):

@@ -41,7 +41,7 @@ __all__ = ["Frames"]
 
 class Turn:
     """The frames of a capture, given to one loop: the last of a chain, in which each follows one that was
-    over. Refers weakly to the loop, and to nobody at its beginning."""
+    over. Refers weakly to the loop, and to none at its beginning."""
 
     __slots__ = ("_frames", "_next", "over")
 
@@ -142,7 +142,7 @@ class Frames(Uncopied):
             sample = sink = None
 
     async def __anext__(self) -> Frame:
-        """As `__next__`, turn for turn, but for who waits: without blocking the event loop."""
+        """The same turns as `__next__`. Only the wait differs: without blocking the event loop."""
         sample = sink = None
         try:
             self._next_turn()

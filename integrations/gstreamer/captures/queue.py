@@ -1,4 +1,5 @@
-"""An appsink's queue: what the user has set, what it is while nobody pulls, and a bound where there is none.
+"""An appsink's queue: what the user has set, what it is while it is not drained, and a bound where there is
+none.
 
 An appsink that nobody drains grows by gigabytes, or freezes its pipeline. So a capture that ends leaves it
 flowing: one buffer, the newest. What the user had set is kept with the element, in its wrapper, which lives
@@ -20,7 +21,7 @@ from lifecycle.integrations.gstreamer._native import Gst
 __all__ = ["BOUND", "bound", "let_flow", "live", "take_back"]
 
 BOUND: Final = 8
-"""Frames in a queue to which nobody has set a bound."""
+"""The bound, in frames, of a queue for which the program has set none."""
 FLOWING: Final[dict[str, Any]] = {"drop": True, "max-buffers": 1}
 """Neither growth nor a freeze in an appsink that nobody drains."""
 LIMITS: Final = ("max-buffers", "max-bytes", "max-time")
@@ -35,7 +36,7 @@ def _now(sink: Any) -> dict[str, Any]:
 
 
 def let_flow(sink: Any, before: dict[str, Any] | None = None) -> None:
-    """Have it flow without anybody who pulls; what it was is kept for `take_back`. `before` is what the user
+    """Have it flow although it is not drained; what it was is kept for `take_back`. `before` is what the user
     had set where we have bounded it. Again: nothing."""
     now = _now(sink)
     if now != FLOWING:

@@ -86,12 +86,12 @@ class Opened:
         self.run: Run | None = None
         self.closed: bool = False
         self.ended: threading.Event = threading.Event()
-        """The stream has come to its end, or nobody takes frames of it any more."""
+        """The stream has come to its end, or its frames are not taken any more."""
         self.over: bool = False
         """It has ended for good."""
         self.leave_manager: Callable[[], object] = int
         self.early: deque[Any] = deque()
-        """Samples that came after whoever waited for them had been cancelled: the next loop's."""
+        """Samples that came after the coroutine that waited for them had been cancelled: the next loop's."""
         self.waits: deque[None] = deque()
         """One for each wait on a thread of an event loop's pool, also of a cancelled task."""
         self.flowed: bool = False
@@ -152,7 +152,7 @@ class Opened:
             self.goes_on()
 
     def end(self) -> None:
-        """No further frame; the appsink is left flowing, and nobody listens. Waits for nothing; again:
+        """No further frame; the appsink is left flowing, without a listener. Waits for nothing; again:
         nothing."""
         self.closed = True
         if has_forked():

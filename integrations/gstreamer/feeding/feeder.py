@@ -100,7 +100,7 @@ class _Opened:
         self.leave_manager: Callable[[], object] = int
 
     def end(self) -> None:
-        """Nobody feeds or listens any more. Waits for nothing; again: nothing."""
+        """The feeder is closed, and its listener is removed. Waits for nothing; again: nothing."""
         self.closed.set()
         if has_forked():
             return

@@ -45,8 +45,8 @@ class BufferFence(Uncopied):
         del buffer
         slot.close(after=fence)
 
-    May be asked on any thread. Raises `FenceError` for what is no buffer, and for a pooled buffer that
-    somebody else holds already: its return to the pool could not be seen.
+    May be asked on any thread. Raises `FenceError` for what is no buffer, and for a pooled buffer that has
+    another holder already: its return to the pool could not be seen.
     """
 
     _remedy = "pass the fence itself; it is the only one to see its buffer go"

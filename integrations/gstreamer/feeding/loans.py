@@ -1,4 +1,4 @@
-"""Loans: what GStreamer holds of ours, and the moment at which it lets go.
+"""Loans: memory that is lent to GStreamer, and the moment at which GStreamer drops it.
 
 **The problem.** An array that is pushed without a copy must live until the last element has dropped its
 buffer, which happens on any thread, at any time, perhaps while the interpreter ends. GStreamer tells by
@@ -69,7 +69,7 @@ def new_slot() -> Any:
 
 
 def give_back(slot: Any) -> None:
-    """A slot to which GStreamer adds nothing any more, for the next who needs one."""
+    """A slot to which GStreamer adds nothing any more, for the next loan that needs one."""
     slot.value = 0
     _free.append(slot)
 

@@ -350,7 +350,7 @@ class PoolAdapter(Uncopied):
     # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self) -> bool:
-        """Lend no more; whoever waits gets `ClosedError`. What is out stays good, and is freed when it is
+        """Lend no more; waiting calls raise `ClosedError`. What is out stays good, and is freed when it is
         back. True when nothing is out. Closing again gives the answer as it is then."""
         self._opened.end()
         self._over()

@@ -1,4 +1,4 @@
-"""Frames: the picture in a GStreamer sample, used where it lies, for as long as anybody needs it.
+"""Frames: the picture in a GStreamer sample, used without a copy, for as long as it is needed.
 
 **The problem.** A mapping of a buffer is valid until it is unmapped, a NumPy array over it knows nothing of
 that, and the buffer goes back to its pool the moment GStreamer's last reference is dropped. A crash, or
@@ -15,8 +15,8 @@ first `data`, `array`, `handle` or `share`.
 
 **Once.** GStreamer's memory takes 256 mappings at a time and breaks at the next, so a memory that is mapped
 already is shared: a table finds the mapping by the memory's address. That is sound because the mapping holds
-the memory: while there is an entry that is alive, the address can be nobody else's. The table holds weak
-references and belongs to the manager.
+the memory: while there is a live entry, no other object can have the address. The table holds weak references
+and belongs to the manager.
 
 Frames may be used and closed on any thread; the release is two C calls and runs wherever the last holder
 goes.

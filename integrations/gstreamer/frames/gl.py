@@ -1,8 +1,8 @@
 """Textures: the picture of a frame in OpenGL's memory, used where it lies.
 
 **The problem.** GStreamer draws into a texture from a thread of its own, and gives out the buffer before the
-GPU has done so: whoever samples the texture in another context at once sees half a picture, or the last one.
-And the texture goes back to its pool, to be drawn into again, as the last reference on its buffer goes.
+GPU has done so: another context that samples the texture at once sees half a picture, or the last one. And
+the texture goes back to its pool, to be drawn into again, as the last reference on its buffer goes.
 
 **The idea.** A `FrameTexture` holds the buffer as a child of its frame, and there is none before the drawing
 was waited for: by the GPU, in a context that is given, or by this thread. Its handle is an object of the

@@ -2,7 +2,7 @@
 
 A memory is mapped once, however many frames look into it: GStreamer's memory takes 256 mappings at a time and
 breaks at the next. The table finds a live mapping by the memory's address. That is sound because the mapping
-holds the memory: while there is an entry that is alive, the address can be nobody else's.
+holds the memory: while there is a live entry, no other object can have the address.
 """
 
 from __future__ import annotations

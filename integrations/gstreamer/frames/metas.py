@@ -62,7 +62,7 @@ class Region:
     """A region of interest: what a detector has found, or what an encoder is to do well."""
 
     kind: str
-    """What it is, in the words of who wrote it, such as ``"face"``."""
+    """Its type, as the element that wrote it names it, such as ``"face"``."""
     area: Area
     """Where."""
     id: int

@@ -1,4 +1,4 @@
-"""Writable frames: a buffer that is nobody else's, changed in place and handed on.
+"""Writable frames: a buffer without other holders, changed in place and passed on.
 
 **The problem.** In plain Python a view for writing outlives the block it was made in, and what is written
 after the push changes the picture downstream; a write through a mapping made for reading is a SIGSEGV; and
@@ -6,8 +6,8 @@ whether a write changes other consumers' picture depends on who else holds the b
 
 **The idea.** A `WritableFrame` owns its buffer alone: it was made for it, came from a pool, was taken out of
 a frame that had it to itself, or is a copy (`copied` says which). Handing it on ends the mapping, and is
-refused with the holders' names (``held="refuse"``) while an array or a view of it is alive. So nobody can
-write behind GStreamer's back.
+refused with the holders' names (``held="refuse"``) while an array or a view of it is alive. So no write
+bypasses GStreamer.
 """
 
 from __future__ import annotations

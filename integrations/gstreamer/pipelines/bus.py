@@ -1,8 +1,8 @@
 """`BusWatch`: the bus read on a thread of its own, its handlers behind the boundary.
 
-A bus that nobody reads grows, and the error on it is a pipeline that stands still in silence. One watch reads
-one bus; handlers run on its thread, one at a time, so they may stop the pipeline and wait for it.
-`PipelineGuard` hears errors without it.
+A bus that is not read grows, and an error on it goes unnoticed: the pipeline stands still without a message.
+One watch reads one bus; handlers run on its thread, one at a time, so they may stop the pipeline and wait for
+it. `PipelineGuard` hears errors without it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _BusCore(Core):
             message = None
 
     def dispatch(self, message: Any) -> None:
-        """One message, to all who want it."""
+        """Give one message to all its receivers."""
         if message.type == Gst.MessageType.ERROR:
             self.errors.append(error_of(message))
         kind = Gst.MessageType.get_name(message.type)

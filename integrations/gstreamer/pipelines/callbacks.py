@@ -53,7 +53,7 @@ _next: Callable[[], int] = itertools.count().__next__
 
 
 class Kept:
-    """Keeps a function for whoever has the guard. Takes the weak reference that functions themselves may
+    """Keeps a function for the owner of the guard. Takes the weak reference that functions themselves may
     not."""
 
     __slots__ = ("__weakref__", "function")
@@ -197,7 +197,7 @@ class CallbackCore(Core):
             self.callback.end()
             self.leave()
         except BaseException:
-            # K6: nobody calls a release again.
+            # K6: a release is not called again.
             self.callback.end()
             self.leave()
             raise

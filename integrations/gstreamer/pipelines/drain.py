@@ -1,8 +1,8 @@
 """Buses that nobody reads: what waits there is let go.
 
 **The problem.** Each message on a bus keeps the element that posted it, with everything that the element
-keeps. Whoever never reads the bus of a pipeline that runs for days, with parts that come and go, keeps every
-part that ever went, and the last frame of each.
+keeps. If the bus of a pipeline is never read, it keeps every part that was ever removed, and the last frame
+of each. This matters for a pipeline that runs for days with parts that come and go.
 
 **The idea.** A thread looks at the buses of guarded pipelines twice a second. Where the same message has been
 first in line for `PATIENCE` seconds, nobody reads, and it goes, with all that wait behind it up to one that a

@@ -7,8 +7,8 @@ reported as a leak), and when the manager or the interpreter ends. So a guard is
 reports and in the exit report like any other object.
 
 A guard holds its core through its handle alone. What GStreamer itself keeps (signal handlers, probes) refers
-to small objects that know neither guard nor core: a guard nobody refers to is therefore gone at once,
-whatever its pipeline does.
+to small objects that know neither guard nor core: so a guard goes at once with its last reference, whatever
+its pipeline does.
 """
 
 from __future__ import annotations

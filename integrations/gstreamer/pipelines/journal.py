@@ -189,7 +189,7 @@ class Journal:
             self._end = number
         if not self.ended:
             return
-        # Who waits is told it, whatever undoes it meanwhile.
+        # The waiting thread gets this error, even if the failure is undone meanwhile.
         self.ends += 1
         self.waiters.wake()
 

@@ -1,7 +1,7 @@
-"""The listener: what a pipeline reports as an error, heard without taking it from anybody.
+"""The listener: reads the errors of a pipeline without taking them from other readers.
 
 A bus has one reader, which is the program's own business. What is posted can be heard beside it, on the
-thread that posts it. So whoever waits for frames, or for room, learns at once that none will come.
+thread that posts it. So a thread that waits for frames, or for room, learns at once that none will come.
 
 An error belongs to the run of the pipeline in which it came (`Errors`), and to the branch of a tee in which
 it happened, if it did in one (`scopes`).
@@ -104,7 +104,7 @@ class Errors:
 
 
 _of_bus: dict[tuple[int, int], weakref.ref[ErrorListener]] = {}
-"""Who listens, by bus and listener."""
+"""The connected listeners, by bus and listener."""
 
 
 def tell_listeners(bus: Any, message: Any) -> None:

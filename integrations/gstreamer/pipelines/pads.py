@@ -2,9 +2,9 @@
 buffer by accident.
 
 **Unlinking.** A pad may be unlinked when nothing is being pushed through it: an IDLE probe on the *source*
-pad is called then, at once or after the push that is under way. It unlinks once, whoever else calls. No other
-order is safe while PLAYING: an element that is set to NULL while it is linked blocks whoever pushes into it,
-and with it every other branch of the tee.
+pad is called then, at once or after the push that is under way. It unlinks once, also if it is called by
+several threads. No other order is safe while PLAYING: an element that is set to NULL while it is linked
+blocks whoever pushes into it, and with it every other branch of the tee.
 
 **Removing a probe** is decided by one pop, between `close` and a callback that returns ``REMOVE``: GStreamer
 warns about the second, and by then the id may belong to another probe.
@@ -61,7 +61,7 @@ def when_idle(pad: Any, action: Callable[[], object] | None, timeout: float) -> 
         failed: BaseException | None = None
         try:
             try:
-                chosen = turn.pop()  # whoever has it acts, so it happens once however often this is called
+                chosen = turn.pop()  # the call that gets it acts: it happens once
             except IndexError:
                 # Given up: whoever did removes the probe, unless an interrupt keeps it from knowing which.
                 return Gst.PadProbeReturn.REMOVE if left else Gst.PadProbeReturn.PASS

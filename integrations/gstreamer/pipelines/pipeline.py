@@ -2,8 +2,8 @@
 
 **The problem.** A PLAYING pipeline that is dropped crashes, or leaves threads that burn. ``set_state(NULL)``
 joins the streaming threads and cannot be cancelled: from a callback, or with a lock held that a callback
-wants, it hangs for ever, and says nothing. An error on the bus that nobody reads is a pipeline that stands
-still in silence.
+wants, it hangs for ever, and says nothing. If the bus is not read, an error on it goes unnoticed: the
+pipeline stands still without a message.
 
 **The idea.** The pipeline is an object of the manager whose release is NULL, on a timed worker. Every way out
 leads there: `close`, a dropped guard, the manager's end, the interpreter's exit. What takes longer than
@@ -12,8 +12,8 @@ which a streaming thread stands.
 
 **Listening.** Errors, warnings, the end of the stream and the coming and going of streaming threads are heard
 by synchronous messages, which take nothing off the bus: `BusWatch`, a GLib signal watch, or a loop of the
-program's own see them too. What nobody fetches is dropped in time (`drain.py`). The handlers know only the
-`Journal`, never the pipeline.
+program's own see them too. Messages that are not fetched are dropped in time (`drain.py`). The handlers know
+only the `Journal`, never the pipeline.
 
 **Closing**: end-of-stream with a deadline where asked, NULL, the bus drained, the handlers gone. In this
 order, since a file is complete only after its end-of-stream, and nothing tells of it after NULL.
@@ -73,7 +73,7 @@ from lifecycle.lowlevel import Claim, Flag, snapshot
 __all__ = ["START_TIMEOUT", "PipelineGuard", "bin_of"]
 
 SLICE: Final = 0.05
-"""Seconds between two looks of who waits for a state or a message."""
+"""Seconds between two checks of a thread that waits for a state or a message."""
 START_TIMEOUT: Final = 10.0
 """Seconds that a change of state may take unless told otherwise."""
 
@@ -450,7 +450,7 @@ class PipelineGuard(Guard["_PipelineCore"]):
             elif on_streaming_thread():
                 in_the_background(self._end_and_close, f"gst-{self.name}")
                 return False
-            # Inside a collection nobody can be asked to wait: it goes without.
+            # Inside a collection no thread may wait: it goes without.
         return self._close_now()
 
     def _end_and_close(self) -> None:
@@ -559,7 +559,7 @@ class _Stream:
 
 
 def _look() -> None:
-    """Who waits looks around now and then: a guard that was closed wakes nobody before its end."""
+    """A waiting thread checks now and then: a closed guard wakes no waiter before its end."""
 
 
 class _PipelineCore(Core):
@@ -592,7 +592,7 @@ class _PipelineCore(Core):
         self.journal.bus = watch_bus(bus, self.journal.note)
 
     def release(self) -> None:
-        """What is being recorded is finished, NULL, the bus emptied, nobody listening."""
+        """Recordings are finished, the state is NULL, the bus is emptied and the listeners are removed."""
         self.finish_parts()
         self.pipeline.set_state(Gst.State.NULL)
         leave_bus(self.journal.bus)

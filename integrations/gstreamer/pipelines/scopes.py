@@ -1,7 +1,7 @@
 """Scopes: which part of a pipeline an element lies in, so that what fails in a branch is told to that branch.
 
-A branch of a tee ends alone (`sharing`). Its bin is entered here as long as it is attached; whoever hears of
-an error asks in which branch it happened, and whether he is in there too.
+A branch of a tee ends alone (`sharing`). Its bin is entered here as long as it is attached; a listener that
+gets an error can find the branch in which it happened, and whether the listener is inside that branch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lifecycle.integrations.gstreamer._native import pointer_of
 __all__ = ["concerns", "enter_scope", "scope_name", "scope_of"]
 
 _scopes: dict[int, None] = {}
-"""The addresses of the bins. Whoever has entered one keeps it alive."""
+"""The addresses of the bins. A member keeps its scope alive."""
 
 
 def enter_scope(part: Any) -> Callable[[], object]:

@@ -1,5 +1,4 @@
-"""`SignalGuard`: a signal handler that is disconnected once, and whose exceptions reach nobody but the
-manager."""
+"""`SignalGuard`: a signal handler that is disconnected once, and whose exceptions reach only the manager."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ with a deadline.
 caller holds a lock that one of them wants, it waits for ever, and it cannot be cancelled.
 
 **The idea.** A pipeline's bus tells of every streaming thread as it enters and leaves, on that very thread.
-The threads are noted down, and marked for `lifecycle.never_wait`: closing anything on them only posts. What
-may hang runs on a thread of its own, and whoever asked waits for its answer until the deadline. Past it
+The threads are noted down, and marked for `lifecycle.never_wait`: closing anything on them only posts. A call
+that may hang runs on a thread of its own, and the caller waits for its answer until the deadline. Past it
 `sys._current_frames` says in which line a streaming thread stands.
 
 **A thread that is kept.** Each Python callback on a thread that Python has not started makes a thread state
@@ -95,8 +95,8 @@ def refuse_forked(what: str) -> None:
 def contained(
     fallback: Callable[[], Any] = lambda: None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a function of ours that GStreamer calls. An interrupt that strikes it on the main thread
-    is raised again there once C has returned, anything else is printed, and C is given ``fallback()``:
+    """Decorator of a function of the library that GStreamer calls. An interrupt that strikes it on the main
+    thread is raised again there once C has returned, anything else is printed, and C is given ``fallback()``:
     PyGObject would print it, keep its frames, and give C zero, which drops a buffer."""
 
     def of(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -263,7 +263,8 @@ class _Call(Generic[T]):
 
 class Lane:
     """Calls on threads of their own, one at a time and in the order in which they were begun: two threads may
-    come to run in any order. Nobody waits for anybody: whoever finds one at work leaves its call to that."""
+    come to run in any order. No thread waits for another: a thread that finds another one at work leaves its
+    call to that one."""
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], object]] = deque()

@@ -284,7 +284,7 @@ class BranchCore(PadHolder):
         return PipelineError(f"branch {name!r} has failed: {text}", element=name, text=text)
 
     def release(self) -> None:
-        """The one order that freezes nobody."""
+        """The only order that blocks no thread."""
         captures, self.captures = self.captures, []
         for opened in captures:
             opened.end()  # it takes no further frame; its thread wakes when the appsink is at NULL
@@ -437,8 +437,8 @@ class Branch(Guard[BranchCore]):
         return capture
 
     def close(self) -> bool:
-        """Off the tee, to NULL, out of the pipeline; True when that is done. As `Guard.close`; its captures'
-        callbacks are waited for as well, unless one of them is who closes."""
+        """Off the tee, to NULL, out of the pipeline; True when that is done. As `Guard.close`; it waits for
+        the callbacks of its captures too, except for one that makes this call."""
         done = super().close()
         self._over.set()
         if may_wait():

@@ -392,7 +392,7 @@ def is_key_frame(frame: Frame) -> bool:
 
 
 def request_key_frame(sink_pad: Any) -> bool:
-    """Ask the encoder upstream of a sink pad for a key frame (force-key-unit); whether somebody upstream took
-    it."""
+    """Ask the encoder upstream of a sink pad for a key frame (force-key-unit); whether an element upstream
+    took it."""
     event = GstVideo.video_event_new_upstream_force_key_unit(Gst.CLOCK_TIME_NONE, True, 0)
     return bool(sink_pad.push_event(event))

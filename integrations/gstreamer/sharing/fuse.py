@@ -1,14 +1,14 @@
 """The fuse of a branch: whatever comes back from it, the tee is told that all is well.
 
 **The problem.** A tee hands on what any of its branches returns. One that ends by itself (a snapshot), fails,
-or cannot take the stream's new size ends the source for everybody.
+or cannot take the stream's new size ends the source for all branches.
 
 **The idea.** A probe on the first pad behind the branch's queue passes each buffer on itself, sees what comes
 back, and answers HANDLED, which is OK upstream. After an end or a failure it has *tripped*: it drops what
 comes, and says so once. A pad that is flushing (by a flush, or in an element that was set to NULL by hand)
 trips nothing: when it comes back it is told again what streams. New caps are passed on likewise, since a
-refusal would come before any buffer. It runs on the branch's own thread, so that waiting for Python holds up
-nobody else.
+refusal would come before any buffer. It runs on the branch's own thread, so that waiting for Python delays no
+other branch.
 
 At the *door*, the queue's sink pad, a second probe answers questions of the source: a branch has no say in
 what is sent (unless it is asked to negotiate), and none in allocation, which a queue would answer in its turn
