@@ -8,8 +8,9 @@ and figures are the manager's.
 
 Closing a facade releases what was registered through it, the newest first. The manager is shared and stays
 open, unless the facade had made it. A facade that is dropped drops the handles that it keeps: each object is
-released at its place and reported as any other whose last handle was dropped. Therefore nobody else may keep
-the facade: the manager calls it back weakly, and its records know its table weakly (`Leaving`).
+released at its place and reported as any other whose last handle was dropped. Therefore no hook of the
+manager may keep the facade: the manager calls it back weakly, and its records know its table weakly
+(`Leaving`).
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class Facade(Uncopied):
             raise ClosedError(f"{self!r} is closed: nothing was registered; make a new one")
 
     def _stopped(self) -> None:
-        """The manager closes, or we do: for facades that somebody waits at."""
+        """The manager closes, or we do: for facades at which threads wait."""
 
     def close(self, *, timeout: float | Default | None = DEFAULT) -> bool:
         """Release everything that was registered here, the newest first, and return True if all of it is

@@ -1,13 +1,13 @@
-"""Fences: somebody else is not done with it yet.
+"""Fences: another user is not done with it yet.
 
-A fence is the lease of somebody who holds no Python reference: a GPU, another process, a thread that was
+A fence is the lease of a user that holds no Python reference: a GPU, another process, a thread that was
 handed an address. It is asked, at the object's place, whether that user is done, and the release waits for
 it: ``handle.close(after=fence)``, ``handle.release_after(fence)``.
 
 **Only True is True.** What a fence says is taken by whitelist: True is signalled, False is pending, and
 anything else – another value, an exception, a code that nobody knows – means that the fence is *lost*. A lost
 fence never counts as signalled: its object is orphaned, which leaks it, since releasing what may still be in
-use corrupts whoever uses it.
+use corrupts memory.
 
 The fences here need no GPU. Those of frameworks stand in `integrations`.
 """

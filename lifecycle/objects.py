@@ -1,7 +1,7 @@
 """`ObjectLifecycleManager`: objects known by their ids, with names, validators, a history and their families.
 
 Thin: an object is registered with the manager, rules are `SafetyManager.policy`, states and times are those
-of the manager's own record. So the history of an object costs nothing while nobody asks: it is read off the
+of the manager's own record. So the history of an object costs nothing until it is read: it is read off the
 record, which remembers when and why the door was shut, when the release began and how it came out, until
 `SafetyConfig.state_retention` has passed or ``max_retained`` later ones have ended. What this module adds are
 two indexes, by name and of children, kept as objects come and go.

@@ -1,4 +1,4 @@
-"""Profiling: where the time of objects goes, by type, while somebody wants to know.
+"""Profiling: where the time of objects goes, by type, while a profiler runs.
 
 Four durations are collected: an object's whole life, from its registration to the end of its release; how
 long leases and guarded calls hold it; how long it waits from the door shut until its release begins; how long

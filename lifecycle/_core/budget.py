@@ -1,4 +1,4 @@
-"""How much time what is dear may take, by whoever asks and however often."""
+"""Limits how much time a costly operation may take, however often it is asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lifecycle._core import runtime
 
 
 class Budget:
-    """A stock of seconds, and then a share of the time that passes: done in a tight loop, what is dear costs
+    """A stock of seconds, and then a share of the time that passes: also in a tight loop the operation takes
     no more than that. A race may overdraw it a little."""
 
     STOCK, SHARE = 0.5, 0.05

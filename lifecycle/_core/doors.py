@@ -5,15 +5,15 @@ garbage cycle the collector clears weak references *before* the cycle's ``__del_
 handle and close it. While they run, and for good where one of them saves the handle, the record cannot find a
 door that is open all the same. «Gone» and «cleared by the collector» look alike.
 
-**The idea.** Record and cell share one object that nobody else keeps, the float of `Record.born`
-(`Cell.life`). While two refer to it the cell lives, whatever became of weak references. So the record always
-knows *whether* its door can be used (`is_open`). A door is shut by `Record.cause`, which every access looks
-at, whether the cell was found or not. Nobody else may hold that float where another thread may run, not as
-the argument of a Python function either: others take ``record.born + 0.0``, which is a new one.
+**The idea.** Record and cell share one object to which nothing else refers, the float of `Record.born`
+(`Cell.life`). While two refer to it the cell lives, also when its weak references are cleared. So the record
+always knows *whether* its door can be used (`is_open`). A door is shut by `Record.cause`, which every access
+looks at, whether the cell was found or not. No other code may hold that float where another thread may run,
+not even as the argument of a Python function: others take ``record.born + 0.0``, which is a new one.
 
-The cell itself is found again (`cell_of`) by way of a handle where the call has one. Otherwise the collector
-is asked who refers to the core, once the collection is over. From then on the record has a weak reference
-that works. An access by id in the midst of the collection gets a pin of its own on the core (`stand_in`): the
+The cell itself is found again (`cell_of`) by way of a handle where the call has one. Otherwise `gc` is asked
+for the referrers of the core, once the collection is over. From then on the record has a weak reference that
+works. An access by id in the midst of the collection gets a pin of its own on the core (`stand_in`): the
 core, which is never garbage, is what the release waits for.
 """
 

@@ -1,9 +1,10 @@
 """Objects that free their native in their own deallocation, as wrappers of SWIG, pybind11 and Cython do: to
 release one is to let go of the last reference to it.
 
-**The problem.** Others may refer to the object: a variable that outlives its ``with`` block is enough. To let
-go of ours and say «released» would be wrong then, and the native would go wherever the last of them goes. A
-weak reference alone does not help: many of these types cannot be referred to weakly.
+**The problem.** Others may refer to the object: a variable that outlives its ``with`` block is enough. If the
+library dropped its own reference and reported *released*, that would be wrong: the native would be freed
+wherever the last reference goes. A weak reference alone does not help: many of these types cannot be referred
+to weakly.
 
 **The idea.** Python's own count says whether others refer to the object. While they do it is *kept*: we keep
 our reference as well and ask again, after a millisecond, then after twice the time, so that the last one is
@@ -37,7 +38,7 @@ class Dropped:
     __slots__ = ()
 
     def __call__(self, obj: object, /) -> None:
-        """Do nothing: whoever calls this as a release lets go of `obj` himself."""
+        """Do nothing: the caller of this release drops its own reference to `obj`."""
 
     def __repr__(self) -> str:
         return "DROPPED"

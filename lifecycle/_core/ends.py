@@ -1,8 +1,8 @@
-"""Waiting for the end of an object, and not for ever: waits that last look for circles.
+"""Waiting for the end of an object, and not for ever: a long wait looks for circles.
 
-A release or cleanup that waits for its own end, also through other threads, would never return. Who waits
-inside a release publishes what for, a moment on; of two that close a circle the later one sees both. So no
-wait that ends in time pays for it.
+A release or cleanup that waits for its own end, also through other threads, would never return. A wait inside
+a release publishes, after a moment, what it waits for. If two waits form a circle, the later one sees both. A
+short wait pays nothing for this.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LONGEST_LOOK = 0.25
 for those of children of the object that it waits for."""
 
 DEVICE_LOOK = 0.001
-"""Seconds between two looks at what devices have in flight, by whoever waits."""
+"""Seconds between two polls of what devices have in flight, by a waiting thread."""
 
 CIRCLE_LOOKS = (0.05, 0.5)
 """Seconds after which a wait is asked whether it is part of a circle, for the first time and again and again.

@@ -4,16 +4,15 @@
 never open again (I1).
 
 **The idea.** The first exclusive access gives the object's cell another class, whose ``pin`` is a property:
-it shows no pin while somebody has the *turn*. The door itself stays as it is; only objects that are used
-exclusively pay for the property. Whoever wants the turn takes it by ``turns.setdefault(None, turn)``, and
-then waits until the reference count of the pin says that the leases, views, children and fences that were
-there before are gone. A lease takes its pin first and looks at the turn after; the turn is taken first and
-the pin counted after: one of the two sees the other. (Without the GIL a lock that both pass through makes
-that order hold.)
+it shows no pin while a thread has the *turn*. The door itself stays as it is; only objects that are used
+exclusively pay for the property. A thread takes the turn by ``turns.setdefault(None, turn)``, and then waits
+until the reference count of the pin says that the leases, views, children and fences that were there before
+are gone. A lease takes its pin first and looks at the turn after; the turn is taken first and the pin counted
+after: one of the two sees the other. (Without the GIL a lock that both pass through makes that order hold.)
 
 **Nothing to unbalance.** A turn is a fresh object that the block refers to and the table of turns; if the
 table's is the only reference left, the block died without its end (an interrupt at the entry of
-``__exit__``), and whoever comes next clears it away.
+``__exit__``), and the next thread clears it away.
 
 **No self-deadlock.** A thread that has the turn, or a lease, and asks for the turn is told so instead of
 waiting for itself.
@@ -314,7 +313,7 @@ SOLE_TURN = _sole_turn()
 
 
 def _await_turn(record: Record, mine: list[int], timeout: float | Default | None) -> None:
-    """Get the turn that somebody else has."""
+    """Wait for the turn of another thread, and take it."""
     until = _until(record, timeout)
     extra: Extra = record.extra  # type: ignore[assignment]
     turns = extra.turns
@@ -349,7 +348,7 @@ def _await_turn(record: Record, mine: list[int], timeout: float | Default | None
 
 
 def _await_holders(record: Record, cell: Cell, timeout: float | Default | None) -> None:
-    """Having the turn, wait until everybody who was there before has let go."""
+    """Having the turn, wait until all earlier holders have let go."""
     until = _until(record, timeout)
     looks_at = runtime.monotonic() + LOOK_FOR_OWN_LEASES_AFTER
     try:

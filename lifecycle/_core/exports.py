@@ -1,17 +1,18 @@
-"""Exports: what foreign code was given with no reference of Python's, and will give back by a sign in memory.
+"""Exports: memory that was given to foreign code without a Python reference, and that it gives back by a mark
+in memory.
 
 **The problem.** A tensor that was handed to another library holds its memory, and the other library says
 that it is done by calling a function: on any thread, under its locks, after the interpreter has ended. A
 function of Python there dies or deadlocks.
 
-**The idea.** That function is one of C, which leaves a sign in memory, and an `Export` holds the pin until
-somebody of Python has seen the sign. Nobody is woken by it; so whoever waits for an object looks (the exports
-stand among the timelines that are busy), `close` looks for its own object, and so do pools, whoever meets a
-limit, the next export and the keeper.
+**The idea.** That function is written in C and leaves a mark in memory, and an `Export` holds the pin until
+Python code has seen the mark. The mark wakes no thread. So a thread that waits for an object checks (the
+exports stand among the timelines that are busy), `close` checks its own object, and so do pools, a
+registration at a limit, the next export and the keeper.
 
-**One table for each object** that has ever been exported, by the object's id. It stays, empty too, until
-nobody holds the object: who enters an export holds the pin meanwhile, so no table goes from under him. An
-export is taken out by a pop, and only who has it then ends it.
+**One table for each object** that has ever been exported, by the object's id. It stays, also when empty,
+until the object has no holder. A thread that enters an export holds the pin meanwhile, so its table stays. An
+export is taken out by a pop, and only the thread that got it ends it.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ exported: dict[int, ExportsOf] = {}
 
 
 class _Exports(Order):
-    """All of them: stands among the timelines that whoever waits polls, and is never waited for itself."""
+    """All of them: stands among the timelines that waiting threads poll, and is never waited for itself."""
 
     _remedy = "there is one for the process"
 

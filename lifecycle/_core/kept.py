@@ -1,10 +1,10 @@
 """What a registration keeps alive until its release has returned (``keep_alive=``), such as the callbacks
 that its native calls.
 
-A callback that is lost is a leak; one that is freed while its native may still call it is a crash. So what
-belongs to an object of which nobody knows whether its native is gone (stuck, failed, orphaned, detached) is
-kept for ever. Pointers to functions are let go a moment later than the rest: the release may have been called
-by such a function, whose machine code still has to return.
+A callback that is lost is a leak; one that is freed while its native may still call it is a crash. So if it
+is not known whether the native is gone (stuck, failed, orphaned, detached), what belongs to the object is
+kept for ever. Pointers to functions are dropped a moment later than the rest: the release may have been
+called by such a function, whose machine code still has to return.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 
 def leave(record: Record) -> None:
-    """Called by who has just let go of an object whose door is shut, after `silence`: if it was the last, it
-    is released now, here if it may be released on any thread."""
+    """Called after `silence`, when a reference to a closed object was just dropped. If it was the last one,
+    the object is released now, here if it may be released on any thread."""
     place = record.place
     if place.anywhere and record.phase is None and not arm(record):
         place.settle(record, 0)

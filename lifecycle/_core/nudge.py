@@ -1,13 +1,13 @@
 """Everything is lent and nothing comes back: perhaps only garbage holds it.
 
 **The problem.** Python's collector runs when objects are made, not when native memory, or a pool's items, run
-out; and who waits for a buffer makes none. Where those who hold the buffers are in reference cycles that
-nobody uses any more, he waits for ever for what is free.
+out; and a thread that waits for a buffer makes no objects. If unused reference cycles hold the buffers, it
+waits for ever.
 
-**The idea.** Who starves says what is lent. Is that what it was when he last said so, nothing has come back
-in between, and the collector is run: its young generations first, a matter of a millisecond, then all of it,
-then again after twice the time. For those who hold may be alive and well, and the pause of a full collection
-is felt by every thread.
+**The idea.** A waiting thread passes in what is lent. If that has not changed since its last call, nothing
+has come back, and the collector is run: its young generations first, which takes about a millisecond, then
+all of them, then again after twice the time. It is run ever more rarely, because the holders may be in use,
+and every thread feels the pause of a full collection.
 
 A program that has disabled the collector is left alone.
 """

@@ -1,9 +1,9 @@
-"""One native, one owner, in this process: who may own what is registered, and who comes after whom.
+"""One native, one owner, in this process: which record may own what is registered, and which one follows it.
 
 An owner is in `tables.owners` from its registration until its release has run. Whoever registers the same
 native meanwhile is refused: released twice it would be freed twice. But what looks the same may not be the
-same, and a false alarm is as bad as a second free: so what is compared is chosen with care (`keys_of`), and
-who comes while the first is being released waits for it.
+same, and a false alarm is as bad as a second free: so what is compared is chosen with care (`keys_of`), and a
+registration during the first one's release waits for it.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def own(record: Record) -> None:
 
 
 def supersede(key: object, record: Record) -> None:
-    """Somebody is in `owners` under `key`: let go one that can be let go here, wait for one whose release has
-    begun, take the place of one that has let go, live beside one whose native is another, refuse otherwise.
+    """There is an owner in `owners` under `key`. Release it if it can be released here, wait for it if its
+    release has begun, replace it if it has been released, coexist if its native is another one, and refuse
+    otherwise.
 
     A number (a descriptor, an address) is free, and given out again, *inside* the release, and its owner's
     entry goes after that.
@@ -86,8 +87,8 @@ def supersede(key: object, record: Record) -> None:
 
 
 def _enter_beside(key: object, record: Record, waited: list[Record]) -> Record | None:
-    """Enter `record` under `key`; or return who is there and may not own the native beside it, or whose
-    release runs and is not among those that were `waited` for."""
+    """Enter `record` under `key`; or return the owner that is there, if both may not own the native, or if
+    its release runs and it was not `waited` for."""
     while True:
         there = owners.setdefault(key, record)
         if there is record:
@@ -151,16 +152,16 @@ all the same."""
 
 
 def _has_let_go(first: Record) -> bool:
-    """Return True if an owner no longer has its native: its release was called. (A stuck one keeps it: nobody
-    knows what it holds.)"""
+    """Return True if an owner no longer has its native: its release was called. (A stuck one keeps it: it is
+    not known what it holds.)"""
     phase = first.phase
     return phase is RELEASING or (phase in ENDED and phase is not STUCK) or has_died(first)
 
 
 def _make_way(first: Record) -> bool:
-    """Have an owner end that is about to: here if it may be released here, otherwise by waiting for who does
-    it. Nobody waits for himself, in the collector, or where waiting is not allowed. Returns whether its
-    release has begun, so that nothing is left to wait for."""
+    """Have an owner end that is about to: here if it may be released here, otherwise by waiting for its
+    release. A thread does not wait for itself, in the collector, or where waiting is not allowed. Returns
+    whether its release has begun, so that nothing is left to wait for."""
     if first.phase in ENDED:
         return True
     if first.phase is not RELEASING and first.cause is None and first() is not None:

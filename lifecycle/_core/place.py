@@ -2,7 +2,7 @@
 
 A place has a mailbox, and `put`, the C method that is the death callback of its records: a ticket arrives
 there without any Python code in between. What is done with a ticket is the same for every place
-(`releases.py`); who does it, and where, is not.
+(`release.py`). The places differ in the thread that does it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Place:
     fence_mode: FenceMode = "poll"
 
     def settle(self, record: Record, timeout: float | Default | None) -> bool:
-        """Called by whoever just closed `record`: run or await its release as the place allows. True means
-        released."""
+        """Called by the thread that just closed `record`: run or await its release as the place allows. True
+        means released."""
         raise NotImplementedError
 
     def run_one(self, record: Record) -> None:

@@ -1,10 +1,10 @@
-"""Shares: who may still use the door of one object, and who shuts it as the last.
+"""Shares: which handles may still use an object, and which one closes it as the last.
 
 An object that was never shared has no entry in `Registry.shared`, and its only handle closes it by entering
 `SHUT` there: one indivisible step. Otherwise the entry lists one positive token for each open share. A new
 share is first announced by its negative token and becomes positive only if a share that it came from is still
-open *after* the announcement; whoever takes the last token out shuts the door. So no share can be born into a
-shutting door, and none is shut with it, without a lock.
+open *after* the announcement; the thread that takes the last token out closes the object. So no share is made
+while the object closes, and none is closed with it, without a lock.
 
 A handle that is dropped leaves its token behind, since nothing runs for it. Only the handle and the list
 refer to that number, so `_sweep` can tell, also of a handle in a garbage cycle, which may be saved yet. The
@@ -126,8 +126,8 @@ def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> boo
 
 
 def drop_share(record: Record, cell: Cell, token: int) -> None:
-    """Take back a share that came to nothing, however far it had come. Whoever takes the last out shuts the
-    door."""
+    """Take back a share that came to nothing, however far it had come. The thread that takes the last one out
+    closes the object."""
     tokens = record.kind.registry.shared.get(record.id)
     if tokens is None or tokens is SHUT:
         return
@@ -141,7 +141,7 @@ def drop_share(record: Record, cell: Cell, token: int) -> None:
 
 
 def set_apart(record: Record, token: int) -> None:
-    """Set a share apart. For one that nobody else has seen yet."""
+    """Set a share apart. For a share that was not handed out yet."""
     tokens = record.kind.registry.shared.get(record.id)
     if tokens is not None and token in tokens:
         tokens[token] = APART

@@ -1,7 +1,7 @@
 """Submissions: what a device uses is leased to it until its fence has signalled.
 
-**The problem.** A device is a user that holds no Python reference. Whoever closes an object does not know
-which work, given to which queue, still reads it; and a fence passed by hand is forgotten.
+**The problem.** A device is a user that holds no Python reference. The code that closes an object does not
+know which work on which queue still reads it; and a fence that must be passed by hand is forgotten.
 
 **The idea.** A *submission* is work given to a device in one go. It takes the pin of each object that it
 uses; the end of its block makes a fence, and the fence, once signalled, gives the pins back. So closing is
@@ -13,9 +13,9 @@ whose fence could not be made, gets its fence from the next poll: a later one, w
 the device before. So an interrupt delays, and never frees. Every step of a poll may be repeated; the steps of
 an end are taken out and called in one step of C.
 
-**Whoever waits polls.** Polling blocks nobody and needs no thread. One thread polls at a time, by a turn that
-is over as soon as nobody but the table refers to it: so none stays taken, whatever cuts a poll short (a lock
-would, by an interrupt between its `acquire` and the block).
+**Waiting threads poll.** Polling does not block and needs no thread of its own. One thread polls at a time,
+by a turn that is over as soon as only the table refers to it: so none stays taken, whatever cuts a poll short
+(a lock would, by an interrupt between its `acquire` and the block).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _last_step() -> None:
 
 class _Exit:
     """`Submission.__exit__`: what a ``with`` statement takes is taken *out* of the submission, so that the
-    statement alone holds it. Whoever dies without calling it, is known by its death, whatever a kept
+    statement alone holds it. A block that dies without calling it is known by its death, whatever a kept
     traceback keeps of the block."""
 
     __slots__ = ()
@@ -376,7 +376,7 @@ class Timeline(Order):
                 if box[0] is not None:
                     if getrefcount(box[0]) > SOLE_TURN:
                         return None
-                    # Nobody but the table refers to it, and who looks at it now sees that we do.
+                    # Only the table refers to it, and another thread that looks now sees this reference.
                     if turns.get(None) is box[0]:
                         turns.pop(None, None)
                 if turns.setdefault(None, turn) is not turn:
@@ -468,7 +468,7 @@ class Timeline(Order):
 
     def _run_what_fell_due(self, places: set[Any], shut: list[Record]) -> None:
         """Run a bounded number of releases that may run on any thread, as `close` does; workers run the rest.
-        Whoever still holds what is `shut` gets its bell back."""
+        An object that is `shut` and still held gets its bell back."""
         for place in places:
             if type(place) is AnyThread and place.mailbox and not near_limit() and not nesting():
                 place.run_some(DRAIN_STEPS, BRIEF_WAIT)

@@ -1,4 +1,4 @@
-"""The tables of one manager, the kinds of its objects, and who owns which native object in this process.
+"""The tables of one manager, the types of its objects, and the owner of each native object in this process.
 
 Data only: what acts on it stands in the layers above.
 """
@@ -74,13 +74,13 @@ class ObjectType:
         """What counts against the limits: bytes by id, kept only while a limit is set. Changed under
         `budget`."""
         self.gone: deque[int] = deque()
-        """The ids of what has ended and may still be in `alive`. Whoever ends an object puts its id in,
-        perhaps twice."""
+        """The ids of what has ended and may still be in `alive`. The thread that ends an object puts its id
+        in, perhaps twice."""
         self.held: int | None = 0
         """The sum of `alive`; None where an interrupt left it unknown. Changed under `budget`."""
         self.reserving: object = None
-        """Whoever reserves now. Another one, on the same thread, may come in between: in a handler or in
-        ``__del__``."""
+        """The reservation that runs now. Another one, on the same thread, may come in between: in a handler
+        or in ``__del__``."""
         self.budget: Any = runtime.RLock()
         self.sampled: int = 0  # registrations seen, as far as sampling cares: not exact
         self.site_mask: int = -1
@@ -251,16 +251,16 @@ class Registry:
 
 
 def _nothing(*_: object) -> None:
-    """Nobody to call yet."""
+    """Placeholder until the manager installs its callback."""
 
 
 def _no_room(kind: ObjectType) -> bool:
-    """Nobody to make it yet."""
+    """Placeholder until the manager installs the function that makes room."""
     return False
 
 
 def _nobody(kind: ObjectType) -> tuple[str, ...]:
-    """Nobody to ask yet."""
+    """Placeholder until the manager installs the function that names the holders."""
     return ()
 
 

@@ -4,8 +4,8 @@
 thousand questions for one answer: as long as the first has not signalled none has.
 
 **The idea.** Fences of one *timeline* signal in order. So the entries of a timeline stand in a line, at their
-place, and only the first one's fence is asked; what stands behind it costs nothing. Whoever leaves has the
-next one's ticket posted, and asks that one's fence in its turn.
+place, and only the first one's fence is asked; what stands behind it costs nothing. An entry that leaves
+posts the ticket of the next one, whose fence is asked then.
 
 A fence says which timeline it belongs to by its attribute ``timeline`` (any object; a `Timeline` also knows
 its queue, and makes submissions: `submissions.py`). Without one it is a timeline of its own: all entries that
@@ -38,7 +38,7 @@ class Order(Uncopied):
     generation: Generation | None
 
     def poll_from(self, generation: Generation | None) -> int:
-        """End what has signalled, for somebody who waits, or who drains `generation`; how many."""
+        """End what has signalled, for a thread that waits or drains `generation`. Return how many."""
         raise NotImplementedError
 
     def used(self) -> list[Record]:
@@ -52,7 +52,7 @@ class Order(Uncopied):
 
 
 busy: dict[int, Order] = {}
-"""By identity: the timelines with something in flight. Whoever waits polls them, and nobody else has to."""
+"""By identity: the timelines with something in flight. Waiting threads poll them; no other thread has to."""
 
 
 def poll_busy(generation: Generation | None = None) -> int:
@@ -184,7 +184,7 @@ class Timelines:
             return line.head() is not record
 
     def leave(self, record: Record) -> Record | None:
-        """Take `record` out of its line; who stands first now, None when nobody does. Asked again it answers
+        """Take `record` out of its line; the first entry now, None if there is none. Asked again it answers
         anew."""
         extra = record.more()
         place = extra.line

@@ -1,6 +1,6 @@
 """Views: native memory as a `memoryview` that keeps its object alive.
 
-A view dies in C, where nobody is who could release the object: one that any thread may release gets a bell
+A view dies in C, where no code can release the object. So an object that any thread may release gets a bell
 with its first view (`record.Bell`).
 """
 

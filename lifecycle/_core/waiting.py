@@ -7,8 +7,8 @@
 `Flag`         set once, for good
 `Reply`        one answer to one question
 `Inbox`        items for a thread that lives from them
-`poll`         for what can tell nobody; `await_thread` for the end of a thread
-=============  ===============================================================================================
+`poll` for what wakes no waiter; `await_thread` for the end of a thread =============
+===============================================================================================
 
 Why no wake-up is lost is said in `waiting_list`, and here where a form adds to it.
 """

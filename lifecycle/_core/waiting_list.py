@@ -1,8 +1,8 @@
 """`WaitList`: threads and coroutines that wait until something is true, and no wake-up that is lost.
 
 **The problem.** "Change, then wake" is two steps. An interrupt between them leaves a waiter asleep beside a
-condition that is true. And whoever gives up and tidies away must not take along the place at which another
-has just begun to wait.
+condition that is true. And a waiter that gives up must not remove an entry at which another one has just
+begun to wait.
 
 **The idea.** A *bell* is a lock, taken, whose ``release`` lies in a dict. The first waiter hangs it, and it
 is rung once. `wake` is no Python function but one call into C that takes the bell out of the dict and rings
@@ -16,9 +16,9 @@ W1, no wake-up is lost:
     A waiter hangs or finds the bell, *then* asks; the changer stores, *then* takes the bell out and rings it.
     One of the two sees the other. A waiter whose bell hangs no more does not sleep, and a waiter that gives
     up takes no bell away.
-W2, a wake-up given to one who gives up goes on:
-    Nobody is given one. A rung bell is a lock that lies open until the next waiter takes it, and whoever took
-    it lets it go in ``finally``, before CPython looks for signals.
+W2, a wake-up is not lost with a waiter that gives up:
+    It is not given to one waiter. A rung bell is a lock that stays open until the next waiter takes it, and
+    the waiter that took it lets it go in ``finally``, before CPython looks for signals.
 W3, an interrupt loses nothing:
     ``self.state = new; self.waiters.wake()`` in one function has no interrupt point between the two. For a
     change that is a call write ``try: change() finally: waiters.wake()``. Coroutines may be late, see
@@ -26,14 +26,14 @@ W3, an interrupt loses nothing:
 W4, `wake` waits for nothing and raises nothing, in any context:
     It is ``dict.pop`` and ``lock.release``; the bell of a loop catches what its loop raises.
 W5, a fork:
-    The child forgets those who wait on threads that it has not. Those of its own thread look: they may have
-    been the next at a lock that a thread of the parent was about to let go.
+    The child forgets the waiters on threads that it does not have. Those of its own thread check: they may
+    have been the next at a lock that a thread of the parent was about to let go.
 W6, without the GIL:
     All steps are single operations on dicts. Iterators must not be shared by threads there, so `wake` is a
     Python function, and threads look again in slices.
 W7, timeouts are exact:
     ``acquire(True, left)`` with ``0 < left <= TIMEOUT_MAX``, and the clock is asked before each sleep.
-W8, `wake` costs the same for any number who wait:
+W8, `wake` costs the same for any number of waiters:
     The bell is one lock, and the coroutines of a loop are one call.
 W9, nothing is left behind:
     An entry goes in ``finally``. Of bells one at most is left hanging.

@@ -38,7 +38,7 @@ NOTHING: Any = _Nothing()
 
 
 class Shut:
-    """Instead of a share: the frame can be had by nobody any more, since sharing it raised `error`."""
+    """Instead of a share: the frame can no longer be received, since sharing it raised `error`."""
 
     __slots__ = ("error",)
 
@@ -49,8 +49,8 @@ class Shut:
 SHUT_BY_OWNER = "the first of them was shut by its owner, or could not be shared, before it was received"
 NOTHING_YET, LOOK_AGAIN = -1, -2
 NAMED_AFTER = 1.0
-"""Seconds of a wait in vain from which on it is told who holds the frames. That walks the heap, so it is not
-for one that looks again and again."""
+"""Seconds of waiting after which the error names the holders of the frames. That walks the heap, so it is not
+done for a short wait that is repeated."""
 
 
 class FrameReceiver(Generic[T]):

@@ -5,17 +5,17 @@ is the publication. A table finds a slot by its number; the slot that fell out o
 it and its share closed. Numbers have no gaps, so a receiver needs nothing but its own number, and what it has
 missed is a difference.
 
-**Receivers** (`subscriptions`) cost the publisher nothing: it knows how many there are, and wakes who waits
-(`heard`) in one step. It does so once more when it leaves `publish`, however that is: an interrupt may have
-struck between the slot and the first.
+**Receivers** (`subscribers`) cost the publisher nothing: it knows how many there are, and wakes all waiting
+ones (`heard`) in one step. It does so once more when it leaves `publish`, however that is: an interrupt may
+have struck between the slot and the first.
 
-**Guaranteed.** A frame is published wholly or not at all, and then to everybody. Its share is closed by the
-publish that overwrites it, or when the ring is closed and read by everyone. Publishing to a closed ring
+**Guaranteed.** A frame is published wholly or not at all, and then to all receivers. Its share is closed by
+the publish that overwrites it, or when the ring is closed and read by everyone. Publishing to a closed ring
 raises `ClosedError` and keeps nothing.
 
 **How the table keeps up.** A slot may be linked and not yet in the table, when its publisher was held up in
-between. Whoever walks the chain past such a slot enters it, so everything before the last slot is in the
-table. A slot that was entered after it had been overwritten already takes itself out.
+between. The next thread that walks the chain past such a slot enters it, so everything before the last slot
+is in the table. A slot that was entered after it had been overwritten already takes itself out.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ class Ring(Generic[T]):
                 self.kept.pop(seq, None)
 
     def _give_back(self, slot: Slot) -> None:
-        """Close the ring's share of a slot. What its owner's ``close`` raises concerns nobody else; control
-        flow passes, and the share is closed again by whoever comes by next."""
+        """Close the ring's share of a slot. What its owner's ``close`` raises is no error of the caller;
+        control flow passes, and the share is closed again by whoever comes by next."""
         item = slot.item
         try:
             if item is not GONE and slot.shared:
@@ -195,7 +195,8 @@ class Ring(Generic[T]):
         slot.item = GONE
 
     def close_share(self, share: Any) -> None:
-        """Close a share that nobody has; an exception is counted, whatever it is, but for control flow."""
+        """Close a share that was not handed out; an exception is counted, whatever it is, but for control
+        flow."""
         try:
             give_back(share)
         except BaseException as error:
@@ -264,7 +265,7 @@ class Ring(Generic[T]):
         left = self._patience(seq) - (monotonic() - began)
         if left <= 0 or must_not_wait():
             return False
-        # A receiver that is dropped tells nobody.
+        # A dropped receiver wakes no thread.
         self.room.wait(lambda: self._has_room(seq, began), left, look=self.bury, every=LOOK)
         return True
 
@@ -309,7 +310,7 @@ class Ring(Generic[T]):
         )
 
     def held_elsewhere(self) -> tuple[str, ...]:
-        """The oldest frames of the ring that somebody else holds too, each with who does. Walks the heap,
+        """The oldest frames of the ring that have other holders, each with these holders. Walks the heap,
         within its budget."""
         told: list[str] = []
         slot = None

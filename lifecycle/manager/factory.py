@@ -27,8 +27,7 @@ class Places:
     own, the ticket.
 
     A place is taken, and given back, by one call into C: no interrupt, and no other thread, finds it in both
-    or in neither. So of two that ask for the last place one gets it, and nobody is refused for the sake of
-    one who is refused as well.
+    or in neither. So of two threads that ask for the last place one gets it: they never refuse each other.
     """
 
     __slots__ = ("_back", "_fresh", "_takes")

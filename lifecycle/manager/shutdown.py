@@ -153,8 +153,8 @@ EXIT_GRACE = 0.5
 
 
 def await_others(records: list[Record], until: float) -> None:
-    """At exit: give other threads a moment to end their leases. Where there are none, what is held is held by
-    what the program leaves lying about, and nobody would let go."""
+    """At exit: give other threads a moment to end their leases. Where there are none, only forgotten
+    references of the program hold the objects, and they would not be dropped."""
     if runtime.others_run():
         await_holders(records, min(until, runtime.monotonic() + EXIT_GRACE))
 

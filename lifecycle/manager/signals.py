@@ -91,7 +91,7 @@ class _Signals:
                     signal.signal(number, _restorable(self.before[number]))
                 self.before.pop(number, None)
         if runtime.on_main_thread() and self.ears is not None and not self.before:
-            # Whoever wakes by signals as well, such as trio, takes offence at one that was there before.
+            # Other users of the wake-up descriptor, such as trio, complain if one is set already.
             theirs = signal.set_wakeup_fd(-1)
             if theirs not in (-1, self.ears[1].fileno()):
                 signal.set_wakeup_fd(theirs)

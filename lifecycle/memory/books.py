@@ -88,7 +88,7 @@ class Books:
         self.all: Account = Account("all types", config.max_bytes, config.max_live)
         self._accounts: dict[str, Account] = {}
         self.counting: object = None
-        """Whoever looks for room now: another one, on the same thread, may come in between."""
+        """The search for room that runs now: another one, on the same thread, may come in between."""
         self.pressed: bool = False
         """True if the high-water mark was passed, and the low-water mark not reached since."""
 

@@ -391,7 +391,7 @@ class MemoryManager(Facade):
         )
 
     def _kept_by(self, known: Facts) -> str:
-        """Who holds an object beside this manager, as far as the budget for that goes."""
+        """The holders of an object beside this manager, as far as the budget for that goes."""
         mine = self._index.get(known.id)
         try:
             keepers = holders_of(mine or known, within_budget=True)

@@ -53,7 +53,7 @@ SITES_KEPT = 1000
 forgotten."""
 KEEPS_ITSELF_AFTER = 1.0
 """Seconds after which an object is looked at for whether nothing but itself keeps its handle: once soon, so
-that who writes a program is told while it runs, and then in each round."""
+that a report comes while the program is being tried, and then in each round."""
 YOUNG = 1000
 """How many of the newest objects of a type are looked at soon."""
 WALK_EVERY, LOOK_TWICE = 30.0, 1.0

@@ -44,8 +44,8 @@ _id_of, _ended_of = attrgetter("id"), attrgetter("ended")
 
 
 def _move(mailbox: deque[Record], into: list[Record], most: int | None = None) -> None:
-    """Move what is in `mailbox` now. Others go on appending; only the one who counts takes. One call: each is
-    in the one or in the other."""
+    """Move what is in `mailbox` now. Others go on appending; only the counting thread takes. One call: each
+    is in the one or in the other."""
     number = len(mailbox) if most is None else min(len(mailbox), most)
     into.extend(_first_of(mailbox, number))
 
@@ -69,8 +69,7 @@ through the heap."""
 
 
 class Ledger:
-    """The figures of one manager, and who writes them. One thread at a time, whoever holds the keeper's
-    role."""
+    """The figures of one manager. One thread at a time writes them, the one that holds the keeper's role."""
 
     def __init__(self, registry: Registry, observer: Observer) -> None:
         self.registry = registry

@@ -1,4 +1,4 @@
-"""Deaths that nobody was told of, found by looking.
+"""Finds deaths whose callback did not run, by walking through the table.
 
 **The problem.** The tickets come by weakref callbacks that are C methods. At the recursion limit even such a
 call fails: CPython prints the `RecursionError` and forgets the callback. The object would stay unreleased for

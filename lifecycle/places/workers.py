@@ -1,8 +1,8 @@
 """`BACKGROUND`: releases on worker threads, each with a deadline.
 
 Workers share one mailbox. A release that passes its deadline is `STUCK`: its worker is written off, another
-takes its place, and the object is quarantined – never run again, its parent kept. Who decides is one pop from
-`running`: the worker that comes back, or `watch`, which the keeper calls. Up to ``max_stuck_finalizers``
+takes its place, and the object is quarantined – never run again, its parent kept. One pop from `running`
+decides between the worker that comes back and `watch`, which the keeper calls. Up to ``max_stuck_finalizers``
 workers are replaced; when the last healthy one is gone, releases are not started any more (quarantined) until
 a stuck one comes back.
 

@@ -5,7 +5,7 @@ what is done with a frame; and memory that is given back while an array still re
 picture.
 
 **The idea.** A `Buffer` is a handle. Its memory goes back to the pool when the handle is closed *and* the
-last view, slice or array of it is gone, whichever comes later, so nobody ever sees it change hands.
+last view, slice or array of it is gone, whichever comes later, so no user ever sees it change hands.
 
 Blocks are private anonymous mappings: aligned to pages, zero when new, and what the last user left when
 reused. A forked child sees its own copy. A pool holds blocks of one size, the largest that it serves; with
@@ -367,8 +367,8 @@ class BufferPool(Pool):
             reservation = None  # K3
 
     def _look_for_poison(self, slot: Slot, block: Block) -> Block | None:
-        """The block of `slot`, unless somebody wrote to it after it had come back: then it is his for ever,
-        and he is reported."""
+        """The block of `slot`, unless it was written after it had come back: then it is his for ever, and he
+        is reported."""
         assert self._poison is not None
         first = _first_other(block.memory, self._poison)
         last, block.poisoned_by = block.poisoned_by, None
@@ -425,8 +425,8 @@ def _bytes_of(slot: Slot) -> int:
 
 
 _quarantine: list[Block] = []
-"""Blocks that somebody writes to who does not hold them. Kept for ever: whatever came to lie there would be
-written to."""
+"""Blocks that are written without being held. Kept for ever: whatever came to lie there would be written
+to."""
 
 
 def _memory() -> int:

@@ -11,7 +11,7 @@ whoever borrows or gives back, and under no lock.
 
 **Thread affinity.** Some natives may be touched by the thread that made them alone. With ``affinity=True`` an
 item is lent only there, and checked, reset and destroyed there: each thread has a `ReleaseQueue`, drained
-whenever it borrows or calls `drain`. The items of a thread that has ended can be reached by nobody: their
+whenever it borrows or calls `drain`. The items of a thread that has ended cannot be reached any more: their
 queue is lost, and they are counted as orphaned.
 """
 
@@ -66,7 +66,7 @@ class LostWithLoan:
     """The fence of an item whose loan has lost its own."""
 
     def signalled(self) -> bool:
-        """Say that nobody knows."""
+        """Raise: it is not known."""
         raise LifecycleError("the fence of its last loan was lost, so it may be in use for ever")
 
 
@@ -274,7 +274,7 @@ class ObjectPool(Pool, Generic[T]):
         return home
 
     def _bury(self) -> None:
-        """Give up the items of threads that have ended: nobody may touch them any more."""
+        """Give up the items of threads that have ended: they may not be used any more."""
         for key, (home, queue) in snapshot(self._queues.items()):
             if home() is None:
                 queue.lost("its thread has ended")

@@ -69,7 +69,7 @@ MOST_SLOTS = 1_000_000
 """A pool makes its slots at once, some 200 bytes each."""
 
 NAMED_HOLDERS = 3
-"""How many of those who hold something an error names."""
+"""The number of holders that an error names."""
 
 _getframe = sys._getframe
 
@@ -430,8 +430,8 @@ class Pool(Uncopied):
 
     def _kept(self) -> list[str]:
         """The longest loans in words, with who keeps each: the variables and attributes that refer to its
-        handle, as far as the budget for that goes. Walks the heap, so it is for whoever has waited in
-        vain."""
+        handle, as far as the budget for that goes. Walks the heap, so it is only for a wait that timed
+        out."""
         slots = [*snapshot(self.free_list.slots), *snapshot(self.free_list.extras)]
         known = sorted((slot.loan for slot in slots if slot.loan is not None), key=lambda loan: loan.born)
         borrowers = {slot.loan: slot.borrower for slot in slots if slot.loan is not None}
@@ -501,8 +501,8 @@ class Pool(Uncopied):
             handle = None  # type: ignore[assignment]  # K3
 
     def give_away(self, slot: Slot, why: str) -> bool:
-        """The item of `slot` is somebody else's for good: empty the slot and release nothing. False: that
-        cannot be done yet."""
+        """The item of `slot` belongs to another owner for good: empty the slot and release nothing. False:
+        that cannot be done yet."""
         self._empty(slot, why)
         return True
 

@@ -24,8 +24,8 @@ and whoever used the item then may use it for ever; or its borrower has detached
 comes back then, and not the item: `FreeList.find_lost` sees by the loan's end what became of it.
 
 **What an interrupt loses is found.** A slot that nobody has is referred to by the table of slots alone, so
-its reference count says so: `FreeList.find_lost` puts it back. It is asked where somebody starves, and by
-`stats`. Without the GIL a count is exact only when nothing moves, so a slot must be found lost twice,
+its reference count says so: `FreeList.find_lost` puts it back. It is looked at when a caller waits in vain,
+and by `stats`. Without the GIL a count is exact only when nothing moves, so a slot must be found lost twice,
 `SURE_AFTER` seconds apart.
 """
 
@@ -315,7 +315,7 @@ class FreeList:
             slot = waiter.hand = None
 
     def tell_all(self, sign: Sign) -> None:
-        """Answer everybody who waits with `sign`."""
+        """Answer all waiters with `sign`."""
         for waiter in snapshot(self.waiters):
             waiter.offer(sign)
             self.waiters.pop(waiter, None)

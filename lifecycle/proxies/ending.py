@@ -1,8 +1,8 @@
 """The methods after which an object is gone: its release, and what ``ends=`` names.
 
 The release's own name is the handle's `close`: the native goes when the last call inside has. Every other end
-means now: the children are closed, the method runs with nobody else inside, and then the object is over,
-without its release. One that raises has not ended the object.
+means now: the children are closed, the method runs while no other call is inside, and then the object has
+ended, without its release. One that raises has not ended the object.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def ends(name: str) -> Any:
 
 
 def leaves(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """``__exit__`` where nobody can say whether that is an end. An object that calls itself `closed` then is
+    """``__exit__`` if it cannot be known whether that is an end. An object that calls itself `closed` then is
     over, and its release is not called."""
     try:
         result = general(self, "__exit__", args, kwargs)
@@ -152,7 +152,7 @@ def _end(self: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def _is_over(handle: Any) -> None:
-    """The native is gone: shut the door for everybody, whatever interrupts come."""
+    """The native is gone: close the object for all shares, whatever interrupts come."""
 
     def attempt() -> bool:
         without_release(handle)

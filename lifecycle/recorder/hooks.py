@@ -179,12 +179,12 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
             made = record = frame = None
 
     noted: dict[int, float] = {}
-    """By object, until its end: who writes down that its door is shut, the one who closed it or the one who
+    """By object, until its end: which thread records that it is closed, the closing one or the one that
     begins its release."""
 
     def shut(record: Record) -> None:
-        """Write down that the door is shut, once. Not of what a forked child has from its parent. Its release
-        may begin on another thread meanwhile, so this may stand behind that; its time is before it."""
+        """Record the close, once. Not of what a forked child has from its parent. Its release may begin on
+        another thread meanwhile, so this may stand behind that; its time is before it."""
         if type(record) is not watched or not record.shut or load_begun(record) or load_ended(record):
             return
         try:

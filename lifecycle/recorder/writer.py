@@ -1,13 +1,13 @@
 """The file being written: in place, by the thread that acts.
 
-**The problem.** A crash takes the heap with it, and whoever would have written it down.
+**The problem.** A crash takes the heap with it, and the code that would have written it down.
 
 **The idea.** The file is mapped. A record is one `Struct.pack_into` into it: the kernel has the bytes from
 that moment on, whatever becomes of the process. A slot of the ring is claimed by ``next(count)``, which is
 indivisible with and without the GIL.
 
-**Guaranteed.** No lock, no waiting, and nothing raised (R1). Who was in use is kept in a table of its own,
-from begin to end in one item, so it does not depend on how long the ring is (R5). The file is allocated
+**Guaranteed.** No lock, no waiting, and nothing raised (R1). The objects in use are kept in a table of their
+own, from begin to end in one item, so it does not depend on how long the ring is (R5). The file is allocated
 before it is mapped, and stays mapped while the process lives (R7).
 
 **Relied on.** `pack_into` zeroes its target and then writes field by field, so the first and the last word

@@ -24,7 +24,7 @@ class Fault:
     before: BaseException | type[BaseException] | None = None
     """Raised instead of the call."""
     after: BaseException | type[BaseException] | None = None
-    """Raised once the call is done: its work is done, and nobody is told."""
+    """Raised after the call has done its work."""
     seconds: float = 0.0
     """How long it takes before anything else; infinite: until `FaultPlan.let_go`."""
 

@@ -112,8 +112,8 @@ class Struck(Generic[T]):
 
 BREATH = 2.0 if JUMPS_LOOK else 0.5
 """Of the time between two `Signals`, how much the thread must have worked since the last. Up to 3.10 signals
-are looked for on entering an ``except`` block too: who is struck twice within microseconds is struck there,
-and nothing can guard that."""
+are looked for on entering an ``except`` block too: a second signal within microseconds strikes there, and
+nothing can guard against that."""
 
 
 def _forget_copies(error: BaseException | None) -> None:

@@ -70,7 +70,7 @@ class Leftovers(LeftBehind):
     objects: tuple[str, ...] = ()
     """Not released, and in use, or stuck, or failed."""
     tickets: tuple[str, ...] = ()
-    """Shut, held by nobody, and waiting for a place that does not run them."""
+    """Closed, without a holder, and waiting for a place that does not run them."""
     leases: tuple[str, ...] = ()
     """Blocks that have not ended, and where they began."""
     threads: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Immutable classes whose objects a function makes that takes a ``factory=``: it is given a subclass.
 
-Only these: a subclass under the old name, for all, would change results. Whoever gives a factory of his own
-has objects that are not watched.
+Only these: a subclass under the old name, for all, would change results. Objects that a program's own factory
+makes are not watched.
 """
 
 from __future__ import annotations

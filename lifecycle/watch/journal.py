@@ -67,7 +67,7 @@ class Seen:
         self.closed: sites.Site | None = None
         """Where it was closed."""
         self.by_del: bool = False
-        """Closed by its own `__del__`, so by nobody."""
+        """Closed by its own `__del__`, not by the program."""
         self.certain: bool = True
         """Return True if each close of it would have been seen."""
         self.thread: int = threading.get_ident()
