@@ -330,6 +330,10 @@ class Ring(Generic[T]):
 
     def retire(self, subscription: Subscription, reason: str) -> None:
         """End a receiver: what it has not read counts as missed. Calling again changes nothing."""
+        self._retire(subscription, reason)
+        self.discard_if_read()
+
+    def _retire(self, subscription: Subscription, reason: str) -> None:
         try:
             while True:
                 now = subscription.now()
@@ -347,24 +351,26 @@ class Ring(Generic[T]):
                 self.heard.wake()
             finally:
                 self.room.wake()
-        self.discard_if_read()
 
     def bury(self) -> None:
-        """End the receivers that were dropped without `close`."""
+        """End the receivers that were dropped without `close`, one after the other: there may be more of them
+        than calls can be nested."""
         while self.dropped:
             try:
                 ref = self.dropped.popleft()
             except IndexError:
                 return
             try:
-                self.retire(ref.subscription, "dropped")
+                self._retire(ref.subscription, "dropped")
+                self._discard_read()
             except BaseException:
                 self.dropped.append(ref)
                 raise
         # Where a receiver was dropped at the recursion limit CPython could not post it.
         for subscription in self.subscribers.value.subscriptions:
             if subscription.ref is not None and is_dead(subscription.ref):
-                self.retire(subscription, "dropped")
+                self._retire(subscription, "dropped")
+                self._discard_read()
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -405,6 +411,9 @@ class Ring(Generic[T]):
         """Once closed, and read by everyone who still can, the frames are given back."""
         if self.dropped:
             self.bury()
+        self._discard_read()
+
+    def _discard_read(self) -> None:
         newest = self.newest()
         if newest.end and all(
             subscription.now().cursor > newest.seq for subscription in self.subscribers.value.subscriptions

@@ -105,25 +105,22 @@ class Subscribers:
     keep: int = 0
     totals: dict[str, Totals] = attrs.field(factory=dict)
 
-    def of(self, subscriptions: tuple[Subscription, ...], totals: dict[str, Totals]) -> Subscribers:
-        """These, and no others."""
-        return Subscribers(
-            subscriptions,
-            tuple(one for one in subscriptions if isinstance(one.policy, BlockPublisher)),
-            tuple(one for one in subscriptions if isinstance(one.policy, EvictAfter)),
-            max(
-                (one.policy.keep for one in subscriptions if isinstance(one.policy, KeepKeyFrames)), default=0
-            ),
-            totals,
-        )
-
     def with_subscription(self, subscription: Subscription) -> Subscribers:
-        """With one more."""
-        return self.of((*self.subscriptions, subscription), {subscription.group: Totals(), **self.totals})
+        """With one more. As `without` it copies tuples and looks at no other receiver, of which there may be
+        thousands."""
+        policy = subscription.policy
+        one = (subscription,)
+        return Subscribers(
+            self.subscriptions + one,
+            self.blocking + one if isinstance(policy, BlockPublisher) else self.blocking,
+            self.evicting + one if isinstance(policy, EvictAfter) else self.evicting,
+            max(self.keep, policy.keep) if isinstance(policy, KeepKeyFrames) else self.keep,
+            {subscription.group: Totals(), **self.totals},
+        )
 
     def without(self, subscription: Subscription) -> Subscribers:
         """With one less; what it had received stays in the totals of its group."""
-        if not any(other is subscription for other in self.subscriptions):
+        if subscription not in self.subscriptions:
             return self
         last = subscription.now()
         old = self.totals.get(subscription.group, Totals())
@@ -133,5 +130,25 @@ class Subscribers:
             old.missed + last.missed,
             old.evictions + (last.ended == EVICTED),
         )
-        subscriptions = tuple(other for other in self.subscriptions if other is not subscription)
-        return self.of(subscriptions, {**self.totals, subscription.group: total})
+        policy = subscription.policy
+        subscriptions = _without(self.subscriptions, subscription)
+        return Subscribers(
+            subscriptions,
+            _without(self.blocking, subscription),
+            _without(self.evicting, subscription),
+            _most_kept(subscriptions) if isinstance(policy, KeepKeyFrames) else self.keep,
+            {**self.totals, subscription.group: total},
+        )
+
+
+def _without(some: tuple[Subscription, ...], subscription: Subscription) -> tuple[Subscription, ...]:
+    """`some` without `subscription`, which is compared by identity."""
+    if subscription not in some:
+        return some
+    at = some.index(subscription)
+    return some[:at] + some[at + 1 :]
+
+
+def _most_kept(subscriptions: tuple[Subscription, ...]) -> int:
+    """How many key frames the receivers need at most."""
+    return max((one.policy.keep for one in subscriptions if isinstance(one.policy, KeepKeyFrames)), default=0)

@@ -503,6 +503,42 @@ def test_once_closed_and_read_by_all_nothing_is_held(manager: SafetyManager) -> 
     assert native.released == 1
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_more_receivers_are_dropped_than_calls_can_be_nested(manager: SafetyManager, closed: bool) -> None:
+    distributor: FrameDistributor[Any] = FrameDistributor(2, manager=manager)
+    receivers = [distributor.subscribe(group="many") for _ in range(2000)]
+    last = distributor.subscribe(group="last", policy=KeepKeyFrames(keep=3))
+    native = Native()
+    with frame(manager, native) as one:
+        distributor.publish(one)
+    if closed:
+        distributor.close()
+    receivers.clear()
+    gc.collect()
+    assert distributor.receivers == 1
+    groups = distributor.stats().groups
+    assert (groups["many"].receivers, groups["many"].published, groups["many"].missed) == (0, 2000, 2000)
+    last.close()
+    distributor.close()
+    eventually(lambda: native.released == 1)
+
+
+def test_figures_add_up_whatever_policy_comes_and_goes(manager: SafetyManager) -> None:
+    distributor: FrameDistributor[Any] = FrameDistributor(2, manager=manager)
+    policies: list[Policy] = [KeepKeyFrames(keep=2), BlockPublisher(deadline=0.01), EvictAfter(lags=1)]
+    receivers = [distributor.subscribe(policy=policy) for policy in policies * 2]
+    subscribers = distributor._ring.subscribers
+    assert (len(subscribers.value.blocking), len(subscribers.value.evicting), subscribers.value.keep) == (
+        2,
+        2,
+        2,
+    )
+    for left, receiver in zip(reversed(range(6)), receivers, strict=True):
+        receiver.close()
+        assert len(subscribers.value.subscriptions) == left
+    assert (subscribers.value.blocking, subscribers.value.evicting, subscribers.value.keep) == ((), (), 0)
+
+
 def test_a_dropped_distributor_is_closed(manager: SafetyManager) -> None:
     distributor: FrameDistributor[Handle[Native]] = FrameDistributor(4)
     receiver = distributor.subscribe()

@@ -116,7 +116,7 @@ def test_the_last_receiver_against_the_close(manager: SafetyManager) -> None:
     native = Native()
     with frame(manager, native) as handle:
         distributor.publish(handle)
-    with Standing(receiver.close, Ring.retire, "subscribers = self.subscribers.update") as one:
+    with Standing(receiver.close, Ring._retire, "subscribers = self.subscribers.update") as one:
         distributor.close()
         one.result()
     assert native.released == 1

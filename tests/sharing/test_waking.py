@@ -124,7 +124,7 @@ def test_an_interrupt_in_close_leaves_nobody_asleep(what: str) -> None:
         made.append((distributor, receiver, thread))
         (receiver if what == "receiver" else distributor).close()
 
-    for _ in each_interrupt(close, of=code_of(Ring.retire, Ring.close)):
+    for _ in each_interrupt(close, of=code_of(Ring.retire, Ring._retire, Ring.close)):
         distributor, receiver, thread = made.pop()
         if receiver.closed:
             thread.join(LOST)
