@@ -95,18 +95,20 @@ class LoopNotifier:
 
     def turn(self) -> None:
         """What the loop calls: run what waits, for `TURN_TIME` at most, and have another turn if that was not
-        all."""
+        all. While another thread collects garbage the notifier's thread waits for the end of that, in place
+        of the loop."""
         queue = self._queue()
         if queue is None:
             return
         until = runtime.monotonic() + TURN_TIME
+        goes_on = True
         try:
-            while queue.backlog:
-                queue.drain(TURN_STEPS)
+            while goes_on and queue.backlog:
+                goes_on = queue._turn(TURN_STEPS)
                 if runtime.monotonic() >= until:
                     break
         finally:
-            if not queue.backlog or not self._call():
+            if not goes_on or not queue.backlog or not self._call():
                 self._answered.put(None)
 
     def _call(self) -> bool:
@@ -146,6 +148,7 @@ class LoopNotifier:
         while self._backlog():
             while len(self._answered):
                 self._answered.get(0)
+            runtime.await_collection()
             if not self._call():
                 return False
             try:

@@ -324,7 +324,17 @@ class ReleaseQueue(Uncopied):
         """Run up to `limit` waiting releases on this thread (None: all), and return how many ran. A release
         that fails is counted and reported, and the next one runs. Raises `WrongThreadError` on a thread that
         does not own the queue (`WrongContextError` where ``here()`` is not true), and `RecursionError` where
-        so little recursion is left that releases could fail for that alone; none is begun then."""
+        so little recursion is left that releases could fail for that alone; none is begun then. While another
+        thread collects garbage it waits for that, ten seconds at most."""
+        return self._drain(limit, runtime.COLLECTION_WAIT)
+
+    def _turn(self, limit: int) -> bool:
+        """As `drain`, for a loop, which has other work: return False at once where another thread collects
+        garbage, so that nothing can be released now."""
+        before = self.backlog
+        return self._drain(limit, BRIEF_WAIT) > 0 or self.backlog < before or not runtime.collecting
+
+    def _drain(self, limit: int | None, patience: float) -> int:
         if self._thread is not None and (self._thread != runtime.get_ident() or self.generation.abandoned()):
             if self.generation.abandoned():
                 raise WrongThreadError(
@@ -351,7 +361,7 @@ class ReleaseQueue(Uncopied):
         if len(generation):
             runtime.refuse_near_limit(f"drain() of queue {self.name!r}")
         generation.last_drain = runtime.wall_time()
-        return generation.run_some(limit)
+        return generation.run_some(limit, patience)
 
     def lost(self, reason: str) -> int:
         """Tell the queue that its context is gone. Every object of the queue is orphaned: closed, counted,

@@ -583,3 +583,50 @@ def test_several_loops_on_several_threads(manager: SafetyManager) -> None:
         thread.join()
     assert len(natives) == 80
     assert all(native.threads == [ident] for native, ident in natives)
+
+
+def test_a_loop_goes_on_while_another_thread_collects(run: Run, manager: SafetyManager) -> None:
+    """Nothing can be released then: the notifier's thread waits for the end of the collection, not the
+    loop."""
+    began, over = threading.Event(), threading.Event()
+    gone: list[int] = []
+
+    class Slow:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            began.set()
+            over.wait(20)
+
+    async def main() -> None:
+        queue = release_queue("loop")
+        handles = [
+            manager.register(object(), "thing", release=lambda _: gone.append(1), release_on=queue)
+            for _ in range(20)
+        ]
+        Slow()
+        collector = threading.Thread(target=gc.collect)
+        collector.start()
+        began.wait(20)
+        closer = threading.Thread(target=lambda: [handle.close() for handle in handles])
+        closer.start()
+        while queue.backlog < 20:
+            await asyncio.sleep(0.001)
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        assert gone == []
+        over.set()
+        closer.join()
+        while len(gone) < 20:
+            await asyncio.sleep(0.001)
+        collector.join()
+
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        over.set()
+        if collecting:
+            gc.enable()
