@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CellType, CodeType, CoroutineType, GeneratorType
 from typing import Any, NoReturn
 
 from lifecycle.errors import CallbackError, LifecycleError, RegistrationError, shown
@@ -56,6 +56,15 @@ def _code_of(fn: Any) -> CodeType | None:
     except Exception:
         return None
     return code if isinstance(code, CodeType) else None
+
+
+def cell_filled(cell: CellType) -> bool:
+    """Return True if the variable of a closure has a value."""
+    try:
+        cell.cell_contents  # noqa: B018 - the access is the question
+    except ValueError:
+        return False
+    return True
 
 
 def refuses(answer: Any) -> bool:

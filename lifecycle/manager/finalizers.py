@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle._core import runtime
-from lifecycle._core.checks import check_callback
+from lifecycle._core.checks import cell_filled, check_callback
 from lifecycle._core.describe import describe, state_of
 from lifecycle._core.handle import Handle
 from lifecycle._core.keeping import Uncopied
@@ -153,7 +153,7 @@ def reaches(start: object, target: object) -> bool:
 
 def _referents(item: object) -> list[object]:
     if isinstance(item, types.FunctionType):
-        cells = [cell.cell_contents for cell in item.__closure__ or () if _filled(cell)]
+        cells = [cell.cell_contents for cell in item.__closure__ or () if cell_filled(cell)]
         return [*cells, *(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
     if isinstance(item, types.MethodType):
         return [item.__self__, item.__func__]
@@ -164,14 +164,6 @@ def _referents(item: object) -> list[object]:
     if isinstance(item, (type, types.ModuleType, types.CodeType, types.FrameType, str, bytes, int, float)):
         return []
     return [found for found in gc.get_referents(item) if not isinstance(found, (type, types.ModuleType))]
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - the access is the question
-    except ValueError:
-        return False
-    return True
 
 
 def check_target(obj: object, fn: Callable[..., object], args: tuple[Any, ...]) -> None:

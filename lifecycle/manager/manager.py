@@ -74,7 +74,7 @@ from lifecycle.manager.kinds import Kinds
 from lifecycle.manager.machinery import Machinery
 from lifecycle.manager.observed import enter_observed, follow, observed
 from lifecycle.manager.policies import set_policy
-from lifecycle.manager.rare import ANY_OBJECT, NOTHING, plan_release, rare_facts
+from lifecycle.manager.rare import ANY_OBJECT, NOTHING, plan_question, plan_release, rare_facts
 from lifecycle.manager.signals import close_on
 from lifecycle.manager.stopping import StopToken
 from lifecycle.observe.observers import subscribe
@@ -419,7 +419,7 @@ class SafetyManager(Uncopied):
         name: str | None = None,
         native: Any = None,
         size: int = 0,
-        alive: Callable[[T], object] | None = None,
+        alive: Callable[[T], object] | Callable[[], object] | str | None = None,
     ) -> Handle[T]:
         """Return a handle of an object that is owned elsewhere. The manager keeps no strong reference to the
         object and never releases it.
@@ -427,13 +427,14 @@ class SafetyManager(Uncopied):
         The handle's state follows the object: when the object is gone, the state is ``released``, with cause
         ``owner``. `alive` is for a Python object that can live longer than its native, such as a texture that
         was destroyed: ``alive(obj)`` is called before each access, and the state is ``released`` once it
-        returns False or raises. If only the owner knows about the end, it calls `SafetyManager.invalidate`.
-        Leases, views and accesses hold the Python object; they do not keep the owner from ending the native.
-        The other parameters and the errors are those of `register`; an object that cannot be weakly
-        referenced is refused.
+        returns False or raises. The name of a method, and a bound method of `obj` itself, are called without
+        more; a function that has `obj` in its closure is refused. If only the owner knows about the end, it
+        calls `SafetyManager.invalidate`. Leases, views and accesses hold the Python object; they do not keep
+        the owner from ending the native. The other parameters and the errors are those of `register`; an
+        object that cannot be weakly referenced is refused.
         """
         if alive is not None:
-            check_callback(alive, "alive")
+            alive = plan_question(alive, obj)
         check_facts(name, size)
         try:
             return enter_observed(

@@ -10,6 +10,7 @@ from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.tables import ObjectType, open_records
 from lifecycle.config import exception_types
 from lifecycle.errors import RegistrationError, shown
+from lifecycle.manager.rare import check_arguments
 
 
 def set_policy(
@@ -41,6 +42,7 @@ def set_policy(
             )
     if validate is not None and validate is not DEFAULT:
         check_callback(validate, "validate")
+        check_arguments(validate, "validate")
     if fork is not DEFAULT and fork not in ("forget", "keep"):
         raise RegistrationError(
             f"policy(fork=) of type {type_name!r} takes 'forget' or 'keep', not {shown(fork)}"

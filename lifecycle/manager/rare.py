@@ -3,7 +3,7 @@ what is kept alive, how long to retry.
 
 **Releases.** A bound method of the object itself would keep it alive and be given it twice: what is kept is
 the function or the name behind it. What cannot work is refused at once, with the line to write instead, and
-not as a failed release at the end.
+not as a failed release at the end. The same holds for ``alive=`` of observed objects.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType, WrapperDescriptorType
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    WrapperDescriptorType,
+)
 from typing import Any, NoReturn
 
-from lifecycle._core.checks import check_callback
+from lifecycle._core.checks import cell_filled, check_callback
 from lifecycle._core.dropped import DROPPED
 from lifecycle._core.numbers import NO_IDENTITY
 from lifecycle._core.record import Extra
@@ -37,18 +43,23 @@ def plan_release(release: Any, obj: Any) -> Callable[[Any], object]:
                 f"{shown(obj)}: give a function that takes it"
             )
         return release  # type: ignore[no-any-return, unused-ignore]
+    return plan_call(release, obj, "release")
+
+
+def plan_call(release: Any, obj: Any, what: str) -> Callable[[Any], object]:
+    """As `plan_release`, for the function that is given as `what`, such as ``alive=``."""
     kind = type(release)
     if kind is MethodDescriptorType or kind is WrapperDescriptorType:  # list.clear
         return release  # type: ignore[no-any-return]
     if kind is str:
-        return _by_name(release, obj)
-    check_callback(release, "release")
+        return _by_name(release, obj, what)
+    check_callback(release, what)
     if obj is not ANY_OBJECT and obj is not None:
         if getattr_or_none(release, "__self__") is obj:
-            return _own_method(release, obj)
+            return _own_method(release, obj, what)
         if kind is functools.partial:
-            _check_partial(release, obj)
-    _check_arguments(release)
+            _check_partial(release, obj, what)
+    check_arguments(release, what)
     return release  # type: ignore[no-any-return]
 
 
@@ -60,9 +71,9 @@ def getattr_or_none(thing: Any, name: str) -> Any:
         return None
 
 
-def _by_name(name: str, obj: Any) -> Callable[[Any], object]:
+def _by_name(name: str, obj: Any, what: str) -> Callable[[Any], object]:
     if not name.isidentifier():
-        raise RegistrationError(f"release= takes a function or the name of a method, not {name!r}")
+        raise RegistrationError(f"{what}= takes a function or the name of a method, not {name!r}")
     if obj is not ANY_OBJECT:
         method = getattr_or_none(type(obj), name) or getattr_or_none(obj, name)
         if not callable(method):
@@ -73,30 +84,30 @@ def _by_name(name: str, obj: Any) -> Callable[[Any], object]:
             )
             few = ", ".join(known[:12])
             raise RegistrationError(
-                f"release={name!r}: a {type(obj).__name__} has no method of that name"
+                f"{what}={name!r}: a {type(obj).__name__} has no method of that name"
                 f"{f' (it has {few})' if few else ''}. Give the name of one, or a function that takes the "
                 "object."
             )
-        check_callback(method, f"release={name!r}:")
-        _check_arguments(method, bound=not isinstance(method, (FunctionType, MethodDescriptorType)))
+        check_callback(method, f"{what}={name!r}:")
+        check_arguments(method, what, bound=not isinstance(method, (FunctionType, MethodDescriptorType)))
     return operator.methodcaller(name)
 
 
-def _own_method(release: Any, obj: Any) -> Callable[[Any], object]:
+def _own_method(release: Any, obj: Any, what: str) -> Callable[[Any], object]:
     """The same call without a reference to the object."""
     if type(release) is MethodType:
-        _check_arguments(release.__func__)
+        check_arguments(release.__func__, what)
         return release.__func__
     name = release.__name__
     if not callable(getattr_or_none(type(obj), name)):
         raise RegistrationError(
-            f"release={shown(release)} keeps the object itself alive: give a function that takes it, as "
-            f"release=lambda obj: obj.{name}()"
+            f"{what}={shown(release)} keeps the object itself alive: give a function that takes it, as "
+            f"{what}=lambda obj: obj.{name}()"
         )
     return operator.methodcaller(name)
 
 
-def _check_partial(release: functools.partial[Any], obj: Any) -> None:
+def _check_partial(release: functools.partial[Any], obj: Any, what: str) -> None:
     given = [*release.args, *release.keywords.values()]
     method = getattr_or_none(release.func, "__self__") is obj
     if not method and not any(each is obj for each in given):
@@ -106,14 +117,14 @@ def _check_partial(release: functools.partial[Any], obj: Any) -> None:
     rest += [f"{key}={shown(value)}" for key, value in release.keywords.items() if value is not obj]
     call = f"obj.{name}({', '.join(rest)})" if method else f"{name}({', '.join(['obj', *rest])})"
     raise RegistrationError(
-        "release= is a functools.partial of the object itself, which it would keep alive, and it would be "
-        f"given the object as well. Write release=lambda obj: {call}"
+        f"{what}= is a functools.partial of the object itself, which it would keep alive, and it would be "
+        f"given the object as well. Write {what}=lambda obj: {call}"
     )
 
 
-def _check_arguments(release: Any, bound: bool = False) -> None:
-    """Refuse a function in Python that cannot be called with one argument (a method: with none beside its
-    object)."""
+def check_arguments(release: Any, what: str, bound: bool = False) -> None:
+    """Refuse a function in Python, given as `what`, that cannot be called with one argument (a method: with
+    none beside its object)."""
     fn, own = release, 0
     if type(fn) is MethodType:
         fn, own = fn.__func__, 1
@@ -130,10 +141,10 @@ def _check_arguments(release: Any, bound: bool = False) -> None:
     missing = code.co_kwonlyargcount - len(fn.__kwdefaults__ or ())
     if least <= given and (varargs or code.co_argcount >= given) and missing <= 0:
         return
-    _refuse_arguments(release, code.co_argcount - own, least - own)
+    _refuse_arguments(release, what, code.co_argcount - own, least - own)
 
 
-def _refuse_arguments(release: Any, takes: int, least: int) -> NoReturn:
+def _refuse_arguments(release: Any, what: str, takes: int, least: int) -> NoReturn:
     name = getattr_or_none(release, "__name__") or "close"
     if takes <= 0:
         how = "takes no argument"
@@ -142,9 +153,24 @@ def _refuse_arguments(release: Any, takes: int, least: int) -> NoReturn:
         how = f"takes {least} arguments" if least > 1 else "takes arguments that must be named"
         write = f"lambda obj: {'f' if name == '<lambda>' else name}(obj, ...)"
     raise RegistrationError(
-        f"release={shown(release)} {how}, but it is called with the object, as release(obj). Write "
-        f"release={write}"
+        f"{what}={shown(release)} {how}, but it is called with the object, as {what}(obj). Write "
+        f"{what}={write}"
     )
+
+
+def plan_question(alive: Any, obj: Any) -> Callable[[Any], object]:
+    """What is called as ``alive(obj)`` of an observed object, as `plan_release`. A function that has the
+    object in its closure or defaults is refused: it would keep the object alive, so its end would never be
+    seen."""
+    plan = plan_call(alive, obj, "alive")
+    if type(plan) is FunctionType:
+        cells = [cell.cell_contents for cell in plan.__closure__ or () if cell_filled(cell)]
+        if any(each is obj for each in (*cells, *(plan.__defaults__ or ()))):
+            raise RegistrationError(
+                f"alive={shown(alive)} keeps the object itself alive, so its end would never be seen: use "
+                "what it is given, as alive=lambda obj: ..."
+            )
+    return plan
 
 
 def rare_facts(retry_on: Any, retry_for: Any, keep_alive: Any, extra: Extra | None = None) -> Extra:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -397,6 +399,56 @@ def test_a_native_end_that_can_be_asked_for(manager: SafetyManager) -> None:
     other = manager.observe(thing, "texture", alive=lost)
     with pytest.raises(AccessRefusedError, match="RuntimeError: context lost"):
         manager.safe_access(other, id)
+
+
+@pytest.mark.parametrize("form", ["bound method", "name", "function of the class"])
+def test_alive_is_asked_as_a_release_is_called(manager: SafetyManager, form: str) -> None:
+    class Texture:
+        destroyed = False
+
+        def is_ok(self) -> bool:
+            return not self.destroyed
+
+    texture = Texture()
+    alive: Any = {"bound method": texture.is_ok, "name": "is_ok", "function of the class": Texture.is_ok}[
+        form
+    ]
+    handle = manager.observe(texture, "texture", alive=alive)
+    assert handle.valid
+    with handle.lease() as leased:
+        assert leased is texture
+    texture.destroyed = True
+    assert (handle.valid, handle.state) == (False, "released")
+
+    other = Texture()
+    gone = weakref.ref(other)
+    handle = manager.observe(other, "texture", alive=other.is_ok if form == "bound method" else alive)
+    del other, leased, texture, alive
+    gc.collect()
+    assert gone() is None
+    assert handle.state == "released"
+
+
+def test_a_question_that_cannot_work_is_refused_at_once(manager: SafetyManager) -> None:
+    thing = Thing()
+    for alive, says in (
+        (lambda: True, "takes no argument"),
+        (lambda one, two: True, "takes 2 arguments"),
+        (lambda _: thing is not None, "keeps the object itself alive"),
+        (lambda _, it=thing: it is not None, "keeps the object itself alive"),
+        (functools.partial(bool, thing), "which it would keep alive"),
+        ("nothing", "no method of that name"),
+    ):
+        question: Any = alive
+        with pytest.raises(RegistrationError, match=says):
+            manager.observe(thing, "thing", alive=question)
+    validate: Any = lambda: True  # noqa: E731 - as users write it
+    with pytest.raises(RegistrationError, match="takes no argument"):
+        manager.policy("thing", validate=validate)
+    assert manager.objects() == ()
+    handle = manager.register([1], "thing", release=list.clear, release_on=ANY_THREAD)
+    handle.lease().close()
+    assert handle.close()
 
 
 def test_a_native_end_that_only_the_owner_knows(manager: SafetyManager) -> None:
