@@ -199,6 +199,12 @@ def refused(what: str, error: BaseException) -> Exception:
             f"{what}: it belongs to another user, or shared memory cannot be written ({reason}). Topics are "
             "for processes of one user; see the rights of /dev/shm and /tmp/iceoryx2"
         )
+    if "HangsInCreation" in reason:
+        return SharedMemoryError(
+            f"{what}: a part of its files in /dev/shm or /tmp/iceoryx2 is missing ({reason}). They were removed "
+            "by hand, or who made them died in the middle: end the processes that are at the topic, or choose "
+            "another name"
+        )
     if (
         "Corrupt" in reason
         or "InternalFailure" in reason

@@ -156,9 +156,12 @@ class _Feed:
             return NOBODY
         epoch = max(known)
         published = max(arrivals.last.get(epoch, -1) + 1, arrivals.ended.get(epoch, 0))
+        if any(one not in arrivals.ended for one in tuple(arrivals.alive)):
+            # Also an earlier one, where several publish at once: frames come as long as one of them is open.
+            return Source(epoch, published, "alive")
         if epoch in arrivals.ended:
             return Source(epoch, published, "closed")
-        alive = epoch in arrivals.alive or monotonic() - arrivals.lost.get(epoch, -GRACE) < GRACE
+        alive = monotonic() - arrivals.lost.get(epoch, -GRACE) < GRACE
         return Source(epoch, published, "alive" if alive else "died")
 
     def peers(self) -> list[dict[str, Any]]:

@@ -150,6 +150,23 @@ def test_every_file_of_the_engine_is_removed_by_hand_and_who_is_there_goes_on(to
 
 
 @pytest.mark.needs("iceoryx2")
+def test_a_newcomer_is_told_that_files_of_the_topic_are_missing(topic: str) -> None:
+    code = """
+        from lifecycle.integrations.iceoryx2 import SharedMemoryError
+        with Publisher(manager, topic, 64), Receiver(manager, topic):
+            for name in os.listdir("/dev/shm"):
+                os.remove(os.path.join("/dev/shm", name))
+            try:
+                Receiver(manager, topic, start=0.1)
+            except SharedMemoryError as error:
+                say("is missing" in str(error) and "choose another name" in str(error))
+        say(manager.close().ok)
+    """
+    with Other(code, topic, before=in_small_memory("size=16m")) as other:
+        assert other.ends() == ["True", "True"]
+
+
+@pytest.mark.needs("iceoryx2")
 def test_no_file_stays_of_what_was_killed_but_what_is_counted(topic: str) -> None:
     """Consumers are killed at work and while starting, the publisher's watcher and `reap` remove what they
     had; a publisher is killed, and the next one removes what it had."""

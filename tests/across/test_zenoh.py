@@ -211,6 +211,27 @@ def test_of_two_publishers_at_once_each_has_its_own_counts(manager: SafetyManage
         receiver.close()
 
 
+def test_one_of_two_publishers_that_closes_ends_nobodys_loop(manager: SafetyManager, link: Any) -> None:
+    here, _ = link
+    with Publisher(manager, TOPIC, session=here) as one:
+        receiver: Any = Receiver(manager, TOPIC, session=here)
+        with Publisher(manager, TOPIC, session=here) as other:
+            other.copy(b"2")
+            with receiver.recv(20) as frame:
+                assert frame.epoch == other.epoch
+        eventually(lambda: other.epoch in receiver._feed.arrivals.ended)
+        assert receiver.source == "alive"
+        with pytest.raises(Empty):
+            receiver.recv(0)
+        one.copy(b"1")
+        with receiver.recv(20) as frame:
+            assert frame.epoch == one.epoch
+    with pytest.raises(ClosedError):
+        receiver.recv(20)
+    assert (receiver.source, receiver.received, receiver.missed) == ("closed", 2, 0)
+    receiver.close()
+
+
 def test_a_close_that_was_interrupted_is_finished_by_the_next(manager: SafetyManager, link: Any) -> None:
     """The session is another's, and goes on: nothing of the publisher may stay in it."""
     here, _ = link
