@@ -201,9 +201,9 @@ def refused(what: str, error: BaseException) -> Exception:
         )
     if "HangsInCreation" in reason:
         return SharedMemoryError(
-            f"{what}: a part of its files in /dev/shm or /tmp/iceoryx2 is missing ({reason}). They were removed "
-            "by hand, or who made them died in the middle: end the processes that are at the topic, or choose "
-            "another name"
+            f"{what}: a part of its files in /dev/shm or /tmp/iceoryx2 is missing ({reason}). They were "
+            "removed by hand, or who made them died in the middle: end the processes that are at the topic, "
+            "or choose another name"
         )
     if (
         "Corrupt" in reason
