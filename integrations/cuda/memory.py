@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import partial
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from lifecycle import ANY_THREAD, Handle, SafetyManager
@@ -172,19 +173,28 @@ def borrow(
         raise TransferError(
             f"borrow() takes an array with __cuda_array_interface__, not {shown(source)}"
         ) from None
-    shape, strides, item = tuple(known["shape"]), known.get("strides"), itemsize_of(normal(known["typestr"]))
+    try:
+        shape, strides = tuple(map(index, known["shape"])), known.get("strides")
+        address, readonly = known["data"]
+        address = index(address)
+        strides = None if strides is None else tuple(map(index, strides))
+        item = itemsize_of(normal(known["typestr"]))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise TransferError(
+            f"__cuda_array_interface__ of {shown(source)} does not say what it must "
+            f"({type(error).__name__}: {error})"
+        ) from error
     nbytes = item
     for extent in shape:
         nbytes *= extent
     if known.get("mask") is not None:
         raise TransferError("borrow() takes an array without a mask")
-    if strides is not None and not _is_contiguous(shape, tuple(strides), item):
-        raise TransferError(
-            f"borrow() takes contiguous memory, not strides {tuple(strides)}: make a copy of it"
-        )
-    address, readonly = known["data"]
+    if strides is not None and not _is_contiguous(shape, strides, item):
+        raise TransferError(f"borrow() takes contiguous memory, not strides {strides}: make a copy of it")
     if not nbytes or not address:
         raise TransferError("borrow() takes an array that is not empty")
+    if min(shape, default=0) < 0 or not 0 < address < 1 << 64:
+        raise TransferError(f"borrow() takes no array of shape {shape} at {address:#x}: there is none")
     from lifecycle.integrations.cuda.devices import device
     from lifecycle.integrations.cuda.streams import stream_of
 

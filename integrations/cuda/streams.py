@@ -94,6 +94,9 @@ def stream_of(stream: Any, *, context: int = 0) -> Stream:
             made._box, made._kept, made.context = owned._box, held, owned.context
             return made
         number, ordinal, of = _said_by(stream)
+        if not 0 <= number < 1 << 64:
+            # ctypes would cut it off, to the default stream's number perhaps.
+            raise CUDAError(f"a stream's address is 0 or more, of 64 bits, not {number}")
         made._box = ctypes.c_void_p(number)
         made._kept = stream
         made.context = of or _context_of(number, ordinal, context)
@@ -105,8 +108,6 @@ def stream_of(stream: Any, *, context: int = 0) -> Stream:
 def _said_by(stream: Any) -> tuple[int, int | None, int]:
     """``(address, device or None, context or 0)`` of a stream, as its library tells it."""
     if isinstance(stream, int) and not isinstance(stream, bool):
-        if stream < 0:
-            raise CUDAError(f"a stream's address is 0 or more, not {stream}")
         return stream, None, 0
     ordinal = getattr(getattr(stream, "device", None), "index", None)
     if not isinstance(ordinal, int):
@@ -118,6 +119,8 @@ def _said_by(stream: Any) -> tuple[int, int | None, int]:
     protocol = getattr(stream, "__cuda_stream__", None)
     if protocol is not None:
         said = protocol() if callable(protocol) else protocol
+        if not isinstance(said, (tuple, list)) or len(said) != 2:
+            raise CUDAError(f"__cuda_stream__ of {shown(stream)} says {shown(said)}, not (version, address)")
         return _number(said[1]), ordinal, context
     for name in ("cuda_stream", "ptr", "handle"):
         found = getattr(stream, name, None)

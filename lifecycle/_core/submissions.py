@@ -40,7 +40,7 @@ from lifecycle._core.release import end_without_release, nesting
 from lifecycle._core.runtime import BRIEF_WAIT, Tally, near_limit
 from lifecycle._core.timelines import Order, busy
 from lifecycle._core.uses import Uses
-from lifecycle.errors import LifecycleError, SubmittedError, text_of
+from lifecycle.errors import LifecycleError, RegistrationError, SubmittedError, text_of
 from lifecycle.states import ORPHANED, Cause
 from lifecycle.stats import TimelineStats
 
@@ -259,6 +259,8 @@ class Timeline(Order):
         waiter: bool = False,
         manager: SafetyManager | None = None,
     ) -> None:
+        if not isinstance(name, str) or not name:
+            raise RegistrationError(f"a Timeline needs a name, not {name!r}")
         if fence is not None:
             check_callback(fence, f"fence= of timeline {name!r}")
         if waiter and queue is not None:

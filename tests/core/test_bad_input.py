@@ -25,6 +25,7 @@ from lifecycle import (
     RegistrationError,
     ReleaseQueue,
     SafetyManager,
+    Timeline,
 )
 from lifecycle.errors import (
     CallbackError,
@@ -432,6 +433,8 @@ def test_a_refused_object_is_still_the_callers(manager: SafetyManager) -> None:
 def test_queues_and_managers_need_a_name(manager: SafetyManager, name: Any) -> None:
     with pytest.raises(RegistrationError, match="a ReleaseQueue needs a name, not "):
         ReleaseQueue(name)
+    with pytest.raises(RegistrationError, match="a Timeline needs a name, not "):
+        Timeline(name)
     with pytest.raises(LifecycleError, match=r"SafetyManager\(name=\) takes a name, not "):
         SafetyManager(name=name)
 

@@ -200,7 +200,13 @@ def test_the_default_stream_is_of_the_context_that_is_current(gpu: Device) -> No
 
 
 @pytest.mark.parametrize(
-    "bad", [None, "stream", -1, True, object(), SimpleNamespace(x=1), SimpleNamespace(ptr="x")]
+    "bad",
+    [
+        *(None, "stream", -1, True, object(), SimpleNamespace(x=1), SimpleNamespace(ptr="x")),
+        # Cut off to 64 bits these would be the default stream.
+        *(1 << 64, SimpleNamespace(ptr=1 << 70), SimpleNamespace(ptr=-1)),
+        *(SimpleNamespace(__cuda_stream__=said) for said in (0, (0,), lambda: None, (0, "x"), (0, -5))),
+    ],
 )
 def test_what_is_no_stream_is_refused(gpu: Device, bad: Any) -> None:
     with pytest.raises(CUDAError):
@@ -328,6 +334,15 @@ def test_borrowed_memory_keeps_its_array_until_the_stream_has_come_so_far(
         Array(address, mask=object()),
         Array(0),
         Array(address, shape=(0, 4)),
+        Array(address, shape=(-2, -2)),
+        Array(address, shape=(4.0,)),
+        Array(address, shape=None),
+        Array(address, data=address),
+        Array(address, data=(1.5, False)),
+        Array(address, data=(-address, False)),
+        Array(address, data=(1 << 64, False)),
+        SimpleNamespace(__cuda_array_interface__=None),
+        SimpleNamespace(__cuda_array_interface__={}),
     ):
         with pytest.raises(TransferError):
             borrow(bad, manager=manager)
