@@ -53,9 +53,11 @@ class Lease(Uncopied, Generic[T]):
         )
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
-        if self._record.cause is not None:
-            self._leave()
-        else:
+        # A jump, at which 3.10 looks for signals, is taken in the block only.
+        try:
+            if self._record.cause is not None:
+                self._leave()
+        finally:
             self._pin = None
 
     def close(self) -> None:

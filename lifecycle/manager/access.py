@@ -164,18 +164,26 @@ class AccessBlock(Uncopied, Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            shut = self._record.cause is not None and self._pin is not None
-            try:
-                if shut:
-                    silence(self._record)
-            finally:
-                self._pin = self._obj = None
-            if shut:
-                leave(self._record)
-            return
+        # A jump, at which 3.10 looks for signals, is taken in the block only.
+        try:
+            if error is not None:
+                self._escaped(error)
+            elif self._record.cause is not None and self._pin is not None:
+                self._leave()
+        finally:
+            self._pin = self._obj = None
+
+    def _leave(self) -> None:
+        """As `Lease._leave`."""
+        try:
+            silence(self._record)
+        finally:
+            self._pin = self._obj = None
+        leave(self._record)
+
+    def _escaped(self, error: BaseException) -> None:
+        """What was raised in the block, once the object is no longer in use by it."""
         pin = self._pin
-        # 3.10 looks for signals at every jump: none is taken while the pin is in a local that nothing clears.
         try:
             self._pin = self._obj = None
             record = pin.record if pin is not None else None
