@@ -4,9 +4,9 @@ Everything else asks this file: the code stores only what it decided (`Record.ph
 `state_of` in `_core/describe.py` derives the state from it, the tests walk `TRANSITIONS` and the
 documentation draws its diagram from it.
 
-`VALID` objects may be used. A *shut* object may not, whatever happens to it next; it is `CLOSING` while
-somebody still holds it (`INVALID` when it was poisoned), `DUE` once nobody does, and then its place releases
-it. What is released by its own deallocation (`DROPPED`) is `KEPT` as long as somebody else refers to it.
+`VALID` objects may be used. A *shut* object may not, whatever happens to it next; it is `CLOSING` while it is
+still held (`INVALID` when it was poisoned), `DUE` once it is not, and then its place releases it. What is
+released by its own deallocation (`DROPPED`) is `KEPT` as long as it has other referrers.
 """
 
 from __future__ import annotations

@@ -256,8 +256,8 @@ class ShutdownReport:
     stuck: tuple[ObjectInfo, ...]
     """Releases of the manager's life that passed their deadline and have not come back."""
     leaked: tuple[ObjectInfo, ...]
-    """Still held by somebody (a lease, a view), or waiting for a place whose owner did not drain it. Shut,
-    but not released."""
+    """Still held (by a lease, a view), or waiting for a place whose owner did not drain it. Shut, but not
+    released."""
     errors: tuple[str, ...]
     """What `on_close` callbacks and releases raised."""
     duration: float
@@ -353,7 +353,8 @@ class PoolReport:
     name: str
     """The pool's name."""
     missing: tuple[Loan, ...]
-    """What never came back, longest first. It goes when its last holder lets go, and to nobody else."""
+    """What never came back, longest first. It is freed when its last holder drops it, and is not lent
+    again."""
 
     @property
     def ok(self) -> bool:

@@ -56,8 +56,8 @@ def checked(pin: Pin) -> Pin:
 
 
 def invalidate_record(record: Record, cause: Cause, reason: str, site: Any, cell: Cell | None = None) -> bool:
-    """Shut the door of an object for everybody; False when it was shut already. The release follows when
-    nobody holds it. `cell`: that of a handle, where one is at hand."""
+    """Close an object to all new accesses; False when it was shut already. The release follows when nobody
+    holds it. `cell`: that of a handle, where one is at hand."""
     try:
         cell = cell_of(record, cell)
         shows = cell is not None and raw_pin(cell) is not None

@@ -539,7 +539,7 @@ def _leased(proxy: Any, held: Held, others: list[Record]) -> Any:
 
 
 def leave(record: Record) -> None:
-    """The door was shut while the call was inside: if nobody else holds the object, have it released now,
+    """The door was shut while the call was inside: if the object has no other holder, have it released now,
     here if its place allows it."""
     if record.phase is None and (record() is None or (record.place.anywhere and not arm(record))):
         record.place.settle(record, 0)

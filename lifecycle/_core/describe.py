@@ -28,8 +28,8 @@ from lifecycle.stats import ObjectInfo
 
 
 def state_of(record: Record) -> ObjectState:
-    """The state as decided (`Record.phase`) or else as core and door tell it now. Whoever is asked about an
-    object's state answers with this. Callable on any thread, inside a collection too; runs no code of users.
+    """The state as decided (`Record.phase`) or else as core and door tell it now. Every answer about an
+    object's state comes from here. Callable on any thread, inside a collection too; runs no code of users.
     """
     state = record.phase
     if state is not None:
@@ -41,7 +41,7 @@ def state_of(record: Record) -> ObjectState:
         state = VALID
     else:
         state = INVALID if record.cause in POISONED else CLOSING
-    phase = record.phase  # decided meanwhile: who asks twice must not be told the later state first
+    phase = record.phase  # decided meanwhile: of two questions the first must not get the later state
     return state if phase is None else phase
 
 

@@ -1,5 +1,5 @@
-"""Ownership moves out: the raw object back to the caller, with nobody else left who could use or release
-it."""
+"""Ownership moves out: the raw object back to the caller, when nothing else can use or release it any
+more."""
 
 from __future__ import annotations
 
@@ -64,10 +64,9 @@ SOLE_SHARE = _sole_references_to_door()
 
 
 def refuse_if_held(record: Record, share: Any, otherwise: str) -> None:
-    """Raise `HeldError` when somebody beside the handle `share` holds the object; `otherwise` is what to do
-    instead of ending that. Counted while the door is
-    open, so nothing has to be undone. Of other shares those count that live: one that was dropped without
-    being closed holds nothing."""
+    """Raise `HeldError` when the object has a holder beside the handle `share`; `otherwise` is what to do
+    instead of ending that. Counted while the door is open, so nothing has to be undone. Of other shares those
+    count that live: one that was dropped without being closed holds nothing."""
     if exported:
         sweep_of(record)
     tokens = record.kind.registry.shared.get(record.id)
@@ -138,7 +137,7 @@ def begin_detach(
         box.append(raw_pin(cell))
         registry.shared[record.id] = SHUT  # nobody else had a share; one that is made now finds a shut door
         if not shut(record, cell, Cause.DETACH, site):
-            refuse(record)  # somebody else shut it meanwhile, and it goes that way
+            refuse(record)  # another thread closed it meanwhile, and it ends that way
         if not poll(lambda: not _still_held(record, box), _seconds(record, timeout), first=PAUSE):
             pin = box[0]
             holders = holders_of(pin) if pin is not None else ()
@@ -160,15 +159,15 @@ def begin_detach(
 
 
 def _still_held(record: Record, box: list[Pin | None]) -> bool:
-    """Return True if somebody beside `box` holds the pin of an object whose cell has let go of it. Somebody
-    else may have shut the door first, and then the box has nothing to hold."""
+    """Return True if the pin of an object, which its cell has dropped, has a holder beside `box`. Another
+    thread may have closed the object first, and then the box has nothing to hold."""
     if box[0] is None:
         return record() is not None
     return getrefcount(box[0]) > SOLE_BOXED or stand_ins(record) > 0
 
 
 SOLE_BOXED = getrefcount([Pin()][0]) + 1
-"""What `getrefcount(box[0])` is when nobody but the box holds the pin."""
+"""What `getrefcount(box[0])` is when only the box holds the pin."""
 
 
 def undo_detach(record: Record, me: list[object], obj: Any, release: Any, parent: Any) -> None:

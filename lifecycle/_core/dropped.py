@@ -111,11 +111,11 @@ def _sole() -> int:
 
 
 SOLE = _sole()
-"""What `references` says when nobody but the record refers to the object. Differs between Python versions."""
+"""What `references` returns when only the record refers to the object. Differs between Python versions."""
 
 
 def referred_to(record: Record) -> bool:
-    """Return True if somebody else refers to the object. Asked twice: without the GIL the count may be torn
+    """Return True if the object has another referrer. Asked twice: without the GIL the count may be torn
     while a reference goes from one thread to another."""
     return references(record) > SOLE and references(record) > SOLE
 
@@ -125,8 +125,7 @@ budget = Budget()
 
 
 def may_go(record: Record, dropped: Dropping) -> bool:
-    """Return True if nobody else refers to the object any more: nobody at all, or only what it refers to
-    itself."""
+    """Return True if the object has no other referrer any more, except what it refers to itself."""
     if not referred_to(record):
         return True
     looks = dropped.looks

@@ -128,7 +128,7 @@ def _unheld() -> int:
 
 
 UNHELD = _unheld() if runtime.free_threaded else 0
-"""How many references `_look` finds when nobody holds the pin but itself."""
+"""How many references `_look` finds when only itself holds the pin."""
 
 
 def wait_for_end(
@@ -140,8 +140,8 @@ def wait_for_end(
     unless: Callable[[Record], bool] | None = None,
 ) -> bool:
     """Block until `record` has ended or `until` (monotonic; None: for ever) is past. With `step`, run its
-    ticket every `step` seconds at most once nobody holds it, for places that nobody else serves. Give up once
-    ``unless(record)`` is true. Returns whether it was released.
+    ticket, at most every `step` seconds, once it has no holder: for places that no other thread serves. Give
+    up once ``unless(record)`` is true. Returns whether it was released.
 
     A release or cleanup that waits for its own end, in one step or in a circle of several, would wait for
     ever: it is told so by a `CircularCloseError`, or without `insist` by False.

@@ -47,8 +47,8 @@ free_threaded = runtime.free_threaded
 
 FIRST_PAUSE = 0.00005
 LONGEST_PAUSE = 0.002
-"""Seconds between two counts of the references to a pin, of which nobody can tell; doubled from the first to
-the longest."""
+"""Seconds between two counts of the references to a pin, whose changes wake no thread; doubled from the first
+to the longest."""
 
 FIRST_LOOK = 0.002
 LONGEST_LOOK = 0.1
@@ -216,9 +216,9 @@ def _prepare(record: Record, cell: Cell) -> None:
 
 
 def pin_or_refuse(record: Record, cell: Cell | None, share: object = None, timeout: float | None = 0) -> Pin:
-    """The slow path of every access, once `cell.pin` showed none: the pin after all, if that was only
-    somebody's turn and it ends within `timeout` seconds (None: whenever it does). Raises `ExclusiveError`
-    when it does not, and refuses otherwise."""
+    """The slow path of every access, once `cell.pin` showed none: the pin after all, if only a turn hid it
+    and the turn ends within `timeout` seconds (None: whenever it does). Raises `ExclusiveError` when it does
+    not, and refuses otherwise."""
     __tracebackhide__ = True
     pin = None
     try:
@@ -268,8 +268,8 @@ def _refuse_beside(record: Record, mine: bool, user: int) -> NoReturn:
 
 def turn_of(record: Record) -> int | None:
     """The thread that uses the object exclusively; None if none does. The turn of a block that died without
-    its end is cleared away: only the one who holds the sole other reference to it does so, hence nobody takes
-    away another's turn."""
+    its end is cleared away: only the caller, which holds the sole other reference to it, does so, hence no
+    thread loses its turn to another."""
     turns = record.extra.turns  # type: ignore[union-attr]
     box = [turns.get(None)]
     if box[0] is None:
@@ -289,8 +289,8 @@ def _clear(extra: Extra) -> None:
 
 
 def _look_for_dead(record: Record) -> Callable[[], float]:
-    """What clears away the turn of a block that died without its end, for who waits for that end; returns the
-    seconds until it is to be called again."""
+    """What clears away the turn of a block that died without its end, for a thread that waits for that end;
+    returns the seconds until it is to be called again."""
     every = FIRST_LOOK
 
     def look() -> float:

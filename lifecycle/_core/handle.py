@@ -389,7 +389,7 @@ class Handle(Generic[T]):
                 shared = registry.shared
                 id = record.id
                 if registry.bells:
-                    # Else each close would wake a worker. Who still holds the object gets another one.
+                    # Else each close would wake a worker. The remaining holders get another one.
                     registry.bells.pop(id, None)
                 now = monotonic()
                 if (
@@ -487,7 +487,7 @@ class Handle(Generic[T]):
                                 failed(record)
                             else:
                                 # It is not plain after all, or others ended it between our look and our
-                                # claim. Who found the claim taken has passed its ticket over.
+                                # claim. A thread that found the claim taken has passed over its ticket.
                                 claims.pop(id, None)
                                 place.put(record)
                         me = None

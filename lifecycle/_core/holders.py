@@ -123,11 +123,11 @@ def _sole_references() -> int:
 
 
 SOLE_REFERENCES = _sole_references()
-"""What `pin_references` says when nobody but the cell holds the pin. Differs between Python versions."""
+"""What `pin_references` returns when only the cell holds the pin. Differs between Python versions."""
 
 
 def held(record: Record, cell: Cell) -> bool:
-    """Return True if somebody beside the cell holds the object, while its door is open."""
+    """Return True if the object has a holder beside the cell, while it is open."""
     return pin_references(cell) > SOLE_REFERENCES or stand_ins(record) > 0
 
 
@@ -158,8 +158,8 @@ class Holder:
 
 
 def all_holders(record: Record, asking: object, *, named: bool = True) -> tuple[Holder, ...]:
-    """Everybody who holds the object of `record`, but for the handle `asking`. With `named`, also who keeps
-    each of them."""
+    """All holders of the object of `record`, except the handle `asking`. With `named`, also what keeps each
+    of them."""
     found: list[Holder] = []
     if runtime.free_threaded:
         runtime.collect()  # what other threads have let go is merged, so what is found is what is there
@@ -364,7 +364,7 @@ def _shown(fence: object) -> str:
 
 
 def expect(record: Record, asking: object, wanted: dict[HolderKind, int], timeout: float) -> None:
-    """Raise `HeldError` with everybody's names unless there are as many of each kind as `wanted`, at the
+    """Raise `HeldError` with all holders' names unless there are as many of each kind as `wanted`, at the
     latest after `timeout` seconds."""
     there: dict[HolderKind, int] = {}
 

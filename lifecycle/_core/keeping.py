@@ -45,7 +45,7 @@ def _shown(one: object) -> str:
         return f"a {type(one).__name__}"
 
 
-# A prototype of our own: those of `ctypes.pythonapi` are shared with whoever else sets their types.
+# A prototype of our own: those of `ctypes.pythonapi` are shared with other code that sets their types.
 _add_reference = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
 
 

@@ -70,7 +70,7 @@ class Place:
 
 
 class DequePlace(Place):
-    """A place whose mailbox nobody blocks on: whoever may drains it."""
+    """A place on whose mailbox no thread blocks: every thread that may drain it does."""
 
     handed: Tally | None = None  # counts what ran out of the mailbox, where that is of interest
 
@@ -148,7 +148,7 @@ class AnyThread(DequePlace):
     anywhere = True
 
     def settle(self, record: Record, timeout: float | Default | None) -> bool:
-        """As `Place.settle`. What is not released here a worker releases as soon as nobody holds it."""
+        """As `Place.settle`. What is not released here a worker releases as soon as it has no holder."""
         try:
             if (
                 timeout is DEFAULT

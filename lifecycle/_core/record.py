@@ -1,11 +1,11 @@
 """The cell: one registered object, its door, and the reference count that decides everything.
 
-**The problem.** A native object must be released once, by one party, when nobody uses it any more, while
-users come and go on many threads, interrupts strike between any two bytecodes and the collector runs whenever
-it likes.
+**The problem.** A native object must be released once, by one thread, when it is no longer used, while users
+come and go on many threads, interrupts strike between any two bytecodes and the collector runs whenever it
+likes.
 
-**The idea.** A lease is a reference. Each object has a private `Pin`; whoever needs the native object holds
-the pin, and CPython's own count says when the last is gone. ::
+**The idea.** A lease is a reference. Each object has a private `Pin`; each user of the native object holds
+the pin, and CPython's own count says when the last one is gone. ::
 
     Handle ─► Cell (the door) ─► Pin ◄─ lease, view, child's record, fence entry
                                  │ ▲
@@ -25,10 +25,10 @@ refers to it until the pin is garbage or dead, and the pin until it is really ta
 the weak reference on the pin whose callback, a C method, takes it out of the roots; and it dies by count
 alone, after the last ``__del__``.
 
-**One claim.** A release belongs to whoever wins ``claims.setdefault(id, me)``. (Not ``live.pop(id)``: an
-interrupt between the pop's return and the store of its result loses the object for good, and no handler can
-know whether it won. After an interrupted `setdefault` the handler still can: it asks whether the entry is its
-own.)
+**One claim.** A release belongs to the thread that wins ``claims.setdefault(id, me)``. (Not ``live.pop(id)``:
+an interrupt between the pop's return and the store of its result loses the object for good, and no handler
+can know whether it won. After an interrupted `setdefault` the handler still can: it asks whether the entry is
+its own.)
 
 Relied on: single operations of dicts, sets and deques on keys that are compared in C are indivisible, with
 and without the GIL (``in`` and ``remove`` of a *list* are not, without it: they walk); CPython checks for
@@ -88,8 +88,8 @@ class Cell:
 
 
 raw_pin: Callable[[Cell], Pin | None] = Cell.__dict__["pin"].__get__
-"""The door itself: the pin even while somebody uses the object exclusively (`_core/exclusive.py`), None
-once it is shut."""
+"""The door itself: the pin even while the object is in exclusive use (`_core/exclusive.py`), None once it is
+shut."""
 set_raw_pin: Callable[[Cell, Pin | None], None] = Cell.__dict__["pin"].__set__
 
 
@@ -104,8 +104,8 @@ class ObservedRef(weakref.ref[Any]):
 
 
 class DoorRef(weakref.ref[Cell]):
-    """How an id finds its door; its callback posts it as an event, when the last handle is gone and nobody
-    had closed."""
+    """How an id finds its door; its callback posts it as an event, when the last handle is gone without a
+    close."""
 
     __slots__ = ("id",)
     id: int
@@ -129,7 +129,7 @@ class Bell(weakref.ref[Core]):
 
 
 def silence(record: Record) -> None:
-    """Take the bell of `record` off: whoever lets go of its object now looks himself."""
+    """Take the bell of `record` off: a thread that drops its object now checks itself."""
     record.kind.registry.bells.pop(record.id, None)
 
 

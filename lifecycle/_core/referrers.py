@@ -31,7 +31,7 @@ from typing import Any
 from lifecycle._core import runtime
 
 DEPTH = 3
-"""How many containers are looked through for somebody who can be named."""
+"""How many containers are looked through for a referrer that can be named."""
 MOST = 8
 """How many referrers are named."""
 REACH = 20_000

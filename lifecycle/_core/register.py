@@ -117,8 +117,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         handle._token = FIRST_SHARE
         if registry.closed:
             raise ClosedError
-        # K3: an exception of a release that ran on behalf of others in here, kept by somebody, keeps this
-        # frame.
+        # K3: if an exception of another object's release, which ran in here, is kept, it keeps this frame.
         try:
             return handle
         finally:
@@ -162,8 +161,8 @@ _identity = id
 
 
 def withdraw(record: Record) -> None:
-    """Make a record that was not entered mean nothing: not to its place, not in `owners`, not to whoever
-    keeps the traceback."""
+    """Make a record that was not entered mean nothing: not to its place, not in `owners`, not to a kept
+    traceback."""
     record.phase = DETACHED
     # Without `owning` it had not come so far: it is over a limit.
     if getattr(record, "owning", 0) >= 2 and (record.native is None or _hashable(record.native)):

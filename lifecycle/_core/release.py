@@ -5,7 +5,7 @@ again.
 resumable: whatever it did is written on the record before the next call, and on any exception the claim is
 given up and the ticket put back, in an order that leaves no gap. A release that had begun is never begun
 again (I3): it ends as `FAILED`, "interrupted". An interrupt is raised to the caller that it struck and to no
-other: a ticket that is taken up again tells nobody of what cut it short before.
+other: a ticket that is taken up again does not report what cut it short before.
 
 **What may nest.** A release may close other handles, and those releases run inside it on the same thread.
 What falls free meanwhile (parents) goes through its own place's mailbox, so nothing recurses however deep the
@@ -333,11 +333,11 @@ def _taken_back(record: Record) -> bool:
 
 def _call_failed(record: Record, again: bool = False) -> bool:
     """Decide what the exception in `Record.outcome` means; False: nothing was released, and it may be called
-    again. Ctrl-C is raised again, unless the ticket is taken up `again`: whoever was struck has been told, by
-    what cut this short."""
+    again. Ctrl-C is raised again, unless the ticket is taken up `again`: the interrupted call already has the
+    exception that cut this short."""
     error = record.outcome
     if _taken_back(record):
-        raise error  # whoever called has the ticket taken up again
+        raise error  # the caller has the ticket taken up again
     interrupt = not again and isinstance(error, KeyboardInterrupt) and runtime.on_main_thread()
     extra = record.more()
     extra.reason = text_of(error)
@@ -587,7 +587,7 @@ def leave_owners(key: object, record: Record) -> None:
 
 
 def forget(registry: Registry, record: Record) -> None:
-    """Take an ended object out of the tables, and wake who waits for it. May be repeated."""
+    """Take an ended object out of the tables, and wake the threads that wait for it. May be repeated."""
     id = record.id
     kind = record.kind
     if kind.alive is not None:
@@ -611,7 +611,7 @@ def _keep_orphan(record: Record) -> None:
 
 
 def notify(registry: Registry, id: int) -> None:
-    """Wake whoever waits for the end of object `id`. May be repeated."""
+    """Wake the threads that wait for the end of object `id`. May be repeated."""
     registry.waiters.end(id)
 
 

@@ -29,13 +29,13 @@ NAMED = 4
 
 YOUNG, ALL = 1, 2
 collections = Budget(0.5, 0.01)
-"""For collections on behalf of who is refused: a program may well live at its limit."""
+"""For collections before a refusal: a program may well live at its limit."""
 
 
 def make_room(registry: Registry, candidates: Callable[[], Iterable[Record]]) -> bool:
-    """Release what of `candidates` (asked anew each time) nobody holds any more, here if that may be, or wait
-    for who does it. Returns whether one of them ended; False at once inside a collection, near the recursion
-    limit, and inside a release."""
+    """Release those of `candidates` (read anew each time) that have no holder any more, here if that may be,
+    or wait for the thread that does it. Returns whether one of them ended; False at once inside a collection,
+    near the recursion limit, and inside a release."""
     if runtime.collecting or runtime.near_limit() or (registry.claims and nesting()):
         return False
     if registry.waiting:
@@ -117,7 +117,7 @@ def limit_holders(kind: ObjectType) -> tuple[str, ...]:
 
 
 def in_the_way(records: Iterable[Record]) -> tuple[str, ...]:
-    """Some of `records` in words, each with who holds it: ``object 3 (view made at app.py:12)``."""
+    """Some of `records` in words, each with its holders: ``object 3 (view made at app.py:12)``."""
     found = []
     for record in records:
         if record.phase in ENDED:

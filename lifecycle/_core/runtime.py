@@ -342,7 +342,7 @@ def run_apart(target: Callable[[], object]) -> bool:
 
 
 Site = tuple[CodeType, int]
-"""A place in a program, as cheap to take as can be: turned into ``file:line`` only when somebody reads it."""
+"""A place in a program, as cheap to take as can be: turned into ``file:line`` only when it is read."""
 
 
 def site_of(frame: FrameType | None) -> Site | None:
@@ -641,8 +641,8 @@ _ATTEMPTS = 3
 """How often the exit pass goes on after an interrupt that fell between two of its hooks."""
 _ENTRIES = 4
 """How often the exit pass is registered. A signal that is pending when it is entered raises before its first
-line, and then the next entry runs it. CPython shows that interrupt as ignored in the exit hook; there is
-nobody to raise it to."""
+line, and then the next entry runs it. CPython shows that interrupt as ignored in the exit hook; there is no
+caller to raise it to."""
 MULTIPROCESSING_PRIORITY = 100
 """Of our exit pass among the finalizers of a multiprocessing child: before the library's own, which are 15
 and less."""

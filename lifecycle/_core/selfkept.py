@@ -2,7 +2,7 @@
 
 The collector cannot see it, since the library's own record refers to the object for as long as there is a
 handle. What it would find without that is found here: of all that the object reaches, those are counted that
-lead back, and if nobody else refers to any of them, nobody else can ever let go.
+lead back. If nothing else refers to any of them, the object will never be dropped.
 
 References that cannot be seen, from C and from running frames, count as from outside. So the answer may be a
 wrong «no», and is no wrong «yes» but for what another thread changes meanwhile: ask twice.
@@ -140,7 +140,7 @@ def only_from_within(record: Record, others: int) -> bool:
 
 
 def keeps_itself(record: Record) -> str:
-    """How an open object refers to its own handle, in words, if nobody else keeps a handle of it: such a
+    """How an open object refers to its own handle, in words, if nothing else keeps a handle of it: such a
     handle is never dropped. Empty otherwise."""
     extra = record.extra
     reach = Reach()

@@ -59,7 +59,7 @@ def refusal(record: Record, share: object) -> AccessRefusedError:
 
 
 def who_holds(record: Record) -> tuple[str, ...]:
-    """Who holds an object that is closed, in words; empty where there was no time to look."""
+    """The holders of a closed object, in words; empty where there was no time to look."""
     core = record()
     pin: Pin | None = None if core is None else core()
     core = None

@@ -169,7 +169,7 @@ atexit.register(_at_the_end)
 
 
 def complain() -> None:
-    """Hand the exception that is handled to `sys.excepthook`, as CPython does with one that nobody catches.
+    """Give the exception that is handled to `sys.excepthook`, as CPython does with one that is not caught.
     What the hook itself raises is shown as well."""
     with sparing():
         try:

@@ -11,7 +11,7 @@ signal whose handler did not raise. So one preemption at the wrong moment is eno
 ``put`` lets it go, a waiter takes it: ``lock.acquire(timeout=…)`` has the sign right. Nothing else here
 waits, so ``put`` may be called wherever ``SimpleQueue.put`` may be: in the collector, in a signal handler, in
 the middle of another call of it on the same thread. What it is not is a single step: an interrupt between the
-item and the call costs who waits a part of `SLICE`.
+item and the call delays the waiting thread by a part of `SLICE`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["TimedQueue"]
 T = TypeVar("T")
 
 SLICE = 0.25
-"""Seconds after which who waits looks again unasked."""
+"""Seconds after which a waiting thread looks again by itself."""
 
 
 class LockQueue(Generic[T]):

@@ -101,7 +101,7 @@ class _PyBuffer(ctypes.Structure):
     )
 
 
-# Prototypes of our own: those of `ctypes.pythonapi` are shared with whoever else sets their types.
+# Prototypes of our own: those of `ctypes.pythonapi` are shared with other code that sets their types.
 _get_buffer = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)(
     ("PyObject_GetBuffer", ctypes.pythonapi)
 )

@@ -146,7 +146,7 @@ class Inbox(Generic[T]):
     __slots__ = ("_items", "_waiters", "put", "takes")
 
     put: Callable[[T], object]
-    """Add one, and wake whoever waits."""
+    """Add one, and wake the waiting threads."""
     takes: Iterator[T]
     """Takes the oldest at each step, so that ``for item in takes`` also stores it. Ends by raising
     `queue.Empty`, or `IndexError`."""

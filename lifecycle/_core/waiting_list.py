@@ -212,7 +212,7 @@ class WaitList:
                     if rung:
                         # For the next one at this bell.
                         bell()
-                # Asked before a new bell is hung: whoever is content leaves none behind.
+                # Asked before a new bell is hung: a waiter that is done leaves none behind.
                 result = ready()
                 if result:
                     return result

@@ -3,9 +3,9 @@
 **What is not exact.** ``loop.call_soon_threadsafe`` is Python code: an interrupt in it costs the coroutines
 of that loop their wake-up. So the loops are rung up to `ATTEMPTS` times through interrupts, and each loop of
 asyncio looks at those of its coroutines that wait every `LOOP_SLICE` seconds, while there are any: one timer
-a loop. It asks ``ready``, and wakes nobody in vain. A task of trio looks by itself as often.
+a loop. It asks ``ready``, and wakes no coroutine in vain. A task of trio looks by itself as often.
 
-A wait is undone by whoever waited, in ``finally``, on the thread of the loop: a task that is cancelled takes
+A wait is undone by its coroutine, in ``finally``, on the thread of the loop: a task that is cancelled takes
 no wake-up along, since all coroutines of a loop are woken by one call.
 """
 
@@ -37,7 +37,8 @@ LOOPS = 1
 """The key of the loops' bell in `WaitList.hung`."""
 
 standing: dict[object, tuple[WaitList | Line, int]] = {}
-"""All who wait in this process, and on which thread: for the child of a fork, in which the others are not."""
+"""All waiting coroutines of this process, and their threads: for the child of a fork, in which the others are
+not."""
 
 
 def _set(future: asyncio.Future[None]) -> None:

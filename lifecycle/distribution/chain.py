@@ -5,10 +5,10 @@
 and a re-entrant one lets the inner call see half of what the outer has done.
 
 **The idea.** Every change makes a new object and hangs it on the last one in one indivisible step:
-``last.setdefault(None, new) is new``. Whoever comes second finds the winner's object there, and goes on from
-it. An object that has a follower never changes again, so there is nothing half done to be seen, and no number
-or address that could come back (the trouble of a bare compare-and-swap) decides anything. The linked queue of
-Michael and Scott (PODC 1996), with the collector to free what nobody can reach any more.
+``last.setdefault(None, new) is new``. The second thread finds the winner's object there, and goes on from it.
+An object that has a follower never changes again, so there is nothing half done to be seen, and no number or
+address that could come back (the trouble of a bare compare-and-swap) decides anything. The linked queue of
+Michael and Scott (PODC 1996), with the collector to free what can no longer be reached.
 
 Where a chain is entered (`Register`, `Ring.tail`) is a hint: it may be older than the last, since the step
 and the store of the hint are two, and then is walked forward.

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class _Owned:
-    """A share whose owner may change: whoever takes it out owns it, and there is one who can. Goes back when
+    """A share whose owner may change: the thread that takes it out owns it, and only one can. Goes back when
     it is dropped."""
 
     __slots__ = ("_box",)
@@ -34,12 +34,11 @@ class _Owned:
         return self._box[0]
 
     def take(self) -> Any:
-        """The frame, which is the caller's from now on. Raises `IndexError` when somebody else has taken
-        it."""
+        """The frame, which is the caller's from now on. Raises `IndexError` when it was taken already."""
         return self._box.pop()
 
     def close(self) -> None:
-        """Give the share back, if nobody has taken it."""
+        """Give the share back, if it was not taken."""
         try:
             frame = self._box.pop()
         except IndexError:

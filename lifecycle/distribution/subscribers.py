@@ -96,8 +96,8 @@ EVICTED = "evicted"
 
 @attrs.frozen
 class Subscribers:
-    """Who receives. Replaced as a whole, so a receiver is counted either among the open ones or in the
-    totals."""
+    """The receivers of one distributor. Replaced as a whole, so a receiver is counted either among the open
+    ones or in the totals."""
 
     subscriptions: tuple[Subscription, ...] = ()
     blocking: tuple[Subscription, ...] = ()

@@ -1,8 +1,8 @@
 """`safe_access`: a lease that is also the panic boundary.
 
 In the languages this comes from, an error is a returned value and a panic is not. In Python both are
-exceptions, so there is one rule: inside `safe_access` an exception that nobody declared is a panic. Declared
-errors pass unchanged, and so does a `ClosedError` of this library, which says that something else was closed.
+exceptions, so there is one rule: inside `safe_access` an undeclared exception is a panic. Declared errors
+pass unchanged, and so does a `ClosedError` of this library, which says that something else was closed.
 Control flow (Ctrl-C, `sys.exit`, a generator's end, task cancellation) passes. Everything else, also a
 `BaseException` of an extension's own, shuts the object as `INVALID` and comes out as `AccessPanicError`.
 """

@@ -44,7 +44,7 @@ heap each."""
 
 
 class Ending:
-    """Ends one manager, once. Whoever calls `shut_down` later gets the same report.
+    """Ends one manager, once. A later call of `shut_down` returns the same report.
 
     `keeps` lives until the manager has been closed, at the latest by the exit pass, which runs for one that
     was dropped as well.
@@ -70,7 +70,7 @@ class Ending:
         runtime.at_exit(self.at_exit)
 
     def shut_down(self, timeout: float | Default | None, budget: float, exiting: bool) -> ShutdownReport:
-        """Close the manager within `budget` seconds, or wait for the one who does. `timeout` is that of
+        """Close the manager within `budget` seconds, or wait for the thread that does. `timeout` is that of
         `SafetyManager.close`."""
         if self._report is None:
             runtime.refuse_near_limit("close() of a manager")
@@ -202,8 +202,8 @@ class Ending:
         keeper.observer.stop(1.0)
 
     def _keepers(self, id: int) -> str:
-        """Who holds an object that is left, in words: the variables and attributes that keep its handles and
-        views. Walks the heap."""
+        """The holders of an object that is left, in words: the variables and attributes that keep its handles
+        and views. Walks the heap."""
         record = self._registry.records.get(id)
         if record is None or runtime.must_not_wait() or is_kept(record):  # that says itself who keeps it
             return ""

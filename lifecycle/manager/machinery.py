@@ -95,14 +95,14 @@ class Machinery:
                 me = None
 
     def _end_if_over(self) -> None:
-        """The threads have just been started. Whoever has closed the manager meanwhile saw none to end. One
+        """The threads have just been started. A thread that closed the manager meanwhile saw none to end. One
         who still closes it needs them, and will see them."""
         if self._over:
             self.wind_down(lingering=True)
 
     def refuse_closed(self, record: Record) -> NoReturn:
-        """A registration found the manager closed. The object is ours, and nobody serves our places any more:
-        it goes here."""
+        """A registration found the manager closed. The object is the manager's, and no thread serves its
+        places any more: it goes here."""
         if record.place is self.workers or record.place is self.any_thread:
             process(record)
         else:

@@ -2,7 +2,7 @@
 
 The registry refers to such an object weakly (`Record.obj` is an `ObservedRef`), so every use of it first asks
 for a strong reference, and the lease, view or access holds that as well as the pin. When the object is gone,
-its weak reference's callback, a C method, posts an event; whoever looks earlier ends it at once.
+its weak reference's callback, a C method, posts an event; an earlier access ends it at once.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class StopToken(Uncopied):
     __slots__ = ("__weakref__", "_callbacks", "_flag", "_owner", "_threads", "set")
 
     set: Callable[[], object]
-    """Set the token and wake whoever waits: the manager does, when it begins to close. Setting twice is
+    """Set the token and wake the waiting threads: the manager does, when it begins to close. Setting twice is
     setting once."""
 
     def __init__(self, owner: str) -> None:
@@ -140,7 +140,7 @@ class StopToken(Uncopied):
                         interrupt = interrupt or error
                     struck = None
         except BaseException:
-            # Whoever closes the manager next calls the rest.
+            # The next close of the manager calls the rest.
             if entry is not None:
                 self._callbacks[entry[0]] = entry[1]
             if struck is not None and struck_on_entry(struck[2], struck[1], None):

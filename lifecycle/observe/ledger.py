@@ -10,7 +10,7 @@ an end and puts it into a mailbox of its own (`plain_ends`). It needs no event a
 gives new totals, which replace the old by one store.
 
 **An interrupt strikes here too**, since threads of the program count. So every step can be taken up again
-(K7). What is taken out of a mailbox is in a list of the ledger before anybody could raise, and leaves it when
+(K7). What is taken out of a mailbox is in a list of the ledger before anything can raise, and leaves it when
 it is counted. The figures of one record or event change together with its mark, with no call in between (K4).
 Observers are told before that: rather twice than never.
 """
@@ -125,8 +125,8 @@ class Ledger:
         self._expire_some()
 
     def _count_plain(self) -> None:
-        """Count the plain ends that are marked as such, with their registrations. Those that somebody was
-        told of, or is to be told of, go the way of all others."""
+        """Count the plain ends that are marked as such, with their registrations. Those of which an event was
+        made, or is to be made, go the way of all others."""
         batch = self._plain
         _move(self.registry.plain_ends, batch)
         if not batch or self._count_sums(batch):

@@ -140,7 +140,7 @@ class LostTickets:
         retried = {record.id for _, record in runtime.snapshot(self._registry.delayed)}
         for place in {id(record.place): record.place for record in lost}.values():
             waiting = place.tickets()
-            # The keeper hands over to the workers what nobody else runs.
+            # The keeper hands over to the workers what no other thread runs.
             elsewhere = self._workers.tickets()
             if waiting is None or elsewhere is None or place.lost_reason is not None:
                 continue

@@ -4,7 +4,7 @@ sweeps.
 **The role.** One thread counts at a time, by holding a lock; whoever needs figures takes it and counts. No
 other thread has to run for an answer.
 
-**Nothing slow in here.** Releases that nobody ran go to the timed workers, logging and hooks to the
+**Nothing slow in here.** Releases that did not run go to the timed workers, logging and hooks to the
 `Observer` thread behind a bounded queue that drops and counts. So an observer that blocks for ever stops
 neither counts, nor sweeps, nor deadlines.
 
@@ -170,7 +170,7 @@ class Maintenance:
         self.ledger.expire()
 
     def count_here(self) -> None:
-        """Called by a registering thread now and then: count the plain ends, unless somebody counts
+        """Called by a registering thread now and then: count the plain ends, unless a thread counts
         already."""
         if not self._counts.get(runtime.get_ident()):
             self._count(self.ledger.count_here, 0.0)
@@ -349,7 +349,7 @@ class Maintenance:
             kept.sweep()
 
     def _forget_waiters(self) -> None:
-        """Wake those who wait for the end of what has ended: one that came late, or whose leaving was
+        """Wake the threads that wait for the end of what has ended: one that came late, or whose leaving was
         interrupted."""
         for id in runtime.snapshot(self.registry.waiters):
             record = self.registry.records.get(id)
@@ -390,7 +390,7 @@ class Maintenance:
         (self.workers if anywhere else record.place).put(record)
 
     def _hand_over(self) -> None:
-        """Tickets that nobody ran go to the timed workers; those of lost queues are orphaned."""
+        """Tickets that did not run go to the timed workers; those of lost queues are orphaned."""
         mailbox = self.any_thread.mailbox
         try:
             head: object = mailbox[0]

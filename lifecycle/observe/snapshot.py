@@ -20,7 +20,7 @@ from lifecycle.stats import QueueStats, SafetyStats, TypeStats
 def figures(
     registry: Registry, ledger: Ledger, workers: Workers, queues: tuple[QueueStats, ...], last_run: float
 ) -> SafetyStats:
-    """A snapshot. Exact when nobody counts meanwhile."""
+    """A snapshot. Exact when no thread counts meanwhile."""
     releasing: dict[ObjectType, list[Record]] = {}
     for id in runtime.snapshot(registry.claims):
         record = registry.records.get(id)

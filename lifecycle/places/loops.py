@@ -136,7 +136,7 @@ class LoopNotifier:
         while self._queue() is not None:
             self.mailbox.extend(itertools.islice(self._waits, 1))
             rung = True
-            while rung and self._backlog():  # asked again once it is said that nobody rings
+            while rung and self._backlog():  # asked again once it is noted that no thread rings
                 self.ringing = True
                 rung = self._ring()
                 self.ringing = False

@@ -66,7 +66,7 @@ class Generation(DequePlace):
         self.thread: int | None = thread
         # An identity is given again once its thread has ended: this one is not.
         self.owner: Thread | None = owner
-        # Lives as long as a record refers to this: somebody must be able to drain it.
+        # Lives as long as a record refers to this: it must be possible to drain it.
         self.queue: ReleaseQueue = queue
         self.world: int = id(self)
         self.notifier: LoopNotifier | None = notifier
@@ -82,7 +82,7 @@ class Generation(DequePlace):
         self.swept: bool = False
         self.held: list[
             Record
-        ] = []  # orphans that somebody used when the queue was lost, and that have a parent
+        ] = []  # orphans that were in use when the queue was lost, and that have a parent
 
     def __len__(self) -> int:
         return len(self.mailbox) + (len(self.notifier) if self.notifier is not None else 0)
@@ -113,8 +113,8 @@ class Generation(DequePlace):
         return self.thread is not None and self.thread == runtime.get_ident() and not self.abandoned()
 
     def abandoned(self) -> bool:
-        """Return True if the thread that owns the queue is known to have ended: nobody can run its releases
-        any more."""
+        """Return True if the thread that owns the queue is known to have ended: its releases can no longer be
+        run."""
         return self.owner is not None and runtime.has_ended(self.owner)
 
     def settle(self, record: Record, timeout: float | Default | None) -> bool:

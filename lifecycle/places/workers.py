@@ -81,8 +81,8 @@ class Batch:
 
 
 class Job:
-    """A function to be called on a worker by who cannot wait for it for ever: callbacks at exit, which may
-    hang."""
+    """A function to be called on a worker, whose caller cannot wait for it for ever: callbacks at exit, which
+    may hang."""
 
     def __init__(self, fn: Callable[[], object]) -> None:
         self.todo: list[Callable[[], object]] = [
@@ -278,7 +278,7 @@ class Worker(Timed):
             raise
 
     def _answer(self, bell: Bell) -> None:
-        """Nobody holds an object any more that any thread may release: do so, unless who let it go does."""
+        """An object that any thread may release has no holder any more: do so, unless who let it go does."""
         workers = self.workers
         registry = workers.registry
         registry.bells.pop(bell.id, None)

@@ -8,7 +8,7 @@ figures know every loan.
 
 **Getting** takes a slot from the free list, or waits for one, sees that there is an item in it that is fit
 (and makes one if not), and enters the loan. Whatever is raised on the way, from the user's own functions
-too, the slot goes back and wakes whoever waits.
+too, the slot goes back and wakes the next waiter.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Slot:
         self.missed: float = 0.0  # when it was seen to be lost
 
     def came_back(self, item: object) -> None:
-        """The release of every loan, run once by whoever lets go last, or for him."""
+        """The release of every loan, run once by the thread that drops it last, or for that thread."""
         pool = self.pool
         try:
             known, self.loan = self.loan, None

@@ -153,7 +153,7 @@ class Results(dict[type, "How | None"]):
         return [(value, node)] if node.release is not None else []
 
     def give_back(self, proxy: Any, pin: Any, value: Any, node: Node) -> None:
-        """Release a child that nobody will have, unless it is the manager's already."""
+        """Release a child that was not handed out, unless it is the manager's already."""
         handle = proxy._lifecycle_handle
         taken = handle._dependents.pending.setdefault(id(value), [False])
         known = None

@@ -5,8 +5,8 @@ check is on, the slots of the class that hold them are replaced by properties wh
 and behind each store; so no store escapes, on any thread, and when it is off nothing of it is left. A change
 that no store makes, the death of a core, is found by the next store.
 
-A broken rule is noted, not raised: the library goes on as it would, and who asks for `broken` learns of it,
-whichever thread it happened on.
+A broken rule is noted, not raised: the library goes on as it would, and `broken` has it, whichever thread it
+happened on.
 """
 
 from __future__ import annotations

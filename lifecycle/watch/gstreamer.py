@@ -44,7 +44,7 @@ _REFERENCES, _PARENT, _STATE = 8, 40, 128
 
 
 class Owed:
-    """An element that somebody has to set to NULL."""
+    """An element that the program has to set to NULL."""
 
     __slots__ = ("name", "pointer", "ref", "seen", "state")
     name: str
