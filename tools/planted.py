@@ -1249,7 +1249,7 @@ MUTANTS = (
         (
             (
                 "../integrations/gstreamer/captures/runs.py",
-                'return "eos" if sink.get_property("eos") else "flowing"',
+                'return "eos" if sink.get_property("eos") and _has_seen_end(sink) else "flowing"',
                 'return "eos"',
             ),
         ),
