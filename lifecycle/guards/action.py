@@ -3,6 +3,7 @@ was forgotten."""
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from collections.abc import Callable
 from types import FunctionType
@@ -10,9 +11,20 @@ from typing import Any
 
 from lifecycle._core import runtime
 from lifecycle._core.checks import DEFERRED, DEFERRED_BODY, refuse_deferred
-from lifecycle.lowlevel import after_fork
+from lifecycle.lowlevel import after_fork, complain, run_apart
 
-__all__ = ["DEFERRED", "DEFERRED_BODY", "forgotten", "made_at", "process", "refuse_deferred", "run_slot"]
+__all__ = [
+    "DEFERRED",
+    "DEFERRED_BODY",
+    "forgotten",
+    "left",
+    "made_at",
+    "process",
+    "refuse_deferred",
+    "run_apart",
+    "run_left",
+    "run_slot",
+]
 
 
 class _Process:
@@ -72,10 +84,13 @@ def forgotten(
     sparing: Callable[[], Any] = runtime.sparing,
 ) -> None:
     """A guard died with its action still in it: run that (apart, if this is the collector), and warn,
-    whatever it raises.
+    whatever it raises. Raises `RecursionError`, and has run nothing, where so little recursion is left that
+    the action could be cut short.
 
     `warn` and `sparing` are bound here since at interpreter exit the modules may be empty already.
     """
+    if runtime is not None:
+        runtime.refuse_near_limit("the cleanup of a guard that was dropped")
     try:
         if run is not None and not (
             runtime is not None and runtime.collecting and runtime.in_collector() and runtime.run_apart(run)
@@ -85,6 +100,38 @@ def forgotten(
         run = None
         with sparing():
             warn(text, ResourceWarning, stacklevel=3, source=source)
+
+
+Left = tuple[Callable[..., object], tuple[Any, ...], str, Any]
+"""What is called, with what, for a guard of which kind, and where that was made."""
+
+left: list[Left] = []
+"""Actions of guards that were dropped at the recursion limit. They are put in by a slice assignment, which is
+no call."""
+
+
+def run_left() -> None:
+    """Run what is in `left`. Where no thread could be started for it, who makes the next guard calls this, or
+    the end of the interpreter."""
+    while left:
+        try:
+            for run, args, kind, site in iter(left.pop, None):
+                try:
+                    run(*args)
+                finally:
+                    forgotten(
+                        None,
+                        None,
+                        f"a {kind}{made_at(site)} was dropped at the recursion limit without `with` or "
+                        "close(): its cleanup ran only now, on another thread",
+                    )
+        except IndexError:  # another thread took the last
+            return
+        except Exception:
+            complain()
+
+
+atexit.register(run_left)
 
 
 def made_at(site: Any) -> str:

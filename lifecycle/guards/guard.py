@@ -8,7 +8,16 @@ from types import FunctionType, TracebackType
 from typing import Any, Literal
 
 from lifecycle.errors import LifecycleError
-from lifecycle.guards.action import DEFERRED_BODY, forgotten, made_at, process, run_slot
+from lifecycle.guards.action import (
+    DEFERRED_BODY,
+    forgotten,
+    left,
+    made_at,
+    process,
+    run_apart,
+    run_left,
+    run_slot,
+)
 from lifecycle.lowlevel import Uncopied, check_callback
 
 WHEN = ("always", "error", "success")
@@ -54,6 +63,8 @@ class CleanupGuard(Uncopied):
             self._site = None
         self._generation = process.generation
         self._slot = [fn]
+        if left:
+            run_left()
 
     @property
     def armed(self) -> bool:
@@ -85,22 +96,29 @@ class CleanupGuard(Uncopied):
 
     def __del__(self) -> None:
         try:
-            if not self.armed:
+            if not self._slot or self._generation != process.generation:
                 return
+            slot, generation = self._slot, self._generation
+            runs = self._when != "success"
+            forgotten(
+                self,
+                (lambda: run_slot(slot, generation)) if runs else None,
+                f"a CleanupGuard{made_at(self._site)} was dropped without `with` or close(): "
+                + (
+                    "its cleanup ran only now"
+                    if runs
+                    else 'its action, meant for success, was not run (when="success")'
+                ),
+            )
         except AttributeError:  # it was refused when it was made
             return
-        slot, generation = self._slot, self._generation
-        runs = self._when != "success"
-        forgotten(
-            self,
-            (lambda: run_slot(slot, generation)) if runs else None,
-            f"a CleanupGuard{made_at(self._site)} was dropped without `with` or close(): "
-            + (
-                "its cleanup ran only now"
-                if runs
-                else 'its action, meant for success, was not run (when="success")'
-            ),
-        )
+        except RecursionError:
+            # Not even a call may be possible here. An action that has begun is not in there any more.
+            if self._slot and self._when != "success":
+                left[0:0] = [(run_slot, (self._slot, self._generation), "CleanupGuard", self._site)]
+                run_apart(run_left)
+                return
+            raise
 
     def __repr__(self) -> str:
         return (

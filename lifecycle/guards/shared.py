@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle.errors import LifecycleError
-from lifecycle.guards.action import forgotten, made_at, process, run_slot
+from lifecycle.guards.action import forgotten, left, made_at, process, run_apart, run_left, run_slot
 from lifecycle.lowlevel import Uncopied, check_callback, next_id
 
 _getframe = sys._getframe
@@ -49,6 +49,8 @@ class SharedCleanupGuard(Uncopied):
         self._token = next_id()
         shared.open[self._token] = None
         self._shared = shared
+        if left:
+            run_left()
 
     @property
     def armed(self) -> bool:
@@ -108,18 +110,33 @@ class SharedCleanupGuard(Uncopied):
 
     def __del__(self) -> None:
         try:
-            if not self.armed or (self.closed and self._shared.open):
+            shared, token = self._shared, self._token
+            if (
+                not shared.slot
+                or shared.generation != process.generation
+                # The share may be out already, if an interrupt came in between.
+                or (token not in shared.open and shared.open)
+            ):
                 return
+            last = len(shared.open) <= 1
+            forgotten(
+                self,
+                lambda: shared.leave(token),
+                f"a share of a SharedCleanupGuard{made_at(shared.site)} was dropped without `with` or close()"
+                + (": it was the last, and the cleanup ran only now" if last else ""),
+            )
         except AttributeError:  # it was refused when it was made
             return
-        shared, token = self._shared, self._token  # which may be out already, if an interrupt came in between
-        last = len(shared.open) <= 1
-        forgotten(
-            self,
-            lambda: shared.leave(token),
-            f"a share of a SharedCleanupGuard{made_at(shared.site)} was dropped without `with` or close()"
-            + (": it was the last, and the cleanup ran only now" if last else ""),
-        )
+        except RecursionError:
+            # Not even a call may be possible here. To leave twice is to leave once.
+            shared = self._shared
+            if shared.slot:
+                left[0:0] = [
+                    (_Shared.leave, (shared, self._token), "share of a SharedCleanupGuard", shared.site)
+                ]
+                run_apart(run_left)
+                return
+            raise
 
     def __repr__(self) -> str:
         shared = self._shared

@@ -9,7 +9,17 @@ from types import FunctionType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from lifecycle.errors import CallbackError
-from lifecycle.guards.action import DEFERRED, DEFERRED_BODY, forgotten, made_at, process, refuse_deferred
+from lifecycle.guards.action import (
+    DEFERRED,
+    DEFERRED_BODY,
+    forgotten,
+    left,
+    made_at,
+    process,
+    refuse_deferred,
+    run_apart,
+    run_left,
+)
 from lifecycle.guards.errors import ErrorCollector
 from lifecycle.lowlevel import Uncopied, check_callback
 
@@ -52,6 +62,8 @@ class CleanupStack(Uncopied):
             # C called it, and no Python frame is below.
             self._site = None
         self._entries: list[Any] = []
+        if left:
+            run_left()
 
     # -- what is to be done ----------------------------------------------------------------------------------
 
@@ -196,28 +208,44 @@ class CleanupStack(Uncopied):
             raise
 
     def __del__(self) -> None:
+        entries: list[Any] = []
         try:
             entries = self._entries
             if not entries or self._generation != process.generation:
                 return
+            number = len(entries)
+            # It may be unwound on another thread.
+            rest = CleanupStack()
+            rest._site = self._site
+            rest._entries[:] = entries
+            del entries[:]
+            entries = rest._entries
+            forgotten(
+                self,
+                rest.close,
+                f"a CleanupStack{made_at(self._site)} was dropped without `with` or close(): {number} "
+                "cleanup(s) ran only now",
+            )
         except AttributeError:
             return
-        number = len(entries)
-        if not number:
-            return
-        rest = CleanupStack()  # which may be unwound on another thread
-        rest._site = self._site
-        rest._entries[:] = entries
-        del entries[:]
-        forgotten(
-            self,
-            rest.close,
-            f"a CleanupStack{made_at(self._site)} was dropped without `with` or close(): {number} cleanup(s) "
-            "ran only now",
-        )
+        except RecursionError:
+            # Not even a call may be possible here. What has begun is not in there any more.
+            if entries:
+                left[0:0] = [(_unwind, (entries, self._generation), "CleanupStack", self._site)]
+                run_apart(run_left)
+                return
+            raise
 
     def __repr__(self) -> str:
         return f"<CleanupStack{made_at(self._site)}: {len(self)} to run>"
+
+
+def _unwind(entries: list[Any], generation: int) -> None:
+    """Run the cleanups of a stack that is gone."""
+    rest = CleanupStack()
+    rest._generation = generation
+    rest._entries = entries
+    rest.close()
 
 
 def _no_context(manager: object) -> CallbackError:

@@ -437,6 +437,39 @@ def test_what_is_dropped_at_the_limit_is_released(
         assert manager.stats().failed == 0
 
 
+@pytest.mark.parametrize("kind", ["guard", "shared", "stack"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_action_of_a_guard_that_is_dropped_at_the_limit_runs(
+    descend: Descent, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All but those whose ``__del__`` CPython cannot call."""
+    ran: list[int] = []
+
+    def made(number: int) -> object:
+        action = partial(ran.append, number)
+        if kind == "guard":
+            return CleanupGuard(action)
+        if kind == "shared":
+            return SharedCleanupGuard(action)
+        stack = CleanupStack()
+        stack.callback(action)
+        return stack
+
+    bottom = deepest(descend)
+    held: list[object] = []
+    for near in range(NEAR, -1, -1):
+        held.append(made(near))
+        try:
+            descend(bottom - near, held.clear)
+        except RecursionError:
+            held.clear()
+    made(NEAR + 1)  # whoever makes the next one runs what could not even be handed to a thread
+    eventually(lambda: len(ran) > NEAR - 2)
+    assert len(set(ran)) == len(ran)
+    assert set(range(4, NEAR + 1)) <= set(ran)
+    capfd.readouterr()
+
+
 def test_an_observed_object_that_dies_at_the_limit_has_ended(
     descend: Descent, capfd: pytest.CaptureFixture[str]
 ) -> None:
