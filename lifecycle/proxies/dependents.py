@@ -9,6 +9,7 @@ The same holds for iterators and generators that are not at their end.
 from __future__ import annotations
 
 import weakref
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from lifecycle._core.calls import complain
@@ -17,6 +18,24 @@ from lifecycle.lowlevel import Default, after_fork, snapshot
 
 FIRST_SWEEP = 64
 """Entries of proxies that may be dead above which it is looked which are."""
+
+
+def _over() -> Generator[Any, Any, None]:
+    yield from ()
+
+
+async def _over_later() -> AsyncGenerator[Any, Any]:
+    nothing: tuple[Any, ...] = ()
+    for one in nothing:
+        yield one
+
+
+OVER: Generator[Any, Any, None] = _over()
+"""In place of an iterator that was dropped: it is at its end, for whoever goes on with it. A ``__del__`` of
+the same garbage may, as with a generator of Python."""
+OVER.close()
+OVER_LATER: AsyncGenerator[Any, Any] = _over_later()
+"""The same for one that is asynchronous."""
 
 
 class Box:
@@ -36,7 +55,9 @@ class Box:
         try:
             if hasattr(type(raw), "aclose") and hasattr(type(raw), "asend"):
                 _end_async(raw)
-            self.raw = None
+                self.raw = OVER_LATER
+            else:
+                self.raw = OVER
         finally:
             raw = None
 
@@ -55,6 +76,9 @@ def _end_async(raw: Any) -> None:
         step.close()
     finally:
         raw = step = None
+
+
+_end_async(OVER_LATER)
 
 
 class Dependents:

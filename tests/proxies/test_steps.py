@@ -415,3 +415,32 @@ class Buffered:
 
     def __buffer__(self, flags: int) -> memoryview:
         return memoryview(self.memory)
+
+
+def test_one_that_was_dropped_in_the_same_garbage_is_at_its_end(store: Any, raw: Store) -> None:
+    """As a generator of Python that a ``__del__`` of its cycle goes on with; the object is open."""
+    steps_gone: list[int] = []
+    wrong: list[BaseException] = []
+
+    class Holder:
+        def __init__(self, *steps: Any) -> None:
+            self.me, self.steps = self, steps
+
+        def __del__(self) -> None:
+            generator, later = self.steps
+            try:
+                # All of them where the collector has taken this one first.
+                steps_gone.append(3 - len(list(generator)))
+                with contextlib.suppress(StopIteration):
+                    generator.send(None)
+                with contextlib.suppress(StopIteration, StopAsyncIteration):
+                    later.__anext__().send(None)
+                generator.close()
+            except BaseException as error:
+                wrong.append(error)
+
+    Holder(store.steps(3), store.async_steps(3))
+    gc.collect()
+    assert wrong == []
+    assert steps_gone in ([0], [3])
+    assert handle_of(store).valid
