@@ -105,6 +105,52 @@ def test_a_branch_ends_alone(
 
 
 @pytest.mark.parametrize(
+    "where", ["branch", "branch's pad", "queue", "queue's pad", "element", "element's pad"]
+)
+def test_an_end_that_is_sent_into_a_branch_is_its_own(
+    playing: PipelineGuard, tee: Tee, viewer: Capture, gst: Any, where: str
+) -> None:
+    ends: list[Any] = []
+    branch = tee.attach("identity name=inside ! appsink sync=false", on_end=ends.append)
+    capture = branch.capture()
+    frames = capture.frames(timeout=20)
+    next(frames)
+    sink = branch.bin.get_static_pad("sink")
+    element = {"b": branch.bin, "q": sink.get_target().get_parent(), "e": branch["inside"]}[where[0]]
+    target = element.get_static_pad("sink") if where.endswith("pad") else element
+    for _ in range(2):
+        target.send_event(gst.Gst.Event.new_eos())
+    assert sum(1 for _ in frames) < 1000, "its loop ends"
+    assert branch.wait(20)
+    eventually(lambda: ends)
+    assert [end.reason for end in ends] == ["eos"]
+    flows(viewer)
+    assert not playing.ended
+    assert branch.close()
+    flows(viewer)
+
+
+def test_what_waits_in_a_branch_comes_before_an_end_that_is_sent(
+    playing: PipelineGuard, tee: Tee, viewer: Capture, gst: Any, tmp_path: Path
+) -> None:
+    """Also where the branch is closed at that moment: its file is whole."""
+    for number in range(3):
+        queue = gst.Gst.ElementFactory.make("queue")
+        path = tmp_path / f"{number}.mkv"
+        branch = tee.attach(
+            f"jpegenc ! matroskamux ! identity name=inside ! filesink location={path}", queue=queue, eos=4
+        )
+        eventually(lambda: branch.stats().passed > 5)
+        branch.bin.get_static_pad("sink").send_event(gst.Gst.Event.new_eos())
+        if number:
+            eventually(lambda: branch.end)
+        assert branch.close()
+        with_length = path.read_bytes().find(b"\x44\x89")  # the element Duration, which the end writes
+        assert with_length > 0
+    flows(viewer)
+
+
+@pytest.mark.parametrize(
     "description", ["capsfilter caps=video/x-raw,width=32 ! fakesink", "appsink caps=video/x-raw,width=32"]
 )
 def test_who_cannot_take_a_new_size_fails_alone(

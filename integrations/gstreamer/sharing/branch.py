@@ -49,7 +49,7 @@ from lifecycle.integrations.gstreamer.pipelines.pads import (
 )
 from lifecycle.integrations.gstreamer.pipelines.scopes import enter_scope
 from lifecycle.integrations.gstreamer.pipelines.threads import in_the_background, may_wait, refuse_forked
-from lifecycle.integrations.gstreamer.sharing.fuse import Door, Fuse
+from lifecycle.integrations.gstreamer.sharing.fuse import Door, Entrance, Fuse
 from lifecycle.lowlevel import Claim, Flag, check_timeout, monotonic, poll, weakly
 
 __all__ = [
@@ -138,6 +138,9 @@ class BranchCore(PadHolder):
         self.flushing: threading.Lock = threading.Lock()
         self.fuse: Fuse | None = None
         self.door: Door | None = None
+        self.entrance: Entrance | None = None
+        self.ended_by_hand: Callable[[], object] = int
+        """Called when the program has sent an end of the stream into it."""
         self.leave_scope: Callable[[], object] = int
         self.told: Callable[[Any, str], object] = _tell_nobody
         self.held_back: bool = False
@@ -164,8 +167,10 @@ class BranchCore(PadHolder):
         """From here on nothing of it reaches the tee."""
         assert self.fuse is not None
         self.fuse.add()
-        self.door = Door(self.queue.get_static_pad("sink"), negotiates)
+        self.door = Door(self.queue.get_static_pad("sink"), negotiates, self.ended_by_hand)
         self.door.add()
+        self.entrance = Entrance(self.bin.get_static_pad("sink"), self.ended_by_hand)
+        self.entrance.add()
         self.leave_scope = enter_scope(self.bin)
 
     def blocked(self) -> float:
@@ -229,6 +234,13 @@ class BranchCore(PadHolder):
     def detach(self, timeout: float) -> bool:
         """Off the tee, when nothing is pushed; False when that was not in time."""
         return self.pad is None or unlinked_when_idle(self.pad, timeout)
+
+    def end(self) -> None:
+        """Off the tee, and then to its end: what waits in its queue comes before that."""
+        self.open_queue()
+        if self.detach(UNLINK_TIMEOUT) and self.fuse is not None:
+            self.fuse.apart = True
+            self.bin.get_static_pad("sink").send_event(Gst.Event.new_eos())
 
     def hold_back(self) -> None:
         """It has failed: if that was on its way to its pipeline's state, as a file that cannot be opened, it
@@ -301,7 +313,7 @@ class BranchCore(PadHolder):
         self.bin.set_state(Gst.State.NULL)
         if self.bin.get_parent() == self.parent:
             self.parent.remove(self.bin)
-        for probe in (self.fuse, self.door):
+        for probe in (self.fuse, self.door, self.entrance):
             if probe is not None:
                 probe.remove()
         self.leave_scope()
@@ -366,6 +378,7 @@ class Branch(Guard[BranchCore]):
         self._captures: list[Capture] = []
         core.told = partial(tell_unfinished, manager, "closing a branch", self.type_name)
         core.fuse = Fuse(core.queue.get_static_pad("src"), weakly(self._tripped))
+        core.ended_by_hand = weakly(self._ended_by_hand)
         self._register(manager, core, core.bin.get_name(), None)
 
     @property
@@ -486,6 +499,21 @@ class Branch(Guard[BranchCore]):
     def _tripped(self, reason: Literal["eos", "error", "not-negotiated"]) -> None:
         """Called by the fuse, on the branch's own thread."""
         in_the_background(partial(self._end_apart, reason), f"gst-branch-{self.name}")
+
+    def _ended_by_hand(self) -> None:
+        """Called at its entrance, on whatever thread has sent the end."""
+        in_the_background(self._end_by_hand, f"gst-branch-{self.name}")
+
+    def _end_by_hand(self) -> None:
+        core = None
+        try:
+            with self._handle.lease() as core:
+                pass
+            core.end()  # without the lease, which would have `close` return before the end is there
+        except AccessRefusedError:
+            return  # closed meanwhile
+        finally:
+            core = None
 
     def _end_apart(self, reason: Literal["eos", "error", "not-negotiated"]) -> None:
         """Off the tee; its sinks are told the end, or the pipeline's own would wait for them; then whoever

@@ -10,6 +10,10 @@ trips nothing: when it comes back it is told again what streams. New caps are pa
 refusal would come before any buffer. It runs on the branch's own thread, so that waiting for Python delays no
 other branch.
 
+An end of the stream that the program sends into a branch would have the branch's own pads answer the tee with
+it. At its two first pads such a one is told from the stream's own by the pad before, which has not seen it
+(`Entrance`). It is held there until the branch is off the tee, and goes in then.
+
 At the *door*, the queue's sink pad, a second probe answers questions of the source: a branch has no say in
 what is sent (unless it is asked to negotiate), and none in allocation, which a queue would answer in its turn
 and so wait for a branch that stands still. Allocation is *answered*, with the video meta and nothing else: a
@@ -31,7 +35,7 @@ from lifecycle.integrations.gstreamer._native import Gst, MiniObject, _function,
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
 from lifecycle.lowlevel import complain, monotonic
 
-__all__ = ["Door", "Fuse"]
+__all__ = ["Door", "Entrance", "Fuse"]
 
 _p = ctypes.c_void_p
 _quick = _open(ctypes.PyDLL, "gstreamer")
@@ -76,8 +80,9 @@ LIST: Final = int(Gst.PadProbeType.BUFFER_LIST)
 EVENT: Final = int(Gst.PadProbeType.EVENT_DOWNSTREAM)
 FLUSH: Final = int(Gst.PadProbeType.EVENT_FLUSH)
 QUERY: Final = int(Gst.PadProbeType.QUERY_DOWNSTREAM)
-CAPS, STREAM_START, SEGMENT = (
-    int(kind) for kind in (Gst.EventType.CAPS, Gst.EventType.STREAM_START, Gst.EventType.SEGMENT)
+CAPS, STREAM_START, SEGMENT, EOS = (
+    int(kind)
+    for kind in (Gst.EventType.CAPS, Gst.EventType.STREAM_START, Gst.EventType.SEGMENT, Gst.EventType.EOS)
 )
 ASK_CAPS, ASK_ACCEPT, ASK_ALLOCATION = (
     int(kind) for kind in (Gst.QueryType.CAPS, Gst.QueryType.ACCEPT_CAPS, Gst.QueryType.ALLOCATION)
@@ -148,6 +153,8 @@ class Fuse(_Probe):
         self.since: float = 0.0
         """Since when a buffer is in the branch that it has not taken yet, by `monotonic`; 0.0 where none
         is."""
+        self.apart: bool = False
+        """It is off the tee, so that the end of the stream that comes is its own."""
         self._on_trip = on_trip
         self._stale = False
         self._flushes = 0
@@ -170,7 +177,10 @@ class Fuse(_Probe):
         data = info.data
         assert data is not None
         if info.type & EVENT:
-            return self._new_caps(pad, data) if _Typed.from_address(data).type == CAPS else OK
+            kind = _Typed.from_address(data).type
+            if kind == EOS and self.apart:
+                return self._ends(pad, data)
+            return self._new_caps(pad, data) if kind == CAPS else OK
         peer = _get_peer(pad)
         if not peer:
             self.refused += 1
@@ -201,6 +211,17 @@ class Fuse(_Probe):
             self._on_trip("eos")
         else:
             self.trip("not-negotiated" if flow == FLOW_NOT_NEGOTIATED else "error")
+
+    def _ends(self, pad: int, event: int) -> int:
+        peer = _get_peer(pad)
+        if not peer:
+            return DROP
+        try:
+            _send_event(peer, event)
+            self.trip("eos")
+        finally:
+            _unref(peer)
+        return HANDLED
 
     def _new_caps(self, pad: int, event: int) -> int:
         peer = _get_peer(pad)
@@ -239,7 +260,46 @@ def _knows(peer: int, pad: int, kind: int) -> bool:
     return bool(known) and (kind == SEGMENT or known == told)
 
 
-class Door(_Probe):
+class Entrance(_Probe):
+    """Holds an end of the stream that is not the stream's own.
+
+    Parameters
+    ----------
+    pad:
+        The branch's sink pad.
+    on_end:
+        Called when one is held, on whatever thread sends it. It must be quick and not fail.
+    """
+
+    mask: int = EVENT
+
+    def __init__(self, pad: Any, on_end: Callable[[], object]) -> None:
+        super().__init__(pad)
+        self._on_end = on_end
+
+    def _handle(self, pad: int, info: _Info) -> int:
+        data = info.data
+        assert data is not None
+        if _Typed.from_address(data).type != EOS or not self._is_foreign(pad):
+            return OK
+        self._on_end()
+        return DROP
+
+    def _is_foreign(self, pad: int) -> bool:
+        """Return True if the pad before has not seen the end: whoever pushes an event keeps it first."""
+        peer = _get_peer(pad)
+        if not peer:
+            return False  # it is off the tee
+        try:
+            event = _sticky(peer, EOS, 0)
+            if event:
+                _mini_unref(event)
+            return not event
+        finally:
+            _unref(peer)
+
+
+class Door(Entrance):
     """Answers for the branch what the source asks.
 
     Parameters
@@ -248,12 +308,14 @@ class Door(_Probe):
         The queue's sink pad: it asks itself whether new caps are accepted.
     negotiates:
         Whether the branch itself is asked what it takes. Before the first caps it is asked in any case.
+    on_end:
+        As of `Entrance`: the queue, too, may be sent an end by the program.
     """
 
     mask: int = QUERY | EVENT
 
-    def __init__(self, pad: Any, negotiates: bool) -> None:
-        super().__init__(pad)
+    def __init__(self, pad: Any, negotiates: bool, on_end: Callable[[], object]) -> None:
+        super().__init__(pad, on_end)
         self._asked = True
         self._stays = negotiates
 
@@ -263,7 +325,7 @@ class Door(_Probe):
         if info.type & EVENT:
             if _Typed.from_address(query).type == CAPS:
                 self._asked = self._stays
-            return OK
+            return super()._handle(pad, info)
         kind = _Typed.from_address(query).type
         if kind == ASK_ALLOCATION:
             # Each element allocates for itself.
