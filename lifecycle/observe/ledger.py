@@ -336,7 +336,8 @@ class Ledger:
         took = record.ended - record.begun if record.begun else 0.0
         durations = count.duration if record.begun else _NO_TIMES
         took_bucket = bisect_left(durations.bounds, took)
-        waited = record.begun - record.shut if record.begun and record.shut else 0.0
+        # Who has dropped it may be noted only once its release has begun.
+        waited = max(0.0, record.begun - record.shut) if record.begun and record.shut else 0.0
         waits = count.wait if record.begun and record.shut else _NO_TIMES
         waited_bucket = bisect_left(waits.bounds, waited)
         # Those that are stuck stay, with all they hold.

@@ -396,6 +396,21 @@ def test_a_released_drop_is_measured_too(manager: SafetyManager) -> None:
     assert manager.stats().types["t"].release_duration.count == 1
 
 
+def test_a_wait_is_no_less_than_nothing(manager: SafetyManager) -> None:
+    """Where the drop was noted only when the release had begun: a sum that shrinks is no counter's."""
+    made: list[Any] = []
+
+    def noted_late(native: Native) -> None:
+        record = made[0]
+        record.shut = record.begun + 1.0
+
+    handle = on(manager, place=BACKGROUND, release=noted_late)
+    made.append(handle._record)
+    assert handle.close(timeout=5)
+    each = manager.stats().types["t"]
+    assert (each.release_wait.count, each.release_wait.sum) == (1, 0.0)
+
+
 def test_the_oldest_live_object(manager: SafetyManager) -> None:
     before = time.time()
     with on(manager):
