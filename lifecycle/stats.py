@@ -317,8 +317,9 @@ class PoolStats:
     waiters: int
     """Callers that wait now."""
     results: Mapping[str, int]
-    """Calls of `get` by result: ``reused`` and ``created`` items of the pool, ``fallback`` (one from outside the
-    pool), ``timeout``, ``refused`` (all in use, without a wait), ``closed`` (the pool or its manager is)."""
+    """Calls of `get` by result: ``reused`` and ``created`` items of the pool, ``fallback`` (one from outside
+    the pool), ``timeout``, ``refused`` (all in use, without a wait), ``closed`` (the pool or its manager
+    is)."""
     waits: int
     """Calls of `get` that waited for an item to come back."""
     wait_seconds: float

@@ -193,53 +193,58 @@ class TopicReceiver(Uncopied):
         frame: Frame | None = None
         now = new = None
         try:
-            with self._turn:
-                if self._busy:
-                    raise BusyError(
-                        f"{self!r} is receiving on this thread, in the middle of which this call came (a "
-                        "signal handler, a __del__): receive on another thread, or afterwards"
-                    )
-                try:
-                    self._busy = True
-                    # From here on a close on this thread waits.
-                    feed = self._open_feed()
-                    while True:
-                        now = self._position
-                        frame = now.waiting
-                        if frame is None:
-                            frame = self._arrived = self._arrived or feed.take()
-                            if frame is None:
-                                return None
-                            before = now
-                            self._position = now = self._started(now).before(frame, type(self._policy))
-                            self._arrived = None  # K4
-                            if now.lags > before.lags:
-                                raise self._lagged(now.missed - before.missed)
-                        received = self._wants(feed, now, frame)
-                        new = now._replace(
-                            received=now.received + received,
-                            missed=now.missed + (not received),
-                            cursor=now.cursor + (now.epoch == frame.epoch),
-                            awaits_key=now.awaits_key and not received,
-                            waiting=None,
+            try:
+                with self._turn:
+                    if self._busy:
+                        raise BusyError(
+                            f"{self!r} is receiving on this thread, in the middle of which this call came (a "
+                            "signal handler, a __del__): receive on another thread, or afterwards"
                         )
-                        self._position = new
-                        if received:
-                            note = crossing.note
-                            if note is not None:
-                                note(
-                                    "received",
-                                    self._frame_type,
-                                    frame.handle.id,
-                                    self._name,
-                                    frame.seq,
-                                    frame.nbytes,
-                                )
-                            return frame
-                        new = None
-                        frame.close()
-                finally:
-                    self._busy = False
+                    try:
+                        self._busy = True
+                        # From here on a close on this thread waits.
+                        feed = self._open_feed()
+                        while True:
+                            now = self._position
+                            frame = now.waiting
+                            if frame is None:
+                                frame = self._arrived = self._arrived or feed.take()
+                                if frame is None:
+                                    return None
+                                before = now
+                                self._position = now = self._started(now).before(frame, type(self._policy))
+                                self._arrived = None  # K4
+                                if now.lags > before.lags:
+                                    raise self._lagged(now.missed - before.missed)
+                            received = self._wants(feed, now, frame)
+                            new = now._replace(
+                                received=now.received + received,
+                                missed=now.missed + (not received),
+                                cursor=now.cursor + (now.epoch == frame.epoch),
+                                awaits_key=now.awaits_key and not received,
+                                waiting=None,
+                            )
+                            self._position = new
+                            if received:
+                                note = crossing.note
+                                if note is not None:
+                                    note(
+                                        "received",
+                                        self._frame_type,
+                                        frame.handle.id,
+                                        self._name,
+                                        frame.seq,
+                                        frame.nbytes,
+                                    )
+                                return frame
+                            new = None
+                            frame.close()
+                    finally:
+                        self._busy = False
+            finally:
+                # In here: behind the handler nothing may jump, where 3.10 looks for signals.
+                if self._closes:
+                    self.close()
         except BaseException:
             if new is not None and self._position is new:
                 # An interrupt fell between the count and the caller: it waits again.
@@ -247,8 +252,6 @@ class TopicReceiver(Uncopied):
             raise
         finally:
             frame = now = new = before = feed = None  # type: ignore[assignment]  # K3
-            if self._closes:
-                self.close()
 
     def _started(self, now: Position) -> Position:
         """Where it stands before its first frame, as far as that is known."""

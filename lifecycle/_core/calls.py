@@ -27,7 +27,7 @@ from lifecycle._core.idioms import method_called_by as method_called_by  # the p
 from lifecycle._core.keeping import ProxyType
 from lifecycle._core.proxied import GONE, Proxy
 from lifecycle._core.record import Record, arm, silence
-from lifecycle._core.register import insist
+from lifecycle._core.register import insist_thrice as insist_thrice
 from lifecycle._core.runtime import complain
 from lifecycle.errors import ExclusiveError
 
@@ -469,19 +469,6 @@ def save(self: Any, pin: Any, box: list[Any], rule: tuple[Any] | None) -> None:
     finally:
         value = pin = attempt = None  # type: ignore[assignment]  # K3
         found.clear()
-
-
-def insist_thrice(attempt: Callable[[], bool]) -> None:
-    """K6."""
-    try:
-        insist(attempt)
-    except BaseException:
-        try:
-            insist(attempt)
-        except BaseException:
-            insist(attempt)
-    finally:
-        attempt = None  # type: ignore[assignment]  # K3
 
 
 # -- arguments -----------------------------------------------------------------------------------------------

@@ -237,6 +237,19 @@ def insist(attempt: Callable[[], bool]) -> None:
             continue
 
 
+def insist_thrice(attempt: Callable[[], bool]) -> None:
+    """K6."""
+    try:
+        insist(attempt)
+    except BaseException:
+        try:
+            insist(attempt)
+        except BaseException:
+            insist(attempt)
+    finally:
+        attempt = None  # type: ignore[assignment]  # K3
+
+
 def _hashable(value: object) -> bool:
     try:
         hash(value)

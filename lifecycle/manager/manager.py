@@ -31,7 +31,7 @@ from lifecycle._core.numbers import HAS_IDENTITY
 from lifecycle._core.owning import own, supersede
 from lifecycle._core.place import ANY_THREAD, BACKGROUND
 from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Record, silence
-from lifecycle._core.register import abandon, enter, insist, unhashable, withdraw
+from lifecycle._core.register import abandon, enter, insist, insist_thrice, unhashable, withdraw
 from lifecycle._core.release import nesting
 from lifecycle._core.room import limit_holders, make_room_for
 from lifecycle._core.runtime import BRIEF_WAIT, monotonic, next_id
@@ -576,14 +576,37 @@ class SafetyManager(Uncopied):
         itself. Generators, coroutines, memoryviews and containers of children are guarded. Raises what
         `register` raises; the object is then still yours. An interrupt inside this call releases it.
         """
+        taken = [False]
+        attempt: Any = None
         try:
             made: T = _proxies().proxy_of(
-                self, obj, release, release_on, children, ends, exclusive, name, native, parent, keep_alive
+                self,
+                taken,
+                obj,
+                release,
+                release_on,
+                children,
+                ends,
+                exclusive,
+                name,
+                native,
+                parent,
+                keep_alive,
             )
             return made
+        except LifecycleError:
+            raise
+        except BaseException:
+
+            def attempt() -> bool:
+                return bool(_proxies().rescue(self, taken, obj, release, release_on, keep_alive))
+
+            insist_thrice(attempt)
+            raise
         finally:
             keep_alive = None
-            obj = release = made = None  # type: ignore[assignment]  # a kept traceback must keep nothing alive
+            # A kept traceback must keep nothing alive.
+            obj = release = made = attempt = None  # type: ignore[assignment]
 
     def proxy_factory(
         self,

@@ -170,29 +170,25 @@ def _method_of(release: Any, obj: Any) -> tuple[Callable[[Any], object] | None, 
 
 
 @forgets
-def proxy_of(manager: SafetyManager, obj: T, release: Any, where: Any, *rules: Any) -> T:
-    """What `SafetyManager.proxy` returns. Interrupted, it has `obj` released."""
+def proxy_of(manager: SafetyManager, taken: list[bool], obj: T, release: Any, where: Any, *rules: Any) -> T:
+    """What `SafetyManager.proxy` returns. `taken`: told once the object is the manager's."""
     box: list[Any] = [obj]
-    taken = [False]
-    attempt: Any = None
     try:
         obj = None  # type: ignore[assignment]
         plan = Plan(manager, release, where, *rules)
         return plan.register(box[0], plan.node_for(box[0]), taken)  # type: ignore[no-any-return]
-    except LifecycleError:
-        raise
-    except BaseException:
-
-        def attempt() -> bool:
-            given = rules[6] if type(rules[6]) is tuple else (rules[6],)
-            called = _method_of(release, box[0])[0]
-            return manager._rescue(box[0], None, called, where, None, None, taken, None, given)
-
-        insist_thrice(attempt)
-        raise
     finally:
         box.clear()
-        release = attempt = rules = None  # type: ignore[assignment]  # K3
+        release = rules = None  # type: ignore[assignment]  # K3
+
+
+def rescue(
+    manager: SafetyManager, taken: list[bool], obj: Any, release: Any, where: Any, keep_alive: Any
+) -> bool:
+    """Have `obj` released at its place, unless it was taken or this is done: `proxy_of` was struck."""
+    given = keep_alive if type(keep_alive) is tuple else (keep_alive,)
+    called = _method_of(release, obj)[0]
+    return manager._rescue(obj, None, called, where, None, None, taken, None, given)
 
 
 def factory_of(
@@ -219,8 +215,7 @@ def factory_of(
             def attempt() -> bool:
                 if not box or not struck:
                     return True
-                called = _method_of(release, box[0])[0]
-                return manager._rescue(box[0], None, called, where, None, None, taken, None, plan.keep_alive)
+                return rescue(manager, taken, box[0], release, where, plan.keep_alive)
 
             insist_thrice(attempt)
             raise
@@ -246,4 +241,4 @@ def handle_of(proxy: T) -> Handle[T]:
     return light_handle(one) if is_light(one) else one._lifecycle_handle
 
 
-__all__ = ["Plan", "Proxy", "factory_of", "handle_of", "proxy_of"]
+__all__ = ["Plan", "Proxy", "factory_of", "handle_of", "proxy_of", "rescue"]
