@@ -15,7 +15,7 @@ import attrs
 from prometheus_client import CollectorRegistry, make_asgi_app, make_wsgi_app
 
 from lifecycle import SafetyManager
-from lifecycle.integrations.prometheus.collector import LifecycleCollector
+from lifecycle.integrations.prometheus.collector import LifecycleCollector, check_managers
 
 HEALTH = "/health"
 """How the path ends that answers how the managers are."""
@@ -48,7 +48,10 @@ class ManagersHealth:
 
 def health(*managers: SafetyManager) -> ManagersHealth:
     """Return how `managers` are, for a liveness endpoint. Waits for nothing, asks no thread, and answers when
-    theirs do not. May be called on any thread."""
+    theirs do not. May be called on any thread. Raises `RegistrationError` for what is no manager."""
+    for manager in managers:
+        # Each by itself: two of one name are no matter here.
+        check_managers({}, (manager,))
     problems = []
     for manager in managers:
         found = manager.health()

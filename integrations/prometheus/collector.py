@@ -38,7 +38,7 @@ class LifecycleCollector(Uncopied, Collector):
     _remedy = "pass the collector itself, or make another over the same managers"
 
     def __init__(self, *managers: SafetyManager, registry: CollectorRegistry | None = None) -> None:
-        _refuse_duplicates({}, managers)
+        check_managers({}, managers)
         self._managers: dict[str, SafetyManager] = {}
         self._announced: dict[str, object] = {}
         self._group: Group | None = None
@@ -54,7 +54,7 @@ class LifecycleCollector(Uncopied, Collector):
         group = _groups.get(registry) or _groups.setdefault(registry, Group(registry))
         with group.lock:
             members = group.members()
-            _refuse_duplicates({name: None for each in members for name in each._managers}, managers)
+            check_managers({name: None for each in members for name in each._managers}, managers)
             self._gives = not members
             # Before it is registered: a scrape on another thread then waits until it has joined.
             self._group = group
@@ -75,7 +75,7 @@ class LifecycleCollector(Uncopied, Collector):
     def add(self, manager: SafetyManager) -> None:
         """Collect `manager` too, from the next scrape on. Raises `RegistrationError` when its name is
         taken."""
-        _refuse_duplicates({name: None for each in self._members() for name in each._managers}, (manager,))
+        check_managers({name: None for each in self._members() for name in each._managers}, (manager,))
         self._managers[manager.name] = manager
 
     def remove(self, manager: SafetyManager) -> None:
@@ -171,9 +171,14 @@ def _registered(registry: CollectorRegistry) -> Mapping[Any, object]:
 _groups: weakref.WeakKeyDictionary[CollectorRegistry, Group] = weakref.WeakKeyDictionary()
 
 
-def _refuse_duplicates(present: Mapping[str, object], managers: Sequence[SafetyManager]) -> None:
+def check_managers(present: Mapping[str, object], managers: Sequence[SafetyManager]) -> None:
+    """Raise `RegistrationError` for what is no manager, and for one whose name is in `present`."""
     names = set(present)
     for manager in managers:
+        if not isinstance(manager, SafetyManager):
+            raise RegistrationError(
+                f"figures are those of a SafetyManager, not of {manager!r}; a registry goes by registry="
+            )
         if manager.name in names:
             raise RegistrationError(
                 f'a manager named "{manager.name}" is already collected here, and figures are told apart by '

@@ -45,7 +45,9 @@ def receive(connection: socket.socket, most: int) -> bytes:
 
 def check_path(path: str) -> None:
     """Refuse a path that no socket can have."""
-    if len(os.fsencode(path)) > LONGEST_PATH or "\0" in path:
+    if "\0" in path:
+        raise InspectionError(f"{path[:200]!r} cannot be a socket: it has a NUL in it")
+    if len(os.fsencode(path)) > LONGEST_PATH:
         raise InspectionError(
             f"{path[:200]!r} cannot be a socket: {len(os.fsencode(path))} bytes, and the system takes "
             f"{LONGEST_PATH}; choose a shorter folder, such as $XDG_RUNTIME_DIR"

@@ -155,7 +155,10 @@ def serve(path: str | os.PathLike[str] | None = None) -> Server:
     environment's `LIFECYCLE_INSPECT`. Raises `InspectionError` where there can be no such socket. A forked
     child does not serve.
     """
-    pattern = os.fspath(path) if path is not None else os.environ.get(VARIABLE, "")
+    try:
+        pattern = os.fsdecode(path) if path is not None else os.environ.get(VARIABLE, "")
+    except TypeError:
+        raise InspectionError(f"serve() takes the path of a socket, not {path!r}") from None
     if not pattern:
         raise InspectionError(f"no socket without a path: give one, or set {VARIABLE}")
     if not hasattr(socket, "AF_UNIX"):  # pragma: no cover - Windows

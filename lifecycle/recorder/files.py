@@ -36,10 +36,21 @@ def path_of(pattern: str, number: int = 0) -> str:
     return f"{root}-{number}{suffix}"
 
 
+def text_of(path: object) -> str | None:
+    """A path as text, None for what is none."""
+    try:
+        return os.fsdecode(path)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def make(pattern: str, size: int) -> tuple[str, int]:
     """Make and allocate the file of this process. Returns its path and descriptor; raises `RecorderError`."""
     if "\0" in pattern or not os.path.basename(pattern):
         raise RecorderError(f"{pattern!r} is no path of a file: give one such as 'camera-{{pid}}.rec'")
+    if os.path.isdir(path_of(pattern)):
+        example = os.path.join(pattern, "camera-{pid}.rec")
+        raise RecorderError(f"{pattern!r} is a folder: name a file in it, such as {example!r}")
     folder = os.path.dirname(path_of(pattern))
     try:
         there = os.stat(folder)
@@ -236,8 +247,12 @@ def _look(path: str, descriptor: int) -> _Seen | None:
 
 
 def previous_runs(pattern: str) -> tuple[PreviousRun, ...]:
-    """The files of `pattern` whose processes are gone and did not say that they ended, the oldest first."""
-    runs = [one for one in seen(pattern) if not one.clean and not one.live]
+    """The files of `pattern` whose processes are gone and did not say that they ended, the oldest first.
+    Raises `RecordingError` for what is no path."""
+    text = text_of(pattern)
+    if text is None:
+        raise RecordingError(f"previous_runs() takes the path that the recorder was given, not {pattern!r}")
+    runs = [one for one in seen(text) if not one.clean and not one.live]
     return tuple(_public(one) for one in sorted(runs, key=lambda one: one.started))
 
 

@@ -173,7 +173,9 @@ def plain(text: str, most: int = 500) -> str:
 def read(path: str | os.PathLike[str]) -> Recording:
     """Read the file of a recorder, of a process that is gone or that runs still. Raises `RecordingError`
     where it is none."""
-    name = os.fspath(path)
+    name = files.text_of(path)
+    if name is None:
+        raise RecordingError(f"read() takes the path of a recorder's file, not {path!r}")
     descriptor = files.open_to_read(name)
     try:
         size = os.fstat(descriptor).st_size

@@ -261,8 +261,10 @@ def start(
     Raises `RecorderError` where no such file can be made, or another recorder runs. An unclean end of an
     earlier run is logged, once, as ``lifecycle.previous_run``.
     """
-    pattern = os.fspath(path) if path is not None else os.environ.get(VARIABLE, "")
-    if not pattern or not isinstance(pattern, str):
+    pattern = files.text_of(path) if path is not None else os.environ.get(VARIABLE, "")
+    if pattern is None:
+        raise RecorderError(f"start() takes the path of a file, such as 'camera-{{pid}}.rec', not {path!r}")
+    if not pattern:
         raise RecorderError(f"no recorder without a path: give one, or set {VARIABLE}=camera-{{pid}}.rec")
     _check("slots", slots, 1024, layout.MOST_RECORDS)
     if slots & (slots - 1):

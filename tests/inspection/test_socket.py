@@ -124,9 +124,11 @@ def test_paths_that_will_not_do(folder: Path) -> None:
         (folder / "absent" / "s", "make the folder first"),
         (folder / "file", "something else is there"),
         (public / "s", "a folder of your own that nobody else may write to"),
+        ("s\0", "it has a NUL in it"),
+        (3, "takes the path of a socket, not 3"),
     ):
         with pytest.raises(InspectionError, match=words):
-            serve(path)
+            serve(path)  # type: ignore[arg-type]
     assert (folder / "file").read_text() == "precious"
 
 

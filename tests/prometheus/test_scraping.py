@@ -27,7 +27,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from lifecycle import RegistrationError, SafetyManager
-from lifecycle.integrations.prometheus import LifecycleCollector
+from lifecycle.integrations.prometheus import LifecycleCollector, asgi_app, health, wsgi_app
 from tests.prometheus.support import Camera, Native, check_metrics, exposed, released, value
 from tests.support import SOON, eventually, run_python
 
@@ -186,6 +186,13 @@ def test_two_collectors_in_one_registry_share_their_families(
         assert 'manager="library"' not in exposed(registry)
         second.add(library)
         assert 'manager="library"' in exposed(registry)
+
+
+@pytest.mark.parametrize("call", [LifecycleCollector, wsgi_app, asgi_app, health])
+def test_what_is_no_manager_is_refused(call: Any, registry: CollectorRegistry) -> None:
+    for bad in (registry, None, "camera", SafetyManager):
+        with pytest.raises(RegistrationError, match="figures are those of a SafetyManager"):
+            call(bad)
 
 
 def test_two_managers_of_one_name_are_refused_and_nothing_is_changed(registry: CollectorRegistry) -> None:

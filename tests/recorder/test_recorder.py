@@ -24,7 +24,7 @@ from lifecycle._core.record import Record
 from lifecycle.manager import manager as manager_module
 from lifecycle.manager import shutdown
 from lifecycle.observe import ledger
-from lifecycle.recorder import Recorder, RecorderError, files, hooks, layout
+from lifecycle.recorder import Recorder, RecorderError, RecordingError, files, hooks, layout
 from lifecycle.recorder.postmortem import Report, analyse
 from lifecycle.recorder.reader import Entry, read
 from lifecycle.testing import at_once, each_interrupt, switching
@@ -522,6 +522,10 @@ def test_arguments_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     bad: list[tuple[str, dict[str, Any]]] = [
         ("without a path", {}),
         ("is no path of a file", {"path": "a\0b"}),
+        ("takes the path of a file", {"path": 3}),
+        ("takes the path of a file", {"path": True}),
+        ("is a folder: name a file in it", {"path": tmp_path}),
+        ("is a folder: name a file in it", {"path": os.fsencode(tmp_path)}),
         ("slots= is a whole number", {"path": tmp_path / "a", "slots": 10}),
         ("no power of two: 2048 is the next", {"path": tmp_path / "a", "slots": 1025}),
         ("uses= is a whole number", {"path": tmp_path / "a", "uses": 0}),
@@ -534,6 +538,12 @@ def test_arguments_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             lifecycle.recorder.start(**arguments)
     assert lifecycle.recorder.active() is None
     assert not list(tmp_path.iterdir())
+    none: Any
+    for none in (None, 3, object()):
+        with pytest.raises(RecordingError, match=r"read\(\) takes the path"):
+            lifecycle.recorder.read(none)
+        with pytest.raises(RecordingError, match=r"previous_runs\(\) takes the path"):
+            lifecycle.recorder.previous_runs(none)
 
 
 def test_a_full_disk_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
