@@ -60,7 +60,11 @@ def _ending(report: Report) -> str:
     if not report.signal:
         if recording.text_elsewhere:
             return "by a signal, by os._exit or with the machine"
-        return "by SIGKILL or SIGTERM, by os._exit or with the machine: none of them leaves a trace"
+        # Nobody can be asked where faulthandler writes: its text may be where the program sent it later.
+        return (
+            "by SIGKILL or SIGTERM, by os._exit, with the machine, or by a signal of which a faulthandler "
+            "that the program enabled later has told"
+        )
     frame = report.frame
     where = f" in {short(frame.file)}:{frame.line} {frame.function}" if frame is not None else ""
     thread = f", thread {recording.thread(report.thread)}" if report.thread else ""
