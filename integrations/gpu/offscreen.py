@@ -15,16 +15,14 @@ _P = ctypes.c_void_p
 _INT = ctypes.c_int
 _SURFACELESS: Final = 0x31DD
 _OPENGL_API: Final = 0x30A2
+_INSTALL: Final = "on Debian and Ubuntu `apt-get update && apt-get install libegl1 libgl1-mesa-dri`"
 
 
 def _egl() -> Any:
     try:
         library = ctypes.CDLL("libEGL.so.1")
     except OSError as error:
-        raise GLError(
-            f"EGL cannot be loaded ({error}): on Debian and Ubuntu `apt-get update && apt-get install "
-            "libegl1 libgl1-mesa-dri`"
-        ) from error
+        raise GLError(f"EGL cannot be loaded ({error}): {_INSTALL}") from error
     for name, result, arguments in (
         ("eglGetPlatformDisplay", _P, (ctypes.c_uint, _P, _P)),
         ("eglInitialize", ctypes.c_uint, (_P, _P, _P)),
@@ -62,7 +60,9 @@ def _offscreen(version: tuple[int, int], site: str) -> Iterator[None]:
     egl = _egl()
     display = egl.eglGetPlatformDisplay(_SURFACELESS, None, None)
     if not display or not egl.eglInitialize(display, None, None):
-        raise GLError("EGL cannot be initialized without a window system: a driver of Mesa is needed")
+        raise GLError(
+            f"EGL cannot be initialized without a window system: a driver of Mesa is needed, {_INSTALL}"
+        )
     egl.eglBindAPI(_OPENGL_API)
     configs, count = (_P * 1)(), _INT()
     egl.eglChooseConfig(display, (_INT * 3)(0x3040, 0x8, 0x3038), configs, 1, ctypes.byref(count))

@@ -275,6 +275,15 @@ def test_without_a_driver_the_line_that_installs_it_is_named() -> None:
             assert "apt-get" in str(error) and "libgl1-mesa-dri" in str(error), error
         else:
             raise AssertionError("found")
+
+        import os
+        os.environ["__EGL_VENDOR_LIBRARY_DIRS"] = "/absent"
+        try:
+            offscreen.offscreen().__enter__()
+        except GLError as error:
+            assert "a driver of Mesa is needed" in str(error) and "libgl1-mesa-dri" in str(error), error
+        else:
+            raise AssertionError("found a vendor")
         """
     ).check()
 
