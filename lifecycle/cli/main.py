@@ -237,9 +237,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _options_first(words: list[str]) -> list[str]:
+    """The words of ``inspect`` with its options in front: argparse finds positional arguments that may be
+    left out only where they stand together."""
+    if words[:1] != ["inspect"]:
+        return words
+    options: list[str] = []
+    others: list[str] = []
+    rest = iter(words[1:])
+    for word in rest:
+        if word == "--":
+            others += [word, *rest]
+        elif word.startswith("-") and word != "-":
+            options.append(word)
+            if word.startswith("--e") and "=" not in word:
+                # --every, and the number that belongs to it.
+                options += [value for value in (next(rest, None),) if value is not None]
+        else:
+            others.append(word)
+    return ["inspect", *options, *others]
+
+
 def _parsed(words: list[str]) -> argparse.Namespace:
     try:
-        return parser().parse_args(words)
+        return parser().parse_args(_options_first(words))
     except SystemExit:
         # It has printed its help, and what the stream still keeps fails here, and not when all has ended.
         if sys.stdout is not None:
