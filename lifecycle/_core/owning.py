@@ -43,10 +43,12 @@ def own(record: Record) -> None:
             elif not isinstance(native, int):
                 record.native = number  # what it was read from may have another value later
     elif record.obj is None:
-        raise RegistrationError(
+        error = RegistrationError(
             "the object is None: the call that makes it has perhaps failed (ctypes returns None for NULL). "
             "Check its result before it is registered. If None stands for a native: native=, or unique=False"
         )
+        error.type_name = record.kind.type_name
+        raise error
     elif kind in NO_IDENTITY and kind is not int:
         record.owning = 1  # texts and the like say nothing of any native
         return

@@ -34,6 +34,7 @@ from lifecycle.errors import (
     HeldError,
     LifecycleError,
     OwnershipError,
+    RegistrationError,
 )
 from lifecycle.lowlevel import (
     DEFAULT,
@@ -304,7 +305,13 @@ class ObjectPool(Pool, Generic[T]):
             if not why:
                 return "reused"
             self._empty(slot, why)
-        handle = self._homes.home.make() if self._affine else self._make()
+        try:
+            handle = self._homes.home.make() if self._affine else self._make()
+        except RegistrationError as error:
+            # Of None, if there is a `destroy`; a duplicate has an error of its own.
+            if type(error) is RegistrationError and error.type_name == f"{self._type_name}.item":
+                raise self._nothing_made() from None
+            raise
         try:
             slot.item = self._raw(handle)
             slot.handle = handle
@@ -322,10 +329,7 @@ class ObjectPool(Pool, Generic[T]):
         other = handle = None
         try:
             if slot.item is None:
-                error: LifecycleError = CallbackError(
-                    f"pool {self.name!r}: create returned None, so there is nothing to lend; have it return "
-                    "what it makes"
-                )
+                error: LifecycleError = self._nothing_made()
             else:
                 mine = weakref.ref(slot)
                 other = self._slot_of.setdefault(id(slot.item), mine)()
@@ -343,6 +347,12 @@ class ObjectPool(Pool, Generic[T]):
             raise error
         finally:
             other = handle = slot = None  # type: ignore[assignment]  # K3
+
+    def _nothing_made(self) -> CallbackError:
+        return CallbackError(
+            f"pool {self.name!r}: create returned None, so there is nothing to lend; have it return "
+            "what it makes"
+        )
 
     def _give_up(self, handle: Handle[T] | None) -> None:
         """Have nothing called for an item any more. Raises `HeldError` while somebody uses it."""
