@@ -194,8 +194,8 @@ MUTANTS = (
         (
             (
                 "_core/leases.py",
-                "            self._leave()\n        else:\n            self._pin = None\n",
-                "            self._leave()\n        else:\n            pass\n",
+                "                self._leave()\n        finally:\n            self._pin = None\n",
+                "                self._leave()\n        finally:\n            pass\n",
             ),
         ),
         core("leases_and_views"),
