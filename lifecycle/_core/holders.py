@@ -227,6 +227,10 @@ KINDS: tuple[HolderKind, ...] = (
 )
 
 
+OF_VIEWS = {"pin", "site", "owner"}
+"""What the array behind a view has as attributes."""
+
+
 def _kind_of(referrer: Any, pin: Pin) -> HolderKind | None:
     """What a referrer of the pin is; None for the door, for frames of ours and for what looks for holders
     just now."""
@@ -238,10 +242,11 @@ def _kind_of(referrer: Any, pin: Pin) -> HolderKind | None:
         return "submission"
     if isinstance(referrer, Export):
         return "export"
-    if isinstance(referrer, (ctypes.Array, Held)) or (
-        isinstance(referrer, dict) and referrer.get("pin") is pin
-    ):
+    if isinstance(referrer, (ctypes.Array, Held)):
         return "view"
+    if isinstance(referrer, dict) and referrer.get("pin") is pin:
+        # Or the copy of a frame's variables that a trace function leaves up to 3.12: of ours, as the frame.
+        return "view" if referrer.keys() <= OF_VIEWS else None
     if isinstance(referrer, Cell) or hasattr(referrer, "f_code"):
         return None
     if getattr(referrer, "_pin", None) is pin:

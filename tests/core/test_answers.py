@@ -283,6 +283,37 @@ def test_a_profiler_sees_how_long_an_observed_object_was_held(manager: SafetyMan
 
 
 @pytest.mark.parametrize("setter", [sys.setprofile, sys.settrace])
+def test_a_trace_function_is_no_holder(manager: SafetyManager, setter: Callable[[Any], None]) -> None:
+    """One that looks at the variables, as debuggers do: up to 3.12 a copy of them is left in each frame."""
+
+    def trace(frame: Any, *_: Any) -> Any:
+        assert frame.f_locals is not None
+        return trace
+
+    before = sys.gettrace(), sys.getprofile()
+    memory = bytearray(8)
+    handle = manager.register(memory, "memory", release=lambda _: None, release_on=ANY_THREAD)
+
+    def look() -> list[str]:
+        views = [handle.view(memory), handle.view(1, 1)]
+        handle.expect_holders(views=2, shares=1)
+        assert len(views) == 2
+        return [holder.kind for holder in handle.holders()]
+
+    try:
+        setter(trace)
+        handle.expect_holders(shares=1)
+        assert handle.holders() == ()
+        kinds = look()
+    finally:
+        sys.settrace(before[0])
+        sys.setprofile(before[1])
+    assert kinds == ["view", "view"]
+    gc.collect()
+    assert handle.close(timeout=5)
+
+
+@pytest.mark.parametrize("setter", [sys.setprofile, sys.settrace])
 def test_a_trace_function_holds_nothing(manager: SafetyManager, setter: Callable[[Any], None]) -> None:
     """Up to 3.12 it leaves a copy of the locals in each frame."""
 
