@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, MappingView
 from types import BuiltinFunctionType, MethodType
 from typing import Any
@@ -52,7 +53,7 @@ MOST_TYPES = 1000
 """Types of results that are remembered."""
 
 METHODS = frozenset({MethodType, BuiltinFunctionType, type("".__str__), functools.partial})
-CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+CONTAINERS = frozenset({list, tuple, dict, set, frozenset, OrderedDict, defaultdict, deque})
 GENERATOR = ("send", "throw", "close", "__next__", "__iter__")
 COROUTINE = ("send", "throw", "close", "__await__")
 ASYNC_GENERATOR = ("asend", "athrow", "aclose", "__anext__")
@@ -142,7 +143,7 @@ class Results(dict[type, "How | None"]):
     def owned_in(self, value: Any, rule: tuple[ChildRule] | None) -> list[tuple[Any, Node]]:
         """What `value` has in it that has to be released."""
         if type(value) in CONTAINERS:
-            inside = value.values() if type(value) is dict else value
+            inside = itertools.chain(value, value.values()) if isinstance(value, dict) else value
             return [found for one in inside for found in self.owned_in(one, rule)]
         if type(value) in PLAIN:
             return []
@@ -340,36 +341,47 @@ def _bound(proxy: Any, pin: Any, value: Any) -> Any:
         pin = value = owner = None  # noqa: F841 - K3
 
 
-def _each(value: Any, how: Callable[[Any], Any]) -> Any:
-    """A container of what `how` makes of its items: `value` itself where that is the same."""
+def _each(value: Any, how: Callable[[Any], Any], of_key: Callable[[Any], Any] | None = None) -> Any:
+    """A container of what `how` makes of its items (`of_key` of the keys): `value` itself where that is the
+    same."""
     try:
-        if type(value) is dict:
-            made = {key: how(one) for key, one in value.items()}
-            return made if any(made[key] is not one for key, one in value.items()) else value
+        if isinstance(value, dict):
+            items = [(key if of_key is None else of_key(key), how(one)) for key, one in value.items()]
+            pairs = zip(items, value.items(), strict=True)
+            if all(key is other and one is before for (key, one), (other, before) in pairs):
+                return value
+            made = value.copy()  # of its own kind, a defaultdict with its default
+            made.clear()
+            made.update(items)
+            return made
         items = [how(one) for one in value]
         if all(one is other for one, other in zip(items, value, strict=True)):
             return value
-        return type(value)(items)
+        return deque(items, value.maxlen) if type(value) is deque else type(value)(items)
     finally:
-        value = how = items = made = None  # type: ignore[assignment]
+        value = how = of_key = items = pairs = made = None  # type: ignore[assignment]
 
 
 def _inside(proxy: Any, pin: Any, value: Any) -> Any:
     """A container of results. Most hold data alone, which is found without a step for each item."""
     results = proxy._lifecycle_node.results
     try:
-        if type(value) is not dict and DATA.issuperset(map(type, value)):
+        if DATA.issuperset(map(type, value)) and not isinstance(value, dict):
             return value
-        hows = set(map(results.__getitem__, set(map(type, value.values() if type(value) is dict else value))))
+        kinds = set(map(type, value))
+        if isinstance(value, dict):
+            kinds.update(map(type, value.values()))
+        hows = set(map(results.__getitem__, kinds))
         if hows == NO_HOWS:
             return value
         if hows <= ROWS_ONLY and type(value) is list:
-            inside = set(map(type, itertools.chain.from_iterable(value)))
-            if set(map(results.__getitem__, inside)) <= NO_HOWS:
+            kinds = set(map(type, itertools.chain.from_iterable(value)))
+            if set(map(results.__getitem__, kinds)) <= NO_HOWS:
                 return value
-        return _each(value, functools.partial(_mapped, proxy, pin))
+        mapped = functools.partial(_mapped, proxy, pin)
+        return _each(value, mapped, mapped)
     finally:
-        pin = value = None
+        pin = value = mapped = None  # type: ignore[assignment]
 
 
 def _mapped(proxy: Any, pin: Any, one: Any) -> Any:

@@ -12,6 +12,7 @@ import operator
 import pickle
 import sqlite3
 import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -134,6 +135,22 @@ def test_the_object_within_a_container_comes_back_as_the_proxy(store: Any, raw: 
     store += 5
     assert store is before
     assert store["c"] == 5
+
+
+def test_containers_of_the_standard_library_give_out_the_proxy(store: Any, raw: Store) -> None:
+    raw.kept = deque([raw, 1], maxlen=3)
+    assert (list(store.kept), store.kept.maxlen) == ([store, 1], 3)
+    raw.kept = OrderedDict(first=1, second=raw)
+    assert (type(store.kept), list(store.kept.items())) == (OrderedDict, [("first", 1), ("second", store)])
+    by_default: defaultdict[str, Any] = defaultdict(list, one=raw)
+    raw.kept = by_default
+    assert store.kept["one"] is store
+    assert store.kept["other"] == []
+    raw.kept = {raw: 1, "two": (raw,)}
+    assert [key is store or value[0] is store for key, value in store.kept.items()] == [True, True]
+    for nothing_inside in (deque([1, 2]), OrderedDict(a=1), {"a": 1}):
+        raw.kept = nothing_inside
+        assert store.kept is nothing_inside
 
 
 def test_nothing_gives_out_the_object(store: Any, raw: Store) -> None:
