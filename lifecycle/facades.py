@@ -8,9 +8,9 @@ and figures are the manager's.
 
 Closing a facade releases what was registered through it, the newest first. The manager is shared and stays
 open, unless the facade had made it. A facade that is dropped drops the handles that it keeps: each object is
-released at its place and reported as any other whose last handle was dropped. Therefore no hook of the
-manager may keep the facade: the manager calls it back weakly, and its records know its table weakly
-(`Leaving`).
+released at its place and reported as any other whose last handle was dropped. A manager that it had made is
+closed then. Therefore no hook of the manager may keep the facade: the manager calls it back weakly, and its
+records know its table weakly (`Leaving`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from lifecycle.lowlevel import (
     describe,
     facts,
     monotonic,
+    poll,
+    run_apart,
     snapshot,
     weakly,
 )
@@ -41,6 +43,29 @@ from lifecycle.manager import Handle, SafetyManager
 
 Self = TypeVar("Self", bound="Facade")
 R = TypeVar("R")
+
+
+DROP_TIME = 1.0
+"""Seconds after its drop in which the table of a facade is gone, so that its objects are told as dropped."""
+
+
+def _dropped(
+    stop_listening: Callable[[], object],
+    made: SafetyManager | None,
+    index: weakref.ref[Leaving],
+) -> None:
+    """A facade is gone. Inside a collection too, so the manager that it had `made` is closed on a thread of
+    its own: nobody else would, and its threads would stay."""
+    stop_listening()
+    if made is not None and not made.closed:
+        run_apart(functools.partial(_close_made, made, index))
+
+
+def _close_made(made: SafetyManager, index: weakref.ref[Leaving]) -> None:
+    """Close it, once what was left in the facade has been dropped, which is reported as that."""
+    poll(lambda: index() is None, DROP_TIME)
+    made.stats()
+    made.close()
 
 
 class Facade(Uncopied):
@@ -62,7 +87,8 @@ class Facade(Uncopied):
         self._index = Leaving(weakly(self._left))
         self._closed = False
         self._stop_listening = self._manager.on_close(weakly(self._stopped))
-        weakref.finalize(self, self._stop_listening).atexit = False
+        owned = self._manager if self._owns_manager else None
+        weakref.finalize(self, _dropped, self._stop_listening, owned, weakref.ref(self._index)).atexit = False
         self._manager.add_component(self)
         after_fork(self._after_fork)
 

@@ -81,6 +81,30 @@ def test_dropped_with_objects_in_it_they_are_released_and_told(manager: SafetyMa
 
 
 @pytest.mark.parametrize("make", [MemoryManager, ObjectLifecycleManager])
+@pytest.mark.parametrize("held", [False, True])
+def test_a_manager_that_it_made_is_closed_and_its_threads_end(make: Any, held: bool) -> None:
+    released: list[object] = []
+    facade = make(name="of its own")
+    register = facade.track_object if isinstance(facade, MemoryManager) else facade.register_object
+    register("left", "native", release=released.append)
+    facade.close_me = facade  # a cycle: it is dropped in a collection
+    made = facade.manager
+    assert any(thread.name.endswith("of its own") for thread in threading.enumerate())
+    access = made.safe_access(next(iter(facade._index))) if held else None
+    del facade, register
+    gc.collect()
+    eventually(lambda: made.closed)
+    assert made.stats().leaks == 1
+    if access is not None:
+        assert released == []
+        with access as obj:
+            assert obj == "left"
+        del access
+    eventually(lambda: released == ["left"])
+    eventually(lambda: not any(thread.name.endswith("of its own") for thread in threading.enumerate()))
+
+
+@pytest.mark.parametrize("make", [MemoryManager, ObjectLifecycleManager])
 def test_an_object_that_has_ended_is_no_longer_kept(manager: SafetyManager, make: Any) -> None:
     facade = make(manager)
     register = facade.track_object if isinstance(facade, MemoryManager) else facade.register_object
