@@ -150,6 +150,48 @@ def test_what_waits_in_a_branch_comes_before_an_end_that_is_sent(
     flows(viewer)
 
 
+@pytest.mark.parametrize("what", ["branch", "pipeline", "manager"])
+def test_a_recorder_whose_pipeline_stands_is_finished(g: Any, gst: Any, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.mov"
+    with SafetyManager(name="recorder") as manager:
+        guard = g.PipelineGuard(manager, SOURCE)
+        guard.play()
+        branch = g.Tee(manager, guard, "t").attach(
+            f"jpegenc ! qtmux ! filesink location={path}", queue=gst.Gst.ElementFactory.make("queue"), eos=4
+        )
+        eventually(lambda: branch.stats().passed > 5)
+        guard.pause()
+        {"branch": branch, "pipeline": guard, "manager": manager}[what].close()
+        assert b"moov" in path.read_bytes()
+        if what == "branch":
+            assert guard.state == "paused"
+            guard.close()
+        assert manager.stats().panics == 0
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_recorder_that_was_stopped_before_its_end_is_told(
+    g: Any, gst: Any, manager: SafetyManager, ended: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.mov"
+    source = SOURCE.replace("videotestsrc", f"videotestsrc num-buffers={10 if ended else -1}")
+    with g.PipelineGuard(manager, source) as guard:
+        branch = g.Tee(manager, guard, "t").attach(
+            f"jpegenc ! qtmux ! filesink name=file location={path}",
+            queue=gst.Gst.ElementFactory.make("queue"),
+            eos=4,
+        )
+        guard.play()
+        if ended:
+            assert guard.wait(20)
+        else:
+            eventually(lambda: branch.stats().passed > 5)
+        guard.ready()
+        assert branch.close()
+        eventually(lambda: manager.stats().panics == (not ended))
+        assert (b"moov" in path.read_bytes()) is ended
+
+
 @pytest.mark.parametrize(
     "description", ["capsfilter caps=video/x-raw,width=32 ! fakesink", "appsink caps=video/x-raw,width=32"]
 )

@@ -202,13 +202,18 @@ class BranchCore(PadHolder):
             return _no_wait
         if not self._finishing.take(object()):
             return self._await_other
-        playing = self.bin.get_state(0)[1] == Gst.State.PLAYING
-        if not playing:
+        state = self.bin.get_state(0)[1]
+        begun = self.fuse is not None and bool(self.fuse.passed > self.fuse.ended_at or self.fuse.since)
+        if state < Gst.State.PAUSED or (state == Gst.State.PAUSED and not begun):
             self._finished.set()
-            return _no_wait
+            return self._tell_stopped if begun else _no_wait
         self.open_queue()
         if self.pad is not None:
             unlinked_when_idle(self.pad, UNLINK_TIMEOUT)
+        if state == Gst.State.PAUSED:
+            # Its sinks take nothing until they play: on its own, while its pipeline stands.
+            self.bin.set_locked_state(True)
+            self.bin.set_state(Gst.State.PLAYING)
         if self.fuse is None or not self.fuse.tripped:
             self.bin.get_static_pad("sink").send_event(Gst.Event.new_eos())
         return self._finish
@@ -220,16 +225,21 @@ class BranchCore(PadHolder):
 
     def _finish(self, until: float) -> str:
         try:
-            if reached_end(self.bin, until):
-                return ""
-            said = (
-                f"branch {self.bin.get_name()!r} was closed before the end of the stream had reached its "
-                f"sinks within {self.eos:g} s: {files_of(self.bin) or 'its sinks'} may be incomplete"
-            )
-            self.told(self.bin, said)
-            return said
+            return "" if reached_end(self.bin, until) else self._tell("closed", f" within {self.eos:g} s")
         finally:
             self._finished.set()
+
+    def _tell_stopped(self, until: float) -> str:
+        """It was taken to READY or NULL while it was being written: that cannot be made good any more."""
+        return self._tell("stopped", " (close it before its pipeline goes to READY or NULL)")
+
+    def _tell(self, what: str, when: str) -> str:
+        said = (
+            f"branch {self.bin.get_name()!r} was {what} before the end of the stream had reached its sinks"
+            f"{when}: {files_of(self.bin) or 'its sinks'} may be incomplete"
+        )
+        self.told(self.bin, said)
+        return said
 
     def detach(self, timeout: float) -> bool:
         """Off the tee, when nothing is pushed; False when that was not in time."""

@@ -150,6 +150,8 @@ class Fuse(_Probe):
         self.passed: int = 0
         self.dropped: int = 0
         self.refused: int = 0
+        self.ended_at: int = 0
+        """How many it had passed when the last end of the stream did."""
         self.since: float = 0.0
         """Since when a buffer is in the branch that it has not taken yet, by `monotonic`; 0.0 where none
         is."""
@@ -178,8 +180,9 @@ class Fuse(_Probe):
         assert data is not None
         if info.type & EVENT:
             kind = _Typed.from_address(data).type
-            if kind == EOS and self.apart:
-                return self._ends(pad, data)
+            if kind == EOS:
+                self.ended_at = self.passed
+                return self._ends(pad, data) if self.apart else OK
             return self._new_caps(pad, data) if kind == CAPS else OK
         peer = _get_peer(pad)
         if not peer:
@@ -207,6 +210,7 @@ class Fuse(_Probe):
     def _fails(self, peer: int, flow: int) -> None:
         if flow == FLOW_EOS:
             self.tripped = self.tripped or "eos"
+            self.ended_at = self.passed
             _send_event(peer, _new_eos())
             self._on_trip("eos")
         else:
