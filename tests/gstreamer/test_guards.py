@@ -707,3 +707,39 @@ def test_waiting_for_a_message(g: Any, manager: SafetyManager) -> None:
     assert "handlers" in refused[0]
     with pytest.raises(LifecycleError, match="BusWatch takes"):
         g.BusWatch(manager, 3)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize(
+    ("tail", "element"),
+    [("identity name=i signal-handoffs=true ! fakesink", "i"), ("fakesink name=f signal-handoffs=true", "f")],
+)
+def test_buffers_of_a_signal_may_be_kept(
+    g: Any, gst: Any, manager: SafetyManager, tail: str, element: str, fails: bool
+) -> None:
+    """PyGObject gives them without a reference; while the handler runs nobody else has one, either."""
+    from lifecycle.integrations.gstreamer._native import MiniObject
+
+    kept: list[tuple[Any, int, bytes]] = []
+    during: list[int] = []
+
+    def references(buffer: Any) -> int:
+        return MiniObject.from_address(hash(buffer)).refcount
+
+    def handoff(element: Any, buffer: Any, *pad: Any) -> None:
+        during.append(references(buffer))  # a second one would make it read-only
+        kept.append((buffer, buffer.pts, buffer.extract_dup(0, 64)))
+        if fails:
+            raise KeyError
+
+    with g.PipelineGuard(manager, f"videotestsrc num-buffers=8 pattern=snow ! {tail}") as guard:
+        with g.SignalGuard(manager, guard[element], "handoff", handoff, errors=(KeyError,)):
+            guard.play()
+            assert guard.wait(20)
+    assert len(kept) == 8
+    assert [(buffer.pts, buffer.extract_dup(0, 64)) for buffer, _, _ in kept] == [
+        (pts, data) for _, pts, data in kept
+    ]
+    assert set(during) == {1 if element == "i" else 2}, "those of the emitter alone"
+    del guard
+    assert [references(buffer) for buffer, _, _ in kept] == [1] * 8

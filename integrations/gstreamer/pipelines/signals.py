@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from gi.repository import GObject
 
 from lifecycle import ANY_THREAD, SafetyManager
+from lifecycle.integrations.gstreamer._buffers import own_reference
 from lifecycle.integrations.gstreamer._native import Gst
 from lifecycle.integrations.gstreamer.errors import GuardError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import Callback, CallbackCore, CallbackGuard
 from lifecycle.integrations.gstreamer.pipelines.guard import check_manager, name_of, or_nothing
+from lifecycle.integrations.gstreamer.pipelines.threads import contained
 
 __all__ = ["SignalGuard"]
+
+COUNTED: Final = (
+    Gst.Buffer,
+    Gst.BufferList,
+    Gst.Caps,
+    Gst.Context,
+    Gst.Event,
+    Gst.Memory,
+    Gst.Message,
+    Gst.Query,
+    Gst.Sample,
+    Gst.TagList,
+)
+"""What counts its references: `GstMiniObject`."""
 
 
 class _SignalCore(CallbackCore):
@@ -45,9 +61,9 @@ class SignalGuard(CallbackGuard[_SignalCore]):
     source, signal:
         Any GObject, and the signal's name, with a detail where wanted (``"notify::caps"``).
     callback:
-        Called with what the signal gives, `source` first, on whatever thread emits it. The guard alone keeps
-        it, so it may be a method of the object that has the guard: dropped, the two are freed, and the guard
-        is reported.
+        Called with what the signal gives, `source` first, on whatever thread emits it. Buffers, events and
+        the like that it is given may be kept. The guard alone keeps it, so it may be a method of the object
+        that has the guard: dropped, the two are freed, and the guard is reported.
     fallback:
         What the emitter is given when the callback raises, or returns None where the signal wants an answer.
         By default `Gst.FlowReturn.OK` where a flow return is wanted, None otherwise.
@@ -91,22 +107,37 @@ class SignalGuard(CallbackGuard[_SignalCore]):
         self._kept = self._callback.hand_over()
         self._register(manager, _SignalCore(source, self._callback), name, None, ANY_THREAD)
         wants = returns not in ("void", None)
-        handler = _Handler(self._callback, fallback) if wants else self._callback
+        handler = _Handler(self._callback, fallback if wants else None)
         with self._handle.lease() as core:
             # Connected and known in one call into C: no interrupt falls between.
             core.id.extend(map(source.connect, (signal,), (handler,)))
 
 
 class _Handler:
-    """Gives the fallback for None, where the signal wants an answer."""
+    """What the source calls. Gives the fallback for None, where the signal wants an answer, and sees that
+    what the callback was given may be kept."""
 
     def __init__(self, callback: Callback, fallback: Any) -> None:
         self._callback = callback
         self._fallback = fallback
 
     def __call__(self, *arguments: Any) -> Any:
-        answer = self._callback(*arguments)
-        return self._fallback if answer is None else answer
+        try:
+            answer = self._callback(*arguments)
+            return self._fallback if answer is None else answer
+        finally:
+            _make_lasting(arguments)
+            arguments = ()
+
+
+@contained()
+def _make_lasting(arguments: tuple[Any, ...]) -> None:
+    """Have what a signal has given own a reference. PyGObject gives buffers and the like without one, and
+    whoever keeps them would look at memory that is somebody else's. After the callback: during it the
+    emitter's reference may be the only one, which is what makes a buffer writable."""
+    for argument in arguments:
+        if isinstance(argument, COUNTED):
+            argument._lifecycle_reference = own_reference(hash(argument))
 
 
 def _return_type(source: Any, signal: str, of: str) -> str | None:
