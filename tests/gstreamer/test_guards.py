@@ -724,7 +724,7 @@ def test_buffers_of_a_signal_may_be_kept(
     during: list[int] = []
 
     def references(buffer: Any) -> int:
-        return MiniObject.from_address(hash(buffer)).refcount
+        return int(MiniObject.from_address(hash(buffer)).refcount)
 
     def handoff(element: Any, buffer: Any, *pad: Any) -> None:
         during.append(references(buffer))  # a second one would make it read-only
