@@ -108,6 +108,9 @@ class Opened:
     def take(self, name: str, bounds: bool) -> None:
         """Make the appsink this capture's own, with the queue that the user has set. With `bounds` one that
         has no bound gets one. Raises `CaptureError` where another capture has it."""
+        sink = self.sink
+        if sink is None:  # the manager was closed meanwhile
+            return
         self._claim = claim = _claims.setdefault(self._pointer, Claim())
         if not claim.take(self):
             self.sink = self._claim = None
@@ -118,12 +121,15 @@ class Opened:
         mask = Gst.PadProbeType.EVENT_DOWNSTREAM | Gst.PadProbeType.EVENT_FLUSH
         # Added and known in one call into C: no interrupt falls between.
         self._probes.extend(map(self._pad.add_probe, (mask,), (partial(_on_event, weakref.ref(self)),)))
-        take_back(self.sink)
-        self._user = bound(self.sink, name) if bounds else None
+        take_back(sink)
+        self._user = bound(sink, name) if bounds else None
         self._bounds = self._user is not None
         self.listener.on_playing = weakly(self.look_if_live)
         self.listener.on_run = weakly(self.run_begins)
         self.look_if_live()
+        if self.closed:  # by another thread, which has not seen all of this
+            self.sink = sink
+            self.end()
 
     def look_if_live(self) -> None:
         """Where we have bounded the queue: a live source drops what is too much, any other waits. It can be
