@@ -32,11 +32,13 @@ class Given:
         self.ring = domain.ring(16, 1)
         self.array = np.zeros((2, 2, 4), "u1")
         self.cache = domain.cache(lambda key: key)
+        # Registered by another, and its object is no name.
+        self.other = domain.manager.register(object(), "other", release=lambda one: None)
 
     def close(self) -> None:
         from OpenGL import GL
 
-        for handle in (self.texture, self.buffer, self.ring):
+        for handle in (self.texture, self.buffer, self.ring, self.other):
             handle.close()
         GL.glDeleteTextures([self.name])
 
@@ -82,8 +84,8 @@ BAD: dict[str, tuple[Callable[[Given, Any], Any], tuple[Any, ...]]] = {
         lambda on, bad: on.domain.upload(on.texture, on.array, level=bad),
         (None, "x", 0.0, True, -1, 1, 40, 1 << 31, 1 << 32, 1 << 64),
     ),
-    "upload-texture": (lambda on, bad: on.domain.upload(bad, on.array), (3, None, "x", "buffer")),
-    "read-texture": (lambda on, bad: on.domain.read_back(bad), (3, None, "x", "buffer")),
+    "upload-texture": (lambda on, bad: on.domain.upload(bad, on.array), (3, None, "x", "buffer", "other")),
+    "read-texture": (lambda on, bad: on.domain.read_back(bad), (3, None, "x", "buffer", "other")),
     "read-dtype": (lambda on, bad: on.domain.read_back(on.texture, bad), (None, "x", object(), 3, "f8")),
     "read-channels": (
         lambda on, bad: on.domain.read_back(on.texture, "u1", bad),
@@ -93,7 +95,7 @@ BAD: dict[str, tuple[Callable[[Given, Any], Any], tuple[Any, ...]]] = {
         lambda on, bad: on.domain.read_back(on.texture, level=bad),
         (None, "x", 0.0, True, -1, 1, 40, 1 << 31, 1 << 32, 1 << 64),
     ),
-    "map-buffer": (lambda on, bad: on.domain.map(bad, 0, 4), (3, None, "x", "texture")),
+    "map-buffer": (lambda on, bad: on.domain.map(bad, 0, 4), (3, None, "x", "texture", "other")),
     "map-range": (
         lambda on, bad: on.domain.map(on.buffer, *bad),
         ((-1, 4), (0, 65), (64, 1), (0, -1), (0, 0)),
@@ -111,6 +113,7 @@ BAD: dict[str, tuple[Callable[[Given, Any], Any], tuple[Any, ...]]] = {
     ),
     "callback": (lambda on, bad: on.domain.debug_callback(bad), (None, 3)),
     "cache-make": (lambda on, bad: on.domain.cache(bad), (None, 3)),
+    "cache-made": (lambda on, bad: on.domain.cache(lambda key: bad).get(1), (None, 3.5, "x", "buffer")),
     "cache-name": (lambda on, bad: on.domain.cache(lambda key: key, name=bad), (None, 3, b"x", "")),
     "cache-key": (lambda on, bad: on.cache.get(bad), ([1], "no name", None)),
     "cache-domain": (lambda on, bad: on.cache.move_to(bad), (3, None)),
@@ -135,7 +138,7 @@ def test_it_is_refused_by_an_error_of_ours(domain: Domain, what: str, manager: S
     on = Given(domain)
     function("glGetError")()
     for bad in values:
-        bad = getattr(on, bad) if type(bad) is str and bad in ("texture", "buffer") else bad
+        bad = getattr(on, bad) if type(bad) is str and bad in ("texture", "buffer", "other") else bad
         with pytest.raises(LifecycleError) as caught:
             call(on, bad)
         assert str(caught.value)

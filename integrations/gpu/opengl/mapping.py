@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lifecycle import Handle
 from lifecycle.integrations.gpu._native import UINT, function, integer
 from lifecycle.integrations.gpu.errors import GLError, TransferError
+from lifecycle.integrations.gpu.opengl.names import KINDS, check_leased
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gpu.opengl.domain import Domain
@@ -91,8 +92,7 @@ def map_with(
 ) -> Mapping:
     """Map with the flags of OpenGL, and register the mapping as a child of its buffer."""
     with buffer.lease() as name:
-        if not function("glIsBuffer")(name):
-            raise GLError(f"{buffer!r} is gone: it was deleted by its name, and not by its handle")
+        check_leased(KINDS["buffer"], name, buffer, GLError)
         check_range(buffer, offset, nbytes, buffer_parameter(domain, name, _BUFFER_SIZE))
         if buffer_parameter(domain, name, _BUFFER_MAPPED):
             raise GLError(

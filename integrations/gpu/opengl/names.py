@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import attrs
 
+from lifecycle.errors import shown
 from lifecycle.integrations.gpu._native import INT, UINT, function
-from lifecycle.integrations.gpu.errors import GLError
+from lifecycle.integrations.gpu.errors import GLError, TransferError
 
 
 @attrs.frozen
@@ -78,6 +79,18 @@ def check_name(kind: Kind, name: Any) -> int:
             "kind or context, or was generated and never bound"
         )
     return number
+
+
+def check_leased(kind: Kind, name: Any, handle: Any, error: type[GLError | TransferError]) -> None:
+    """Raise `error` unless what a handle has leased is the name of an object of that kind that is there. A
+    call of OpenGL that is given another only sets its error flag."""
+    if isinstance(name, bool) or not isinstance(name, int):
+        raise error(
+            f"{handle!r} stands for {shown(name)} and for no name of a {kind.name}: give the handle that "
+            f"own({kind.name!r}, name) gave"
+        )
+    if not function(kind.asks)(name):
+        raise error(f"{kind.name} {name} is gone: it was deleted by its name, and not by its handle")
 
 
 def deleter(kind: Kind, name: int) -> Callable[[Any], object]:

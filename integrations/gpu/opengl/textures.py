@@ -88,6 +88,7 @@ class TextureCache:
         made = self._make(key)
         if not isinstance(made, Handle):
             made = self._domain.own("texture", made)
+        self._domain.check_handle(made, "texture", f"make() of cache {self.name!r}")
         share: Handle[int] = made.share()
         self._entries[key] = made
         if entry is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lifecycle import Handle
 from lifecycle.integrations.gpu._native import INT, function, integer
 from lifecycle.integrations.gpu.errors import TransferError
+from lifecycle.integrations.gpu.opengl.names import KINDS, check_leased
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +128,7 @@ def upload(domain: Domain, texture: Handle[int], array: Any, offset: tuple[int, 
         row = array.strides[0]
     x, y = _whole("offset", offset, 2)
     with texture.lease() as name:
-        wide, high, integral = _shape_of(domain, name, level)
+        wide, high, integral = _shape_of(domain, texture, name, level)
         if (width, height) != (wide, high) and _level(domain, name, level, _COMPRESSED):
             raise TransferError(
                 f"level {level} of {texture!r} is compressed: OpenGL takes a whole level of {wide} × {high} "
@@ -168,7 +169,7 @@ def read_back(
     if isinstance(channels, bool) or not isinstance(channels, int) or channels not in _FORMATS:
         raise TransferError(f"read_back(channels=) takes 1 to 4, not {channels!r}")
     with texture.lease() as name:
-        wide, high, integral = _shape_of(domain, name, level)
+        wide, high, integral = _shape_of(domain, texture, name, level)
         wanted = _format(channels, kind, integral, texture)
         array = np.empty((high, wide, channels), kind)
         address = array.__array_interface__["data"][0]
@@ -234,15 +235,14 @@ def _format(channels: int, kind: str, integral: bool, texture: Handle[int]) -> i
     return (_INTEGER_FORMATS if integral else _FORMATS)[channels]
 
 
-def _shape_of(domain: Domain, name: int, level: int) -> tuple[int, int, bool]:
+def _shape_of(domain: Domain, texture: Handle[int], name: int, level: int) -> tuple[int, int, bool]:
     """Width, height, and whether its elements are whole numbers, of one level of a texture. Refuses what
     OpenGL would not copy: it says so by its error flag alone, and an array would stay as it was made."""
     if isinstance(level, bool) or not isinstance(level, int) or level < 0:
         raise TransferError(f"level= takes a whole number, 0 or more, not {level!r}")
     if level >= integer(_LARGEST).bit_length():
         raise TransferError(f"level {level}: no texture has so many here, not even the largest")
-    if not function("glIsTexture")(name):
-        raise TransferError(f"texture {name} is gone: it was deleted by its name, and not by its handle")
+    check_leased(KINDS["texture"], name, texture, TransferError)
     if not _is_flat(domain, name):
         raise TransferError(
             f"texture {name} is not two-dimensional (it is an array, a cube map, multisampled, or of one or "
