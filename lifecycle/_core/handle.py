@@ -382,8 +382,11 @@ class Handle(Generic[T]):
                         code = frame.f_code  # type: ignore[union-attr]
                 except (ValueError, AttributeError):
                     # C called it, and no Python frame is below: a thread, a ctypes callback, an exit hook.
-                    frame = None
+                    frame = code = None
                 kind = record.kind
+                closer: Any = kind.closer
+                if code is not closer and code is not None and code.co_filename in users_files:
+                    kind.closer = closer = code
                 registry = kind.registry
                 claims = registry.claims
                 shared = registry.shared
@@ -393,8 +396,7 @@ class Handle(Generic[T]):
                     registry.bells.pop(id, None)
                 now = monotonic()
                 if (
-                    frame is None
-                    or frame.f_code.co_filename not in users_files
+                    code is not closer
                     or not place.at_once
                     or claims  # a release runs, and this may be called by it
                     or shared.setdefault(id, SHUT) is not SHUT
@@ -409,7 +411,7 @@ class Handle(Generic[T]):
                     # K4: nothing is called between the look at the cause and this.
                     record.cause = BY_CLOSE
                     record.shut = now
-                    record.shut_at = frame.f_lasti
+                    record.shut_at = frame.f_lasti  # type: ignore[union-attr]
                     record.shut_code = code
                     record.door = frame = None
                     cell.pin = None
@@ -457,7 +459,7 @@ class Handle(Generic[T]):
                                         let_parent_go(record)
                                     if kind.alive is not None:
                                         kind.gone.append(id)
-                                    tell = registry.plain_ends.append
+                                    tell = registry.tell_plain_end
                                     record.ended = monotonic()
                                     # K4: with its phase the end has been told, and only then is it marked as
                                     # plain.

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import itertools
 import operator
 import os
 from collections.abc import Callable, Iterator
@@ -69,16 +70,14 @@ class Claim(Generic[T]):
         return f"<Claim: {'taken' if self._entries else 'free'}>"
 
 
-_NEVER = object()
-
-
 def taking(pop: Callable[[], T]) -> Iterator[T]:
     """Iterate over what ``pop()`` returns, so that taking and storing are one step (K2).
 
     ``for x in taking(queue.popleft): …`` raises what `pop` raises when nothing is left (`IndexError`); a
     break ends it. `pop` must be a method written in C, and the loop the only user of the iterator.
     """
-    return iter(pop, _NEVER)
+    # Not ``iter(pop, …)``, which compares each element with what it is to end at.
+    return itertools.starmap(pop, itertools.repeat(()))
 
 
 _LIBRARY = os.path.dirname(os.path.dirname(__file__)) + os.sep

@@ -14,6 +14,7 @@ from lifecycle._core import runtime
 from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.ends import let_die, wait_for_end
 from lifecycle._core.fence import FenceMode
+from lifecycle._core.idioms import taking
 from lifecycle._core.record import Record, arm
 from lifecycle._core.release import NEST_LIMIT, forget, nesting, process
 from lifecycle._core.runtime import BRIEF_WAIT, STEPS, Tally, collecting, cramped, free_threaded, near_limit
@@ -90,8 +91,7 @@ class DequePlace(Place):
         self.put: Callable[[Record], None] = self.mailbox.append
         self.requeue: Callable[[Record], None] = self.mailbox.append
         self.timelines: Timelines = Timelines()
-        # Taking and storing is one FOR_ITER step.
-        self.takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)
+        self.takes: Iterator[Record | None] = taking(self.mailbox.popleft)
 
     def __len__(self) -> int:
         return len(self.mailbox)

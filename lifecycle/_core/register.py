@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle._core import runtime
 from lifecycle._core.dropped import extra_for
 from lifecycle._core.handle import Handle
 from lifecycle._core.numbers import HAS_IDENTITY
@@ -27,7 +26,7 @@ from lifecycle._core.record import Cell, Core, DoorRef, Extra, Pin, Pins, Record
 from lifecycle._core.release import leave_owners
 from lifecycle._core.runtime import caller, monotonic, next_id, site_of
 from lifecycle._core.shares import FIRST_SHARE
-from lifecycle._core.tables import HIGH_WATER, NOT_COUNTING, ObjectType, keys_of, owners
+from lifecycle._core.tables import ObjectType, keys_of, own_first
 from lifecycle.errors import ClosedError, LifecycleError, RegistrationError, shown
 from lifecycle.states import BY_CLOSE, DETACHED
 
@@ -52,7 +51,6 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
     `DuplicateError` and `LimitError`, and then has not taken the object; whatever else is raised in here
     (`ClosedError` too), the object is released."""
     registry = kind.registry
-    entered = registry.entered
     record = site = None
     try:
         if begun is not None:
@@ -60,13 +58,8 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
             begun[0] = True
         if registry.waiting or not registry.started:
             registry.tend()
-        kind.sampled = sampled = kind.sampled + 1
-        if not sampled & NOT_COUNTING:
-            if not runtime.collecting:
-                registry.count_here()
-            if len(entered) > HIGH_WATER:
-                registry.tend()
-        if not sampled & kind.site_mask or sampled <= kind.first_sites:
+        kind.left = left = kind.left - 1
+        if left < 1 and kind.look():
             site = site_of(caller())
         id = next_id()
         now = monotonic()
@@ -97,7 +90,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
             record.owning = 2
             if native is not None or type(obj) not in HAS_IDENTITY:
                 own(record)
-            elif owners.setdefault(_identity(obj), record) is not record:
+            elif own_first(_identity(obj), record) is not record:
                 supersede(_identity(obj), record)
         else:
             record.owning = 1
@@ -110,7 +103,7 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
         door = DoorRef(cell, registry.tell_drop)
         door.id = id
         record.door = door
-        entered.append(record)
+        registry.entered.append(record)
         handle: Handle[Any] = Handle()
         handle._cell = cell
         handle._record = record

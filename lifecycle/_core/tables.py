@@ -9,6 +9,7 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from lifecycle._core import runtime
@@ -33,6 +34,7 @@ class ObjectType:
     __slots__ = (
         "alive",
         "budget",
+        "closer",
         "component",
         "count",
         "errors",
@@ -40,14 +42,16 @@ class ObjectType:
         "forked",
         "gone",
         "held",
+        "left",
         "max_age",
         "max_bytes",
         "max_live",
+        "next_look",
         "note",
         "plain",
+        "planned",
         "registry",
         "reserving",
-        "sampled",
         "site_mask",
         "timer",
         "type_name",
@@ -82,11 +86,35 @@ class ObjectType:
         """The reservation that runs now. Another one, on the same thread, may come in between: in a handler
         or in ``__del__``."""
         self.budget: Any = runtime.RLock()
-        self.sampled: int = 0  # registrations seen, as far as sampling cares: not exact
+        self.left: int = 1
+        """Registrations up to the next that calls `look`, that one included. Not exact, with threads."""
+        self.next_look: int = 1  # which that will be, counted from the first of all
         self.site_mask: int = -1
         self.first_sites: int = 0
+        self.planned: CodeType | None = None
+        """The code of the last release that was found to be a plain function of one argument."""
+        self.closer: object = 0  # the code that closed last, known to be no code of ours
         # The registry while no validator is set: one comparison clears an access.
         self.plain: Registry | None = registry
+
+    def look(self) -> bool:
+        """Called by the registration at which `left` comes to 0: have it count what is to be counted, and say
+        when the next is to call. Return True if its site is to be kept."""
+        at, mask = self.next_look, self.site_mask
+        if at < self.first_sites or not mask:
+            step = 1
+        else:
+            every = mask + 1 if 0 < mask < COUNT_EVERY else COUNT_EVERY
+            step = every - at % every
+        self.next_look = at + step
+        self.left = step
+        if not at % COUNT_EVERY:
+            registry = self.registry
+            if not runtime.collecting:
+                registry.count_here()
+            if len(registry.entered) > HIGH_WATER:
+                registry.tend()
+        return not at & mask or at <= self.first_sites
 
     def watch(self) -> None:
         """Have accesses take the way of validators if there is one, or if they are noted or timed. Called
@@ -201,6 +229,45 @@ def always_valid(obj: object) -> None:
 class Registry:
     """The tables of one manager. Data only: what acts on them stands in the layers above."""
 
+    __slots__ = (
+        "__weakref__",
+        "abandon",
+        "bells",
+        "claims",
+        "closed",
+        "config",
+        "count_here",
+        "delayed",
+        "ended",
+        "entered",
+        "events",
+        "in_the_way",
+        "kept",
+        "kinds",
+        "last_kind",
+        "later",
+        "make_room",
+        "name",
+        "plain_ends",
+        "records",
+        "refuse_closed",
+        "relieve",
+        "ring",
+        "roots",
+        "shared",
+        "show",
+        "started",
+        "still",
+        "tell_drop",
+        "tell_plain_end",
+        "tend",
+        "timer",
+        "unroot",
+        "waiters",
+        "waiting",
+        "wake",
+    )
+
     def __init__(self, name: str, config: SafetyConfig) -> None:
         self.name = name
         self.config = config
@@ -209,12 +276,14 @@ class Registry:
         self.roots: set[weakref.ref[Pin]] = set()  # cores, and `doors.Root`
         self.shared: dict[int, Any] = {}  # by id: `shares.Tokens`
         self.kinds: dict[str, ObjectType] = {}
+        self.last_kind: ObjectType | None = None  # of what `register` took last
         self.waiters: WaitTable = WaitTable()  # for the end of an object, by its id
         self.kept: dict[int, Any] = {}  # handles that the manager keeps
         # Registrations and ends to be counted, and whatever else happens.
         self.entered: deque[Record] = deque()
         self.ended: deque[Record] = deque()
         self.plain_ends: deque[Record] = deque()  # see `record.PLAIN`
+        self.tell_plain_end: Callable[[Record], None] = self.plain_ends.append
         self.events: deque[Any] = deque()
         # The callbacks of weak references, made once: each object would carry its own of 72 bytes otherwise.
         self.unroot: Callable[[weakref.ref[Pin]], None] = self.roots.discard
@@ -270,8 +339,6 @@ HIGH_WATER = 4096
 COUNT_EVERY = 128
 """Of so many registrations of a type one counts the plain ends, while what it counts is in the processor's
 cache. A power of two."""
-NOT_COUNTING = COUNT_EVERY - 1
-"""``sampled & NOT_COUNTING`` is 0 for that one."""
 
 
 class Lives(tuple[Record, ...]):
@@ -282,6 +349,8 @@ class Lives(tuple[Record, ...]):
 
 owners: dict[object, Any] = {}
 """Who owns a native object, in this process: a record, or `Lives`. Under which keys says `keys_of`."""
+own_first = owners.setdefault
+"""``own_first(key, record) is record``: it is the owner. A method of what is imported is looked up slowly."""
 
 BY_NUMBER = 3
 """`Record.owning` of a number that was registered without a native name: it is one itself."""

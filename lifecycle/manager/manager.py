@@ -37,13 +37,7 @@ from lifecycle._core.room import limit_holders, make_room_for
 from lifecycle._core.runtime import BRIEF_WAIT, monotonic, next_id
 from lifecycle._core.selfkept import leads_everywhere
 from lifecycle._core.shares import FIRST_SHARE
-from lifecycle._core.tables import (
-    HIGH_WATER,
-    NOT_COUNTING,
-    Registry,
-    open_records,
-    owners,
-)
+from lifecycle._core.tables import Registry, open_records, own_first
 from lifecycle._core.targets import (
     cell_behind,
     check_mine,
@@ -246,18 +240,27 @@ class SafetyManager(Uncopied):
         record = extra = None
         parent_pin: Any = None
         try:
-            kind = registry.kinds.get(type_name) if type(type_name) is str else None
-            if kind is None:
-                kind = self._kinds.of(obj, type_name)
+            # Most are of the type of the one before.
+            kind = registry.last_kind
+            if kind is None or type_name is not kind.type_name:
+                kind = registry.kinds.get(type_name) if type(type_name) is str else None
+                if kind is None:
+                    kind = self._kinds.of(obj, type_name)
+                registry.last_kind = kind
             place = self._any_thread if release_on is ANY_THREAD else self._machinery.place_of(release_on)
             if release is not None and (
-                type(release) is not FunctionType
-                or (code := release.__code__).co_argcount != 1
-                or code.co_flags & DEFERRED_BODY
+                type(release) is not FunctionType or release.__code__ is not kind.planned
             ):
-                release = plan_release(release, obj)
-                if release is DROPPED:
-                    extra = extra_for(release, None)
+                if (
+                    type(release) is FunctionType
+                    and (code := release.__code__).co_argcount == 1
+                    and not code.co_flags & DEFERRED_BODY
+                ):
+                    kind.planned = code
+                else:
+                    release = plan_release(release, obj)
+                    if release is DROPPED:
+                        extra = extra_for(release, None)
             if name is not None or size is not NO_BYTES:
                 check_facts(name, size)
             # By identity: an array has no truth value, and an empty buffer is false.
@@ -269,14 +272,9 @@ class SafetyManager(Uncopied):
             # From here on as `enter`, which says why in this order. A copy, for the sake of a call less.
             if registry.waiting or not registry.started:
                 registry.tend()
-            kind.sampled = sampled = kind.sampled + 1
-            if not sampled & NOT_COUNTING:
-                if not runtime.collecting:
-                    registry.count_here()
-                if len(registry.entered) > HIGH_WATER:
-                    registry.tend()
             site = None
-            if not sampled & kind.site_mask or sampled <= kind.first_sites:
+            kind.left = left = kind.left - 1
+            if left < 1 and kind.look():
                 site = runtime.site_of(runtime.caller())
             id = next_id()
             now = monotonic()
@@ -307,7 +305,7 @@ class SafetyManager(Uncopied):
                 record.owning = 2
                 if native is not None or type(obj) not in HAS_IDENTITY:
                     own(record)
-                elif owners.setdefault(identity(obj), record) is not record:
+                elif own_first(identity(obj), record) is not record:
                     supersede(identity(obj), record)
             else:
                 record.owning = 1

@@ -20,6 +20,7 @@ from lifecycle._core.checks import check_callback
 from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.ends import wait_for_end
 from lifecycle._core.fence import MODES, FenceMode
+from lifecycle._core.idioms import taking
 from lifecycle._core.keeping import Uncopied
 from lifecycle._core.place import DRAIN_STEPS, DequePlace, NamedPlace
 from lifecycle._core.record import Record
@@ -74,7 +75,7 @@ class Generation(DequePlace):
             self.mailbox: deque[Record | None] = notifier.mailbox
             self.put: Callable[[Record], None] = notifier.put
             self.requeue: Callable[[Record], None] = notifier.mailbox.append
-            self.takes: Iterator[Record | None] = iter(self.mailbox.popleft, self)
+            self.takes: Iterator[Record | None] = taking(self.mailbox.popleft)
         self.here: Callable[[], bool] | None = queue.here
         self.fence_mode: FenceMode = queue.fences
         self.handed: Tally | None = queue.handed

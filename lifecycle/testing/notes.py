@@ -75,6 +75,7 @@ class Notes:
             for kind in runtime.snapshot(manager._registry.kinds.values()):
                 self._undo.append(functools.partial(setattr, kind, "site_mask", kind.site_mask))
                 kind.site_mask = EVERY_SITE[0]
+                kind.left = 1
 
     def _around(self, owner: Any, name: str, note: Callable[[Any, Any, str], object]) -> None:
         """Have ``note(self, what the method returned, where it was called)`` called after the method `name`
