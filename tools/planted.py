@@ -797,8 +797,8 @@ MUTANTS = (
         (
             (
                 "_core/exclusive.py",
-                "                del turns[None]\n                extra.turn_line.wake()\n",
-                "                del turns[None]\n",
+                "                if extra.turn_line.first.hung:\n                    extra.turn_line.wake()\n",
+                "",
             ),
         ),
         core("waiting::test_an_exclusive_use_that_ends_wakes_who_waits_for_it"),

@@ -69,7 +69,7 @@ class ExclusiveCell(Cell):
     @property
     def pin(self) -> Pin | None:
         """The pin, if the door is open and nobody has the turn."""
-        pin = raw_pin(self)
+        pin = self.behind
         try:
             if pin is not None:
                 extra = pin.record.extra
@@ -122,9 +122,9 @@ class ExclusiveLease(Uncopied, Generic[T]):
                 with extra.turn_order:
                     pass
             # As `held`. An open door that has just been shut counts as held, and is not waited for.
-            if getrefcount(raw_pin(cell)) > SOLE_REFERENCES or (extra.stand_ins and stand_ins(record)):
+            if getrefcount(cell.behind) > SOLE_REFERENCES or (extra.stand_ins and stand_ins(record)):
                 _await_holders(record, cell, self._timeout)
-            pin = raw_pin(cell)
+            pin = cell.behind
             if pin is None or record.cause is not None:
                 refuse(record)
             if record.kind.validate is not None:
@@ -143,17 +143,19 @@ class ExclusiveLease(Uncopied, Generic[T]):
             raise
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
-        if self._record.cause is not None:
+        record = self._record
+        if record.cause is not None:
             self._leave()
             return
         self._pin = None
-        extra: Extra = self._record.extra  # type: ignore[assignment]
+        extra: Extra = record.extra  # type: ignore[assignment]
         turns = extra.turns
         try:
             if turns[None] is self._turn:
-                # No interrupt falls between the two.
+                # No interrupt falls between the two. Who waits has hung its bell before it asks (W1).
                 del turns[None]
-                extra.turn_line.wake()
+                if extra.turn_line.first.hung:
+                    extra.turn_line.wake()
         except KeyError:
             turns = None  # type: ignore[assignment]  # it was ended early
 

@@ -113,7 +113,7 @@ def pin_references(cell: Cell) -> int:
     What is counted is never a local variable, in here or in whoever asks: up to 3.12 a trace or profile
     function leaves a copy of the locals in each frame, which counts too.
     """
-    return getrefcount(raw_pin(cell))
+    return getrefcount(cell.behind)
 
 
 def _sole_references() -> int:

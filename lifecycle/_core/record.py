@@ -85,8 +85,12 @@ class Cell:
     __slots__ = ("__weakref__", "life", "pin")
     life: float  # the very float that is `Record.born`: while this cell lives, two refer to it (`doors.py`)
     pin: Pin | None
+    behind: Pin | None
+    """The same slot under a second name, which no subclass has for anything else: what `raw_pin` returns, in
+    one load."""
 
 
+Cell.behind = Cell.__dict__["pin"]
 raw_pin: Callable[[Cell], Pin | None] = Cell.__dict__["pin"].__get__
 """The door itself: the pin even while the object is in exclusive use (`_core/exclusive.py`), None once it is
 shut."""
