@@ -84,7 +84,14 @@ MUTANTS = (
         "any share closes",
         "closing one share closes the object for all",
         "I1",
-        (("_core/shares.py", "    return not tokens\n", "    return True\n"),),
+        (
+            ("_core/shares.py", "    return not tokens\n", "    return True\n"),
+            (
+                "_core/handle.py",
+                "if tokens and record.cause is None:\n",
+                "if not tokens and record.cause is None:\n",
+            ),
+        ),
         core("shares"),
     ),
     Mutant(
@@ -92,7 +99,7 @@ MUTANTS = (
         "a share is made while the last other one closes: nothing closes the object, or both do",
         "I1",
         (
-            ("_core/shares.py", "        tokens[-token] = None\n        if parent", "        if parent"),
+            ("_core/shares.py", "        tokens[announced] = None\n        if parent", "        if parent"),
             ("_core/shares.py", "        ours = tokens.pop(-token, 0) is None\n", "        ours = True\n"),
         ),
         core("interleavings::test_every_two_operations[share]", "shares"),

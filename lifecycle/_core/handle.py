@@ -403,6 +403,13 @@ class Handle(Generic[T]):
                     or record.cause is not None
                     or (doors.stores_meet and not shut(record, None, BY_CLOSE, None))
                 ):
+                    tokens = shared.get(id)
+                    if tokens and timeout is DEFAULT and place.at_once and not place.mailbox and not exported:
+                        # As `_give_back` for one of several shares: what is open is not released.
+                        tokens.pop(self._token, None)
+                        if tokens and record.cause is None:
+                            self._cell = cell = SHUT_CELL
+                            return False
                     self._give_back(frame)
                     frame = cell = None  # type: ignore[assignment]
                     if record.phase in ENDED:
@@ -762,7 +769,7 @@ def _new_share(record: Record, cell: Cell | None, parent: int | None) -> Handle[
     """One more share, or None. The handle is made before the share is entered: an interrupt finds either none
     or both."""
     token = next_share()
-    handle: Handle[Any] | None = _new_object(Handle)
+    handle: Handle[Any] | None = Handle()
     try:
         handle._record = record  # type: ignore[union-attr]
         handle._token = token  # type: ignore[union-attr]

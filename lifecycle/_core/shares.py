@@ -23,7 +23,7 @@ from sys import getrefcount
 from typing import Any
 
 from lifecycle._core import runtime
-from lifecycle._core.record import Cell, Record, raw_pin, shut
+from lifecycle._core.record import Cell, Record, shut
 from lifecycle.states import BY_CLOSE, ENDED
 
 FIRST_SHARE = 1
@@ -106,15 +106,16 @@ def add_share(record: Record, cell: Cell, parent: int | None, token: int) -> boo
     tokens = shared.get(record.id)
     if tokens is None:
         tokens = shared.setdefault(record.id, _first())
-    if tokens is SHUT or raw_pin(cell) is None or record.cause is not None:
+    if tokens is SHUT or cell.behind is None or record.cause is not None:
         if record.phase in ENDED:
             shared.pop(record.id, None)  # it had been forgotten, with all its shares
         return False
     try:
-        tokens[-token] = None
+        announced = -token
+        tokens[announced] = None
         if parent in tokens if parent is not None else _any_open(tokens):
             tokens[token] = tokens.get(parent)
-            tokens.pop(-token, None)
+            tokens.pop(announced, None)
             if len(tokens) > tokens.sweep_at:
                 _sweep(tokens)
             return True

@@ -204,7 +204,11 @@ def test_an_access_that_began_before_the_door_was_shut_is_finished_before_the_re
 
 def test_a_share_that_is_made_while_the_last_is_closed_is_either_good_or_refused() -> None:
     """At each line of making it, the only other share is closed."""
-    for line in ("tokens[-token] = None", "tokens[token] = tokens.get(parent)", "tokens.pop(-token, None)"):
+    for line in (
+        "tokens[announced] = None",
+        "tokens[token] = tokens.get(parent)",
+        "tokens.pop(announced, None)",
+    ):
         for how in ("share", "weak"):
             released: deque[Node] = deque()
             with SafetyManager(QUIET) as manager:
