@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 
 import attrs
 
+from lifecycle.stats import Value
+
 __all__ = [
     "Closed",
     "Detached",
@@ -47,8 +49,8 @@ ALWAYS, STATES, FINALIZERS = "always", "log_state_changes", "log_finalizers"
 """When an event is logged: always, or where that switch of `SafetyConfig` is on."""
 
 
-@attrs.frozen(kw_only=True)
-class Event:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Event(Value):
     """Something that happened to an object or, where `id` is 0, to a manager or to several objects."""
 
     kind: ClassVar[str] = ""
@@ -83,7 +85,7 @@ class Event:
         return {**{name: value for name, value in own.items() if value is not None}, **self.details}
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Registered(Event):
     """An object was registered."""
 
@@ -92,7 +94,7 @@ class Registered(Event):
     logged: ClassVar[str] = STATES
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Closed(Event):
     """It was closed to new accesses while it was still held."""
 
@@ -103,7 +105,7 @@ class Closed(Event):
     """What closed it: a word of `Cause`."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _End(Event):
     cause: str | None = None
     """What closed it: a word of `Cause`."""
@@ -113,7 +115,7 @@ class _End(Event):
     """Why it ended like this; empty where there is nothing to say."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _EndOfSeveral(_End):
     count: int | None = None
     """Where several ended at once and alike: how many."""
@@ -121,7 +123,7 @@ class _EndOfSeveral(_End):
     """Where several ended at once and alike: how many of which type, in words."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Released(_End):
     """Its release has run."""
 
@@ -130,7 +132,7 @@ class Released(_End):
     logged: ClassVar[str] = FINALIZERS
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Detached(_EndOfSeveral):
     """Its ownership moved out; nothing was released."""
 
@@ -139,7 +141,7 @@ class Detached(_EndOfSeveral):
     logged: ClassVar[str] = STATES
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Orphaned(_EndOfSeveral):
     """Its queue or fence was lost, or it belongs to the parent of a forked process: it is never released."""
 
@@ -147,7 +149,7 @@ class Orphaned(_EndOfSeveral):
     level: ClassVar[str] = "warning"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Failed(_EndOfSeveral):
     """A release, a cleanup or a safe finalizer raised."""
 
@@ -157,7 +159,7 @@ class Failed(_EndOfSeveral):
     """Of what was raised, as Python prints it."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Stuck(_EndOfSeveral):
     """A release passed its deadline."""
 
@@ -165,7 +167,7 @@ class Stuck(_EndOfSeveral):
     level: ClassVar[str] = "error"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Error(Event):
     """A declared error passed the panic boundary."""
 
@@ -176,7 +178,7 @@ class Error(Event):
     """The error, as ``Type: message``."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Panic(Event):
     """An undeclared exception was contained."""
 
@@ -188,7 +190,7 @@ class Panic(Event):
     """Its traceback, as Python prints it."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Retry(Event):
     """A release said that nothing was released; it is tried again."""
 
@@ -199,7 +201,7 @@ class Retry(Event):
     """What it said."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Late(Event):
     """A stuck release came back after all."""
 
@@ -209,7 +211,7 @@ class Late(Event):
     """With what it failed; empty if it did not."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _LeakReport(Event):
     level: ClassVar[str] = "warning"
     leak: ClassVar[bool] = True
@@ -221,7 +223,7 @@ class _LeakReport(Event):
     """The last accesses, where they are noted."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Leak(_LeakReport):
     """Its last handle was garbage-collected unclosed or never can be, since the object itself refers to it;
     or it was left at exit."""
@@ -232,7 +234,7 @@ class Leak(_LeakReport):
     its own handle (through what)."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class HeldTooLong(_LeakReport):
     """It lives for longer than the ``max_age`` of its type."""
 
@@ -241,7 +243,7 @@ class HeldTooLong(_LeakReport):
     """Seconds since its registration."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Returned(Event):
     """An alarm of `HeldTooLong` is withdrawn: the object has ended."""
 
@@ -252,7 +254,7 @@ class Returned(Event):
     """Seconds for which it lived."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Kept(Event):
     """It is released by its own deallocation (`DROPPED`), was closed a second ago, and others still refer to
     it."""
@@ -265,7 +267,7 @@ class Kept(Event):
     """Who refers to it: variables, attributes, containers, as far as they can be found."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class OverBudget(Event):
     """An object was taken over budget, by ``over="report"``."""
 
@@ -281,7 +283,7 @@ class OverBudget(Event):
     """The limit that it passes."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Pressure(Event):
     """A `MemoryManager` passed its high-water mark."""
 
@@ -296,7 +298,7 @@ class Pressure(Event):
     """Objects tracked then."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Shutdown(Event):
     """What the end of the interpreter could not end in order."""
 
@@ -318,7 +320,7 @@ class Shutdown(Event):
     """Seconds that it took."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class TypesCapped(Event):
     """There are more types than labels: the rest share ``_other_`` in the metrics."""
 
@@ -328,7 +330,7 @@ class TypesCapped(Event):
     """How many have a label of their own."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ObserverFailed(Event):
     """An observer, or counting itself, raised."""
 
@@ -344,7 +346,7 @@ class ObserverFailed(Event):
     """Its traceback, as Python prints it."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadInterrupted(Event):
     """Another thread raised an exception in one of the library's own (``PyThreadState_SetAsyncExc``), or that
     has ended and is replaced."""

@@ -7,6 +7,7 @@ deadlines.
 from __future__ import annotations
 
 import itertools
+import operator
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import structlog
 
 from lifecycle._core import runtime
+from lifecycle._core.idioms import taking
 from lifecycle._core.waiting import Flag, await_thread, ending_with
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import text_of, trace_of
@@ -122,7 +124,9 @@ class Observer:
     def _run(self) -> None:
         """Go on whatever another thread raises in this one: the rest of the hooks are told of the event in
         hand."""
-        events = iter(self.queue.get, None)
+        # In C from end to end: ``iter(self.queue.get, None)`` would ask the event whether it equals None, in
+        # Python, where an exception takes it along.
+        events = itertools.takewhile(partial(operator.is_not, None), taking(self.queue.get))
         while True:
             try:
                 self._tell_rest()
