@@ -7,8 +7,8 @@ that runs. The first, third and fourth come from the same records that the count
 where accesses are noted: on the way of validators, so when no profiler runs nothing is asked that is not
 asked anyway, and it costs nothing.
 
-Not timed: views and arrays (they may live for ever), and ``with manager.safe_access(...)`` blocks; take a
-lease for those.
+Not timed: views and arrays (they may live for ever), ``with manager.safe_access(...)`` blocks and exclusive
+accesses; take a lease for those.
 """
 
 from __future__ import annotations

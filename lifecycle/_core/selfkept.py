@@ -163,10 +163,13 @@ def keeps_itself(record: Record) -> str:
         ]
         tokens = record.kind.registry.shared.get(record.id)
         shares = sum(token > 0 for token in list(tokens)) if tokens else 1
-        if not handles or len(handles) < shares:
+        if not handles:
             return ""
         leading = reach.leading_to(0) - {0}
         if any(reach.outside(number) for number in leading):
+            return ""
+        # A share that was dropped unclosed is still among them. Who asks the whole heap does it last.
+        if len(handles) < shares and len(handles) < _open_handles(record):
             return ""
         return _words(reach, handles[0])
     finally:
@@ -175,6 +178,15 @@ def keeps_itself(record: Record) -> str:
 
 def _is_open(handle: Any) -> bool:
     return raw_pin(handle._cell) is not None
+
+
+def _open_handles(record: Record) -> int:
+    """How many open handles of the object live."""
+    referrers = gc.get_referrers(record)
+    try:
+        return sum(hasattr(type(one), "_token") and _is_open(one) for one in referrers)
+    finally:
+        referrers.clear()
 
 
 def _words(reach: Reach, handle: int) -> str:

@@ -139,6 +139,20 @@ def test_other_shares_are_somebody(closed: SafetyManager) -> None:
     handle.close()
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_share_that_was_dropped_is_nobody(closed: SafetyManager) -> None:
+    kept = ByRelease(closed)
+    dropped = kept.handle.share()
+    del dropped
+    assert keeps_itself(the_record(closed)) == ""
+    del kept
+    gc.collect()
+    assert KINDS[ByRelease] in keeps_itself(the_record(closed))
+    handle = closed.handle(the_record(closed).id)
+    assert keeps_itself(the_record(closed)) == ""
+    handle.close()
+
+
 def test_what_the_manager_keeps_is_not_told(closed: SafetyManager) -> None:
     closed.register(Native(), "kept", release=lambda native: None, release_on=ANY_THREAD, keep=True)
     assert keeps_itself(the_record(closed)) == ""
