@@ -21,6 +21,7 @@ __all__ = [
     "made_at",
     "process",
     "refuse_deferred",
+    "refuse_near_limit",
     "run_apart",
     "run_left",
     "run_slot",
@@ -76,6 +77,14 @@ def run_slot(slot: list[Callable[[], object]], generation: int) -> bool:
     return False
 
 
+def refuse_near_limit() -> None:
+    """Raise `RecursionError` where so little recursion is left that the action of a dropped guard could be
+    cut short."""
+    # At interpreter exit the modules may be empty already.
+    if runtime is not None:
+        runtime.refuse_near_limit("the cleanup of a guard that was dropped")
+
+
 def forgotten(
     source: object,
     run: Callable[[], object] | None,
@@ -89,8 +98,7 @@ def forgotten(
 
     `warn` and `sparing` are bound here since at interpreter exit the modules may be empty already.
     """
-    if runtime is not None:
-        runtime.refuse_near_limit("the cleanup of a guard that was dropped")
+    refuse_near_limit()
     try:
         if run is not None and not (
             runtime is not None and runtime.collecting and runtime.in_collector() and runtime.run_apart(run)
@@ -113,18 +121,21 @@ no call."""
 def run_left() -> None:
     """Run what is in `left`. Where no thread could be started for it, who makes the next guard calls this, or
     the end of the interpreter."""
+    if runtime.near_limit():
+        return
     while left:
         try:
             for run, args, kind, site in iter(left.pop, None):
                 try:
                     run(*args)
                 finally:
-                    forgotten(
-                        None,
-                        None,
-                        f"a {kind}{made_at(site)} was dropped at the recursion limit without `with` or "
-                        "close(): its cleanup ran only now, on another thread",
-                    )
+                    with runtime.sparing():
+                        warnings.warn(
+                            f"a {kind}{made_at(site)} was dropped at the recursion limit without `with` or "
+                            "close(): its cleanup ran only now, on another thread",
+                            ResourceWarning,
+                            stacklevel=2,
+                        )
         except IndexError:  # another thread took the last
             return
         except Exception:

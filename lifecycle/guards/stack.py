@@ -17,6 +17,7 @@ from lifecycle.guards.action import (
     made_at,
     process,
     refuse_deferred,
+    refuse_near_limit,
     run_apart,
     run_left,
 )
@@ -214,6 +215,7 @@ class CleanupStack(Uncopied):
             if not entries or self._generation != process.generation:
                 return
             number = len(entries)
+            refuse_near_limit()
             # It may be unwound on another thread.
             rest = CleanupStack()
             rest._site = self._site
