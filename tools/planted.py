@@ -1255,7 +1255,7 @@ MUTANTS = (
         "I6",
         (
             (
-                "../integrations/gstreamer/captures/runs.py",
+                "../integrations/gstreamer/captures/appsink.py",
                 'return "eos" if sink.get_property("eos") and _has_seen_end(sink) else "flowing"',
                 'return "eos"',
             ),

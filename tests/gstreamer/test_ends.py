@@ -74,7 +74,7 @@ class Scripted:
 
 
 def test_an_appsink_that_is_started_between_two_questions(gst: Any) -> None:
-    from lifecycle.integrations.gstreamer.captures.runs import flow_of
+    from lifecycle.integrations.gstreamer.captures.appsink import flow_of
 
     assert flow_of(Scripted(gst, True, False, state="PAUSED")) == "flowing"
     assert flow_of(Scripted(gst, True, True, state="PLAYING")) == "eos"

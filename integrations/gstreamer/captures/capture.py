@@ -35,8 +35,9 @@ import attrs
 
 from lifecycle import ClosedError, SafetyManager
 from lifecycle.config import exception_types
+from lifecycle.integrations.gstreamer.captures.appsink import an_appsink, flow_of, puller
 from lifecycle.integrations.gstreamer.captures.iteration import Frames, Turn
-from lifecycle.integrations.gstreamer.captures.runs import Opened, Run, an_appsink, flow_of, puller
+from lifecycle.integrations.gstreamer.captures.runs import Opened, Run
 from lifecycle.integrations.gstreamer.captures.starving import HeldFrames, Stall
 from lifecycle.integrations.gstreamer.errors import CaptureError, NoFrames, Starved
 from lifecycle.integrations.gstreamer.frames.adapter import SampleAdapter

@@ -20,14 +20,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lifecycle.integrations.gstreamer.captures.runs import (
-    REST,
-    SLICE,
-    Opened,
-    Quiet,
-    answers_at_once,
-    flow_of,
-)
+from lifecycle.integrations.gstreamer.captures.appsink import answers_at_once, flow_of
+from lifecycle.integrations.gstreamer.captures.runs import REST, SLICE, Opened, Quiet
 from lifecycle.integrations.gstreamer.errors import CaptureError
 from lifecycle.integrations.gstreamer.frames.frame import Frame
 from lifecycle.integrations.gstreamer.pipelines.threads import has_forked, refuse_forked

@@ -245,13 +245,6 @@ class BranchCore(PadHolder):
         """Off the tee, when nothing is pushed; False when that was not in time."""
         return self.pad is None or unlinked_when_idle(self.pad, timeout)
 
-    def end(self) -> None:
-        """Off the tee, and then to its end: what waits in its queue comes before that."""
-        self.open_queue()
-        if self.detach(UNLINK_TIMEOUT) and self.fuse is not None:
-            self.fuse.apart = True
-            self.bin.get_static_pad("sink").send_event(Gst.Event.new_eos())
-
     def hold_back(self) -> None:
         """It has failed: if that was on its way to its pipeline's state, as a file that cannot be opened, it
         is not asked again, or the pipeline could go nowhere."""
@@ -515,11 +508,16 @@ class Branch(Guard[BranchCore]):
         in_the_background(self._end_by_hand, f"gst-branch-{self.name}")
 
     def _end_by_hand(self) -> None:
+        """Off the tee, and then to its end: what waits in its queue comes before that."""
         core = None
         try:
             with self._handle.lease() as core:
                 pass
-            core.end()  # without the lease, which would have `close` return before the end is there
+            # Without the lease, which would have `close` return before the end is there.
+            core.open_queue()
+            if core.detach(UNLINK_TIMEOUT) and core.fuse is not None:
+                core.fuse.apart = True
+                core.bin.get_static_pad("sink").send_event(Gst.Event.new_eos())
         except AccessRefusedError:
             return  # closed meanwhile
         finally:

@@ -29,8 +29,8 @@ import attrs
 
 from lifecycle import ClosedError, LifecycleError, SafetyManager
 from lifecycle.integrations.gstreamer._native import BufferHead, Gst, GstVideo
+from lifecycle.integrations.gstreamer.captures.appsink import an_appsink
 from lifecycle.integrations.gstreamer.captures.capture import Capture
-from lifecycle.integrations.gstreamer.captures.runs import an_appsink
 from lifecycle.integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError, StateTimeout
 from lifecycle.integrations.gstreamer.feeding.feeder import Feeder
 from lifecycle.integrations.gstreamer.frames.frame import Frame
