@@ -126,7 +126,7 @@ def read_what_is_beside_it(stage: Stage) -> None:
         assert frame.memories[0].size == 32 * 24 * 3
 
 
-@scene("Frame.download", "Frame.texture", world=frames, walks=True)
+@scene("Frame.download", "Frame.texture", world=frames, walks=True, views=True)
 def download(stage: Stage) -> None:
     with stage.keep(stage.world.adapter.frame(stage.world.picture)) as frame:
         with stage.keep(frame.download()) as mine:
@@ -248,6 +248,7 @@ def write(stage: Stage) -> None:
     "WritableFrame.close",
     world=frames,
     walks=True,
+    views=True,
 )
 def write_what_was_read(stage: Stage) -> None:
     """A copy, since the world has the sample; and the buffer itself."""
@@ -281,6 +282,7 @@ def pool(stage: Stage) -> None:
     "PoolAdapter.closed",
     "PoolAdapter.__repr__",
     world=pool,
+    views=True,
 )
 def lend(stage: Stage) -> None:
     pool = stage.world.pool
@@ -343,7 +345,15 @@ def feeding(stage: Stage) -> None:
     stage.counts["held of the feeder's"] = lambda: feeder.stats().outstanding
 
 
-@scene("Feeder.push", "Feeder.stats", "Feeder.caps", "Feeder.closed", "Feeder.__repr__", world=feeding)
+@scene(
+    "Feeder.push",
+    "Feeder.stats",
+    "Feeder.caps",
+    "Feeder.closed",
+    "Feeder.__repr__",
+    world=feeding,
+    views=True,
+)
 def feed(stage: Stage) -> None:
     feeder, np = stage.world.feeder, stage.np
     feeder.push(np.zeros((6, 8), np.uint8), pts=1, duration=1, timeout=5)

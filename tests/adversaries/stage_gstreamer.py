@@ -24,7 +24,7 @@ import attrs
 from lifecycle import LifecycleError, SafetyConfig, SafetyManager
 from lifecycle.testing import Struck
 from tests.adversaries.stage import PATIENCE, _clear_our_frames, forget_what_was_printed
-from tests.core.adversary import assert_nothing_left
+from tests.core.adversary import TRACING_KEEPS_LOCALS, assert_nothing_left
 
 CONFIG = SafetyConfig(
     finalizer_timeout=60.0,
@@ -57,6 +57,8 @@ class Scene:
     panics: bool
     """A callback in it raises what nobody declared."""
     needs: tuple[str, ...]
+    views: bool
+    """Views end in it before what they are of: not where a frame that is traced keeps a copy of its locals."""
 
     def __str__(self) -> str:
         return self.name
@@ -75,13 +77,24 @@ class Table(dict[str, Scene]):
         lets_go: str = "",
         panics: bool = False,
         needs: tuple[str, ...] = (),
+        views: bool = False,
     ) -> Callable[[Callable[[Stage], object]], Callable[[Stage], object]]:
         """Enter the decorated function: it exercises `operations`."""
 
         def enter(play: Callable[[Stage], object]) -> Callable[[Stage], object]:
             assert play.__name__ not in self, f"two scenes are called {play.__name__}"
             self[play.__name__] = Scene(
-                play.__name__, operations, play, world, few, walks, no_interrupts, lets_go, panics, needs
+                play.__name__,
+                operations,
+                play,
+                world,
+                few,
+                walks,
+                no_interrupts,
+                lets_go,
+                panics,
+                needs,
+                views,
             )
             return play
 
@@ -180,7 +193,7 @@ class Stage:
         made a call fail."""
         if struck is not None:
             forget_what_was_printed()
-        if struck is not None and struck.error is not None and self.scene.lets_go:
+        if struck is not None and struck.error is not None and (self.scene.lets_go or TRACING_KEEPS_LOCALS):
             struck.error.with_traceback(None)
         _clear_our_frames(struck)
         while self.things:

@@ -11,6 +11,7 @@ import pytest
 
 from lifecycle import SafetyConfig, SafetyManager
 from lifecycle.testing import each_interrupt, every_line
+from tests.core.adversary import TRACING_KEEPS_LOCALS
 from tests.support import eventually
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
@@ -123,7 +124,18 @@ def bench(gst: ModuleType) -> Iterator[Bench]:
         made.stop()
 
 
-DEEDS = ["frame", "planes", "native", "writable", "push", "lend", "pooled"]
+UNTRACED = pytest.mark.skipif(
+    TRACING_KEEPS_LOCALS, reason="on 3.10 tracing itself holds a view beyond its end, in a copy of the locals"
+)
+DEEDS = [
+    "frame",
+    "planes",
+    "native",
+    pytest.param("writable", marks=UNTRACED),
+    "push",
+    "lend",
+    pytest.param("pooled", marks=UNTRACED),
+]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
