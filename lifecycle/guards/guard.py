@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FunctionType, TracebackType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lifecycle.errors import LifecycleError
 from lifecycle.guards.action import (
@@ -46,6 +46,7 @@ class CleanupGuard(Uncopied):
     _remedy = "make a guard for each action, or share one action with SharedCleanupGuard"
 
     __slots__ = ("__weakref__", "_generation", "_site", "_slot", "_when")
+    _process: ClassVar[Any] = process
 
     def __init__(
         self, fn: Callable[[], object], *, when: Literal["always", "error", "success"] = "always"
@@ -96,9 +97,15 @@ class CleanupGuard(Uncopied):
 
     def __del__(self) -> None:
         try:
-            if not self._slot or self._generation != process.generation:
-                return
             slot, generation = self._slot, self._generation
+            if process is None:
+                # The interpreter is ending, and has emptied this module: its names cannot be used.
+                if generation == self._process.generation and self._when != "success":  # type: ignore[unreachable]
+                    while slot:
+                        slot.pop()()
+                return
+            if not slot or generation != process.generation:
+                return
             runs = self._when != "success"
             forgotten(
                 self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from lifecycle.errors import LifecycleError
 from lifecycle.guards.action import forgotten, left, made_at, process, run_apart, run_left, run_slot
@@ -41,6 +41,7 @@ class SharedCleanupGuard(Uncopied):
     _remedy = "use share() for another share"
 
     __slots__ = ("__weakref__", "_shared", "_token")
+    _process: ClassVar[Any] = process
 
     def __init__(self, fn: Callable[[], object]) -> None:
         check_callback(fn, "cleanup")
@@ -111,6 +112,13 @@ class SharedCleanupGuard(Uncopied):
     def __del__(self) -> None:
         try:
             shared, token = self._shared, self._token
+            if process is None:
+                # The interpreter is ending, and has emptied this module: its names cannot be used.
+                shared.open.pop(token, None)  # type: ignore[unreachable]
+                if shared.generation == self._process.generation and not shared.open:
+                    while shared.slot:
+                        shared.slot.pop()()
+                return
             if (
                 not shared.slot
                 or shared.generation != process.generation

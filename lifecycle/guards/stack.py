@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import FunctionType, TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from lifecycle.errors import CallbackError
 from lifecycle.guards.action import (
@@ -53,6 +53,7 @@ class CleanupStack(Uncopied):
     _remedy = "use pop_all() to hand the cleanups over"
 
     __slots__ = ("__weakref__", "_entries", "_generation", "_site")
+    _process: ClassVar[Any] = process
 
     def __init__(self) -> None:
         self._generation = process.generation
@@ -212,6 +213,10 @@ class CleanupStack(Uncopied):
         entries: list[Any] = []
         try:
             entries = self._entries
+            if process is None:
+                # The interpreter is ending, and has emptied this module: its names cannot be used.
+                self._unwind_bare()  # type: ignore[unreachable]
+                return
             if not entries or self._generation != process.generation:
                 return
             number = len(entries)
@@ -237,6 +242,21 @@ class CleanupStack(Uncopied):
                 run_apart(run_left)
                 return
             raise
+
+    def _unwind_bare(self) -> None:
+        """Run everything with builtins alone; the last failure is raised."""
+        failed = None
+        while self._entries and self._generation == self._process.generation:
+            fn, args, kwargs = self._entries.pop()
+            try:
+                if kwargs is None:
+                    fn(args, None, None, None)
+                else:
+                    fn(*args, **kwargs)
+            except BaseException as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def __repr__(self) -> str:
         return f"<CleanupStack{made_at(self._site)}: {len(self)} to run>"

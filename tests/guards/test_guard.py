@@ -336,3 +336,20 @@ def test_an_action_that_the_recursion_limit_kept_from_beginning_is_still_to_come
     for guard in guards:
         guard.close()
     assert sorted(ran) == list(range(60))
+
+
+def test_guards_that_outlive_our_modules_run_as_the_interpreter_ends() -> None:
+    """Without the GIL the program's module may be emptied after ours."""
+    done = run_python(
+        "from lifecycle import CleanupGuard, CleanupStack, SafetyManager, SharedCleanupGuard\n"
+        "guard = CleanupGuard(lambda: print('guard', flush=True))\n"
+        "shared = SharedCleanupGuard(lambda: print('shared', flush=True))\n"
+        "stack = CleanupStack()\n"
+        "stack.callback(lambda: print('first', flush=True))\n"
+        "stack.callback(lambda: 1 // 0)\n"
+        "not_run = CleanupGuard(lambda: print('success', flush=True), when='success')\n"
+        "manager = SafetyManager()\n"
+        "handle = manager.register([1], 'x', release=lambda _: None)\n",
+        args=("-W", "ignore::ResourceWarning"),
+    )
+    assert sorted(done.stdout.split()) == ["first", "guard", "shared"]
