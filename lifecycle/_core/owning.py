@@ -43,12 +43,7 @@ def own(record: Record) -> None:
             elif not isinstance(native, int):
                 record.native = number  # what it was read from may have another value later
     elif record.obj is None:
-        error = RegistrationError(
-            "the object is None: the call that makes it has perhaps failed (ctypes returns None for NULL). "
-            "Check its result before it is registered. If None stands for a native: native=, or unique=False"
-        )
-        error.type_name = record.kind.type_name
-        raise error
+        raise _nothing_there(record)
     elif kind in NO_IDENTITY and kind is not int:
         record.owning = 1  # texts and the like say nothing of any native
         return
@@ -64,6 +59,16 @@ def own(record: Record) -> None:
     for key in keys_of(record):
         if owners.setdefault(key, record) is not record:
             supersede(key, record)
+
+
+def _nothing_there(record: Record) -> RegistrationError:
+    """The refusal of None. Made in here, so that the frame that raises it does not keep it."""
+    error = RegistrationError(
+        "the object is None: the call that makes it has perhaps failed (ctypes returns None for NULL). "
+        "Check its result before it is registered. If None stands for a native: native=, or unique=False"
+    )
+    error.type_name = record.kind.type_name
+    return error
 
 
 def supersede(key: object, record: Record) -> None:

@@ -298,55 +298,61 @@ class ObjectPool(Pool, Generic[T]):
         return free_list.take(EMPTY, waiter) or free_list.take_any(waiter)  # another thread's makes room
 
     def _fit(self, slot: Slot, want: int, patience: float | Default | None) -> str:
-        if slot.key not in (EMPTY, want):
-            self._empty(slot, "evicted")
-        if slot.key != EMPTY:
-            why = self._unfit(slot)
-            if not why:
-                return "reused"
-            self._empty(slot, why)
+        handle = item = None
         try:
-            handle = self._homes.home.make() if self._affine else self._make()
-        except RegistrationError as error:
-            # Of None, if there is a `destroy`; a duplicate has an error of its own.
-            if type(error) is RegistrationError and error.type_name == f"{self._type_name}.item":
-                raise self._nothing_made() from None
-            raise
-        try:
-            slot.item = self._raw(handle)
+            if slot.key not in (EMPTY, want):
+                self._empty(slot, "evicted")
+            if slot.key != EMPTY:
+                why = self._unfit(slot)
+                if not why:
+                    return "reused"
+                self._empty(slot, why)
+            handle = self._one_more()
+            item = self._raw(handle)
+            self._refuse_misfit(slot, item, handle)
+            # K4: with the key it is the slot's.
+            slot.item = item
             slot.handle = handle
-            self._refuse_misfit(slot)
             slot.dirty = False
             slot.key = want
             slot.made = monotonic()
             return "created"
         finally:
-            handle = None  # K3
+            slot = handle = item = None  # type: ignore[assignment]  # K3
 
-    def _refuse_misfit(self, slot: Slot) -> None:
-        """Raise where what was made cannot be lent beside the others. Nothing is called for it: it is no item
-        of the pool's, or another slot's."""
-        other = handle = None
+    def _one_more(self) -> Handle[T]:
+        """What `create` makes."""
         try:
-            if slot.item is None:
+            return self._homes.home.make() if self._affine else self._make()
+        except RegistrationError as error:
+            # Of None, if there is a `destroy`; a duplicate has an error of its own.
+            if type(error) is not RegistrationError or error.type_name != f"{self._type_name}.item":
+                raise
+        raise self._nothing_made()
+
+    def _refuse_misfit(self, slot: Slot, item: Any, handle: Handle[T]) -> None:
+        """Raise where what was made for `slot` cannot be lent beside the others. Nothing is called for it: it
+        is no item of the pool's, or another slot's."""
+        other = None
+        try:
+            if item is None:
                 error: LifecycleError = self._nothing_made()
             else:
                 mine = weakref.ref(slot)
-                other = self._slot_of.setdefault(id(slot.item), mine)()
+                other = self._slot_of.setdefault(id(item), mine)()
                 if other is slot:
                     return
-                if other is None or other.item is not slot.item:
-                    self._slot_of[id(slot.item)] = mine
+                if other is None or other.item is not item:
+                    self._slot_of[id(item)] = mine
                     return
                 error = DuplicateError(
                     f"pool {self.name!r}: create returned an object that is an item of the pool already "
                     f"({other.handle!r}): two borrowers would have the same; have it make another each time"
                 )
-            handle, slot.handle, slot.item = slot.handle, None, None
             self._give_up(handle)
             raise error
         finally:
-            other = handle = slot = None  # type: ignore[assignment]  # K3
+            other = handle = item = slot = None  # type: ignore[assignment]  # K3
 
     def _nothing_made(self) -> CallbackError:
         return CallbackError(

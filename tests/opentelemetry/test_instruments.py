@@ -105,7 +105,7 @@ def test_units_and_kinds(manager: SafetyManager, reader: Reader) -> None:
     assert metrics["lifecycle.release_duration_seconds.count"].data.is_monotonic
     assert metrics["lifecycle.registered"].data.is_monotonic
     assert not hasattr(metrics["lifecycle.objects"].data, "is_monotonic")
-    assert metrics["lifecycle.registered"].description == "Registrations."
+    assert metrics["lifecycle.registered"].description == "Objects registered."
     instruments.close()
 
 

@@ -293,6 +293,8 @@ def test_none_is_no_item(manager: SafetyManager, min_idle: int) -> None:
     given[0] = Native("native")
     with pool.item(timeout=5) as item:
         assert item is given[0]
+    assert pool.close()
+    assert destroyed == given
 
 
 def test_the_first_to_come_is_the_first_served(manager: SafetyManager, make: Maker) -> None:
