@@ -190,10 +190,15 @@ class AnyThread(DequePlace):
             try:
                 for ticket in self.takes:  # noqa: B007 - FOR_ITER takes and stores in one step, next() would not
                     break
+                if ticket is not None and (ticket is not record or record.phase not in ENDED):
+                    # Another's, or its last holder has let go only a moment ago.
+                    self.mailbox.appendleft(ticket)
             except IndexError:  # another thread was quicker
                 ticket = None
-            if ticket is not None and (ticket is not record or record.phase not in ENDED):
-                self.mailbox.appendleft(ticket)  # another's, or its last holder has let go only a moment ago
+            except BaseException:
+                # 3.10 looks for signals at each jump, also between the taking and the giving back.
+                self.mailbox.appendleft(ticket)
+                raise
             if self.mailbox and not near_limit():
                 self.run_some(DRAIN_STEPS, BRIEF_WAIT)
         phase = record.phase

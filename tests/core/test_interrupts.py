@@ -35,6 +35,7 @@ from lifecycle import (
 )
 from lifecycle._core import holders, runtime, views
 from lifecycle._core.place import AnyThread
+from lifecycle._core.register import enter
 from lifecycle.testing import code_of
 from tests.core.adversary import (
     STORM,
@@ -429,6 +430,39 @@ def test_drain_loses_no_ticket() -> None:
             world.released.clear()
             fill()
         assert len(world.released) == 3
+
+
+def test_a_close_puts_back_the_ticket_of_another_object() -> None:
+    """At a place of the test's own, where nobody else takes the ticket."""
+    with a_world("any_thread") as world:
+        world.renew()
+        kind = world.manager._registry.kinds["struck"]
+        place = AnyThread("alone")
+        place.at_once = False  # in steps
+        released: deque[Thing] = deque()
+        handles: list[Handle[Thing]] = []
+
+        def entered(number: int) -> Handle[Thing]:
+            return enter(kind, place, Thing(number), released.append, None, None, 0, None, None, False)
+
+        def fill() -> None:
+            entered(1)  # dropped: its ticket waits
+            entered(2)
+            handles[:] = [entered(3)]
+            assert len(place) == 2
+
+        fill()
+        for struck in each_interrupt(lambda: handles[0].close(), of=code_of(AnyThread._settle)):
+            if struck.error is not None:
+                struck.error.with_traceback(None)
+            handles[0].close(timeout=0)
+            place.run_some(None)
+            counts = Counter(thing.number for thing in released)
+            assert counts == {1: 1, 2: 1, 3: 1}, (struck.place, counts)
+            released.clear()
+            fill()
+        handles[0].close()
+        place.run_some(None)
 
 
 def test_losing_a_queue_ends_every_object_of_it() -> None:
