@@ -34,16 +34,24 @@ class Interrupt(KeyboardInterrupt):
 
 @functools.cache
 def _opcodes(code: CodeType) -> dict[int, tuple[str, int]]:
-    """By offset: the instruction's name, and the offset of the one that follows it in the code."""
+    """By offset: the instruction's name, and the offset of the one that follows it in the code. Where an
+    argument begins that is too large for one instruction, those of the instruction that has it: up to 3.10
+    only that offset is traced."""
     instructions = list(dis.get_instructions(code))
     following = [instruction.offset for instruction in instructions[1:]] + [-1]
-    return {one.offset: (one.opname, after) for one, after in zip(instructions, following, strict=True)}
+    found = {one.offset: (one.opname, after) for one, after in zip(instructions, following, strict=True)}
+    for one in reversed(instructions):
+        if one.opcode == dis.EXTENDED_ARG:
+            found[one.offset] = found[found[one.offset][1]]
+    return found
 
 
 NOT_BEFORE = frozenset({"SETUP_FINALLY", "SETUP_WITH", "BEFORE_ASYNC_WITH", "YIELD_FROM"})
 """CPython 3.10 looks for signals before any instruction but these, once a call has asked it to look."""
 JUMPS_LOOK = sys.version_info < (3, 11)
-"""Up to 3.10 every jump that is taken looks for signals, from 3.11 on only those that go back."""
+"""Up to 3.10 nearly every jump that is taken looks for signals, from 3.11 on only those that go back."""
+WITHOUT_A_LOOK = frozenset({"JUMP_FORWARD", "JUMP_IF_NOT_EXC_MATCH"})
+"""The jumps of 3.10 that do not."""
 TRACING_COPIES_LOCALS = sys.version_info < (3, 11)
 """Up to 3.10 a frame that is traced keeps a copy of its locals, as of the last moment at which it was traced.
 """
@@ -85,7 +93,7 @@ def _may_interrupt(code: dict[int, tuple[str, int]], last: int, here: int) -> bo
         # So not where something is thrown into a generator.
         return JUMPS_LOOK or ("RESUME", here) in code.values()
     if "JUMP" in before and here != following:
-        return JUMPS_LOOK or here < last
+        return here < last or (JUMPS_LOOK and before not in WITHOUT_A_LOOK)
     if here != following:
         return False  # the instruction raised: it goes on at the handler, without a look
     if before == "PRECALL":  # 3.11: a call in two instructions, of which the second may be skipped
@@ -111,9 +119,23 @@ class Struck(Generic[T]):
 
 
 BREATH = 2.0 if JUMPS_LOOK else 0.5
-"""Of the time between two `Signals`, how much the thread must have worked since the last. Up to 3.10 signals
-are looked for on entering an ``except`` block too: a second signal within microseconds strikes there, and
-nothing can guard against that."""
+"""Of the time between two `Signals`, how much the thread must have worked since the last."""
+
+
+def _enters_handler(frame: FrameType) -> bool:
+    """Return True if `frame` is about to enter the ``except`` or ``finally`` block of an `Interrupt`.
+
+    Up to 3.10 signals are looked for there. A second one that comes while the first is on its way to the
+    block (a collection or a page fault in between is enough) takes the block away: nothing that could be
+    written into it guards against that.
+    """
+    error = sys.exc_info()[1]
+    if not JUMPS_LOOK or not isinstance(error, Interrupt):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame is not frame:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_lasti == frame.f_lasti
 
 
 def _forget_copies(error: BaseException | None) -> None:
@@ -311,7 +333,8 @@ class Signals:
     thread is kept from running, the signals wait for it: half the time between two of them it has worked, on
     a loaded machine too.
 
-    It raises only in code that `run` was given: `run` returns False when its function was interrupted. With
+    It raises only in code that `run` was given: `run` returns False when its function was interrupted. It
+    does not raise at the very entry of a block that handles the interrupt before, as 3.10 would let it. With
     `of` it raises only where that chooses the innermost Python frame's code: with `library` never inside a
     release or a callback of the test's.
     """
@@ -343,7 +366,7 @@ class Signals:
                 return  # what is checked in there is a store, and nothing strikes in the middle of one
             if outer.f_code is target:
                 now = time.thread_time()
-                if now - self._last < BREATH / self.hertz:
+                if now - self._last < BREATH / self.hertz or _enters_handler(frame):
                     return
                 self._last = now
                 self.raised += 1
