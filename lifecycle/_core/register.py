@@ -117,6 +117,9 @@ def enter(  # noqa: C901 - in one piece: every call more is a point where an int
             del core, pin, cell, handle, now
     except BaseException as error:
         try:
+            # Without an `if`: 3.10 looks for signals at each jump that is taken, and a second interrupt there
+            # would find the object to be nobody's.
+            (begun, [False])[begun is None][0] = record is not None  # type: ignore[index]
             if record is None or record.id not in registry.records:
                 if record is not None:
                     record.phase = DETACHED  # said before the core goes: its ticket must mean nothing

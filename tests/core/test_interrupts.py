@@ -33,9 +33,8 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
-from lifecycle._core import holders, runtime, views
+from lifecycle._core import holders, register, runtime, views
 from lifecycle._core.place import AnyThread
-from lifecycle._core.register import enter
 from lifecycle.testing import code_of
 from tests.core.adversary import (
     STORM,
@@ -443,7 +442,9 @@ def test_a_close_puts_back_the_ticket_of_another_object() -> None:
         handles: list[Handle[Thing]] = []
 
         def entered(number: int) -> Handle[Thing]:
-            return enter(kind, place, Thing(number), released.append, None, None, 0, None, None, False)
+            return register.enter(
+                kind, place, Thing(number), released.append, None, None, 0, None, None, False
+            )
 
         def fill() -> None:
             entered(1)  # dropped: its ticket waits
@@ -550,6 +551,41 @@ def test_closing_a_manager_can_be_done_again() -> None:
         assert_nothing_left(manager)
         manager = fresh()
     assert len(released) == 6
+
+
+# -- a second interrupt, in what handles the first -----------------------------------------------------------
+
+
+def test_what_was_made_is_not_lost_to_a_second_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_world("any_thread") as world:
+        made: list[Thing] = []
+        first: list[int] = []
+        next_id = register.next_id
+
+        def make() -> Thing:
+            made.append(Thing())
+            return made[-1]
+
+        def strikes() -> int:
+            if first:
+                first.clear()
+                raise Interrupt("before there is a record")
+            return next_id()
+
+        factory = world.manager.factory(make, "struck", release=world.released.append, release_on=ANY_THREAD)
+
+        def build() -> None:
+            first[:] = [1]
+            with contextlib.suppress(Interrupt):
+                factory()
+
+        monkeypatch.setattr(register, "next_id", strikes)
+        for struck in each_interrupt(build, of=code_of(register.enter)):
+            for world.thing in made:
+                world.released_once(struck)
+            made.clear()
+            world.released.clear()
+        first.clear()
 
 
 # -- a kept traceback keeps nothing --------------------------------------------------------------------------
