@@ -513,10 +513,13 @@ class Handle(Generic[T]):
             __tracebackhide__ = True
             self = cell = None  # type: ignore[assignment]  # K3
             raise
-        except BaseException:
+        except BaseException as error:
             cell = release = None  # K3
             # Up to `put` nothing is called, so no second interrupt falls in here.
             if me is not None:
+                # As in `process`.
+                unnoted = (record.outcome is None) & (record.phase is RELEASING) & (record.extra is None)
+                record.outcome = (record.outcome, error.__context__)[unnoted]
                 if record.phase is RELEASED:
                     record.outcome = PLAIN
                 try:

@@ -107,9 +107,13 @@ def process(  # noqa: C901 - in one piece: a call more is paid for by every rele
             _perform(record, timed)
             return record.phase in ENDED
         return True
-    except BaseException:
+    except BaseException as error:
         # Up to `put` nothing is called, so no second interrupt falls in here.
         release = None  # it may be a method of the object's own, which a kept traceback must not keep
+        # Up to 3.10 `error` can strike on the way to noting what the release raised, which it then has as its
+        # context. Without an `if`, behind whose jump 3.10 would look for signals again.
+        unnoted = (record.outcome is None) & (record.phase is RELEASING) & (record.extra is None)
+        record.outcome = (record.outcome, error.__context__)[unnoted]
         try:
             if claims[id] is me:
                 del claims[id]
@@ -184,16 +188,20 @@ def _run(record: Record, timed: Timed | None) -> bool:
     if record.extra is not None and record.extra.dropped is not None:
         return _drop(record, record.extra.dropped, timed)
     try:
-        release = record.release
-        if record.phase is None:  # not stuck in a cleanup
-            record.phase = RELEASING
-        if release is not None:
-            result = release(record.obj)
-            if result is not None and type(result) in DEFERRED:
-                refuse_deferred(result, "the release")
-        record.outcome = RELEASED
+        try:
+            release = record.release
+            if record.phase is None:  # not stuck in a cleanup
+                record.phase = RELEASING
+            if release is not None:
+                result = release(record.obj)
+                if result is not None and type(result) in DEFERRED:
+                    refuse_deferred(result, "the release")
+            record.outcome = RELEASED
+        except BaseException as error:
+            record.outcome = error  # noted before anything is called: an interrupt decides nothing
     except BaseException as error:
-        record.outcome = error  # noted before anything is called: an interrupt decides nothing
+        record.outcome = error.__context__  # as in `process`
+        raise
     release = None
     if timed is not None and not timed.came_back(
         record
