@@ -50,6 +50,10 @@ NOT_BEFORE = frozenset({"SETUP_FINALLY", "SETUP_WITH", "BEFORE_ASYNC_WITH", "YIE
 """CPython 3.10 looks for signals before any instruction but these, once a call has asked it to look."""
 JUMPS_LOOK = sys.version_info < (3, 11)
 """Up to 3.10 nearly every jump that is taken looks for signals, from 3.11 on only those that go back."""
+HANDLERS_LOOK = JUMPS_LOOK
+"""Up to 3.10 an exception lets signals in on entering the block that handles it. Not counted: that of an
+interrupt, since nothing guards against a second on its way there, and the end of an iterator, which mostly is
+handled by no block."""
 WITHOUT_A_LOOK = frozenset({"JUMP_FORWARD", "JUMP_IF_NOT_EXC_MATCH"})
 """The jumps of 3.10 that do not."""
 TRACING_COPIES_LOCALS = sys.version_info < (3, 11)
@@ -211,13 +215,16 @@ def run_interrupted(
             return None
         code = _opcodes(frame.f_code)
         last = -1
+        raised = False
 
-        def local(frame: FrameType, event: str, arg: object) -> Any:
-            nonlocal last, place, on_entry
-            if event == "opcode":
+        def local(frame: FrameType, event: str, arg: Any) -> Any:
+            nonlocal last, raised, place, on_entry
+            if event == "exception":
+                raised = HANDLERS_LOOK and not issubclass(arg[0], (KeyboardInterrupt, StopIteration))
+            elif event == "opcode":
                 here = frame.f_lasti
                 struck = (
-                    _may_interrupt(code, last, here)
+                    (raised or _may_interrupt(code, last, here))
                     and _same_handler(frame.f_code, last, here)
                     and next(passed) == strike_at
                 )
@@ -227,6 +234,7 @@ def run_interrupted(
                     "MAKE_CELL",
                 )
                 last = here
+                raised = False
                 if struck:
                     on_entry = entering
                     place = f"{place_of(frame)} before {code[here][0]}"
