@@ -1,7 +1,8 @@
 """The idioms that survive an interrupt at any bytecode, named. Elsewhere in the core a comment names one by
 its letter (`K3`) and says nothing more.
 
-CPython looks for signals after a call returns, on entering a Python function and on a backward jump. It never
+CPython looks for signals after a call returns, on entering a Python function and on a backward jump. 3.10
+does so at most other jumps that are taken as well, and on entering a block that handles an exception. None
 does so between a load, a `FOR_ITER` or a store and the store that follows. K1, K2, K4 and K6 stand on that.
 
 - **K1, claim.** ``claims.setdefault(key, me) is me`` decides who does it. After an interrupt the handler asks
