@@ -13,13 +13,13 @@ def query(connection):
         pass
 
 
-for _ in range(100):
+for number in range(400):
     connection = sqlite3.connect(":memory:", check_same_thread=False)
     connection.execute("create table t(x)")
-    connection.executemany("insert into t values(?)", [(number,) for number in range(3000)])
+    connection.executemany("insert into t values(?)", [(row,) for row in range(3000)])
     thread = threading.Thread(target=query, args=(connection,))
     thread.start()
-    time.sleep(0.002)
+    time.sleep(0.0002 * (number % 25))
     connection.close()
     thread.join()
 print("survived")

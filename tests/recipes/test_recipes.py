@@ -30,7 +30,7 @@ NOT_ON_PYPI = {
     "osgeo": "tools/system-packages.sh recipes; for Debian's own Python alone",
     "cairo": "tools/system-packages.sh recipes; for Debian's own Python alone",
 }
-TRIES = 5
+TRIES = 12
 """Runs of a raw program that is a race until it fails: it is said to fail, not in which run."""
 PRINTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 ALL = list(programs())
