@@ -130,6 +130,33 @@ def test_an_end_that_is_sent_into_a_branch_is_its_own(
     flows(viewer)
 
 
+def test_an_end_that_is_sent_as_the_branch_comes_off_is_its_own(
+    playing: PipelineGuard, tee: Tee, viewer: Capture, gst: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing holds that one any more."""
+    from lifecycle.integrations.gstreamer.sharing.branch import BranchCore
+
+    comes_off = BranchCore.detach
+
+    def detach(core: Any, timeout: float) -> bool:
+        done = comes_off(core, timeout)
+        core.bin.get_static_pad("sink").send_event(gst.Gst.Event.new_eos())
+        assert sum(1 for _ in frames) < 1000, "it has come to its end"
+        return done
+
+    branch = tee.attach("identity ! appsink sync=false")
+    frames = branch.capture().frames(timeout=20)
+    next(frames)
+    monkeypatch.setattr(BranchCore, "detach", detach)
+    branch.bin.get_static_pad("sink").send_event(gst.Gst.Event.new_eos())
+    assert branch.wait(20)
+    assert branch.end is not None
+    assert branch.end.reason == "eos"
+    monkeypatch.undo()
+    assert branch.close()
+    flows(viewer)
+
+
 def test_what_waits_in_a_branch_comes_before_an_end_that_is_sent(
     playing: PipelineGuard, tee: Tee, viewer: Capture, gst: Any, tmp_path: Path
 ) -> None:

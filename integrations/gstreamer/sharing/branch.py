@@ -515,9 +515,11 @@ class Branch(Guard[BranchCore]):
                 pass
             # Without the lease, which would have `close` return before the end is there.
             core.open_queue()
-            if core.detach(UNLINK_TIMEOUT) and core.fuse is not None:
+            if core.fuse is not None:
+                # Before it is off: an end that is sent from then on is held no more, and is the branch's.
                 core.fuse.apart = True
-                core.bin.get_static_pad("sink").send_event(Gst.Event.new_eos())
+                if core.detach(UNLINK_TIMEOUT):
+                    core.bin.get_static_pad("sink").send_event(Gst.Event.new_eos())
         except AccessRefusedError:
             return  # closed meanwhile
         finally:
