@@ -188,7 +188,7 @@ class Capsule(Export):
         """As `Export.over`."""
         if self.word.value != self.unlike:
             return True
-        # As long as it has the name of the library it was not taken, and without other references it cannot
+        # While it has the name that it was made with it was not taken, and without other references it cannot
         # be taken.
         if getrefcount(self.capsule) > SOLE:
             return False

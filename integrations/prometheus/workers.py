@@ -229,8 +229,7 @@ class WorkersCollector(Uncopied, Collector):
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """Keep other workers from reading or tidying up meanwhile: no thread of this process, and no other
-        worker."""
+        """Keep other threads of this process, and other workers, from reading or tidying up meanwhile."""
         with (
             _turns.setdefault(self._process, threading.RLock()),
             (self._directory / f"{GONE}.lock").open("w") as file,

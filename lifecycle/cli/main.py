@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from lifecycle.cli import running
 from lifecycle.errors import LifecycleError
@@ -25,6 +26,22 @@ CLEAN, CRASHED, UNREADABLE = 0, 1, 2
 """Exit statuses: the process ended well or runs still; it has no clean end; there is nothing to read."""
 
 
+class Command(argparse.ArgumentParser):
+    """The parser of one command: options may also stand between arguments that may be left out."""
+
+    _within: bool = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As `ArgumentParser.parse_known_args`, by way of `parse_known_intermixed_args`, which calls this."""
+        if self._within:
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._within = False
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     import lifecycle
@@ -33,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         prog="lifecycle", description="What a process did with its native objects, also after its crash."
     )
     found.add_argument("--version", action="version", version=f"native-lifecycle {lifecycle.__version__}")
-    commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Command)
     one = commands.add_parser(
         "postmortem",
         help="say which objects a crash points at",
@@ -237,30 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _options_first(words: list[str]) -> list[str]:
-    """The words of ``inspect`` with its options in front: argparse finds positional arguments that may be
-    left out only where they stand together."""
-    if words[:1] != ["inspect"]:
-        return words
-    options: list[str] = []
-    others: list[str] = []
-    rest = iter(words[1:])
-    for word in rest:
-        if word == "--":
-            others += [word, *rest]
-        elif word.startswith("-") and word != "-":
-            options.append(word)
-            if word.startswith("--e") and "=" not in word:
-                # --every, and the number that belongs to it.
-                options += [value for value in (next(rest, None),) if value is not None]
-        else:
-            others.append(word)
-    return ["inspect", *options, *others]
-
-
 def _parsed(words: list[str]) -> argparse.Namespace:
     try:
-        return parser().parse_args(_options_first(words))
+        return parser().parse_args(words)
     except SystemExit:
         # It has printed its help, and what the stream still keeps fails here, and not when all has ended.
         if sys.stdout is not None:

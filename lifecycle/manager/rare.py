@@ -11,13 +11,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from types import (
-    BuiltinFunctionType,
-    FunctionType,
-    MethodDescriptorType,
-    MethodType,
-    WrapperDescriptorType,
-)
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType, WrapperDescriptorType
 from typing import Any, NoReturn
 
 from lifecycle._core.checks import cell_filled, check_callback

@@ -367,8 +367,8 @@ class BufferPool(Pool):
             reservation = None  # K3
 
     def _look_for_poison(self, slot: Slot, block: Block) -> Block | None:
-        """The block of `slot`, unless it was written after it had come back: then it is his for ever, and he
-        is reported."""
+        """The block of `slot`, unless it was written after it had come back: then the block is kept and never
+        lent again, and the write is reported."""
         assert self._poison is not None
         first = _first_other(block.memory, self._poison)
         last, block.poisoned_by = block.poisoned_by, None

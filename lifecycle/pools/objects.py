@@ -352,7 +352,7 @@ class ObjectPool(Pool, Generic[T]):
             self._give_up(handle)
             raise error
         finally:
-            other = handle = item = slot = None  # type: ignore[assignment]  # K3
+            other = handle = item = slot = error = None  # type: ignore[assignment]  # K3
 
     def _nothing_made(self) -> CallbackError:
         return CallbackError(

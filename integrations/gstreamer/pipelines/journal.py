@@ -189,7 +189,7 @@ class Journal:
             self._end = number
         if not self.ended:
             return
-        # The waiting thread gets this error, even if the failure is undone meanwhile.
+        # A waiting thread is told of this end, also if a seek undoes it meanwhile.
         self.ends += 1
         self.waiters.wake()
 

@@ -14,7 +14,7 @@ from lifecycle.integrations.gstreamer._native import pointer_of
 __all__ = ["concerns", "enter_scope", "scope_name", "scope_of"]
 
 _scopes: dict[int, None] = {}
-"""The addresses of the bins. A member keeps its scope alive."""
+"""The addresses of the bins. A branch keeps its bin alive while it is entered."""
 
 
 def enter_scope(part: Any) -> Callable[[], object]:

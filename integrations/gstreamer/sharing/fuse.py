@@ -156,7 +156,7 @@ class Fuse(_Probe):
         """Since when a buffer is in the branch that it has not taken yet, by `monotonic`; 0.0 where none
         is."""
         self.apart: bool = False
-        """It is off the tee, so that the end of the stream that comes is its own."""
+        """It is off the tee, or coming off: the end of the stream that comes is its own."""
         self._on_trip = on_trip
         self._stale = False
         self._flushes = 0
