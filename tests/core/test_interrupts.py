@@ -8,6 +8,7 @@ at 10 kHz.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import sys
 import time
@@ -35,6 +36,7 @@ from lifecycle import (
 )
 from lifecycle._core import holders, register, runtime, views
 from lifecycle._core.place import AnyThread
+from lifecycle.manager import manager as manager_module
 from lifecycle.testing import code_of
 from tests.core.adversary import (
     STORM,
@@ -586,6 +588,27 @@ def test_what_was_made_is_not_lost_to_a_second_interrupt(monkeypatch: pytest.Mon
             made.clear()
             world.released.clear()
         first.clear()
+
+
+def test_what_is_registered_is_not_lost_to_a_second_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first strikes before there is a record, the second in what handles it."""
+    with a_world("any_thread") as world:
+        world.thing = Thing()
+        struck: list[str] = []
+
+        def strikes(where: str, *_: object) -> None:
+            struck.append(where)
+            raise Interrupt(where)
+
+        for name in ("next_id", "unhashable"):
+            monkeypatch.setattr(manager_module, name, functools.partial(strikes, name))
+        with pytest.raises(Interrupt):
+            world.manager.register(
+                world.thing, "struck", release=world.released.append, release_on=ANY_THREAD
+            )
+        monkeypatch.undo()
+        assert struck == ["next_id", "unhashable"]
+        world.released_once(attrs.evolve(NOWHERE, place="a second interrupt"))
 
 
 # -- a kept traceback keeps nothing --------------------------------------------------------------------------
