@@ -234,7 +234,9 @@ def insist(attempt: Callable[[], bool]) -> None:
 
 
 def insist_thrice(attempt: Callable[[], bool]) -> None:
-    """K6."""
+    """K6, where `Registry.later` is not at hand. `register` and factories write it out: an interrupt on
+    entering this function is repeated by nothing in it, and would leave the object to the keeper.
+    """
     try:
         insist(attempt)
     except BaseException:

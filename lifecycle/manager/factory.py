@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from lifecycle._core.dropped import extra_for
 from lifecycle._core.handle import Handle
 from lifecycle._core.record import Extra
-from lifecycle._core.register import enter, insist_thrice
+from lifecycle._core.register import enter, insist
 from lifecycle._core.room import in_the_way, live_with, make_room
 from lifecycle._core.tables import ObjectType, Registry
 from lifecycle.errors import ClosedError, LifecycleError, LimitError
@@ -50,7 +50,7 @@ class Places:
         self._back.extend(iter(functools.partial(ticket.pop, 0, None), None))
 
 
-def build_factory(
+def build_factory(  # noqa: C901 - it is its inner functions
     registry: Registry,
     kind_of: Callable[[Any, str | None], ObjectType],
     place_of: Callable[[Any], Any],
@@ -133,10 +133,17 @@ def build_factory(
                 return give_back(box, ticket, extra, begun, struck)
 
             try:
-                insist_thrice(attempt)
+                insist(attempt)
             except BaseException:
-                # No call may be possible here, or each is struck, so it is left to the keeper without one.
-                registry.later[0:0] = [(give_back, ([*box], ticket, extra, begun, struck))]
+                try:
+                    insist(attempt)
+                except BaseException:
+                    try:
+                        insist(attempt)
+                    except BaseException:
+                        # No call may be possible here, or each is struck, so it is left to the keeper without
+                        # one.
+                        registry.later[0:0] = [(give_back, ([*box], ticket, extra, begun, struck))]
             raise
         finally:
             box.clear()

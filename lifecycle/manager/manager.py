@@ -381,10 +381,13 @@ class SafetyManager(Uncopied):
                 except BaseException:
                     # K6. What is interrupted is released, were it on the way to a refusal.
                     try:
-                        insist_thrice(attempt)
+                        insist(attempt)
                     except BaseException:
-                        # Each call is struck, so it is left to the keeper without one.
-                        registry.later[0:0] = [(attempt, ())]
+                        try:
+                            insist(attempt)
+                        except BaseException:
+                            # Each call is struck, so it is left to the keeper without one.
+                            registry.later[0:0] = [(attempt, ())]
                     if refused or wrong is not None:
                         raise
                 if wrong is not None:
