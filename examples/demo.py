@@ -104,15 +104,16 @@ class GStreamerSource:
     """A live test picture."""
 
     def __init__(self, manager: SafetyManager, cost: SafetyManager, look: Look) -> None:
-        import gi
-
-        gi.require_version("Gst", "1.0")
+        # Before PyGObject: an ImportError for each part that is missing, GStreamer's own among them.
+        from lifecycle.integrations.gstreamer import Capture, LeaksTracer, SampleAdapter  # isort: skip
         from gi.repository import Gst
-
-        from lifecycle.integrations.gstreamer import Capture, LeaksTracer, SampleAdapter
 
         LeaksTracer.enable()
         Gst.init(None)
+        if Gst.ElementFactory.find("videotestsrc") is None or Gst.ElementFactory.find("appsink") is None:
+            raise ImportError(
+                "GStreamer has no videotestsrc or no appsink; install gstreamer1.0-plugins-base"
+            )
         self.title = Gst.version_string()
         caps = f"video/x-raw,format=RGB,width=1920,height=1080,framerate={RATE}/1"
         self.adapter = SampleAdapter(cost)

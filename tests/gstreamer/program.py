@@ -44,10 +44,12 @@ def launch(
     frames: int = -1,
     source: str = "videotestsrc",
     sink: str = "sync=false max-buffers=4",
+    playing: bool = True,
 ) -> tuple[Any, Any]:
-    """A pipeline that is PLAYING, and its appsink."""
+    """A pipeline, and its appsink."""
     pipeline = Gst.parse_launch(f"{source} num-buffers={frames} ! {caps} ! appsink name=sink {sink}")
-    pipeline.set_state(Gst.State.PLAYING)
+    if playing:
+        pipeline.set_state(Gst.State.PLAYING)
     return pipeline, appsink_of(pipeline)
 
 

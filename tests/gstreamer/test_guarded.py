@@ -314,7 +314,8 @@ def leave():
 
 for misbehave, kind in ((divide, ZeroDivisionError), (panic, Panic), (leave, SystemExit)):
     before = manager.stats().panics
-    pipeline, sink = launch(FULL_HD, frames=40)
+    # Not playing yet: a streaming capture drops what came before it.
+    pipeline, sink = launch(FULL_HD, frames=40, playing=False)
     with Capture(manager, sink, streaming={streaming}) as capture:
         numbers = []
 
@@ -324,6 +325,7 @@ for misbehave, kind in ((divide, ZeroDivisionError), (panic, Panic), (leave, Sys
             if len(numbers) % 20 == 7:
                 misbehave()
 
+        pipeline.set_state(Gst.State.PLAYING)
         assert capture.wait(30)
         stats = capture.stats()
         assert stats.results == {{"ok": 38, "error": 0, "panic": 2, "dropped": 0}}, stats
