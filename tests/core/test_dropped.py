@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,8 +46,8 @@ class Dataset:
         """Another one, that frees itself as well."""
         return Dataset(self.freed)
 
-    def __del__(self) -> None:
-        self.freed.append(threading.get_ident())
+    def __del__(self, thread: Callable[[], int] = threading.get_ident) -> None:
+        self.freed.append(thread())  # also at exit, where this module has no `threading` any more
 
 
 class Hidden:
@@ -58,8 +59,8 @@ class Hidden:
         self.freed = freed
         self.me: object = None
 
-    def __del__(self) -> None:
-        self.freed.append(threading.get_ident())
+    def __del__(self, thread: Callable[[], int] = threading.get_ident) -> None:
+        self.freed.append(thread())
 
 
 class Box:
