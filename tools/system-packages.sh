@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a part of the project needs, only those that are missing.
-# usage: tools/system-packages.sh PART...     parts: python, gstreamer, gstreamer-tests, gstreamer-build, gpu, qt, recipes
+# usage: tools/system-packages.sh PART...     parts: python, gstreamer, gstreamer-tests, gstreamer-build, gpu, qt, recipes, browser
 # Without root, or without apt, it installs nothing: it prints the line to run and ends with 0, so that what can run does.
 set -euo pipefail
 
@@ -18,6 +18,8 @@ for part in "$@"; do
     qt) # a display, and what Qt's wheels need to draw on it
       wanted+=(xvfb libegl1 libgl1 libgl1-mesa-dri libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-randr0 libxcb-shape0
         libxcb-xkb1 libxcb-xinerama0 libxkbcommon-x11-0 libdbus-1-3 libfontconfig1) ;;
+    browser) # draws the page of `lifecycle report` in the tests
+      wanted+=(chromium) ;;
     recipes) # libraries of docs/recipes that have no wheels, and what others' wheels need
       wanted+=(python3-gdal python3-cairo libportaudio2 libegl1 libgl1) ;;
     gstreamer-build) # PyGObject for an interpreter that is not Debian's own
