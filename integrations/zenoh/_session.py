@@ -14,12 +14,16 @@ except ImportError as error:
         f"zenoh cannot be imported ({error}): pip install 'native-lifecycle[zenoh]'"
     ) from error
 
-__all__ = ["END", "LIFE", "key_of", "session_of", "zenoh"]
+__all__ = ["END", "HELLO", "LIFE", "key_of", "session_of", "zenoh"]
 
 LIFE: Final = "@life"
 """Behind the topic, with the number of a life: the token of a publisher that lives."""
 END: Final = "@end"
 """Behind the topic: a publisher that closes tells its last figures here."""
+
+HELLO: Final = "@hello"
+"""Behind the topic, with the number of a life: its publisher answers what is asked here. An answer says that
+it knows every subscription that the asker had made before."""
 
 
 def key_of(name: object) -> str:

@@ -13,13 +13,21 @@ from lifecycle.errors import ClosedError, LifecycleError
 from lifecycle.integrations.across.bridges import Bridge, nothing_to_leave
 from lifecycle.integrations.across.errors import BusyError, TransportError
 from lifecycle.integrations.across.header import array_of, form_of, pack
-from lifecycle.integrations.zenoh._session import END, LIFE, key_of, session_of, zenoh
+from lifecycle.integrations.zenoh._session import END, HELLO, LIFE, key_of, session_of, zenoh
 from lifecycle.lowlevel import Uncopied, after_fork, keep_for_ever, taking, weakly
 from lifecycle.stats import DistributorStats
 
 __all__ = ["Publisher"]
 
 NOTHING: Final = form_of(0, "u1")
+
+
+def _answer(query: Any) -> None:
+    """Tell a new receiver that its subscription is known here: zenoh keeps the order of the two."""
+    try:
+        query.reply(query.key_expr, b"")
+    except zenoh.ZError:
+        return  # the session is being closed, and the receiver sees the token's end
 
 
 class _Sending:
@@ -52,6 +60,8 @@ class _Ports:
         self.sending = _Sending(0)
         try:
             self.publisher = session.declare_publisher(name)
+            # Before the token: who sees that can ask.
+            self.hello = session.declare_queryable(f"{name}/{HELLO}/{self.epoch}", _answer)
             self.token = session.liveliness().declare_token(f"{name}/{LIFE}/{self.epoch}")
         except zenoh.ZError as error:
             raise TransportError(f"topic {name!r} cannot be published: zenoh says {error}") from None
@@ -112,7 +122,7 @@ class _Ports:
                 return
         if self.ended:
             return
-        steps = [self._tell_end, self.token.undeclare, self.publisher.undeclare]
+        steps = [self._tell_end, self.token.undeclare, self.hello.undeclare, self.publisher.undeclare]
         if self.own:
             steps.append(self.session.close)
         # Each may be done again after an interrupt (K7).

@@ -19,7 +19,7 @@ from lifecycle.integrations.across.feeds import NOBODY, Source
 from lifecycle.integrations.across.frames import Frame
 from lifecycle.integrations.across.header import SIZE, Head, read
 from lifecycle.integrations.across.receiving import SLICE, TopicReceiver, check_policy
-from lifecycle.integrations.zenoh._session import END, LIFE, key_of, session_of, zenoh
+from lifecycle.integrations.zenoh._session import END, HELLO, LIFE, key_of, session_of, zenoh
 from lifecycle.lowlevel import check_timeout, keep_for_ever, monotonic, must_not_wait, recipe
 
 __all__ = ["FRAME", "Receiver"]
@@ -29,7 +29,8 @@ FRAME: Final = "zenoh.Frame"
 LATEST: Final = 2**63
 """A position behind every frame."""
 
-
+ANSWER: Final = 1.0
+"""Seconds that a new receiver waits at most until its publisher has answered that it knows the receiver."""
 GRACE: Final = 0.25
 """Seconds for which a publisher whose token has ended counts as alive. zenoh tells of tokens ahead of data,
 so the message that it has closed may still be on its way."""
@@ -115,6 +116,27 @@ class _Feed:
             )
         except zenoh.ZError as error:
             raise TransportError(f"topic {name!r} cannot be received: zenoh says {error}") from None
+
+    def introduce(self, epoch: int, seconds: float) -> None:
+        """Wait until the publisher of that life has answered, `seconds` at most. From then on zenoh sends
+        what it publishes: before, it may not know of the subscription yet, and sends nothing."""
+        told: list[object] = []
+        heard = self.arrivals.heard
+
+        def tell(*reply: object) -> None:
+            told.append(reply)
+            heard.set()
+
+        try:
+            # The second call is without a reply: nobody is there to answer, or has.
+            self.session.get(
+                f"{self.name}/{HELLO}/{epoch}", handler=zenoh.handlers.Callback(tell, tell), timeout=seconds
+            )
+        except zenoh.ZError:
+            return  # the session was closed, as `take` says
+        until = monotonic() + seconds
+        while not told and (left := until - monotonic()) > 0:
+            self.wait(min(SLICE, left))
 
     def take(self) -> Frame | None:
         """See `across.feeds.Feed`."""
@@ -214,6 +236,7 @@ class Receiver(TopicReceiver):
         A ``zenoh.Session`` that stays yours; None opens one of its own, with zenoh's defaults. Once it is
         closed, what has come can be received, and then `recv` raises `ClosedError`.
 
+    Once it is made its publisher knows it: what that publishes from then on comes here or counts as missed.
     Counts are exact from the first frame on that came here: what the network dropped is missed. `source` is
     ``"died"`` a quarter of a second after zenoh has told that the publisher is gone: it tells at once of a
     process on this machine, and after the session's lease of a host that is dead. A context manager that
@@ -260,6 +283,9 @@ class Receiver(TopicReceiver):
                     "sessions reach each other, or give start= more seconds"
                 )
             feed.wait(min(SLICE, left))
+        if not (feed.arrivals.first or must_not_wait()):
+            left = ANSWER if until is None else until - monotonic()
+            feed.introduce(feed.source().epoch, max(0.0, min(ANSWER, left)))
         super().__init__(manager, name, chosen, feed)
         if not feed.arrivals.first:
             # What was published before it came here is not known, nor missed.

@@ -34,6 +34,7 @@ try:
         TopicError,
         TransportError,
     )
+    from lifecycle.integrations.zenoh import publisher as publisher_module
     from lifecycle.integrations.zenoh import receiver as receiver_module
 except ImportError:
     pass
@@ -124,6 +125,38 @@ def test_frames_of_another_process_come_with_exact_counts(manager: SafetyManager
         assert set(array.tolist()) == {7}
         receiver.close()
         del array
+
+
+def test_the_first_frame_after_a_receiver_was_made_comes(manager: SafetyManager, link: Any) -> None:
+    """zenoh sends nothing before it knows of a subscription: of 300 first frames it lost 4."""
+    here, port = link
+    there = session(port, False)
+    for number in range(600):
+        topic = f"{TOPIC}/{number}"
+        with (
+            Publisher(manager, topic, session=there) as publisher,
+            Receiver(manager, topic, session=here, start=30) as receiver,
+        ):
+            publisher.copy(b"first")
+            with receiver.recv(10) as frame:
+                assert (frame.seq, bytes(frame.array())) == (0, b"first")
+    there.close()
+
+
+def test_a_publisher_that_does_not_answer_is_received_all_the_same(
+    manager: SafetyManager, link: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs, or of an earlier version: its frames come, from the one that reaches us on."""
+    here, port = link
+    monkeypatch.setattr(publisher_module, "_answer", lambda query: None)
+    there = session(port, False)
+    with (
+        Publisher(manager, TOPIC, session=there) as publisher,
+        Receiver(manager, TOPIC, session=here, start=30) as receiver,
+    ):
+        eventually(lambda: publisher.copy(b"some") > 0)
+        receiver.recv(10).close()
+    there.close()
 
 
 def test_a_publisher_that_is_killed_is_told_and_its_successor_is_received(
