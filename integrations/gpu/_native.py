@@ -190,6 +190,20 @@ def function(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+@cache
+def untyped(name: str) -> Callable[..., Any]:
+    """As `function`, without types of its arguments, whose conversion takes longer than the call. For small
+    numbers, None and arrays of ctypes alone, which need none: an address would lose its upper half."""
+    quick, _ = _libraries()
+    result, _ = _SIGNATURES[name]
+    try:
+        found = quick[name]
+    except AttributeError:
+        return function(name)
+    found.restype = result
+    return found  # type: ignore[no-any-return]
+
+
 def _address_of(name: str) -> int | None:
     """The address of a function that the library does not export, as the window system tells it."""
     for library, getter in (

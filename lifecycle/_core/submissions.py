@@ -23,9 +23,9 @@ from __future__ import annotations
 import operator
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import starmap
+from itertools import repeat, starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import ref
@@ -57,9 +57,11 @@ getrefcount = sys.getrefcount
 _getframe = sys._getframe
 _record_of = attrgetter("record")
 _cause_of = attrgetter("cause")
-_anywhere = attrgetter("anywhere")
 _call: Callable[[Callable[[], Any]], Any] = operator.methodcaller("__call__")
 _ONCE: tuple[tuple[()], ...] = ((),)
+_each: Callable[[Any], Any] = runtime.snapshot if runtime.free_threaded else iter
+"""Of what a submission used that takes nothing more: without the GIL a use may be in the middle of its store.
+"""
 
 FIRST_PAUSE = 0.00005
 LONGEST_PAUSE = 0.002
@@ -70,10 +72,6 @@ _fences_of_parents: list[Any] = []
 
 WAITER_SLICE = 0.05
 """Seconds for which a timeline's own thread waits for a fence at most, before it looks again."""
-
-
-def _last_step() -> None:
-    """What the last step of an end is compared with: `iter(take, this)` ends there, without a call."""
 
 
 class _Exit:
@@ -99,7 +97,7 @@ def _exit_of(submission: Submission, *_: object) -> None:
 def _end_block(timeline: Timeline, uses: Uses, *_: object) -> None:
     """The end of a block, called with what it was made for: its frame holds neither block nor handle."""
     if uses.block is not None:
-        uses.open = False
+        uses.taking = None
         uses.block = None  # from here on whoever polls may make its fence
         timeline._submit(uses)
 
@@ -119,7 +117,8 @@ class Submission(Uncopied):
         uses = self._uses
         if uses.begun:
             raise SubmittedError(f"{self!r} was entered already: make another with submission()")
-        uses.begun = uses.open = True
+        uses.begun = True
+        uses.taking = uses
         uses.since = runtime.monotonic()
         begun_in = _getframe(1)
         uses.site = (begun_in.f_code, begun_in.f_lasti)
@@ -147,26 +146,37 @@ class Submission(Uncopied):
         try:
             pin = handle._cell.pin
             record = pin.record
-            uses = self._uses
-            place = record.place
-            if (
-                uses.open
-                and record.cause is None
-                and record.kind.validate is None
-                and (uses.worlds is None or place.world in uses.worlds)
-            ):
-                uses[pin] = place
+            if record.cause is None and record.kind.validate is None:
+                self._uses.taking[pin] = record.place  # type: ignore[index]
                 return record.obj  # type: ignore[no-any-return]
-        except AttributeError:  # no pin there, or no handle: told below
+        except (AttributeError, TypeError):  # no pin there, no handle, or it takes nothing more: told below
             pin = None
         finally:
             pin = None  # a kept traceback must keep nothing alive
         return self._use_slowly(handle)
 
+    def _use_in_worlds(self, handle: Handle[T]) -> T:
+        """As `use`, for a subclass: the objects of its `Uses.worlds` are taken unasked, and each other one is
+        checked."""
+        pin: Any = None
+        try:
+            pin = handle._cell.pin
+            record = pin.record
+            uses: Any = self._uses
+            place = record.place
+            if record.cause is None and record.kind.validate is None and place.world in uses.worlds:
+                uses.taking[pin] = place
+                return record.obj  # type: ignore[no-any-return]
+        except (AttributeError, TypeError):  # as there
+            pin = None
+        finally:
+            pin = None
+        return self._use_slowly(handle)
+
     def _use_slowly(self, handle: Handle[T]) -> T:
         """As `use`, where something is in the way or there is more to ask."""
         uses = self._uses
-        if not uses.open:
+        if uses.taking is None:
             raise SubmittedError(
                 f"{self!r} takes nothing more: "
                 + (f"it is lost ({uses.lost})" if uses.lost else "use() belongs inside its block")
@@ -193,7 +203,7 @@ class Submission(Uncopied):
             lease = None
 
     def _check(self, handle: Handle[Any]) -> None:
-        """Raise for an object that this submission cannot use. Not asked for those of its `Uses.worlds`."""
+        """Raise for an object that this submission cannot use. Not asked for what `use` takes quickly."""
 
     @property
     def done(self) -> bool:
@@ -298,11 +308,11 @@ class Timeline(Order):
         uses = Uses()
         uses.number = runtime.next_id()
         uses.timeline = self.name
-        uses.begun = uses.open = False
+        uses.begun = False
+        uses.taking = uses.worlds = None
         uses.state = uses.lost = ""
-        uses.worlds = None
         uses.fences = []
-        uses.todo = [_last_step, self.ended.add, uses.clear]
+        uses.todo = [self.ended.add]
         submission = self.submission_type()
         submission._timeline = self
         submission._uses = uses
@@ -344,6 +354,9 @@ class Timeline(Order):
     def poll(self) -> int:
         """End the submissions whose fences have signalled, and return their number. Never blocks. Returns 0
         while another thread polls, inside a garbage collection, and where the fences may not be asked."""
+        if not self._open and not self._line:
+            self._rest()
+            return 0
         generation = self.generation
         if generation is not None and generation.lost_reason is None:
             owned = generation.thread is not None or generation.here is not None
@@ -416,10 +429,10 @@ class Timeline(Order):
                     self._lose(uses)
                 else:
                     if uses:
-                        places.update(runtime.snapshot(uses.values()))
-                        if any(map(_anywhere, places)):
+                        places.update(_each(uses.values()))
+                        if any(map(_cause_of, map(_record_of, _each(uses)))):
                             _silence(uses, shut)
-                    _take_steps(uses)
+                    _end(uses)
                     uses.state = "signalled"
                     _delete(uses.fences)
                 count += 1
@@ -440,7 +453,7 @@ class Timeline(Order):
                 self._open.pop(uses.number, None)
                 count += 1
             elif uses.over():
-                uses.open = False
+                uses.taking = None
                 self._submit(uses)
         return count
 
@@ -588,7 +601,7 @@ class Timeline(Order):
 
     def _mark_lost(self, reason: str) -> None:
         for uses in self._in_flight():
-            uses.open = False  # it takes nothing more
+            uses.taking = None  # it takes nothing more
             uses.lost = uses.lost or reason or "lost"
         self._losing = True  # said after they are marked: a poll that sees it finds them
 
@@ -597,16 +610,16 @@ class Timeline(Order):
         why = f"the submission to timeline {self.name!r} that used it is lost: {uses.lost}"
         for record in map(_record_of, runtime.snapshot(uses)):
             end_without_release(record, ORPHANED, Cause.INVALIDATE, why)
-        if uses.todo and len(uses.todo) == 3:
-            uses.todo[1:1] = [self.lost_count.add]
-        _take_steps(uses)
+        if len(uses.todo) == 1:
+            uses.todo[0:0] = [self.lost_count.add]
+        _end(uses)
         uses.state = f"lost ({uses.lost})"
 
     def _after_fork(self) -> None:
         """In the child: what is in flight is the parent's. Nothing native is called: not by a block or a poll
         that goes on, nor by the end of a fence."""
         for uses in (*self._open.values(), *self._line):
-            uses.open = False
+            uses.taking = None
             uses.block = None
             uses.lost = "it is the parent's, and this is a forked child"
             _fences_of_parents.extend(uses.fences)
@@ -635,13 +648,12 @@ def _silence(uses: Uses, shut: list[Record]) -> None:
             silence(record)
 
 
-def _take_steps(uses: Uses) -> None:
-    """The steps of an end, each taken out and called in one step of C: an interrupt comes before or behind
-    all that is left."""
+def _end(uses: Uses) -> None:
+    """Give back what it used, and count it, once: each count is taken out and called in one step of C. May be
+    repeated."""
+    uses.clear()
     todo = uses.todo
-    if todo:
-        steps: Iterator[Callable[[], object]] = iter(todo.pop, _last_step)
-        list(map(_call, steps))
+    list(map(_call, map(todo.pop, repeat(-1, len(todo)))))
 
 
 def _delete(fences: list[Any]) -> None:

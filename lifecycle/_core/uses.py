@@ -22,10 +22,10 @@ class Uses(dict[Pin, Any]):
         "fences",
         "lost",
         "number",
-        "open",
         "since",
         "site",
         "state",
+        "taking",
         "thread",
         "timeline",
         "todo",
@@ -33,7 +33,7 @@ class Uses(dict[Pin, Any]):
     )
     number: int
     begun: bool
-    open: bool  # whether it takes more uses
+    taking: Uses | None  # itself while it takes uses, so that one load asks that and is where they are stored
     timeline: str
     since: float
     site: Site | None

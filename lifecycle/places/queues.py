@@ -327,7 +327,7 @@ class ReleaseQueue(Uncopied):
         does not own the queue (`WrongContextError` where ``here()`` is not true), and `RecursionError` where
         so little recursion is left that releases could fail for that alone; none is begun then. While another
         thread collects garbage it waits for that, ten seconds at most."""
-        return self._drain(limit, runtime.COLLECTION_WAIT)
+        return self._drain(limit)
 
     def _turn(self, limit: int) -> bool:
         """As `drain`, for a loop, which has other work: return False at once where another thread collects
@@ -335,7 +335,14 @@ class ReleaseQueue(Uncopied):
         before = self.backlog
         return self._drain(limit, BRIEF_WAIT) > 0 or self.backlog < before or not runtime.collecting
 
-    def _drain(self, limit: int | None, patience: float) -> int:
+    def _drain(
+        self,
+        limit: int | None = None,
+        patience: float = runtime.COLLECTION_WAIT,
+        asked: bool = False,
+        polled: bool = False,
+    ) -> int:
+        """As `drain`. The caller has `asked` whether it is here, and `polled` what is in flight."""
         if self._thread is not None and (self._thread != runtime.get_ident() or self.generation.abandoned()):
             if self.generation.abandoned():
                 raise WrongThreadError(
@@ -352,12 +359,12 @@ class ReleaseQueue(Uncopied):
                 f"drain(limit) of queue {self.name!r} takes a whole number above 0 or None, not {limit!r}"
             )
         generation = self.generation
-        if self.here is not None and not is_here(self.here):
+        if self.here is not None and not asked and not is_here(self.here):
             raise WrongContextError(
                 f"queue {self.name!r} cannot be drained here: its native names mean nothing on this thread "
                 "now; make its context current and drain it again"
             )
-        if busy:
+        if busy and not polled:
             poll_busy(generation)
         if len(generation):
             runtime.refuse_near_limit(f"drain() of queue {self.name!r}")

@@ -12,7 +12,7 @@ from lifecycle.errors import FenceError, QueueLostError, WrongContextError
 from lifecycle.integrations.gpu.defaults import manager_or_default
 from lifecycle.integrations.gpu.errors import GLError
 from lifecycle.integrations.gpu.log import at, note
-from lifecycle.integrations.gpu.opengl.fences import EGLFence, GLFence
+from lifecycle.integrations.gpu.opengl.fences import BehindFence, EGLFence, GLFence
 from lifecycle.integrations.gpu.opengl.names import check_name, check_text, deleter, kind_of
 from lifecycle.integrations.gpu.opengl.toolkits import watch_end
 from lifecycle.integrations.gpu.opengl.worlds import Facts, World, check_pyopengl, context_world, share_world
@@ -45,18 +45,12 @@ _domains: weakref.WeakSet[Domain] = weakref.WeakSet()
 _queues: weakref.WeakSet[ReleaseQueue] = weakref.WeakSet()
 
 
-class _FenceBehind(GLFence):
-    """The fence of a submission. Its timeline asks it only where its context is current."""
-
-    __slots__ = ()
-    may_poll: Any = None
-
-
 class DomainSubmission(Submission):
     """A submission that refuses names of other worlds."""
 
     __slots__ = ("_places",)
     _places: tuple[Any, Any]
+    use = Submission._use_in_worlds
 
     def _check(self, handle: Handle[Any]) -> None:
         """Raise `WrongContextError` for an object of another share group or context, whose name means nothing
@@ -109,21 +103,24 @@ class Domain:
 
     def _make_timeline(self) -> None:
         weak = weakref.ref(self)
-
         world = self._world
         egl = self._fences == "egl"
+        make_behind = BehindFence.maker()
 
-        def fence() -> Any:
-            # The call that begins a submission, or polls, has checked the context itself.
+        def check() -> None:
             domain = weak()
             try:
                 if domain is None:
                     raise GLError("the domain is gone")
-                if domain.lost_reason or world.inherited or current() != pointer:
-                    domain.check_here("the end of a submission")
-                return EGLFence(domain.timeline) if egl else _FenceBehind(world.same_context, domain.timeline)
+                domain.check_here("the end of a submission")
             finally:
                 domain = None
+
+        def fence() -> Any:
+            # The call that begins a submission, or polls, has checked the context itself.
+            if world.inherited or world.lost or current() != pointer:
+                check()
+            return EGLFence() if egl else make_behind()
 
         current, pointer = world.current, world.pointer
         if egl:
@@ -236,8 +233,9 @@ class Domain:
         share group; how many ran. For once a frame. Raises `WrongContextError` where the context is not
         current."""
         self.check_here("drain()")
-        self.timeline.poll_from(self._queue.generation)
-        return self._share.queue.drain() + self._queue.drain()
+        # Its own queue polls for both, and where this context is current its share group is.
+        count = self._queue._drain(asked=True)
+        return count + self._share.queue._drain(asked=True, polled=True)
 
     # -- memory, pictures, state -----------------------------------------------------------------------------
 
@@ -328,6 +326,7 @@ class Domain:
             return 0
         note("gl.lost", domain=self.name, reason=str(reason))
         self.lost_reason = str(reason) or "lost"
+        self._world.lost = True
         count = self.timeline.lost(self.lost_reason) + self._queue.lost(self.lost_reason)
         self._share.domains.discard(self)
         if not any(not other.lost_reason for other in list(self._share.domains)):

@@ -10,16 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 from lifecycle import Timeline
-from lifecycle.integrations.gpu._native import egl, egl_sync, function
+from lifecycle.integrations.gpu._native import egl, egl_sync, function, untyped
 from lifecycle.integrations.gpu.errors import GLError
 
 __all__ = ["EGLFence", "GLFence"]
 
 _COMPLETE = 0x9117
 _ALREADY_SIGNALED, _TIMEOUT_EXPIRED, _CONDITION_SATISFIED = 0x911A, 0x911B, 0x911C
+_SIGNALLED = (_ALREADY_SIGNALED, _CONDITION_SATISFIED)
 _FLUSH = 1
 _EGL_FENCE, _EGL_SATISFIED, _EGL_EXPIRED = 0x30F9, 0x30F6, 0x30F5
-_ZERO = (0,)
+_ZERO, _KIND = (0,), (_COMPLETE,)
+_NONE_MADE = "the driver made no sync object: no context is current, or it was lost"
 _LONGEST = 0.05
 
 
@@ -35,10 +37,10 @@ class GLFence:
         self._syncs: list[int | None] = []
         if timeline is not None:
             self.timeline: Timeline = timeline
-        self._syncs.extend(map(function("glFenceSync"), (_COMPLETE,), _ZERO))  # made and kept in one step
+        self._syncs.extend(map(function("glFenceSync"), _KIND, _ZERO))  # made and kept in one step
         if not self._syncs[0]:
             self._syncs.clear()
-            raise GLError("the driver made no sync object: no context is current, or it was lost")
+            raise GLError(_NONE_MADE)
 
     def may_poll(self) -> bool:
         """Return True if its world is current on this thread."""
@@ -56,7 +58,7 @@ class GLFence:
         if not self._syncs:
             raise GLError("this fence was deleted")
         said = function("glClientWaitSync")(self._syncs[0], self._flags, nanoseconds)
-        if said in (_ALREADY_SIGNALED, _CONDITION_SATISFIED):
+        if said in _SIGNALLED:
             return True
         if said == _TIMEOUT_EXPIRED:
             self._flags = 0
@@ -69,6 +71,52 @@ class GLFence:
 
     def __repr__(self) -> str:
         return "<GLFence>" if self._syncs else "<GLFence: deleted>"
+
+
+class BehindFence(GLFence):
+    """The fence of a submission, which nobody but its timeline has: it is asked only where its context is
+    current, so it need not be asked whether it may be."""
+
+    __slots__ = ("_delete_sync", "_wait_sync")
+    may_poll: Any = None
+
+    @classmethod
+    def maker(cls) -> Callable[[], BehindFence]:
+        """A function that makes one behind all that the current context was given."""
+        make, wait_sync, delete_sync = (
+            untyped("glFenceSync"),
+            function("glClientWaitSync"),
+            function("glDeleteSync"),
+        )
+
+        def fence() -> BehindFence:
+            made = cls.__new__(cls)
+            made._wait_sync = wait_sync
+            made._delete_sync = delete_sync
+            made._flags = _FLUSH
+            made._syncs = syncs = []
+            syncs.extend(map(make, _KIND, _ZERO))  # made and kept in one step
+            if not syncs[0]:
+                syncs.clear()
+                raise GLError(_NONE_MADE)
+            return made
+
+        return fence
+
+    def signalled(self) -> Any:
+        """As `GLFence.signalled`."""
+        said = self._wait_sync(self._syncs[0], self._flags, 0)
+        if said in _SIGNALLED:
+            return True
+        if said == _TIMEOUT_EXPIRED:
+            self._flags = 0
+            return False
+        return said
+
+    def delete(self) -> None:
+        """As `GLFence.delete`."""
+        syncs = self._syncs
+        any(map(self._delete_sync, map(syncs.pop, _ZERO[: len(syncs)])))
 
 
 class EGLFence:

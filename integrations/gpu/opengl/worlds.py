@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from lifecycle.integrations.gpu._native import INT, UINT, function, integer, who_is_current
+from lifecycle.integrations.gpu._native import INT, UINT, function, integer, untyped, who_is_current
 from lifecycle.integrations.gpu.errors import GLError
 from lifecycle.lowlevel import after_fork
 
@@ -43,6 +43,7 @@ class World:
         "inherited",
         "kind",
         "labelled",
+        "lost",
         "name",
         "pointer",
         "token",
@@ -53,11 +54,13 @@ class World:
         self.labelled: bool = labelled
         self.pointer: int = pointer
         self.inherited: bool = False
+        self.lost: bool = False
+        """True once its domain was told that it is gone."""
         after_fork(self._after_fork)
         self.token: bytes = secrets.token_hex(TOKEN // 2).encode()
         self.current: Callable[[], int | None] = current
-        self._is: Any = function("glIsBuffer" if kind == _BUFFER else "glIsVertexArray")
-        self._label = function("glGetObjectLabel") if labelled else None
+        self._is: Any = untyped("glIsBuffer" if kind == _BUFFER else "glIsVertexArray")
+        self._label = untyped("glGetObjectLabel") if labelled else None
         name = UINT()
         function("glGenBuffers" if kind == _BUFFER else "glGenVertexArrays")(1, ctypes.byref(name))
         self.name: int = name.value
@@ -80,12 +83,13 @@ class World:
         native is called there: with a driver's threads gone the next call would hang."""
         if self.inherited:
             return False
-        current = self.current()
-        if not current or not self._is(self.name):
+        current, name = self.current(), self.name
+        if not current or not self._is(name):
             return False
-        if self._label is not None:
+        label = self._label
+        if label is not None:
             text = _Text()
-            self._label(self.kind, self.name, TOKEN + 1, None, text)
+            label(self.kind, name, TOKEN + 1, None, text)
             return text.value == self.token
         if self.kind != _BUFFER:
             return current == self.pointer
