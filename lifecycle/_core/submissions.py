@@ -142,35 +142,41 @@ class Submission(Uncopied):
 
         Raises what `Handle.lease` raises, and `SubmittedError` outside the block.
         """
-        pin: Any = None
+        pin: Any
         try:
-            pin = handle._cell.pin
-            record = pin.record
-            if record.cause is None and record.kind.validate is None:
-                self._uses.taking[pin] = record.place  # type: ignore[index]
-                return record.obj  # type: ignore[no-any-return]
-        except (AttributeError, TypeError):  # no pin there, no handle, or it takes nothing more: told below
-            pin = None
-        finally:
+            try:
+                pin = handle._cell.pin
+                record = pin.record
+                if record.cause is None and record.kind.validate is None:
+                    self._uses.taking[pin] = record.place  # type: ignore[index]
+                    return record.obj  # type: ignore[no-any-return]
+            except (AttributeError, TypeError):  # no pin, no handle, or it takes nothing more: told below
+                pin = None
+        except BaseException:
             pin = None  # a kept traceback must keep nothing alive
+            raise
+        pin = None
         return self._use_slowly(handle)
 
     def _use_in_worlds(self, handle: Handle[T]) -> T:
         """As `use`, for a subclass: the objects of its `Uses.worlds` are taken unasked, and each other one is
         checked."""
-        pin: Any = None
+        pin: Any
         try:
-            pin = handle._cell.pin
-            record = pin.record
-            uses: Any = self._uses
-            place = record.place
-            if record.cause is None and record.kind.validate is None and place.world in uses.worlds:
-                uses.taking[pin] = place
-                return record.obj  # type: ignore[no-any-return]
-        except (AttributeError, TypeError):  # as there
+            try:
+                pin = handle._cell.pin
+                record = pin.record
+                place = record.place
+                uses: Any = self._uses
+                if record.cause is None and record.kind.validate is None and place.world in uses.worlds:
+                    uses.taking[pin] = place
+                    return record.obj  # type: ignore[no-any-return]
+            except (AttributeError, TypeError):  # as there
+                pin = None
+        except BaseException:
             pin = None
-        finally:
-            pin = None
+            raise
+        pin = None
         return self._use_slowly(handle)
 
     def _use_slowly(self, handle: Handle[T]) -> T:
@@ -358,10 +364,13 @@ class Timeline(Order):
             self._rest()
             return 0
         generation = self.generation
-        if generation is not None and generation.lost_reason is None:
-            owned = generation.thread is not None or generation.here is not None
-            if owned and not generation.may_run_here():
-                return 0
+        if (
+            generation is not None
+            and generation.lost_reason is None
+            and (generation.thread is not None or generation.here is not None)
+            and not generation.may_run_here()
+        ):
+            return 0
         return self._poll() or 0
 
     def poll_from(self, generation: Any) -> int:
