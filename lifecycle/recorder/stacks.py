@@ -8,7 +8,8 @@ alternate signal stack. That may be any memory, also a shared mapping of a file.
 file's there for the calling thread. It needs a handler that runs on it, which faulthandler's does.
 
 **Guaranteed.** Another party's alternate stack is left in its place, but for faulthandler's own, which the
-recorder has just had made. A stack is given to another thread only when its thread is gone.
+recorder has just had made. A stack is given to another thread only when its thread is gone: that a thread
+ends is told by an object of its own that dies then (K5), and the system is asked for that thread alone.
 
 Linux on x86-64 and aarch64; elsewhere `available` is False.
 """
@@ -20,6 +21,7 @@ import os
 import platform
 import sys
 import time
+import weakref
 from collections import deque
 from typing import Any
 
@@ -31,7 +33,9 @@ MACHINES = frozenset({"x86_64", "aarch64"})
 _DISABLED = 2
 """``SS_DISABLE``."""
 LOOK_AGAIN = 1.0
-"""Seconds between two searches for threads that have ended."""
+"""Seconds between two searches among all threads for those that have ended."""
+ASKED = 2
+"""For how many threads that seem to have ended a new one asks whether they have."""
 
 
 class _Stack(ctypes.Structure):
@@ -58,6 +62,19 @@ available: bool = _c is not None
 """True if this platform's frames are known."""
 
 
+class Life:
+    """What a thread holds as long as it runs Python."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Ended(weakref.ref[Life]):
+    """What tells that a thread has ended, or only a callback of one that Python has not started."""
+
+    __slots__ = ("native",)
+    native: int
+
+
 class Stacks:
     """The stacks of one file. `base` is the address of the first."""
 
@@ -65,7 +82,20 @@ class Stacks:
         self._base = base
         self._free: deque[int] = deque(range(STACKS))
         self._taken: dict[int, int] = {}  # stack by native thread
+        self._told: dict[int, Ended] = {}
+        self._ended: deque[Ended] = deque()
         self._looked = 0.0
+
+    def life(self, native: int) -> Life | None:
+        """What the calling thread, which is `native`, is to hold as long as it runs Python. None where it has
+        no stack, or its end is watched for already."""
+        if native not in self._taken or native in self._told:
+            return None
+        life = Life()
+        ended = Ended(life, self._ended.append)
+        ended.native = native
+        self._told[native] = ended
+        return life
 
     def give(self, native: int, replace: bool = False) -> int:
         """Give the calling thread, which is `native`, a stack of the file. Returns its number + 1, and 0
@@ -81,12 +111,14 @@ class Stacks:
                 return number + 1
             if not replace:
                 return 0
-        if not self._free:
-            self._take_back()
-        try:
-            number = self._free.popleft()
-        except IndexError:
-            return 0
+        number = self._taken.pop(native, -1)  # of a thread that had the number of this one
+        if number < 0:
+            if not self._free:
+                self._take_back()
+            try:
+                number = self._free.popleft()
+            except IndexError:
+                return 0
         ours = _Stack(self._base + number * STACK_SIZE, 0, STACK_SIZE)
         if _c.sigaltstack(ctypes.byref(ours), None) != 0:
             self._free.append(number)
@@ -96,12 +128,28 @@ class Stacks:
 
     def _take_back(self) -> None:
         """Take the stacks of threads that the system no longer has."""
+        for _ in range(min(ASKED, len(self._ended))):
+            try:
+                ended = self._ended.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            if not self._take_from(ended.native):
+                self._ended.append(ended)  # it is about to end, or will be back
+        if self._free:
+            return
         now = time.monotonic()
         if now - self._looked < LOOK_AGAIN:
             return
         self._looked = now
         for native in list(self._taken):
-            if not os.path.exists(f"/proc/self/task/{native}"):
-                number = self._taken.pop(native, None)
-                if number is not None:
-                    self._free.append(number)
+            self._take_from(native)
+
+    def _take_from(self, native: int) -> bool:
+        """Take the stack of a thread, if the system no longer has that."""
+        if os.path.exists(f"/proc/self/task/{native}"):
+            return False
+        self._told.pop(native, None)
+        number = self._taken.pop(native, None)
+        if number is not None:
+            self._free.append(number)
+        return True

@@ -52,7 +52,8 @@ class Local(threading.local):
     native: int
 
     def __init__(self, writer: Writer) -> None:
-        self.native = writer.enter_thread()
+        self.native = native = writer.enter_thread()
+        self.life = writer.stacks.life(native)
 
 
 class Writer:
