@@ -8,8 +8,8 @@ class, whose slots are stored exactly where something is to be written:
 ================  ==================================================================================
 stored            is written as
 ================  ==================================================================================
-``Record.begun``  shut, if that was not written yet; release begins: before ``phase = RELEASING``, so before
-                  the act (R2)
+``Record.begun``  release begins, and in the same record shut, if that was not written yet: before
+                  ``phase = RELEASING``, so before the act (R2)
 ``Record.ended``  release ends: the outcome is there, and the native has been let go
 ================  ==================================================================================
 
@@ -230,17 +230,15 @@ def _of_records(writer: Writer) -> tuple[list[Exchange], Turns]:  # noqa: C901 -
                     place = known[0] if known is not None else site(code, record.shut_at)
                 native = local.native
                 # As `note_shut`. A release that is tried again finds its own claim.
-                if cause is not None and noted.setdefault(number, when) is when:
-                    mine = when
-                    n = claim()
-                    at, since = ring + ((n - 1 & mask) << 6), record.shut or when
-                    pack_shut(target, at, n, since, number, native, why | SHUTS, n & HALF)
-                    mine = None
-                elif cause is not None:
-                    noted[number] = SEEN
+                since = 0.0
+                if cause is not None:
+                    if noted.setdefault(number, when) is when:
+                        mine, since = when, record.shut or when
+                    else:
+                        noted[number] = SEEN
                 n = claim()
                 at = ring + ((n - 1 & mask) << 6)
-                pack_begun(target, at, n, when, number, native, why | BEGINS, place, n & HALF)
+                pack_begun(target, at, n, when, number, native, why | BEGINS, since, place, n & HALF)
             except BaseException as error:
                 if mine is not None and noted.get(number) is mine:
                     noted.pop(number, None)

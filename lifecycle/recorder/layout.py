@@ -57,10 +57,12 @@ RECORD: Final = Struct("<QdQIHBBQQIIII")
 """Number, time, object, thread, type, operation, flag, a, b, name, site, c, low half of the number."""
 REGISTER_RECORD: Final = Struct("<QdQIIQQIIII")
 SHUT_RECORD: Final = Struct("<QdQII28xI")
-BEGINS_RECORD: Final = Struct("<QdQII20xI4xI")
+BEGINS_RECORD: Final = Struct("<QdQIId12xI4xI")
 ENDS_RECORD: Final = Struct("<QdQII24xII")
 """`RECORD` with type, operation and flag in one number, ``type | operation << 16 | flag << 24``, and without
-what is 0 there: of a begin with the site, of an end with the reason as c."""
+what is 0 there: of a begin with the site, of an end with the reason as c. A begin has as a the time at which
+the door was shut, a double, where no record of its own says so: then it stands for both."""
+SHUT_TIME: Final = Struct("<d")
 USE: Final = Struct("<dQIHBBd")
 """Time, object, thread, type, kind, ended, time again."""
 USE_ENDED_AT: Final = 23

@@ -114,7 +114,7 @@ class Recording:
     live: bool
     """The process still runs."""
     entries: tuple[Entry, ...]
-    """The records, by their numbers."""
+    """What happened, by the numbers of the records. A record that tells of two things is two of them."""
     uses: tuple[Use, ...]
     """Leases and other accesses that were written down last."""
     threads: tuple[Thread, ...]
@@ -141,6 +141,11 @@ class Recording:
     """True if the platform has no alternate signal stacks, so that the fault's address is unknown."""
     problems: tuple[str, ...]
     """What of the file could not be read, in sentences."""
+
+    @property
+    def kept(self) -> int:
+        """How many records there are."""
+        return len({entry.number for entry in self.entries})
 
     @property
     def end(self) -> float:
@@ -330,17 +335,25 @@ def _entries(
             torn += 1
             continue
         told = texts[c if operation == layout.ENDS else name]
+        if operation == layout.BEGINS and a:
+            (shut,) = layout.SHUT_TIME.unpack(a.to_bytes(layout.SHUT_TIME.size, "little"))
+            if not _time(shut):
+                torn += 1
+                continue
+            # Two things that happened, in one record.
+            found.append(Entry(number, shut, id, thread, texts[kind], layout.SHUT, flag, 0, 0, "", "", 0))
+            a = 0
         found.append(
             Entry(number, time, id, thread, texts[kind], operation, flag, a, b, told, texts[site], c)
         )
-    found.sort(key=lambda entry: entry.number)
+    found.sort(key=lambda entry: entry.number)  # which leaves the two of one record in their order
     if not found:
         return (), torn, ()
     last = found[-1].number
     # Numbers of another turn, or of a spoilt word, stand out of the last turn.
     kept = [entry for entry in found if entry.number > last - count]
     if there < count:
-        return tuple(kept), torn + len(found) - len(kept), ()
+        return tuple(kept), torn + len({entry.number for entry in found[: -len(kept)]}), ()
     numbers = {entry.number for entry in kept}
     missing = [number for number in range(max(1, last - count + 1), last + 1) if number not in numbers]
     return tuple(kept), torn, tuple(missing)

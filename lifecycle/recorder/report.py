@@ -26,7 +26,7 @@ def text_of(report: Report) -> str:
         where = "an address that the kernel does not say" if fault.address is None else f"{fault.address:#x}"
         lines.append(f"fault    {fault.access or 'access'} of {where}")
     lines.append(
-        f"records  {_number(len(recording.entries))} of {_number(recording.written)}, {recording.torn} torn, "
+        f"records  {_number(recording.kept)} of {_number(recording.written)}, {recording.torn} torn, "
         f"{len(recording.missing)} lost"
     )
     if report.crashed:
@@ -219,7 +219,7 @@ def dict_of(report: Report) -> dict[str, Any]:
         ],
         "last": [_entry(report, entry) for entry in report.last],
         "records": {
-            "kept": len(recording.entries),
+            "kept": recording.kept,
             "written": recording.written,
             "torn": recording.torn,
             "lost": len(recording.missing),

@@ -72,8 +72,8 @@ def check(recording: Recording) -> None:
     order: dict[int, list[tuple[int, int, float]]] = {}
     numbers = set()
     for entry in recording.entries:
-        assert entry.number not in numbers
-        numbers.add(entry.number)
+        assert (entry.number, entry.operation) not in numbers
+        numbers.add((entry.number, entry.operation))
         assert recording.zero - 1 <= entry.time <= recording.end
         assert entry.type == "busy"
         if entry.operation == layout.REGISTER:
@@ -96,7 +96,7 @@ def check(recording: Recording) -> None:
             others = [operation for operation in operations if operation != layout.SHUT]
             assert others == sorted(others), entries
         assert len(operations) == len(set(operations))
-    accounted = len(recording.entries) + recording.torn + len(recording.missing)
+    accounted = recording.kept + recording.torn + len(recording.missing)
     assert accounted >= min(recording.written, RING)
     for use in recording.uses:
         assert (use.type, use.kind) == ("busy", "lease")
@@ -175,7 +175,7 @@ def main() -> int:
         recording = report.recording
         sums["read"] += 1
         sums["records written"] += recording.written
-        sums["records read"] += len(recording.entries)
+        sums["records read"] += recording.kept
         sums["torn"] += recording.torn
         sums["missing"] += len(recording.missing)
         sums["address"] += how == "fault" and recording.fault is not None and recording.fault.address == 8
