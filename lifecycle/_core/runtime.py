@@ -517,6 +517,9 @@ _next_hook: Callable[[], int] = itertools.count(
 ).__next__  # not `next_id`: a program's first object is number 1
 _fork_hooks: dict[int, _Hook] = {}
 _process_locks: list[Any] = []
+before_signal: list[Callable[[int], None]] = []
+"""Called with a signal's number once managers are closed for it and it is about to end the process, which
+runs no exit hook then. Raises nothing."""
 first_in_child: list[Callable[[], None]] = []
 """Called in a forked child ahead of all other hooks: by what must not have the child write where the parent
 does."""

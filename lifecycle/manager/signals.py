@@ -171,7 +171,7 @@ class _Signals:
                 except BaseException:
                     runtime.complain()
         finally:
-            self.pass_on(number)
+            self.pass_on(number, closed=True)
 
     def cut_short(self, number: int) -> None:
         """Say what is not closed yet, and pass the signal on."""
@@ -184,8 +184,8 @@ class _Signals:
         os.write(2, said.encode(errors="replace"))
         self.pass_on(number)
 
-    def pass_on(self, number: int) -> None:
-        """What was there before us has the signal."""
+    def pass_on(self, number: int, closed: bool = False) -> None:
+        """What was there before us has the signal. `closed`: all that was to be closed is."""
         before = self.before.get(number)
         self.passed_on[number] = None
         if callable(before):
@@ -197,6 +197,9 @@ class _Signals:
             if os.name == "posix":
                 # `signal.signal` is the main thread's, which may be in C for long.
                 ctypes.CDLL(None).signal(number, None)
+            if closed:
+                for tell in runtime.before_signal:
+                    tell(number)
             os.kill(os.getpid(), number)
 
     def after_fork(self) -> None:

@@ -122,6 +122,24 @@ def boot_id() -> str:
         return ""
 
 
+def unknown_end(boot: str, *, elsewhere: bool = False) -> str:
+    """In words, how a process may have ended of whose end nothing is written. `boot` is the start of the machine
+    on which it ran; `elsewhere` says that faulthandler does not write into its file."""
+    now = boot_id()
+    outside = (
+        "ended from outside, by a signal such as SIGTERM or SIGKILL (also the OOM killer's), by os._exit"
+    )
+    # Nobody can be asked where faulthandler writes: its text may be where the program sent it later.
+    told = "a faulthandler that the program enabled" + ("" if elsewhere else " later")
+    machine, since = "", "the machine has not been restarted since"
+    if not boot or boot != now:
+        machine = ", with the machine (a power loss)"
+        since = "the machine has been restarted since, or this is another one" if boot and now else ""
+    return f"no fault was recorded: {outside}{machine}, or by a fault of which {told} has told" + (
+        since and f"; {since}"
+    )
+
+
 def start_ticks(pid: int) -> int:
     """When a process was started, in ticks since the machine was; 0 where there is none or that is not
     told."""
@@ -185,6 +203,8 @@ class PreviousRun:
     """The first line that faulthandler wrote; empty where it wrote none, as after SIGKILL or `os._exit`."""
     child: bool
     """It was forked from a process with a recorder."""
+    ended: str
+    """How it ended, as far as that is known, in words."""
 
 
 @attrs.frozen
@@ -197,6 +217,8 @@ class _Seen:
     clean: bool
     child: bool
     live: bool
+    boot: str
+    elsewhere: bool
 
 
 def glob_of(pattern: str) -> str:
@@ -241,9 +263,19 @@ def _look(path: str, descriptor: int) -> _Seen | None:
     end = regions[-3] + regions[-2] * regions[-1]
     text = os.pread(descriptor, 200, end) if end < about.st_size else b""
     crash = text.decode("utf-8", "replace").split("\n", 1)[0] if text.startswith(b"Fatal") else ""
-    live = lives(pid, ticks, boot.rstrip(b"\0").decode("ascii", "replace"))
-    clean = state == layout.CLEAN and not crash
-    return _Seen(path, pid, wall, about.st_mtime, crash, clean, bool(flags & layout.CHILD), live)
+    machine = boot.rstrip(b"\0").decode("ascii", "replace")
+    return _Seen(
+        path,
+        pid,
+        wall,
+        about.st_mtime,
+        crash,
+        state == layout.CLEAN and not crash,
+        bool(flags & layout.CHILD),
+        lives(pid, ticks, machine),
+        machine,
+        bool(flags & layout.TEXT_IS_THE_PROGRAMS),
+    )
 
 
 def previous_runs(pattern: str) -> tuple[PreviousRun, ...]:
@@ -257,7 +289,8 @@ def previous_runs(pattern: str) -> tuple[PreviousRun, ...]:
 
 
 def _public(one: _Seen) -> PreviousRun:
-    return PreviousRun(one.path, one.pid, one.started, one.changed, one.crash, one.child)
+    ended = one.crash or unknown_end(one.boot, elsewhere=one.elsewhere)
+    return PreviousRun(one.path, one.pid, one.started, one.changed, one.crash, one.child, ended)
 
 
 def tidy(pattern: str, keep: int) -> tuple[PreviousRun, ...]:

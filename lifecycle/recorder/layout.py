@@ -35,6 +35,10 @@ spare; boot id, Python, library, platform, machine, name of the program."""
 FACTS_AT: Final = 512
 STATE: Final = Struct("<I")
 STATE_AT: Final = 256
+ENDED_BY: Final = Struct("<I")
+ENDED_BY_AT: Final = 260
+"""The number of the signal that ended the process once its managers were closed (`SafetyManager.close_on`), 0
+for none."""
 LEFT_OUT: Final = Struct("<QQ")
 LEFT_OUT_AT: Final = 264
 """How many uses and texts had no room."""

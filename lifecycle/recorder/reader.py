@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import signal
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -111,6 +112,10 @@ class Recording:
     """The monotonic time of the start."""
     clean: bool
     """True if the process ended in order."""
+    ended_by: str
+    """The signal that ended it once its managers were closed (`SafetyManager.close_on`), empty for none."""
+    boot: str
+    """What names the start of the machine on which it ran, empty where that was not told."""
     live: bool
     """The process still runs."""
     entries: tuple[Entry, ...]
@@ -234,6 +239,7 @@ def parse(path: str, data: bytes) -> Recording:
         plain(text.rstrip(b"\0").decode("utf-8", "replace")) for text in texts
     )
     (state,) = layout.STATE.unpack_from(data, layout.STATE_AT)
+    (ended_by,) = layout.ENDED_BY.unpack_from(data, layout.ENDED_BY_AT)
     left_uses, left_texts = layout.LEFT_OUT.unpack_from(data, layout.LEFT_OUT_AT)
     if not _time(zero) or not _time(wall):
         problems.append("the header's clocks are spoilt")
@@ -261,6 +267,8 @@ def parse(path: str, data: bytes) -> Recording:
         started=wall,
         zero=zero,
         clean=state == layout.CLEAN and not fault_text.startswith("Fatal"),
+        ended_by=_signal(ended_by),
+        boot=boot,
         live=files.lives(pid, ticks, boot),
         entries=entries,
         uses=_uses(data, regions[1], table),
@@ -281,6 +289,13 @@ def parse(path: str, data: bytes) -> Recording:
 
 def _time(value: float) -> bool:
     return math.isfinite(value) and 0 <= value < LATEST
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name if number else ""
+    except ValueError:
+        return f"signal {number}"
 
 
 def _items(data: bytes, region: tuple[int, int, int]) -> tuple[memoryview, int]:

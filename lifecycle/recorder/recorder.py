@@ -229,6 +229,16 @@ def _after_fork() -> None:
 runtime.first_in_child.append(_after_fork)
 
 
+def _before_signal(number: int) -> None:
+    """The process ends now by a signal for which its managers were closed: in order, without exit hooks."""
+    recorder = _active
+    if recorder is not None and recorder._pid == os.getpid():
+        recorder._writer.end(number)
+
+
+runtime.before_signal.append(_before_signal)
+
+
 def start(
     path: str | os.PathLike[str] | None = None,
     *,
@@ -295,8 +305,13 @@ def _announce(run: files.PreviousRun) -> None:
             "lifecycle.previous_run",
             pid=run.pid,
             path=run.path,
-            ended=run.crash or "without a clean end",
-            remedy=f"lifecycle postmortem {run.path}",
+            ended=run.ended,
+            remedy=f"lifecycle postmortem {run.path}"
+            + (
+                ""
+                if run.crash
+                else "; if it was SIGTERM, manager.close_on(signal.SIGTERM) has it end in order"
+            ),
         )
 
 

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lifecycle.recorder import layout
+from lifecycle.recorder.files import unknown_end
 from lifecycle.recorder.reader import Entry, Recording, Use, plain
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def text_of(report: Report) -> str:
 def _head(report: Report) -> str:
     recording = report.recording
     lasted = seconds(recording.end - recording.zero)
-    how = "ended well" if recording.clean else "still running" if recording.live else "no clean end"
+    by = f", by {recording.ended_by} after its managers were closed" if recording.ended_by else ""
+    how = f"ended well{by}" if recording.clean else "still running" if recording.live else "no clean end"
     child = f", child of {recording.parent}" if recording.child else ""
     program = f", {recording.program}" if recording.program else ""
     return (
@@ -58,13 +60,7 @@ def _head(report: Report) -> str:
 def _ending(report: Report) -> str:
     recording = report.recording
     if not report.signal:
-        if recording.text_elsewhere:
-            return "by a signal, by os._exit or with the machine"
-        # Nobody can be asked where faulthandler writes: its text may be where the program sent it later.
-        return (
-            "by SIGKILL or SIGTERM, by os._exit, with the machine, or by a signal of which a faulthandler "
-            "that the program enabled later has told"
-        )
+        return unknown_end(recording.boot, elsewhere=recording.text_elsewhere)
     frame = report.frame
     where = f" in {short(frame.file)}:{frame.line} {frame.function}" if frame is not None else ""
     thread = f", thread {recording.thread(report.thread)}" if report.thread else ""
@@ -184,6 +180,7 @@ def dict_of(report: Report) -> dict[str, Any]:
         },
         "end": {
             "signal": report.signal or None,
+            "ended_by": recording.ended_by or None,
             "thread": thread,
             "frames": [
                 {"file": frame.file, "line": frame.line, "function": frame.function}

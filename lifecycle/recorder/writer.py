@@ -140,8 +140,9 @@ class Writer:
         (flags,) = layout.STATE.unpack_from(self.map, at)
         layout.STATE.pack_into(self.map, at, flags | flag)
 
-    def end(self) -> None:
-        """Note that the process ended well."""
+    def end(self, signal: int = 0) -> None:
+        """Note that the process ended well; by that signal, where it closes its managers for it."""
+        layout.ENDED_BY.pack_into(self.map, layout.ENDED_BY_AT, signal)
         layout.ENDED.pack_into(self.map, layout.ENDED_AT, runtime.wall_time())
         layout.STATE.pack_into(self.map, layout.STATE_AT, layout.CLEAN)
 

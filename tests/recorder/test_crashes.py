@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import lifecycle.recorder
+from lifecycle.recorder import files
 from tests.recorder.scenes import line_of, play, report
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals and /proc of Linux")
@@ -220,9 +222,93 @@ def test_killed_has_no_signal_and_no_suspect(tmp_path: Path) -> None:
     assert found.crashed
     assert not found.suspects
     text = str(found)
-    assert "by SIGKILL or SIGTERM, by os._exit, with the machine, or by a signal of which" in text
+    assert OUTSIDE in text
     assert "none: nothing recorded points at an object" in text
     assert 'buffer 1 "left"        leased by MainThread (' in text
+
+
+OUTSIDE = (
+    "no fault was recorded: ended from outside, by a signal such as SIGTERM or SIGKILL (also the OOM killer's), "
+    "by os._exit, or by a fault of which a faulthandler that the program enabled later has told; the machine has "
+    "not been restarted since"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, None])
+def test_an_end_from_outside_is_announced_as_what_it_may_have_been(
+    tmp_path: Path, number: signal.Signals | None
+) -> None:
+    end = "os._exit(0)" if number is None else f"os.kill(os.getpid(), {int(number)}); time.sleep(60)"
+    done = play(tmp_path, f"manager = SafetyManager()\n{end}\n")
+    assert done.rc == (0 if number is None else -number), done.stderr
+    assert f"ended    {OUTSIDE}\n" in str(report(tmp_path))
+    (run,) = lifecycle.recorder.previous_runs(str(tmp_path / "scene-{pid}.rec"))
+    assert (run.crash, run.ended) == ("", OUTSIDE)
+    again = play(tmp_path, "manager = SafetyManager()\n")
+    again.check()
+    (said,) = [line for line in again.stderr.splitlines() if "lifecycle.previous_run" in line]
+    assert OUTSIDE in said
+    assert "; if it was SIGTERM, manager.close_on(signal.SIGTERM) has it end in order" in said
+
+
+def test_a_sigterm_that_managers_are_closed_for_is_an_end_in_order(tmp_path: Path) -> None:
+    done = play(
+        tmp_path,
+        """
+        manager = SafetyManager()
+        left = manager.register(Native(), "buffer", release=nothing)
+        manager.close_on(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        """,
+    )
+    assert done.rc == -signal.SIGTERM, done.stderr
+    found = report(tmp_path)
+    assert (found.recording.clean, found.recording.ended_by, found.crashed) == (True, "SIGTERM", False)
+    assert "; ended well, by SIGTERM after its managers were closed\n" in str(found)
+    assert found.as_dict()["end"]["ended_by"] == "SIGTERM"
+    assert lifecycle.recorder.previous_runs(str(tmp_path / "scene-{pid}.rec")) == ()
+    again = play(tmp_path, "manager = SafetyManager()\n")
+    assert "previous_run" not in again.stderr
+
+
+def test_a_closing_that_a_second_sigterm_cuts_short_is_none(tmp_path: Path) -> None:
+    done = play(
+        tmp_path,
+        """
+        manager = SafetyManager()
+        begun = threading.Event()
+
+        def busy(native):
+            begun.set()
+            time.sleep(60)
+
+        left = manager.register(Native(), "buffer", release=busy)
+        manager.close_on(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert begun.wait(30)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        """,
+    )
+    assert done.rc == -signal.SIGTERM, done.stderr
+    found = report(tmp_path)
+    assert (found.crashed, found.recording.ended_by) == (True, "")
+    assert [life.type for life in found.releasing] == ["buffer"]
+
+
+def test_of_another_start_of_the_machine_it_may_have_ended_with_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    for boot, now, with_machine, since in (
+        ("a", "a", False, "; the machine has not been restarted since"),
+        ("a", "b", True, "; the machine has been restarted since, or this is another one"),
+        ("", "b", True, "has told"),
+        ("a", "", True, "has told"),
+    ):
+        monkeypatch.setattr(files, "boot_id", lambda now=now: now)
+        text = files.unknown_end(boot)
+        assert ("with the machine (a power loss)" in text) is with_machine
+        assert text.endswith(since)
+    assert "a faulthandler that the program enabled has told" in files.unknown_end("a", elsewhere=True)
 
 
 def test_abort_has_a_line_and_no_address(tmp_path: Path) -> None:

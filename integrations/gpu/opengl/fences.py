@@ -79,6 +79,8 @@ class BehindFence(GLFence):
 
     __slots__ = ("_delete_sync", "_wait_sync")
     may_poll: Any = None
+    _delete_sync: Callable[..., Any]
+    _wait_sync: Callable[..., Any]
 
     @classmethod
     def maker(cls) -> Callable[[], BehindFence]:
@@ -94,7 +96,8 @@ class BehindFence(GLFence):
             made._wait_sync = wait_sync
             made._delete_sync = delete_sync
             made._flags = _FLUSH
-            made._syncs = syncs = []
+            syncs: list[int | None] = []
+            made._syncs = syncs
             syncs.extend(map(make, _KIND, _ZERO))  # made and kept in one step
             if not syncs[0]:
                 syncs.clear()
