@@ -104,8 +104,6 @@ class Domain:
     def _make_timeline(self) -> None:
         weak = weakref.ref(self)
         world = self._world
-        egl = self._fences == "egl"
-        make_behind = BehindFence.maker()
 
         def check() -> None:
             domain = weak()
@@ -116,16 +114,15 @@ class Domain:
             finally:
                 domain = None
 
-        def fence() -> Any:
-            # The call that begins a submission, or polls, has checked the context itself.
-            if world.inherited or world.lost or current() != pointer:
+        def egl_fence() -> EGLFence:
+            if world.inherited or world.lost or not world.same_context():
                 check()
-            return EGLFence() if egl else make_behind()
+            return EGLFence()
 
-        current, pointer = world.current, world.pointer
-        if egl:
-            timeline = _ContextTimeline(self.name, fence=fence, waiter=True, manager=self.manager)
+        if self._fences == "egl":
+            timeline = _ContextTimeline(self.name, fence=egl_fence, waiter=True, manager=self.manager)
         else:
+            fence = BehindFence.maker(world, check)
             timeline = _ContextTimeline(self.name, self._queue, fence=fence, manager=self.manager)
         self.timeline = timeline
 

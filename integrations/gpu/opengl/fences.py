@@ -83,16 +83,21 @@ class BehindFence(GLFence):
     _wait_sync: Callable[..., Any]
 
     @classmethod
-    def maker(cls) -> Callable[[], BehindFence]:
-        """A function that makes one behind all that the current context was given."""
+    def maker(cls, world: Any, check: Callable[[], None]) -> Callable[[], BehindFence]:
+        """A function that makes one behind all that the context of `world`, a `World`, was given. The call
+        that begins a submission, or polls, has asked for the world itself: where the address of the current
+        context is another since, `check` is called first."""
         make, wait_sync, delete_sync = (
             untyped("glFenceSync"),
             function("glClientWaitSync"),
             function("glDeleteSync"),
         )
+        current, pointer, new = world.current, world.pointer, cls.__new__
 
         def fence() -> BehindFence:
-            made = cls.__new__(cls)
+            if world.inherited or world.lost or current() != pointer:
+                check()
+            made = new(cls)
             made._wait_sync = wait_sync
             made._delete_sync = delete_sync
             made._flags = _FLUSH
