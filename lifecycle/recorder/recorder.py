@@ -256,7 +256,7 @@ def start(
         Of the file, which is made; ``{pid}`` in it is the process's id. A taken path gets ``-1``, ``-2``, …
         before its suffix. None takes the environment's `LIFECYCLE_RECORDER`.
     slots:
-        Records kept, a power of two from 1 024 on; 64 bytes each. An object writes three.
+        Records kept, a power of two from 1 024 on; 64 bytes each. An object writes three or four.
     uses:
         Leases and other accesses at a time that are written down; 32 bytes each.
     leases:
