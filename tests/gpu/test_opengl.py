@@ -371,6 +371,34 @@ def test_a_texture_in_flight_is_deleted_after_its_fence(domain: Domain) -> None:
     assert domain.stats.signalled == 1
 
 
+def test_a_frame_asks_twice_which_world_is_current_whatever_it_draws_and_deletes(domain: Domain) -> None:
+    """At the begin of its submission and by its drain, which polls and empties both queues."""
+    asked: list[str] = []
+    for world in (domain._world, domain._share.world):
+        known, what = world._is, repr(world)
+
+        def ask(name: int, known: Any = known, what: str = what) -> Any:
+            asked.append(what)
+            return known(name)
+
+        world._is = ask
+    textures = [domain.own("texture", make("texture")) for _ in range(3)]
+    array = domain.own("vertex_array", make("vertex_array"))
+    for handle in (*textures, array):
+        on_a_thread(handle.close)
+    left = domain.own("texture", make("texture"))
+    asked.clear()
+    with domain.submission() as work:
+        work.use(left)
+    assert domain.drain() == 4
+    assert asked == [repr(domain._world)] * 2
+    eventually(lambda: domain.drain() == 0 and domain.timeline.in_flight == 0)
+    asked.clear()
+    assert domain.timeline.poll() == 0
+    assert not asked, "nothing is in flight, so nothing is to be asked"
+    left.close()
+
+
 def test_a_frame_of_another_library_is_held_too(domain: Domain, manager: SafetyManager) -> None:
     given_back: list[str] = []
     frame = manager.register("frame", "camera.frame", release=given_back.append, release_on=ANY_THREAD)
