@@ -332,8 +332,7 @@ class Timeline(Order):
         fences = uses.fences
         try:
             if not fences:
-                assert self._fence is not None
-                fences.extend(starmap(self._fence, _ONCE))  # made and kept in one step
+                fences.extend(starmap(self._fence, _ONCE))  # type: ignore[arg-type]  # made and kept in one step
                 if not fences:
                     raise LifecycleError("fence= raised StopIteration")
         except Exception as error:
@@ -360,12 +359,10 @@ class Timeline(Order):
     def poll(self) -> int:
         """End the submissions whose fences have signalled, and return their number. Never blocks. Returns 0
         while another thread polls, inside a garbage collection, and where the fences may not be asked."""
-        if not self._open and not self._line:
-            self._rest()
-            return 0
         generation = self.generation
         if (
             generation is not None
+            and (self._open or self._line)  # else it need not be asked where this is
             and generation.lost_reason is None
             and (generation.thread is not None or generation.here is not None)
             and not generation.may_run_here()
