@@ -234,7 +234,7 @@ OUTSIDE = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, None])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1, None])
 def test_an_end_from_outside_is_announced_as_what_it_may_have_been(
     tmp_path: Path, number: signal.Signals | None
 ) -> None:
