@@ -123,8 +123,8 @@ def boot_id() -> str:
 
 
 def unknown_end(boot: str, *, elsewhere: bool = False) -> str:
-    """In words, how a process may have ended of whose end nothing is written. `boot` is the start of the machine
-    on which it ran; `elsewhere` says that faulthandler does not write into its file."""
+    """In words, how a process may have ended of whose end nothing is written. `boot` is the start of the
+    machine on which it ran; `elsewhere` says that faulthandler does not write into its file."""
     now = boot_id()
     outside = (
         "ended from outside, by a signal such as SIGTERM or SIGKILL (also the OOM killer's), by os._exit"
