@@ -385,8 +385,13 @@ class Handle(Generic[T]):
                     frame = code = None
                 kind = record.kind
                 closer: Any = kind.closer
-                if code is not closer and code is not None and code.co_filename in users_files:
-                    kind.closer = closer = code
+                if code is not closer and code is not None:
+                    if code.co_filename not in users_files:
+                        # A wrapper of the library's own closes it, such as a frame of a camera.
+                        frame = users_frame(frame)
+                        code = None if frame is None else frame.f_code
+                    if code is not None:
+                        kind.closer = closer = code
                 registry = kind.registry
                 claims = registry.claims
                 shared = registry.shared

@@ -493,7 +493,11 @@ class Capture(Uncopied):
     def _deliver(self, frame: Frame) -> None:
         """Give one frame to the callback. Nothing that the callback does leaves this."""
         callback = self._callback
-        if callback is None or self._closed or not self._held.room():
+        if (
+            callback is None
+            or self._opened.closed
+            or (self._held.most is not None and not self._held.room())
+        ):
             self._results["dropped"] += 1
             frame.close()
             return

@@ -17,7 +17,7 @@ from lifecycle.integrations.gstreamer.captures.queue import bound, let_flow, liv
 from lifecycle.integrations.gstreamer.errors import CaptureError, SampleError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
 from lifecycle.integrations.gstreamer.pipelines.threads import contained, has_forked
-from lifecycle.lowlevel import Claim, weakly
+from lifecycle.lowlevel import Claim, WaitList, weakly
 
 if TYPE_CHECKING:
     from lifecycle.integrations.gstreamer.captures.capture import Capture
@@ -27,6 +27,7 @@ __all__ = ["REST", "SLICE", "Opened", "Quiet", "Run"]
 
 SLICE: Final = 0.05
 """Seconds for which a pull waits before it looks around."""
+SLICE_NS: Final = int(SLICE * 1e9)
 REST: Final = 0.01
 """Seconds between two pulls where they do not wait."""
 STALE: Final = 1000
@@ -46,14 +47,17 @@ class Quiet:
         self.over()
 
     def over(self) -> None:
-        """Something has come, or nothing is to be expected."""
-        self._since = time.monotonic()
+        """Something has come, or nothing is to be expected. On the way of each frame: no clock is asked."""
+        self._since = 0.0
         self._told = False
 
     @property
     def seconds(self) -> float:
-        """For how long."""
-        return time.monotonic() - self._since
+        """For how long: from the pull on that was the first to give nothing."""
+        now = time.monotonic()
+        if not self._since:
+            self._since = now - SLICE
+        return now - self._since
 
     def told_after(self, limit: float) -> bool:
         """True once, when it has been quiet for `limit` seconds."""
@@ -89,12 +93,17 @@ class Opened:
         """Frames have come to the callback in this run of the pipeline."""
         self.segment_over: bool = False
         """What was sought as a segment has come to its end; what is in the queue is before that."""
+        self.begun: int = 0
+        """How often a stream, or a part of one, has begun."""
+        self.waiters: WaitList = WaitList()
+        """Threads that wait for the next of these."""
         self._pad = sink.get_static_pad("sink")
         self._probes: list[int] = []
         self._pointer = pointer_of(sink)
         self._claim: Claim[Opened] | None = None
         self._user: dict[str, Any] | None = None
-        self._bounds = False
+        self.bounds: bool = False
+        """We have bounded the queue, and do not know yet whether it may drop."""
 
     def take(self, name: str, bounds: bool) -> None:
         """Make the appsink this capture's own, with the queue that the user has set. With `bounds` one that
@@ -114,7 +123,7 @@ class Opened:
         self._probes.extend(map(self._pad.add_probe, (mask,), (partial(_on_event, weakref.ref(self)),)))
         take_back(sink)
         self._user = bound(sink, name) if bounds else None
-        self._bounds = self._user is not None
+        self.bounds = self._user is not None
         self.listener.on_playing = weakly(self.look_if_live)
         self.listener.on_run = weakly(self.run_begins)
         self.look_if_live()
@@ -125,13 +134,13 @@ class Opened:
     def look_if_live(self) -> None:
         """Where we have bounded the queue: a live source drops what is too much, any other waits. It can be
         asked only of an element that runs."""
-        sink = self.sink if self._bounds else None
+        sink = self.sink if self.bounds else None
         if sink is not None:
             answer = live(sink)
             if answer is not None:
                 if answer:
                     sink.set_property("drop", True)
-                self._bounds = False
+                self.bounds = False
 
     def goes_on(self) -> None:
         """The end is undone: a run or a loop begins, or a seek has taken the stream back. What ends the run
@@ -182,6 +191,8 @@ def _on_event(of: weakref.ref[Opened], pad: Any, info: Any) -> Any:
             opened.segment_over = True
         elif kind in NEW_SEGMENT:
             opened.segment_over = False
+            opened.begun += 1
+            opened.waiters.wake()
     return Gst.PadProbeReturn.OK
 
 
@@ -251,6 +262,7 @@ class Run:
     def halt(self) -> None:
         """Have it stop, without waiting for anything."""
         self.stopped.set()
+        self._opened.waiters.wake()
         if self._thread is None:
             self._leave()
 
@@ -272,23 +284,28 @@ class Run:
 
     def _pull(self) -> None:
         """The pull thread."""
-        stopped, quiet = self.stopped, Quiet()
+        stopped, quiet, opened = self.stopped, Quiet(), self._opened
         try:
             while not stopped.is_set():
+                begun = opened.begun
                 rest = self._turn(quiet)
                 if rest is None:
                     break
                 if rest:
-                    stopped.wait(rest)
+                    # Not for its whole length: the first frame of a stream that begins is not to wait for it.
+                    opened.waiters.wait(
+                        lambda begun=begun: stopped.is_set() or opened.begun != begun,  # type: ignore[misc]
+                        rest,
+                    )
         finally:
             self._leave()
 
     def _turn(self, quiet: Quiet) -> float | None:
         """Wait for one frame, a slice at most, and deliver it. For how many seconds to rest then; None where
         the capture is gone. Nothing is held when this returns."""
-        sink = self._sink
-        segment_over = self._opened.segment_over
-        sample = None if sink is None else self._try_pull(sink, int(SLICE * 1e9))
+        sink, opened = self._sink, self._opened
+        segment_over = opened.segment_over
+        sample = None if sink is None else self._try_pull(sink, SLICE_NS)
         capture = self._capture()
         frame = None
         try:
@@ -297,15 +314,16 @@ class Run:
             if sample is not None:
                 frame = capture._adapter.frame(sample)
                 sample = None  # the frame alone holds it
-                self._opened.look_if_live()
-                self._opened.flowed = True
+                if opened.bounds:
+                    opened.look_if_live()
+                opened.flowed = True
                 quiet.over()
                 capture._deliver(frame)
                 return 0.0
             capture._held.look_around()
             flow = flow_of(sink)
             if flow == "eos" or (flow == "flowing" and segment_over):
-                self._opened.ended.set()
+                opened.ended.set()
                 quiet.over()
             if flow != "flowing":
                 quiet.over()

@@ -67,7 +67,7 @@ class HeldFrames:
     def __init__(self, most: int | None) -> None:
         self._frames: dict[int, Frame] = {}  # by identity; several threads change it
         self._limit = SLACK
-        self._most = most
+        self.most: int | None = most
         self._starving = CollectorNudge()
 
     def note(self, frame: Frame) -> None:
@@ -79,7 +79,7 @@ class HeldFrames:
 
     def room(self) -> bool:
         """Return True if one more may be out."""
-        most = self._most
+        most = self.most
         if most is None or len(self._frames) < most:
             return True
         self.look_around()
@@ -121,8 +121,8 @@ class HeldFrames:
         return self._why(handles), held
 
     def _why(self, handles: list[Handle[Held]]) -> str:
-        if self._most is not None and len(handles) >= self._most:
-            return f"{len(handles)} frames are held and max_held={self._most}, so what comes is dropped"
+        if self.most is not None and len(handles) >= self.most:
+            return f"{len(handles)} frames are held and max_held={self.most}, so what comes is dropped"
         for count, most in _out_of_pools(handles):
             if most and count >= max(1, most - ELSEWHERE):
                 return f"{count} of the {most} buffers of the source's pool are in frames that are held"
