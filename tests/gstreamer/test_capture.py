@@ -121,6 +121,59 @@ def test_nothing_within_the_timeout_says_so(gst: ModuleType, manager: SafetyMana
     gst.shutdown(pipeline)
 
 
+def test_a_thread_that_rests_wakes_as_the_stream_begins(
+    gst: ModuleType, manager: SafetyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rests where its appsink does not run. Here it would do so for longer than the test lasts."""
+    from lifecycle.integrations.gstreamer import Capture
+    from lifecycle.integrations.gstreamer.captures import runs
+
+    monkeypatch.setattr(runs, "SLICE", 600.0)
+    pipeline = gst.Gst.parse_launch(
+        f"videotestsrc num-buffers=3 ! {gst.SMALL} ! appsink name=sink sync=false"
+    )
+    with Capture(manager, pipeline.get_by_name("sink"), bound=None) as capture:
+        capture.on_frame(lambda frame: None)
+        opened = capture._opened
+        eventually(lambda: len(opened.waiters) == 1)  # it has looked, and rests
+        pipeline.set_state(gst.Gst.State.PLAYING)
+        assert capture.wait(10)
+        assert capture.stats().results["ok"] == 3
+        eventually(lambda: len(opened.waiters) == 1)  # at the end it rests again
+        assert capture.stop(10)
+    gst.shutdown(pipeline)
+
+
+def test_a_thread_that_rests_sleeps_also_where_its_number_is_marked(
+    gst: ModuleType, manager: SafetyManager
+) -> None:
+    """The number of a streaming thread whose end was missed stays marked as one that must not wait, and the
+    system gives it again."""
+    from lifecycle.integrations.gstreamer import Capture
+    from lifecycle.lowlevel import no_wait_threads
+
+    pipeline, sink = gst.launch(frames=3)
+    with Capture(manager, sink) as capture:
+        marked: list[int] = []
+
+        @capture.on_frame
+        def look(frame: Any) -> None:
+            marked.append(threading.get_ident())
+            no_wait_threads.add(marked[0])
+
+        assert capture.wait(10)
+        assert marked
+        run = capture._run
+        assert run is not None
+        pulls: list[None] = []
+        inner = run._try_pull
+        run._try_pull = lambda *arguments: pulls.append(None) or inner(*arguments)
+        time.sleep(0.5)
+        no_wait_threads.discard(marked[0])
+        assert len(pulls) < 60
+    gst.shutdown(pipeline)
+
+
 def test_a_pipeline_that_is_started_later_is_waited_for_and_its_stop_ends_the_loop(
     gst: ModuleType, manager: SafetyManager
 ) -> None:

@@ -111,7 +111,7 @@ LISTED: dict[tuple[str, str], tuple[int, str]] = {
     ("integrations/zenoh/receiver.py", "Event"): (1, "frames that zenoh's threads bring"),
     # -- rooms that are to come
     ("integrations/gstreamer/captures/iteration.py", "sleep"): (1, GSTREAMER),
-    ("integrations/gstreamer/captures/runs.py", "Event"): (3, GSTREAMER),
+    ("integrations/gstreamer/captures/runs.py", "Event"): (2, GSTREAMER),
     ("integrations/gstreamer/captures/runs.py", "join"): (1, GSTREAMER),
     ("integrations/gstreamer/feeding/feeder.py", "Event"): (1, GSTREAMER),
     ("integrations/gstreamer/feeding/loans.py", "sleep"): (1, GSTREAMER),

@@ -16,7 +16,7 @@ from lifecycle.integrations.gstreamer.captures.appsink import answers_at_once, f
 from lifecycle.integrations.gstreamer.captures.queue import bound, let_flow, live, take_back
 from lifecycle.integrations.gstreamer.errors import CaptureError, SampleError
 from lifecycle.integrations.gstreamer.pipelines.callbacks import once_each
-from lifecycle.integrations.gstreamer.pipelines.threads import contained, has_forked
+from lifecycle.integrations.gstreamer.pipelines.threads import contained, has_forked, may_wait
 from lifecycle.lowlevel import Claim, WaitList, weakly
 
 if TYPE_CHECKING:
@@ -209,9 +209,7 @@ class Run:
         self._try_pull = capture._try_pull
         self._name = capture.name
         self.stopped: threading.Event = threading.Event()
-        self.idle: threading.Event = threading.Event()
-        self.idle.set()
-        self._threads: set[int] = set()
+        self._threads: set[int] = set()  # that are in a callback of ours
         self._thread: threading.Thread | None = None
         self._signals: list[int] = []
         self._streaming = False
@@ -280,7 +278,7 @@ class Run:
                 return True
             thread.join(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
             return not thread.is_alive()
-        return self.idle.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        return self._opened.waiters.wait(lambda: not self._threads, timeout)
 
     def _pull(self) -> None:
         """The pull thread."""
@@ -291,14 +289,17 @@ class Run:
                 rest = self._turn(quiet)
                 if rest is None:
                     break
-                if rest:
+                if rest and may_wait():
                     # Not for its whole length: the first frame of a stream that begins is not to wait for it.
-                    opened.waiters.wait(
-                        lambda begun=begun: stopped.is_set() or opened.begun != begun,  # type: ignore[misc]
-                        rest,
-                    )
+                    opened.waiters.wait(partial(self._stirred, begun), rest)
+                elif rest:  # its number is still that of a streaming thread whose end was missed
+                    stopped.wait(rest)
         finally:
             self._leave()
+
+    def _stirred(self, begun: int) -> bool:
+        """Return True if the capture is stopped, or more than `begun` streams have begun."""
+        return self.stopped.is_set() or self._opened.begun != begun
 
     def _turn(self, quiet: Quiet) -> float | None:
         """Wait for one frame, a slice at most, and deliver it. For how many seconds to rest then; None where
@@ -345,7 +346,6 @@ class Run:
         """new-sample, on the streaming thread. Pulls first, so that no failure of ours can stall the
         queue."""
         me = threading.get_ident()
-        self.idle.clear()
         self._threads.add(me)
         sample = self._try_pull(sink, 0)
         capture = self._capture()
@@ -364,7 +364,8 @@ class Run:
         finally:
             sample = frame = capture = None
             self._threads.discard(me)
-            self.idle.set()
+            if self._opened.waiters.hung:
+                self._opened.waiters.wake()
         return Gst.FlowReturn.OK
 
     @contained()
