@@ -166,6 +166,87 @@ def test_a_client_that_fails_ends_alone(g: Any, gst: Any, manager: SafetyManager
         eventually(lambda: len(seen) > before + 5, timeout=20)
 
 
+FINITE = SOURCE.replace("is-live=true", "num-buffers=20")
+
+
+def finite(g: Any, manager: SafetyManager, text: str = FINITE) -> tuple[PipelineGuard, Fanout]:
+    """An encoder that has not begun, whose source ends by itself."""
+    source = g.PipelineGuard(manager, text, name="encoder")
+    return source, g.Fanout(manager, source, "encoded")
+
+
+def test_the_end_of_the_source_is_that_of_every_client(g: Any, manager: SafetyManager) -> None:
+    source, fanout = finite(g, manager)
+    ends: list[tuple[Any, Any]] = []
+    source.play(0)
+    pipelines = [client_pipeline(g, manager) for _ in range(2)]
+    with source, fanout:
+        clients = [
+            fanout.add(one, "feed", max_buffers=1000, on_end=lambda client: ends.append((client, client.end)))
+            for one in pipelines
+        ]
+        for one in pipelines:
+            assert one.wait(20)  # the end of the stream has come through
+        eventually(lambda: len(ends) == 2, timeout=20)
+        assert sorted(ends, key=lambda end: end[0].key) == [(one, "eos") for one in clients]
+        assert [client.error for client in clients] == [None, None]
+        assert not any(client.closed for client in clients)
+        late = client_pipeline(g, manager)
+        with pytest.raises(g.GuardError, match=r"'encoded': its source 'encoder' has come to its end"):
+            fanout.add(late, "feed")
+        assert not late.closed
+        late.close()
+    assert all(client.closed for client in clients)
+
+
+def test_a_source_that_is_started_again_takes_clients_again(g: Any, manager: SafetyManager) -> None:
+    source, fanout = finite(g, manager)
+    with source, fanout:
+        source.play()
+        assert source.wait(20)
+        pipeline = client_pipeline(g, manager)
+        with pytest.raises(g.GuardError, match="has come to its end"):
+            fanout.add(pipeline, "feed")
+        source.ready()
+        with fanout.add(pipeline, "feed", max_buffers=1000) as client:
+            source.play()
+            eventually(lambda: client.end == "eos", timeout=20)
+            assert client.stats().sent > 0
+
+
+def test_an_error_of_the_source_is_one_of_every_client(g: Any, gst: Any, manager: SafetyManager) -> None:
+    source, fanout = finite(g, manager, SOURCE.replace("! vp8enc", "! identity name=broken error-after=60 ! vp8enc"))
+    told: list[Any] = []
+    with source, fanout:
+        source.play()
+        client = fanout.add(client_pipeline(g, manager), "feed", on_end=told.append)
+        eventually(lambda: client.stats().sent > 3, timeout=20)
+        eventually(lambda: client.handle.state is ObjectState.RELEASED, timeout=20)
+        assert told == [client]
+        assert client.end == "error"
+        assert isinstance(client.error, g.PipelineError)
+        assert client.error.element == "broken"
+        late = client_pipeline(g, manager)
+        with pytest.raises(g.PipelineError, match="'broken'"):
+            fanout.add(late, "feed")
+        late.close()
+
+
+def test_a_source_that_is_closed_ends_its_clients(g: Any, manager: SafetyManager) -> None:
+    source, fanout = finite(g, manager, SOURCE)
+    with fanout:
+        source.play()
+        client = fanout.add(client_pipeline(g, manager), "feed")
+        source.close()
+        eventually(lambda: client.handle.state is ObjectState.RELEASED, timeout=20)
+        assert client.end == "error"
+        assert "'encoder'" in str(client.error)
+        late = client_pipeline(g, manager)
+        with pytest.raises(LifecycleError, match="pipeline 'encoder', the source of fanout"):
+            fanout.add(late, "feed")
+        late.close()
+
+
 def test_a_dropped_client_ends_too(g: Any, gst: Any, manager: SafetyManager, fanout: Fanout) -> None:
     client = fanout.add(client_pipeline(g, manager), "feed")
     fanout._clients.clear()  # nobody refers to it now

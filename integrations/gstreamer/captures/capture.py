@@ -83,6 +83,10 @@ class CaptureStats:
     """Frames whose memory is still held after their callback: by arrays, views or shares."""
 
 
+def _nothing(flow: str) -> None:
+    """Nobody wants to know."""
+
+
 class Capture(Uncopied):
     """Frames from an appsink, by callback or by iteration.
 
@@ -183,6 +187,9 @@ class Capture(Uncopied):
         self._durations = [0] * (len(BOUNDS) + 1)
         self._duration_sum = 0.0
         self._on_stall: Callable[[Stall], object] | None = None
+        self._when_quiet: Callable[[str], object] = _nothing
+        """Called by the capture's thread with what `flow_of` says, each time that nothing has come; raises
+        nothing."""
         self._layout: Layout | None = None
         self._manager_closed = False
         # The threads are not started here, where the appsink is not drained yet and would fill up, but with

@@ -326,6 +326,7 @@ class Run:
             if flow == "eos" or (flow == "flowing" and segment_over):
                 opened.ended.set()
                 quiet.over()
+            capture._when_quiet(flow)
             if flow != "flowing":
                 quiet.over()
                 return SLICE

@@ -14,6 +14,9 @@ means the same everywhere, and a client's latency is that of its own way.
 
 **Failing.** What a client's pipeline reports, or refuses, ends that client alone: it is taken off and closed
 on a thread of its own.
+
+**The source's end** is every client's: the end of the stream follows the last frame into its pipeline, and an
+error of the source ends it as one of its own would. Who comes after that is refused.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import attrs
 
 from lifecycle import ClosedError, LifecycleError, SafetyManager
 from lifecycle.integrations.gstreamer._native import BufferHead, Gst, GstVideo
-from lifecycle.integrations.gstreamer.captures.appsink import an_appsink
+from lifecycle.integrations.gstreamer.captures.appsink import an_appsink, flow_of
 from lifecycle.integrations.gstreamer.captures.capture import Capture
 from lifecycle.integrations.gstreamer.errors import FeederFull, GStreamerError, GuardError, StateTimeout
 from lifecycle.integrations.gstreamer.feeding.feeder import Feeder
@@ -106,6 +109,9 @@ class Client(Guard[_ClientCore]):
     ) -> None:
         self.error: BaseException | None = None
         """Why it was taken off, if it was."""
+        self.end: Literal["eos", "error"] | None = None
+        """How it has ended, before it was closed: its source has come to its end, which was sent into its
+        pipeline, or `error` has come up."""
         self._forget = fanout._clients.pop
         self._ask = fanout.request_key_frame
         self._feeder = feeder
@@ -117,6 +123,8 @@ class Client(Guard[_ClientCore]):
 
     def _give(self, frame: Frame, key: bool) -> None:
         """Called by the fanout's thread alone."""
+        if self.end is not None:
+            return
         if self._needs_key:
             if not key:
                 self._dropped += 1
@@ -149,18 +157,38 @@ class Client(Guard[_ClientCore]):
         if GstVideo.video_event_is_force_key_unit(info.get_event()):
             self.restart()
 
+    def _source_ended(self, error: BaseException | None) -> None:
+        """Called by the fanout's thread alone, again and again: no frame follows."""
+        if self.end is not None:
+            return
+        if error is None:
+            try:
+                self._feeder.end_of_stream()
+            except (GStreamerError, LifecycleError) as refused:
+                error = refused
+        if error is not None:
+            self._fail(error)
+            return
+        self.end = "eos"
+        # It stays until it is closed: what waits in its pipeline is still to be shown, or written.
+        in_the_background(self._tell_end, f"gst-client-{self.name}")
+
     def _fail(self, error: BaseException) -> None:
         error.__traceback__ = None
         self.error = error
+        self.end = "error"
         self._forget(self.key, None)
         in_the_background(self._end, f"gst-client-{self.name}")
 
-    def _end(self) -> None:
+    def _tell_end(self) -> None:
         try:
             if self._on_end is not None:
                 self._on_end(self)
         except BaseException as error:
             self.manager.report_panic(f"on_end of client {self.name}", error, type_name=self.type_name)
+
+    def _end(self) -> None:
+        self._tell_end()
         try:
             self.close()
         except LifecycleError as error:
@@ -223,6 +251,7 @@ class Fanout(Uncopied):
         self._asking = threading.Lock()
         appsink.set_property("sync", False)
         self._capture = Capture(manager, appsink, name=f"{self.name} to clients")
+        self._capture._when_quiet = self._look_for_end
         self._capture.on_frame(self._share)
 
     def _abandon(self) -> None:
@@ -236,6 +265,25 @@ class Fanout(Uncopied):
             key = is_key_frame(frame)
             for client in clients:
                 client._give(frame, key)
+
+    def _look_for_end(self, flow: str) -> None:
+        """Nothing has come to the capture: tell the clients if nothing will. On its thread, and again as long
+        as that is so."""
+        clients = list(self._clients.values())
+        if clients:
+            error = self._why_no_frame(flow)
+            if error is not None or flow == "eos":
+                for client in clients:
+                    client._source_ended(error)
+
+    def _why_no_frame(self, flow: str) -> LifecycleError | None:
+        """What has ended the source, where that was no end of the stream. A new one each time."""
+        if self._source.closed:
+            return ClosedError(
+                f"pipeline {self._source.name!r}, the source of fanout {self.name!r}, is closed: no frame "
+                "follows; make a new one, and a Fanout for it"
+            )
+        return None if flow == "idle" else self._capture._listener.error
 
     def add(
         self,
@@ -261,16 +309,20 @@ class Fanout(Uncopied):
             Frames that may wait in the appsrc; one that would be too many makes the client fall behind, to
             the next key frame.
         on_end:
-            ``on_end(client)`` on a thread of its own when the client ends by an error of its pipeline
-            (`Client.error`), which also closes it.
+            ``on_end(client)`` on a thread of its own when the client ends by an error, of its own pipeline or
+            of the source (`Client.error`), which also closes it; and when the source has come to its end
+            (`Client.end` is ``"eos"``): its pipeline is sent the end of the stream, and stays until the
+            client is closed.
 
         Raises what `PipelineGuard.play` raises, and `ClosedError` when the fanout is closed meanwhile;
-        everything given is then closed. `GuardError` for what is no `PipelineGuard`, and `ClosedError` for a
-        fanout that is closed already: nothing is taken then.
+        everything given is then closed. `GuardError` for what is no `PipelineGuard` and for a source that has
+        come to its end, its `PipelineError` where it has failed, and `ClosedError` for a fanout or a source
+        that is closed already: nothing is taken then.
         """
         if not isinstance(pipeline, PipelineGuard):
             raise GuardError(f"Fanout.add takes the PipelineGuard of the client, not {pipeline!r}")
         self._refuse_closed()
+        self._refuse_ended()
         client = None
         try:
             if isinstance(appsrc, str):
@@ -301,6 +353,18 @@ class Fanout(Uncopied):
             raise ClosedError(
                 f"fanout {self.name!r} is closed, so no client would get a frame of it; make a new Fanout "
                 "for its source"
+            )
+
+    def _refuse_ended(self) -> None:
+        sink = self._capture._sink
+        flow = "idle" if sink is None else flow_of(sink)
+        error = self._why_no_frame(flow)
+        if error is not None:
+            raise error
+        if flow == "eos":
+            raise GuardError(
+                f"fanout {self.name!r}: its source {self._source.name!r} has come to its end, so no client "
+                "would get a frame of it; seek back or start it again first"
             )
 
     def follow(self, pipeline: PipelineGuard) -> None:
