@@ -284,6 +284,28 @@ def test_a_branch_can_negotiate(g: Any, manager: SafetyManager) -> None:
         first.close()
 
 
+@pytest.mark.parametrize("where", ["the tee", "the source"])
+def test_an_end_that_is_sent_before_the_branches_is_that_of_all(
+    g: Any, gst: Any, manager: SafetyManager, where: str
+) -> None:
+    with g.PipelineGuard(manager, SOURCE) as guard:
+        tee = g.Tee(manager, guard, "t")
+        branches = [tee.attach("appsink sync=false max-buffers=8") for _ in range(3)]
+        loops = [branch.capture().frames(timeout=20) for branch in branches]
+        guard.play()
+        for loop in loops:
+            next(loop)
+        if where == "the tee":
+            guard["t"].get_static_pad("sink").send_event(gst.Gst.Event.new_eos())
+        else:
+            guard.pipeline.send_event(gst.Gst.Event.new_eos())
+        for loop in loops:
+            assert sum(1 for _ in loop) < 20
+        assert guard.wait(20)
+        assert guard.errors == ()
+        assert [branch.end for branch in branches] == [None] * 3
+
+
 def test_an_element_set_to_null_by_hand_comes_back(tee: Tee, viewer: Capture, gst: Any) -> None:
     branch = tee.attach("identity name=i ! fakesink name=s")
     eventually(lambda: branch.stats().passed > 3)

@@ -168,6 +168,57 @@ def test_the_stream_ends_at_the_sinks_before_null(
         assert (b"\x1c\x53\xbb\x6b" in path.read_bytes()[-4096:]) is (eos is not None)
 
 
+@pytest.mark.parametrize("source", ["is-live=true", ""], ids=["live", "as fast as it goes"])
+@pytest.mark.parametrize("how", ["close", "manager"])
+def test_a_paused_recording_ends_whole(
+    g: Any, gst: Any, manager: SafetyManager, tmp_path: Any, source: str, how: str
+) -> None:
+    """Its sinks take nothing until they play, the end of the stream neither: it plays on for that."""
+    path = tmp_path / "paused.mov"
+    guard = g.PipelineGuard(
+        manager,
+        f"videotestsrc {source} ! video/x-raw,width=64,height=48,framerate=30/1 ! jpegenc ! qtmux "
+        f"! filesink location={path}",
+        eos=20,
+    )
+    guard.play()
+    eventually(lambda: path.exists() and path.stat().st_size > 5000, timeout=20)
+    guard.pause()
+    assert guard.close() if how == "close" else manager.close().ok
+    assert guard.ended
+    assert b"moov" in path.read_bytes()
+    assert manager.stats().panics == 0
+
+
+def test_a_recording_that_was_stopped_is_named(g: Any, manager: SafetyManager, tmp_path: Any) -> None:
+    """From READY there is no way to a whole file."""
+    path = tmp_path / "stopped.mov"
+    told: list[str] = []
+    manager.add_observer(lambda event: told.append(str(getattr(event, "reason", ""))))
+    guard = g.PipelineGuard(
+        manager, f"{LIVE} ! jpegenc ! qtmux ! filesink name=file location={path}", name="recorder", eos=20
+    )
+    guard.play()
+    eventually(lambda: path.exists() and path.stat().st_size > 5000, timeout=20)
+    guard.ready()
+    assert guard.close()
+    eventually(lambda: manager.stats().panics == 1)
+    assert any(f"'recorder' was stopped" in text and f"file ({path})" in text for text in told), told
+
+
+def test_what_never_played_has_nothing_to_finish(g: Any, manager: SafetyManager, tmp_path: Any) -> None:
+    for ready in (False, True):
+        guard = g.PipelineGuard(
+            manager, f"videotestsrc ! jpegenc ! qtmux ! filesink location={tmp_path / 'never.mov'}", eos=20
+        )
+        guard.pause()
+        if ready:
+            guard.ready()
+        assert guard.close()
+        assert not guard.ended
+    assert manager.stats().panics == 0
+
+
 def test_an_end_of_stream_that_never_arrives_is_given_up(g: Any, gst: Any, manager: SafetyManager) -> None:
     guard = g.PipelineGuard(manager, f"{LIVE} ! fakesink name=sink", eos=0.2)
     pad = guard["sink"].get_static_pad("sink")

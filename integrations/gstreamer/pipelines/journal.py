@@ -71,6 +71,8 @@ class Journal:
         self.waiters: WaitList = WaitList()
         self.bus = 0  # what `drain.py` calls it
         self.threads: StreamingThreads = StreamingThreads()
+        self.played: bool = False
+        """It has come to PLAYING since the last run began."""
         self._end = 0  # the number of the last end of this run, 0 where none has come
         # The numbers of the seeks that are under way, and of the last that was taken: an end whose number is
         # before one of them is undone.
@@ -140,6 +142,7 @@ class Journal:
         """From here on it has neither errors nor an end."""
         self.errors.clear()
         self._end = 0
+        self.played = False
 
     def delegate(self, part: Any, failed: Callable[[PipelineError], bool]) -> Callable[[], object]:
         """Have what fails in the bin `part` told by ``failed(error)``, on the failing thread, and not as the
@@ -203,9 +206,13 @@ class Journal:
     def on_state_changed(self, bus: Any, message: Any) -> None:
         """An element has changed its state; a new run of the pipeline has neither errors nor an end."""
         before, state, _ = message.parse_state_changed()
-        if self.errors.changed(before, state, pointer_of(message.src) == self.pipeline):
+        whole = pointer_of(message.src) == self.pipeline
+        if self.errors.changed(before, state, whole):
             self._run += 1
             self._end = 0
+            self.played = False
+        if whole and state == Gst.State.PLAYING:
+            self.played = True
 
     @contained()
     def on_stream_status(self, bus: Any, message: Any) -> None:

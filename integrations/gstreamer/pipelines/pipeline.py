@@ -92,8 +92,9 @@ class PipelineGuard(Guard["_PipelineCore"]):
         Shown in messages, metrics and reports; the pipeline's own by default.
     eos:
         Seconds for which closing waits for the end of the stream to reach every sink before NULL, so that
-        files are complete; None (the default) stops at once. Only a pipeline that plays, or is about to, gets
-        it.
+        files are complete; None (the default) stops at once. Only a pipeline that plays, is about to, or has
+        played gets it: one that is PAUSED plays on for it. One that was taken to READY before its end is
+        reported, with its files.
 
     ::
 
@@ -517,6 +518,7 @@ class _Stream:
         self._name = name
         self._told = told
         self._claim: Claim[object] = Claim()
+        self._files = ""
         self.over: Flag = Flag()
 
     def begin_finish(self) -> Callable[[float], str]:
@@ -525,11 +527,35 @@ class _Stream:
             return self._await_other
         pipeline = self._pipeline()
         try:
-            if pipeline is None or self._journal.ended or Gst.State.PLAYING not in pipeline.get_state(0)[1:]:
+            journal = self._journal
+            states = () if pipeline is None else pipeline.get_state(0)[1:]
+            if Gst.State.PLAYING in states:
+                paused = False
+            elif Gst.State.PAUSED in states and journal.played:
+                paused = True
+            else:
+                self.over.set()
+                stopped = journal.played and not journal.errors and pipeline is not None
+                self._files = files_of(pipeline) if stopped and not journal.ended else ""
+                return self._tell_stopped if self._files else self._await_other
+            if journal.ended:
                 self.over.set()
                 return self._await_other
-            in_the_background(partial(pipeline.send_event, Gst.Event.new_eos()), f"gst-{self._name}")
+            in_the_background(partial(_end_stream, pipeline, paused, self.eos or 0.0), f"gst-{self._name}")
             return self._finish
+        finally:
+            pipeline = None
+
+    def _tell_stopped(self, until: float) -> str:
+        """Its files cannot be made good any more."""
+        said = (
+            f"pipeline {self._name!r} was stopped before the end of the stream had reached its sinks (close "
+            f"it before it goes to READY or NULL): {self._files} may be incomplete"
+        )
+        pipeline = self._pipeline()
+        try:
+            self._told(pipeline, said)
+            return said
         finally:
             pipeline = None
 
@@ -556,6 +582,16 @@ class _Stream:
         finally:
             pipeline = None
             self.over.set()
+
+
+def _end_stream(pipeline: Any, paused: bool, seconds: float) -> None:
+    """Send the end into it. Where it is paused its sinks take that once they play. Sent before that it would
+    wait for a source that waits for its sink, with the lock that every change of the state needs."""
+    if paused:
+        pipeline.set_state(Gst.State.PLAYING)
+        if pipeline.get_state(int(seconds * 1e9))[1] != Gst.State.PLAYING:
+            return
+    pipeline.send_event(Gst.Event.new_eos())
 
 
 def _look() -> None:
