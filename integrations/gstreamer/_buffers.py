@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ __all__ = [
     "configure_pool",
     "deep_copy",
     "end_own",
+    "has_memory_for",
     "is_writable",
     "level_of",
     "limits_of_pool",
@@ -150,6 +152,16 @@ def _glib_function(name: str) -> Any:
 NOTIFY: Final[int] = ctypes.cast(_glib_function("g_atomic_int_inc"), _p).value or 0
 """The C function that tells that GStreamer has let go: it adds one to the slot whose address it is given."""
 
+_try_malloc = _glib_function("g_try_malloc")
+_try_malloc.restype = _p
+_try_malloc.argtypes = (_size,)
+_free = _glib_function("g_free")
+_free.restype = None
+_free.argtypes = (_p,)
+LARGE: Final = 1 << 26
+"""Bytes from which on it is asked first whether there is memory: GLib ends the process where there is none.
+"""
+
 COPY_ALL: Final = 0xF  # flags, timestamps, meta, memory: everything but a merge or a deep copy
 ALL: Final = _size(-1).value
 
@@ -169,9 +181,21 @@ def shallow_copy(buffer: Any) -> Owned:
     return _owned(_copy_region, buffer, COPY_ALL, 0, ALL)
 
 
+def has_memory_for(size: int) -> bool:
+    """Return True if so many bytes can be had in one piece now."""
+    if size < LARGE:
+        return True
+    if size > ALL - LARGE:
+        return False
+    taken, given_back = itertools.tee(map(_try_malloc, (size + LARGE,)))
+    # In one call into C: no interrupt falls between.
+    ((address, _),) = list(zip(taken, map(_free, given_back), strict=True))
+    return address is not None
+
+
 def new_buffer(size: int) -> Owned:
     """A buffer of so many bytes; empty where there is no memory for it."""
-    return _owned(_allocate, None, size, None)
+    return _owned(_allocate, None, size, None) if has_memory_for(size) else nothing_owned()
 
 
 def wrap_memory(owned: Owned, flags: int, address: int, size: int, slot: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lifecycle import LifecycleError, SafetyManager
-from lifecycle.errors import DuplicateError, RegistrationError
+from lifecycle.errors import DuplicateError, PoolError, RegistrationError
 from tests.support import eventually
 
 pytestmark = pytest.mark.needs("gstreamer", "numpy")
@@ -321,3 +321,83 @@ def test_frames_of_no_bytes_and_of_an_odd_size(gst: Any, g: Any, manager: Safety
         assert f"<Frame of 'odd', video/x-raw RGB 65×3: valid> has {size} bytes" in text
     assert told[3] == "(3, 65, 3)"
     assert len(told) == 4
+
+
+RGB = "video/x-raw,format=RGB,width=5,height=3,framerate=30/1"
+
+
+def test_a_memory_without_bytes(gst: Any, g: Any, adapter: Any) -> None:
+    """One that was cut to nothing is mapped, and lies somewhere all the same."""
+    buffer = gst.Gst.Buffer.new_allocate(None, 48, None)
+    buffer.set_size(0)
+    sample = gst.Gst.Sample.new(buffer, gst.Gst.Caps.from_string(RGB), None, None)
+    with adapter.frame(sample) as frame, adapter.frame(sample) as other:
+        assert len(frame.data()) == len(other.data()) == 0
+        with pytest.raises(g.ShortMemoryError, match="has 0 bytes"):
+            frame.array()
+        with frame.download() as copy:
+            assert len(copy.data()) == 0
+        with frame.writable() as writable:
+            assert len(writable.data()) == 0
+
+
+@pytest.mark.parametrize("size", [1 << 46, 1 << 62, 1 << 63, 1 << 65])
+def test_more_memory_than_there_is_does_not_end_the_process(
+    g: Any, adapter: Any, manager: SafetyManager, size: int
+) -> None:
+    """GLib ends it where an allocation fails."""
+    with pytest.raises(g.MapError, match=f"RGB 5×3: there is no memory for a buffer of {size} bytes"):
+        adapter.buffer(RGB, size)
+    with pytest.raises(PoolError, match="there is no memory for"):
+        g.PoolAdapter(manager, RGB, size=size)
+    with pytest.raises(PoolError, match=f"100 × {size} bytes"):
+        g.PoolAdapter(manager, RGB, size=size, least=100, most=100)
+    adapter.buffer(RGB, 100 << 20).close()
+
+
+def test_a_buffer_of_a_pool_is_counted_in_32_bits(g: Any, manager: SafetyManager) -> None:
+    """What is more would be cut off without a word."""
+    with pytest.raises(PoolError, match=f"there is no memory for 1 × {(1 << 32) + 48} bytes"):
+        g.PoolAdapter(manager, RGB, size=(1 << 32) + 48)
+
+
+@pytest.mark.parametrize("caps", ["ANY", "EMPTY", "video/x-raw,format={RGB,BGR}"])
+def test_caps_of_no_one_format_are_told_with_their_capture(
+    gst: Any, g: Any, manager: SafetyManager, caps: str
+) -> None:
+    sample = gst.Gst.Sample.new(gst.Gst.Buffer.new(), gst.Gst.Caps.from_string(caps), None, None)
+    with pytest.raises(g.SampleError, match="frame of 'door': caps «"):
+        g.SampleAdapter(manager, name="door").frame(sample)
+
+
+@pytest.mark.parametrize("size", [0, 1, 47])
+def test_a_buffer_that_is_too_short_is_not_fed(gst: Any, g: Any, manager: SafetyManager, size: int) -> None:
+    pipeline = gst.Gst.parse_launch("appsrc name=feed ! fakesink")
+    short = gst.Gst.Buffer.new_allocate(None, size, None)
+    sample = gst.Gst.Sample.new(short, gst.Gst.Caps.from_string(RGB), None, None)
+    with g.Feeder(manager, pipeline.get_by_name("feed"), caps=RGB) as feeder:
+        with pytest.raises(
+            g.FormatError, match=f"'feed' feeds .*RGB 5×3, of 48 bytes, and this Buffer has {size}"
+        ):
+            feeder.push(short)
+        with g.SampleAdapter(manager).frame(sample) as frame:
+            with pytest.raises(g.FormatError, match=f"this Frame has {size}"):
+                feeder.push(frame)
+        feeder.push(gst.Gst.Buffer.new_allocate(None, 48, None))
+        assert feeder.stats().pushed == 1
+    with g.Feeder(manager, pipeline.get_by_name("feed"), caps="video/x-h264") as feeder:
+        feeder.push(short)  # what is encoded may have any length
+
+
+def test_an_element_of_a_pipeline_has_no_messages_of_its_own(g: Any, manager: SafetyManager) -> None:
+    with g.PipelineGuard(manager, "fakesrc ! fakesink name=f", name="whole") as pipeline:
+        with pytest.raises(g.GuardError, match=r"element 'f' is part of .*watch the pipeline"):
+            g.BusWatch(manager, pipeline["f"])
+
+
+def test_an_appsink_in_a_bin_alone_is_in_no_pipeline(gst: Any, g: Any, manager: SafetyManager) -> None:
+    alone = gst.Gst.Bin.new("alone")
+    sink = gst.Gst.ElementFactory.make("appsink", "inside")
+    alone.add(sink)
+    with g.Capture(manager, sink) as capture, pytest.raises(g.NoFrames, match=r"'inside'.*in no pipeline"):
+        next(capture.frames(timeout=0.05))

@@ -215,7 +215,9 @@ def test_a_source_that_is_started_again_takes_clients_again(g: Any, manager: Saf
 
 
 def test_an_error_of_the_source_is_one_of_every_client(g: Any, gst: Any, manager: SafetyManager) -> None:
-    source, fanout = finite(g, manager, SOURCE.replace("! vp8enc", "! identity name=broken error-after=60 ! vp8enc"))
+    source, fanout = finite(
+        g, manager, SOURCE.replace("! vp8enc", "! identity name=broken error-after=60 ! vp8enc")
+    )
     told: list[Any] = []
     with source, fanout:
         source.play()

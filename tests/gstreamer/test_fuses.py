@@ -291,7 +291,8 @@ def test_an_end_that_is_sent_before_the_branches_is_that_of_all(
     with g.PipelineGuard(manager, SOURCE) as guard:
         tee = g.Tee(manager, guard, "t")
         branches = [tee.attach("appsink sync=false max-buffers=8") for _ in range(3)]
-        loops = [branch.capture().frames(timeout=20) for branch in branches]
+        captures = [branch.capture() for branch in branches]
+        loops = [capture.frames(timeout=20) for capture in captures]
         guard.play()
         for loop in loops:
             next(loop)
@@ -304,6 +305,8 @@ def test_an_end_that_is_sent_before_the_branches_is_that_of_all(
         assert guard.wait(20)
         assert guard.errors == ()
         assert [branch.end for branch in branches] == [None] * 3
+        for part in (*captures, *branches):
+            part.close()
 
 
 def test_an_element_set_to_null_by_hand_comes_back(tee: Tee, viewer: Capture, gst: Any) -> None:

@@ -203,7 +203,7 @@ def test_a_recording_that_was_stopped_is_named(g: Any, manager: SafetyManager, t
     guard.ready()
     assert guard.close()
     eventually(lambda: manager.stats().panics == 1)
-    assert any(f"'recorder' was stopped" in text and f"file ({path})" in text for text in told), told
+    assert any("'recorder' was stopped" in text and f"file ({path})" in text for text in told), told
 
 
 def test_what_never_played_has_nothing_to_finish(g: Any, manager: SafetyManager, tmp_path: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from lifecycle.integrations.gstreamer._native import Gst, GstApp
 from lifecycle.integrations.gstreamer.errors import CaptureError
 
-__all__ = ["an_appsink", "answers_at_once", "flow_of", "puller"]
+__all__ = ["an_appsink", "answers_at_once", "flow_of", "in_pipeline", "puller"]
 
 
 def flow_of(sink: Any) -> str:
@@ -52,6 +52,13 @@ def an_appsink(element: Any) -> Any:
             "name=capture» and give that element"
         )
     return element
+
+
+def in_pipeline(element: Any) -> bool:
+    """Return True if it is part of a pipeline, in whatever bin of it."""
+    while element is not None and not isinstance(element, Gst.Pipeline):
+        element = element.get_parent()
+    return element is not None
 
 
 def puller(element: Any) -> Callable[[Any, int], Any]:

@@ -35,7 +35,7 @@ import attrs
 
 from lifecycle import ClosedError, SafetyManager
 from lifecycle.config import exception_types
-from lifecycle.integrations.gstreamer.captures.appsink import an_appsink, flow_of, puller
+from lifecycle.integrations.gstreamer.captures.appsink import an_appsink, flow_of, in_pipeline, puller
 from lifecycle.integrations.gstreamer.captures.iteration import Frames, Turn
 from lifecycle.integrations.gstreamer.captures.runs import Opened, Run
 from lifecycle.integrations.gstreamer.captures.starving import HeldFrames, Stall
@@ -412,7 +412,7 @@ class Capture(Uncopied):
         sink = self._sink
         text = (
             f"{begin}; the appsink is {state_name(sink) if sink is not None else 'gone'}"
-            f"{' and in no pipeline' if sink is not None and sink.get_parent() is None else ''}"
+            f"{' and in no pipeline' if sink is not None and not in_pipeline(sink) else ''}"
             f"{' and has seen no frame yet' if not self._last_frame else ''}: see that the pipeline is "
             "PLAYING and that what feeds it has something to give"
         )
@@ -500,11 +500,7 @@ class Capture(Uncopied):
     def _deliver(self, frame: Frame) -> None:
         """Give one frame to the callback. Nothing that the callback does leaves this."""
         callback = self._callback
-        if (
-            callback is None
-            or self._opened.closed
-            or (self._held.most is not None and not self._held.room())
-        ):
+        if callback is None or self._opened.closed or (self._held.most is not None and not self._held.room()):
             self._results["dropped"] += 1
             frame.close()
             return

@@ -37,7 +37,7 @@ from lifecycle.integrations.gstreamer._buffers import (
     push_to,
     shallow_copy,
 )
-from lifecycle.integrations.gstreamer._native import BufferHead, Gst, np, pointer_of
+from lifecycle.integrations.gstreamer._native import BufferHead, Gst, buffer_size, np, pointer_of, video_meta
 from lifecycle.integrations.gstreamer.errors import FeederError, FeederFull, FormatError
 from lifecycle.integrations.gstreamer.feeding.fitting import fitting, fitting_planes
 from lifecycle.integrations.gstreamer.feeding.lent import (
@@ -305,7 +305,7 @@ class Feeder(Uncopied):
     def _of_gstreamer(self, what: Any) -> Owned:
         """The buffer of a frame, or a `Gst.Buffer` itself."""
         if isinstance(what, Gst.Buffer):
-            return shallow_copy(hash(what))
+            return self._copy_of(hash(what), what)
         layout = what._layout
         if self._follows and (self._layout is None or not layout.caps.is_equal(self._layout.caps)):
             self._set_caps(layout)
@@ -320,9 +320,22 @@ class Feeder(Uncopied):
             return what._hand_on(f"pushed by feeder {self.name!r}")
         sample = what._sample_now()
         try:
-            return shallow_copy(what._buffer_of(sample))
+            return self._copy_of(what._buffer_of(sample), what)
         finally:
             sample = None
+
+    def _copy_of(self, buffer: int, what: Any) -> Owned:
+        """Another head over the memory of a buffer of GStreamer's. Raises `FormatError` where that is shorter
+        than the caps say, and has no meta of its own: no element could read the picture."""
+        layout = self._layout
+        if layout is not None and layout.plain and layout.planes and not video_meta(buffer):
+            size = buffer_size(buffer)
+            if size < layout.size:
+                raise FormatError(
+                    f"feeder {self.name!r} feeds {layout}, of {layout.size} bytes, and this "
+                    f"{type(what).__name__} has {size}: it is truncated, or of other caps"
+                )
+        return shallow_copy(buffer)
 
     def _may_lend(self, what: Any, array: np.ndarray[Any, Any], lend: bool) -> bool:
         """Return True if the memory of `array` is lent instead of copied."""

@@ -29,6 +29,7 @@ from lifecycle.integrations.gstreamer._buffers import (
     acquire_from_pool,
     add_parent,
     configure_pool,
+    has_memory_for,
     limits_of_pool,
     nothing_owned,
 )
@@ -51,6 +52,8 @@ from lifecycle.stats import Histogram, PoolStats
 
 __all__ = ["PoolAdapter"]
 
+LARGEST: Final = 2**32 - 1
+"""Bytes of a pool's buffer: GStreamer counts them so."""
 WAITS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005)
 """Seconds between two looks for a buffer: longer and longer."""
 SETTLE_TURNS: Final = 64
@@ -186,6 +189,10 @@ class PoolAdapter(Uncopied):
             raise FormatError(
                 f"pool {self.name!r} of {layout}: a buffer needs {layout.size or 'a size= in'} bytes, not "
                 f"{size!r}"
+            )
+        if wanted > LARGEST or not has_memory_for(wanted * max(1, least)):
+            raise PoolError(
+                f"pool {self.name!r} of {layout}: there is no memory for {max(1, least)} × {wanted} bytes"
             )
         options = (b"GstBufferPoolOptionVideoMeta",) if video else ()
         if not configure_pool(self._pointer, hash(layout.caps), wanted, least, most, options):

@@ -232,13 +232,13 @@ def _video_layout(
     )
 
 
-def parse(caps: Any) -> Layout:
+def parse(caps: Any, whose: str = "") -> Layout:
     """Work out the layout of `caps` (a `Gst.Caps`). Raises `SampleError` for caps that describe nothing in
-    particular."""
+    particular; `whose`: the capture or adapter that they came to."""
     if caps.get_size() == 0 or not caps.is_fixed():
         raise SampleError(
-            f"caps «{caps.to_string()}» do not describe one format; a sample needs fixed caps: pull it from "
-            "a running appsink, or give Gst.Sample.new the caps that the buffer really has"
+            f"{frame_of(whose)}caps «{caps.to_string()}» do not describe one format; a sample needs fixed "
+            "caps: pull it from a running appsink, or give Gst.Sample.new the caps that the buffer really has"
         )
     kind = media_type(caps)
     if kind == "audio/x-raw":
@@ -294,7 +294,7 @@ class LayoutCache:
 
     def add(self, caps: Any) -> Layout:
         """The layout of `caps`, a wrapper, which is parsed and kept."""
-        layout = parse(caps)
+        layout = parse(caps, self._whose)
         layout.whose = self._whose
         _bound(self.known, self._limit)
         self.known[hash(caps)] = layout

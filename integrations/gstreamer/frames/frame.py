@@ -250,6 +250,8 @@ class Frame(FrameFacts):
             target[: len(view)] = view
             target = None
             copied = writable.take()
+            if not view.nbytes:  # GStreamer makes no buffer of no bytes that could be written to
+                copied.set_size(0)
             copy_times(copied, buffer)
             segment = sample.get_segment()
             return adapter.frame(Gst.Sample.new(copied, caps, segment, sample.get_info()))
@@ -514,7 +516,7 @@ class Frame(FrameFacts):
             handle = adapter._register(held, buffer, layout.size or buffer_size(buffer))
             if owner is not None:
                 view = memoryview(owner).cast("B")[: buffer_size(buffer)].toreadonly()
-            elif mapped and held.data is not None:
+            elif mapped and held.size and held.data is not None:  # a memory may have no bytes
                 view = handle.view(held.data, held.size)
                 live[key] = weakref.ref(view.obj)
                 held.live = live

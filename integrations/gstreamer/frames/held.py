@@ -124,7 +124,7 @@ def open_memory(
         )
         if owner is not None:
             view = memoryview(owner).cast("B")[:size].toreadonly()
-        elif held.data is not None:
+        elif held.size and held.data is not None:
             view = handle.view(held.data, held.size)
             live[key] = weakref.ref(view.obj)
             held.live = live

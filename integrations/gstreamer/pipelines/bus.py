@@ -23,6 +23,7 @@ from lifecycle.integrations.gstreamer.pipelines.guard import (
     check_manager,
     check_seconds,
     or_nothing,
+    path_of,
 )
 from lifecycle.integrations.gstreamer.pipelines.listening import KEPT_ERRORS, error_of
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
@@ -120,6 +121,11 @@ class BusWatch(Guard[_BusCore]):
         check_manager(manager, "BusWatch(manager, source)")
         if isinstance(source, PipelineGuard):
             source = source.pipeline
+        if isinstance(source, Gst.Element) and source.get_parent() is not None:
+            raise GuardError(
+                f"BusWatch: element {source.get_name()!r} is part of {path_of(source.get_parent())!r}, where "
+                "its messages go; watch the pipeline, whose messages name their source"
+            )
         bus = source.get_bus() if isinstance(source, Gst.Element) else source
         if not isinstance(bus, Gst.Bus):
             raise GuardError(f"BusWatch takes a PipelineGuard, a Gst.Pipeline or a Gst.Bus, not {source!r}")
