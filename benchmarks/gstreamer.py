@@ -64,7 +64,8 @@ class Frames:
         self.adapter = SampleAdapter(SafetyManager(name="bench"))
         self.sample = one_sample()
         self.buffer = self.sample.get_buffer()
-        self.shared = self.adapter.frame(self.sample)
+        # Of another sample: a memory is mapped once, however many frames look into it.
+        self.shared = self.adapter.frame(one_sample())
         self.shared.array()
 
     def guarded(self) -> None:

@@ -389,10 +389,14 @@ users_files: set[str] = set()
 
 def users_frame(frame: FrameType | None) -> FrameType | None:
     """The nearest frame from `frame` up whose code lies in none of `OURS`."""
-    while frame is not None and frame.f_code.co_filename.startswith(OURS):
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file in users_files:  # mostly: quicker than to compare with each of `OURS` in vain
+            break
+        if not file.startswith(OURS):
+            users_files.add(file)
+            break
         frame = frame.f_back
-    if frame is not None:
-        users_files.add(frame.f_code.co_filename)
     return frame
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from lifecycle._core.describe import about, describe
 from lifecycle._core.numbers import is_pointer, number_of
 from lifecycle._core.record import Held, Pin, arm
-from lifecycle._core.runtime import OURS, Site, caller, site_of
+from lifecycle._core.runtime import Site, users_frame
 from lifecycle.errors import LifecycleError, shown
 
 _array_types: dict[int, Any] = {}
@@ -34,12 +34,10 @@ def _array_type(length: int) -> Any:
 def _site() -> Site | None:
     """Where the user's line stands that asks for a view."""
     try:
-        frame: FrameType | None = sys._getframe(3)
+        frame: FrameType | None = users_frame(sys._getframe(3))
     except ValueError:  # C asked
         return None
-    if frame is not None and frame.f_code.co_filename.startswith(OURS):
-        frame = caller(3)
-    return site_of(frame)
+    return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
 def make_view(pin: Pin, address: int, nbytes: int | None, readonly: bool) -> memoryview:

@@ -457,3 +457,39 @@ def test_times_flags_and_memory(gst: Any, adapter: Any) -> None:
     for name in ("dts", "offset", "flags", "segment", "running_time"):
         with pytest.raises(LifecycleError):
             getattr(frame, name)
+
+
+@pytest.mark.parametrize("how", ["block", "close", "capture"])
+def test_a_frame_that_nothing_holds_ends_on_the_short_way(
+    gst: ModuleType, adapter: Any, manager: SafetyManager, how: str
+) -> None:
+    """`Handle.close` called by the library's own wrappers, as by the program: the end is counted as a plain
+    one, and the line that is named is the program's."""
+    from lifecycle._core.record import PLAIN
+    from lifecycle.integrations.gstreamer import Capture
+
+    frames: list[Any] = []
+    if how == "capture":
+        pipeline, sink = gst.launch(frames=1)
+        with Capture(manager, sink) as capture:
+
+            @capture.on_frame
+            def look(frame: Any) -> None:
+                frame.array()
+                frames.append(frame)
+
+            assert capture.wait(10)
+        gst.shutdown(pipeline)
+    else:
+        frames.append(adapter.frame(gst.sample_of(bytes(64 * 48 * 3), gst.SMALL)))
+        frames[0].array()
+        if how == "close":
+            assert frames[0].close()
+        else:
+            with frames[0]:
+                pass
+    (handle,) = frames[0]._handles
+    record = handle._record
+    assert record.outcome is PLAIN
+    if how != "capture":
+        assert record.shut_site[0].co_filename == __file__
