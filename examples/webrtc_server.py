@@ -21,7 +21,7 @@ from gi.repository import Gst
 
 from lifecycle import SafetyManager
 from lifecycle.integrations.gstreamer import Capture, Fanout, PipelineGuard
-from lifecycle.integrations.gstreamer.sharing.clients import Client
+from lifecycle.integrations.gstreamer.sharing.client import Client
 from lifecycle.integrations.gstreamer.webrtc import WebRTCPeer, connect
 
 CAPS = "video/x-raw,format=I420,width=320,height=240,framerate=30/1"

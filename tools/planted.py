@@ -1581,7 +1581,7 @@ MUTANTS = (
         "I7",
         (
             (
-                "../integrations/gstreamer/sharing/clients.py",
+                "../integrations/gstreamer/sharing/client.py",
                 "            self._sent += 1\n",
                 "            self._sent += 1\n            self._needs_key = False\n",
             ),

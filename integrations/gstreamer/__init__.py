@@ -57,7 +57,8 @@ from lifecycle.integrations.gstreamer.pipelines.pads import PadGuard, ProbeGuard
 from lifecycle.integrations.gstreamer.pipelines.pipeline import PipelineGuard
 from lifecycle.integrations.gstreamer.pipelines.signals import SignalGuard
 from lifecycle.integrations.gstreamer.sharing.branch import Branch, BranchEnd, BranchStats, low_latency_queue
-from lifecycle.integrations.gstreamer.sharing.clients import Client, ClientStats, Fanout, request_key_frame
+from lifecycle.integrations.gstreamer.sharing.client import Client, ClientStats
+from lifecycle.integrations.gstreamer.sharing.clients import Fanout, request_key_frame
 from lifecycle.integrations.gstreamer.sharing.tee import Tee
 from lifecycle.integrations.gstreamer.tracer import LeaksTracer
 

@@ -322,13 +322,24 @@ def _shares(record: Record, asking: object, named: bool) -> list[Holder]:
     others = sum(token > 0 for token in list(tokens)) - 1 if tokens else 0
     if not named:
         return [Holder("share", "another handle")] * max(0, others)
-    handles = [
-        each
-        for each in gc.get_referrers(record)
-        if hasattr(type(each), "_cell")
-        and hasattr(each, "_token")
-        and getattr(each, "_record", None) is record
-    ]
+    # A plain loop: a comprehension that an interrupt strikes would keep the pin in its own frame.
+    referrers = gc.get_referrers(record)
+    handles: list[Any] = []
+    each = None
+    try:
+        for each in referrers:
+            if (
+                hasattr(type(each), "_cell")
+                and hasattr(each, "_token")
+                and getattr(each, "_record", None) is record
+            ):
+                handles.append(each)
+    except BaseException:
+        handles.clear()
+        raise
+    finally:
+        referrers.clear()
+        each = None
     found: list[Holder] = []
     try:
         inside = reaches(record.obj, handles) or (

@@ -178,13 +178,13 @@ def finite(g: Any, manager: SafetyManager, text: str = FINITE) -> tuple[Pipeline
 def test_the_end_of_the_source_is_that_of_every_client(g: Any, manager: SafetyManager) -> None:
     source, fanout = finite(g, manager)
     ends: list[tuple[Any, Any]] = []
-    source.play(0)
     pipelines = [client_pipeline(g, manager) for _ in range(2)]
     with source, fanout:
         clients = [
             fanout.add(one, "feed", max_buffers=1000, on_end=lambda client: ends.append((client, client.end)))
             for one in pipelines
         ]
+        source.play()
         for one in pipelines:
             assert one.wait(20)  # the end of the stream has come through
         eventually(lambda: len(ends) == 2, timeout=20)

@@ -2,5 +2,5 @@
 
 - `tee`, `branch`: branches of a tee, in one pipeline
 - `fuse`: what keeps the end of a branch from the tee
-- `clients`: clients of an encoder, each with a pipeline of its own
+- `clients`, `client`: clients of an encoder, each with a pipeline of its own
 """
