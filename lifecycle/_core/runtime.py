@@ -385,6 +385,8 @@ def caller(depth: int = 2) -> FrameType | None:
 
 users_files: set[str] = set()
 """Files of which it is known that `OURS` does not have them: asked on the way of every close, as one look."""
+our_files: set[str] = set()
+"""Files of which it is known that it has them."""
 
 
 def users_frame(frame: FrameType | None) -> FrameType | None:
@@ -393,9 +395,11 @@ def users_frame(frame: FrameType | None) -> FrameType | None:
         file = frame.f_code.co_filename
         if file in users_files:  # mostly: quicker than to compare with each of `OURS` in vain
             break
-        if not file.startswith(OURS):
-            users_files.add(file)
-            break
+        if file not in our_files:
+            if not file.startswith(OURS):
+                users_files.add(file)
+                break
+            our_files.add(file)
         frame = frame.f_back
     return frame
 
