@@ -101,8 +101,8 @@ class Capture(Uncopied):
         Shown in metrics and reports; the element's own name by default.
     streaming:
         Run the callback on GStreamer's streaming thread (new-sample) instead of the capture's own. Frames
-        that were queued before are dropped then. Quicker where the pipeline has a `PipelineGuard`, which keeps
-        the thread's Python state from one callback to the next.
+        that were queued before are dropped then. Quicker where the pipeline has a `PipelineGuard`, which
+        keeps the thread's Python state from one callback to the next.
     errors:
         Exception types that the callback may raise: they are only counted as errors. If none are given: those
         of the manager's policy for ``"gst.Sample"``, or else of its configuration.
