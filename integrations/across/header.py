@@ -33,23 +33,31 @@ MOST_DIMENSIONS: Final = 8
 MOST_ELEMENTS: Final = 1 << 63
 """More than an array can have in one dimension."""
 _LONGEST_DTYPE: Final = 16
-# number, epoch, time, bytes, key frame, dimensions, element type, shape
-_LAYOUT: Final = struct.Struct("<QQQQBB6x16s8Q")
+# bytes, key frame, dimensions, element type, shape: the same for most frames of a topic
+_FORM: Final = struct.Struct("<QBB6x16s8Q")
+# number, epoch, time, form
+_LAYOUT: Final = struct.Struct(f"<QQQ{_FORM.size}s")
 SIZE: Final = _LAYOUT.size
 """Bytes of a header."""
+MOST_KNOWN: Final = 64
+"""Forms that are remembered: what a topic's frames have in common is worked out once."""
 
 
 class Form:
     """The shape, element type and bytes of a frame that another process can read."""
 
-    __slots__ = ("_coded", "_padded", "dtype", "nbytes", "shape")
+    __slots__ = ("dtype", "nbytes", "packed", "shape")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.shape: tuple[int, ...] = shape
         self.dtype: Any = dtype
         self.nbytes: int = prod(shape) * dtype.itemsize
-        self._coded = dtype.str.encode()
-        self._padded = shape + (0,) * (MOST_DIMENSIONS - len(shape))
+        padded = shape + (0,) * (MOST_DIMENSIONS - len(shape))
+        coded = dtype.str.encode()
+        self.packed: tuple[bytes, ...] = tuple(
+            _FORM.pack(self.nbytes, key, len(shape), coded, *padded) for key in (False, True)
+        )
+        """Its part of the header, of a frame that is no key frame and of one that is."""
 
 
 class Head:
@@ -90,8 +98,29 @@ def array_of(frame: Any) -> Any:
         raise FrameFormatError(f"NumPy makes no array of a {type(frame).__name__}: {error}") from None
 
 
+_forms: dict[tuple[tuple[int, ...], Any], Form] = {}
+
+
 def form_of(shape: Any, dtype: Any) -> Form:
     """The form of arrays of `shape` and `dtype`. Raises `FrameFormatError`."""
+    sides = shape if type(shape) is tuple else (shape,)
+    # Numbers of other types may equal whole ones; only these are known to be looked up without code of others.
+    if {*map(type, sides)} <= {int} and (type(dtype) in (str, type) or isinstance(dtype, np.dtype)):
+        known = _forms.get((sides, dtype))
+        if known is None:
+            known = _new_form(shape, dtype)
+            _remember(_forms, (sides, dtype), known)
+        return known
+    return _new_form(shape, dtype)
+
+
+def _remember(known: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(known) >= MOST_KNOWN:
+        known.clear()
+    known[key] = value
+
+
+def _new_form(shape: Any, dtype: Any) -> Form:
     kind = _dtype_of(dtype)
     if not _goes(kind):
         raise FrameFormatError(
@@ -117,18 +146,7 @@ def form_of(shape: Any, dtype: Any) -> Form:
 
 def pack_into(buffer: Any, form: Form, seq: int, epoch: int, published_ns: int, key: bool) -> None:
     """Write the header of a frame."""
-    _LAYOUT.pack_into(
-        buffer,
-        0,
-        seq,
-        epoch,
-        published_ns,
-        form.nbytes,
-        key,
-        len(form.shape),
-        form._coded,
-        *form._padded,
-    )
+    _LAYOUT.pack_into(buffer, 0, seq, epoch, published_ns, form.packed[key])
 
 
 def pack(form: Form, seq: int, epoch: int, published_ns: int, key: bool) -> bytes:
@@ -145,33 +163,40 @@ def array_over(memory: memoryview, shape: tuple[int, ...], dtype: Any) -> Any:
     return np.frombuffer(memory, dtype).reshape(shape)
 
 
-_dtypes: dict[bytes, Any] = {}
+_read: dict[bytes, tuple[int, bool, tuple[int, ...], Any]] = {}
 
 
 def read(header: Any, room: int) -> Head:
     """What `header` says of a frame in `room` bytes. Raises `FrameFormatError` where that is no frame of
     this library's."""
     head = Head()
-    (head.seq, head.epoch, head.published_ns, head.nbytes, key, dimensions, coded, *padded) = (
-        _LAYOUT.unpack_from(header)
-    )
-    head.key = bool(key)
-    head.shape = tuple(padded[:dimensions])
-    dtype = _dtypes.get(coded)
-    if dtype is None:
-        try:
-            dtype = _dtype_of(coded.rstrip(b"\0").decode())
-        except (FrameFormatError, UnicodeDecodeError) as error:
-            raise FrameFormatError(
-                f"the header of frame {head.seq} names no type of elements: {error}"
-            ) from None
-        if not _goes(dtype):
-            raise FrameFormatError(f"the header of frame {head.seq} says that its elements are {dtype!r}")
-        _dtypes[coded] = dtype
-    head.dtype = dtype
-    if dimensions > MOST_DIMENSIONS or prod(head.shape) * dtype.itemsize != head.nbytes or head.nbytes > room:
+    head.seq, head.epoch, head.published_ns, form = _LAYOUT.unpack_from(header)
+    known = _read.get(form)
+    if known is None:
+        known = _form_in(form, head.seq)
+        _remember(_read, form, known)
+    head.nbytes, head.key, head.shape, head.dtype = known
+    if head.nbytes > room:
         raise FrameFormatError(
-            f"the header of frame {head.seq} says {head.shape} of {dtype}, {head.nbytes} bytes, and there "
-            f"are {room}"
+            f"the header of frame {head.seq} says {head.shape} of {head.dtype}, {head.nbytes} bytes, and "
+            f"there are {room}"
         )
     return head
+
+
+def _form_in(form: bytes, seq: int) -> tuple[int, bool, tuple[int, ...], Any]:
+    """The bytes, key, shape and elements in a header. Raises `FrameFormatError` where they are none."""
+    nbytes, key, dimensions, coded, *padded = _FORM.unpack(form)
+    try:
+        dtype = _dtype_of(coded.rstrip(b"\0").decode())
+    except (FrameFormatError, UnicodeDecodeError) as error:
+        raise FrameFormatError(f"the header of frame {seq} names no type of elements: {error}") from None
+    if not _goes(dtype):
+        raise FrameFormatError(f"the header of frame {seq} says that its elements are {dtype!r}")
+    shape = tuple(padded[:dimensions])
+    if dimensions > MOST_DIMENSIONS or prod(shape) * dtype.itemsize != nbytes:
+        raise FrameFormatError(
+            f"the header of frame {seq} says {shape} of {dtype} in {dimensions} dimensions, which are not "
+            f"{nbytes} bytes"
+        )
+    return nbytes, bool(key), shape, dtype

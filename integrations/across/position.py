@@ -13,8 +13,11 @@ from typing import NamedTuple
 from lifecycle.distribution import KeepKeyFrames, LatestOnly, Policy
 from lifecycle.integrations.across.feeds import Source
 from lifecycle.integrations.across.frames import Frame
+from lifecycle.integrations.across.header import Head
 
 __all__ = ["Position"]
+
+_new = tuple.__new__
 
 
 class Position(NamedTuple):
@@ -36,6 +39,16 @@ class Position(NamedTuple):
     older: tuple[tuple[int, int], ...] = ()
     """Earlier lives, and how far they were read."""
     ended: str = ""
+
+    def follows(self, head: Head) -> bool:
+        """True if that frame is the next one, nothing is missing in between, and no key frame is waited for."""
+        return (
+            self.begun and head.seq == self.cursor and head.epoch == self.epoch and not self.awaits_key
+        )
+
+    def with_next(self) -> Position:
+        """Where it stands with the frame that `follows`."""
+        return _new(Position, (self[0], self[1] + 1, self[2] + 1, *self[3:]))
 
     def before(self, frame: Frame, policy: type[Policy]) -> Position:
         """Where the receiver stands in front of `frame`, with what it has missed; `frame` waits."""

@@ -11,11 +11,12 @@ from lifecycle.lowlevel import Uncopied, pin
 
 __all__ = ["Lent", "Loan", "write_header"]
 
+_header_at = (ctypes.c_char * SIZE).from_address
+
 
 def write_header(address: int, form: Form, seq: int, epoch: int, published_ns: int, key: bool) -> None:
     """Write what stands in front of a frame."""
-    buffer = (ctypes.c_char * SIZE).from_address(address)
-    pack_into(buffer, form, seq, epoch, published_ns, key)
+    pack_into(_header_at(address), form, seq, epoch, published_ns, key)
 
 
 class Lent:

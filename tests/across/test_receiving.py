@@ -12,7 +12,8 @@ pytest.importorskip("numpy")
 
 from lifecycle import ANY_THREAD, SafetyManager
 from lifecycle.errors import Empty, Lagged
-from lifecycle.integrations.across import receiving
+from lifecycle.integrations.across import header, receiving
+from lifecycle.integrations.across.errors import FrameFormatError
 from lifecycle.integrations.across.feeds import Source
 from lifecycle.integrations.across.frames import Frame
 from lifecycle.integrations.across.header import form_of, pack, read
@@ -106,3 +107,25 @@ def test_an_interrupted_recv_leaves_its_frame_to_the_next_one(manager: SafetyMan
         assert feed.published == receiver.received + receiver.missed + receiver.lag, case.place
     assert kept >= 15
     receiver.close()
+
+
+def test_what_equals_a_known_form_is_looked_at_all_the_same() -> None:
+    """Forms are remembered, and 2.0 equals 2: what is no whole number stays refused."""
+    assert form_of((2, 3), "u1") is form_of((2, 3), "u1")
+    assert form_of((1, 1), "u1").shape == (1, 1)
+    for shape in ((2.0, 3), (2, 3 + 0j), (2, "3")):
+        with pytest.raises(FrameFormatError, match="whole numbers"):
+            form_of(shape, "u1")
+    assert [type(side) for side in form_of((True, 1), "u1").shape] == [int, int]
+    head = read(pack(form_of((2, 3), "<i2"), 5, 6, 7, False), 12)
+    assert (head.seq, head.epoch, head.published_ns, head.nbytes, head.key) == (5, 6, 7, 12, False)
+    # Known by now, and still compared with the room that there is.
+    with pytest.raises(FrameFormatError, match="there are 11"):
+        read(pack(form_of((2, 3), "<i2"), 5, 6, 7, False), 11)
+
+
+def test_no_more_forms_are_remembered_than_a_topic_may_have() -> None:
+    for side in range(header.MOST_KNOWN * 2):
+        read(pack(form_of(side, "u1"), 0, 1, 0, True), side)
+    assert len(header._forms) <= header.MOST_KNOWN
+    assert len(header._read) <= header.MOST_KNOWN
