@@ -46,7 +46,9 @@ from lifecycle.stats import Health, QueueStats, SafetyStats
 TICK = 0.05
 """Seconds between two passes while there is work."""
 IDLE_TICK = 0.25
-"""Seconds between two passes once nothing has happened for a while."""
+"""Seconds between two passes once little has happened for a while."""
+LITTLE = 64
+"""Registrations and ends in one pass that are little where nothing else has happened: a stream of frames."""
 FULL = 100_000
 HAND_OVER_AFTER = 0.2
 """Seconds for which a ticket that any thread may run has waited before a timed worker is given it. A busy
@@ -304,7 +306,7 @@ class Maintenance:
                 while len(self._bell):
                     self._bell.get(0)
             except runtime.Empty:
-                self._idle += 1
+                pass
             try:
                 self._pass()
             except Exception as error:  # a bug of ours: what was being counted is lost, nothing else is
@@ -340,8 +342,11 @@ class Maintenance:
                 sweep()
 
     def _count_all(self) -> None:
-        if self.ledger.count_all():
+        told = bool(self.registry.events)
+        if self.ledger.count_all() > LITTLE or told:
             self._idle = 0
+        else:
+            self._idle += 1
         self.ledger.leaks.look()
         self.ledger.expire()
         self.ledger.sweep()
