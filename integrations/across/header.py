@@ -104,7 +104,7 @@ _forms: dict[tuple[tuple[int, ...], Any], Form] = {}
 def form_of(shape: Any, dtype: Any) -> Form:
     """The form of arrays of `shape` and `dtype`. Raises `FrameFormatError`."""
     sides = shape if type(shape) is tuple else (shape,)
-    # Numbers of other types may equal whole ones; only these are known to be looked up without code of others.
+    # Numbers of other types may equal whole ones. Looking these up calls no code of others.
     if {*map(type, sides)} <= {int} and (type(dtype) in (str, type) or isinstance(dtype, np.dtype)):
         known = _forms.get((sides, dtype))
         if known is None:

@@ -41,10 +41,8 @@ class Position(NamedTuple):
     ended: str = ""
 
     def follows(self, head: Head) -> bool:
-        """True if that frame is the next one, nothing is missing in between, and no key frame is waited for."""
-        return (
-            self.begun and head.seq == self.cursor and head.epoch == self.epoch and not self.awaits_key
-        )
+        """True if that frame is the next one, and no key frame is waited for."""
+        return self.begun and head.seq == self.cursor and head.epoch == self.epoch and not self.awaits_key
 
     def with_next(self) -> Position:
         """Where it stands with the frame that `follows`."""

@@ -10,6 +10,7 @@ Importing this package imports iceoryx2 and NumPy; without them the import raise
 - `loans`: frames that are being written
 - `peers`: who is at the other end
 - `_engine`: the engine, opened and translated
+- `_files`: files that a process was making when it was killed
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from lifecycle.integrations.across.errors import (
     TransportError,
 )
 from lifecycle.integrations.across.header import SIZE
+from lifecycle.integrations.iceoryx2._files import Place
 from lifecycle.lowlevel import keep_for_ever, taking
 
 try:
@@ -64,6 +65,10 @@ LIFE: Final = "?life "
 RING: Final = "?ring"
 """Behind the topic's name: the event by which receivers ring for the publisher."""
 SHARED: Final = "/dev/shm"
+USUAL_ROOT: Final = "/tmp/iceoryx2/"
+ROOT: Final = f"{SHARED}/iceoryx2/"
+"""Where the engine's files lie unless its own settings say where: beside the frames. On a disk each end of a
+topic waits ten times for it when it opens, and the removal of a dead one four times."""
 MOST_DESCRIPTORS: Final = 1024
 UNHEARD: Final = 0.05
 """Seconds between two looks where the engine does not wait."""
@@ -177,9 +182,25 @@ def check_room(what: str, needed: int = 0) -> None:
         )
 
 
+def settings() -> Any:
+    """The engine's settings for topics. It removes no dead process by itself: it would wait for ever for what
+    that was making (see `_files`)."""
+    config = iox.config.global_config()
+    found = config.global_cfg
+    if found.root_path.to_string() == USUAL_ROOT and os.path.isdir(SHARED):
+        found.root_path = iox.Path.new(ROOT)
+    found.node.cleanup_dead_nodes_on_creation = False
+    found.node.cleanup_dead_nodes_on_destruction = False
+    found.service.cleanup_dead_nodes_on_open = False
+    return config
+
+
 def open_node(name: str) -> Any:
-    """This end's entry among the processes of the machine. Signals stay the program's own."""
-    builder = iox.NodeBuilder.new().signal_handling_mode(iox.SignalHandlingMode.Disabled)
+    """This end's entry among the processes of the machine, once what the dead had is free. Signals stay the
+    program's own."""
+    config = settings()
+    builder = iox.NodeBuilder.new().config(config).signal_handling_mode(iox.SignalHandlingMode.Disabled)
+    reap(config)
     try:
         return builder.name(iox.NodeName.new(f"lifecycle {name}"[:100])).create(ipc)
     except iox.NodeCreationFailure as error:
@@ -197,13 +218,12 @@ def refused(what: str, error: BaseException) -> Exception:
     if "Permission" in reason:
         return SharedMemoryError(
             f"{what}: it belongs to another user, or shared memory cannot be written ({reason}). Topics are "
-            "for processes of one user; see the rights of /dev/shm and /tmp/iceoryx2"
+            "for processes of one user; see the rights of /dev/shm and /dev/shm/iceoryx2"
         )
     if "HangsInCreation" in reason:
         return SharedMemoryError(
-            f"{what}: a part of its files in /dev/shm or /tmp/iceoryx2 is missing ({reason}). They were "
-            "removed by hand, or who made them died in the middle: end the processes that are at the topic, "
-            "or choose another name"
+            f"{what}: a part of its files in /dev/shm is missing ({reason}). They were removed by hand, or "
+            "who made them died in the middle: end the processes that are at the topic, or choose another name"
         )
     if (
         "Corrupt" in reason
@@ -213,7 +233,7 @@ def refused(what: str, error: BaseException) -> Exception:
         or "Inconsistent" in reason
     ):
         return SharedMemoryError(
-            f"{what}: its files in /dev/shm or /tmp/iceoryx2 cannot be made or read ({reason}). They are "
+            f"{what}: its files in /dev/shm cannot be made or read ({reason}). They are "
             "full, read-only, removed by hand, another user's, or of another version of iceoryx2"
         )
     return TransportError(f"{what}: iceoryx2 says {reason}")
@@ -252,7 +272,7 @@ def lives(name: str) -> list[int]:
     """The lives of the topic's publisher that are still known, the oldest first."""
     start = name + LIFE
     found = []
-    for details in iox.Service.list(iox.config.global_config(), ipc):
+    for details in iox.Service.list(settings(), ipc):
         called = details.name().to_string() if details is not None else ""
         if called.startswith(start) and called[len(start) :].isdigit():
             found.append(int(called[len(start) :]))
@@ -279,11 +299,45 @@ def new_board(node: Any, name: str, epoch: int, readers: int) -> Any:
     return _one_key(builder).add(Key(1), Facts()).max_readers(readers).max_nodes(readers).create()
 
 
-def reap(where: Any) -> tuple[int, int]:
-    """Free what dead processes had of a service, or of all services of a node's machine: how many were freed,
-    and at how many that failed."""
-    state = where.try_cleanup_dead_nodes()
-    return int(state.cleanups), int(state.failed_cleanups)
+def reap(config: Any, only: set[int] | None = None) -> tuple[int, int]:
+    """Free what dead processes had, all of them or the nodes `only`: how many were freed, and at how many
+    that failed, with those that had not come so far as to have anything.
+
+    The GIL is released meanwhile. A child that is forked in the middle of it can free nothing itself.
+    """
+    found = config.global_cfg
+    place = Place(found.root_path.to_string(), found.prefix.to_string(), SHARED)
+    living, dead = set(), {}
+    try:
+        for state in iox.Node.list(ipc, config):
+            view = getattr(state, "_0", None)
+            if isinstance(view, iox.DeadNodeView):
+                dead[view.id.value] = view
+            else:
+                alive: Any = getattr(view, "id", view)
+                living.add(int(alive.value))
+    except iox.NodeListFailure:
+        # Another user's, or removed: whoever opens something there is told.
+        return 0, 0
+    freed = failed = 0
+    for identity, view in dead.items():
+        if only is not None and identity not in only:
+            continue
+        try:
+            if place.finish(identity, living):
+                view.blocking_remove_stale_resources(_PATIENCE)
+                freed += 1
+                continue
+        except (iox.NodeCleanupFailure, OSError):
+            pass
+        failed += 1
+    if only is None:
+        failed += place.sweep(living, set(dead))
+    return freed, failed
+
+
+_PATIENCE: Final = iox.Duration.from_millis(250)
+"""For which another process that removes the same is waited for."""
 
 
 class Ends:

@@ -273,8 +273,10 @@ class _Ports(Ends):
             pass
 
     def reap(self) -> Reaped:
-        """Free what the dead had."""
-        freed, failed = _engine.reap(self.service)
+        """Free what the dead of this topic had. Not in turn: publishing goes on."""
+        with self.turn:
+            dead = {identity for _, _, state, identity in self.nodes() if state == "dead"}
+        freed, failed = _engine.reap(_engine.settings(), dead) if dead else (0, 0)
         self.counts.freed += freed
         self.counts.failed += failed
         return Reaped(freed, failed)
@@ -282,9 +284,10 @@ class _Ports(Ends):
     def reap_all(self) -> Reaped:
         """That, and what those had who died before they had joined a topic, or in other topics."""
         own = self.reap()
-        freed, left = _engine.reap(self.node)
-        # It keeps the file of a connection until it looks.
-        self.publisher.update_connections()
+        freed, left = _engine.reap(_engine.settings())
+        with self.turn:
+            # It keeps the file of a connection until it looks.
+            self.publisher.update_connections()
         return Reaped(own.freed + freed, own.failed, left)
 
     def peers(self) -> tuple[Peer, ...]:
@@ -314,9 +317,7 @@ class _Ports(Ends):
                 if self.over():
                     return
                 try:
-                    with self.turn:
-                        if not self.over():
-                            self._look(watch, died)
+                    self._look(watch, died)
                 except Exception:
                     # What the engine cannot tell now it may tell later; said once.
                     if not told:
@@ -329,17 +330,23 @@ class _Ports(Ends):
 
     def _look(self, watch: Watch, died: bool) -> None:
         """Serve the peers that have sent a wake-up, and free what dead peers had."""
-        rung = bool(self.rings.try_wait())
-        if rung:
-            self.publisher.update_connections()
-        if not (died or rung or self.service.dynamic_config.number_of_subscribers != self.known):
-            return
-        nodes = self.nodes()
+        with self.turn:
+            if self.over():
+                return
+            rung = bool(self.rings.try_wait())
+            if rung:
+                self.publisher.update_connections()
+            if not (died or rung or self.service.dynamic_config.number_of_subscribers != self.known):
+                return
+            nodes = self.nodes()
         if died or any(state == "dead" for _, _, state, _ in nodes):
             self.reap()
+        with self.turn:
+            if self.over():
+                return
             self.publisher.update_connections()
             nodes = self.nodes()
-        self.known = self.service.dynamic_config.number_of_subscribers
+            self.known = self.service.dynamic_config.number_of_subscribers
         watch.follow({pid for pid, _, state, _ in nodes if state == "alive" and pid != self.pid})
 
     def shut(self) -> None:
@@ -633,9 +640,7 @@ class Publisher(Uncopied):
         """Free the seats and frames of processes that have died, and remove their files, those of other
         topics too. The watcher frees by itself what was this topic's, and every process that opens a topic
         does all of it."""
-        ports = self._open()
-        with ports.turn:
-            return ports.reap_all()
+        return self._open().reap_all()
 
     # -- facts -----------------------------------------------------------------------------------------------
 

@@ -109,7 +109,7 @@ class _Feed(Ends):
                 if "ExceedsMaxSupportedSubscribers" not in _engine.text_of_reason(error):
                     raise _engine.refused(f"topic {self.name!r} cannot be received", error) from None
                 if not last:
-                    _engine.reap(self.service)
+                    _engine.reap(_engine.settings())
         others = ", ".join(
             f"{executable or 'a process'} (pid {pid}, {state})" for pid, executable, state, _ in self.nodes()
         )

@@ -21,14 +21,11 @@ def topic() -> Iterator[str]:
     yield name
     import iceoryx2 as iox
 
+    from lifecycle.integrations.iceoryx2 import _engine
+
     def left() -> list[str]:
-        node = (
-            iox.NodeBuilder.new()
-            .signal_handling_mode(iox.SignalHandlingMode.Disabled)
-            .create(iox.ServiceType.Ipc)
-        )
-        node.try_cleanup_dead_nodes()
-        found = iox.Service.list(iox.config.global_config(), iox.ServiceType.Ipc)
+        _engine.reap(_engine.settings())
+        found = iox.Service.list(_engine.settings(), iox.ServiceType.Ipc)
         return [
             service.name().to_string()
             for service in found

@@ -118,7 +118,7 @@ class Other:
 
 
 def _own_memory() -> str | None:
-    """Why no process can have a /dev/shm and a /tmp of its own here; None where it can."""
+    """Why no process can have a /dev/shm of its own here; None where it can."""
     if sys.platform != "linux" or shutil.which("unshare") is None:
         return "mount namespaces are Linux's"
     tried = subprocess.run(
@@ -131,12 +131,8 @@ def _own_memory() -> str | None:
 
 
 def in_small_memory(options: str) -> tuple[str, ...]:
-    """What runs a program with a /dev/shm and a place for the engine's files of its own."""
+    """What runs a program with a /dev/shm of its own, where the engine's files lie too."""
     if reason := _own_memory():
         pytest.skip(reason)
-    mounts = (
-        f"mount -t tmpfs -o {options} none /dev/shm && mkdir -p /tmp/iceoryx2 && mount -t tmpfs none "
-        "/tmp/iceoryx2"
-        ' && exec "$@"'
-    )
+    mounts = f'mount -t tmpfs -o {options} none /dev/shm && exec "$@"'
     return ("unshare", "-m", "sh", "-c", mounts, "sh")

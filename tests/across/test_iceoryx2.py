@@ -42,6 +42,7 @@ try:
         SecondPublisherError,
         SourceDiedError,
         TopicError,
+        _engine,
     )
 except ImportError:
     pass
@@ -486,6 +487,7 @@ def test_a_service_of_somebody_else_is_no_topic(manager: SafetyManager, topic: s
 
     node = (
         iox.NodeBuilder.new()
+        .config(_engine.settings())
         .signal_handling_mode(iox.SignalHandlingMode.Disabled)
         .create(iox.ServiceType.Ipc)
     )

@@ -537,7 +537,7 @@ def test_a_topic_that_does_not_fit_into_shared_memory_is_refused_at_the_start(to
             say(isinstance(error, OSError), error.errno == errno.ENOSPC, "room for 35 frames" in
             str(error))
         gc.collect()
-        say(*sorted(name.rpartition(".")[2] for name in os.listdir("/dev/shm")) or ["nothing"])
+        say(*sorted(name.rpartition(".")[2] for _, _, names in os.walk("/dev/shm") for name in names) or ["nothing"])
         with Publisher(manager, topic, 1 << 20, receivers=1, held=1, behind=1) as publisher:
             with Receiver(manager, topic) as receiver:
                 for value in range(30):
@@ -547,7 +547,7 @@ def test_a_topic_that_does_not_fit_into_shared_memory_is_refused_at_the_start(to
             say(publisher.reserved)
         manager.close()
         gc.collect()
-        say(*sorted(name.rpartition(".")[2] for name in os.listdir("/dev/shm")) or ["nothing"])
+        say(*sorted(name.rpartition(".")[2] for _, _, names in os.walk("/dev/shm") for name in names) or ["nothing"])
     """
     with Other(code, topic, before=in_small_memory("size=8m")) as other:
         assert other.ends() == ["True True True", "nothing", "reserved", "global_mgmt"]
@@ -561,8 +561,8 @@ def test_shared_memory_that_is_read_only_full_or_removed_is_an_error_and_no_end_
         publisher = Publisher(manager, topic, 64)
         receiver = Receiver(manager, topic)
         # Removed by hand: who is there goes on, who comes is refused.
-        for name in os.listdir("/tmp/iceoryx2"):
-            subprocess.run(["rm", "-rf", "/tmp/iceoryx2/" + name], check=True)
+        for name in os.listdir("/dev/shm/iceoryx2"):
+            subprocess.run(["rm", "-rf", "/dev/shm/iceoryx2/" + name], check=True)
         publisher.copy(np.full(8, 5, "u1"))
         with receiver.recv(30) as frame:
             say(int(frame.array()[0]))
