@@ -8,7 +8,11 @@ from math import prod
 from typing import Any, Final
 
 from lifecycle.errors import shown
-from lifecycle.integrations.across.errors import FrameFormatError, MissingTransportError
+from lifecycle.integrations.across.errors import (
+    FrameFormatError,
+    FrameTooLargeError,
+    MissingTransportError,
+)
 
 try:
     import numpy as np
@@ -77,7 +81,7 @@ def _dtype_of(dtype: Any) -> Any:
     """NumPy's type of that name. Raises `FrameFormatError` where there is none."""
     try:
         return np.dtype(dtype)
-    except (TypeError, ValueError, SyntaxError) as error:
+    except Exception as error:
         raise FrameFormatError(f"{shown(dtype)} is no type of elements: {error}") from None
 
 
@@ -135,12 +139,14 @@ def _new_form(shape: Any, dtype: Any) -> Form:
             if isinstance(shape, (tuple, list))
             else (operator.index(shape),)
         )
-    except TypeError:
+    except Exception:
         raise FrameFormatError(f"a shape is one or several whole numbers, not {shown(shape)}") from None
     if len(sides) > MOST_DIMENSIONS or any(not 0 <= side < MOST_ELEMENTS for side in sides):
         raise FrameFormatError(
             f"a frame has at most {MOST_DIMENSIONS} dimensions, each of 0 or more elements, not {sides!r}"
         )
+    if prod(sides) * kind.itemsize >= MOST_ELEMENTS:
+        raise FrameTooLargeError(f"a frame of {sides} {kind} has more bytes than any topic")
     return Form(sides, kind)
 
 

@@ -44,6 +44,8 @@ def check_name(name: object) -> str:
     """The name of a topic. Raises `TopicError`."""
     if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isascii() or not name.isprintable():
         raise TopicError(f"a topic's name is a text of 1 to 200 printable ASCII letters, not {name!r}")
+    if "?" in name:
+        raise TopicError(f"a topic's name has no '?', which begins what belongs to a topic: not {name!r}")
     return name
 
 

@@ -223,7 +223,7 @@ def refused(what: str, error: BaseException) -> Exception:
     if "HangsInCreation" in reason:
         return SharedMemoryError(
             f"{what}: a part of its files in /dev/shm is missing ({reason}). They were removed by hand, or "
-            "who made them died in the middle: end the processes that are at the topic, or choose another name"
+            "who made them died in the middle: end the processes at the topic, or choose another name"
         )
     if (
         "Corrupt" in reason

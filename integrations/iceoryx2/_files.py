@@ -1,9 +1,9 @@
 """Files that a process was making when it was killed. The engine does not remove them.
 
 It makes a file in steps, and the rights of the file say how far it came: a tag or a service is done when it
-is 0400, a piece of shared memory when it may be read. What is not done is taken for a file that somebody still
-makes. So the engine passes over a tag, and cannot remove its folder; no topic can be made under the name of a
-service; and for a piece of shared memory **the removal of its dead maker waits for ever**.
+is 0400, a piece of shared memory when it may be read. What is not done is taken for a file that somebody
+still makes. So the engine passes over a tag, and cannot remove its folder; no topic can be made under the
+name of a service; and for a piece of shared memory **the removal of its dead maker waits for ever**.
 
 What is removed here had a maker of which the engine says that it is dead, or is of nobody whom the engine
 knows, and old. A file's maker is in its name: each identity of the engine has the number of its process.

@@ -417,7 +417,7 @@ class Publisher(Uncopied):
     manager:
         Owns the loans. Closing it closes the publisher first.
     name:
-        The topic: 1 to 200 printable ASCII letters. It has one publisher at a time.
+        The topic: 1 to 200 printable ASCII letters, none of them '?'. It has one publisher at a time.
     nbytes:
         The largest frame, in bytes.
     receivers, held, behind, history:

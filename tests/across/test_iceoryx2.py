@@ -454,7 +454,8 @@ def test_a_second_publisher_and_other_figures_are_refused(manager: SafetyManager
 
 
 def test_names_figures_and_policies_that_are_none_are_refused(manager: SafetyManager, topic: str) -> None:
-    for name in ("", "ä", "a\n", "x" * 300, None, 7):
+    # The last two would be a life of topic "a", and its bell.
+    for name in ("", "ä", "a\n", "x" * 300, None, 7, f"a?life {2**64}", "a?ring"):
         with pytest.raises(TopicError, match="topic's name"):
             Publisher(manager, name, 64)  # type: ignore[arg-type]
         with pytest.raises(TopicError, match="topic's name"):
@@ -499,6 +500,17 @@ def test_a_service_of_somebody_else_is_no_topic(manager: SafetyManager, topic: s
     del service, node
 
 
+class Raising:
+    """Neither a shape nor a type of elements, and says so in a way of its own."""
+
+    def __index__(self) -> int:
+        raise RuntimeError("no number")
+
+    @property
+    def dtype(self) -> object:
+        raise RuntimeError("no type")
+
+
 def test_frames_that_nobody_could_read_are_refused(manager: SafetyManager, topic: str) -> None:
     core = "numpy._core" if hasattr(np, "_core") else "numpy.core"
     rational = importlib.import_module(f"{core}._rational_tests").rational
@@ -526,6 +538,15 @@ def test_frames_that_nobody_could_read_are_refused(manager: SafetyManager, topic
                 publisher.loan(shape, dtype)
         with pytest.raises(FrameTooLargeError, match="has 65 bytes"):
             publisher.loan(65)
+        # More bytes than the header can say.
+        for shape in ((2**40, 2**40), (2**62, 8)):
+            with pytest.raises(FrameTooLargeError, match="more bytes than any topic"):
+                publisher.loan(shape)
+        for raising in (Raising(), (1, Raising())):
+            with pytest.raises(FrameFormatError):
+                publisher.loan(raising)
+            with pytest.raises(FrameFormatError):
+                publisher.loan(3, raising)
         with pytest.raises(FrameTooLargeError):
             publisher.copy(np.zeros(65, "u1"))
         with pytest.raises(LifecycleError, match="takes a Loan"):
