@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import http.server
 import json
+import os
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -47,16 +49,21 @@ class Work:
         self.told = ""
         self.picture = b""
         self.recorded = 0
+        self.where = ""
         if role == "viewer":
-            threading.Thread(target=self.serve, args=(port,), daemon=True).start()
+            try:
+                self.serve(port)
+                self.where = f"shown at http://127.0.0.1:{port}"
+            except OSError as error:
+                self.where = f"not shown, port {port}: {error.strerror}"
 
     def serve(self, port: int) -> None:
-        """Show the latest picture to browsers."""
+        """Show the latest picture to browsers. Raises `OSError` where the port is not to be had."""
         work = self
 
         class Page(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.send_response(200)
+                self.send_response(200 if work.picture else 503)
                 self.send_header("Content-Type", "image/bmp")
                 self.send_header("Refresh", "0.2")
                 self.end_headers()
@@ -65,7 +72,8 @@ class Work:
             def log_message(self, *_: Any) -> None:
                 return
 
-        http.server.ThreadingHTTPServer(("127.0.0.1", port), Page).serve_forever()
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Page)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def __call__(self, picture: Any) -> None:
         if self.role == "detector":
@@ -80,18 +88,20 @@ class Work:
                 "<2sIHHIIiiHHIIiiII", b"BM", size, 0, 0, 54, 40, WIDTH, -HEIGHT, 1, 24, *(0,) * 6
             )
             self.picture = head + picture.tobytes()
-            self.told = "shown"
+            self.told = self.where
 
 
 def consume(role: str, port: int) -> None:
-    """One consumer's process: a line of figures each quarter of a second, until the camera closes."""
+    """One consumer's process: a line of figures each quarter of a second, until the camera closes. It ends
+    with the camera's process too, however that ends: it would keep its seat and port."""
+    camera = os.getppid()
     work = Work(role, port)
     with (
         SafetyManager(name=role) as manager,
         Receiver(manager, TOPIC, policy=ROLES[role], start=30) as receiver,
     ):
         told = 0.0
-        while receiver.source != "closed":
+        while receiver.source != "closed" and os.getppid() == camera:
             try:
                 with receiver.recv(timeout=1) as frame:
                     work(frame.array())
@@ -121,6 +131,8 @@ class Consumer:
             [sys.executable, "-m", "examples.camera_server", "--role", self.role, "--port", str(self.port)],
             stdout=subprocess.PIPE,
             text=True,
+            # A Ctrl-C is the camera's: they end with it.
+            start_new_session=True,
         )
         threading.Thread(target=self.listen, args=(self.process,), daemon=True).start()
 
@@ -129,6 +141,12 @@ class Consumer:
         for line in process.stdout:
             if line.endswith("\n"):
                 self.figures = json.loads(line)
+
+    def told(self) -> str:
+        """What it last said that it does."""
+        if self.process.poll() is not None:
+            return f"has ended with {self.process.returncode}"
+        return str(self.figures.get("work", "starting"))
 
     def kill(self) -> None:
         """In the middle of whatever it does."""
@@ -150,7 +168,7 @@ def table(publisher: Publisher, consumers: list[Consumer], witness: Receiver) ->
         print(
             f"  {one.role:9} pid {one.process.pid:<8} killed {one.kills:<3} "
             f"received {figures.get('received', 0):<6} missed {figures.get('missed', 0):<6} "
-            f"lag {figures.get('lag', 0):<4} {figures.get('work', 'starting')}"
+            f"lag {figures.get('lag', 0):<4} {one.told()}"
         )
     print(
         f"  {'witness':9} received {witness.received}, missed {witness.missed}, lag {witness.lag}", flush=True
@@ -172,7 +190,10 @@ def main() -> int:
         witness = Receiver(manager, TOPIC)
         consumers = [Consumer(role, options.port) for role in ROLES]
         began = shown = killed = time.monotonic()
-        while time.monotonic() - began < options.seconds:
+        stopped = threading.Event()
+        # Ctrl-C ends it between two frames, and the sum is told.
+        signal.signal(signal.SIGINT, lambda *_: stopped.set())
+        while time.monotonic() - began < options.seconds and not stopped.is_set():
             with publisher.loan((HEIGHT, WIDTH, 3)) as loan:
                 draw(loan.array(), publisher.published)
                 publisher.publish(loan)
@@ -187,7 +208,7 @@ def main() -> int:
             if now - shown > 1:
                 shown = now
                 table(publisher, consumers, witness)
-            time.sleep(1 / 30)
+            stopped.wait(1 / 30)
         table(publisher, consumers, witness)
         whole = publisher.published == witness.received + witness.missed + witness.lag
         publisher.close()
