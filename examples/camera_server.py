@@ -112,7 +112,12 @@ def consume(role: str, port: int) -> None:
             if time.monotonic() - told > 0.25:
                 told = time.monotonic()
                 figures = {"received": receiver.received, "missed": receiver.missed, "lag": receiver.lag}
-                print(json.dumps({**figures, "work": work.told}), flush=True)
+                try:
+                    print(json.dumps({**figures, "work": work.told}), flush=True)
+                except BrokenPipeError:
+                    # The camera has ended; what is left to be written goes nowhere.
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                    break
 
 
 class Consumer:
