@@ -60,6 +60,9 @@ PAUSE: Final = 0.001
 """Seconds between two looks for a loan that comes back."""
 SLICE, LONG_SLICE = 0.05, 0.25
 """Seconds between two looks of the watcher: where it cannot, and where it can wait for all that it serves."""
+AGAIN: Final = (0.05, 8.0)
+"""Seconds after which the watcher looks again where a dead process could not be freed, or nobody tells when
+one ends, doubled from the first to the longest."""
 REOPEN: Final = 2.0
 """Seconds within which a topic of a publisher that has just ended must have become free."""
 
@@ -302,7 +305,9 @@ class _Ports(Ends):
     def watch(self) -> None:
         """The watcher's work."""
         watch = Watch()
-        told = False
+        told = undone = False
+        again, longest = AGAIN
+        waited = 0.0
         try:
             with self.turn:
                 if self.stopped:
@@ -311,13 +316,19 @@ class _Ports(Ends):
                 pause = LONG_SLICE if watch.listen(self.rings) else SLICE
                 watch.also(self.waker[0])
             while True:
-                died = watch.wait(pause)
+                begun = monotonic()
+                died = watch.wait(min(pause, again) if undone else pause)
                 # Asked out of turn: a call that closes in the middle of a publish has the turn, and waits for
                 # this.
                 if self.over():
                     return
+                waited += monotonic() - begun
                 try:
-                    self._look(watch, died)
+                    due = undone and waited >= again
+                    looked = self._look(watch, died or due)
+                    if looked is not None:
+                        again = min(2 * again, longest) if looked and due else AGAIN[0]
+                        undone, waited = looked, 0.0
                 except Exception:
                     # What the engine cannot tell now it may tell later; said once.
                     if not told:
@@ -328,26 +339,29 @@ class _Ports(Ends):
         finally:
             watch.close()
 
-    def _look(self, watch: Watch, died: bool) -> None:
-        """Serve the peers that have sent a wake-up, and free what dead peers had."""
+    def _look(self, watch: Watch, died: bool) -> bool | None:
+        """Serve the peers that have sent a wake-up, and free what dead peers had. True if that has to be
+        looked at again: one was not freed, or has died since; None where nothing was looked at."""
         with self.turn:
             if self.over():
-                return
+                return None
             rung = bool(self.rings.try_wait())
             if rung:
                 self.publisher.update_connections()
             if not (died or rung or self.service.dynamic_config.number_of_subscribers != self.known):
-                return
+                return None
             nodes = self.nodes()
         if died or any(state == "dead" for _, _, state, _ in nodes):
             self.reap()
         with self.turn:
             if self.over():
-                return
+                return None
             self.publisher.update_connections()
             nodes = self.nodes()
             self.known = self.service.dynamic_config.number_of_subscribers
-        watch.follow({pid for pid, _, state, _ in nodes if state == "alive" and pid != self.pid})
+        alive = {pid for pid, _, state, _ in nodes if state == "alive" and pid != self.pid}
+        watch.follow(alive)
+        return any(state == "dead" for _, _, state, _ in nodes) or not all(map(watch.follows, alive))
 
     def shut(self) -> None:
         """Tell receivers that it is closed, and end the watcher. May be repeated (K7)."""

@@ -17,7 +17,7 @@ pytestmark = [
 
 from lifecycle import SafetyManager
 from tests.across.support import Other
-from tests.support import run_python
+from tests.support import eventually, run_python
 
 try:
     from lifecycle.integrations.iceoryx2 import Publisher, Receiver, _engine, _files
@@ -131,3 +131,30 @@ def test_a_node_that_was_not_done_is_counted_and_removed_when_it_is_old(
         with Receiver(manager, topic) as receiver:
             publisher.copy(b"goes on")
             receiver.recv(30).close()
+
+
+def test_a_dead_receiver_that_could_not_be_freed_is_freed_later(
+    manager: SafetyManager, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A6: where another process was at it and was killed itself, nothing else wakes the watcher."""
+    reap, failing = _engine.reap, [True, True]
+
+    def fails(config: object, only: set[int] | None = None) -> tuple[int, int]:
+        if only and failing:
+            failing.pop()
+            return 0, 1
+        return reap(config, only)
+
+    monkeypatch.setattr(_engine, "reap", fails)
+    code = """
+        receiver = Receiver(manager, topic)
+        say("open")
+        told()
+    """
+    with Publisher(manager, topic, 64) as publisher, Other(code, topic) as other:
+        assert other.says() == "open"
+        eventually(lambda: publisher.receivers == 1)
+        other.kill()
+        eventually(lambda: publisher.receivers == 0)
+        assert failing == []
+        assert publisher.stats().failed == 2
