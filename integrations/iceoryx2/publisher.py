@@ -348,6 +348,8 @@ class _Ports(Ends):
             rung = bool(self.rings.try_wait())
             if rung:
                 self.publisher.update_connections()
+                # Who rang may wait already, for what it has been given by that.
+                self.tell()
             if not (died or rung or self.service.dynamic_config.number_of_subscribers != self.known):
                 return None
             nodes = self.nodes()

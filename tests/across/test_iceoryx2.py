@@ -265,6 +265,17 @@ def test_a_late_receiver_is_given_the_last_frames(manager: SafetyManager, topic:
             assert (receiver.received, receiver.missed, receiver.lag) == (2, 0, 0)
 
 
+def test_a_late_receiver_that_waits_is_woken_for_the_last_frames(manager: SafetyManager, topic: str) -> None:
+    """It waited to the end of a slice of its wait before: 50 ms."""
+    with Publisher(manager, topic, 64, history=1) as publisher:
+        publisher.copy(b"before")
+        with Receiver(manager, topic) as receiver:
+            feed = receiver._feed
+            eventually(feed.has_more)
+            eventually(lambda: bool(feed.heard.try_wait()))
+            receiver.recv(30).close()
+
+
 def test_loops_and_coroutines_receive_until_the_publisher_closes(manager: SafetyManager, topic: str) -> None:
     with Publisher(manager, topic, 64, behind=8) as publisher:
         one, other = Receiver(manager, topic), Receiver(manager, topic)
