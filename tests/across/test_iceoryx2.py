@@ -270,7 +270,7 @@ def test_a_late_receiver_that_waits_is_woken_for_the_last_frames(manager: Safety
     with Publisher(manager, topic, 64, history=1) as publisher:
         publisher.copy(b"before")
         with Receiver(manager, topic) as receiver:
-            feed = receiver._feed
+            feed: Any = receiver._feed
             eventually(feed.has_more)
             eventually(lambda: bool(feed.heard.try_wait()))
             receiver.recv(30).close()
