@@ -32,5 +32,7 @@ def topic() -> Iterator[str]:
             if service is not None and service.name().to_string().startswith(name)
         ]
 
+    # Of raw processes that were to die: they have the engine's own settings.
+    _engine.reap(iox.config.global_config())
     gc.collect()
     eventually(lambda: not left())
