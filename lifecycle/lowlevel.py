@@ -59,6 +59,7 @@ name                   contract                                                 
 `check_timeout`        raise for a bad timeout
 `check_callback`       raise for a coroutine function
 `check_facts`          raise for a bad name or size
+`check_release`        raise for a release that cannot work
 `PlaceLike`            the type of ``release_on=``
 `DEFAULT`, `Default`   what was not given, where None means something of its own; its type
 =====================  =======================================================================  ==========
@@ -109,6 +110,7 @@ from lifecycle._core.runtime import (
 )
 from lifecycle._core.runtime import at_fork_in_child as after_fork
 from lifecycle._core.waiting import Flag, Inbox, Line, Reply, WaitList, poll
+from lifecycle.manager.rare import check_release
 from lifecycle.manager.recipes import Recipe, recipe, releasing, tend, type_name_of
 from lifecycle.places.queues import PlaceLike
 
@@ -139,6 +141,7 @@ __all__ = [
     "caller",
     "check_callback",
     "check_facts",
+    "check_release",
     "check_timeout",
     "collect",
     "complain",

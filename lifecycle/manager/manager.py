@@ -254,7 +254,7 @@ class SafetyManager(Uncopied):
                 if (
                     type(release) is FunctionType
                     and (code := release.__code__).co_argcount == 1
-                    and not code.co_flags & DEFERRED_BODY
+                    and not (code.co_flags & DEFERRED_BODY or code.co_kwonlyargcount)
                 ):
                     kind.planned = code
                 else:

@@ -9,6 +9,7 @@ not as a failed release at the end. The same holds for ``alive=`` of observed ob
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType, WrapperDescriptorType
@@ -40,6 +41,16 @@ def plan_release(release: Any, obj: Any) -> Callable[[Any], object]:
     return plan_call(release, obj, "release")
 
 
+def check_release(release: Any, obj: Any = ANY_OBJECT) -> None:
+    """Raise for a release that cannot work, or would keep `obj` alive: a function that does not take one
+    argument, a partial of the object, a class of exceptions. A method's name needs the object."""
+    try:
+        if release is not None:
+            plan_release(release, obj)
+    finally:
+        obj = None
+
+
 def plan_call(release: Any, obj: Any, what: str) -> Callable[[Any], object]:
     """As `plan_release`, for the function that is given as `what`, such as ``alive=``."""
     kind = type(release)
@@ -48,6 +59,11 @@ def plan_call(release: Any, obj: Any, what: str) -> Callable[[Any], object]:
     if kind is str:
         return _by_name(release, obj, what)
     check_callback(release, what)
+    if isinstance(release, type) and issubclass(release, BaseException):
+        raise RegistrationError(
+            f"{what}={release.__name__} is a class of exceptions: calling it would make one, and do nothing. Give "
+            "the function that does it"
+        )
     if obj is not ANY_OBJECT and obj is not None:
         if getattr_or_none(release, "__self__") is obj:
             return _own_method(release, obj, what)
@@ -120,26 +136,33 @@ def check_arguments(release: Any, what: str, bound: bool = False) -> None:
     """Refuse a function in Python, given as `what`, that cannot be called with one argument (a method: with
     none beside its object)."""
     fn, own = release, 0
+    filled: set[str] = set()
+    if type(fn) is functools.partial and not bound:  # one of a partial is one partial
+        filled.update(fn.keywords)
+        fn, own = fn.func, len(fn.args)
     if type(fn) is MethodType:
-        fn, own = fn.__func__, 1
+        fn, own = fn.__func__, own + 1
     elif type(fn) is not FunctionType:
         if isinstance(fn, (type, BuiltinFunctionType, functools.partial)):
             return  # what they take is not known here
-        fn, own = getattr_or_none(type(fn), "__call__"), 1
+        fn, own = getattr_or_none(type(fn), "__call__"), own + 1
     if type(fn) is not FunctionType:
         return
     code = fn.__code__
     given = own + (0 if bound and own else 1)
-    least = code.co_argcount - len(fn.__defaults__ or ())
-    varargs = bool(code.co_flags & 0x04)
-    missing = code.co_kwonlyargcount - len(fn.__kwdefaults__ or ())
-    if least <= given and (varargs or code.co_argcount >= given) and missing <= 0:
+    most, least = code.co_argcount, code.co_argcount - len(fn.__defaults__ or ())
+    names = code.co_varnames
+    by_name = {*names[most : most + code.co_kwonlyargcount]} - {*(fn.__kwdefaults__ or ())}
+    missing = {*names[given:least], *by_name} - filled
+    fits = most >= given or code.co_flags & inspect.CO_VARARGS
+    if fits and not missing and filled.isdisjoint(names[: min(given, most)]):
         return
-    _refuse_arguments(release, what, code.co_argcount - own, least - own)
+    _refuse_arguments(release, what, most - own - len(filled), least - own - len(filled))
 
 
 def _refuse_arguments(release: Any, what: str, takes: int, least: int) -> NoReturn:
-    name = getattr_or_none(release, "__name__") or "close"
+    plain = release.func if type(release) is functools.partial else release
+    name = getattr_or_none(plain, "__name__") or "close"
     if takes <= 0:
         how = "takes no argument"
         write = "lambda obj: ..." if name == "<lambda>" else f"lambda obj: {name}()"

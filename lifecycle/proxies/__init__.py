@@ -9,6 +9,7 @@ never the object. One call through a proxy is `lifecycle._core.calls`, what each
 - `classes`: the class of the proxies of a type
 - `ending`: the methods after which an object is gone
 - `steps`: iterators, generators and coroutines, by the step
+- `containers`: lists, dicts and their kin, with what is guarded in them
 - `dependents`: what was made of a registered object, and goes before it
 - `rules`: `Child`, `VIEW`, and the tree of rules
 - `buffers`: memory that keeps its object

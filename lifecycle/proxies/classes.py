@@ -23,7 +23,7 @@ from lifecycle.errors import AccessRefusedError
 from lifecycle.lowlevel import facts
 from lifecycle.proxies.buffers import guarded_array
 from lifecycle.proxies.ending import closes as closing
-from lifecycle.proxies.ending import ends, leaves
+from lifecycle.proxies.ending import ends, ends_later, leaves, leaves_later
 from lifecycle.proxies.rules import Node, called_on
 from lifecycle.proxies.steps import GuardedMethod
 
@@ -179,8 +179,11 @@ def _generate(
         body[name] = _member(kind, name, value, slow or name in rare)
     if "__exit__" in body:
         body["__exit__"] = _leaving(kind, release, over)
+    if "__aexit__" in body:
+        body["__aexit__"] = _leaving_later(kind, release, over)
     for name in over:
-        body[name] = ends(name)
+        later = name == "__aexit__" or inspect.iscoroutinefunction(getattr(kind, name, None))
+        body[name] = ends_later(name) if later else ends(name)
     if release is not None and release not in over:
         body[release] = closing(release)
     body.update(dict.fromkeys(COPIES, not_copied))
@@ -229,6 +232,13 @@ def _leaving(kind: type, release: str | None, over: frozenset[str]) -> Any:
             return closing("__exit__")
         return ends("__exit__")
     return leaves if hasattr(kind, "closed") or hasattr(kind, "commit") else ends("__exit__")
+
+
+def _leaving_later(kind: type, release: str | None, over: frozenset[str]) -> Any:
+    """What leaving an ``async with`` block does, where that was not said: as `_leaving`."""
+    leave = getattr(kind, "__aexit__", None)
+    calls_it = isinstance(leave, FunctionType) and release in leave.__code__.co_names
+    return ends_later("__aexit__") if calls_it and not over else leaves_later
 
 
 def _member(kind: type, name: str, value: Any, general_way: bool) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from lifecycle._core.calls import (
     NO_ARGUMENTS,
     Held,
+    forget,
     general,
     given,
     insist_thrice,
@@ -75,6 +76,39 @@ def leaves(self: Any, /, *args: Any, **kwargs: Any) -> Any:
 
 
 leaves.__name__ = "__exit__"
+
+
+def ends_later(name: str) -> Any:
+    """A coroutine function that is another end. It waits for no other call, since it would stop its loop."""
+
+    async def end(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if name == "__aexit__" and is_shut(self):
+            return None  # the block has ended its object itself
+        if not is_light(self):
+            return await _end_later(self, name, args, kwargs)
+        try:
+            result = await general(self, name, args, kwargs)
+            put_out(self)
+            return result
+        finally:
+            result = args = kwargs = None  # type: ignore[assignment]  # K3
+
+    end.__name__ = name
+    return end
+
+
+async def leaves_later(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """``__aexit__`` if it cannot be known whether that is an end, as `leaves`."""
+    try:
+        result = await general(self, "__aexit__", args, kwargs)
+        if not is_light(self) and _says_closed(self):
+            _is_over(self._lifecycle_handle)
+        return result
+    finally:
+        result = args = kwargs = None  # type: ignore[assignment]  # K3
+
+
+leaves_later.__name__ = "__aexit__"
 
 
 def _says_closed(self: Any) -> bool:
@@ -147,6 +181,45 @@ def _end(self: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         leave_all(others)
         if dependents.over:
             handle.close()
+        else:
+            leave_proxy(self)
+
+
+async def _end_later(self: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    handle = self._lifecycle_handle
+    dependents = handle._dependents
+    held: Held = []
+    others: list[Any] = []
+    turn = raw = light = None
+    over = False
+    try:
+        refuse_inside(self)
+        _refuse_if_seen(handle)
+        dependents.close_children(0)
+        turn = handle.exclusive(timeout=0)
+        raw = turn.__enter__()
+        for light in dependents.living():
+            if is_light(light):
+                put_out(light)
+        dependents.drop()
+        args, kwargs = unwrapped(args, kwargs, held, others)
+        result = await getattr(raw, name)(*args, **kwargs)
+        over = True
+        return given(self, turn._pin, result, name, None, held)
+    except BaseException as error:
+        forget(error)
+        raise
+    finally:
+        raw = args = kwargs = light = result = None  # type: ignore[assignment]  # K3
+        held = None  # type: ignore[assignment]
+        if over:
+            _is_over(handle)
+        if turn is not None:
+            turn.close()
+            turn = None
+        leave_all(others)
+        if over:
+            handle.close(timeout=0)
         else:
             leave_proxy(self)
 

@@ -21,7 +21,8 @@ from lifecycle._core.proxied import (
     set_hash,
 )
 from lifecycle.errors import ClosedError, LifecycleError, LimitError, RegistrationError, shown
-from lifecycle.lowlevel import check_callback, check_facts, forgets
+from lifecycle.lowlevel import check_facts, forgets
+from lifecycle.lowlevel import check_release as check_with
 from lifecycle.proxies.dependents import Dependents
 from lifecycle.proxies.results import Results, prepare, recipe_of
 from lifecycle.proxies.rules import (
@@ -101,34 +102,36 @@ class Plan:
             node = Node(None, release, closes, ends, children, exclusive)
             node.results = Results(node)
         if kind not in node.classes:
-            self._check(kind, node)
+            self._check(kind, node, obj)
         self._node = node
         return node
 
-    def _check(self, kind: type, node: Node) -> None:
-        """Raise `RegistrationError` where the type has not the methods that are named."""
-        for one in (*node.ends, *(node.exclusive if isinstance(node.exclusive, frozenset) else ())):
-            if not hasattr(kind, one):
+    def _check(self, kind: type, node: Node, obj: Any) -> None:
+        """Raise `RegistrationError` where the type has not the methods that are named, and for a release that
+        cannot work with `obj`."""
+        try:
+            for one in (*node.ends, *(node.exclusive if isinstance(node.exclusive, frozenset) else ())):
+                if not hasattr(kind, one):
+                    raise RegistrationError(
+                        f"{kind.__name__} has no method {one!r}, which ends= or exclusive= names"
+                    )
+            for one in node.names:
+                # Of a type whose objects have a `__dict__`, or answer for what they have not, it cannot be
+                # known.
+                if not (hasattr(kind, one) or kind.__dictoffset__ or hasattr(kind, "__getattr__")):
+                    near = difflib.get_close_matches(one, dir(kind), 1)
+                    raise RegistrationError(
+                        f"{kind.__name__} has nothing named {one!r}, which children= names: its rule "
+                        f"would guard nothing{f'; perhaps {near[0]!r}' if near else ''}"
+                    )
+            if node.closes is not None and not callable(getattr(kind, node.closes, None)):
                 raise RegistrationError(
-                    f"{kind.__name__} has no method {one!r}, which ends= or exclusive= names"
+                    f"{kind.__name__} has no method {node.closes!r} to be released by; give release= the name "
+                    "of one that it has, or a function of the object"
                 )
-        for one in node.names:
-            # Of a type whose objects have a `__dict__`, or answer for what they have not, it cannot be known.
-            if not (hasattr(kind, one) or kind.__dictoffset__ or hasattr(kind, "__getattr__")):
-                near = difflib.get_close_matches(one, dir(kind), 1)
-                raise RegistrationError(
-                    f"{kind.__name__} has nothing named {one!r}, which children= names: its rule "
-                    f"would guard nothing{f'; perhaps {near[0]!r}' if near else ''}"
-                )
-        if node.closes is None:
-            return
-        called = getattr(kind, node.closes, None)
-        if not callable(called):
-            raise RegistrationError(
-                f"{kind.__name__} has no method {node.closes!r} to be released by; give release= the name of "
-                "one that it has, or a function of the object"
-            )
-        check_callback(called, f"release={node.closes!r}")
+            check_with(self._release if node.closes is None else node.closes, obj)
+        finally:
+            obj = None
 
     def register(self, obj: Any, node: Node, taken: list[bool]) -> Any:
         """Register `obj` and return its proxy. `taken`: told once the object is the manager's."""

@@ -10,9 +10,9 @@ import contextlib
 import functools
 import itertools
 import weakref
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, MappingView
-from types import BuiltinFunctionType, MethodType
+from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR, getattr_static
+from types import BuiltinFunctionType, MappingProxyType, MethodType
 from typing import Any
 
 from lifecycle._core.calls import DATA, PLAIN
@@ -35,6 +35,7 @@ from lifecycle.errors import CallbackError, DuplicateError, LifecycleError, Limi
 from lifecycle.lowlevel import Recipe, recipe
 from lifecycle.proxies.buffers import guarded, guarded_array, is_array
 from lifecycle.proxies.classes import class_of
+from lifecycle.proxies.containers import CONTAINERS, VIEWS, base_of, each, inside, shown_by
 from lifecycle.proxies.dependents import Dependents
 from lifecycle.proxies.rules import VIEW, ChildRule, Node
 from lifecycle.proxies.steps import (
@@ -53,7 +54,6 @@ MOST_TYPES = 1000
 """Types of results that are remembered."""
 
 METHODS = frozenset({MethodType, BuiltinFunctionType, type("".__str__), functools.partial})
-CONTAINERS = frozenset({list, tuple, dict, set, frozenset, OrderedDict, defaultdict, deque})
 GENERATOR = ("send", "throw", "close", "__next__", "__iter__")
 COROUTINE = ("send", "throw", "close", "__await__")
 ASYNC_GENERATOR = ("asend", "athrow", "aclose", "__anext__")
@@ -85,8 +85,12 @@ class Results(dict[type, "How | None"]):
             return None  # a class is data
         if kind in METHODS:
             return _bound
+        if issubclass(kind, weakref.ref):
+            return _reference
         if kind in CONTAINERS:
             return _inside
+        if kind in VIEWS or kind is MappingProxyType:
+            return _shown
         if kind is memoryview:
             return lambda proxy, pin, value: guarded(pin, value)
         return self._how_in_steps(kind)
@@ -106,7 +110,7 @@ class Results(dict[type, "How | None"]):
             return _mapping_view
         if issubclass(kind, tuple) and hasattr(kind, "_make"):
             return _named_tuple
-        return None
+        return None if base_of(kind) is None else _inside
 
     def by_type(self, rule: ChildRule) -> How:
         """What makes a child by `rule`."""
@@ -128,7 +132,7 @@ class Results(dict[type, "How | None"]):
             if self.node.stands_for(kind) and _proxy_above(proxy, value) is not None:
                 return _proxy_above(proxy, value)
             if kind in CONTAINERS:
-                return _each(value, lambda one: self.by_rule(proxy, pin, one, rule))
+                return each(value, lambda one: self.by_rule(proxy, pin, one, rule))
             if kind not in self.node.types:
                 how = self._how_in_steps(kind, (rule,))
                 if how is not None and not (rule is VIEW and MappingView in kind.__mro__):
@@ -143,11 +147,12 @@ class Results(dict[type, "How | None"]):
     def owned_in(self, value: Any, rule: tuple[ChildRule] | None) -> list[tuple[Any, Node]]:
         """What `value` has in it that has to be released."""
         if type(value) in CONTAINERS:
-            inside = itertools.chain(value, value.values()) if isinstance(value, dict) else value
-            return [found for one in inside for found in self.owned_in(one, rule)]
+            return [found for one in inside(value) for found in self.owned_in(one, rule)]
         if type(value) in PLAIN:
             return []
         found = rule or self.node.rule_for(type(value))
+        if found is None and self.get(type(value)) in LOOKED_INTO:
+            return [found for one in inside(value) for found in self.owned_in(one, None)]
         if found is None or found[0] is VIEW or found[0] is None:
             return []
         node = self.node.below(found[0])
@@ -308,10 +313,10 @@ def prepare(node: Node, value: Any) -> type[Proxy]:
     kind = type(value)
     for name in node.ends:
         code = getattr(getattr(kind, name, None), "__code__", None)
-        if code is not None and code.co_flags & 0x280:
+        if code is not None and code.co_flags & (CO_GENERATOR | CO_ASYNC_GENERATOR):
             raise CallbackError(
-                f"ends= names {kind.__name__}.{name}, a coroutine function: its body would not have run when "
-                "the call returns; give a plain method"
+                f"ends= names {kind.__name__}.{name}, a generator function: its body would not have run when "
+                "the call returns; give a plain method or a coroutine function"
             )
     cls = class_of(kind, node)
     node.classes[kind] = cls
@@ -328,38 +333,63 @@ def _forget(node: Node, kind: type) -> None:
 
 
 def _bound(proxy: Any, pin: Any, value: Any) -> Any:
-    owner = getattr(value.func if type(value) is functools.partial else value, "__self__", None)
+    """A method that is bound to an object behind a proxy, or a partial of one, or of one of those objects."""
+    owner = found = function = None
     try:
+        if type(value) is functools.partial:
+            return _partial(proxy, pin, value)
+        owner = getattr(value, "__self__", None)
         found = None if owner is None else _proxy_above(proxy, owner)
         if found is None:
             return value
-        name = getattr(value.func if type(value) is functools.partial else value, "__name__", None)
-        if type(value) is functools.partial:
-            return functools.partial(GuardedMethod(found, str(name)), *value.args, **value.keywords)
-        return GuardedMethod(found, str(name))
+        name = str(getattr(value, "__name__", None))
+        # By its name, unless the type has another under it, as where a method of a base is taken by `super`.
+        function = getattr(value, "__func__", None)
+        known = function is None or getattr_static(type(owner), name, None) is function
+        return GuardedMethod(found, name) if known else GuardedMethod(found, name, function)
     finally:
-        pin = value = owner = None  # noqa: F841 - K3
+        pin = value = owner = found = function = None
 
 
-def _each(value: Any, how: Callable[[Any], Any], of_key: Callable[[Any], Any] | None = None) -> Any:
-    """A container of what `how` makes of its items (`of_key` of the keys): `value` itself where that is the
-    same."""
+def _partial(proxy: Any, pin: Any, value: functools.partial[Any]) -> Any:
+    function = args = kwargs = None
     try:
-        if isinstance(value, dict):
-            items = [(key if of_key is None else of_key(key), how(one)) for key, one in value.items()]
-            pairs = zip(items, value.items(), strict=True)
-            if all(key is other and one is before for (key, one), (other, before) in pairs):
-                return value
-            made = value.copy()  # of its own kind, a defaultdict with its default
-            made.clear()
-            made.update(items)
-            return made
-        items = [how(one) for one in value]
-        if all(one is other for one, other in zip(items, value, strict=True)):
-            return value
-        return deque(items, value.maxlen) if type(value) is deque else type(value)(items)
+        function = _mapped(proxy, pin, value.func)
+        args = [_mapped(proxy, pin, one) for one in value.args]
+        kwargs = {name: _mapped(proxy, pin, one) for name, one in value.keywords.items()}
+        given = zip((*args, *kwargs.values()), (*value.args, *value.keywords.values()), strict=True)
+        if all(one is other for one, other in given):
+            return value if function is value.func else functools.partial(function, *args, **kwargs)
+        if type(function) is not GuardedMethod:
+            # It may be of C, and take no proxies: they are given to it as to a method of the object.
+            args.insert(0, function)
+            function = GuardedMethod(proxy, str(getattr(function, "__name__", "call")), _call)
+        return functools.partial(function, *args, **kwargs)
     finally:
-        value = how = of_key = items = pairs = made = None  # type: ignore[assignment]
+        pin = value = function = args = kwargs = given = None  # type: ignore[assignment]
+
+
+def _call(_: object, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    finally:
+        function = args = kwargs = None  # type: ignore[assignment]
+
+
+def _reference(proxy: Any, pin: Any, value: weakref.ref[Any]) -> Any:
+    """A weak reference: of the proxy, where it is one of an object behind a proxy."""
+    found = bound = None
+    try:
+        found = _proxy_above(proxy, weakref.ref.__call__(value))
+        if found is None:
+            return value
+        if isinstance(value, weakref.WeakMethod):
+            bound = value()
+            bound = getattr(found, str(getattr(bound, "__name__", None)))
+            return weakref.WeakMethod(bound) if type(bound) is MethodType else value
+        return weakref.ref(found)
+    finally:
+        pin = value = found = bound = None  # type: ignore[assignment]
 
 
 def _inside(proxy: Any, pin: Any, value: Any) -> Any:
@@ -379,7 +409,7 @@ def _inside(proxy: Any, pin: Any, value: Any) -> Any:
             if set(map(results.__getitem__, kinds)) <= NO_HOWS:
                 return value
         mapped = functools.partial(_mapped, proxy, pin)
-        return _each(value, mapped, mapped)
+        return each(value, mapped, mapped)
     finally:
         pin = value = mapped = None  # type: ignore[assignment]
 
@@ -395,6 +425,18 @@ def _mapped(proxy: Any, pin: Any, one: Any) -> Any:
 
 NO_HOWS: frozenset[How | None] = frozenset({None})
 ROWS_ONLY: frozenset[How | None] = frozenset({_inside, None})
+
+
+def _shown(proxy: Any, pin: Any, value: Any) -> Any:
+    """What shows the inside of a dict."""
+    try:
+        return shown_by(value, functools.partial(_inside, proxy, pin))
+    finally:
+        pin = value = None
+
+
+LOOKED_INTO = frozenset({_inside, _shown})
+"""What makes of a result that is no child a container of children."""
 
 
 def _named_tuple(proxy: Any, pin: Any, value: Any) -> Any:
@@ -421,8 +463,8 @@ def _memory(proxy: Any, pin: Any, value: Any) -> Any:
     try:
         if value is None or type(value) in (int, float, bool, str):
             return value
-        if type(value) in CONTAINERS:
-            return _each(value, functools.partial(_memory, proxy, pin))
+        if base_of(type(value)) is not None:
+            return each(value, functools.partial(_memory, proxy, pin))
         if is_array(value):
             return guarded_array(pin, value)
         return guarded(pin, value)

@@ -19,6 +19,7 @@ import attrs
 from lifecycle._core.calls import PLAIN, method_called_by
 from lifecycle.errors import RegistrationError, shown
 from lifecycle.lowlevel import check_callback
+from lifecycle.lowlevel import check_release as check_plain
 
 
 class View(Enum):
@@ -83,6 +84,10 @@ def checked_names(names: Any, what: str) -> tuple[str, ...]:
     return found
 
 
+ROOT = "proxy(release=)"
+"""The release of what is given to `proxy`, which is looked at once more where its object is there."""
+
+
 def check_release(release: Any, what: str) -> None:
     """Raise `RegistrationError` unless `release` is None, a name or a plain callable."""
     if release is None or (isinstance(release, str) and release.isidentifier()):
@@ -90,6 +95,8 @@ def check_release(release: Any, what: str) -> None:
     if isinstance(release, str):
         raise RegistrationError(f"{what} takes the name of a method, not {release!r}")
     check_callback(release, what)
+    if what != ROOT:
+        check_plain(release)
 
 
 def check_children(children: Any, what: str) -> None:

@@ -22,25 +22,29 @@ Rule = tuple[ChildRule] | None
 
 
 class GuardedMethod(Uncopied):
-    """A method that an object has by other means than its type: calling it goes through the proxy."""
+    """A method that an object has by other means than its type: calling it goes through the proxy.
+    `function`: what is called with the object, where the object has no method of that name."""
 
     _remedy = "take it from the proxy again"
 
-    __slots__ = ("__name__", "__self__")
+    __slots__ = ("__name__", "__self__", "_function")
 
-    def __init__(self, proxy: Any, name: str) -> None:
+    def __init__(self, proxy: Any, name: str, function: Any = None) -> None:
         self.__self__: Any = proxy
         self.__name__: str = name
+        self._function: Any = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it."""
-        return general(self.__self__, self.__name__, args, kwargs)
+        function = self._function
+        return general(self.__self__, self.__name__ if function is None else function, args, kwargs)
 
     def __eq__(self, other: object) -> bool:
         return (
             type(other) is GuardedMethod
             and other.__self__ is self.__self__
             and other.__name__ == self.__name__
+            and other._function is self._function
         )
 
     def __hash__(self) -> int:
