@@ -380,9 +380,14 @@ def general(
         raw = bound(*args)
         return given(self, pin, raw, operation, rule, held)
     except BaseException as error:
-        forget(error)
-        if box:
-            save(self, pin, box, _rule(self, operation, rule))
+        try:
+            forget(error)
+            if box:
+                save(self, pin, box, operation, rule)
+        except RecursionError:
+            # No call may be possible here, so it is left to the keeper without one.
+            if box:
+                record.kind.registry.later[0:0] = [(save, (self, pin, [*box], operation, rule))]
         raise
     finally:
         # K3. A lease ends when it dies.
@@ -449,10 +454,11 @@ def given(
         pin = result = held = how = raw = None  # K3
 
 
-def save(self: Any, pin: Any, box: list[Any], rule: tuple[Any] | None) -> None:
+def save(self: Any, pin: Any, box: list[Any], operation: Any, rule: tuple[Any] | None) -> None:
     """Something was raised after a call had made what has to be released: it is released now."""
     results = self._lifecycle_node.results
     found: list[Any] = []
+    rule = _rule(self, operation, rule)
 
     def attempt() -> bool:
         found[:] = results.owned_in(box[0], rule)

@@ -596,10 +596,16 @@ class SafetyManager(Uncopied):
             raise
         except BaseException:
 
-            def attempt() -> bool:
-                return bool(_proxies().rescue(self, taken, obj, release, release_on, keep_alive))
+            def attempt(
+                facts: tuple[Any, ...] = (self, taken, obj, release, release_on, keep_alive),
+            ) -> bool:
+                return bool(_proxies().rescue(*facts))
 
-            insist_thrice(attempt)
+            try:
+                insist_thrice(attempt)
+            except RecursionError:
+                # No call may be possible here, so it is left to the keeper without one.
+                self._registry.later[0:0] = [(attempt, ())]
             raise
         finally:
             keep_alive = None

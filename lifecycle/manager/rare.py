@@ -41,11 +41,13 @@ def plan_release(release: Any, obj: Any) -> Callable[[Any], object]:
     return plan_call(release, obj, "release")
 
 
-def check_release(release: Any, obj: Any = ANY_OBJECT) -> None:
-    """Raise for a release that cannot work, or would keep `obj` alive: a function that does not take one
-    argument, a partial of the object, a class of exceptions. A method's name needs the object."""
+def check_release(release: Any, obj: Any = ANY_OBJECT, what: str = "release") -> None:
+    """Raise for a release, given as `what`, that cannot work, or would keep `obj` alive: a function that does
+    not take one argument, a partial of the object, a class of exceptions. A method's name needs the object."""
     try:
-        if release is not None:
+        if release is not None and release is not DROPPED:
+            plan_call(release, obj, what)
+        elif release is not None:
             plan_release(release, obj)
     finally:
         obj = None

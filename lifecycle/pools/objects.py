@@ -43,6 +43,7 @@ from lifecycle.lowlevel import (
     PlaceLike,
     caller,
     check_callback,
+    check_release,
     monotonic,
     pin,
     raw,
@@ -157,6 +158,7 @@ class ObjectPool(Pool, Generic[T]):
         for fn, what in ((reset, "reset"), (check, "check"), (destroy, "destroy")):
             if fn is not None:
                 check_callback(fn, f"pool {name!r}: {what}")
+                check_release(fn, what=what)
         if max_age is not None and (
             isinstance(max_age, bool)
             or not isinstance(max_age, (int, float))

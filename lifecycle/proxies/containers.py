@@ -10,10 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 CONTAINERS = frozenset({list, tuple, dict, set, frozenset, OrderedDict, defaultdict, deque})
-VIEWS: dict[type, str] = {
-    type(getattr(kind(), name)()): name for kind in (dict, OrderedDict) for name in ("keys", "values", "items")
+VIEWS: dict[type, tuple[type[dict[Any, Any]], str]] = {
+    type(getattr(kind(), name)()): (kind, name)
+    for kind in (dict, OrderedDict)
+    for name in ("keys", "values", "items")
 }
-"""By type of what shows the inside of a dict: the method that gives it."""
+"""By type of what shows the inside of a dict: the type and the method that give it."""
 
 
 @functools.lru_cache(maxsize=1000)
@@ -52,8 +54,8 @@ def shown_by(value: Any, how: Callable[[Any], Any]) -> Any:
     same."""
     known = mapped = None
     try:
-        name = VIEWS.get(type(value))
-        known = dict(value if name is None else value.mapping)
+        kind, name = VIEWS.get(type(value), (dict, None))
+        known = kind(value if name is None else value.mapping)
         mapped = how(known)
         if mapped is known:
             return value

@@ -213,14 +213,19 @@ def factory_of(
             return plan.register(box[0], plan.node_for(box[0]), taken)  # type: ignore[no-any-return]
         except BaseException as error:
             # Otherwise it has an owner, or cannot be guarded, or has been released.
-            struck = isinstance(error, LimitError) or not isinstance(error, LifecycleError)
+            mro = error.__class__.__mro__  # no call, of which there may be none left
+            struck = LimitError in mro or LifecycleError not in mro
 
-            def attempt() -> bool:
-                if not box or not struck:
+            def attempt(made: tuple[Any, ...] = (*box,)) -> bool:
+                if not made or not struck:
                     return True
-                return rescue(manager, taken, box[0], release, where, plan.keep_alive)
+                return rescue(manager, taken, made[0], release, where, plan.keep_alive)
 
-            insist_thrice(attempt)
+            try:
+                insist_thrice(attempt)
+            except RecursionError:
+                # No call may be possible here, so it is left to the keeper without one.
+                manager._registry.later[0:0] = [(attempt, ())]
             raise
         finally:
             box.clear()

@@ -249,8 +249,8 @@ def _light_of(node: Node) -> How:
         try:
             if key in members:
                 child = dependents.find(key)
-                if child is not None and child._lifecycle_raw is value:
-                    return child
+                if child is not None and stands_for(child, value):
+                    return child  # a registered one too: the native has one door
                 members.pop(key, None)  # so that it is entered as the newest
             cls = classes.get(type(value))
             if cls is None:
@@ -276,6 +276,7 @@ def _owned(node: Node, proxy: Any, pin: Any, value: Any) -> Any:
     key = id(value)
     child: Any = None
     handle: Any = None
+    light: Any = None
     try:
         child = dependents.find(key)
         if child is not None and not is_light(child) and stands_for(child, value):
@@ -293,11 +294,16 @@ def _owned(node: Node, proxy: Any, pin: Any, value: Any) -> Any:
         belongs_to_a_proxy(handle, above)
         handle = proxy_handle(handle, Dependents(dependents.lock), above._manager, above._where)
         drop_before_release(handle, handle._dependents.drop)
+        light = dependents.find(key)
         child = make(cls, handle, node, proxy, None)
         dependents.add(key, child)
+        if light is not None and is_light(light) and stands_for(light, value):
+            # By another rule it is a light child. From here on that goes through the door of its own record.
+            handle._dependents.add(key, light)
+            set_handle(light, handle)
         return child
     finally:
-        pin = value = child = handle = None
+        pin = value = child = handle = light = None
 
 
 def recipe_of(manager: Any, obj: Any, release: Callable[[Any], object] | None, where: Any) -> Recipe:

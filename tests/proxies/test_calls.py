@@ -553,7 +553,8 @@ def test_a_queue_releases_at_its_place(manager: SafetyManager, raw: Store) -> No
 
 class Async:
     async def close(self) -> None: ...
-    async def save(self) -> None: ...
+    def save(self) -> Iterator[None]:
+        yield
 
 
 BAD: dict[str, tuple[Callable[[SafetyManager], object], type[Exception], str]] = {
@@ -567,10 +568,10 @@ BAD: dict[str, tuple[Callable[[SafetyManager], object], type[Exception], str]] =
         "must be callable",
     ),
     "coroutine": (lambda m: m.proxy(Async(), release="close"), CallbackError, "coroutine"),
-    "coroutine as an end": (
+    "generator as an end": (
         lambda m: m.proxy(Async(), release=None, ends=("save",)),
         CallbackError,
-        "coroutine",
+        "generator",
     ),
     "unknown end": (lambda m: m.proxy(Store(), release=None, ends=("finish",)), RegistrationError, "finish"),
     "ends is a text": (
