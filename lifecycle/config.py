@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from lifecycle._core.checks import is_seconds, not_seconds
 from lifecycle._core.streams import sparing
 from lifecycle.errors import ConfigError, shown
 
@@ -18,8 +19,10 @@ DEFAULT_LEAK_LEVEL = "simple"
 
 
 def _positive(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ConfigError(f"SafetyConfig.{attribute.name} is a number of seconds above 0, not {value!r}")
+    if not is_seconds(value) or not value:
+        raise ConfigError(
+            f"SafetyConfig.{attribute.name} is a number of seconds above 0, {not_seconds(value)}"
+        )
 
 
 def _count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:

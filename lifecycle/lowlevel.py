@@ -60,6 +60,7 @@ name                   contract                                                 
 `check_callback`       raise for a coroutine function
 `check_facts`          raise for a bad name or size
 `check_release`        raise for a release that cannot work
+`whole`                a whole number as an int, also one of NumPy; None for what is none
 `PlaceLike`            the type of ``release_on=``
 `DEFAULT`, `Default`   what was not given, where None means something of its own; its type
 =====================  =======================================================================  ==========
@@ -67,7 +68,7 @@ name                   contract                                                 
 The idioms K1–K7 are explained in `lifecycle._core.idioms`.
 """
 
-from lifecycle._core.checks import check_callback, check_facts, check_timeout, is_control_flow, refuses
+from lifecycle._core.checks import check_callback, check_facts, check_timeout, is_control_flow, refuses, whole
 from lifecycle._core.counters import BUCKETS, HistogramCount
 from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.exports import Export
@@ -176,4 +177,5 @@ __all__ = [
     "view_of",
     "wall_time",
     "weakly",
+    "whole",
 ]

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
 from lifecycle import RegistrationError, SafetyManager
+from lifecycle.errors import shown
 from lifecycle.integrations.prometheus.merging import MAX_TYPES
 from lifecycle.integrations.prometheus.scrape import Scrape, families, scrape
 from lifecycle.lowlevel import Uncopied, after_fork, snapshot
@@ -51,6 +52,11 @@ class LifecycleCollector(Uncopied, Collector):
 
     def _join(self, registry: CollectorRegistry, managers: Sequence[SafetyManager]) -> None:
         """Register this collector. The families are its own, or those of one that is registered already."""
+        if not isinstance(registry, CollectorRegistry):
+            raise RegistrationError(
+                f"LifecycleCollector(registry=) takes a CollectorRegistry of prometheus_client, not "
+                f"{shown(registry)}"
+            )
         group = _groups.get(registry) or _groups.setdefault(registry, Group(registry))
         with group.lock:
             members = group.members()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
+import operator
 import sys
 from types import AsyncGeneratorType, CellType, CodeType, CoroutineType, GeneratorType
 from typing import Any, NoReturn
@@ -74,8 +76,23 @@ def refuses(answer: Any) -> bool:
     return answer is not None and not answer
 
 
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """What is in a group of exceptions, and in groups within it: task groups raise one also of a single
+    exception. `error` itself where it is none."""
+    where = builtins if sys.version_info >= (3, 11) else sys.modules.get("exceptiongroup")
+    group = getattr(where, "BaseExceptionGroup", None)
+    if group not in type(error).__mro__:
+        return [error]
+    return [leaf for one in error.exceptions for leaf in leaves_of(one)]  # type: ignore[attr-defined]
+
+
 def is_control_flow(error: BaseException) -> bool:
-    """Return True if `error` is not about the object at all: an interrupt, an exit, a cancellation."""
+    """Return True if `error` is not about the object at all: an interrupt, an exit, a cancellation, or a
+    group of nothing else."""
+    return all(map(_is_control_flow, leaves_of(error)))
+
+
+def _is_control_flow(error: BaseException) -> bool:
     if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
         return True
     for module, name in (("asyncio", "CancelledError"), ("trio", "Cancelled")):
@@ -90,18 +107,45 @@ NO_BYTES = 0
 kin."""
 
 
-def check_facts(name: Any, size: Any) -> None:
-    """Refuse a name that is no text and a size that is no number of bytes."""
+def whole(value: Any) -> int | None:
+    """`value` as an int: also one of NumPy, as ``numpy.prod`` of a shape gives it. None for what is no whole
+    number: a bool, a float, a text."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        return None
+    try:
+        return int(operator.index(value))
+    except Exception:
+        return None
+
+
+MOST_SECONDS = sys.float_info.max
+"""What no time is longer than: whoever adds it to a clock gets a float."""
+
+
+def is_seconds(value: Any) -> bool:
+    """Return True for a number of seconds, 0 or more, that can be added to a clock."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MOST_SECONDS
+
+
+def not_seconds(value: Any) -> str:
+    """What an error says of a value that is no time."""
+    other = not isinstance(value, (int, float, str)) and hasattr(type(value), "__float__")
+    return f"not {shown(value)}{': write float(...)' if other else ''}"
+
+
+def check_facts(name: Any, size: Any) -> int:
+    """Refuse a name that is no text and a size that is no number of bytes. Returns the size as an int."""
     if name is not None and not isinstance(name, str):
         raise RegistrationError(f"name= is a text, not {shown(name)}")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+    number = whole(size)
+    if number is None or number < 0:
         raise RegistrationError(f"size= is a number of native bytes, 0 or more, not {shown(size)}")
+    return number
 
 
 def check_timeout(timeout: Any) -> None:
     """A timeout is None or a number of seconds, 0 or more."""
-    if timeout is None or (
-        isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout < float("inf")
-    ):
-        return
-    raise LifecycleError(f"timeout= takes seconds, 0 or more, or None for ever, not {shown(timeout)}")
+    if timeout is not None and not is_seconds(timeout):
+        raise LifecycleError(f"timeout= takes seconds, 0 or more, or None for ever, {not_seconds(timeout)}")

@@ -11,6 +11,7 @@ import sys
 from types import FrameType
 from typing import Any
 
+from lifecycle._core.checks import whole
 from lifecycle._core.describe import about, describe
 from lifecycle._core.numbers import is_pointer, number_of
 from lifecycle._core.record import Held, Pin, arm
@@ -55,6 +56,9 @@ def make_view(pin: Pin, address: int, nbytes: int | None, readonly: bool) -> mem
             or not 0 < address <= LAST_ADDRESS - nbytes
             or nbytes < 0
         ):
+            number = whole(nbytes)
+            if number is not None and type(nbytes) is not int:
+                return make_view(pin, address, number, readonly)
             record = pin.record
             raise about(
                 record,

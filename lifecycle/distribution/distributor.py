@@ -10,8 +10,8 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from lifecycle.distribution.policies import Policy, policy_of
 from lifecycle.distribution.receiver import FrameReceiver, subscribe
 from lifecycle.distribution.ring import Ring
-from lifecycle.errors import LifecycleError
-from lifecycle.lowlevel import Uncopied
+from lifecycle.errors import LifecycleError, shown
+from lifecycle.lowlevel import Uncopied, whole
 from lifecycle.manager import SafetyManager
 from lifecycle.stats import DistributorStats
 
@@ -43,13 +43,14 @@ class FrameDistributor(Uncopied, Generic[T]):
     kind: Final = "distributor"
 
     def __init__(self, capacity: int, *, name: str = "", manager: SafetyManager | None = None) -> None:
-        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+        number = whole(capacity)
+        if number is None or number < 1:
             raise LifecycleError(
-                f"FrameDistributor(capacity) takes a whole number of frames, 1 or more, not {capacity!r}"
+                f"FrameDistributor(capacity) takes a whole number of frames, 1 or more, not {shown(capacity)}"
             )
         if not isinstance(name, str):
             raise LifecycleError(f"FrameDistributor(name=) takes a text, not {name!r}")
-        self._ring: Ring[T] = Ring(capacity, name)
+        self._ring: Ring[T] = Ring(number, name)
         self._leave_manager: Any = None
         if manager is not None:
             self._leave_manager = manager.on_close(_closer(weakref.ref(self._ring)))

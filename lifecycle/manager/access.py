@@ -14,7 +14,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from lifecycle._core import runtime
 from lifecycle._core.access import invalidate_record
-from lifecycle._core.checks import deferred_error, is_control_flow
+from lifecycle._core.checks import deferred_error, is_control_flow, leaves_of
 from lifecycle._core.describe import about, describe
 from lifecycle._core.handle import Handle
 from lifecycle._core.keeping import Uncopied
@@ -58,6 +58,16 @@ def declared(kind: ObjectType, errors: Any) -> tuple[type[BaseException], ...]:
     return kind.errors or kind.registry.config.errors
 
 
+def is_declared(error: BaseException, kind: ObjectType, errors: Any) -> bool:
+    """Return True if `error` is no panic: it is of a declared type, or a group of nothing but such and of
+    control flow."""
+    types: tuple[type[BaseException], ...] = (ClosedError, *declared(kind, errors))
+    if is_of(error, types):
+        return True
+    about_it = [one for one in leaves_of(error) if not is_control_flow(one)]
+    return bool(about_it) and all(is_of(one, types) for one in about_it)
+
+
 def escaped(
     record: Record, error: BaseException, errors: Any, fn: object = None, target: object = None
 ) -> None:
@@ -96,7 +106,7 @@ def judge(
         # object.
         return None
     reason = text_of(error)
-    if is_of(error, (ClosedError, *declared(kind, errors))):
+    if is_declared(error, kind, errors):
         registry.events.append(("error", kind, record, reason))
         return None
     trace = trace_of(error)
@@ -115,11 +125,13 @@ def judge(
         record.more().panic = type(error).__name__
         invalidate_record(record, Cause.PANIC, f"panic: {reason}{at}", None)
         fate = "it is invalid now and will be released"
+    about_it = [one for one in leaves_of(error) if not is_control_flow(one)]
+    names = ", ".join(dict.fromkeys(type(one).__name__ for one in about_it))
     return about(
         record,
         AccessPanicError(
             f"panic during object access: {reason}{at}, while using {describe(record)}; {fate}. Expected? "
-            f"Declare it: safe_access(..., errors=({type(error).__name__},)) or "
+            f"Declare it: safe_access(..., errors=({names},)) or "
             f"policy({kind.type_name!r}, errors=...)."
         ),
     )

@@ -25,7 +25,7 @@ from lifecycle._core.keeping import Uncopied
 from lifecycle._core.record import Record
 from lifecycle._core.release import end_without_release
 from lifecycle._core.tables import owners
-from lifecycle.errors import RegistrationError
+from lifecycle.errors import ClosedError, RegistrationError
 from lifecycle.states import BY_CLOSE, DETACHED, ObjectState
 
 FINALIZER_TYPE = "safe_finalizer"
@@ -82,6 +82,11 @@ class Finalizers:
             action.armed = True
             table[record.id] = (watch, handle)
             return SafeFinalizer(table, record)
+        except ClosedError as error:
+            raise ClosedError(
+                f"{str(error).partition(':')[0]}: the finalizer was not set, and is not called. Set it "
+                "before close(), or on a new manager."
+            ) from None
         except BaseException:
             action.armed = False  # interrupted: it may not run while its object lives
             raise

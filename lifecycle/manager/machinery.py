@@ -107,12 +107,16 @@ class Machinery:
             process(record)
         else:
             record.place.settle(record, 0)
-        ended = "released" if record.phase is RELEASED else "shut; its release waits for its queue or failed"
+        ended = "has been released"
+        if record.owning <= 0:
+            ended = "is its owner's, as before"
+        elif record.phase is not RELEASED:
+            ended = "has been shut; its release waits for its queue or failed"
         raise about(
             record,
             ClosedError(
-                f"manager {self._registry.name!r} is closed: {describe(record)} came too late and has been "
-                f"{ended}. Register before close(), or make a new manager."
+                f"manager {self._registry.name!r} is closed: {describe(record)} came too late and {ended}. "
+                "Register before close(), or make a new manager."
             ),
         )
 

@@ -17,6 +17,7 @@ from lifecycle._core.checks import (
     check_callback,
     check_facts,
     check_timeout,
+    whole,
 )
 from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.describe import info_of, state_of
@@ -53,12 +54,12 @@ from lifecycle.errors import (
     LifecycleError,
     RegistrationError,
     UnknownObjectError,
-    is_of,
+    shown,
     text_of,
     trace_of,
 )
 from lifecycle.events import CLASSES, Event
-from lifecycle.manager.access import AccessBlock, declared, escaped, judge, refuse_late
+from lifecycle.manager.access import AccessBlock, escaped, is_declared, judge, refuse_late
 from lifecycle.manager.callbacks import make_callback
 from lifecycle.manager.components import enter_component
 from lifecycle.manager.ending import Ending
@@ -262,7 +263,7 @@ class SafetyManager(Uncopied):
                     if release is DROPPED:
                         extra = extra_for(release, None)
             if name is not None or size is not NO_BYTES:
-                check_facts(name, size)
+                size = check_facts(name, size)
             # By identity: an array has no truth value, and an empty buffer is false.
             if retry_on or keep_alive is not NOTHING or retry_for is not None:
                 extra = rare_facts(retry_on, retry_for, keep_alive, extra)
@@ -433,7 +434,7 @@ class SafetyManager(Uncopied):
         """
         if alive is not None:
             alive = plan_question(alive, obj)
-        check_facts(name, size)
+        size = check_facts(name, size)
         try:
             return enter_observed(
                 self._kinds.of(obj, type_name), self._any_thread, obj, name, native, size, alive
@@ -508,8 +509,10 @@ class SafetyManager(Uncopied):
         before `make` is called. `unique` is that of `register`.
         """
         check_callback(make, "make")
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise RegistrationError(f"factory(limit=) takes a whole number above 0 or None, not {limit!r}")
+        if limit is not None and ((limit := whole(given := limit)) is None or limit < 1):
+            raise RegistrationError(
+                f"factory(limit=) takes a whole number above 0 or None, not {shown(given)}"
+            )
         method = release if isinstance(release, str) else None
         if release is not None:
             release = plan_release(release, ANY_OBJECT)
@@ -918,7 +921,7 @@ class SafetyManager(Uncopied):
         its type is in `errors` (else in the type's policy, else in the configuration), as a panic otherwise.
         A `ClosedError` of this library always counts as a declared error. Return True if it was declared."""
         kind = self._kinds.named(type_name or component)
-        if not is_of(error, (ClosedError, *declared(kind, errors))):
+        if not is_declared(error, kind, errors):
             self.report_panic(component, error, type_name=type_name)
             return False
         self._registry.events.append(("error", kind, None, f"{component}: {text_of(error)}"))

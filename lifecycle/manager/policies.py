@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lifecycle._core.checks import check_callback
+from lifecycle._core.checks import check_callback, is_seconds, not_seconds, whole
 from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.tables import ObjectType, open_records
 from lifecycle.config import exception_types
@@ -29,16 +29,16 @@ def set_policy(
     registry = kind.registry
     if errors is not DEFAULT:
         errors = exception_types(errors or (), "policy(errors=)")
-    for rule, value, types in (
-        ("max_age", max_age, (int, float)),
-        ("max_live", max_live, int),
-        ("max_bytes", max_bytes, int),
-    ):
-        if value is None or value is DEFAULT:
-            continue
-        if isinstance(value, bool) or not isinstance(value, types) or not value > 0:
+    if max_age is not None and max_age is not DEFAULT and not (is_seconds(max_age) and max_age):
+        raise RegistrationError(
+            f"policy(max_age=) of type {type_name!r} takes a number of seconds above 0 or None, "
+            f"{not_seconds(max_age)}"
+        )
+    for rule, value in (("max_live", max_live), ("max_bytes", max_bytes)):
+        if value is not None and value is not DEFAULT and (whole(value) or 0) <= 0:
             raise RegistrationError(
-                f"policy({rule}=) of type {type_name!r} takes a number above 0 or None, not {value!r}"
+                f"policy({rule}=) of type {type_name!r} takes a whole number above 0 or None, not "
+                f"{shown(value)}"
             )
     if validate is not None and validate is not DEFAULT:
         check_callback(validate, "validate")
@@ -50,8 +50,8 @@ def set_policy(
     rules: tuple[tuple[str, Any], ...] = (
         ("errors", errors),
         ("max_age", max_age),
-        ("max_live", max_live),
-        ("max_bytes", max_bytes),
+        ("max_live", max_live if max_live is DEFAULT else whole(max_live)),
+        ("max_bytes", max_bytes if max_bytes is DEFAULT else whole(max_bytes)),
         ("validator", validate),
         ("forked", fork if fork is DEFAULT else fork == "keep"),
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType, WrapperDescriptorType
 from typing import Any, NoReturn
 
-from lifecycle._core.checks import cell_filled, check_callback
+from lifecycle._core.checks import cell_filled, check_callback, is_seconds, not_seconds
 from lifecycle._core.dropped import DROPPED
 from lifecycle._core.numbers import NO_IDENTITY
 from lifecycle._core.record import Extra
@@ -43,7 +43,8 @@ def plan_release(release: Any, obj: Any) -> Callable[[Any], object]:
 
 def check_release(release: Any, obj: Any = ANY_OBJECT, what: str = "release") -> None:
     """Raise for a release, given as `what`, that cannot work, or would keep `obj` alive: a function that does
-    not take one argument, a partial of the object, a class of exceptions. A method's name needs the object."""
+    not take one argument, a partial of the object, a class of exceptions. A method's name needs the
+    object."""
     try:
         if release is not None and release is not DROPPED:
             plan_call(release, obj, what)
@@ -63,8 +64,8 @@ def plan_call(release: Any, obj: Any, what: str) -> Callable[[Any], object]:
     check_callback(release, what)
     if isinstance(release, type) and issubclass(release, BaseException):
         raise RegistrationError(
-            f"{what}={release.__name__} is a class of exceptions: calling it would make one, and do nothing. Give "
-            "the function that does it"
+            f"{what}={release.__name__} is a class of exceptions: calling it would make one, and do nothing. "
+            "Give the function that does it"
         )
     if obj is not ANY_OBJECT and obj is not None:
         if getattr_or_none(release, "__self__") is obj:
@@ -137,7 +138,8 @@ def _check_partial(release: functools.partial[Any], obj: Any, what: str) -> None
 def check_arguments(release: Any, what: str, bound: bool = False) -> None:
     """Refuse a function in Python, given as `what`, that cannot be called with one argument (a method: with
     none beside its object)."""
-    fn, own = release, 0
+    fn: Any = release
+    own = 0
     filled: set[str] = set()
     if type(fn) is functools.partial and not bound:  # one of a partial is one partial
         filled.update(fn.keywords)
@@ -198,11 +200,10 @@ def rare_facts(retry_on: Any, retry_for: Any, keep_alive: Any, extra: Extra | No
     if retry_on:
         extra.retry_on = exception_types(retry_on, "register(retry_on=)")
     if retry_for is not None:
-        number = isinstance(retry_for, (int, float)) and not isinstance(retry_for, bool)
-        if not number or not 0 <= retry_for < float("inf"):
+        if not is_seconds(retry_for):
             raise RegistrationError(
-                f"register(retry_for=) takes seconds, 0 or more, or None for as long as there is time, not "
-                f"{shown(retry_for)}"
+                f"register(retry_for=) takes seconds, 0 or more, or None for as long as there is time, "
+                f"{not_seconds(retry_for)}"
             )
         extra.retry_for = float(retry_for)
     extra.keep_alive = keep_alive if type(keep_alive) is tuple else (keep_alive,)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from lifecycle.errors import ConfigError
-from lifecycle.lowlevel import check_timeout
+from lifecycle.lowlevel import check_timeout, whole
 
 OVER = ("refuse", "block", "report")
 
@@ -17,8 +17,13 @@ def _flag(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ConfigError(f"MemoryConfig.{attribute.name} is True or False, not {value!r}")
 
 
+def _whole(value: Any) -> Any:
+    number = whole(value)
+    return value if number is None else number
+
+
 def _limit(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
+    if value is not None and (whole(value) or 0) <= 0:
         raise ConfigError(f"MemoryConfig.{attribute.name} is a whole number above 0 or None, not {value!r}")
 
 
@@ -40,9 +45,9 @@ class MemoryConfig:
 
     track_object_lifecycle: bool = attrs.field(default=True, validator=_flag)
     """False: objects are registered and released all the same, but not counted, and no budget holds."""
-    max_bytes: int | None = attrs.field(default=None, validator=_limit)
+    max_bytes: int | None = attrs.field(default=None, converter=_whole, validator=_limit)
     """Native bytes that may be unreleased at a time, all types together; None for no limit."""
-    max_live: int | None = attrs.field(default=None, validator=_limit)
+    max_live: int | None = attrs.field(default=None, converter=_whole, validator=_limit)
     """Objects that may be unreleased at a time, all types together; None for no limit."""
     over: str = attrs.field(default="refuse", validator=_choice)
     """What becomes of an object over budget: ``refuse`` (`BudgetError`), ``block`` (it waits for room, first

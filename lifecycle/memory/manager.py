@@ -35,6 +35,7 @@ from lifecycle.lowlevel import (
     tend,
     type_name_of,
     weakly,
+    whole,
 )
 from lifecycle.lowlevel import holders as holders_of
 from lifecycle.manager import BACKGROUND, SafetyManager
@@ -131,7 +132,7 @@ class MemoryManager(Facade):
         closed, also while it waits, and what `register` raises. In all these cases but one the object is
         still yours: what came too late for a `close` has been released.
         """
-        check_facts(name, size)
+        size = check_facts(name, size)
         if timeout is not DEFAULT:
             check_timeout(timeout)
         if not self._config.track_object_lifecycle:
@@ -175,7 +176,7 @@ class MemoryManager(Facade):
         Raises `RegistrationError` for a size that is none, and, as `track_object` does, `BudgetError` and
         `ClosedError`.
         """
-        check_facts(None, size)
+        size = check_facts(None, size)
         if timeout is not DEFAULT:
             check_timeout(timeout)
         entry, reservation = self._books.reservation(self._account(type_name), size, self._left)
@@ -201,7 +202,7 @@ class MemoryManager(Facade):
         for rule, value in (("max_bytes", max_bytes), ("max_live", max_live)):
             if value is None or value is DEFAULT:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            if (whole(value) or 0) <= 0:
                 raise RegistrationError(
                     f"set_budget({rule}=) takes a whole number above 0 or None, not {value!r}; to take "
                     "nothing more, close() it"
@@ -210,9 +211,9 @@ class MemoryManager(Facade):
         try:
             with self._books.lock:
                 if max_bytes is not DEFAULT:
-                    account.max_bytes = max_bytes
+                    account.max_bytes = whole(max_bytes)
                 if max_live is not DEFAULT:
-                    account.max_live = max_live
+                    account.max_live = whole(max_live)
         finally:
             self._waiting.wake()
 
@@ -381,12 +382,23 @@ class MemoryManager(Facade):
             if (known := self._known(info.id)) is not None
         ]
         more = account.objects - len(named)
+        reserved = sum(
+            one.size
+            for one in snapshot(self._books.entries.values())
+            if one.counted and not one.objects and account in (one.account, self._books.all)
+        )
+        if self._books.never(entry):
+            remedy = "Ask for less, or raise the budget with set_budget()."
+        elif self._config.over == "block":
+            remedy = "Release some, raise the budget with set_budget(), or wait longer: timeout=."
+        else:
+            remedy = 'Release some, raise the budget with set_budget(), or choose over="block".'
         return BudgetError(
             f"no room for {entry.size} bytes of type {entry.account.name!r} in {self!r}: {problem}, and "
-            f"{account.objects} objects with {account.bytes} bytes are not released ({account.name}). "
+            f"{account.objects} objects with {account.bytes} bytes are not released ({account.name}"
+            f"{f'; {reserved} bytes of them are reserved' if reserved else ''}). "
             f"The largest: {', '.join(named) or 'none'}{f', and {more} more' if more > 0 and named else ''}. "
-            "Release some, raise the budget with set_budget(), or "
-            f'choose over="block". {"The object was not taken" if entry.objects else "Nothing was reserved"}',
+            f"{remedy} {'The object was not taken' if entry.objects else 'Nothing was reserved'}",
             tuple(attrs.evolve(info, native=_plain(info.native)) for info in holders),
         )
 

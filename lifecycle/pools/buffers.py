@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError
-from lifecycle.lowlevel import DEFAULT, Default, Facts, Uncopied, snapshot
+from lifecycle.errors import ConfigError, LifecycleError, OutOfMemoryError, StaleUseError, shown
+from lifecycle.lowlevel import DEFAULT, Default, Facts, Uncopied, snapshot, whole
 from lifecycle.manager import Handle, SafetyManager
 from lifecycle.pools.figures import loan_of
 from lifecycle.pools.guarding import Sampler, bytes_of, interval_of
@@ -241,14 +241,17 @@ class BufferPool(Pool):
         self._begin_to_fill()
 
     def _check_size(self, size: Any) -> int:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"pool {self.name!r}: size= takes a number of bytes, 1 or more, not {size!r}")
-        if size > _memory():
+        number = whole(size)
+        if number is None or number < 1:
+            raise ConfigError(
+                f"pool {self.name!r}: size= takes a number of bytes, 1 or more, not {shown(size)}"
+            )
+        if number > _memory():
             raise OutOfMemoryError(
-                f"pool {self.name!r}: {size} bytes are more than the {_memory()} bytes of memory that this "
+                f"pool {self.name!r}: {number} bytes are more than the {_memory()} bytes of memory that this "
                 "machine has"
             )
-        return size
+        return number
 
     @property
     def size(self) -> int:

@@ -30,6 +30,7 @@ from lifecycle.errors import (
     PoolExhaustedError,
     PoolTimeoutError,
     ReturnedTwiceError,
+    shown,
 )
 from lifecycle.lowlevel import (
     DEFAULT,
@@ -53,6 +54,7 @@ from lifecycle.lowlevel import (
     refuse_near_limit,
     snapshot,
     tend,
+    whole,
 )
 from lifecycle.lowlevel import holders as holders_of
 from lifecycle.manager import ANY_THREAD, Handle, SafetyManager
@@ -188,11 +190,12 @@ class Pool(Uncopied):
         after_fork(self._after_fork)
 
     def _check_limit(self, limit: Any, what: str) -> int:
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_SLOTS:
+        number = whole(limit)
+        if number is None or not 1 <= number <= MOST_SLOTS:
             raise ConfigError(
-                f"pool {self.name!r}: {what}= takes a whole number from 1 to {MOST_SLOTS}, not {limit!r}"
+                f"pool {self.name!r}: {what}= takes a whole number from 1 to {MOST_SLOTS}, not {shown(limit)}"
             )
-        return limit
+        return number
 
     # -- what the two kinds do differently -------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copyreg
-import functools
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from types import MappingProxyType
@@ -18,7 +17,6 @@ VIEWS: dict[type, tuple[type[dict[Any, Any]], str]] = {
 """By type of what shows the inside of a dict: the type and the method that give it."""
 
 
-@functools.lru_cache(maxsize=1000)
 def base_of(kind: type) -> type | None:
     """The container that a type is, or derives from. None for what is none."""
     return next((base for base in kind.__mro__ if base in CONTAINERS), None)

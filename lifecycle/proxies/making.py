@@ -126,8 +126,8 @@ class Plan:
                     )
             if node.closes is not None and not callable(getattr(kind, node.closes, None)):
                 raise RegistrationError(
-                    f"{kind.__name__} has no method {node.closes!r} to be released by; give release= the name "
-                    "of one that it has, or a function of the object"
+                    f"{kind.__name__} has no method {node.closes!r} to be released by; give release= the "
+                    "name of one that it has, or a function of the object"
                 )
             check_with(self._release if node.closes is None else node.closes, obj)
         finally:

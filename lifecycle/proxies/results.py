@@ -395,7 +395,7 @@ def _reference(proxy: Any, pin: Any, value: weakref.ref[Any]) -> Any:
             return weakref.WeakMethod(bound) if type(bound) is MethodType else value
         return weakref.ref(found)
     finally:
-        pin = value = found = bound = None  # type: ignore[assignment]
+        pin = value = found = bound = None  # type: ignore[assignment]  # noqa: F841 - K3
 
 
 def _inside(proxy: Any, pin: Any, value: Any) -> Any:

@@ -587,6 +587,59 @@ def test_what_a_factory_made_at_the_limit_is_released(
         assert set(map(id, released)) | set(map(id, left)) == names
 
 
+def test_what_is_put_behind_a_proxy_at_the_limit_is_released(
+    descend: Descent, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Part(Native):
+        pass
+
+    class Device(Native):
+        def part(self) -> Native:
+            return left.pop()
+
+    left: list[Native] = [Part() for _ in range(6 * (NEAR + 1))]
+    all_of_them = len(left)
+    names = set(map(id, left))
+    released: list[Native] = []
+
+    def make() -> Native:
+        return left.pop()
+
+    def release(native: Native) -> None:
+        if type(native) is Part:
+            released.append(native)
+
+    with SafetyManager() as manager:
+        for place in (ANY_THREAD, BACKGROUND):
+            for how in (make, left.pop):
+                at_every_depth(descend, manager.proxy_factory(how, release=release, release_on=place))
+            device: Any = manager.proxy(Device(), release=release, release_on=place, children={Part: release})
+            at_every_depth(descend, device.part)
+            del device
+        assert all_of_them - len(left) > 2 * NEAR
+        eventually(lambda: len(released) + len(left) == all_of_them)
+    assert set(map(id, released)) | set(map(id, left)) == names
+
+
+def test_what_is_given_to_a_proxy_at_the_limit_is_released(
+    descend: Descent, capfd: pytest.CaptureFixture[str]
+) -> None:
+    released: list[Native] = []
+    begun = 0
+
+    def guard() -> None:
+        nonlocal begun
+        native = Native()
+        begun += 1
+        manager.proxy(native, release=released.append)
+
+    with SafetyManager() as manager:
+        manager.register([], "list", release=list.clear).close()
+        at_every_depth(descend, guard)
+        eventually(lambda: len(released) >= begun - 2)  # the call itself was not possible
+    assert len(set(map(id, released))) == len(released)
+
+
 def test_a_registration_at_the_limit_leaves_nothing_behind(
     descend: Descent, capfd: pytest.CaptureFixture[str]
 ) -> None:

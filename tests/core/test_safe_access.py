@@ -144,6 +144,28 @@ def test_control_flow_passes_and_poisons_nothing(
     assert native.released == 1
 
 
+@both
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups are of 3.11")
+def test_a_group_is_what_is_in_it(manager: SafetyManager, access: Any) -> None:
+    """Task groups raise one also of a single exception."""
+    _, handle = registered(manager)
+    of: Any = BaseExceptionGroup  # type: ignore[name-defined, unused-ignore]
+    stop, wrong, odd = asyncio.CancelledError(), KeyError("k"), ValueError("v")
+    for group, errors in (
+        (of("", [KeyboardInterrupt()]), ()),
+        (of("", [stop, of("", [GeneratorExit()])]), ()),
+        (of("", [wrong]), KeyError),
+        (of("", [wrong, of("", [stop, odd])]), (KeyError, ValueError)),
+    ):
+        with pytest.raises(of) as passed:
+            access(manager, handle, group, errors=errors)
+        assert passed.value is group
+        assert handle.valid
+    with pytest.raises(AccessPanicError, match=r"errors=\(KeyError, ValueError,\)"):
+        access(manager, handle, of("", [wrong, stop, odd]), errors=KeyError)
+    assert not handle.valid
+
+
 def test_sys_exit_passes(manager: SafetyManager) -> None:
     _, handle = registered(manager)
     with pytest.raises(SystemExit):

@@ -162,7 +162,8 @@ def test_one_that_raises_or_is_cancelled_has_not_ended_it(manager: SafetyManager
         assert await client.read() == 7
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # never awaited
-            client.aclose()
+            never = client.aclose()
+            del never
             gc.collect()
         assert handle_of(client).valid
         raw.fails = False

@@ -13,7 +13,7 @@ import pickle
 import sqlite3
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -566,6 +566,33 @@ BAD: dict[str, tuple[Callable[[SafetyManager], object], type[Exception], str]] =
         lambda m: m.proxy(Store(), release=cast("Any", 7)),
         RegistrationError,
         "must be callable",
+    ),
+    "release of nothing": (
+        lambda m: m.proxy(Store(), release=cast("Any", lambda: None)),
+        RegistrationError,
+        "takes no argument.*release=lambda obj",
+    ),
+    "release of two": (
+        lambda m: m.proxy(Store(), release=cast("Any", lambda one, two: None)),
+        RegistrationError,
+        "takes 2 arguments",
+    ),
+    "release that needs more": (lambda m: m.proxy(Store(), release="add"), RegistrationError, "arguments"),
+    "partial of the object": (
+        lambda m: m.proxy(raw := Store(), release=functools.partial(Store.close, raw)),
+        RegistrationError,
+        "which it would keep alive",
+    ),
+    "a class of exceptions": (lambda m: m.proxy(Store(), release=OSError), RegistrationError, "exceptions"),
+    "release of a child": (
+        lambda m: m.proxy(Store(), release=None, children={Part: cast("Any", lambda: None)}),
+        RegistrationError,
+        "takes no argument",
+    ),
+    "release of Child": (
+        lambda m: Child(cast("Any", lambda: None)),
+        RegistrationError,
+        "takes no argument",
     ),
     "coroutine": (lambda m: m.proxy(Async(), release="close"), CallbackError, "coroutine"),
     "generator as an end": (

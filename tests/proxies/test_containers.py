@@ -32,7 +32,7 @@ class Part:
 class Rows(list[Any]):
     """A list that takes something else than its items, and has facts of its own."""
 
-    __slots__ = ("columns", "__dict__")
+    __slots__ = ("__dict__", "columns")
 
     def __init__(self, columns: str, items: Any) -> None:
         super().__init__(items)
@@ -64,10 +64,10 @@ class Counted(defaultdict[Any, Any]):
     pass
 
 
-Point = namedtuple("Point", "part number")  # noqa: PYI024 - as a library has it
+Point = namedtuple("Point", "part number")
 
 
-def outside(part: Any) -> Any:
+def outside(part: Any, *_: Any) -> Any:
     return part
 
 
@@ -148,8 +148,15 @@ def test_it_keeps_what_it_has_besides_its_items(manager: SafetyManager) -> None:
 
 def test_data_comes_as_it_is(manager: SafetyManager) -> None:
     device = manager.proxy(Device(), release="close", children={Part: None})
-    for same in (Rows("", [1, 2]), Table(a=1), {"a": 1}.values(), types.MappingProxyType({1: 2}), Pair((1,))):
-        assert device.get(lambda _, same=same: same) is same
+    given: list[Any] = [
+        Rows("", [1, 2]),
+        Table(a=1),
+        {"a": 1}.values(),
+        types.MappingProxyType({1: 2}),
+        Pair((1,)),
+    ]
+    for same in given:
+        assert device.me(functools.partial(outside, same)) is same
     device.close()
 
 
