@@ -129,7 +129,8 @@ class Plan:
                     f"{kind.__name__} has no method {node.closes!r} to be released by; give release= the "
                     "name of one that it has, or a function of the object"
                 )
-            check_with(self._release if node.closes is None else node.closes, obj)
+            if node.closes != "__exit__":  # which is called as at the end of a block
+                check_with(self._release if node.closes is None else node.closes, obj)
         finally:
             obj = None
 

@@ -23,6 +23,7 @@ from lifecycle.lowlevel import (
     caller,
     check_callback,
     check_facts,
+    check_release,
     check_timeout,
     collect,
     describe,
@@ -50,6 +51,7 @@ from lifecycle.lowlevel import (
     view,
     view_of,
     weakly,
+    whole,
 )
 from tests.adversaries.stage import Native, Stage, Table
 
@@ -297,6 +299,7 @@ def counts(stage: Stage) -> None:
 @scene(
     "check_callback",
     "check_facts",
+    "check_release",
     "check_timeout",
     "must_not_wait",
     "after_fork",
@@ -305,11 +308,14 @@ def counts(stage: Stage) -> None:
     "collect",
     "is_control_flow",
     "refuse_near_limit",
+    "whole",
 )
 def checks(stage: Stage) -> None:
     check_callback(len, "fn")
     check_facts("name", 1)
+    check_release(list.clear)
     check_timeout(1.0)
+    whole(1)
     must_not_wait()
     kept = Kept()
     after_fork(kept.call)  # type: ignore[arg-type]
