@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from lifecycle._core import runtime
 from lifecycle._core.access import refuse
 from lifecycle._core.default import DEFAULT, Default
 from lifecycle._core.describe import about, describe
@@ -14,11 +15,13 @@ from lifecycle._core.dropped import referred_to
 from lifecycle._core.exports import exported, sweep_of
 from lifecycle._core.fence import PENDING, ask
 from lifecycle._core.holders import (
+    SOLE_REFERENCES,
     fence_in_words,
     held,
     held_error,
     holders_of,
     in_words,
+    pin_references,
     raw_references,
 )
 from lifecycle._core.record import Cell, Pin, Record, raw_pin, shut, silence
@@ -71,7 +74,7 @@ def refuse_if_held(record: Record, share: Any, otherwise: str) -> None:
         sweep_of(record)
     tokens = record.kind.registry.shared.get(record.id)
     others = min(len(tokens) - 1, _references_to_door(share) - SOLE_SHARE) if tokens else 0
-    if others <= 0 and not held(record, share._cell):
+    if others <= 0 and (not held(record, share._cell) or kept_by_collector(record, share)):
         return
     pin = raw_pin(share._cell)
     try:
@@ -81,6 +84,25 @@ def refuse_if_held(record: Record, share: Any, otherwise: str) -> None:
             raise held_error(record, (*shares, *names), f"It stays open: end those, or {otherwise}.")
     finally:
         pin = share = None
+
+
+def kept_by_collector(record: Record, share: Any) -> bool:
+    """Return True if the object is in garbage whose ``__del__``s run on this thread right now, and only the
+    collector holds it. Without the GIL the collector has a reference of its own to each object in its
+    garbage, the pin and the door among them, whose weak references it has cleared by then."""
+    if not (runtime.free_threaded and runtime.collecting and runtime.in_collector()):
+        return False
+    core = record()
+    pin = None
+    try:
+        if core is None or core() is not None or _references_to_door(share) <= SOLE_SHARE:
+            return False
+        if pin_references(share._cell) > SOLE_REFERENCES + 1 or stand_ins(record):
+            return False
+        pin = raw_pin(share._cell)
+        return pin is None or not holders_of(pin)
+    finally:
+        core = pin = share = None
 
 
 def refuse_if_awaited(record: Record) -> None:
@@ -124,6 +146,7 @@ def begin_detach(
     pin = cell = None
     box: list[Pin | None] = []
     try:
+        least = SOLE_BOXED + kept_by_collector(record, share)
         check_transferable(record)
         if record.extra is not None and record.extra.fences:
             raise held_error(record, ("a fence",), "Detach it once that has signalled.")
@@ -138,7 +161,7 @@ def begin_detach(
         registry.shared[record.id] = SHUT  # nobody else had a share; one that is made now finds a shut door
         if not shut(record, cell, Cause.DETACH, site):
             refuse(record)  # another thread closed it meanwhile, and it ends that way
-        if not poll(lambda: not _still_held(record, box), _seconds(record, timeout), first=PAUSE):
+        if not poll(lambda: not _still_held(record, box, least), _seconds(record, timeout), first=PAUSE):
             pin = box[0]
             holders = holders_of(pin) if pin is not None else ()
             raise about(
@@ -158,12 +181,13 @@ def begin_detach(
         box.clear()
 
 
-def _still_held(record: Record, box: list[Pin | None]) -> bool:
-    """Return True if the pin of an object, which its cell has dropped, has a holder beside `box`. Another
-    thread may have closed the object first, and then the box has nothing to hold."""
+def _still_held(record: Record, box: list[Pin | None], least: int) -> bool:
+    """Return True if the pin of an object, which its cell has dropped, has a holder beside `box`; `least`:
+    the references to it where it has none. Another thread may have closed the object first, and then the box
+    has nothing to hold."""
     if box[0] is None:
         return record() is not None
-    return getrefcount(box[0]) > SOLE_BOXED or stand_ins(record) > 0
+    return getrefcount(box[0]) > least or stand_ins(record) > 0
 
 
 SOLE_BOXED = getrefcount([Pin()][0]) + 1

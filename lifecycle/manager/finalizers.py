@@ -85,7 +85,7 @@ class Finalizers:
         except ClosedError as error:
             raise ClosedError(
                 f"{str(error).partition(':')[0]}: the finalizer was not set, and is not called. Set it "
-                "before close(), or on a new manager."
+                "before close(), or make a new manager."
             ) from None
         except BaseException:
             action.armed = False  # interrupted: it may not run while its object lives

@@ -31,14 +31,12 @@ def set_policy(
         errors = exception_types(errors or (), "policy(errors=)")
     if max_age is not None and max_age is not DEFAULT and not (is_seconds(max_age) and max_age):
         raise RegistrationError(
-            f"policy(max_age=) of type {type_name!r} takes a number of seconds above 0 or None, "
-            f"{not_seconds(max_age)}"
+            f"policy(max_age=) of type {type_name!r} takes a number above 0 or None, {not_seconds(max_age)}"
         )
     for rule, value in (("max_live", max_live), ("max_bytes", max_bytes)):
         if value is not None and value is not DEFAULT and (whole(value) or 0) <= 0:
             raise RegistrationError(
-                f"policy({rule}=) of type {type_name!r} takes a whole number above 0 or None, not "
-                f"{shown(value)}"
+                f"policy({rule}=) of type {type_name!r} takes a number above 0 or None, not {shown(value)}"
             )
     if validate is not None and validate is not DEFAULT:
         check_callback(validate, "validate")

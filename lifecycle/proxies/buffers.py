@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from lifecycle.errors import RegistrationError
 from lifecycle.lowlevel import Pin, array_of, view_of
 
 
@@ -20,7 +21,13 @@ def guarded(pin: Pin, buffer: Any) -> memoryview:
     """
     export = None
     try:
-        export = memoryview(buffer)
+        try:
+            export = memoryview(buffer)
+        except TypeError as error:
+            raise RegistrationError(
+                f"VIEW in children= is for memory, and a {type(buffer).__name__} is none ({error}): name "
+                "what gives a memoryview, a buffer or an array of NumPy"
+            ) from None
         if not export.c_contiguous:
             return memoryview(export.tobytes())
         return view_of(pin, export)

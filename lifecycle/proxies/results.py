@@ -31,7 +31,7 @@ from lifecycle._core.proxied import (
     set_raw,
     stands_for,
 )
-from lifecycle.errors import CallbackError, DuplicateError, LifecycleError, LimitError
+from lifecycle.errors import CallbackError, DuplicateError, LifecycleError, LimitError, RegistrationError
 from lifecycle.lowlevel import Recipe, recipe
 from lifecycle.proxies.buffers import guarded, guarded_array, is_array
 from lifecycle.proxies.classes import class_of
@@ -315,8 +315,17 @@ def recipe_of(manager: Any, obj: Any, release: Callable[[Any], object] | None, w
 
 
 def prepare(node: Node, value: Any) -> type[Proxy]:
-    """The class of the proxies of objects like `value`, made when it is first needed."""
+    """The class of the proxies of objects like `value`, made when it is first needed. Raises
+    `RegistrationError` where the type has not the methods that are named."""
     kind = type(value)
+    for name in (*node.ends, *(() if node.closes is None else (node.closes,))):
+        if not callable(getattr(kind, name, None)):
+            value = None
+            raise RegistrationError(
+                f"{kind.__name__} has no method {name!r}, which its rule in children= names as "
+                f"{'an end' if name in node.ends else 'its release'}: it is not given out. Correct the rule, "
+                "or name another type"
+            )
     for name in node.ends:
         code = getattr(getattr(kind, name, None), "__code__", None)
         if code is not None and code.co_flags & (CO_GENERATOR | CO_ASYNC_GENERATOR):

@@ -8,7 +8,7 @@ import gc
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -534,3 +534,51 @@ def test_observing_from_many_threads_while_owners_let_go(manager: SafetyManager)
     with switching():
         at_once(watch, watch, watch)
     assert_adds_up(manager)
+
+
+class Owner:
+    """In a garbage cycle, with the handle of a native and what it keeps of it."""
+
+    def __init__(self, handle: Any, keeps: Any, end: Callable[[Any], object]) -> None:
+        self.handle, self.kept, self.end, self.me = handle, keeps(handle), end, self
+
+    def __del__(self) -> None:
+        try:
+            OUTCOMES.append(self.end(self.handle))
+        except HeldError:
+            OUTCOMES.append("held")
+
+
+OUTCOMES: list[object] = []
+
+
+@pytest.mark.parametrize("keeps", ["nothing", "a lease", "a view", "a share"])
+@pytest.mark.parametrize("end", ["detach", "refuse"])
+def test_in_a_garbage_cycle_the_collector_is_no_holder(manager: SafetyManager, end: str, keeps: str) -> None:
+    """Without the GIL it refers to what it calls `__del__` of."""
+    kept = {
+        "nothing": lambda handle: None,
+        "a lease": lambda handle: handle.lease(),
+        "a view": lambda handle: handle.view(bytearray(8)),
+        "a share": lambda handle: handle.share(),
+    }
+    ends = {
+        "detach": lambda handle: handle.detach(timeout=0),
+        "refuse": lambda handle: handle.close(held="refuse") and "closed",
+    }
+    released: list[object] = []
+    native = ["native"]
+    OUTCOMES.clear()
+    Owner(
+        manager.register(native, "native", release=released.append, release_on=ANY_THREAD),
+        kept[keeps],
+        ends[end],
+    )
+    gc.collect()
+    eventually(lambda: manager.stats().active_objects == 0)
+    if keeps != "nothing":
+        assert (OUTCOMES, released) == (["held"], [native])
+    elif end == "detach":
+        assert (OUTCOMES, released) == ([native], [])
+    else:
+        assert (OUTCOMES, released) == ([False], [native]), "it is released once the collection is over"
