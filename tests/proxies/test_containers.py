@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle import AccessRefusedError, SafetyManager
-from lifecycle.proxies import Child, handle_of
+from lifecycle import AccessRefusedError, RegistrationError, SafetyManager
+from lifecycle.proxies import VIEW, Child, handle_of
 
 
 class Part:
@@ -261,3 +261,27 @@ def test_closing_the_parent_closes_a_native_that_two_rules_gave(first: str, mana
     for each in both:
         with pytest.raises(AccessRefusedError):
             each.read()
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "its release": ("flee", "no method 'flee'.*its release"),
+    "data": ("key", "no method 'key'"),
+    "its end": (Child("free", ends=("finish",)), "no method 'finish'.*an end"),
+    "its end, light": (Child(None, ends=("finish",)), "no method 'finish'.*an end"),
+    "memory": (VIEW, "a Part is none"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_rule_that_the_child_does_not_fit_is_told(what: str, by_name: bool, manager: SafetyManager) -> None:
+    """As for the object itself: at once, not as a release that fails in the end."""
+    rule, says = WRONG[what]
+    raw = Device()
+    device = manager.proxy(raw, release="close", children={"get" if by_name else Part: rule})
+    with pytest.raises(RegistrationError, match=says):
+        device.get(lambda parts: parts[0])
+    device.close()
+    assert raw.closed == 1
+    if what == "its end":
+        assert raw.parts[0].freed == 1, "it was made, and its release is known"
