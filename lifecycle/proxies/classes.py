@@ -17,7 +17,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from lifecycle._core import calls
-from lifecycle._core.calls import ATTRIBUTE, general, not_copied
+from lifecycle._core.calls import ATTRIBUTE, LOOKED_INTO, general, not_copied
 from lifecycle._core.proxied import Proxy, is_light, is_proxy, is_shut, set_hash, stands_for
 from lifecycle.errors import AccessRefusedError
 from lifecycle.lowlevel import facts
@@ -251,6 +251,8 @@ def _member(kind: type, name: str, value: Any, general_way: bool) -> Any:
         return _by_operator(name, BINARY[name], general_way)
     if name == "__setitem__":
         return lambda self, key, item: general(self, operator.setitem, (key, item), {})
+    if name == "__array_function__":
+        return _array_function
     if name == "__pow__":
         return lambda self, *others: general(self, pow, others, {})
     if isinstance(value, type):
@@ -274,13 +276,15 @@ OURS = frozenset(
 
 
 def _arguments(value: Any) -> tuple[str, ...]:
-    """The names of the arguments, the object's first, of a method that always takes the same number of them.
-    Empty where it may take more or fewer."""
+    """The names of the arguments, the object's first, of a method that always takes the same number of them,
+    and as many as one of `OF_ARGUMENTS`. Empty for every other."""
     if type(value) is FunctionType:
         code = value.__code__
         names = code.co_varnames[: code.co_argcount]
         takes_more = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
         if takes_more or code.co_kwonlyargcount or value.__defaults__ or OURS.intersection(names[1:]):
+            return ()
+        if code.co_argcount not in OF_ARGUMENTS:
             return ()
         return names
     return ("self",) if getattr(value, "__text_signature__", None) == "($self, /)" else ()
@@ -481,6 +485,32 @@ def _copy_of_dict(obj: Any) -> dict[str, Any]:
 
 def _buffer(self: Any, flags: int) -> memoryview:
     return general(self, memoryview, (), {})  # type: ignore[no-any-return]
+
+
+def _array_function(self: Any, function: Any, _: Any, args: Any, kwargs: Any) -> Any:
+    """A function of NumPy, of the objects in place of their proxies. The object would not answer for it: it
+    knows the types of its own library alone."""
+    try:
+        return general(self, _call, (function, *map(_plain, args)), {k: _plain(v) for k, v in kwargs.items()})
+    finally:
+        args = kwargs = None
+
+
+def _plain(value: Any, found: bool = True) -> Any:
+    """An argument without the proxies that the call itself will not find (`found` says of this one): arrays
+    that hold what is theirs are in their place."""
+    if type(value) in (list, tuple):
+        found = found and len(value) <= LOOKED_INTO
+        return type(value)([one if found and is_proxy(one) else _plain(one, False) for one in value])
+    return _array(value) if is_proxy(value) and not found else value
+
+
+def _call(_: object, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    finally:
+        args = ()
+        kwargs = {}
 
 
 def _array(self: Any, dtype: Any = None, copy: Any = None) -> Any:

@@ -26,7 +26,7 @@ from lifecycle import (
     ReleaseQueue,
     SafetyManager,
 )
-from lifecycle.errors import CallbackError, DuplicateError
+from lifecycle.errors import CallbackError, DuplicateError, ExclusiveError
 from lifecycle.proxies import VIEW, Child, handle_of
 from tests.proxies.natives import Compared, Part, Passing, Store, Table, Unhashable
 from tests.support import eventually
@@ -743,3 +743,57 @@ def test_a_child_that_only_its_object_knows_of_may_come_later(manager: SafetyMan
     late.load()
     assert type(late.part) is not Part
     assert isinstance(late.part, Part)
+
+
+class Wide:
+    """Methods of many arguments, as `subprocess.Popen` has one."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def many(
+        self, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any, j: Any, k: Any
+    ) -> Any:
+        return a() if callable(a) else (a, k)
+
+    def more(self, pin: Any, raw: Any, result: Any, held: Any) -> Any:
+        return pin() if callable(pin) else (pin, raw, result, held)
+
+    def save(self) -> None:
+        self.ended += 1
+
+    def close(self) -> None:
+        self.ended += 1
+
+
+def test_a_method_may_take_any_number_of_arguments(manager: SafetyManager) -> None:
+    raw = Wide()
+    wide = manager.proxy(raw, release="close", ends=("save",))
+    assert wide.many(*range(11)) == (0, 10)
+    assert wide.more(1, 2, result=3, held=4) == (1, 2, 3, 4)
+    for call in (lambda: wide.many(wide.save, *range(10)), lambda: wide.more(wide.save, 1, 2, 3)):
+        with pytest.raises(ExclusiveError, match="inside a call"):  # and it does not wait for itself
+            call()
+    wide.save()
+    assert raw.ended == 1
+
+
+def test_functions_of_numpy_take_proxies_of_arrays(manager: SafetyManager) -> None:
+    numpy = pytest.importorskip("numpy")
+    raw = numpy.arange(6.0)
+    one = manager.proxy(raw, release=lambda array: None)
+    other = manager.proxy(numpy.ones(6), release=lambda array: None)
+    assert numpy.sum(one) == 15
+    assert numpy.dot(one, other) == 15
+    assert numpy.concatenate([one, other]).shape == (12,)
+    assert numpy.concatenate([one] * 40).shape == (240,), "more than are looked through"
+    assert numpy.block([[one, other], [other, one]]).shape == (2, 12)
+    assert numpy.where(one > 2, one, other)[0] == 1
+    numpy.copyto(other, one)
+    numpy.add(one, 1, out=one)
+    assert (raw[0], other[5]) == (1, 5)
+    handle_of(one).close()
+    for refused in (lambda: numpy.sum(one), lambda: numpy.concatenate([other, one])):
+        with pytest.raises(AccessRefusedError):
+            refused()
+    handle_of(other).close()
