@@ -13,6 +13,7 @@ never the object. One call through a proxy is `lifecycle._core.calls`, what each
 - `dependents`: what was made of a registered object, and goes before it
 - `rules`: `Child`, `VIEW`, and the tree of rules
 - `buffers`: memory that keeps its object
+- `arrays`: arrays behind proxies, as NumPy asks of them
 """
 
 from lifecycle.proxies.making import handle_of

@@ -17,11 +17,11 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from lifecycle._core import calls
-from lifecycle._core.calls import ATTRIBUTE, LOOKED_INTO, general, not_copied
+from lifecycle._core.calls import ATTRIBUTE, general, not_copied
 from lifecycle._core.proxied import Proxy, is_light, is_proxy, is_shut, set_hash, stands_for
 from lifecycle.errors import AccessRefusedError
 from lifecycle.lowlevel import facts
-from lifecycle.proxies.buffers import guarded_array
+from lifecycle.proxies.arrays import array, array_function
 from lifecycle.proxies.ending import closes as closing
 from lifecycle.proxies.ending import ends, ends_later, leaves, leaves_later
 from lifecycle.proxies.rules import Node, called_on
@@ -204,7 +204,7 @@ def _generate(
     if buffer:
         body["__buffer__"] = _buffer
     if any(name in members for name in ("__array_interface__", "__array_struct__")):
-        body["__array__"] = _array
+        body["__array__"] = array
     for name, value in body.items():
         if isinstance(value, FunctionType) and name in members:
             _dress(value, members[name], kind)
@@ -252,7 +252,7 @@ def _member(kind: type, name: str, value: Any, general_way: bool) -> Any:
     if name == "__setitem__":
         return lambda self, key, item: general(self, operator.setitem, (key, item), {})
     if name == "__array_function__":
-        return _array_function
+        return array_function
     if name == "__pow__":
         return lambda self, *others: general(self, pow, others, {})
     if isinstance(value, type):
@@ -485,48 +485,3 @@ def _copy_of_dict(obj: Any) -> dict[str, Any]:
 
 def _buffer(self: Any, flags: int) -> memoryview:
     return general(self, memoryview, (), {})  # type: ignore[no-any-return]
-
-
-def _array_function(self: Any, function: Any, _: Any, args: Any, kwargs: Any) -> Any:
-    """A function of NumPy, of the objects in place of their proxies. The object would not answer for it: it
-    knows the types of its own library alone."""
-    try:
-        return general(self, _call, (function, *map(_plain, args)), {k: _plain(v) for k, v in kwargs.items()})
-    finally:
-        args = kwargs = None
-
-
-def _plain(value: Any, found: bool = True) -> Any:
-    """An argument without the proxies that the call itself will not find (`found` says of this one): arrays
-    that hold what is theirs are in their place."""
-    if type(value) in (list, tuple):
-        found = found and len(value) <= LOOKED_INTO
-        return type(value)([one if found and is_proxy(one) else _plain(one, False) for one in value])
-    return _array(value) if is_proxy(value) and not found else value
-
-
-def _call(_: object, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    try:
-        return function(*args, **kwargs)
-    finally:
-        args = ()
-        kwargs = {}
-
-
-def _array(self: Any, dtype: Any = None, copy: Any = None) -> Any:
-    """An array of the object's memory that keeps the object from being released."""
-    lease = pin = raw = None
-    numpy = sys.modules["numpy"]
-    try:
-        lease = self._lifecycle_handle.lease()
-        raw = lease.__enter__()
-        pin = lease._pin
-        raw = numpy.asarray(self._lifecycle_raw if is_light(self) else raw)
-        made = guarded_array(pin, raw)
-        if dtype is not None:
-            made = made.astype(dtype, copy=False)
-        return made.copy() if copy else made
-    finally:
-        pin = raw = None
-        if lease is not None:
-            lease.__exit__(None, None, None)

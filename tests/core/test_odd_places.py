@@ -605,7 +605,7 @@ def test_what_is_put_behind_a_proxy_at_the_limit_is_released(
     def make() -> Native:
         return left.pop()
 
-    def release(native: Native) -> None:
+    def release(native: Any) -> None:
         if type(native) is Part:
             released.append(native)
 

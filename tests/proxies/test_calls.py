@@ -771,7 +771,11 @@ def test_a_method_may_take_any_number_of_arguments(manager: SafetyManager) -> No
     wide = manager.proxy(raw, release="close", ends=("save",))
     assert wide.many(*range(11)) == (0, 10)
     assert wide.more(1, 2, result=3, held=4) == (1, 2, 3, 4)
-    for call in (lambda: wide.many(wide.save, *range(10)), lambda: wide.more(wide.save, 1, 2, 3)):
+    calls: list[Callable[[], object]] = [
+        lambda: wide.many(wide.save, *range(10)),
+        lambda: wide.more(wide.save, 1, 2, 3),
+    ]
+    for call in calls:
         with pytest.raises(ExclusiveError, match="inside a call"):  # and it does not wait for itself
             call()
     wide.save()
@@ -793,7 +797,8 @@ def test_functions_of_numpy_take_proxies_of_arrays(manager: SafetyManager) -> No
     numpy.add(one, 1, out=one)
     assert (raw[0], other[5]) == (1, 5)
     handle_of(one).close()
-    for refused in (lambda: numpy.sum(one), lambda: numpy.concatenate([other, one])):
+    late: list[Callable[[], object]] = [lambda: numpy.sum(one), lambda: numpy.concatenate([other, one])]
+    for refused in late:
         with pytest.raises(AccessRefusedError):
             refused()
     handle_of(other).close()

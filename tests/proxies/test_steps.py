@@ -122,7 +122,7 @@ class Database:
         return self if last is None else last
 
 
-@pytest.fixture(params=[None, "close"], ids=["light", "registered"])
+@pytest.fixture(params=[None, "free"], ids=["light", "registered"])
 def database(manager: SafetyManager, request: pytest.FixtureRequest) -> Any:
     made = manager.proxy(Database(), release="close", children={Part: request.param})
     yield made
