@@ -207,10 +207,13 @@ class ObjectType:
         limit = f"max_live={max_live}" if over_live else f"max_bytes={max_bytes}"
         asked = "" if over_live else f" and {size} more were asked for"
         holders = self.registry.in_the_way(self)
+        out = f": {', '.join(holders)}{', …' if len(holders) < live else ''}" if holders else ""
+        close = "Close one, or raise"
+        if not over_live and max_bytes is not None and size > max_bytes:
+            close = "It can never be taken: raise"
         error = LimitError(
             f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are "
-            f"out{asked}: {', '.join(holders)}{', …' if len(holders) < live else ''}. Close one, or raise "
-            "the limit with policy(). The object was not taken."
+            f"out{asked}{out}. {close} the limit with policy(). The object was not taken."
         )
         error.type_name = self.type_name
         error.holders = holders
