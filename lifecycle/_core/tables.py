@@ -204,20 +204,25 @@ class ObjectType:
         if again_with_room:
             self.registry.make_room(self)
             return self.reserve(id, size, False)  # whoever made it: others may have ended theirs by now
+        raise self._refusal(max_live if over_live else None, max_bytes, live, held, size)
+
+    def _refusal(
+        self, max_live: int | None, max_bytes: int | None, live: int, held: int, size: int
+    ) -> LimitError:
+        over_live = max_live is not None
         limit = f"max_live={max_live}" if over_live else f"max_bytes={max_bytes}"
         asked = "" if over_live else f" and {size} more were asked for"
         holders = self.registry.in_the_way(self)
         out = f": {', '.join(holders)}{', …' if len(holders) < live else ''}" if holders else ""
-        close = "Close one, or raise"
-        if not over_live and max_bytes is not None and size > max_bytes:
-            close = "It can never be taken: raise"
+        never = not over_live and max_bytes is not None and size > max_bytes
         error = LimitError(
             f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are "
-            f"out{asked}{out}. {close} the limit with policy(). The object was not taken."
+            f"out{asked}{out}. {'It can never be taken: raise' if never else 'Close one, or raise'} the limit "
+            "with policy(). The object was not taken."
         )
         error.type_name = self.type_name
         error.holders = holders
-        raise error
+        return error
 
 
 RETRIES = range(16, -1, -1)

@@ -404,6 +404,8 @@ def test_a_validator_stays_while_a_profiler_comes_and_goes(manager: SafetyManage
 
 def test_what_is_larger_than_the_limit_is_told_that_it_never_fits(manager: SafetyManager) -> None:
     manager.policy("large", max_bytes=10)
-    with pytest.raises(LimitError, match=r"are out and 11 more were asked for\. It can never be taken: raise"):
+    with pytest.raises(
+        LimitError, match=r"are out and 11 more were asked for\. It can never be taken: raise"
+    ):
         manager.register([1], "large", release=list.clear, release_on=ANY_THREAD, size=11)
     assert manager.stats().active_objects == 0
