@@ -217,8 +217,8 @@ class ObjectType:
         never = not over_live and max_bytes is not None and size > max_bytes
         error = LimitError(
             f"type {self.type_name!r} is at its limit {limit}: {live} objects with {held} bytes are "
-            f"out{asked}{out}. {'It can never be taken: raise' if never else 'Close one, or raise'} the limit "
-            "with policy(). The object was not taken."
+            f"out{asked}{out}. {'It can never be taken' if never else 'Close one'}"
+            f"{': raise' if never else ', or raise'} the limit with policy(). The object was not taken."
         )
         error.type_name = self.type_name
         error.holders = holders
