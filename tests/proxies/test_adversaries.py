@@ -189,6 +189,50 @@ def test_an_interrupt_at_each_point_of_a_child_with_an_end(
     assert struck_in > least
 
 
+@pytest.mark.parametrize(
+    ("of", "step", "least"),
+    [(library, 5 if STORM >= 10 else 25, 10), (in_the_last_step, 1, 5)],
+    ids=["all", "its last step"],
+)
+def test_an_interrupt_at_each_point_of_an_end_that_is_awaited(
+    manager: SafetyManager, of: Any, step: int, least: int
+) -> None:
+    class Client(Store):
+        async def __aenter__(self) -> Client:
+            return self
+
+        async def __aexit__(self, *error: object) -> None:
+            self.close()
+
+        async def save(self) -> None:
+            self.close()
+
+    raws: list[Client] = []
+
+    async def leave() -> None:
+        raws.append(Client())
+        async with manager.proxy(raws[-1], release="close"):
+            pass
+        raws.append(Client())
+        await manager.proxy(raws[-1], release="close", ends=("save",)).save()
+
+    def run() -> None:
+        coroutine = leave()
+        with contextlib.suppress(StopIteration):
+            coroutine.send(None)
+
+    struck_in = 0
+    for struck in each_interrupt(run, of=of, step=step):
+        struck.error and struck.error.with_traceback(None)
+        struck_in += 1
+        eventually(lambda: manager.stats().active_objects == 0)
+        for raw in raws:
+            assert raw.released <= 1, struck.place
+            assert "touched after release" not in raw.log, struck.place
+        raws.clear()
+    assert struck_in > least
+
+
 def test_the_collector_in_the_middle(manager: SafetyManager) -> None:
     """Garbage with a proxy in it is collected at any time, and whoever asks in ``__del__`` is told one thing."""
     wrong: list[str] = []
