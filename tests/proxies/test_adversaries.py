@@ -191,7 +191,7 @@ def test_an_interrupt_at_each_point_of_a_child_with_an_end(
 
 @pytest.mark.parametrize(
     ("of", "step", "least"),
-    [(library, 5 if STORM >= 10 else 25, 10), (in_the_last_step, 1, 5)],
+    [(library, 5 if STORM >= 10 else 150, 5), (in_the_last_step, 1, 5)],
     ids=["all", "its last step"],
 )
 def test_an_interrupt_at_each_point_of_an_end_that_is_awaited(
