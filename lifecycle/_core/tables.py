@@ -207,7 +207,7 @@ class ObjectType:
         raise self._refusal(max_live if over_live else None, max_bytes, live, held, size)
 
     def _refusal(
-        self, max_live: int | None, max_bytes: int | None, live: int, held: int, size: int
+        self, max_live: int | None, max_bytes: int | None, live: int, held: int | None, size: int
     ) -> LimitError:
         over_live = max_live is not None
         limit = f"max_live={max_live}" if over_live else f"max_bytes={max_bytes}"

@@ -202,7 +202,7 @@ def test_an_interrupt_at_each_point_of_an_end_that_is_awaited(
         async def __aexit__(self, *error: object) -> None:
             self.close()
 
-        async def save(self) -> None:
+        async def aclose(self) -> None:
             self.close()
 
     raws: list[Client] = []
@@ -212,7 +212,7 @@ def test_an_interrupt_at_each_point_of_an_end_that_is_awaited(
         async with manager.proxy(raws[-1], release="close"):
             pass
         raws.append(Client())
-        await manager.proxy(raws[-1], release="close", ends=("save",)).save()
+        await manager.proxy(raws[-1], release="close", ends=("aclose",)).aclose()
 
     def run() -> None:
         coroutine = leave()
