@@ -42,7 +42,6 @@ from lifecycle._core.holders import Holder
 from lifecycle._core.leases import Lease
 from lifecycle._core.place import ANY_THREAD, BACKGROUND
 from lifecycle._core.runtime import never_wait
-from lifecycle._core.submissions import Submission, Timeline
 from lifecycle.config import SafetyConfig
 from lifecycle.errors import (
     AccessError,
@@ -56,8 +55,6 @@ from lifecycle.errors import (
     RegistrationError,
 )
 from lifecycle.events import Event
-from lifecycle.fences import EventFence, FutureFence
-from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
 from lifecycle.manager.finalizers import SafeFinalizer
 from lifecycle.manager.manager import SafetyManager
 from lifecycle.manager.manager import set_proxies as _set_proxies
@@ -67,8 +64,11 @@ from lifecycle.states import Cause, ObjectState
 from lifecycle.stats import Health, ObjectInfo, SafetyStats, ShutdownReport, TypeStats
 
 if TYPE_CHECKING:
+    from lifecycle._core.submissions import Submission, Timeline
     from lifecycle.distribution.distributor import FrameDistributor
     from lifecycle.distribution.receiver import FrameReceiver
+    from lifecycle.fences import EventFence, FutureFence
+    from lifecycle.guards import CleanupGuard, CleanupStack, SharedCleanupGuard
     from lifecycle.memory.config import MemoryConfig
     from lifecycle.memory.manager import MemoryManager
     from lifecycle.objects import ObjectLifecycleManager
@@ -86,19 +86,39 @@ if _os.path.exists(_os.path.join(_os.path.dirname(__file__), "lifecycle.py")):
         name=__name__,
     )
 
-# Loaded when first asked for: half of the import is theirs, and few programs use all of them.
+# Loaded when first asked for: half of the import would be theirs, and few programs use all of them.
 _LATER = {
     "BufferPool": "pools.buffers",
+    "CleanupGuard": "guards",
+    "CleanupStack": "guards",
+    "EventFence": "fences",
     "FrameDistributor": "distribution.distributor",
     "FrameReceiver": "distribution.receiver",
+    "FutureFence": "fences",
     "MemoryConfig": "memory.config",
     "MemoryManager": "memory.manager",
     "ObjectLifecycleManager": "objects",
     "ObjectPool": "pools.objects",
     "Profiler": "profiling",
+    "SharedCleanupGuard": "guards",
+    "Submission": "_core.submissions",
+    "Timeline": "_core.submissions",
 }
 _MODULES = frozenset(
-    {"distribution", "inspection", "memory", "objects", "pools", "profiling", "proxies", "recorder", "watch"}
+    {
+        "distribution",
+        "fences",
+        "guards",
+        "inspection",
+        "lowlevel",
+        "memory",
+        "objects",
+        "pools",
+        "profiling",
+        "proxies",
+        "recorder",
+        "watch",
+    }
 )
 _set_proxies(_functools.cache(_functools.partial(_import_module, "lifecycle.proxies.making")))
 

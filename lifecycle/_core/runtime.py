@@ -764,6 +764,20 @@ atexit.register(_run_exit_hooks)
 # later still may make managers: `at_exit` enters those there.
 weakref.finalize(_anchor, int).detach()
 
+last_at_exit: list[Callable[[], None]] = []
+"""Called behind every other exit hook, whenever they were entered: for modules that are loaded late."""
+
+
+def _run_last() -> None:
+    for function in last_at_exit:
+        try:
+            function()
+        except BaseException:
+            complain()
+
+
+atexit.register(_run_last)
+
 
 def others_run() -> bool:
     """Return True if threads of the program, beside this one, run Python: at exit those are daemons."""

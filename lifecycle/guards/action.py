@@ -3,7 +3,6 @@ was forgotten."""
 
 from __future__ import annotations
 
-import atexit
 import warnings
 from collections.abc import Callable
 from types import FunctionType
@@ -142,7 +141,7 @@ def run_left() -> None:
             complain()
 
 
-atexit.register(run_left)
+runtime.last_at_exit.append(run_left)
 
 
 def made_at(site: Any) -> str:

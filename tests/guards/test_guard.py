@@ -353,3 +353,23 @@ def test_guards_that_outlive_our_modules_run_as_the_interpreter_ends() -> None:
         args=("-W", "ignore::ResourceWarning"),
     )
     assert sorted(done.stdout.split()) == ["first", "guard", "shared"]
+
+
+def test_what_an_exit_hook_leaves_is_run_though_guards_are_loaded_behind_it() -> None:
+    """The module is loaded when it is first asked for, and its exit hook has to run behind those before."""
+    done = run_python(
+        """
+        import atexit, lifecycle
+
+        @atexit.register
+        def last():
+            from lifecycle.guards import action
+            # As a guard that is dropped at the recursion limit does, where no thread can be started.
+            action.left[0:0] = [(print, ("ran",), "guard", None)]
+
+        assert "lifecycle.guards" not in __import__("sys").modules
+        lifecycle.CleanupGuard(print).defuse()
+        """,
+        args=("-W", "ignore::ResourceWarning"),
+    )
+    assert done.check().split() == ["ran"]
