@@ -139,7 +139,7 @@ def stand_in(record: Record) -> Pin | None:
         pin = Pin()
         pin.core = core
         pin.record = record
-        record.more().stand_ins.append(weakref.ref(pin))
+        record.made("stand_ins", list).append(weakref.ref(pin))
         return pin if record.cause is None else None  # who shuts it from here on finds the core held
     finally:
         core = pin = None

@@ -211,6 +211,7 @@ def make_exclusive(record: Record, cell: Cell, timeout: float | Default | None) 
 def _prepare(record: Record, cell: Cell) -> None:
     extra = record.more()
     if extra.turn_order is None:
+        record.made("turns", dict)
         extra.turn_line = Line()
         extra.turn_order = runtime.RLock()
     cell.__class__ = ExclusiveCell

@@ -127,7 +127,7 @@ def belongs_to_a_proxy(handle: Handle[Any], above: Handle[Any]) -> None:
 
 def drop_before_release(handle: Handle[Any], drop: Callable[[], object]) -> None:
     """Have `drop` called before the release of the object, at its place; again if it was interrupted."""
-    cleanups = handle._record.more().cleanups
+    cleanups = handle._record.made("cleanups", list)
     cleanups.insert(0, functools.partial(_drop, drop, cleanups))
 
 

@@ -152,6 +152,11 @@ def arm(record: Record) -> bool:
     return record() is not None
 
 
+NONE_YET: Any = ()
+"""A container of `Extra` that nobody has needed so far; `Record.made` makes it. Of each of the thousands of
+objects that wait for fences the collector would look at three more."""
+
+
 class Extra:
     """The facts that few objects need."""
 
@@ -195,7 +200,7 @@ class Extra:
         self.accesses: deque[tuple[int, float, Site | None]] | None = None
         self.attempts: int = 0
         self.failure: str = "error"  # what a failed release is counted as
-        self.cleanups: list[Callable[[], object]] = []
+        self.cleanups: list[Callable[[], object]] = NONE_YET
         self.dropped: Any = None  # dropped.Dropping, of an object whose own deallocation is its release
         self.fences: list[Any] = []  # all must have signalled before the release
         self.fence_polls: int = 0
@@ -218,11 +223,11 @@ class Extra:
         # The object's entry among those its factory counts, or its facade keeps: what has the `pop` of a
         # dict, and the key.
         self.slot: tuple[Any, object] | None = None
-        self.stand_ins: list[weakref.ref[Pin]] = []  # pins beside that of the cell (`doors.py`)
+        self.stand_ins: list[weakref.ref[Pin]] = NONE_YET  # pins beside that of the cell (`doors.py`)
         # A cleanup and what it raised, until it is decided what that means.
         self.struck: tuple[Callable[[], object], BaseException] | None = None
         self.trace: str = ""
-        self.turns: dict[None, list[int]] = {}  # who uses the object exclusively
+        self.turns: dict[None, list[int]] = NONE_YET  # who uses the object exclusively
         self.turn_line: Any = None  # waiting.Line: who waits for that to end
         self.turn_order: Any = None
         self.unlimited: bool = False  # past every limit of its type
@@ -309,11 +314,23 @@ class Record(weakref.ref[Core]):
             extra = self.extra
         return extra
 
+    def made(self, field: str, kind: Callable[[], Any]) -> Any:
+        """The container `field` of the record's `Extra`, made when first needed."""
+        extra = self.more()
+        if getattr(extra, field) is NONE_YET:
+            key = (self.id, field)
+            made = _making.setdefault(key, kind())
+            if getattr(extra, field) is NONE_YET:
+                setattr(extra, field, made)
+            _making.pop(key, None)
+        return getattr(extra, field)
 
-_making: dict[int, Extra] = {}
-"""By object: the `Extra` that is being stored. Of two threads that make one, who comes before the entry is
-taken out gets that of the other; who comes later finds it stored. So there is never a second, and no lock,
-which CPython 3.14 would leave taken where a signal strikes at the entry of its block (cpython#148874)."""
+
+_making: dict[object, Any] = {}
+"""By object: the `Extra`, or the container in it, that is being stored. Of two threads that make one, the one
+that comes before the entry is taken out gets that of the other; who comes later finds it stored. So there is
+never a second, and no lock, which CPython 3.14 would leave taken where a signal strikes at the entry of its
+block (cpython#148874)."""
 
 
 stores_meet = runtime.free_threaded

@@ -443,7 +443,7 @@ def _fences_signalled(record: Record) -> bool:
             return True
         if users and last_user(record, fence):
             if fence.delete not in extra.cleanups:
-                extra.cleanups.append(fence.delete)
+                record.made("cleanups", list).append(fence.delete)
             users.pop(id(fence), None)
         extra.line = None
         extra.fences.pop()

@@ -814,7 +814,7 @@ class SafetyManager(Uncopied):
         check_callback(fn, "cleanup")
         pin = pin_of(self._registry, target)
         try:
-            pin.record.more().cleanups.append(functools.partial(fn, *args))
+            pin.record.made("cleanups", list).append(functools.partial(fn, *args))
         finally:
             pin = None  # type: ignore[assignment]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from lifecycle import (
     SafetyConfig,
     SafetyManager,
 )
+from lifecycle._core.record import Record
 from lifecycle.errors import CircularCloseError
-from tests.core.adversary import assert_nothing_left, at_once, every_line
+from lifecycle.testing import code_of, interleavings
+from tests.core.adversary import STORM, assert_nothing_left, at_once, every_line
 from tests.core.natives import Native
 from tests.managers.support import collector
 from tests.support import eventually
@@ -219,3 +222,24 @@ def test_cleanups_added_while_it_is_closed_run_or_are_refused(manager: SafetyMan
 
 def release_of(log: list[Any]) -> None:
     log.append("release")
+
+
+def test_of_two_first_cleanups_none_is_lost_in_any_order(manager: SafetyManager) -> None:
+    """The list is made by whoever comes first, without a lock."""
+    log: list[Any] = []
+    handle = manager.register(log, "list", release=release_of)
+
+    def scene() -> list[Callable[[], object]]:
+        nonlocal handle
+        handle.close(timeout=SOON)
+        log.clear()
+        handle = manager.register(log, "list", release=release_of, unique=False)
+        return [functools.partial(manager.add_cleanup, handle, log.append, number) for number in range(2)]
+
+    runs = 0
+    for run in interleavings(scene, of=code_of(Record.made, Record.more), switches=3, limit=int(300 * STORM)):
+        runs += 1
+        assert handle.close(timeout=SOON), run
+        assert sorted(log[:-1]) == [0, 1], run
+        assert log[-1] == "release", run
+    assert runs > 100
