@@ -178,15 +178,16 @@ def wait_for_end(
     held = step is not None and not runtime.free_threaded
     try:
         if held:
-            # Its death wakes, by a callback in C.
-            record.kind.registry.waiters.wait(
-                record.id,
-                lambda: ended() or runtime.is_dead(record),
-                None if until is None else until - runtime.monotonic(),
-                look=look,
-                every=min(pause, CIRCLE_LOOKS[0]),
-                entered=partial(_tied, record),
-            )
+            if not runtime.is_dead(record):
+                # Its death wakes, by a callback in C.
+                record.kind.registry.waiters.wait(
+                    record.id,
+                    lambda: ended() or runtime.is_dead(record),
+                    None if until is None else until - runtime.monotonic(),
+                    look=look,
+                    every=min(pause, CIRCLE_LOOKS[0]),
+                    entered=partial(_tied, record),
+                )
             held = False
             pause = step or pause
             if not ended():

@@ -81,6 +81,9 @@ RLock = threading.RLock
 Event = threading.Event
 ThreadLocal = threading.local
 sleep = time.sleep
+give_way: Callable[[], object] = getattr(os, "sched_yield", int)
+"""Let another thread run that waits for the processor, or for the GIL; on systems without such a call nothing
+is done."""
 
 free_threaded: bool = not getattr(sys, "_is_gil_enabled", lambda: True)()
 

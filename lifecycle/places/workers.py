@@ -524,6 +524,10 @@ class Workers(Place):
         if timeout is DEFAULT:
             if record() is not None or self.quarantined or _need_not_wait(record):
                 return False
+            # A worker has just been woken. With the GIL it may be through before a wait here is set up.
+            runtime.give_way()
+            if record.phase in ENDED:
+                return record.phase is RELEASED
             until = runtime.monotonic() + self.timeout + SLACK
             return wait_for_end(record, until, HELD_UP_LOOK, insist=False, unless=_need_not_wait)
         return wait_for_end(record, None if timeout is None else runtime.monotonic() + timeout, None)
