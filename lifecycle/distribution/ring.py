@@ -81,7 +81,11 @@ class Ring(Generic[T]):
 
     def publish(self, item: T, key: bool) -> int:
         """See `FrameDistributor.publish`."""
-        slot = empty_slot(0)
+        # As `empty_slot`, without the call.
+        slot: Slot = Slot()
+        slot.item = GONE
+        slot.shared = slot.end = slot.gone = slot.indexed = False
+        slot.struck = 0
         # Asked here and once: what is no truth is the publisher's affair, and no receiver's.
         slot.key = bool(key)
         tail = after = None
@@ -89,7 +93,6 @@ class Ring(Generic[T]):
         try:
             slot.shared = is_shareable(item)
             slot.item = item.share() if slot.shared else item  # type: ignore[attr-defined]
-            slot.gone = slot.indexed = False
             tail = self.tail
             while True:
                 after = tail.get(None)
@@ -164,8 +167,10 @@ class Ring(Generic[T]):
             if keep and slot.key and slot.item is not GONE:
                 self.kept[seq] = slot
                 self._trim_kept(keep)
-            else:
+            elif slot.shared:
                 self._give_back(slot)
+            else:
+                slot.item = GONE
             self.table.pop(seq, None)
         finally:
             slot = None  # a kept traceback must keep nothing alive
