@@ -85,10 +85,13 @@ class Event(Value):
         return {**{name: value for name, value in own.items() if value is not None}, **self.details}
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+# A class without fields of its own has its base's constructor: attrs would compile the same one again.
+
+
 class Registered(Event):
     """An object was registered."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "registered"
     level: ClassVar[str] = "debug"
     logged: ClassVar[str] = STATES
@@ -123,28 +126,28 @@ class _EndOfSeveral(_End):
     """Where several ended at once and alike: how many of which type, in words."""
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Released(_End):
     """Its release has run."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "released"
     level: ClassVar[str] = "debug"
     logged: ClassVar[str] = FINALIZERS
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Detached(_EndOfSeveral):
     """Its ownership moved out; nothing was released."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "detached"
     level: ClassVar[str] = "debug"
     logged: ClassVar[str] = STATES
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Orphaned(_EndOfSeveral):
     """Its queue or fence was lost, or it belongs to the parent of a forked process: it is never released."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "orphaned"
     level: ClassVar[str] = "warning"
 
@@ -159,10 +162,10 @@ class Failed(_EndOfSeveral):
     """Of what was raised, as Python prints it."""
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Stuck(_EndOfSeveral):
     """A release passed its deadline."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "stuck"
     level: ClassVar[str] = "error"
 
@@ -211,7 +214,7 @@ class Late(Event):
     """With what it failed; empty if it did not."""
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False, init=False)
 class _LeakReport(Event):
     level: ClassVar[str] = "warning"
     leak: ClassVar[bool] = True
