@@ -214,7 +214,7 @@ class Late(Event):
     """With what it failed; empty if it did not."""
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, init=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _LeakReport(Event):
     level: ClassVar[str] = "warning"
     leak: ClassVar[bool] = True
