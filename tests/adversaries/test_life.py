@@ -149,6 +149,10 @@ class Life(Ownership):
         counts on."""
         return not share.open or bool(share.model.shut) or share.model.shares == 1
 
+    def state_of(self, model: Model) -> str:
+        """Its state, as the manager tells it; empty when it is not known any more."""
+        return next((info.state for info in self.manager.objects() if info.id == model.id), "")
+
     # -- other ways to be there
 
     @rule(place=places)
@@ -345,6 +349,9 @@ class Life(Ownership):
             except RecursionError:
                 box.clear()
             self.given_back(share, "drop")
+            if share.model.shut:
+                # Where not even the callback of its death could be called, the keeper finds it within a second.
+                eventually(lambda: self.state_of(share.model) != "valid")
         else:
             acts: dict[str, Callable[[], object]] = {
                 "close": lambda: handle.close(timeout=0),
