@@ -297,7 +297,8 @@ def _by_address(
     end = life.ended
     if end is not None and end.flag != layout.OUTCOMES.index("stuck"):
         how = layout.OUTCOMES[end.flag] if end.flag < len(layout.OUTCOMES) else "ended"
-        at_line = f" at {short(life.begun.site)}" if life.begun is not None and life.begun.site else ""
+        line = (life.begun.site if life.begun is not None else "") or end.site
+        at_line = f" at {short(line)}" if line else ""
         how = (
             f"{how or 'ended'} on {recording.thread(end.thread)}{at_line}, "
             f"{seconds(recording.end - end.time)} before the last record"
@@ -314,7 +315,7 @@ def _by_address(
     else:
         how = "it was not released: something else has unmapped or freed that memory"
         deed = entry
-    site = life.begun.site if life.begun is not None else entry.site
+    site = life.begun.site if life.begun is not None else deed.site or entry.site
     return _suspect(recording, life, rule, f"{where}; {how}", deed, site)
 
 

@@ -68,6 +68,10 @@ class _Recorded:
         self._recorder.write(layout.REGISTER, number, name, frame=frame, address=address, size=size)
         return number
 
+    def closing(self, seen: Seen, frame: FrameType | None) -> None:
+        """A close that may not come back."""
+        self._recorder.write(layout.BEGINS, seen.number, seen.name, flag=1, frame=frame)
+
     def closed(self, seen: Seen, frame: FrameType | None) -> None:
         """A close that is over."""
         self._recorder.write(layout.SHUT, seen.number, seen.name, flag=1, frame=frame)

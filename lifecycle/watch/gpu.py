@@ -9,7 +9,7 @@ of what is destroyed or mapped aborts the process in C: it is told before that.
 from __future__ import annotations
 
 import weakref
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from lifecycle.watch import sites
@@ -63,7 +63,18 @@ _names: dict[tuple[int, str, int], Seen] = {}
 """By context, kind and name."""
 _deleted: dict[tuple[int, str, int], Seen] = {}
 _mapped: dict[tuple[int, int], Seen] = {}
-"""By context and target."""
+"""By context and buffer."""
+_BINDINGS = {
+    0x8892: 0x8894,  # GL_ARRAY_BUFFER
+    0x8893: 0x8895,  # GL_ELEMENT_ARRAY_BUFFER
+    0x88EB: 0x88ED,  # GL_PIXEL_PACK_BUFFER
+    0x88EC: 0x88EF,  # GL_PIXEL_UNPACK_BUFFER
+    0x8A11: 0x8A28,  # GL_UNIFORM_BUFFER
+    0x8F36: 0x8F36,  # GL_COPY_READ_BUFFER
+    0x8F37: 0x8F37,  # GL_COPY_WRITE_BUFFER
+    0x90D2: 0x90D3,  # GL_SHADER_STORAGE_BUFFER
+}
+"""By a buffer's target: what asks for the buffer that is bound there."""
 
 
 def begin_gl() -> None:
@@ -147,7 +158,12 @@ def _deleting(kind: str) -> Any:
             seen = _names.get((context, kind, name))
             if seen is not None:
                 del _names[context, kind, name]
-                _deleted[context, kind, name] = _seen(kind, "gl")
+                frame = sites.user(frame_here(1), _package["gl"])
+                _deleted[context, kind, name] = Seen(kind, sites.site(frame), False, seen.number)
+                _over(seen, frame)
+                if kind == "buffer":
+                    # OpenGL unmaps what it deletes.
+                    _over(_mapped.pop((context, name), None), frame)
                 continue
             others = [one for (where, what, number), one in _names.items() if (what, number) == (kind, name)]
             if context in _contexts or not context:
@@ -158,6 +174,12 @@ def _deleting(kind: str) -> Any:
         return original(*args, **more)
 
     return delete
+
+
+def _over(seen: Seen | None, frame: FrameType | None) -> None:
+    """It ends, or has ended: a thread that uses it crashes from now on."""
+    if seen is not None and journal.recorded is not None:
+        journal.recorded.closed(seen, frame)
 
 
 def _strange(context: int, kind: str, name: int, others: list[Seen]) -> None:
@@ -180,11 +202,20 @@ def _strange(context: int, kind: str, name: int, others: list[Seen]) -> None:
         journal.risk(here, f"deleted twice: {kind} {name} at {_at(here)}; first at {_at(before)}")
 
 
+def _bound(target: Any) -> int:
+    """The buffer that is bound to a target: it may be mapped by one and unmapped by another."""
+    from OpenGL.GL import glGetIntegerv
+
+    binding = _BINDINGS.get(int(target))
+    # What is not known is told apart by its target, which no name of a buffer is.
+    return -int(target) if binding is None else int(glGetIntegerv(binding))
+
+
 @quiet
 def _was_mapped(address: Any, target: Any, offset: Any, length: Any, access: Any) -> None:
     at = int(getattr(address, "value", address) or 0)
     if at:
-        _mapped[_context(), int(target)] = _seen("mapping of a buffer", "gl", at, int(length))
+        _mapped[_context(), _bound(target)] = _seen("mapping of a buffer", "gl", at, int(length))
 
 
 def _mapping(original: Any, args: Any, more: Any) -> Any:
@@ -195,9 +226,7 @@ def _mapping(original: Any, args: Any, more: Any) -> Any:
 
 @quiet
 def _was_unmapped(target: Any) -> None:
-    seen = _mapped.pop((_context(), int(target)), None)
-    if seen is not None and journal.recorded is not None:
-        journal.recorded.closed(seen, sites.user(frame_here(0), _package["gl"]))
+    _over(_mapped.pop((_context(), _bound(target)), None), sites.user(frame_here(0), _package["gl"]))
 
 
 def _unmapping(original: Any, args: Any, more: Any) -> Any:

@@ -47,6 +47,7 @@ class Seen:
         "by_del",
         "certain",
         "closed",
+        "closing",
         "first",
         "name",
         "number",
@@ -66,6 +67,8 @@ class Seen:
         self.first: bool = first
         self.closed: sites.Site | None = None
         """Where it was closed."""
+        self.closing: bool = False
+        """Its first close was begun."""
         self.by_del: bool = False
         """Closed by its own `__del__`, not by the program."""
         self.certain: bool = True
@@ -175,11 +178,24 @@ class Journal:
         """What is known of an object."""
         return self.seen.get(id(what))
 
+    def closing(self, seen: Seen, method: str, frame: FrameType | None, user: FrameType | None) -> None:
+        """The first close begins: nobody knows whether it comes back. So what is known is told before it."""
+        seen.closing = True
+        if in_del(frame):
+            return
+        if self.recorded is not None:
+            self.recorded.closing(seen, user)
+        if threading.get_ident() != seen.thread:
+            if self.recorded is not None:
+                self.recorded.risk(seen, f"{method} on another thread than the one that made it", user)
+            text = f"closed on another thread: {seen.name} {seen.made}"
+            self.risk(seen, f"{text}: at {sites.text(sites.site(user))}")
+
     def close(self, seen: Seen, site: sites.Site, frame: FrameType | None) -> None:
         """Note a close that is over."""
-        here = threading.get_ident()
         if in_del(frame):
             seen.by_del = seen.closed is None
+            seen.closing = False
             return
         if seen.closed:
             where = f"at {sites.text(site)}; closed at {sites.text(seen.closed)}"
@@ -189,8 +205,6 @@ class Journal:
         seen.by_del = False
         if self.recorded is not None:
             self.recorded.closed(seen, frame)
-        if here != seen.thread:
-            self.risk(seen, f"closed on another thread: {seen.name} {seen.made}: at {sites.text(site)}")
 
     def about_to(self, seen: Seen, method: str, frame: FrameType | None) -> None:
         """A method is called behind the close: nobody knows whether it comes back."""

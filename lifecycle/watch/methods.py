@@ -160,7 +160,10 @@ def _not_made(init: _Init, instance: Any, error: BaseException) -> None:
 def _before(method: _Method | _Attribute, instance: Any) -> Any:
     try:
         seen = journal.seen.get(id(instance))
-        if seen is not None and seen.closed and not method.closes:
+        if seen is not None and method.closes and not seen.closed and not seen.closing:
+            frame = frame_here(2)
+            journal.closing(seen, method.shown, frame, sites.user(frame, method.watching.package))
+        elif seen is not None and seen.closed and not method.closes:
             frame = frame_here(2)
             if frame is None or frame.f_code.co_filename.startswith(method.watching.package or "\0"):
                 return None

@@ -88,8 +88,12 @@ def _call(code: Any, offset: int, function: Any, first: Any) -> Any:
             if sites.ours(code.co_filename):
                 return None
             seen = journal.enter(what[1], watching.name, sites.user(frame, watching.package), True)
-            if seen is not None:
-                seen.certain = False
+            if seen is None:
+                return None
+            seen.certain = False
+        closes = what[0] in watching.closers or what[0] == "__exit__"
+        if closes and not seen.closed and not seen.closing:
+            journal.closing(seen, f"{what[0]}()", frame, sites.user(frame, watching.package))
         elif seen.closed and what[0] not in watching.closers:
             journal.about_to(seen, f"{what[0]}()", sites.user(frame, watching.package))
     except Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,35 @@ def test_moderngl_is_told_of_what_is_used_behind_its_release_and_of_nothing_else
         "closed at app.py:7"
     )
     assert counts.startswith("1 mistake, 0 risks; ")
+
+
+DELETED = """
+import ctypes, threading
+from tests.gpu.contexts import Context
+from OpenGL.GL import *
+Context().make_current()
+buffer = glGenBuffers(1)
+glBindBuffer(GL_PIXEL_UNPACK_BUFFER, buffer)
+glBufferData(GL_PIXEL_UNPACK_BUFFER, 1 << 23, None, GL_STREAM_DRAW)
+address = glMapBufferRange(GL_PIXEL_UNPACK_BUFFER, 0, 1 << 23, GL_MAP_WRITE_BIT)
+glBindBuffer(GL_COPY_WRITE_BUFFER, buffer)
+{}
+thread = threading.Thread(target=ctypes.memset, args=(address, 0, 1 << 23), name="decoder")
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.needs("gl")
+@pytest.mark.parametrize(
+    "code",
+    ["glDeleteBuffers(1, [buffer])", "glUnmapBuffer(GL_COPY_WRITE_BUFFER); glDeleteBuffers(1, [buffer])"],
+)
+def test_a_crash_names_the_line_that_deleted_a_mapped_buffer(code: str, tmp_path: Path) -> None:
+    path = tmp_path / "app.rec"
+    done = run(tmp_path, DELETED.format(code), LIFECYCLE_RECORDER=str(path))
+    assert done.rc == -signal.SIGSEGV, done
+    suspect = analyse(read(path)).suspects[0]
+    assert (suspect.rule, suspect.life.type) == ("address", "mapping of a buffer")
+    assert suspect.site.endswith("app.py:11") and suspect.other_site.endswith("app.py:9")
+    assert "released on MainThread" in suspect.why and "at app.py:11" in suspect.why

@@ -546,3 +546,72 @@ def test_a_spoilt_order_stops_nothing(folder: Path) -> None:
     assert done.check() == "up\n"
     assert done.stderr.startswith("lifecycle: nothing is watched: 'x' names no class")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fault's address is known on Linux")
+@pytest.mark.parametrize(
+    ("thread", "rule", "why"),
+    [
+        (
+            "closer",
+            "misuse",
+            "close() on another thread than the one that made it was the last that is known of the thread that "
+            "crashed",
+        ),
+        ("", "releasing", "its release has been running on MainThread"),
+    ],
+)
+def test_a_crash_in_the_close_names_object_and_line(folder: Path, thread: str, rule: str, why: str) -> None:
+    (folder / "sensor.py").write_text(
+        "import ctypes\n"
+        "class Sensor:\n"
+        "    def __init__(self): self.at = ctypes.c_int(3)\n"
+        "    def close(self): ctypes.memset(64, 0, 1)\n",
+        encoding="utf-8",
+    )
+    call = "threading.Thread(target=lambda: eye.close(), name='closer').start()" if thread else "eye.close()"
+    write(folder, f"import sensor, threading\neye = sensor.Sensor()\n{call}\nthreading.Event().wait(9)\n")
+    words = ("--recorder", "app-{pid}.rec", "--watch", "sensor:Sensor.close", "-v", "app.py")
+    done = start(folder, "-m", "lifecycle", "run", *words)
+    assert done.rc == -signal.SIGSEGV
+    told = "lifecycle: risk: closed on another thread: sensor.Sensor made at app.py:2: at app.py:3"
+    assert (told in done.stderr.splitlines()) == bool(thread)
+    (path,) = folder.glob("*.rec")
+    suspect = analyse(read(path)).suspects[0]
+    assert (str(suspect.life), suspect.rule, suspect.why[: len(why)]) == ("sensor.Sensor 1", rule, why)
+    assert suspect.site.endswith("app.py:3")
+
+
+def test_a_close_that_came_back_or_raised_is_no_suspect(folder: Path) -> None:
+    (folder / "sensor.py").write_text(
+        "class Sensor:\n"
+        "    def __init__(self): pass\n"
+        "    def __del__(self): self.close()\n"
+        "    def close(self, error=None):\n"
+        "        if error: raise error\n",
+        encoding="utf-8",
+    )
+    write(
+        folder,
+        """
+        import os, sensor, threading
+        def close(*words):
+            try:
+                eyes.pop().close(*words)
+            except OSError:
+                pass
+        eyes = [sensor.Sensor() for _ in range(3)]
+        for work in (close, lambda: close(OSError()), eyes.clear):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+        os.abort()
+        """,
+    )
+    words = ("--recorder", "app-{pid}.rec", "--watch", "sensor:Sensor.close", "app.py")
+    assert start(folder, "-m", "lifecycle", "run", *words).rc == -signal.SIGABRT
+    (path,) = folder.glob("*.rec")
+    report = analyse(read(path))
+    assert len(report.lives) == 3
+    # What only its own `__del__` closed is a mistake, but not on the thread that crashed.
+    assert not report.suspects and not report.releasing
