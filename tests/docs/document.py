@@ -7,6 +7,10 @@ compares with ELLIPSIS and NORMALIZE_WHITESPACE. ``<!-- skip: next -->`` before 
 fragment, or one that needs hardware). ``<!-- program -->`` before a block runs it as a program of its own,
 with nothing of the blocks before: its output is what a terminal would show, with the name of the signal that
 ended it, as a shell prints it. Without a ``text`` block behind it a program must end with 0.
+
+``<!-- file: NAME -->`` before a Python block writes it into that file and runs nothing. ``<!-- run -->``
+before a ``console`` block runs its commands, the lines that begin with ``$``, one after the other: what is
+under each of them is what a terminal would show of it.
 """
 
 from __future__ import annotations
@@ -32,6 +36,12 @@ from sybil.typing import Parser
 
 DOCTEST = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PROGRAM = "<!-- program -->"
+FILE = re.compile(r"<!-- file: (\S+) -->\s*\Z")
+COMMANDS = "<!-- run -->"
+SHELL = """
+python() { exec "$PYTHON" "$@"; }
+lifecycle() { exec "$PYTHON" -m lifecycle "$@"; }
+"""
 OUTPUT_FOLLOWS = re.compile(r"[\s`]*```text\n")
 
 
@@ -57,6 +67,23 @@ def output_of(program: str) -> tuple[int, str]:
     return done.returncode, done.stdout + killed
 
 
+def shown_by(command: str) -> str:
+    """What a terminal would show of a command. A shell reads it, and ``python`` is this interpreter."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
+    done = subprocess.run(
+        ["bash", "-c", SHELL + command],
+        # A terminal is written to line by line, so a crash takes nothing with it.
+        env={**environment, "PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout + (f"{signal.strsignal(-done.returncode)}\n" if done.returncode < 0 else "")
+
+
 class _Runner:
     """Evaluates the blocks, and remembers what the last one printed and where it ended."""
 
@@ -66,8 +93,13 @@ class _Runner:
         self.ended = -1
 
     def run(self, example: Example) -> str | None:
-        if example.document.text[: example.start].rstrip().endswith(PROGRAM):
+        before = example.document.text[: example.start].rstrip()
+        if before.endswith(PROGRAM):
             return self.run_program(example)
+        if file := FILE.search(before):
+            Path(file[1]).write_text(str(example.parsed), encoding="utf-8")
+            self.ended = -1
+            return None
         with contextlib.redirect_stdout(io.StringIO()) as captured:
             self.python(example)
         self.printed, self.ended = captured.getvalue(), example.end
@@ -78,6 +110,18 @@ class _Runner:
         self.ended = example.end
         if status and not OUTPUT_FOLLOWS.match(example.document.text, example.end):
             return f"The program ended with {status}:\n{self.printed}"
+        return None
+
+    def run_commands(self, example: Example) -> str | None:
+        if not example.document.text[: example.start].rstrip().endswith(COMMANDS):
+            return None
+        first, *commands = re.split(r"^\$ ", str(example.parsed), flags=re.MULTILINE)
+        if first or not commands:
+            return f"A command begins with $:\n{example.parsed}"
+        for command, _, expected in (one.partition("\n") for one in commands):
+            shown = shown_by(command)
+            if not doctest.OutputChecker().check_output(expected, shown, DOCTEST):
+                return f"Expected of {command}:\n{expected}\nGot:\n{shown}"
         return None
 
     def compare(self, example: Example) -> str | None:
@@ -94,6 +138,7 @@ def parse(path: Path) -> Document:
     parsers: list[Parser] = [
         markdown.CodeBlockParser("python", runner.run),
         markdown.CodeBlockParser("text", runner.compare),
+        markdown.CodeBlockParser("console", runner.run_commands),
         rest.DocTestParser(DOCTEST),
         markdown.SkipParser(),
     ]

@@ -19,6 +19,8 @@ NEEDS = {
     "gstreamer": re.compile(
         r"^\W*(from|import) (lifecycle\.integrations\.gstreamer|gi\.repository)", re.MULTILINE
     ),
+    # A mapping as a block.
+    "gst-overrides": re.compile(r"^ *with .*\.map\(Gst\.", re.MULTILINE),
     "gl": re.compile(r"import.* OpenGL|from OpenGL|gpu\.offscreen"),
     "wgpu": re.compile(r"^import wgpu$", re.MULTILINE),
     "iceoryx2": re.compile(r"^from lifecycle\.integrations\.iceoryx2", re.MULTILINE),
@@ -86,6 +88,11 @@ WRONG = {
     "doctest": ("```python\nx = 1\n```\n\n>>> x\n2\n", "Expected:\n    2"),
     "not-python": ("```python\nreturn\n```\n", "SyntaxError"),
     "program-fails": ("<!-- program -->\n```python\nraise SystemExit('planted')\n```\n", "ended with 1"),
+    "command-shows-otherwise": (
+        "```python\n1\n```\n\n<!-- run -->\n```console\n$ echo one\ntwo\n```\n",
+        "Expected of echo one:\ntwo",
+    ),
+    "no-command": ("<!-- run -->\n```console\nthree\n```\n", "A command begins with $"),
     "program-lives": (
         "<!-- program -->\n```python\nprint(1)\n```\n\n```text\nSegmentation fault\n```\n",
         "Expected:\nSegmentation fault",
@@ -117,4 +124,14 @@ def test_a_program_runs_alone_and_shows_how_it_ended(tmp_path: Path) -> None:
         "os.abort()\n```\n\n```text\nFalse\nAborted\n```\n\n>>> x\n1\n"
     )
     done = run_document(tmp_path / "program.md", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_file_is_run_by_the_commands_that_follow(tmp_path: Path) -> None:
+    (tmp_path / "file.md").write_text(
+        "```python\nx = 1\n```\n\n<!-- file: app.py -->\n```python\nimport os\nprint('x' in globals())\nos.abort()\n"
+        "```\n\n<!-- run -->\n```console\n$ ONE=two python app.py\nFalse\nAborted\n$ echo *.py\napp.py\n```\n\n"
+        "```console\n$ not run\n```\n"
+    )
+    done = run_document(tmp_path / "file.md", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -196,5 +196,7 @@ def test_a_crash_names_the_line_that_deleted_a_mapped_buffer(code: str, tmp_path
     assert done.rc == -signal.SIGSEGV, done
     suspect = analyse(read(path)).suspects[0]
     assert (suspect.rule, suspect.life.type) == ("address", "mapping of a buffer")
-    assert suspect.site.endswith("app.py:11") and suspect.other_site.endswith("app.py:9")
-    assert "released on MainThread" in suspect.why and "at app.py:11" in suspect.why
+    assert suspect.site.endswith("app.py:11")
+    assert suspect.other_site.endswith("app.py:9")
+    assert "released on MainThread" in suspect.why
+    assert "at app.py:11" in suspect.why

@@ -614,4 +614,5 @@ def test_a_close_that_came_back_or_raised_is_no_suspect(folder: Path) -> None:
     report = analyse(read(path))
     assert len(report.lives) == 3
     # What only its own `__del__` closed is a mistake, but not on the thread that crashed.
-    assert not report.suspects and not report.releasing
+    assert not report.suspects
+    assert not report.releasing
