@@ -64,17 +64,10 @@ _names: dict[tuple[int, str, int], Seen] = {}
 _deleted: dict[tuple[int, str, int], Seen] = {}
 _mapped: dict[tuple[int, int], Seen] = {}
 """By context and buffer."""
-_BINDINGS = {
-    0x8892: 0x8894,  # GL_ARRAY_BUFFER
-    0x8893: 0x8895,  # GL_ELEMENT_ARRAY_BUFFER
-    0x88EB: 0x88ED,  # GL_PIXEL_PACK_BUFFER
-    0x88EC: 0x88EF,  # GL_PIXEL_UNPACK_BUFFER
-    0x8A11: 0x8A28,  # GL_UNIFORM_BUFFER
-    0x8F36: 0x8F36,  # GL_COPY_READ_BUFFER
-    0x8F37: 0x8F37,  # GL_COPY_WRITE_BUFFER
-    0x90D2: 0x90D3,  # GL_SHADER_STORAGE_BUFFER
-}
-"""By a buffer's target: what asks for the buffer that is bound there."""
+_TARGETS = (0x8892, 0x8893, 0x88EB, 0x88EC, 0x8A11, 0x8F36, 0x8F37, 0x90D2)
+"""Of buffers: array, element array, pixel pack and unpack, uniform, copy read and write, shader storage."""
+_BINDINGS = dict(zip(_TARGETS, (0x8894, 0x8895, 0x88ED, 0x88EF, 0x8A28, 0x8F36, 0x8F37, 0x90D3), strict=True))
+"""What asks for the buffer that is bound to a target."""
 
 
 def begin_gl() -> None:

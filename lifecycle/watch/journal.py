@@ -174,10 +174,6 @@ class Journal:
         table[key] = seen
         return seen
 
-    def of(self, what: Any) -> Seen | None:
-        """What is known of an object."""
-        return self.seen.get(id(what))
-
     def closing(self, seen: Seen, method: str, frame: FrameType | None, user: FrameType | None) -> None:
         """The first close begins: nobody knows whether it comes back. So what is known is told before it."""
         seen.closing = True

@@ -82,7 +82,7 @@ def _call(code: Any, offset: int, function: Any, first: Any) -> Any:
         watching = _watching(what[1])
         if watching is None:
             return None
-        seen = journal.of(what[1])
+        seen = journal.seen.get(id(what[1]))
         frame = frame_here(1)
         if seen is None:
             if sites.ours(code.co_filename):
@@ -107,7 +107,7 @@ def _over(function: Any, first: Any, raised: bool) -> None:
         if what is None or what[0] not in _names:
             return
         watching = _watching(what[1])
-        seen = None if watching is None else journal.of(what[1])
+        seen = None if watching is None else journal.seen.get(id(what[1]))
         if watching is None or seen is None:
             return
         frame = frame_here(2)
