@@ -130,6 +130,9 @@ def _add_names(target: object, names: dict[str, None], depth: int, skip: set[int
                     for running in _running(referrer):
                         names[f"{_container(referrer)} in {running}"] = None
                 if len(names) == before:
+                    for held in _globals(referrer):
+                        names[held] = None
+                if len(names) == before:
                     names[_container(referrer)] = None
             else:
                 names[_container(referrer)] = None

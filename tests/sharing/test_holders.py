@@ -15,6 +15,7 @@ from lifecycle import ANY_THREAD, Handle, HeldError, Holder, LifecycleError, Saf
 from lifecycle._core.holders import all_holders
 from tests.core.natives import Native
 from tests.sharing.test_fences import Told
+from tests.support import run_python
 
 MEMORY = (ctypes.c_ubyte * 4096)()
 ADDRESS = ctypes.addressof(MEMORY)
@@ -205,6 +206,29 @@ def test_containers_attributes_and_globals(handle: Handle[Native]) -> None:
     deep.clear()
     keeper.lease = slotted.lease = None
     handle.expect_holders()
+
+
+def test_a_container_that_is_a_global_of_a_program() -> None:
+    # The collector does not know every module's namespace (3.13 without the GIL).
+    finished = run_python(
+        """
+        from lifecycle import ANY_THREAD, SafetyManager
+
+        manager = SafetyManager(name="program")
+        kept = {}
+
+        def keep(key):
+            kept["image", key] = manager.register([], "image", release=list.clear, release_on=ANY_THREAD)
+
+        for key in range(3):
+            keep(key)
+        (holder,) = manager.holders(1)
+        print(holder)
+        while kept:
+            kept.popitem()[1].close()
+        """
+    )
+    assert finished.check() == "another handle, kept by global 'kept' of module '__main__'\n"
 
 
 def test_a_suspended_generator(handle: Handle[Native]) -> None:
