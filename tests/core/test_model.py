@@ -246,7 +246,7 @@ class Ownership(RuleBasedStateMachine):
         share = self.share_at(at)
         model = share.model
         result = outcome(lambda: share.handle.close(held="refuse") if refuse else share.handle.close())
-        if share.open and refuse and not model.shut and (model.held or model.shares > 1):
+        if share.open and refuse and not model.shut and (model.waits or model.shares > 1):
             assert result is HeldError
             return
         if share.open:
@@ -256,7 +256,7 @@ class Ownership(RuleBasedStateMachine):
                 self.shut_for_all(model, "close")
         if result is HeldError:  # it was shut already, and is held: that share is given back all the same
             assert refuse
-            assert model.held
+            assert model.waits
         else:
             assert result is (
                 model.ended == "released" or (bool(model.shut) and not model.waits and not model.ended)
