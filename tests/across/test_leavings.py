@@ -120,6 +120,7 @@ def test_a_node_that_was_not_done_is_counted_and_removed_when_it_is_old(
         orphan.write_bytes(b"")
         orphan.chmod(0o200)
         assert publisher.reap().left == before + 1
+        assert orphan.exists(), "it is young: somebody may be making it"
         monkeypatch.setattr(_files, "OLD", 0.0)
         assert publisher.reap().left == before
         assert not folders[0].exists()
@@ -131,6 +132,19 @@ def test_a_node_that_was_not_done_is_counted_and_removed_when_it_is_old(
         with Receiver(manager, topic) as receiver:
             publisher.copy(b"goes on")
             receiver.recv(30).close()
+
+
+def test_what_may_be_of_a_living_process_is_left(tmp_path: Path) -> None:
+    """The number of a dead process was given again, and the newcomer makes a file right now."""
+    place = _files.Place(str(tmp_path), "iox2_", str(tmp_path))
+    dead, newcomer = (1 << 96) | (4242 << 64) | 7, (2 << 96) | (4242 << 64) | 7
+    file = tmp_path / f"iox2_{'0' * 40}_{dead}.dynamic"
+    file.write_bytes(b"")
+    file.chmod(0o200)
+    assert not place.finish(dead, [newcomer])
+    assert file.exists()
+    assert place.finish(dead, [])
+    assert not file.exists()
 
 
 def test_a_dead_receiver_that_could_not_be_freed_is_freed_later(

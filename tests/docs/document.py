@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from sybil import Document, Example, Sybil
 from sybil.document import PythonDocStringDocument
@@ -45,43 +46,38 @@ lifecycle() { exec "$PYTHON" -m lifecycle "$@"; }
 OUTPUT_FOLLOWS = re.compile(r"[\s`]*```text\n")
 
 
-def output_of(program: str) -> tuple[int, str]:
-    """The exit status of a program, and what a terminal would show of it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "program.py"
-        path.write_text(program, encoding="utf-8")
-        # Whoever tries the program at home has no fault handler on.
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
-        done = subprocess.run(
-            [sys.executable, str(path)],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    killed = f"{signal.strsignal(-done.returncode)}\n" if done.returncode < 0 else ""
-    return done.returncode, done.stdout + killed
-
-
-def shown_by(command: str) -> str:
-    """What a terminal would show of a command. A shell reads it, and ``python`` is this interpreter."""
+def ran(command: list[str], **more: Any) -> tuple[int, str]:
+    """The exit status of a command, and what a terminal would show of it."""
+    # Whoever tries the program at home has no fault handler on.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
     done = subprocess.run(
-        ["bash", "-c", SHELL + command],
-        # A terminal is written to line by line, so a crash takes nothing with it.
-        env={**environment, "PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"},
+        command,
+        env={**environment, **more.pop("env", {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=60,
         check=False,
+        **more,
     )
-    return done.stdout + (f"{signal.strsignal(-done.returncode)}\n" if done.returncode < 0 else "")
+    killed = f"{signal.strsignal(-done.returncode)}\n" if done.returncode < 0 else ""
+    return done.returncode, done.stdout + killed
+
+
+def output_of(program: str) -> tuple[int, str]:
+    """As `ran`, of a program in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "program.py"
+        path.write_text(program, encoding="utf-8")
+        return ran([sys.executable, str(path)], cwd=folder)
+
+
+def shown_by(command: str) -> str:
+    """What a terminal would show of a command. A shell reads it, and ``python`` is this interpreter."""
+    # A terminal is written to line by line, so a crash takes nothing with it.
+    environment = {"PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"}
+    return ran(["bash", "-c", SHELL + command], env=environment)[1]
 
 
 class _Runner:

@@ -77,29 +77,21 @@ class BehindFence(GLFence):
     """The fence of a submission, which nobody but its timeline has: it is asked only where its context is
     current, so it need not be asked whether it may be."""
 
-    __slots__ = ("_delete_sync", "_wait_sync")
+    __slots__ = ()
     may_poll: Any = None
-    _delete_sync: Callable[..., Any]
-    _wait_sync: Callable[..., Any]
 
     @classmethod
     def maker(cls, world: Any, check: Callable[[], None]) -> Callable[[], BehindFence]:
         """A function that makes one behind all that the context of `world`, a `World`, was given. The call
         that begins a submission, or polls, has asked for the world itself: where the address of the current
         context is another since, `check` is called first."""
-        make, wait_sync, delete_sync = (
-            untyped("glFenceSync"),
-            function("glClientWaitSync"),
-            function("glDeleteSync"),
-        )
+        make = untyped("glFenceSync")
         current, pointer, new = world.current, world.pointer, cls.__new__
 
         def fence() -> BehindFence:
             if world.inherited or world.lost or current() != pointer:
                 check()
             made = new(cls)
-            made._wait_sync = wait_sync
-            made._delete_sync = delete_sync
             made._flags = _FLUSH
             syncs: list[int | None] = []
             made._syncs = syncs
@@ -110,21 +102,6 @@ class BehindFence(GLFence):
             return made
 
         return fence
-
-    def signalled(self) -> Any:
-        """As `GLFence.signalled`."""
-        said = self._wait_sync(self._syncs[0], self._flags, 0)
-        if said in _SIGNALLED:
-            return True
-        if said == _TIMEOUT_EXPIRED:
-            self._flags = 0
-            return False
-        return said
-
-    def delete(self) -> None:
-        """As `GLFence.delete`."""
-        syncs = self._syncs
-        any(map(self._delete_sync, map(syncs.pop, _ZERO[: len(syncs)])))
 
 
 class EGLFence:
