@@ -126,18 +126,15 @@ def unknown_end(boot: str, *, elsewhere: bool = False) -> str:
     """In words, how a process may have ended of whose end nothing is written. `boot` is the start of the
     machine on which it ran; `elsewhere` says that faulthandler does not write into its file."""
     now = boot_id()
-    outside = (
-        "ended from outside, by a signal such as SIGTERM or SIGKILL (also the OOM killer's), by os._exit"
-    )
-    # Nobody can be asked where faulthandler writes: its text may be where the program sent it later.
-    told = "a faulthandler that the program enabled" + ("" if elsewhere else " later")
-    machine, since = "", "the machine has not been restarted since"
+    causes = ["a signal from outside, such as SIGTERM or SIGKILL (the OOM killer sends that)", "os._exit"]
+    since = ". The machine has not been restarted since"
     if not boot or boot != now:
-        machine = ", with the machine (a power loss)"
-        since = "the machine has been restarted since, or this is another one" if boot and now else ""
-    return f"no fault was recorded: {outside}{machine}, or by a fault of which {told} has told" + (
-        since and f"; {since}"
-    )
+        causes.append("a power loss")
+        since = ". The machine has been restarted since, or this is another one" if boot and now else ""
+    # Nobody can be asked where faulthandler writes: its text may be where the program sent it later.
+    later = "" if elsewhere else " later"
+    causes.append(f"a crash whose text went to a faulthandler that the program enabled{later}")
+    return f"no fault was recorded. Possible causes: {'; '.join(causes)}{since}"
 
 
 def start_ticks(pid: int) -> int:
